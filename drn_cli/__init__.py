@@ -1,0 +1,36 @@
+"""Dilated Residual Networks (Yu, Koltun, Funkhouser, CVPR 2017), ready to use.
+
+>>> import drn_cli
+>>> model = drn_cli.create_model("drn_d_22", task="segmentation", classes=19)
+
+The names below are imported when first used, so that `import drn_cli` does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from drn_cli.errors import DrnError
+    from drn_cli.networks import create_model, list_models
+    from drn_cli.networks.weights import load_weights
+
+__all__ = ["DrnError", "__version__", "create_model", "list_models", "load_weights"]
+
+_HOMES = {
+    "DrnError": "drn_cli.errors",
+    "create_model": "drn_cli.networks",
+    "list_models": "drn_cli.networks",
+    "load_weights": "drn_cli.networks.weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

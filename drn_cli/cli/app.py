@@ -1,0 +1,82 @@
+"""The command `drn`: its verbs, its global options and how a failure ends."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from drn_cli import __version__
+from drn_cli.cli import console, data, demo, evaluate, models, predict, recipes, train
+from drn_cli.errors import DrnError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+app = typer.Typer(
+    name="drn",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"drn {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="[bold]Start here[/]\n\n"
+    "  drn demo                                     everything once, on pictures it draws itself\n\n"
+    "  drn data prepare camvid SRC --out data/camvid\n\n"
+    "  drn train drn_d_22_camvid data.root=data/camvid\n\n"
+    "  drn eval                                     the newest run, on its validation pictures\n\n"
+    "  drn predict street.jpg --out predictions\n\n"
+    "Each verb has examples of its own: [bold]drn VERB --help[/]"
+)
+def _drn(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show tracebacks; works after a verb too."),
+    ] = False,
+) -> None:
+    """Dilated Residual Networks: prepare data, train, evaluate and predict."""
+
+
+app.add_typer(data.app, name="data")
+app.command("train", epilog=train.EPILOG)(train.train)
+app.command("eval", epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command("predict", epilog=predict.EPILOG)(predict.predict)
+app.add_typer(models.app, name="models")
+app.add_typer(recipes.app, name="recipes")
+app.command("demo", epilog=demo.EPILOG)(demo.demo)
+
+
+def main() -> None:
+    """Run `drn` and exit: 0 done, 1 the user's mistake, 2 usage, 130 interrupted."""
+    debug = "--debug" in sys.argv or bool(os.environ.get("DRN_DEBUG"))
+    sys.argv[1:] = [word for word in sys.argv[1:] if word != "--debug"]
+    console.show_logs()
+    try:
+        app()
+    except DrnError as error:
+        if debug:
+            raise
+        console.fail(error)
+        sys.exit(1)
+    except BrokenPipeError:
+        # `drn ... | head` closed the pipe: there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        console.fail(DrnError(f"unexpected: {text}", "run again with --debug to see where"))
+        sys.exit(1)

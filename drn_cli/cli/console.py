@@ -1,0 +1,59 @@
+"""What a person sees: results on stdout, everything else on stderr."""
+
+import json
+import logging
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from drn_cli.errors import DrnError
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def table(title: str | None, *columns: str, right: tuple[str, ...] = ()) -> Table:
+    """Start a table in the house style; columns named in `right` hold numbers."""
+    made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left")
+    return made
+
+
+def emit_json(value: Any) -> None:
+    """Print the one JSON document of a `--json` run, with nothing else on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def note(message: str) -> None:
+    """Tell what happens, on stderr, in plain text."""
+    err.print(escape(message), soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    err.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
+
+def fail(error: DrnError) -> None:
+    """Print an error in one line, and its hint if it has one."""
+    line = f"[bold red]error:[/] {escape(error.message)}"
+    if error.hint:
+        line += f" [dim]->[/] {escape(error.hint)}"
+    err.print(line, soft_wrap=True)
+
+
+class _ConsoleHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        (warn if record.levelno >= logging.WARNING else note)(record.getMessage())
+
+
+def show_logs() -> None:
+    """Show what the package logs, from INFO on, in the same manner as `note` and `warn`."""
+    logger = logging.getLogger("drn_cli")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not logger.handlers:
+        logger.addHandler(_ConsoleHandler())

@@ -1,0 +1,1 @@
+"""From a data set as it is distributed to a data folder."""

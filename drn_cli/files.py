@@ -1,0 +1,71 @@
+"""Writing files so that a reader sees the old one or the new one, never half of either."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from drn_cli.errors import DrnError
+
+# There is no way to read the process's file mask but to set it; once is enough.
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
+
+@contextmanager
+def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
+
+    On any failure the temporary file goes and `path` is left as it was.
+
+    Args:
+        path: The final file. Its folder is made when it is missing.
+        durable: Wait until the bytes are on the disk. Pictures by the thousand can do without.
+
+    Raises:
+        DrnError: The folder cannot be made or written.
+
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise DrnError(f"{path}: cannot be written: {error.strerror or error}") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        if durable:
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_UMASK)
+        temporary.replace(path)
+    except OSError as error:
+        raise DrnError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises DrnError naming the file and line when it is not one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DrnError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DrnError(f"{path}: cannot be read: {error}") from error
+    except json.JSONDecodeError as error:
+        raise DrnError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error

@@ -1,0 +1,45 @@
+"""The networks of the paper and their weights."""
+
+from pathlib import Path
+from typing import get_args
+
+from drn_cli.errors import DrnError
+from drn_cli.networks.catalog import Task, architecture, list_models
+from drn_cli.networks.models import DRN, build
+
+__all__ = ["DRN", "Task", "create_model", "list_models"]
+
+DEFAULT_CLASSES: dict[Task, int] = {"classification": 1000, "segmentation": 19}
+
+
+def create_model(
+    arch: str,
+    task: Task = "classification",
+    classes: int | None = None,
+    weights: str | Path | None = None,
+) -> DRN:
+    """Build a network.
+
+    Args:
+        arch: One of `list_models()`, `drn_d_22` for instance.
+        task: `forward` returns logits: `(N, classes)` for classification and
+            `(N, classes, H, W)`, at the input's size, for segmentation.
+        classes: Number of classes; 1000 for classification and 19 for segmentation if left out.
+        weights: `None` for a fresh network, `"imagenet"` for the published weights (looked for in
+            the cache folder, then downloaded), or a checkpoint file of any known format.
+
+    Raises:
+        DrnError: Unknown architecture or task, a file that cannot be read or does not fit.
+
+    """
+    if task not in get_args(Task):
+        raise DrnError(f"unknown task {task!r}", f"one of: {', '.join(get_args(Task))}")
+    count = DEFAULT_CLASSES[task] if classes is None else classes
+    if count < 1:
+        raise DrnError(f"classes={count}: at least one class is needed")
+    model = build(architecture(arch), task, count)
+    if weights is not None:
+        from drn_cli.networks.weights import load_weights, weights_file
+
+        load_weights(model, weights_file(model.arch, str(weights)))
+    return model

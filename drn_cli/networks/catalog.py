@@ -1,0 +1,103 @@
+"""Every architecture of the paper, as data."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from drn_cli.errors import DrnError
+
+Task = Literal["classification", "segmentation"]
+Family = Literal["A", "B", "C", "D"]
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """ImageNet validation errors in percent, as published."""
+
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """What tells one network from another.
+
+    Attributes:
+        name: As in the paper's code, `drn_d_22`.
+        family: A: a dilated ResNet. B: no max-pool, eight levels. C: B without the last
+            shortcuts ("degridding"). D: C with plain convolutions at both ends.
+        bottleneck: Whether the residual blocks of the middle levels are bottlenecks.
+        blocks: Blocks (or plain convolutions) in each level: levels 1 to 4 in family A, which
+            keeps ResNet's numbering, and 1 to 8 in the others.
+        one_crop: Published errors for one 224x224 centre crop.
+        ten_crop: Published errors over ten crops.
+
+    """
+
+    name: str
+    family: Family
+    bottleneck: bool
+    blocks: tuple[int, ...]
+    one_crop: Errors | None = None
+    ten_crop: Errors | None = None
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the last feature map."""
+        return 2048 if self.family == "A" and self.bottleneck else 512
+
+
+def _architectures() -> dict[str, Architecture]:
+    # fmt: off
+    rows = [
+        ("drn_a_18",  "A", False, (2, 2, 2, 2),              Errors(28.00, 9.50), Errors(25.75, 8.25)),
+        ("drn_a_34",  "A", False, (3, 4, 6, 3),              Errors(24.81, 7.54), Errors(22.64, 6.34)),
+        ("drn_a_50",  "A", True,  (3, 4, 6, 3),              Errors(22.94, 6.57), Errors(21.34, 5.74)),
+        ("drn_b_26",  "B", False, (1, 1, 2, 2, 2, 2, 1, 1),  Errors(25.19, 7.91), Errors(23.33, 6.69)),
+        ("drn_c_26",  "C", False, (1, 1, 2, 2, 2, 2, 1, 1),  Errors(24.86, 7.55), Errors(22.93, 6.39)),
+        ("drn_c_42",  "C", False, (1, 1, 3, 4, 6, 3, 1, 1),  Errors(22.94, 6.57), Errors(21.20, 5.60)),
+        ("drn_c_58",  "C", True,  (1, 1, 3, 4, 6, 3, 1, 1),  Errors(21.7, 6.0), None),
+        ("drn_d_22",  "D", False, (1, 1, 2, 2, 2, 2, 1, 1),  Errors(25.8, 8.2), None),
+        ("drn_d_24",  "D", False, (1, 1, 2, 2, 2, 2, 2, 2),  None, None),
+        ("drn_d_38",  "D", False, (1, 1, 3, 4, 6, 3, 1, 1),  Errors(23.8, 6.9), None),
+        ("drn_d_40",  "D", False, (1, 1, 3, 4, 6, 3, 2, 2),  None, None),
+        ("drn_d_54",  "D", True,  (1, 1, 3, 4, 6, 3, 1, 1),  Errors(21.2, 5.9), None),
+        ("drn_d_56",  "D", True,  (1, 1, 3, 4, 6, 3, 2, 2),  None, None),
+        ("drn_d_105", "D", True,  (1, 1, 3, 4, 23, 3, 1, 1), Errors(20.6, 5.5), None),
+        ("drn_d_107", "D", True,  (1, 1, 3, 4, 23, 3, 2, 2), None, None),
+    ]
+    # fmt: on
+    return {
+        row[0]: Architecture(
+            name=row[0],
+            family=row[1],  # type: ignore[arg-type]
+            bottleneck=row[2],
+            blocks=row[3],
+            one_crop=row[4],
+            ten_crop=row[5],
+        )
+        for row in rows
+    }
+
+
+ARCHITECTURES = _architectures()
+
+
+def list_models() -> list[str]:
+    """Name every architecture that `create_model` builds."""
+    return list(ARCHITECTURES)
+
+
+def architecture(name: str) -> Architecture:
+    """Look up an architecture; `drn-d-22`, `DRN_D_22` and `drn_d_22` are the same.
+
+    Raises:
+        DrnError: There is none of that name.
+
+    """
+    key = name.lower().replace("-", "_")
+    if key in ARCHITECTURES:
+        return ARCHITECTURES[key]
+    close = get_close_matches(key, ARCHITECTURES, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}?" if close else f"one of: {', '.join(ARCHITECTURES)}"
+    raise DrnError(f"unknown architecture {name!r}", hint)

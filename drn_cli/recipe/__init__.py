@@ -1,0 +1,1 @@
+"""What a run is: recipes, their fields and where they are found."""
