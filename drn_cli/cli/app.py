@@ -10,8 +10,6 @@ from drn_cli import __version__
 from drn_cli.cli import console, data, demo, evaluate, models, predict, recipes, train
 from drn_cli.errors import DrnError
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
-
 app = typer.Typer(
     name="drn",
     no_args_is_help=True,
@@ -29,10 +27,10 @@ def _version(wanted: bool) -> None:
 
 @app.callback(
     epilog="[bold]Start here[/]\n\n"
-    "  drn demo                                     everything once, on pictures it draws itself\n\n"
+    "  drn demo          everything once, on pictures it draws itself\n\n"
     "  drn data prepare camvid SRC --out data/camvid\n\n"
     "  drn train drn_d_22_camvid data.root=data/camvid\n\n"
-    "  drn eval                                     the newest run, on its validation pictures\n\n"
+    "  drn eval          the newest run, on its validation pictures\n\n"
     "  drn predict street.jpg --out predictions\n\n"
     "Each verb has examples of its own: [bold]drn VERB --help[/]"
 )
@@ -61,6 +59,8 @@ app.command("demo", epilog=demo.EPILOG)(demo.demo)
 def main() -> None:
     """Run `drn` and exit: 0 done, 1 the user's mistake, 2 usage, 130 interrupted."""
     debug = "--debug" in sys.argv or bool(os.environ.get("DRN_DEBUG"))
+    if debug:
+        os.environ["DRN_DEBUG"] = "1"  # for the processes that torchrun starts
     sys.argv[1:] = [word for word in sys.argv[1:] if word != "--debug"]
     console.show_logs()
     try:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from tqdm import tqdm
 
 from drn_cli.errors import DrnError
 
@@ -30,7 +31,8 @@ def emit_json(value: Any) -> None:
 
 def note(message: str) -> None:
     """Tell what happens, on stderr, in plain text."""
-    err.print(escape(message), soft_wrap=True)
+    with tqdm.external_write_mode(file=sys.stderr):  # steps aside for a progress bar
+        err.print(escape(message), soft_wrap=True)
 
 
 def warn(message: str) -> None:

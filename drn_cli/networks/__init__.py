@@ -1,13 +1,15 @@
 """The networks of the paper and their weights."""
 
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from drn_cli.errors import DrnError
 from drn_cli.networks.catalog import Task, architecture, list_models
-from drn_cli.networks.models import DRN, build
 
-__all__ = ["DRN", "Task", "create_model", "list_models"]
+if TYPE_CHECKING:
+    from drn_cli.networks.models import DRN
+
+__all__ = ["Task", "create_model", "list_models"]
 
 DEFAULT_CLASSES: dict[Task, int] = {"classification": 1000, "segmentation": 19}
 
@@ -17,7 +19,7 @@ def create_model(
     task: Task = "classification",
     classes: int | None = None,
     weights: str | Path | None = None,
-) -> DRN:
+) -> "DRN":
     """Build a network.
 
     Args:
@@ -32,6 +34,8 @@ def create_model(
         DrnError: Unknown architecture or task, a file that cannot be read or does not fit.
 
     """
+    from drn_cli.networks.models import build  # torch takes a second: not for `drn --help`
+
     if task not in get_args(Task):
         raise DrnError(f"unknown task {task!r}", f"one of: {', '.join(get_args(Task))}")
     count = DEFAULT_CLASSES[task] if classes is None else classes

@@ -50,26 +50,27 @@ class Architecture:
 def _architectures() -> dict[str, Architecture]:
     # fmt: off
     rows = [
-        ("drn_a_18",  "A", False, (2, 2, 2, 2),              Errors(28.00, 9.50), Errors(25.75, 8.25)),
-        ("drn_a_34",  "A", False, (3, 4, 6, 3),              Errors(24.81, 7.54), Errors(22.64, 6.34)),
-        ("drn_a_50",  "A", True,  (3, 4, 6, 3),              Errors(22.94, 6.57), Errors(21.34, 5.74)),
-        ("drn_b_26",  "B", False, (1, 1, 2, 2, 2, 2, 1, 1),  Errors(25.19, 7.91), Errors(23.33, 6.69)),
-        ("drn_c_26",  "C", False, (1, 1, 2, 2, 2, 2, 1, 1),  Errors(24.86, 7.55), Errors(22.93, 6.39)),
-        ("drn_c_42",  "C", False, (1, 1, 3, 4, 6, 3, 1, 1),  Errors(22.94, 6.57), Errors(21.20, 5.60)),
-        ("drn_c_58",  "C", True,  (1, 1, 3, 4, 6, 3, 1, 1),  Errors(21.7, 6.0), None),
-        ("drn_d_22",  "D", False, (1, 1, 2, 2, 2, 2, 1, 1),  Errors(25.8, 8.2), None),
-        ("drn_d_24",  "D", False, (1, 1, 2, 2, 2, 2, 2, 2),  None, None),
-        ("drn_d_38",  "D", False, (1, 1, 3, 4, 6, 3, 1, 1),  Errors(23.8, 6.9), None),
-        ("drn_d_40",  "D", False, (1, 1, 3, 4, 6, 3, 2, 2),  None, None),
-        ("drn_d_54",  "D", True,  (1, 1, 3, 4, 6, 3, 1, 1),  Errors(21.2, 5.9), None),
-        ("drn_d_56",  "D", True,  (1, 1, 3, 4, 6, 3, 2, 2),  None, None),
-        ("drn_d_105", "D", True,  (1, 1, 3, 4, 23, 3, 1, 1), Errors(20.6, 5.5), None),
-        ("drn_d_107", "D", True,  (1, 1, 3, 4, 23, 3, 2, 2), None, None),
+        ("a_18",  "A", False, (2, 2, 2, 2), Errors(28.00, 9.50), Errors(25.75, 8.25)),
+        ("a_34",  "A", False, (3, 4, 6, 3), Errors(24.81, 7.54), Errors(22.64, 6.34)),
+        ("a_50",  "A", True,  (3, 4, 6, 3), Errors(22.94, 6.57), Errors(21.34, 5.74)),
+        ("b_26",  "B", False, (1, 1, 2, 2, 2, 2, 1, 1), Errors(25.19, 7.91), Errors(23.33, 6.69)),
+        ("c_26",  "C", False, (1, 1, 2, 2, 2, 2, 1, 1), Errors(24.86, 7.55), Errors(22.93, 6.39)),
+        ("c_42",  "C", False, (1, 1, 3, 4, 6, 3, 1, 1), Errors(22.94, 6.57), Errors(21.20, 5.60)),
+        ("c_58",  "C", True,  (1, 1, 3, 4, 6, 3, 1, 1), Errors(21.7, 6.0), None),
+        ("d_22",  "D", False, (1, 1, 2, 2, 2, 2, 1, 1), Errors(25.8, 8.2), None),
+        ("d_24",  "D", False, (1, 1, 2, 2, 2, 2, 2, 2), None, None),
+        ("d_38",  "D", False, (1, 1, 3, 4, 6, 3, 1, 1), Errors(23.8, 6.9), None),
+        ("d_40",  "D", False, (1, 1, 3, 4, 6, 3, 2, 2), None, None),
+        ("d_54",  "D", True,  (1, 1, 3, 4, 6, 3, 1, 1), Errors(21.2, 5.9), None),
+        ("d_56",  "D", True,  (1, 1, 3, 4, 6, 3, 2, 2), None, None),
+        ("d_105", "D", True,  (1, 1, 3, 4, 23, 3, 1, 1), Errors(20.6, 5.5), None),
+        ("d_107", "D", True,  (1, 1, 3, 4, 23, 3, 2, 2), None, None),
     ]
+
     # fmt: on
     return {
-        row[0]: Architecture(
-            name=row[0],
+        f"drn_{row[0]}": Architecture(
+            name=f"drn_{row[0]}",
             family=row[1],  # type: ignore[arg-type]
             bottleneck=row[2],
             blocks=row[3],

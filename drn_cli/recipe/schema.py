@@ -1,17 +1,33 @@
 """The fields of a recipe: their types, limits, units and meaning."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from drn_cli.errors import DrnError
 from drn_cli.networks.catalog import Task, architecture
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML reads yes and on as true, which pydantic would take for the number 1.
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (
+            int,
+            float,
+        ):
+            raise ValueError("should be a number")
+        return value
 
 
 class Model(Section):
@@ -89,7 +105,7 @@ class Train(Section):
     lr: float = Field(gt=0, description="Learning rate at the start.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
     weight_decay: float = Field(1e-4, ge=0, description="L2 penalty on every parameter.")
-    schedule: Schedule = Field(default_factory=lambda: Schedule(), description="Learning rate.")
+    schedule: Schedule = Field(default_factory=Schedule, description="Learning rate.")
     sync_bn: bool = Field(
         True, description="Batch norm over all processes; nothing to do in a single one."
     )
@@ -128,7 +144,7 @@ class Recipe(Section):
     data: Data
     augment: Augment
     train: Train
-    eval: Eval = Field(default_factory=lambda: Eval())
+    eval: Eval = Field(default_factory=Eval)
 
     @model_validator(mode="after")
     def _classes_fit_in_a_label(self) -> Self:

@@ -1,0 +1,219 @@
+"""`drn models`: the fifteen networks and their published weights."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from drn_cli.cli import console
+
+if TYPE_CHECKING:
+    from drn_cli.networks.catalog import Errors
+    from drn_cli.networks.published import WeightFile
+
+app = typer.Typer(no_args_is_help=True, help="The networks, and weights that others published.")
+
+Arch = Annotated[str, typer.Argument(help="A network's name, such as drn_d_22.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list", epilog="Example: [bold]drn models list[/]")
+def list_(json: Json = False) -> None:
+    """List the networks: size, published ImageNet errors, and whether weights are at hand.
+
+    Weights are cached (in the cache folder), published (`drn models fetch` gets them), or none.
+    """
+    from drn_cli.networks.catalog import ARCHITECTURES
+    from drn_cli.networks.models import parameters
+
+    rows: list[dict[str, Any]] = [
+        {
+            "name": arch.name,
+            "family": arch.family,
+            "parameters": parameters(arch),
+            "top1_error": arch.one_crop.top1 if arch.one_crop else None,
+            "top5_error": arch.one_crop.top5 if arch.one_crop else None,
+            "weights": _at_hand(arch.name),
+        }
+        for arch in ARCHITECTURES.values()
+    ]
+    if json:
+        console.emit_json(rows)
+        return
+    numbers = ("parameters", "top-1 error %", "top-5 error %")
+    table = console.table(None, "name", "family", *numbers, "weights", right=numbers)
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["family"],
+            f"{row['parameters']:,}",
+            *(
+                "" if row[key] is None else f"{row[key]:.2f}"
+                for key in ("top1_error", "top5_error")
+            ),
+            row["weights"],
+        )
+    console.out.print(table)
+
+
+@app.command(epilog="Example: [bold]drn models show drn_d_22[/]")
+def show(arch: Arch, json: Json = False) -> None:
+    """Show all that is known of a network: structure, errors, weight files and their addresses."""
+    from drn_cli.networks.catalog import architecture
+    from drn_cli.networks.models import parameters
+    from drn_cli.networks.published import known_files
+
+    found = architecture(arch)
+    files = [_describe(file) for file in known_files(found.name)]
+    facts: dict[str, Any] = {
+        "name": found.name,
+        "family": found.family,
+        "block": "bottleneck" if found.bottleneck else "basic",
+        "blocks": list(found.blocks),
+        "out_channels": found.out_channels,
+        "parameters": parameters(found),
+        "parameters_segmentation": parameters(found, "segmentation", 19),
+        "one_crop": _errors(found.one_crop),
+        "ten_crop": _errors(found.ten_crop),
+        "weights": files,
+    }
+    if json:
+        console.emit_json(facts)
+        return
+    table = console.table(None, "", "")
+    table.show_header = False
+    table.add_row("name", found.name)
+    table.add_row("family", found.family)
+    table.add_row("blocks", f"{facts['block']}, {', '.join(map(str, found.blocks))} a level")
+    table.add_row("channels", f"{found.out_channels} in the last map, an eighth of the picture")
+    table.add_row("parameters", f"{facts['parameters']:,} with 1000 classes (classification)")
+    table.add_row("", f"{facts['parameters_segmentation']:,} with 19 classes (segmentation)")
+    table.add_row("1-crop error", _errors_text(found.one_crop))
+    table.add_row("10-crop error", _errors_text(found.ten_crop))
+    console.out.print(table)
+    for file in files:
+        errors = "" if file["top5_error"] is None else f", top-5 error {file['top5_error']:.2f}%"
+        console.out.print()
+        typer.echo(f"{file['name']}  ({file['keyword']}, by {file['source']}{errors})")
+        for url in file["urls"]:
+            typer.echo(f"  {url}")
+        typer.echo(f"  {file['algorithm'].upper()} begins {file['checksum']}, {file['licence']}")
+        typer.echo(f"  {'cached: ' + file['cached'] if file['cached'] else 'not cached'}")
+    if not files:
+        typer.echo("weights: none were published")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  [bold]drn models fetch drn_d_22[/]\n\n"
+    "  [bold]drn models fetch drn_d_22 --retrained[/]             lower errors, by pytorchcv\n\n"
+    "  [bold]DRN_MIRRORS=http://mirror/drn drn models fetch drn_d_22[/]\n\n"
+    "Files go to $DRN_CACHE/weights, or ~/.cache/drn/weights. Files put there by hand count too."
+)
+def fetch(
+    arch: Arch,
+    retrained: Annotated[
+        bool,
+        typer.Option("--retrained", help="Weights trained again, with lower errors."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Download a network's ImageNet weights to the cache folder, and check them."""
+    from drn_cli.networks.catalog import architecture
+    from drn_cli.networks.weights import weights_file
+
+    name = architecture(arch).name
+    keyword = "imagenet-retrained" if retrained else "imagenet"
+    path = weights_file(name, keyword)
+    if json:
+        size = path.stat().st_size
+        console.emit_json({"arch": name, "weights": keyword, "path": str(path), "bytes": size})
+    else:
+        typer.echo(path)
+
+
+@app.command(
+    "import",
+    epilog="Examples:\n\n"
+    "  [bold]drn models import drn-d-105_ms_cityscapes.pth[/]\n\n"
+    "  [bold]drn models import drnd22-0823-5c2c6a0c.pth.zip --out d22.safetensors[/]",
+)
+def import_(
+    file: Annotated[
+        str,
+        typer.Argument(help="Weights of the original code, pytorchcv, torchvision or drn."),
+    ],
+    arch: Annotated[
+        str | None,
+        typer.Option(help="Needed for drn_b_26 only, which looks the same as drn_c_26."),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="classification or segmentation, for a file that does not tell."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="File to write; in the cache folder if left out.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    json: Json = False,
+) -> None:
+    """Recognise a weight file, prove that it works, and write it as drn's safetensors.
+
+    Nothing in the file is run: one that holds more than tensors is refused.
+    """
+    from dataclasses import asdict
+    from pathlib import Path
+    from typing import get_args
+
+    from drn_cli.networks.catalog import Task
+    from drn_cli.networks.importing import import_weights
+
+    if task is not None and task not in get_args(Task):
+        raise typer.BadParameter(f"one of {', '.join(get_args(Task))}", param_hint="--task")
+    target = Path(out).expanduser() if out else None
+    source = Path(file).expanduser()
+    done = import_weights(source, target, arch=arch, task=task, force=force)  # type: ignore[arg-type]
+    if json:
+        console.emit_json(asdict(done) | {"path": str(done.path)})
+        return
+    table = console.table(None, "", "")
+    table.show_header = False
+    for key, value in asdict(done).items():
+        table.add_row(key, f"{value:,}" if key == "parameters" else str(value))
+    console.out.print(table, soft_wrap=True)
+
+
+def _at_hand(arch: str) -> str:
+    from drn_cli.networks.download import weights_folder
+    from drn_cli.networks.published import known_files
+
+    files = known_files(arch)
+    if any((weights_folder() / file.name).is_file() for file in files):
+        return "cached"
+    return "published" if files else "none"
+
+
+def _describe(file: "WeightFile") -> dict[str, Any]:
+    from drn_cli.networks.download import weights_folder
+    from drn_cli.networks.published import KEYWORDS
+
+    path = weights_folder() / file.name
+    return {
+        "name": file.name,
+        "keyword": next(word for word, kind in KEYWORDS.items() if kind == file.kind),
+        "source": file.source,
+        "licence": file.licence,
+        "urls": list(file.urls),
+        "algorithm": file.algorithm,
+        "checksum": file.checksum,
+        "top1_error": file.top1,
+        "top5_error": file.top5,
+        "cached": str(path) if path.is_file() else None,
+    }
+
+
+def _errors(errors: "Errors | None") -> dict[str, float] | None:
+    return {"top1": errors.top1, "top5": errors.top5} if errors else None
+
+
+def _errors_text(errors: "Errors | None") -> str:
+    return f"top-1 {errors.top1:.2f}%, top-5 {errors.top5:.2f}%" if errors else "not published"

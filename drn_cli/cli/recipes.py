@@ -1,0 +1,141 @@
+"""`drn recipes`: look at recipes, copy them, check them."""
+
+from typing import Annotated, Any
+
+import typer
+
+from drn_cli.cli import console
+
+app = typer.Typer(no_args_is_help=True, help="Look at recipes, copy them, check them.")
+
+Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Set a key, such as train.lr=0.02."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list", epilog="Example: [bold]drn recipes list[/]")
+def list_(json: Json = False) -> None:
+    """List the shipped recipes."""
+    from drn_cli.recipe.loading import load_recipe, read_text, shipped_recipes
+
+    rows: list[dict[str, Any]] = []
+    for name, file in shipped_recipes().items():
+        recipe = load_recipe(name).recipe
+        rows.append(
+            {
+                "name": name,
+                "arch": recipe.model.arch,
+                "task": recipe.task,
+                "crop": recipe.augment.crop,
+                "classes": recipe.data.classes,
+                "epochs": recipe.train.epochs,
+                "batch_size": recipe.train.batch_size,
+                "summary": read_text(file).partition("\n")[0].removeprefix("#").strip(),
+            }
+        )
+    if json:
+        console.emit_json(rows)
+        return
+    numbers = ("crop", "classes", "epochs", "batch")
+    table = console.table(None, "name", "network", "task", *numbers, "summary", right=numbers)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    console.out.print(table)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  [bold]drn recipes show drn_d_22_camvid[/]                the file as it stands\n\n"
+    "  [bold]drn recipes show drn_d_22_camvid train.lr=0.01[/]  every field, with the change"
+)
+def show(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print every field, with what it extends.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Print a recipe as it is written, or resolved: with overrides, --resolved or --json."""
+    from drn_cli.recipe.loading import find_recipe, load_recipe, read_text, resolved_yaml
+
+    if json:
+        console.emit_json(load_recipe(recipe, overrides or ()).recipe.model_dump(mode="json"))
+    elif resolved or overrides:
+        typer.echo(resolved_yaml(load_recipe(recipe, overrides or ()).recipe), nl=False)
+    else:
+        typer.echo(read_text(find_recipe(recipe)), nl=False)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  [bold]drn recipes copy drn_d_22_camvid[/]          ./drn_d_22_camvid.yaml\n\n"
+    "  [bold]drn recipes copy drn_d_22_camvid mine.yaml[/]"
+)
+def copy(
+    name: Annotated[str, typer.Argument(help="A shipped recipe's name.")],
+    dest: Annotated[
+        str | None, typer.Argument(help="File or folder to write to; ./NAME.yaml if left out.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite DEST.")] = False,
+) -> None:
+    """Copy a shipped recipe, comments and all, to make it yours."""
+    from pathlib import Path
+
+    from drn_cli.errors import DrnError
+    from drn_cli.files import write_text
+    from drn_cli.recipe.loading import read_text
+    from drn_cli.recipe.shipped import shipped_recipe
+
+    file = shipped_recipe(name)
+    target = Path(dest or ".")
+    if target.is_dir() or (dest or "").endswith("/"):
+        target /= file.name
+    if target.exists() and not force:
+        raise DrnError(f"{target}: is there already", "--force overwrites it")
+    write_text(target, read_text(file))
+    console.note(f"wrote {target}")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  [bold]drn recipes check mine.yaml[/]\n\n"
+    "  [bold]drn recipes check drn_d_22_camvid train.batch_size=4[/]"
+)
+def check(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> None:
+    """Check a recipe without running it; exit 1 if there is a mistake in it."""
+    from drn_cli.errors import DrnError
+    from drn_cli.recipe.loading import load_recipe
+
+    try:
+        loaded = load_recipe(recipe, overrides or ())
+    except DrnError as error:
+        if not json:
+            raise
+        console.emit_json({"ok": False, "errors": str(error).splitlines()})
+        raise typer.Exit(1) from error
+    run = loaded.recipe
+    if json:
+        found = {"name": loaded.name, "path": loaded.path, "overrides": loaded.overrides}
+        console.emit_json({"ok": True, **found, "recipe": run.model_dump(mode="json")})
+        return
+    start = f"starting from {run.model.weights}" if run.model.weights else "from scratch"
+    facts = [
+        f"{run.task} with {run.model.arch}, {start}",
+        f"{run.data.classes} classes in {run.data.root}",
+        f"crop {run.augment.crop}",
+        f"{run.train.epochs} epochs of batch {run.train.batch_size}",
+        f"lr {run.train.lr:g} ({run.train.schedule.kind})",
+    ]
+    typer.echo(f"ok: {loaded.name}: {'; '.join(facts)}")
+
+
+@app.command(epilog="Example: [bold]drn recipes schema > recipe.schema.json[/]")
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors that complete and check YAML."""
+    from drn_cli.recipe.loading import json_schema
+
+    console.emit_json(json_schema())

@@ -1,0 +1,152 @@
+"""List folders: text files that name the pictures and labels of each split, and info.json.
+
+The format is a public interface. `{split}_images.txt` and `{split}_labels.txt` hold one path a
+line, relative to the data folder, in the same order; `info.json` holds the mean and standard
+deviation of the training pictures, in 0..1, and, where `drn` wrote it, class names and colours.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from drn_cli.data.classes import ClassSet, generic
+from drn_cli.errors import DrnError
+from drn_cli.files import read_json
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture and, where there is one, its label map."""
+
+    image: Path
+    label: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Per-channel mean and standard deviation (RGB) of pictures in 0..1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+# What published weights were trained with; their files do not say.
+IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CITYSCAPES = Statistics((0.290101, 0.328081, 0.286964), (0.182954, 0.186566, 0.184475))
+
+
+@dataclass(frozen=True, slots=True)
+class ListFolder:
+    """A data folder.
+
+    Attributes:
+        root: Where the paths in the lists start.
+        lists: Folder of the lists and of info.json; the root itself if there is no other.
+    """
+
+    root: Path
+    lists: Path
+
+    @classmethod
+    def open(cls, root: str | Path, lists: str | Path | None = None) -> "ListFolder":
+        """Find the folder; raises DrnError if it or its list folder is not there."""
+        folder = cls(Path(root), Path(root if lists is None else lists))
+        for path in (folder.root, folder.lists):
+            if not path.is_dir():
+                raise DrnError(
+                    f"{path}: no such data folder",
+                    "prepare one with `drn data prepare`, or name yours with data.root=DIR",
+                )
+        return folder
+
+    def samples(self, split: Split, *, labels: bool = True) -> list[Sample]:
+        """Read the lists of a split.
+
+        Args:
+            split: `train`, `val` or `test`.
+            labels: Whether label maps are needed. Without, they are left out even if they exist.
+
+        Raises:
+            DrnError: A list is missing or empty, the two differ in length, or a file that they
+                name does not exist.
+        """
+        images = self._paths(f"{split}_images.txt")
+        if not labels:
+            return [Sample(image, None) for image in images]
+        maps = self._paths(f"{split}_labels.txt")
+        if len(images) != len(maps):
+            raise DrnError(
+                f"{self.lists}: {split}_images.txt names {len(images)} files and "
+                f"{split}_labels.txt {len(maps)}; line by line they should belong together"
+            )
+        return [Sample(image, label) for image, label in zip(images, maps, strict=True)]
+
+    def _paths(self, name: str) -> list[Path]:
+        path = self.lists / name
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError as error:
+            raise DrnError(f"{path}: no such list") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise DrnError(f"{path}: cannot be read: {error}") from error
+        named = [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
+        if not named:
+            raise DrnError(f"{path}: the list is empty")
+        missing = [(n, entry) for n, entry in named if not (self.root / entry).is_file()]
+        if missing:
+            number, entry = missing[0]
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise DrnError(f"{path}:{number}: {self.root / entry} does not exist{more}")
+        return [self.root / entry for _, entry in named]
+
+    def statistics(self) -> Statistics:
+        """Read mean and std from info.json; raises DrnError if they are missing or no numbers."""
+        path = self.lists / "info.json"
+        if not path.is_file():
+            raise DrnError(
+                f"{path}: no such file",
+                'write {"mean": [r, g, b], "std": [r, g, b]} of the training pictures, in 0..1',
+            )
+        info = self._info()
+        return Statistics(
+            _three(info.get("mean"), f"{path}: mean"), _three(info.get("std"), f"{path}: std")
+        )
+
+    def class_set(self, count: int) -> ClassSet:
+        """Read class names and colours from info.json, or make some up.
+
+        Raises:
+            DrnError: info.json names another number of classes than `count`.
+        """
+        info = self._info()
+        names, colours = info.get("classes"), info.get("colours")
+        if not isinstance(names, list) or not isinstance(colours, list):
+            return generic(count)
+        if not len(names) == len(colours) == count:
+            raise DrnError(
+                f"{self.lists / 'info.json'}: names {len(names)} classes, the network has {count}",
+                f"set data.classes={len(names)}",
+            )
+        return ClassSet(
+            tuple(str(name) for name in names),
+            tuple((int(r), int(g), int(b)) for r, g, b in colours),
+        )
+
+    def _info(self) -> dict[str, object]:
+        path = self.lists / "info.json"
+        info = read_json(path) if path.is_file() else {}
+        if not isinstance(info, dict):
+            raise DrnError(f"{path}: should hold an object with mean and std")
+        return info
+
+
+def _three(value: object, where: str) -> tuple[float, float, float]:
+    if (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(number, int | float) for number in value)
+    ):
+        return (float(value[0]), float(value[1]), float(value[2]))
+    raise DrnError(f"{where} should be three numbers in 0..1, got {value!r}")

@@ -1,0 +1,121 @@
+"""The one way a picture or a label map is read and written."""
+
+import warnings
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from drn_cli.data.classes import ClassSet
+from drn_cli.errors import DrnError
+from drn_cli.files import atomic
+
+Pixels = npt.NDArray[np.uint8]  # (H, W, 3) for pictures, (H, W) for labels
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+
+
+def read_image(path: Path | IO[bytes]) -> Pixels:
+    """Read any picture as RGB, upright.
+
+    Palette, grey, CMYK and 16-bit pictures are converted, transparency is dropped, and the EXIF
+    orientation is applied.
+
+    Returns:
+        uint8 `(H, W, 3)`.
+
+    Raises:
+        DrnError: The file is missing, broken, or no picture.
+    """
+    image = _open(path)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bits(image)
+    return np.asarray(image.convert("RGB"))
+
+
+def read_label(path: Path) -> Pixels:
+    """Read a label map: one class id a pixel. A palette's indices are the ids.
+
+    Returns:
+        uint8 `(H, W)`.
+
+    Raises:
+        DrnError: The file is missing, broken, a colour picture, or has values above 255.
+    """
+    image = _open(path)
+    if image.mode in {"L", "P", "1"}:
+        return np.asarray(image).astype(np.uint8)
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 255:
+            raise DrnError(f"{path}: label values go up to {values.max()}; 255 is the highest")
+        return values.astype(np.uint8)
+    raise DrnError(
+        f"{path}: a label map has one class id a pixel, this is a colour picture ({image.mode})",
+        "convert its colours to class ids first",
+    )
+
+
+def _open(path: Path | IO[bytes]) -> Image.Image:
+    """Decode a file whole, so that a truncated one is found here, and turn it upright."""
+    name = path if isinstance(path, Path) else "picture"
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures well below the size that it refuses.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return ImageOps.exif_transpose(image)
+    except FileNotFoundError as error:
+        raise DrnError(f"{name}: no such file") from error
+    except UnidentifiedImageError as error:
+        raise DrnError(f"{name}: not a picture in a known format") from error
+    except Image.DecompressionBombError as error:
+        raise DrnError(f"{name}: refused: {error}") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise DrnError(f"{name}: broken picture: {error}") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Bring 16-bit grey values, or floats of whatever range, to 0..255."""
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F":
+        low, high = float(values.min()), float(values.max())
+        values = (values - low) * (255 / (high - low) if high > low else 0)
+    elif values.max() > 255:
+        values = values / 257
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+
+
+def write_index(path: Path, classes: Pixels) -> None:
+    """Write class ids `(H, W)` as a grey PNG, atomically."""
+    _write(path, Image.fromarray(classes))
+
+
+def write_coloured(path: Path, classes: Pixels, class_set: ClassSet) -> None:
+    """Write class ids `(H, W)` as a palette PNG: it shows colours and still holds the ids."""
+    image = Image.fromarray(classes)
+    image.putpalette(class_set.palette())
+    _write(path, image)
+
+
+def write_image(path: Path, picture: Pixels) -> None:
+    """Write a picture `(H, W, 3)` as PNG, atomically."""
+    _write(path, Image.fromarray(picture))
+
+
+def overlay(picture: Pixels, classes: Pixels, class_set: ClassSet, opacity: float = 0.5) -> Pixels:
+    """Lay the classes' colours over a picture; what is ignored (255) stays as it was.
+
+    Shapes: `(H, W, 3)` and `(H, W)` in, `(H, W, 3)` out.
+    """
+    colours = np.frombuffer(class_set.palette(), np.uint8).reshape(256, 3)[classes]
+    mixed = Image.blend(Image.fromarray(picture), Image.fromarray(colours), opacity)
+    return np.where((classes == 255)[..., None], picture, np.asarray(mixed))
+
+
+def _write(path: Path, image: Image.Image) -> None:
+    with atomic(path, durable=False) as temporary:
+        image.save(temporary, format="PNG", compress_level=1)

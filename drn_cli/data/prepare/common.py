@@ -1,0 +1,126 @@
+"""What every preparation needs: all cores, exact statistics, the five lists and info.json."""
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from drn_cli.data.classes import ClassSet
+from drn_cli.data.folders import Statistics
+from drn_cli.data.images import Pixels
+from drn_cli.files import write_json, write_text
+
+Progress = Callable[[int, int], None]  # called with how many are done, of how many
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a preparation made, or found made already.
+
+    Attributes:
+        out: The data folder.
+        counts: Pictures in each split.
+        unchanged: Whether it was there already, made from the same files.
+    """
+
+    out: Path
+    counts: Mapping[str, int]
+    unchanged: bool
+
+
+def in_parallel(
+    work: Callable[[Item], Result], items: Sequence[Item], progress: Progress | None
+) -> Iterator[Result]:
+    """Run `work` over the items on all cores and yield the results in their order.
+
+    The processes are spawned: forking a process that may hold threads can hang.
+    """
+    context = multiprocessing.get_context("spawn")
+    cores = min(len(os.sched_getaffinity(0)), len(items))
+    with ProcessPoolExecutor(cores, mp_context=context) as pool:
+        try:
+            for done, result in enumerate(pool.map(work, items, chunksize=4), start=1):
+                if progress is not None:
+                    progress(done, len(items))
+                yield result
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@dataclass(slots=True)
+class Moments:
+    """Sums over the pixels of pictures, as exact integers: any order gives the same statistics.
+
+    Attributes:
+        pixels: How many pixels were seen.
+        sums, squares: int64 `(3,)`, per channel, of values 0 to 255.
+    """
+
+    pixels: int
+    sums: npt.NDArray[np.int64]
+    squares: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, image: Pixels) -> "Moments":
+        """Sum up one picture `(H, W, 3)`."""
+        values = np.arange(256, dtype=np.int64)
+        counts = np.stack([np.bincount(image[..., c].ravel(), minlength=256) for c in range(3)])
+        return cls(image.shape[0] * image.shape[1], counts @ values, counts @ values**2)
+
+    @classmethod
+    def total(cls, parts: Iterable["Moments"]) -> "Moments":
+        whole = cls(0, np.zeros(3, np.int64), np.zeros(3, np.int64))
+        for part in parts:
+            whole.pixels += part.pixels
+            whole.sums += part.sums
+            whole.squares += part.squares
+        return whole
+
+    def statistics(self) -> Statistics:
+        """Give mean and standard deviation in 0..1."""
+        mean = self.sums / self.pixels
+        std = np.sqrt(np.maximum(0, self.squares / self.pixels - mean**2))
+        return Statistics(_three(mean / 255), _three(std / 255))
+
+
+def _three(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = (round(float(value), 8) for value in values)
+    return (red, green, blue)
+
+
+def write_list(folder: Path, name: str, paths: Iterable[str]) -> None:
+    """Write one list of a data folder, `train_images.txt` for instance."""
+    write_text(folder / name, "".join(f"{path}\n" for path in paths))
+
+
+def write_info(folder: Path, statistics: Statistics, class_set: ClassSet, **extra: Any) -> None:
+    """Write info.json; readers of other projects look at mean and std only."""
+    write_json(
+        folder / "info.json",
+        {
+            "mean": statistics.mean,
+            "std": statistics.std,
+            "classes": class_set.names,
+            "colours": class_set.colours,
+            **extra,
+        },
+    )
+
+
+def fingerprint(root: Path, files: Iterable[Path]) -> str:
+    """Tell whether files are the same as before by their names, sizes and times of change."""
+    digest = hashlib.sha256()
+    for path in files:
+        stat = path.stat()
+        digest.update(f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

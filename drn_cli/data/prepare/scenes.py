@@ -1,0 +1,187 @@
+"""A small data folder of drawn street scenes, in the layout and naming of Cityscapes."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from drn_cli.data.classes import cityscapes, cityscapes_train_ids
+from drn_cli.data.prepare.street.scene import draw_scene
+from drn_cli.errors import DrnError
+from drn_cli.files import read_json, write_json, write_text
+
+__all__ = ["draw_scene", "make_scenes"]
+
+# Invented cities; as in Cityscapes, no city is in two splits.
+CITIES = {"train": ("dilaton", "residua"), "val": ("gridley",), "test": ("skipton",)}
+SMALLEST, LARGEST = (64, 32), (2048, 1024)
+REVISION = 1  # of the drawing: raise it when the same seed gives other pictures
+
+
+def make_scenes(
+    out: Path,
+    *,
+    train: int = 48,
+    val: int = 12,
+    test: int = 4,
+    width: int = 256,
+    height: int = 128,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Draw street scenes into a new data folder; a folder of these very scenes is left alone.
+
+    Args:
+        out: The folder to make. It appears only when all of it is written.
+        train: Number of pictures to train on.
+        val: Number of pictures to evaluate on.
+        test: Number of pictures without labels.
+        width: Width of the pictures in pixels.
+        height: Height of the pictures in pixels.
+        seed: Another seed gives other scenes.
+        progress: Called with the pictures done so far and their total number.
+
+    Raises:
+        DrnError: `out` is something else or cannot be written, or a number is out of range.
+
+    """
+    counts = {"train": train, "val": val, "test": test}
+    _check(counts, width, height, seed)
+    settings = {**counts, "width": width, "height": height, "seed": seed, "revision": REVISION}
+    if _is_made(out, settings):
+        return
+    with _new_folder(out) as folder:
+        moments = _Moments()
+        done, total = 0, sum(counts.values())
+        for split, count in counts.items():
+            for index in range(count):
+                picture, labels = draw_scene(_scene_seed(seed, split, index), width, height)
+                _save(folder, split, _stem(split, index, count), picture, labels)
+                if split == "train":
+                    moments.add(picture)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            _write_lists(folder, split, count)
+        classes = cityscapes()
+        info = {"mean": moments.mean(), "std": moments.std()}
+        names = {"classes": list(classes.names), "colours": [list(c) for c in classes.colours]}
+        write_json(folder / "info.json", {**info, **names, "scenes": settings})
+
+
+def _check(counts: dict[str, int], width: int, height: int, seed: int) -> None:
+    for split, count in counts.items():
+        least = 1 if split == "train" else 0
+        if count < least:
+            raise DrnError(f"{count} {split} scenes cannot be drawn", f"ask for {least} or more")
+    if not (SMALLEST[0] <= width <= LARGEST[0] and SMALLEST[1] <= height <= LARGEST[1]):
+        limits = "{}x{} to {}x{}".format(*SMALLEST, *LARGEST)
+        raise DrnError(f"scenes of {width}x{height} pixels cannot be drawn", f"choose {limits}")
+    if seed < 0:
+        raise DrnError(f"{seed} cannot be a seed", "choose a number from 0 up")
+
+
+def _is_made(out: Path, settings: dict[str, int]) -> bool:
+    """Tell whether `out` holds the scenes asked for; it must not hold anything else."""
+    if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
+        return False
+    info: Any = read_json(out / "info.json") if (out / "info.json").is_file() else {}
+    found = info.get("scenes") if isinstance(info, dict) else None
+    if found == settings:
+        return True
+    what = "holds scenes of other settings" if found else "exists and was not made by this command"
+    raise DrnError(f"{out}: {what}", "choose another folder")
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder beside `out` that becomes `out` if the block succeeds, and else goes."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
+    except OSError as error:
+        raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
+    try:
+        # The holder is private to its owner; a folder inside it has the usual permissions.
+        folder = holder / "scenes"
+        folder.mkdir()
+        yield folder
+        folder.replace(out)
+    except OSError as error:
+        raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _scene_seed(seed: int, split: str, index: int) -> int:
+    """Seed of one scene: no two scenes of a folder share one, however many there are."""
+    words = (seed, list(CITIES).index(split), index)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+
+
+def _stem(split: str, index: int, count: int) -> str:
+    """`SPLIT/CITY/CITY_SEQUENCE_FRAME`: the pictures are shared out among the split's cities."""
+    cities = CITIES[split]
+    each = -(-count // len(cities))
+    city, sequence = cities[index // each], index % each
+    return f"{split}/{city}/{city}_{sequence:06d}_000019"
+
+
+def _image_path(stem: str) -> str:
+    return f"leftImg8bit/{stem}_leftImg8bit.png"
+
+
+def _label_path(stem: str, kind: str) -> str:
+    return f"gtFine/{stem}_gtFine_{kind}.png"
+
+
+def _save(
+    folder: Path, split: str, stem: str, picture: NDArray[np.uint8], labels: NDArray[np.uint8]
+) -> None:
+    files = {_image_path(stem): picture}
+    if split != "test":
+        files[_label_path(stem, "labelIds")] = labels
+        files[_label_path(stem, "trainIds")] = cityscapes_train_ids()[labels]
+    for name, pixels in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+def _write_lists(folder: Path, split: str, count: int) -> None:
+    stems = [_stem(split, index, count) for index in range(count)]
+    lists = {"images": [_image_path(stem) for stem in stems]}
+    if split != "test":
+        lists["labels"] = [_label_path(stem, "trainIds") for stem in stems]
+    for kind, names in lists.items():
+        write_text(folder / f"{split}_{kind}.txt", "".join(f"{name}\n" for name in names))
+
+
+class _Moments:
+    """Mean and standard deviation of the pixels of many pictures, a channel at a time."""
+
+    def __init__(self) -> None:
+        self.pixels = 0
+        self.sums = np.zeros(3)
+        self.squares = np.zeros(3)
+
+    def add(self, picture: NDArray[np.uint8]) -> None:
+        """Count the pixels of an (H, W, 3) picture."""
+        values = picture.reshape(-1, 3).astype(np.float64) / 255
+        self.pixels += len(values)
+        self.sums += values.sum(axis=0)
+        self.squares += (values * values).sum(axis=0)
+
+    def mean(self) -> list[float]:
+        return [round(value, 6) for value in (self.sums / self.pixels).tolist()]
+
+    def std(self) -> list[float]:
+        variance = self.squares / self.pixels - (self.sums / self.pixels) ** 2
+        return [round(value, 6) for value in np.sqrt(variance).tolist()]

@@ -1,0 +1,155 @@
+"""Weight files that others published, as data.
+
+The original host no longer answers, so a set of weights is a list: the authors' file first, then
+the same numbers as pytorchcv keeps them under names of its own.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from drn_cli.errors import DrnError
+from drn_cli.networks.catalog import ARCHITECTURES
+
+Kind = Literal["original", "retrained"]
+
+# What a user writes for each kind.
+KEYWORDS: dict[str, Kind] = {"imagenet": "original", "imagenet-retrained": "retrained"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFile:
+    """One file of ImageNet weights.
+
+    Attributes:
+        arch: The architecture.
+        kind: `original`: the numbers of the paper's authors (in family A, of the ResNet that it
+            is built on). `retrained`: trained again by others.
+        name: File name in the cache folder.
+        urls: Where it can be had.
+        archived: Whether the addresses serve a zip archive around the file.
+        algorithm: Of the checksum.
+        checksum: Leading hexadecimal digits of it, of the unpacked file.
+        top1: Validation error in percent for one centre crop, as the source states it.
+        top5: Likewise.
+        source: Who made it.
+        licence: Of the code that it came with; ImageNet's own terms are not touched by it.
+
+    """
+
+    arch: str
+    kind: Kind
+    name: str
+    urls: tuple[str, ...]
+    archived: bool = False
+    algorithm: Literal["sha256", "sha1"]
+    checksum: str
+    top1: float | None = None
+    top5: float | None = None
+    source: str
+    licence: str
+
+    @property
+    def download_names(self) -> tuple[str, ...]:
+        """Names under which a mirror may serve it."""
+        return (f"{self.name}.zip",) if self.archived else (self.name,)
+
+
+def _original(arch: str, checksum: str) -> WeightFile:
+    name = f"{arch}-{checksum}.pth"
+    errors = ARCHITECTURES[arch].one_crop
+    return WeightFile(
+        arch=arch,
+        kind="original",
+        name=name,
+        urls=(f"http://dl.yf.io/drn/{name}",),
+        algorithm="sha256",
+        checksum=checksum,
+        top1=errors.top1 if errors else None,
+        top5=errors.top5 if errors else None,
+        source="the paper's authors",
+        licence="BSD-3-Clause",
+    )
+
+
+def _pytorchcv(arch: str, kind: Kind, tag: str, error: str, checksum: str) -> WeightFile:
+    """Describe a file of pytorchcv's releases; `error` is the top-5 error in 1/100 percent."""
+    name = f"{arch.replace('_', '')}-{error}-{checksum}.pth"
+    return WeightFile(
+        arch=arch,
+        kind=kind,
+        name=name,
+        urls=(f"https://github.com/osmr/imgclsmob/releases/download/{tag}/{name}.zip",),
+        archived=True,
+        algorithm="sha1",
+        checksum=checksum,
+        top5=int(error) / 100,
+        source="pytorchcv",
+        licence="MIT",
+    )
+
+
+def _torchvision(arch: str, kind: Kind, resnet: str, checksum: str) -> WeightFile:
+    # No errors here: torchvision's are those of a ResNet, whose last levels are not dilated.
+    name = f"{resnet}-{checksum}.pth"
+    return WeightFile(
+        arch=arch,
+        kind=kind,
+        name=name,
+        urls=(f"https://download.pytorch.org/models/{name}",),
+        algorithm="sha256",
+        checksum=checksum,
+        source="torchvision",
+        licence="BSD-3-Clause",
+    )
+
+
+PUBLISHED = (
+    _torchvision("drn_a_18", "original", "resnet18", "f37072fd"),
+    _torchvision("drn_a_34", "original", "resnet34", "b627a593"),
+    _torchvision("drn_a_50", "original", "resnet50", "0676ba61"),
+    _torchvision("drn_a_50", "retrained", "resnet50", "11ad3fa6"),
+    _original("drn_c_26", "ddedf421"),
+    _original("drn_c_42", "9d336e8c"),
+    _original("drn_c_58", "0a53a92c"),
+    _original("drn_d_22", "4bd2f8ea"),
+    _original("drn_d_38", "eebb45f0"),
+    _original("drn_d_54", "0e0534ff"),
+    _original("drn_d_105", "12b40979"),
+    _pytorchcv("drn_c_26", "original", "v0.0.116", "0755", "35405bd5"),
+    _pytorchcv("drn_c_42", "original", "v0.0.116", "0657", "7c99c460"),
+    _pytorchcv("drn_c_58", "original", "v0.0.116", "0601", "70ec1f56"),
+    _pytorchcv("drn_d_22", "original", "v0.0.116", "0823", "5c2c6a0c"),
+    _pytorchcv("drn_d_38", "original", "v0.0.116", "0695", "4630f0fb"),
+    _pytorchcv("drn_d_54", "original", "v0.0.116", "0586", "bfdc1f88"),
+    _pytorchcv("drn_d_105", "original", "v0.0.116", "0548", "a643f4dc"),
+    _pytorchcv("drn_c_26", "retrained", "v0.0.508", "0723", "e7306483"),
+    _pytorchcv("drn_c_42", "retrained", "v0.0.556", "0628", "8817241f"),
+    _pytorchcv("drn_c_58", "retrained", "v0.0.559", "0527", "3f74be98"),
+    _pytorchcv("drn_d_22", "retrained", "v0.0.498", "0758", "02cb44bd"),
+    _pytorchcv("drn_d_38", "retrained", "v0.0.552", "0643", "496f648b"),
+    _pytorchcv("drn_d_54", "retrained", "v0.0.554", "0517", "caa3c85d"),
+    _pytorchcv("drn_d_105", "retrained", "v0.0.564", "0501", "8dc6aa76"),
+)
+
+
+def known_files(arch: str) -> tuple[WeightFile, ...]:
+    """Give every file of an architecture, those to be tried first at the front."""
+    return tuple(file for file in PUBLISHED if file.arch == arch)
+
+
+def published(arch: str, keyword: str = "imagenet") -> tuple[WeightFile, ...]:
+    """Give the files that `imagenet` or `imagenet-retrained` stands for, in order of preference.
+
+    Raises:
+        DrnError: Nobody published such weights.
+
+    """
+    kind = KEYWORDS[keyword]
+    files = tuple(file for file in known_files(arch) if file.kind == kind)
+    if not files:
+        others = list(dict.fromkeys(file.arch for file in PUBLISHED if file.kind == kind))
+        raise DrnError(
+            f"nobody published {keyword} weights for {arch}",
+            f"there are some for {', '.join(others)}; or give a file of your own",
+        )
+    return files

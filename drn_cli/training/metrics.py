@@ -1,0 +1,29 @@
+"""What a run measures, one JSON object a line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from drn_cli.files import write_text
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl; only the first process has one that writes."""
+
+    def __init__(self, path: Path, *, first: bool) -> None:
+        self._path = path if first else None
+
+    def keep_until(self, step: int) -> None:
+        """Drop what was measured after a step: a resumed run measures it again."""
+        if self._path is None or not self._path.is_file():
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        write_text(self._path, "".join(f"{line}\n" for line in kept))
+
+    def write(self, kind: str, *, step: int, **values: Any) -> None:
+        """Write one line: `train` or `val`, the number of steps taken, and the values."""
+        if self._path is None:
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")

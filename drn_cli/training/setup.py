@@ -1,0 +1,179 @@
+"""From a recipe to everything that the training loop holds."""
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+import drn_cli
+from drn_cli.data.augment import Augmentation
+from drn_cli.data.batches import Order, TrainingBatches, TrainingSet
+from drn_cli.data.classes import ClassSet
+from drn_cli.data.folders import ListFolder, Sample, Statistics
+from drn_cli.distributed.batchnorm import synchronise
+from drn_cli.distributed.group import Group
+from drn_cli.errors import DrnError
+from drn_cli.inference.loading import record
+from drn_cli.networks import create_model
+from drn_cli.networks.models import DRN
+from drn_cli.recipe.schema import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a recipe names on the disk."""
+
+    train: list[Sample]
+    val: list[Sample]
+    statistics: Statistics
+    class_set: ClassSet
+
+
+def find_material(recipe: Recipe, processes: int) -> Material:
+    """Read the lists, and see that the recipe can be trained with them.
+
+    This is quick, so that a mistake shows before any process starts.
+
+    Raises:
+        DrnError: A list or file is missing, or the recipe does not fit.
+    """
+    if recipe.task != "segmentation":
+        raise DrnError(
+            f"task: {recipe.task}: this version trains segmentation only",
+            "the networks and weights for classification are there: `drn models list`",
+        )
+    folder = ListFolder.open(recipe.data.root, recipe.data.lists)
+    material = Material(
+        folder.samples("train"),
+        folder.samples("val"),
+        folder.statistics(),
+        folder.class_set(recipe.data.classes),
+    )
+    batch = recipe.train.batch_size
+    if batch > len(material.train):
+        raise DrnError(
+            f"train.batch_size: {batch} is more than the {len(material.train)} training pictures",
+            f"train.batch_size={len(material.train)}",
+        )
+    if batch % processes:
+        raise DrnError(
+            f"train.batch_size: {batch} pictures a step cannot be shared by {processes} processes",
+            f"train.batch_size={(batch // processes + 1) * processes}",
+        )
+    return material
+
+
+@dataclass(slots=True)
+class Training:
+    """All that the loop works with.
+
+    Attributes:
+        model: The network itself.
+        runner: The same, as it is called in training: compiled, and averaging gradients.
+    """
+
+    recipe: Recipe
+    group: Group
+    material: Material
+    model: DRN
+    runner: Callable[[Tensor], Tensor]
+    optimiser: torch.optim.SGD
+    order: Order
+    batches: TrainingBatches
+
+    @property
+    def bf16(self) -> bool:
+        return self.recipe.train.precision == "bf16"
+
+    def metadata(self) -> dict[str, str]:
+        """Describe the network, for whoever finds its weights."""
+        return record(self.model, self.material.statistics, self.material.class_set)
+
+
+def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
+    """Build the network, the optimiser and the readers.
+
+    Raises:
+        DrnError: The weights to start from cannot be had.
+    """
+    settings = recipe.train
+    torch.manual_seed(settings.seed)  # the same fresh weights in every process
+    weights = None
+    if recipe.model.weights is not None:
+        # Only the first process downloads; the others find the file.
+        if not group.first:
+            group.wait()
+        weights = recipe.model.weights
+    model = create_model(recipe.model.arch, recipe.task, recipe.data.classes, weights)
+    if weights is not None and group.first:
+        group.wait()
+    synced = settings.sync_bn and group.world > 1
+    if synced:
+        synchronise(model, group.device)
+    model.to(group.device)
+    if group.device.type == "cuda":
+        model.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.SGD(
+        model.parameters(),
+        settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    runner: Callable[[Tensor], Tensor] = model
+    if group.world > 1:
+        devices = [group.device] if group.device.type == "cuda" else None
+        runner = DistributedDataParallel(
+            model, device_ids=devices, broadcast_buffers=not synced, gradient_as_bucket_view=True
+        )
+    if settings.compile:
+        runner = torch.compile(runner)
+    augment = recipe.augment
+    dataset = TrainingSet(
+        material.train,
+        recipe.data.classes,
+        Augmentation(augment.crop, augment.scale, augment.rotate, augment.flip),
+        settings.seed,
+    )
+    order = Order(len(material.train), settings.batch_size, settings.seed)
+    batches = TrainingBatches(
+        dataset,
+        order,
+        rank=group.rank,
+        world=group.world,
+        workers=_workers(recipe, group),
+        pin=group.device.type == "cuda",
+    )
+    return Training(recipe, group, material, model, runner, optimiser, order, batches)
+
+
+def _workers(recipe: Recipe, group: Group) -> int:
+    """Choose how many processes read: a share of the cores, which on CPUs compute as well."""
+    if isinstance(recipe.data.workers, int):
+        return recipe.data.workers
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(1, cores - 1) if group.device.type == "cpu" else min(16, cores)
+
+
+def environment(training: Training) -> dict[str, Any]:
+    """Tell what this run ran on."""
+    device = training.group.device
+    return {
+        "drn": drn_cli.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cores": len(os.sched_getaffinity(0)),
+        "processes": training.group.world,
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "train_pictures": len(training.material.train),
+        "val_pictures": len(training.material.val),
+    }
