@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from tqdm import tqdm
 
 from drn_cli.errors import DrnError
 
@@ -31,7 +30,9 @@ def emit_json(value: Any) -> None:
 
 def note(message: str) -> None:
     """Tell what happens, on stderr, in plain text."""
-    with tqdm.external_write_mode(file=sys.stderr):  # steps aside for a progress bar
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):  # a progress bar steps aside
         err.print(escape(message), soft_wrap=True)
 
 

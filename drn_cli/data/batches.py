@@ -159,7 +159,9 @@ class TrainingBatches:
 
 
 def _leave_interrupts_to_the_parent(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C, and a cluster's SIGTERM, reach every process; the parent ends its step first."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _collate(items: list[tuple[Pixels, Pixels] | DrnError]) -> Batch | DrnError:

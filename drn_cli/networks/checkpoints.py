@@ -29,6 +29,11 @@ NESTED = ("state_dict", "model", "net")
 WRAPPERS = ("module.", "_orig_mod.")
 ZIP = b"PK\x03\x04"
 PICKLE = b"\x80"
+# How PyTorch's restricted reader says that it will not make or call something.
+REFUSAL = re.compile(
+    r"unsupported (?:global: )?GLOBAL (\S+)|unrecognized function (.+)|but got (<class .+?>|\S+)",
+    re.IGNORECASE,
+)
 OWN_METADATA = ("format", "arch", "task", "classes")
 
 
@@ -132,13 +137,23 @@ def _load(file: IO[bytes], path: Path) -> Any:
             warnings.simplefilter("ignore")  # about old formats, which we read on purpose
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged pickle raises has no bounds
-        refused = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
-        if refused:
+        text = str(error)
+        again = (
+            "where it came from, and only if you trust it, save model.state_dict() alone with "
+            "torch.save or safetensors"
+        )
+        if refused := REFUSAL.search(text):
+            name = next(filter(None, refused.groups()))
             raise DrnError(
                 f"{path}: refused: the file holds something other than tensors, which could run "
-                f"code when it is read ({refused[1]})",
-                "where it came from, and only if you trust it, save model.state_dict() alone "
-                "with torch.save or safetensors",
+                f"code when it is read ({name})",
+                again,
+            ) from error
+        if "Unsupported operand" in text:  # pickle's protocol 3 and later, or garbage
+            raise DrnError(
+                f"{path}: refused: damaged, or pickled in a way that could run code when it is "
+                "read",
+                again,
             ) from error
         raise _damaged(path, error) from error
 

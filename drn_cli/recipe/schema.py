@@ -1,6 +1,6 @@
 """The fields of a recipe: their types, limits, units and meaning."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,

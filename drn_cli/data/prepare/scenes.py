@@ -1,10 +1,6 @@
 """A small data folder of drawn street scenes, in the layout and naming of Cityscapes."""
 
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +9,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from drn_cli.data.classes import cityscapes, cityscapes_train_ids
+from drn_cli.data.prepare.common import Moments, Progress, write_info, write_list
 from drn_cli.data.prepare.street.scene import draw_scene
 from drn_cli.errors import DrnError
-from drn_cli.files import read_json, write_json, write_text
+from drn_cli.files import atomic_folder, read_json
 
 __all__ = ["draw_scene", "make_scenes"]
 
 # Invented cities; as in Cityscapes, no city is in two splits.
-CITIES = {"train": ("dilaton", "residua"), "val": ("gridley",), "test": ("skipton",)}
+CITIES = {"train": ("dilaton", "residua"), "val": ("gridley",), "test": ("stridegate",)}
 SMALLEST, LARGEST = (64, 32), (2048, 1024)
 REVISION = 1  # of the drawing: raise it when the same seed gives other pictures
 
@@ -34,7 +31,7 @@ def make_scenes(
     width: int = 256,
     height: int = 128,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Draw street scenes into a new data folder; a folder of these very scenes is left alone.
 
@@ -57,23 +54,21 @@ def make_scenes(
     settings = {**counts, "width": width, "height": height, "seed": seed, "revision": REVISION}
     if _is_made(out, settings):
         return
-    with _new_folder(out) as folder:
-        moments = _Moments()
+    with atomic_folder(out) as folder:
+        moments = []
         done, total = 0, sum(counts.values())
         for split, count in counts.items():
             for index in range(count):
                 picture, labels = draw_scene(_scene_seed(seed, split, index), width, height)
                 _save(folder, split, _stem(split, index, count), picture, labels)
                 if split == "train":
-                    moments.add(picture)
+                    moments.append(Moments.of(picture))
                 done += 1
                 if progress is not None:
                     progress(done, total)
             _write_lists(folder, split, count)
-        classes = cityscapes()
-        info = {"mean": moments.mean(), "std": moments.std()}
-        names = {"classes": list(classes.names), "colours": [list(c) for c in classes.colours]}
-        write_json(folder / "info.json", {**info, **names, "scenes": settings})
+        statistics = Moments.total(moments).statistics()
+        write_info(folder, statistics, cityscapes(), scenes=settings)
 
 
 def _check(counts: dict[str, int], width: int, height: int, seed: int) -> None:
@@ -98,26 +93,6 @@ def _is_made(out: Path, settings: dict[str, int]) -> bool:
         return True
     what = "holds scenes of other settings" if found else "exists and was not made by this command"
     raise DrnError(f"{out}: {what}", "choose another folder")
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder beside `out` that becomes `out` if the block succeeds, and else goes."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
-    except OSError as error:
-        raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
-    try:
-        # The holder is private to its owner; a folder inside it has the usual permissions.
-        folder = holder / "scenes"
-        folder.mkdir()
-        yield folder
-        folder.replace(out)
-    except OSError as error:
-        raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
 
 
 def _scene_seed(seed: int, split: str, index: int) -> int:
@@ -161,27 +136,4 @@ def _write_lists(folder: Path, split: str, count: int) -> None:
     if split != "test":
         lists["labels"] = [_label_path(stem, "trainIds") for stem in stems]
     for kind, names in lists.items():
-        write_text(folder / f"{split}_{kind}.txt", "".join(f"{name}\n" for name in names))
-
-
-class _Moments:
-    """Mean and standard deviation of the pixels of many pictures, a channel at a time."""
-
-    def __init__(self) -> None:
-        self.pixels = 0
-        self.sums = np.zeros(3)
-        self.squares = np.zeros(3)
-
-    def add(self, picture: NDArray[np.uint8]) -> None:
-        """Count the pixels of an (H, W, 3) picture."""
-        values = picture.reshape(-1, 3).astype(np.float64) / 255
-        self.pixels += len(values)
-        self.sums += values.sum(axis=0)
-        self.squares += (values * values).sum(axis=0)
-
-    def mean(self) -> list[float]:
-        return [round(value, 6) for value in (self.sums / self.pixels).tolist()]
-
-    def std(self) -> list[float]:
-        variance = self.squares / self.pixels - (self.sums / self.pixels) ** 2
-        return [round(value, 6) for value in np.sqrt(variance).tolist()]
+        write_list(folder, f"{split}_{kind}.txt", names)

@@ -8,6 +8,7 @@ from drn_cli.data.prepare.street.canvas import Camera, Canvas, Colour, Label, Li
 from drn_cli.data.prepare.street.ground import Street, draw_ground, draw_sky, smooth_noise
 from drn_cli.data.prepare.street.roadside import draw_roadside
 from drn_cli.data.prepare.street.traffic import draw_things
+from drn_cli.data.prepare.street.vehicles import PAINTS
 
 OVERSAMPLING = 2
 
@@ -105,7 +106,7 @@ def _draw_bonnet(canvas: Canvas, rng: np.random.Generator) -> None:
     if rng.random() > 0.65:
         return
     width, height = canvas.picture.size
-    rise, colour = float(rng.uniform(0.03, 0.09)) * height, vary(rng, (60, 62, 66), 40)
+    rise, colour = float(rng.uniform(0.03, 0.09)) * height, vary(rng, pick(rng, PAINTS), 8)
     left, right = -0.1 * width, 1.1 * width
     across = np.linspace(0, 1, 24)
     arc = height - rise * np.sin(np.pi * across) ** 0.6
@@ -149,7 +150,7 @@ def _expose(
     """Take the picture: texture, a slight blur, exposure, white balance, vignette and noise."""
     height, width = labels.shape
     size = (width, height)
-    blur = float(rng.uniform(0.25, 0.6)) * max(height / 128, 0.6)
+    blur = float(rng.uniform(0.25, 0.6)) * max((height / 128) ** 0.5, 0.6)
     grain = smooth_noise(rng, size, (min(width, 256) // 2, min(height, 128) // 2))
     patches = smooth_noise(rng, size, (14, 8))
     strength = TEXTURE[labels]

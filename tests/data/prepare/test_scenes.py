@@ -1,0 +1,250 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from drn_cli.data.classes import cityscapes, cityscapes_train_ids
+from drn_cli.data.prepare import scenes
+from drn_cli.data.prepare.scenes import draw_scene, make_scenes
+from drn_cli.errors import DrnError
+
+Scene = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+SMALL = {"train": 3, "val": 2, "test": 1, "width": 96, "height": 48}
+
+
+@pytest.fixture(scope="module")
+def sixty() -> list[Scene]:
+    return [draw_scene(seed) for seed in range(60)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "scenes"
+    make_scenes(out, **SMALL)
+    return out
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def test_seed_and_size_decide_everything(sixty: list[Scene]) -> None:
+    picture, labels = draw_scene(7)
+    assert picture.shape == (128, 256, 3)
+    assert labels.shape == (128, 256)
+    assert picture.dtype == labels.dtype == np.uint8
+    assert np.array_equal(picture, sixty[7][0])
+    assert np.array_equal(labels, sixty[7][1])
+    assert len({labels.tobytes() for _, labels in sixty}) == 60
+    assert len({picture.tobytes() for picture, _ in sixty}) == 60
+
+
+def test_every_class_is_there_often_enough_to_be_learnt(sixty: list[Scene]) -> None:
+    to_train_ids = cityscapes_train_ids()
+    counts = np.stack(
+        [np.bincount(to_train_ids[labels].ravel(), minlength=256) for _, labels in sixty]
+    )
+    names = cityscapes().names
+    shares = dict(zip(names, counts.sum(0) / counts.sum(), strict=False))
+    scenes_with = dict(zip(names, (counts > 20).sum(0), strict=False))
+    assert 0.1 < shares["road"] < 0.5
+    assert 0.05 < shares["building"] < 0.5
+    assert 0.03 < shares["sky"] < 0.3
+    assert all(shares[name] > 0.002 for name in names), shares
+    rare = ("rider", "truck", "bus", "train", "motorcycle")
+    assert all(scenes_with[name] >= 15 for name in rare), scenes_with
+    assert all(count >= 10 for count in scenes_with.values()), scenes_with
+    ignored = counts[:, 255].sum() / counts.sum()
+    assert 0.005 < ignored < 0.1
+    assert counts[:, 19:255].sum() == 0
+
+
+def test_colour_alone_does_not_tell_the_class(sixty: list[Scene]) -> None:
+    """The average colours of cars in many scenes spread over those of houses."""
+    means: dict[int, list[NDArray[np.float64]]] = {11: [], 26: []}
+    for picture, labels in sixty:
+        for label, found in means.items():
+            if (labels == label).sum() > 100:
+                found.append(picture[labels == label].mean(0))
+    houses, cars = np.stack(means[11]), np.stack(means[26])
+    assert (np.abs(houses.mean(0) - cars.mean(0)) < 2 * (houses.std(0) + cars.std(0))).all()
+
+
+def test_labels_lie_on_what_is_drawn(sixty: list[Scene]) -> None:
+    """Borders of the labels meet edges of the picture, and not when moved by three pixels."""
+    contrast = dict.fromkeys([(0, 0), (3, 0), (-3, 0), (0, 3), (0, -3)], 0.0)
+    for picture, labels in sixty[:20]:
+        grey = picture.mean(2)
+        across, down = np.abs(np.diff(grey, axis=1))[:-1], np.abs(np.diff(grey, axis=0))[:, :-1]
+        borders_across = (labels[:, 1:] != labels[:, :-1])[:-1]
+        borders_down = (labels[1:] != labels[:-1])[:, :-1]
+        for shift in contrast:
+            there = np.roll(borders_across, shift, (0, 1))[8:-8, 8:-8]
+            contrast[shift] += across[8:-8, 8:-8][there].mean()
+            there = np.roll(borders_down, shift, (0, 1))[8:-8, 8:-8]
+            contrast[shift] += down[8:-8, 8:-8][there].mean()
+    aligned = contrast.pop((0, 0))
+    assert all(aligned > 1.4 * moved for moved in contrast.values()), (aligned, contrast)
+
+
+@pytest.mark.parametrize("size", [(64, 32), (65, 47), (101, 203), (333, 77), (640, 320)])
+def test_any_size(size: tuple[int, int]) -> None:
+    width, height = size
+    for seed in range(3):
+        picture, labels = draw_scene(seed, width, height)
+        assert picture.shape == (height, width, 3)
+        assert labels.shape == (height, width)
+        assert (labels == 7).mean() > 0.05
+
+
+def test_layout_is_that_of_cityscapes(folder: Path) -> None:
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    stems = {
+        "train": ["dilaton_000000", "dilaton_000001", "residua_000000"],
+        "val": ["gridley_000000", "gridley_000001"],
+        "test": ["stridegate_000000"],
+    }
+    expected = {"info.json"}
+    for split, names in stems.items():
+        paths = [f"{split}/{name.split('_')[0]}/{name}_000019" for name in names]
+        images = [f"leftImg8bit/{path}_leftImg8bit.png" for path in paths]
+        assert lines(folder / f"{split}_images.txt") == images
+        expected |= {*images, f"{split}_images.txt"}
+        if split != "test":
+            labels = [f"gtFine/{path}_gtFine_trainIds.png" for path in paths]
+            assert lines(folder / f"{split}_labels.txt") == labels
+            expected |= {*labels, f"{split}_labels.txt"}
+            expected |= {f"gtFine/{path}_gtFine_labelIds.png" for path in paths}
+    assert files == expected
+
+
+def test_files_hold_pictures_and_both_kinds_of_labels(folder: Path) -> None:
+    to_train_ids = cityscapes_train_ids()
+    for split in ("train", "val"):
+        images, labels = (lines(folder / f"{split}_{kind}.txt") for kind in ("images", "labels"))
+        for image, label in zip(images, labels, strict=True):
+            with Image.open(folder / image) as picture:
+                assert (picture.mode, picture.size) == ("RGB", (96, 48))
+            train_ids = np.asarray(Image.open(folder / label))
+            label_ids = np.asarray(Image.open(folder / label.replace("trainIds", "labelIds")))
+            assert np.array_equal(train_ids, to_train_ids[label_ids])
+            assert train_ids.shape == (48, 96)
+
+
+def test_info_describes_the_training_pictures(folder: Path) -> None:
+    info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+    pictures = [
+        np.asarray(Image.open(folder / name)) for name in lines(folder / "train_images.txt")
+    ]
+    pixels = np.concatenate([picture.reshape(-1, 3) for picture in pictures]) / 255
+    assert info["mean"] == pytest.approx(pixels.mean(0).tolist(), abs=1e-6)
+    assert info["std"] == pytest.approx(pixels.std(0).tolist(), abs=1e-6)
+    assert info["classes"] == list(cityscapes().names)
+    assert info["colours"] == [list(colour) for colour in cityscapes().colours]
+    assert SMALL.items() <= info["scenes"].items()
+
+
+def test_no_two_pictures_of_a_folder_are_alike(folder: Path) -> None:
+    contents = [path.read_bytes() for path in folder.glob("leftImg8bit/**/*.png")]
+    assert len(contents) == len(set(contents)) == 6
+
+
+def test_again_with_the_same_settings_does_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scenes, "draw_scene", None)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    make_scenes(folder, **SMALL)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_the_same_settings_give_the_same_files(folder: Path, tmp_path: Path) -> None:
+    make_scenes(tmp_path / "again", **SMALL)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert (tmp_path / "again" / path.relative_to(folder)).read_bytes() == path.read_bytes()
+
+
+def test_other_settings_are_refused(folder: Path) -> None:
+    with pytest.raises(DrnError, match=r"scenes of other settings.*choose another folder"):
+        make_scenes(folder, **{**SMALL, "seed": 1})
+
+
+@pytest.mark.parametrize("content", [None, "[]", '{"mean": [0, 0, 0], "std": [1, 1, 1]}'])
+def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path, content: str | None) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    kept = out / ("notes.txt" if content is None else "info.json")
+    kept.write_text(content or "keep me", encoding="utf-8")
+    with pytest.raises(DrnError, match=r"mine: exists and was not made") as caught:
+        make_scenes(out, **SMALL)
+    assert caught.value.hint == "choose another folder"
+    assert list(tmp_path.rglob("*")) == [out, kept]
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    out.touch()
+    with pytest.raises(DrnError, match="exists"):
+        make_scenes(out, **SMALL)
+    with pytest.raises(DrnError, match="cannot be written"):
+        make_scenes(out / "below", **SMALL)
+
+
+def test_an_empty_folder_is_filled_and_has_the_usual_permissions(tmp_path: Path) -> None:
+    out = tmp_path / "empty"
+    out.mkdir()
+    usual = out.stat().st_mode
+    make_scenes(out, **{**SMALL, "train": 1, "val": 0, "test": 0})
+    assert lines(out / "val_images.txt") == lines(out / "test_images.txt") == []
+    assert out.stat().st_mode == usual
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
+def test_nothing_is_left_when_it_fails_half_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    monkeypatch.setattr(scenes, "draw_scene", failing_after(2, error))
+    expected = DrnError if error is OSError else error
+    with pytest.raises(expected):
+        make_scenes(tmp_path / "out", **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def failing_after(count: int, error: type[BaseException]) -> Callable[[int, int, int], Scene]:
+    drawn = []
+
+    def draw(seed: int, width: int, height: int) -> Scene:
+        if len(drawn) == count:
+            raise error("in the middle")
+        drawn.append(seed)
+        return draw_scene(seed, width, height)
+
+    return draw
+
+
+def test_progress_counts_every_picture(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    make_scenes(tmp_path / "out", **SMALL, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(done, 6) for done in range(1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"train": 0}, "0 train scenes"),
+        ({"val": -1}, "-1 val scenes"),
+        ({"width": 32}, "32x48 pixels"),
+        ({"height": 4096}, "96x4096 pixels"),
+        ({"seed": -1}, "-1 cannot be a seed"),
+    ],
+)
+def test_numbers_out_of_range(tmp_path: Path, wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(DrnError, match=message):
+        make_scenes(tmp_path / "out", **{**SMALL, **wrong})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,147 @@
+"""What every network promises, whatever its depth: sizes, layouts, precision, compilers."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from drn_cli.networks import create_model, list_models
+from drn_cli.networks.catalog import ARCHITECTURES
+from drn_cli.networks.models import DRN
+
+CLASSES = 5
+TASKS = ("classification", "segmentation")
+# One of each family for both tasks; in the others only the number of blocks is new.
+BOTH = ("drn_a_18", "drn_b_26", "drn_c_26", "drn_d_22")
+EACH = [(arch, task) for arch in list_models() for task in TASKS]
+TRACED = [(arch, task) for arch, task in EACH if task == "segmentation" or arch in BOTH]
+# Inductor takes ten seconds and more for one; the other networks go through the tracer alone.
+INDUCTOR = [
+    ("drn_a_18", "segmentation"),
+    ("drn_c_26", "segmentation"),
+    ("drn_d_22", "classification"),
+    ("drn_d_54", "segmentation"),
+]
+SEGMENTERS = [(arch, "segmentation") for arch in list_models()]
+
+
+def models(cases: list[tuple[str, str]]) -> pytest.MarkDecorator:
+    named = [pytest.param(case, id="-".join(case)) for case in cases]
+    return pytest.mark.parametrize("model", named, indirect=True)
+
+
+@pytest.fixture(scope="module")
+def model(request: pytest.FixtureRequest) -> DRN:
+    """Build a network whose activations keep their size through its depth, as trained ones do."""
+    arch, task = request.param
+    torch.manual_seed(0)
+    built = create_model(arch, task, CLASSES).eval()
+    with torch.no_grad():
+        for module in built.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        built.train()(torch.randn(2, 3, 64, 64))
+    return built.eval()
+
+
+def pictures(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def expected_shape(model: DRN, x: Tensor) -> tuple[int, ...]:
+    batch, _, height, width = x.shape
+    tail = (height, width) if model.task == "segmentation" else ()
+    return (batch, CLASSES, *tail)
+
+
+def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Compare, as a part of the largest value: single logits may be close to zero."""
+    assert found.shape == expected.shape
+    assert found.isfinite().all()
+    difference = (found.float() - expected).abs().max().item()
+    assert difference <= tolerance * expected.abs().max().item()
+
+
+@torch.inference_mode()
+@models(EACH)
+@pytest.mark.parametrize("size", [(37, 53), (1, 1), (8, 9), (64, 32)])
+def test_takes_any_size(model: DRN, size: tuple[int, int]) -> None:
+    x = pictures(2, 3, *size)
+    logits = model(x)
+    assert tuple(logits.shape) == expected_shape(model, x)
+    assert logits.isfinite().all()
+    assert not torch.equal(logits[0], logits[1])
+
+
+@torch.inference_mode()
+@models(SEGMENTERS)
+def test_gives_the_map_of_each_level(model: DRN) -> None:
+    arch = ARCHITECTURES[model.arch]
+    expansion = 4 if arch.bottleneck else 1
+    if arch.family == "A":
+        strides = (2, 4, 8, 8, 8)
+        channels = [64, *(width * expansion for width in (64, 128, 256, 512))]
+    else:
+        strides = (1, 1, 2, 4, 8, 8, 8, 8, 8)
+        channels = [16, 16, 32, *(width * expansion for width in (64, 128, 256, 512)), 512, 512]
+    x = pictures(1, 3, 37, 53)
+    maps = model.features(x)
+    assert {name: tuple(level.shape) for name, level in maps.items()} == {
+        f"layer{level}": (1, channels[level], -(-37 // stride), -(-53 // stride))
+        for level, stride in enumerate(strides)
+    }
+    assert torch.equal(list(maps.values())[-1], model.backbone(x))
+
+
+@torch.inference_mode()
+@models(EACH)
+def test_channels_last_gives_the_same(model: DRN) -> None:
+    x = pictures(2, 3, 37, 53)
+    expected = model(x)
+    model.to(memory_format=torch.channels_last)
+    try:
+        found = model(x.to(memory_format=torch.channels_last))
+    finally:
+        model.to(memory_format=torch.contiguous_format)
+    assert_near(found, expected, 1e-4)
+
+
+@torch.inference_mode()
+@models(EACH)
+def test_bfloat16_is_near(model: DRN) -> None:
+    x = pictures(2, 3, 37, 53)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(x)
+    assert_near(found, model(x), 0.1)
+    assert not torch.equal(found.float(), model(x))  # or autocast did nothing
+
+
+@pytest.mark.slow
+@models(TRACED)
+def test_exports_with_any_batch_and_size(model: DRN) -> None:
+    dynamic = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    program = torch.export.export(model, (pictures(2, 3, 40, 56),), dynamic_shapes=(dynamic,))
+    with torch.inference_mode():
+        for x in (pictures(3, 3, 37, 53), pictures(1, 3, 9, 70)):
+            assert_near(program.module()(x), model(x), 1e-5)
+
+
+@pytest.mark.slow
+@models([case for case in TRACED if case not in INDUCTOR])
+def test_compiles_in_one_graph(model: DRN) -> None:
+    assert_compiles(model, "aot_eager", 1e-5)
+
+
+# Inductor asks for modules that warn of their own age as they are imported.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.slow
+@models(INDUCTOR)
+def test_compiles_with_inductor(model: DRN) -> None:
+    assert_compiles(model, "inductor", 1e-4)
+
+
+def assert_compiles(model: DRN, backend: str, tolerance: float) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    x = pictures(2, 3, 37, 53)
+    with torch.inference_mode():
+        assert_near(compiled(x), model(x), tolerance)
