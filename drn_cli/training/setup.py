@@ -105,15 +105,7 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
     """
     settings = recipe.train
     torch.manual_seed(settings.seed)  # the same fresh weights in every process
-    weights = None
-    if recipe.model.weights is not None:
-        # Only the first process downloads; the others find the file.
-        if not group.first:
-            group.wait()
-        weights = recipe.model.weights
-    model = create_model(recipe.model.arch, recipe.task, recipe.data.classes, weights)
-    if weights is not None and group.first:
-        group.wait()
+    model = create_model(recipe.model.arch, recipe.task, recipe.data.classes, recipe.model.weights)
     synced = settings.sync_bn and group.world > 1
     if synced:
         synchronise(model, group.device)

@@ -1,0 +1,149 @@
+"""Weights get into a network wholly or not at all, and what was left out is said."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from drn_cli.errors import DrnError
+from drn_cli.networks import create_model
+from drn_cli.networks.checkpoints import save_weights
+from drn_cli.networks.conversion import to_original
+from drn_cli.networks.models import DRN
+from drn_cli.networks.weights import load_weights, weights_file
+
+
+def snapshot(model: DRN) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def differing(model: DRN, other: dict[str, Tensor]) -> set[str]:
+    return {key for key, value in model.state_dict().items() if not torch.equal(value, other[key])}
+
+
+def original_file(path: Path, arch: str, task: str, classes: int) -> Path:
+    model = create_model(arch, task, classes)
+    torch.nn.init.uniform_(model.head.bias)  # or a fresh head's bias would look loaded
+    torch.save(to_original(model), path)
+    return path
+
+
+@pytest.mark.parametrize("arch", ["drn_a_18", "drn_d_22"])
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_loads_all_of_a_file_that_fits(
+    tmp_path: Path, arch: str, task: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = original_file(tmp_path / "x.pth", arch, task, 5)
+    model = create_model(arch, task, 5)
+    with caplog.at_level(logging.WARNING):
+        report = load_weights(model, path)
+    theirs = torch.load(path, weights_only=True)
+    assert all(torch.equal(value, theirs[key]) for key, value in to_original(model).items())
+    assert not report.new_head
+    assert (report.path, report.arch, report.task, report.classes) == (path, arch, task, 5)
+    assert str(report).startswith(f"x.pth: {arch} for {task} with 5 classes loaded")
+    assert not caplog.records
+
+
+def test_own_files_come_back_bit_for_bit(tmp_path: Path) -> None:
+    saved = create_model("drn_c_26", "segmentation", 4)
+    saved.train()(torch.randn(2, 3, 32, 32))  # moves batch norm's averages and counters
+    save_weights(tmp_path / "best.safetensors", saved)
+    model = create_model("drn_c_26", "segmentation", 4, weights=tmp_path / "best.safetensors")
+    assert not differing(model, snapshot(saved))
+    report = load_weights(model, str(tmp_path / "best.safetensors"))
+    assert report.format == "drn"
+    assert model.backbone.layer0[1].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "said"),
+    [
+        ("segmentation", 1000, "its head has 1000 classes for classification, this network has "
+         "1000 for segmentation: backbone loaded, head starts anew"),
+        ("classification", 11, "its head has 1000 classes for classification, this network has "
+         "11 for classification: backbone loaded, head starts anew"),
+    ],
+)  # fmt: skip
+def test_keeps_the_backbone_of_another_task(
+    tmp_path: Path, task: str, classes: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = original_file(tmp_path / "drn_d_22-4bd2f8ea.pth", "drn_d_22", "classification", 1000)
+    model = create_model("drn_d_22", task, classes)
+    before = snapshot(model)
+    report = load_weights(model, path)
+    assert report.new_head
+    assert [record.getMessage() for record in caplog.records] == [f"{path.name}: {said}"]
+    assert caplog.records[0].levelno == logging.WARNING
+    changed = differing(model, before)
+    assert not {"head.weight", "head.bias"} & changed
+    theirs = torch.load(path, weights_only=True)
+    assert torch.equal(model.backbone.layer8[0].weight, theirs["layer8.0.weight"])
+    assert torch.equal(model.backbone.layer0[0].weight, theirs["layer0.0.weight"])
+
+
+def test_says_that_a_file_has_no_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = to_original(create_model("drn_d_22"))
+    torch.save({k: v for k, v in tensors.items() if not k.startswith("fc.")}, tmp_path / "x.pth")
+    report = load_weights(create_model("drn_d_22"), tmp_path / "x.pth")
+    assert report.new_head
+    assert report.classes is None
+    assert "x.pth: it has no head, this network has 1000" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["another network", "a key less", "another shape"])
+def test_leaves_the_network_alone_on_an_error(tmp_path: Path, damage: str) -> None:
+    model = create_model("drn_d_22", "classification", 5)
+    before = snapshot(model)
+    path = original_file(tmp_path / "x.pth", "drn_d_22", "classification", 5)
+    tensors = torch.load(path, weights_only=True)
+    if damage == "another network":
+        original_file(path, "drn_d_24", "classification", 5)
+        expected = r"x\.pth: file holds drn_d_24, the network is drn_d_22$"
+    elif damage == "a key less":
+        del tensors["layer8.1.bias"]
+        torch.save(tensors, path)
+        expected = r"1 keys are missing: layer8\.1\.bias$"
+    else:
+        tensors["layer8.0.weight"] = torch.zeros(512, 512, 1, 1)
+        torch.save(tensors, path)
+        expected = r"layer8\.0\.weight is \(512, 512, 1, 1\), not \(512, 512, 3, 3\)"
+    with pytest.raises(DrnError, match=expected):
+        load_weights(model, path)
+    assert not differing(model, before)
+
+
+def test_b_26_and_c_26_load_foreign_files_but_not_each_others(tmp_path: Path) -> None:
+    path = original_file(tmp_path / "x.pth", "drn_c_26", "classification", 5)
+    for arch in ("drn_b_26", "drn_c_26"):
+        model = create_model(arch, "classification", 5, weights=path)
+        assert not load_weights(model, path).new_head
+    own = tmp_path / "own.safetensors"
+    save_weights(own, create_model("drn_c_26", "classification", 5))
+    with pytest.raises(DrnError, match="file holds drn_c_26, the network is drn_b_26"):
+        load_weights(create_model("drn_b_26", "classification", 5), own)
+
+
+def test_half_precision_files_load_into_full_precision(tmp_path: Path) -> None:
+    tensors = {key: value.half() for key, value in to_original(create_model("drn_d_22")).items()}
+    torch.save(tensors, tmp_path / "half.pth")
+    model = create_model("drn_d_22", weights=tmp_path / "half.pth")
+    assert model.head.weight.dtype == torch.float32
+    assert torch.equal(model.head.weight.half(), tensors["fc.weight"])
+
+
+def test_finds_files_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.pth").write_bytes(b"")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert weights_file("drn_d_22", "~/x.pth") == tmp_path / "x.pth"
+    with pytest.raises(DrnError, match=r"imagnet: no such file \(give a file, imagenet or"):
+        weights_file("drn_d_22", "imagnet")
+
+
+@pytest.mark.parametrize("arch", ["drn_b_26", "drn_d_24", "drn_d_40", "drn_d_56", "drn_d_107"])
+@pytest.mark.parametrize("keyword", ["imagenet", "imagenet-retrained"])
+def test_says_that_nothing_was_published(arch: str, keyword: str) -> None:
+    with pytest.raises(DrnError, match=f"nobody published {keyword} weights for {arch} .*drn_d_22"):
+        weights_file(arch, keyword)
