@@ -7,7 +7,6 @@ class DrnError(Exception):
     Args:
         message: What is wrong and where (file, line, value), in one line.
         hint: What to do about it, if that is not obvious.
-
     """
 
     def __init__(self, message: str, hint: str | None = None) -> None:

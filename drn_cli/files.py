@@ -28,7 +28,6 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
     Raises:
         DrnError: The folder cannot be made or written.
-
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,15 +11,21 @@ from rich.table import Table
 
 from drn_cli.errors import DrnError
 
-out = Console(highlight=False)
+# Where nobody looks at a terminal, a table keeps its columns whole.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False)
 
 
 def table(title: str | None, *columns: str, right: tuple[str, ...] = ()) -> Table:
     """Start a table in the house style; columns named in `right` hold numbers."""
     made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for column in columns:
-        made.add_column(column, justify="right" if column in right else "left")
+    for number, column in enumerate(columns):
+        made.add_column(
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=number == 0,  # it names the row: better whole
+            overflow="fold",
+        )
     return made
 
 

@@ -40,9 +40,10 @@ def list_(json: Json = False) -> None:
         console.emit_json(rows)
         return
     numbers = ("crop", "classes", "epochs", "batch")
-    table = console.table(None, "name", "network", "task", *numbers, "summary", right=numbers)
+    table = console.table(None, "name", *numbers, "summary", right=numbers)
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        keys = ("name", "crop", "classes", "epochs", "batch_size", "summary")
+        table.add_row(*(str(row[key]) for key in keys))
     console.out.print(table)
 
 

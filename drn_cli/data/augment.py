@@ -52,16 +52,15 @@ class Augmentation:
     def draw(self, seed: int, epoch: int, index: int) -> Draw:
         """Draw for one sample of one epoch; every call with the same numbers gives the same.
 
-        All five values are always drawn, so that turning one kind off leaves the others alone.
+        Turning one kind off leaves the others alone: all are always drawn, and the angle last,
+        because how much randomness an integer takes depends on its range.
         """
         random = np.random.default_rng((seed, epoch, index))
-        return Draw(
-            angle=int(random.integers(-self.rotate, self.rotate, endpoint=True)),
-            ratio=float(random.uniform(1 / self.scale, self.scale)),
-            down=float(random.random()),
-            across=float(random.random()),
-            mirrored=bool(random.random() < 0.5) and self.flip,
-        )
+        ratio = float(random.uniform(1 / self.scale, self.scale))
+        down, across = float(random.random()), float(random.random())
+        mirrored = bool(random.random() < 0.5) and self.flip
+        angle = int(random.integers(-self.rotate, self.rotate, endpoint=True))
+        return Draw(angle=angle, ratio=ratio, down=down, across=across, mirrored=mirrored)
 
     def apply(self, image: Pixels, label: Pixels, draw: Draw) -> tuple[Pixels, Pixels]:
         """Cut the crop that was drawn.

@@ -102,7 +102,11 @@ class ListFolder:
         return [self.root / entry for _, entry in named]
 
     def statistics(self) -> Statistics:
-        """Read mean and std from info.json; raises DrnError if they are missing or no numbers."""
+        """Read mean and std from info.json.
+
+        Raises:
+            DrnError: They are missing, or not three numbers in 0..1, the std above 0.
+        """
         path = self.lists / "info.json"
         if not path.is_file():
             raise DrnError(
@@ -110,15 +114,19 @@ class ListFolder:
                 'write {"mean": [r, g, b], "std": [r, g, b]} of the training pictures, in 0..1',
             )
         info = self._info()
-        return Statistics(
+        statistics = Statistics(
             _three(info.get("mean"), f"{path}: mean"), _three(info.get("std"), f"{path}: std")
         )
+        if 0 in statistics.std:
+            raise DrnError(f"{path}: std is 0 in a channel, pixels are divided by it")
+        return statistics
 
     def class_set(self, count: int) -> ClassSet:
         """Read class names and colours from info.json, or make some up.
 
         Raises:
-            DrnError: info.json names another number of classes than `count`.
+            DrnError: info.json names another number of classes than `count`, or its colours are
+                none.
         """
         info = self._info()
         names, colours = info.get("classes"), info.get("colours")
@@ -129,10 +137,14 @@ class ListFolder:
                 f"{self.lists / 'info.json'}: names {len(names)} classes, the network has {count}",
                 f"set data.classes={len(names)}",
             )
-        return ClassSet(
-            tuple(str(name) for name in names),
-            tuple((int(r), int(g), int(b)) for r, g, b in colours),
-        )
+        try:
+            # bytes() refuses what is not in 0..255
+            table = tuple((r, g, b) for r, g, b in map(bytes, colours))
+        except (TypeError, ValueError) as error:
+            raise DrnError(
+                f"{self.lists / 'info.json'}: colours should be [r, g, b] in 0..255 for each class"
+            ) from error
+        return ClassSet(tuple(str(name) for name in names), table)
 
     def _info(self) -> dict[str, object]:
         path = self.lists / "info.json"
@@ -146,7 +158,7 @@ def _three(value: object, where: str) -> tuple[float, float, float]:
     if (
         isinstance(value, list)
         and len(value) == 3
-        and all(isinstance(number, int | float) for number in value)
+        and all(isinstance(number, int | float) and 0 <= number <= 1 for number in value)
     ):
         return (float(value[0]), float(value[1]), float(value[2]))
     raise DrnError(f"{where} should be three numbers in 0..1, got {value!r}")

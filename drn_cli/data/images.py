@@ -32,6 +32,7 @@ def read_image(path: Path | IO[bytes]) -> Pixels:
     image = _open(path)
     if image.mode == "F" or image.mode.startswith("I"):
         image = _eight_bits(image)
+    image.info.pop("transparency", None)  # Pillow warns when it drops a palette's
     return np.asarray(image.convert("RGB"))
 
 

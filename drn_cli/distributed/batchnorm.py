@@ -32,7 +32,7 @@ class SyncBatchNormCPU(nn.BatchNorm2d):
 
     @classmethod
     def of(cls, plain: nn.BatchNorm2d) -> "SyncBatchNormCPU":
-        """Take over another batch norm's settings, weights and statistics."""
+        """Take over another batch norm's settings and its very weights and statistics."""
         made = cls(
             plain.num_features,
             plain.eps,
@@ -40,7 +40,9 @@ class SyncBatchNormCPU(nn.BatchNorm2d):
             plain.affine,
             plain.track_running_stats,
         )
-        made.load_state_dict(plain.state_dict())
+        made.weight, made.bias = plain.weight, plain.bias
+        made.running_mean, made.running_var = plain.running_mean, plain.running_var
+        made.num_batches_tracked = plain.num_batches_tracked
         return made.train(plain.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,22 +81,30 @@ class _Normalise(torch.autograd.Function):
         mean, variance, count = _statistics(x)
         scale = torch.rsqrt(variance + eps)
         # In double up to here: these are a few numbers a channel.
-        mean_, scale_ = _spread(mean, x), _spread(scale, x)
-        normal = (x - mean_) * scale_
+        pixels = _precise(x)
+        mean_, scale_ = _spread(mean, pixels), _spread(scale, pixels)
+        normal = (pixels - mean_) * scale_
         ctx.save_for_backward(normal, weight, scale_, count)
         ctx.mark_non_differentiable(mean, variance, count)
-        return torch.addcmul(_spread(bias, x), normal, _spread(weight, x)), mean, variance, count
+        out = torch.addcmul(_spread(bias, pixels), normal, _spread(weight, pixels))
+        return out.to(x.dtype), mean, variance, count
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_out: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None]:
         normal, weight, scale, count = ctx.saved_tensors
+        grad = _precise(grad_out)
         grad_bias = grad.sum((0, 2, 3))
         grad_weight = (grad * normal).sum((0, 2, 3))
         sums = torch.stack([grad_bias, grad_weight]).double()
         dist.all_reduce(sums)
         mean_grad, mean_grad_normal = (_spread(total, grad) for total in sums / count)
         grad_x = (grad - mean_grad - normal * mean_grad_normal) * (scale * _spread(weight, grad))
-        return grad_x, grad_weight, grad_bias, None
+        return grad_x.to(grad_out.dtype), grad_weight, grad_bias, None
+
+
+def _precise(x: Tensor) -> Tensor:
+    """Leave float and double as they are; in bfloat16, as under autocast, sums go astray."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _spread(channels: Tensor, like: Tensor) -> Tensor:
@@ -108,9 +118,9 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Each process centres its own pixels before it squares them, and the parts are joined by Chan's
     formula (Chan, Golub, LeVeque 1979): summing plain squares would lose digits.
     """
-    variance, mean = torch.var_mean(x, dim=(0, 2, 3), unbiased=False)
-    count = torch.full_like(mean, x.numel() // x.shape[1])
-    mine = torch.stack([count, mean, variance]).double()
+    variance, mean = torch.var_mean(_precise(x), dim=(0, 2, 3), unbiased=False)
+    count = torch.full_like(mean, x.numel() // x.shape[1], dtype=torch.double)
+    mine = torch.stack([count, mean.double(), variance.double()])
     parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, mine)
     counts, means, variances = torch.stack(parts, dim=1)  # each (processes, C)

@@ -32,7 +32,6 @@ def create_model(
 
     Raises:
         DrnError: Unknown architecture or task, a file that cannot be read or does not fit.
-
     """
     from drn_cli.networks.models import build  # torch takes a second: not for `drn --help`
 

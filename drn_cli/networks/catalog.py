@@ -31,7 +31,6 @@ class Architecture:
             keeps ResNet's numbering, and 1 to 8 in the others.
         one_crop: Published errors for one 224x224 centre crop.
         ten_crop: Published errors over ten crops.
-
     """
 
     name: str
@@ -94,7 +93,6 @@ def architecture(name: str) -> Architecture:
 
     Raises:
         DrnError: There is none of that name.
-
     """
     key = name.lower().replace("-", "_")
     if key in ARCHITECTURES:

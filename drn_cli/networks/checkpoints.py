@@ -52,7 +52,6 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         DrnError: No such file, not a checkpoint, damaged, or a pickle that would run code.
-
     """
     path = Path(path)
     try:
@@ -85,7 +84,6 @@ def save_weights(path: Path, model: DRN, extra: Mapping[str, str] | None = None)
 
     Raises:
         DrnError: The file cannot be written.
-
     """
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     values = ("drn", model.arch, model.task, str(model.classes))

@@ -36,7 +36,6 @@ class Converted:
         task: None if the file does not tell.
         classes: None if the file has no head.
         tensors: `backbone.*`, and `head.weight` `(classes, C, 1, 1)` and `head.bias` if present.
-
     """
 
     format: str
@@ -128,7 +127,6 @@ def convert(checkpoint: Checkpoint, path: Path) -> Converted:
 
     Raises:
         DrnError: Not a DRN's weights, or keys that are missing, unknown or of another shape.
-
     """
     keys = checkpoint.tensors.keys()
     naming = next((n for n in NAMINGS if any(k.startswith(n.prefixes) for k in keys)), None)

@@ -8,7 +8,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -64,7 +64,6 @@ def fetch(files: Sequence[WeightFile], folder: Path | None = None) -> Path:
 
     Raises:
         DrnError: None can be had; the error says what was tried and what to put where.
-
     """
     folder = folder or weights_folder()
     for file in files:
@@ -98,7 +97,8 @@ def _alone(folder: Path) -> Iterator[None]:
             f"{folder}: cannot be written: {error.strerror or error}", "set DRN_CACHE to a folder"
         ) from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -51,7 +51,6 @@ def import_weights(
     Raises:
         DrnError: The file cannot be read, fits no network, has no head, makes the network answer
             with infinities or NaN; `out` exists or cannot be written.
-
     """
     checkpoint = read_checkpoint(source)
     target = out or weights_folder() / f"{_stem(source.name)}.safetensors"

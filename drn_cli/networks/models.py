@@ -19,7 +19,6 @@ class DRN(nn.Module):
         classes: Number of classes.
         backbone: The network without its head.
         head: 1x1 convolution from the last feature map to class scores.
-
     """
 
     task: Task

@@ -33,7 +33,6 @@ class WeightFile:
         top5: Likewise.
         source: Who made it.
         licence: Of the code that it came with; ImageNet's own terms are not touched by it.
-
     """
 
     arch: str
@@ -142,7 +141,6 @@ def published(arch: str, keyword: str = "imagenet") -> tuple[WeightFile, ...]:
 
     Raises:
         DrnError: Nobody published such weights.
-
     """
     kind = KEYWORDS[keyword]
     files = tuple(file for file in known_files(arch) if file.kind == kind)

@@ -27,7 +27,6 @@ class LoadReport:
         classes: Classes of the file's head, if it has one.
         new_head: Whether the network's head was left as it was.
         message: The same in a line of plain words.
-
     """
 
     path: Path
@@ -53,7 +52,6 @@ def weights_file(arch: str, weights: str) -> Path:
 
     Raises:
         DrnError: Nothing is published for the architecture, no mirror answers, or no such file.
-
     """
     if weights in KEYWORDS:
         return fetch(published(architecture(arch).name, weights))
@@ -71,7 +69,6 @@ def load_weights(model: DRN, path: str | Path) -> LoadReport:
 
     Raises:
         DrnError: The file cannot be read, holds another architecture, or does not fit.
-
     """
     path = Path(path)
     return load_converted(model, convert(read_checkpoint(path), path), path)

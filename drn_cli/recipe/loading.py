@@ -37,7 +37,6 @@ class LoadedRecipe:
         path: The file.
         recipe: Everything resolved: what it extends, overrides, defaults.
         overrides: As they were given.
-
     """
 
     name: str
@@ -56,7 +55,6 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedRecip
     Raises:
         DrnError: No such recipe, or a mistake in it, in one it extends or in an override. The
             message has a line for each mistake, with file, line and key.
-
     """
     file = find_recipe(name_or_path)
     tree = _resolve(file, chain=())
@@ -106,7 +104,6 @@ def find_recipe(name_or_path: str, beside: Path | None = None) -> Traversable:
 
     Raises:
         DrnError: There is no such file, it is a folder, or no recipe has that name.
-
     """
     path = beside / name_or_path if beside else Path(name_or_path)
     try:
@@ -128,7 +125,6 @@ def read_text(file: Traversable) -> str:
 
     Raises:
         DrnError: It cannot be read or is not UTF-8 text.
-
     """
     try:
         content = file.read_bytes()

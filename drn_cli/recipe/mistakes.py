@@ -41,7 +41,6 @@ def explain(error: ValidationError, tree: Located, file: str) -> DrnError:
         error: From `Recipe.model_validate`.
         tree: What was validated, with its places.
         file: The recipe, to blame for what is missing.
-
     """
     by_key: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):

@@ -20,7 +20,6 @@ def shipped_recipe(name: str) -> Traversable:
 
     Raises:
         DrnError: There is none of that name.
-
     """
     everything = _all()
     if name in everything:

@@ -19,7 +19,6 @@ class Located:
         source: The file, or `command line: KEY=VALUE`.
         line: Counted from 1: that of the key in a mapping, else that of the value itself.
             None on the command line.
-
     """
 
     value: Any
@@ -40,7 +39,6 @@ def read_mapping(text: str, source: str) -> Located:
 
     Raises:
         DrnError: Not YAML, empty, not a mapping, a key that is twice there or is not a string.
-
     """
     located = _read(text, source, in_file=True)
     if located is None:
@@ -55,7 +53,6 @@ def read_override(text: str) -> Located:
 
     Raises:
         DrnError: It is not KEY=VALUE, or the value is not YAML.
-
     """
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")

@@ -1,5 +1,4 @@
 import hashlib
-import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,6 @@ from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import Checkpoint
 from drn_cli.networks.conversion import convert, to_original
 from drn_cli.networks.models import DRN
-
-GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 
 
 def fill(key: str, shape: tuple[int, ...]) -> Tensor:
@@ -60,16 +57,11 @@ def keys_digest(tensors: dict[str, Tensor]) -> dict[str, int | str]:
     return {"count": len(lines), "sha256": digest}
 
 
-@pytest.fixture(name="filled_file", scope="session")
-def _filled_file() -> Callable[..., dict[str, Tensor]]:
-    return filled_file
-
-
-@pytest.fixture(name="filled_network", scope="session")
+@pytest.fixture(name="filled_network")
 def _filled_network() -> Callable[..., DRN]:
     return filled_network
 
 
-@pytest.fixture(name="keys_digest", scope="session")
+@pytest.fixture(name="keys_digest")
 def _keys_digest() -> Callable[[dict[str, Tensor]], dict[str, int | str]]:
     return keys_digest

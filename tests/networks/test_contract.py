@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from drn_cli.networks import create_model, list_models
 from drn_cli.networks.catalog import ARCHITECTURES
@@ -31,16 +31,17 @@ def models(cases: list[tuple[str, str]]) -> pytest.MarkDecorator:
 
 @pytest.fixture(scope="module")
 def model(request: pytest.FixtureRequest) -> DRN:
-    """Build a network whose activations keep their size through its depth, as trained ones do."""
+    """Build a network with weights small enough for activations to stay small at any depth.
+
+    With those of a fresh network they grow, and the least difference with them.
+    """
     arch, task = request.param
     torch.manual_seed(0)
     built = create_model(arch, task, CLASSES).eval()
-    with torch.no_grad():
-        for module in built.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 1.0
-        built.train()(torch.randn(2, 3, 64, 64))
-    return built.eval()
+    for module in built.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+    return built
 
 
 def pictures(*shape: int) -> Tensor:
@@ -61,7 +62,7 @@ def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
     assert difference <= tolerance * expected.abs().max().item()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 @models(EACH)
 @pytest.mark.parametrize("size", [(37, 53), (1, 1), (8, 9), (64, 32)])
 def test_takes_any_size(model: DRN, size: tuple[int, int]) -> None:
@@ -72,7 +73,7 @@ def test_takes_any_size(model: DRN, size: tuple[int, int]) -> None:
     assert not torch.equal(logits[0], logits[1])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 @models(SEGMENTERS)
 def test_gives_the_map_of_each_level(model: DRN) -> None:
     arch = ARCHITECTURES[model.arch]
@@ -92,7 +93,7 @@ def test_gives_the_map_of_each_level(model: DRN) -> None:
     assert torch.equal(list(maps.values())[-1], model.backbone(x))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 @models(EACH)
 def test_channels_last_gives_the_same(model: DRN) -> None:
     x = pictures(2, 3, 37, 53)
@@ -102,16 +103,16 @@ def test_channels_last_gives_the_same(model: DRN) -> None:
         found = model(x.to(memory_format=torch.channels_last))
     finally:
         model.to(memory_format=torch.contiguous_format)
-    assert_near(found, expected, 1e-4)
+    assert_near(found, expected, 1e-5)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 @models(EACH)
 def test_bfloat16_is_near(model: DRN) -> None:
     x = pictures(2, 3, 37, 53)
     with torch.autocast("cpu", torch.bfloat16):
         found = model(x)
-    assert_near(found, model(x), 0.1)
+    assert_near(found, model(x), 0.03)
     assert not torch.equal(found.float(), model(x))  # or autocast did nothing
 
 
@@ -120,7 +121,7 @@ def test_bfloat16_is_near(model: DRN) -> None:
 def test_exports_with_any_batch_and_size(model: DRN) -> None:
     dynamic = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     program = torch.export.export(model, (pictures(2, 3, 40, 56),), dynamic_shapes=(dynamic,))
-    with torch.inference_mode():
+    with torch.no_grad():
         for x in (pictures(3, 3, 37, 53), pictures(1, 3, 9, 70)):
             assert_near(program.module()(x), model(x), 1e-5)
 
@@ -143,5 +144,5 @@ def assert_compiles(model: DRN, backend: str, tolerance: float) -> None:
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     x = pictures(2, 3, 37, 53)
-    with torch.inference_mode():
+    with torch.no_grad():
         assert_near(compiled(x), model(x), tolerance)

@@ -47,7 +47,6 @@ def make_scenes(
 
     Raises:
         DrnError: `out` is something else or cannot be written, or a number is out of range.
-
     """
     counts = {"train": train, "val": val, "test": test}
     _check(counts, width, height, seed)

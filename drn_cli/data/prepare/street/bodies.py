@@ -22,7 +22,6 @@ class Pose:
         width: Its own width in metres.
         across: It crosses the street, so that its whole side is seen.
         turned: It comes towards the camera (across: it drives to the left).
-
     """
 
     x: float
@@ -66,7 +65,6 @@ class Body:
         glass: Indices of the edges of the outline that are windows over the whole width.
         paint: Colour.
         label: What it is.
-
     """
 
     outline: Outline

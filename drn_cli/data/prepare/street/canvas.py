@@ -74,7 +74,6 @@ class Camera:
         centre: Column of the vanishing point.
         horizon: Row of the vanishing point.
         height: Height above the road in metres.
-
     """
 
     focal: float
@@ -102,7 +101,6 @@ class Light:
         front: Brightness of surfaces that face the camera.
         clouds: How much of the sky is covered, 0..1.
         shadow: Darkness of the shadows, 0..255.
-
     """
 
     sky: Colour

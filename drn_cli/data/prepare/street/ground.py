@@ -25,7 +25,6 @@ class Street:
         verges: Width of the grass beyond the left and the right pavement; 0 for none.
         junction: Depth at which a road crosses, or None.
         rails: x of the middle of a tram track, or None.
-
     """
 
     left: float

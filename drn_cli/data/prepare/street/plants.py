@@ -21,7 +21,6 @@ def draw_tree(
         z: Depth in metres.
         top: Height in metres; below 2.5 it is a bush without a trunk.
         blobs: How many ellipses the crown is made of.
-
     """
     leaves = vary(rng, pick(rng, AUTUMN if rng.random() < 0.1 else LEAVES), 12)
     bush = top < 2.5

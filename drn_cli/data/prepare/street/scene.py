@@ -37,7 +37,6 @@ def draw_scene(
 
     Returns:
         The picture, (H, W, 3) RGB, and the Cityscapes label ids, (H, W).
-
     """
     rng = np.random.default_rng(seed)
     size = (width * OVERSAMPLING, height * OVERSAMPLING)

@@ -1,0 +1,338 @@
+"""Downloads from real servers on this machine: mirrors, resuming, checksums, archives."""
+
+import hashlib
+import io
+import logging
+import re
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from drn_cli.errors import DrnError
+from drn_cli.networks import download
+from drn_cli.networks.download import addresses, cache_folder, fetch
+from drn_cli.networks.published import PUBLISHED, WeightFile, published
+from drn_cli.networks.weights import weights_file
+
+CONTENT = bytes(range(256)) * 512
+
+
+def zipped(content: bytes, name: str = "x.pth") -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return made.getvalue()
+
+
+@dataclass
+class Mirror:
+    """A server of some files that notes what it was asked and can behave badly."""
+
+    files: dict[str, bytes]
+    ranges: bool = True
+    breaks_after: int | None = None
+    delay: float = 0
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    address: str = ""
+
+
+def handler(mirror: Mirror) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = self.headers.get("Range")
+            mirror.requests.append((self.path, asked))
+            time.sleep(mirror.delay)
+            content = mirror.files.get(self.path.lstrip("/"))
+            if content is None:
+                self.send_error(404)
+                return
+            start = int(re.findall(r"bytes=(\d+)-", asked)[0]) if asked and mirror.ranges else 0
+            if start and start >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206 if start else 200)
+            if start:
+                size = len(content)
+                self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            with suppress(ConnectionError):  # whoever asked may have given up
+                self.wfile.write(content[start:][: mirror.breaks_after])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
+
+
+@pytest.fixture
+def serve() -> Iterator[object]:
+    servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+
+    def start(mirror: Mirror) -> Mirror:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler(mirror))
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        servers.append((server, thread))
+        mirror.address = f"http://127.0.0.1:{server.server_port}"
+        return mirror
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DRN_CACHE", str(tmp_path))
+    monkeypatch.delenv("DRN_MIRRORS", raising=False)
+    return tmp_path / "weights"
+
+
+def weight_file(*mirrors: Mirror, name: str = "x.pth", archived: bool = False) -> WeightFile:
+    served = f"{name}.zip" if archived else name
+    algorithm = "sha1" if archived else "sha256"
+    return WeightFile(
+        arch="drn_d_22",
+        kind="original",
+        name=name,
+        urls=tuple(f"{mirror.address}/{served}" for mirror in mirrors),
+        archived=archived,
+        algorithm=algorithm,
+        checksum=hashlib.new(algorithm, CONTENT).hexdigest()[:8],
+        source="test",
+        licence="none",
+    )
+
+
+def left_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {".lock"}
+
+
+def test_downloads_once(serve, folder: Path) -> None:
+    mirror = serve(Mirror({"x.pth": CONTENT}))
+    for _ in range(2):
+        path = fetch([weight_file(mirror)])
+        assert path == folder / "x.pth"
+        assert path.read_bytes() == CONTENT
+    assert mirror.requests == [("/x.pth", None)]
+    assert left_in(folder) == {"x.pth"}
+
+
+def test_unpacks_archives(serve, folder: Path) -> None:
+    mirror = serve(Mirror({"x.pth.zip": zipped(CONTENT, "other.pth")}))
+    path = fetch([weight_file(mirror, archived=True)])
+    assert path.read_bytes() == CONTENT
+    assert left_in(folder) == {"x.pth"}
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_resumes_where_it_stopped(serve, folder: Path, ranges: bool) -> None:
+    mirror = serve(Mirror({"x.pth": CONTENT}, ranges=ranges))
+    folder.mkdir()
+    (folder / "x.pth.part").write_bytes(CONTENT[:1000])
+    assert fetch([weight_file(mirror)]).read_bytes() == CONTENT
+    assert mirror.requests == [("/x.pth", "bytes=1000-")]
+    assert left_in(folder) == {"x.pth"}
+
+
+def test_a_broken_connection_is_resumed_next_time(serve, folder: Path) -> None:
+    mirror = serve(Mirror({"x.pth": CONTENT}, breaks_after=5000))
+    with pytest.raises(DrnError, match="could not be downloaded"):
+        fetch([weight_file(mirror)])
+    assert (folder / "x.pth.part").read_bytes() == CONTENT[:5000]
+    mirror.breaks_after = None
+    assert fetch([weight_file(mirror)]).read_bytes() == CONTENT
+    assert mirror.requests == [("/x.pth", None), ("/x.pth", "bytes=5000-")]
+
+
+def test_an_interrupt_leaves_the_part(serve, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = serve(Mirror({"x.pth": CONTENT}))
+
+    class Interrupted(download.tqdm):
+        def update(self, n: float | None = 1) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(download, "CHUNK", 4096)
+    monkeypatch.setattr(download, "tqdm", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fetch([weight_file(mirror)])
+    assert (folder / "x.pth.part").read_bytes() == CONTENT[:4096]
+    assert left_in(folder) == {"x.pth.part"}
+
+
+def test_a_whole_part_is_accepted(serve, folder: Path) -> None:
+    """As an interrupt in the last moment leaves it; the server has nothing more to send."""
+    mirror = serve(Mirror({"x.pth": CONTENT}))
+    folder.mkdir()
+    (folder / "x.pth.part").write_bytes(CONTENT)
+    assert fetch([weight_file(mirror)]).read_bytes() == CONTENT
+    assert len(mirror.requests) == 1
+
+
+@pytest.mark.parametrize("length", [1000, len(CONTENT), len(CONTENT) + 10])
+def test_a_wrong_part_is_started_again(serve, folder: Path, length: int) -> None:
+    mirror = serve(Mirror({"x.pth": CONTENT}))
+    folder.mkdir()
+    (folder / "x.pth.part").write_bytes(b"?" * length)
+    assert fetch([weight_file(mirror)]).read_bytes() == CONTENT
+    assert [asked for _, asked in mirror.requests] == [f"bytes={length}-", None]
+    assert left_in(folder) == {"x.pth"}
+
+
+def test_goes_to_the_next_mirror(serve, folder: Path) -> None:
+    missing = serve(Mirror({}))
+    wrong = serve(Mirror({"x.pth": b"<html>log in</html>"}))
+    right = serve(Mirror({"x.pth": CONTENT}))
+    unused = serve(Mirror({"x.pth": CONTENT}))
+    path = fetch([weight_file(missing, wrong, right, unused)])
+    assert path.read_bytes() == CONTENT
+    # Nothing of the wrong file was kept, or the right mirror would be asked for the rest.
+    assert right.requests == [("/x.pth", None)]
+    assert not unused.requests
+    assert left_in(folder) == {"x.pth"}
+
+
+@pytest.mark.parametrize("served", [b"not a zip", zipped(b"other"), zipped(CONTENT, "x.txt")])
+def test_goes_to_the_next_file(serve, folder: Path, served: bytes) -> None:
+    first = serve(Mirror({"y.pth.zip": served}))
+    second = serve(Mirror({"x.pth": CONTENT}))
+    files = [weight_file(first, name="y.pth", archived=True), weight_file(second)]
+    assert fetch(files) == folder / "x.pth"
+    assert len(first.requests) == 1
+    assert left_in(folder) == {"x.pth"}
+
+
+def test_says_what_was_tried_and_what_to_do(serve, folder: Path) -> None:
+    missing = serve(Mirror({}))
+    wrong = serve(Mirror({"x.pth": b"wrong"}))
+    closed = Mirror({}, address="http://127.0.0.1:9")
+    nonsense = Mirror({}, address="nonsense")
+    files = [
+        weight_file(missing, wrong, closed, nonsense),
+        weight_file(missing, name="y.pth", archived=True),
+    ]
+    with pytest.raises(DrnError) as caught:
+        fetch(files)
+    message, hint = caught.value.message, caught.value.hint
+    assert "\n" not in message
+    assert message.startswith("the weights of drn_d_22 could not be downloaded: ")
+    assert f"{missing.address}/x.pth: HTTP 404" in message
+    assert f"{wrong.address}/x.pth: its SHA256 does not begin with" in message
+    assert "127.0.0.1:9/x.pth: [Errno 111]" in message
+    assert "nonsense/x.pth: unknown url type" in message
+    assert f"{missing.address}/y.pth.zip: HTTP 404" in message
+    assert hint == (
+        f"put x.pth or y.pth or y.pth.zip into {folder}, or name a mirror in DRN_MIRRORS"
+    )
+    assert left_in(folder) == set()
+
+
+def test_asks_own_mirrors_first(serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    near = serve(Mirror({"drn/y.pth.zip": zipped(CONTENT)}))
+    far = serve(Mirror({"x.pth": CONTENT}))
+    monkeypatch.setenv("DRN_MIRRORS", f"{near.address}/empty  {near.address}/drn/")
+    files = [weight_file(far), weight_file(far, name="y.pth", archived=True)]
+    assert fetch(files).name == "y.pth"
+    assert [path for path, _ in near.requests] == [
+        "/empty/x.pth",
+        "/empty/y.pth.zip",
+        "/drn/x.pth",
+        "/drn/y.pth.zip",
+    ]
+    assert not far.requests
+
+
+def test_a_wrong_file_in_the_cache_is_named_and_replaced(
+    serve, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror = serve(Mirror({}))
+    folder.mkdir()
+    (folder / "x.pth").write_bytes(b"wrong")
+    with caplog.at_level(logging.WARNING), pytest.raises(DrnError, match="HTTP 404"):
+        fetch([weight_file(mirror)])
+    assert f"{folder / 'x.pth'}: its SHA256 does not begin with" in caplog.text
+    assert (folder / "x.pth").read_bytes() == b"wrong"  # the user's, until there is a better one
+    mirror.files["x.pth"] = CONTENT
+    assert fetch([weight_file(mirror)]).read_bytes() == CONTENT
+
+
+def test_takes_what_was_put_into_the_folder(folder: Path) -> None:
+    nowhere = Mirror({}, address="http://127.0.0.1:9")
+    files = [weight_file(nowhere), weight_file(nowhere, name="y.pth", archived=True)]
+    folder.mkdir()
+    (folder / "y.pth.zip").write_bytes(zipped(CONTENT))
+    assert fetch(files) == folder / "y.pth"
+    (folder / "x.pth").write_bytes(CONTENT)
+    assert fetch(files) == folder / "x.pth"
+
+
+def test_processes_that_want_the_same_file_wait_for_one_another(serve, folder: Path) -> None:
+    mirror = serve(Mirror({"x.pth": CONTENT}, delay=0.2))
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: fetch([weight_file(mirror)]), range(4)))
+    assert set(paths) == {folder / "x.pth"}
+    assert len(mirror.requests) == 1
+
+
+def test_a_silent_server_is_given_up(serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", 0.1)
+    silent = serve(Mirror({"x.pth": CONTENT}, delay=0.5))
+    with pytest.raises(DrnError, match="timed out"):
+        fetch([weight_file(silent)])
+
+
+def test_says_that_the_cache_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DRN_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DrnError, match=r"cannot be written: .*set DRN_CACHE"):
+        fetch([weight_file()])
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("DRN_CACHE", "~/mine")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
+    assert cache_folder() == Path("/home/someone/mine")
+    monkeypatch.delenv("DRN_CACHE")
+    assert cache_folder() == Path("/var/cache/drn")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path("/home/someone/.cache/drn")
+
+
+def test_imagenet_means_the_published_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, converted = published("drn_d_22")
+    assert [url for _, url in addresses([original, converted])] == [
+        "http://dl.yf.io/drn/drn_d_22-4bd2f8ea.pth",
+        "https://github.com/osmr/imgclsmob/releases/download/v0.0.116/drnd22-0823-5c2c6a0c.pth.zip",
+    ]
+    (retrained,) = published("drn_d_22", "imagenet-retrained")
+    assert (retrained.name, retrained.top5) == ("drnd22-0758-02cb44bd.pth", 7.58)
+    asked = []
+    monkeypatch.setattr(
+        "drn_cli.networks.weights.fetch", lambda files: asked.extend(files) or Path("x")
+    )
+    assert weights_file("drn-d-22", "imagenet") == Path("x")
+    assert asked == [original, converted]
+
+
+def test_published_files_are_described_in_full() -> None:
+    names = [file.name for file in PUBLISHED]
+    assert len(set(names)) == len(names)
+    for file in PUBLISHED:
+        assert re.fullmatch("[0-9a-f]{8}", file.checksum)
+        assert file.name.endswith(f"-{file.checksum}.pth")
+        assert all(url.endswith(f"/{file.download_names[0]}") for url in file.urls)
+        assert file.algorithm == ("sha1" if file.source == "pytorchcv" else "sha256")
