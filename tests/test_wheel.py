@@ -40,7 +40,12 @@ def drn(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(drn: Path, *arguments: str, cwd: Path) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [str(drn), *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+        [str(drn), *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -68,7 +68,7 @@ def main() -> None:
     except DrnError as error:
         if debug:
             raise
-        console.fail(error)
+        _tell(error)
         sys.exit(1)
     except BrokenPipeError:
         # `drn ... | head` closed the pipe: there is nobody left to tell.
@@ -78,5 +78,15 @@ def main() -> None:
         if debug:
             raise
         text = f"{type(error).__name__}: {error}".splitlines()[0]
-        console.fail(DrnError(f"unexpected: {text}", "run again with --debug to see where"))
+        _tell(DrnError(f"unexpected: {text}", "run again with --debug to see where"))
         sys.exit(1)
+
+
+def _tell(error: DrnError) -> None:
+    """Print an error; of a job's processes, the first that fails does."""
+    if "RANK" in os.environ:
+        from drn_cli.distributed.group import first_to_fail
+
+        if not first_to_fail():
+            return
+    console.fail(error)

@@ -4,7 +4,9 @@ Batches hold uint8 pixels as they were decoded; the device turns them into what 
 takes (`normalise`), which costs the reading processes nothing and moves a quarter of the bytes.
 """
 
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -58,7 +60,7 @@ def read_pair(sample: Sample, classes: int) -> tuple[Pixels, Pixels]:
     wrong = label[(label >= classes) & (label != IGNORED)]
     if wrong.size:
         raise DrnError(
-            f"{sample.label}: {wrong.size} pixels have the label {wrong[0]}; "
+            f"{sample.label}: {np.sum(wrong == wrong[0])} pixels have the label {wrong[0]}; "
             f"labels are 0 to {classes - 1}, or 255 for ignored",
             "are these label ids where train ids are meant, or is data.classes too small?",
         )
@@ -140,7 +142,7 @@ class TrainingBatches:
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin,
-            worker_init_fn=_leave_interrupts_to_the_parent,
+            worker_init_fn=_obey_only_the_parent,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers > 0 else None,
         )
@@ -154,14 +156,29 @@ class TrainingBatches:
         self._steps.turns = list(self.order.batches(epoch, self.rank, self.world, start))
         for batch in self._loader:
             if isinstance(batch, DrnError):
-                raise batch
+                break
             yield batch
+        else:
+            return
+        # The error's traceback keeps this object; its processes should end before the program.
+        del self._loader
+        raise batch
 
 
-def _leave_interrupts_to_the_parent(_: int) -> None:
-    """Ctrl-C, and a cluster's SIGTERM, reach every process; the parent ends its step first."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _obey_only_the_parent(_: int) -> None:
+    """Ctrl-C, and a cluster's SIGTERM, reach every process; the parent ends its step first.
+
+    The parent's own SIGTERM counts: Python ends its children so, and waits for them, at exit.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
+
+
+def _end_when_the_parent_says() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _collate(items: list[tuple[Pixels, Pixels] | DrnError]) -> Batch | DrnError:

@@ -82,6 +82,7 @@ def _open(path: Path | IO[bytes]) -> Image.Image:
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Bring 16-bit grey values, or floats of whatever range, to 0..255."""
     values = np.asarray(image).astype(np.float64)
+    values[~np.isfinite(values)] = 0
     if image.mode == "F":
         low, high = float(values.min()), float(values.max())
         values = (values - low) * (255 / (high - low) if high > low else 0)

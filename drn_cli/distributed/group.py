@@ -1,9 +1,11 @@
 """The processes of a job: who is who, sums over all of them, and fair shares of the work."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -50,6 +52,12 @@ class Group:
         dist.broadcast_object_list(box, device=torch.device("cpu"))
         return box[0]
 
+    def align(self, tensors: Iterable[Tensor]) -> None:
+        """Give the first process's tensors to all, in place."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
     def wait(self) -> None:
         """Return when every process has come here."""
         self.any(False)
@@ -64,10 +72,29 @@ def started_by_torchrun() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+@cache
+def first_to_fail() -> bool:
+    """Tell whether no process of the job failed before this one, which failed; later, the same.
+
+    What fails one process fails them all, and the user should read it once.
+    """
+    if not started_by_torchrun():
+        return True
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timedelta(seconds=10)
+        )
+        return store.add(f"drn/failed/{attempt}", 1) == 1
+    except (KeyError, RuntimeError):  # twice is better than not at all
+        return True
+
+
 @contextmanager
 def join() -> Iterator[Group]:
     """Become part of the job that torchrun started; alone, be the whole job.
 
+    A process that fails says so before it leaves: the others fail when they miss it.
     CPU tensors are reduced by gloo and GPU tensors by NCCL, in the same job.
     """
     on_gpu = torch.cuda.is_available()
@@ -81,5 +108,8 @@ def join() -> Iterator[Group]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         yield Group(dist.get_rank(), dist.get_world_size(), device)
+    except Exception:
+        first_to_fail()
+        raise
     finally:
         dist.destroy_process_group()

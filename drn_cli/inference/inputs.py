@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drn_cli.data.images import SUFFIXES
 from drn_cli.errors import DrnError
+from drn_cli.inference.outputs import KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +27,22 @@ class Picture:
 def find_pictures(inputs: Sequence[str], out: Path) -> list[Picture]:
     """List the pictures that files, folders and globs name, each once, in a fixed order.
 
-    A folder is searched through and its structure kept; what lies in `out` is left out, so that a
-    second run does not predict the first one's predictions.
+    A folder is searched through and its structure kept; predictions in `out` are left out, so that
+    a second run does not predict the first one's.
 
     Raises:
         DrnError: An input does not exist, or none of them names a picture.
     """
+    predictions = [out.resolve() / kind for kind in KINDS]
     found: dict[Path, Path] = {}
+    seen: set[Path] = set()
     for entry in inputs:
         for path, relative in _expand(entry):
-            if not path.resolve().is_relative_to(out.resolve()):
-                found.setdefault(path, relative)
+            place = path.parent.resolve() / path.name  # links to one picture are still two inputs
+            if place in seen or any(place.is_relative_to(folder) for folder in predictions):
+                continue
+            seen.add(place)
+            found[path] = relative
     if not found:
         raise DrnError(
             f"{', '.join(inputs)}: no pictures here", f"known: {' '.join(sorted(SUFFIXES))}"

@@ -88,7 +88,8 @@ def tiled(network: Network, picture: Tensor, side: int) -> Tensor:
             total[..., rows, columns] += probabilities * weight
             weights[..., rows, columns] += weight
     assert total is not None
-    return (total / weights).log()
+    # A probability that is rounded to 0 would be -inf, and NaN once it is resized.
+    return (total / weights).clamp_min(torch.finfo(total.dtype).tiny).log()
 
 
 def _starts(length: int, side: int) -> list[int]:

@@ -5,6 +5,8 @@ from pathlib import Path
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.images import Pixels, overlay, write_coloured, write_image, write_index
 
+KINDS = ("index", "colour", "overlay")  # folders below the output folder
+
 
 def write_prediction(
     out: Path, name: Path, image: Pixels, classes: Pixels, class_set: ClassSet
@@ -21,7 +23,7 @@ def write_prediction(
     Returns:
         The three files, under `index`, `colour` and `overlay`.
     """
-    files = {kind: out / kind / name for kind in ("index", "colour", "overlay")}
+    files = {kind: out / kind / name for kind in KINDS}
     write_index(files["index"], classes)
     write_coloured(files["colour"], classes, class_set)
     write_image(files["overlay"], overlay(image, classes, class_set))

@@ -65,11 +65,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
     if start.startswith(ZIP):
         return _unwrap(_read_zip(path), path)
+    if start[8:9] == b"{":  # before pickles: the length that comes first may look like one
+        return _read_safetensors(path)
     if start.startswith(PICKLE):
         with path.open("rb") as file:
             return _unwrap(_load(file, path), path)
-    if start[8:9] == b"{":
-        return _read_safetensors(path)
     raise _not_a_checkpoint(start, path)
 
 

@@ -21,12 +21,15 @@ class Progress:
         step_in_epoch: Steps of it that are done.
         steps: Steps done in all.
         best: Best validation mIoU so far; None before the first validation.
+        loss, pixels: Sum of the loss since the last line of metrics, and over how many pixels.
     """
 
     epoch: int = 0
     step_in_epoch: int = 0
     steps: int = 0
     best: float | None = None
+    loss: float = 0.0
+    pixels: float = 0.0
 
 
 def save_checkpoint(
@@ -59,15 +62,25 @@ def load_checkpoint(
     Raises:
         DrnError: The file is missing, broken, or belongs to another network.
     """
+    content = _read(path)
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict) or content.get("training_format") != FORMAT:
-            raise DrnError(f"{path}: not a checkpoint that a training run can go on from")
         model.load_state_dict(content["model"])
         optimiser.load_state_dict(content["optimiser"])
         return Progress(**content["progress"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise DrnError(f"{path}: does not fit this run: {reason[:200]}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DrnError(f"{path}: no such checkpoint") from error
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DrnError(f"{path}: does not fit this run: {reason}") from error
+    except OSError as error:
+        raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # what a damaged pickle raises has no bounds
+        raise DrnError(f"{path}: broken, or not a checkpoint of a training run") from error
+    if not isinstance(content, dict) or content.get("training_format") != FORMAT:
+        raise DrnError(f"{path}: not a checkpoint that a training run can go on from")
+    return content

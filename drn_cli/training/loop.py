@@ -82,7 +82,7 @@ def train(training: Training, run: Run, *, resume: bool = False) -> Ending:
         write_json(run.environment, environment(training))
     training.model.train()
     with (
-        interruptible() as interrupt,
+        interruptible(aloud=group.first) as interrupt,
         tqdm(
             total=settings.epochs * training.order.steps,
             initial=progress.steps,
@@ -92,8 +92,10 @@ def train(training: Training, run: Run, *, resume: bool = False) -> Ending:
     ):
         for epoch in range(progress.epoch, settings.epochs):
             bar.set_description(f"epoch {epoch + 1}/{settings.epochs}")
-            for _ in _steps(training, progress, metrics, bar):
+            for totals in _steps(training, progress, metrics, bar):
                 if group.any(interrupt.is_set):
+                    progress.loss, progress.pixels = totals.tolist()
+                    _check(progress.loss, training, progress)
                     _save(training, run, progress)
                     return "interrupted"
             progress.epoch, progress.step_in_epoch = epoch + 1, 0
@@ -106,10 +108,11 @@ def train(training: Training, run: Run, *, resume: bool = False) -> Ending:
 
 def _steps(
     training: Training, progress: Progress, metrics: MetricsLog, bar: "tqdm[Any]"
-) -> Iterator[None]:
-    """Take the steps of an epoch that are left, and yield after each."""
+) -> Iterator[Tensor]:
+    """Take the steps of an epoch that are left; after each, yield the meter's totals."""
     settings, order = training.recipe.train, training.order
-    meter = Meter(torch.zeros(2, device=training.group.device))
+    meter = Meter(torch.tensor([progress.loss, progress.pixels], device=training.group.device))
+    progress.loss, progress.pixels = 0.0, 0.0
     for batch in training.batches.epoch(progress.epoch, progress.step_in_epoch):
         done = progress.step_in_epoch / order.steps
         rate = learning_rate(settings.schedule, settings.lr, settings.epochs, progress.epoch, done)
@@ -119,11 +122,7 @@ def _steps(
         bar.update()
         if progress.steps % LOG_EVERY == 0 or progress.step_in_epoch == order.steps:
             loss, speed = meter.read()
-            if not math.isfinite(loss):
-                raise DrnError(
-                    f"the loss is {loss} at step {progress.steps}",
-                    f"a lower train.lr than {settings.lr:g}, or a warm-up, may help",
-                )
+            _check(loss, training, progress)
             bar.set_postfix_str(f"loss {loss:.3f}, lr {rate:.2g}, {speed:.1f} pictures/s")
             metrics.write(
                 "train",
@@ -133,7 +132,15 @@ def _steps(
                 lr=rate,
                 images_per_second=speed,
             )
-        yield
+        yield meter.totals
+
+
+def _check(loss: float, training: Training, progress: Progress) -> None:
+    if not math.isfinite(loss):
+        raise DrnError(
+            f"the loss is {loss} at step {progress.steps}",
+            f"a lower train.lr than {training.recipe.train.lr:g}, or a warm-up, may help",
+        )
 
 
 def take_step(training: Training, batch: Batch, rate: float) -> Tensor:
@@ -175,6 +182,7 @@ def validate(training: Training) -> Scores:
         bf16=training.bf16,
     )
     mine = len(group.share(material.val))
+    group.align(training.model.buffers())  # without sync_bn each process has statistics of its own
     with (
         evaluating(training.model),
         tqdm(
@@ -230,14 +238,15 @@ class Interrupt:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupt]:
+def interruptible(*, aloud: bool) -> Iterator[Interrupt]:
     """Turn SIGINT and SIGTERM into a flag; a second SIGINT interrupts at once, as usual."""
     interrupt = Interrupt()
 
     def handle(number: int, _: object) -> None:
         interrupt.is_set = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        log.info("%s: stopping after this step", signal.Signals(number).name)
+        if aloud:
+            log.info("%s: stopping after this step", signal.Signals(number).name)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,6 +1,7 @@
 """What a run measures, one JSON object a line."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ class MetricsLog:
         if self._path is None or not self._path.is_file():
             return
         lines = self._path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        kept = [line for line in lines if _step(line) <= step]
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
@@ -27,3 +28,11 @@ class MetricsLog:
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+
+
+def _step(line: str) -> float:
+    """Read a line's step; a crash may have left half a line, which is later than any."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -106,12 +106,9 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
     settings = recipe.train
     torch.manual_seed(settings.seed)  # the same fresh weights in every process
     model = create_model(recipe.model.arch, recipe.task, recipe.data.classes, recipe.model.weights)
-    synced = settings.sync_bn and group.world > 1
-    if synced:
+    if settings.sync_bn and group.world > 1:
         synchronise(model, group.device)
-    model.to(group.device)
-    if group.device.type == "cuda":
-        model.to(memory_format=torch.channels_last)
+    model.to(group.device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(
         model.parameters(),
         settings.lr,
@@ -121,9 +118,7 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
     runner: Callable[[Tensor], Tensor] = model
     if group.world > 1:
         devices = [group.device] if group.device.type == "cuda" else None
-        runner = DistributedDataParallel(
-            model, device_ids=devices, broadcast_buffers=not synced, gradient_as_bucket_view=True
-        )
+        runner = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
     if settings.compile:
         runner = torch.compile(runner)
     augment = recipe.augment

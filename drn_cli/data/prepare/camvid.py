@@ -65,10 +65,12 @@ def prepare_camvid(source: Path, out: Path, progress: Progress | None = None) ->
     """
     pairs = _pairs(source)
     counts = {split: sum(pair.split == split for pair in pairs) for split in SPLITS}
+    lists = [source / f"{split}.txt" for split in SPLITS]
     files = [source / path for pair in pairs for path in (pair.image, pair.label) if path]
-    made_from = fingerprint(source, files)
+    made_from = fingerprint(source, [*lists, *files])
     if (out / "info.json").is_file():
-        if read_json(out / "info.json").get("made_from") == made_from:
+        info = read_json(out / "info.json")
+        if isinstance(info, dict) and info.get("made_from") == made_from:
             return Prepared(out, counts, unchanged=True)
         raise DrnError(
             f"{out}: holds another data set, or one made from other files",
@@ -112,7 +114,10 @@ def _pairs(source: Path) -> list[Pair]:
                 "the SegNet layout of CamVid has train.txt, val.txt and test.txt beside the "
                 "folders train, trainannot, val, valannot, test and testannot",
             )
-        lines = path.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DrnError(f"{path}: cannot be read: {error}") from error
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 pairs.append(_pair(source, split, line.split(), f"{path}:{number}"))
@@ -123,6 +128,8 @@ def _pair(source: Path, split: str, words: list[str], where: str) -> Pair:
     if len(words) != 2:
         raise DrnError(f"{where}: should name a picture and its label, has {len(words)} words")
     image, label = ("/".join(PurePosixPath(word).parts[-2:]) for word in words)
+    if ".." in f"{image}/{label}".split("/"):
+        raise DrnError(f"{where}: a path should not lead out of its folder")
     if not (source / image).is_file():
         raise DrnError(f"{where}: {source / image} does not exist")
     if (source / label).is_file():

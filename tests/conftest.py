@@ -1,0 +1,258 @@
+"""What several folders of tests share: a tiny data folder, a trained run, and real processes."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Before torch is imported anywhere. The number of threads changes the order of sums, and results
+# are compared bit for bit, here and in the processes that the tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+CLASSES = ("red", "green", "blue")
+COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200))
+TRAIN, VAL = 12, 5  # with an odd number to score, two processes get unequal shares
+TIMEOUT = 300  # seconds, for a process that should take a few
+
+
+def easy_pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a picture whose colours are its classes, and its label map with some void, 64x48."""
+    random = np.random.default_rng(seed)
+    blocks = random.integers(0, len(CLASSES), (3, 4))
+    label = blocks.repeat(16, 0).repeat(16, 1).astype(np.uint8)
+    noise = random.normal(0, 12, (48, 64, 3))
+    picture = np.clip(np.array(COLOURS)[label] + noise, 0, 255).astype(np.uint8)
+    label[: random.integers(1, 12)] = 255
+    return picture, label
+
+
+def make_data_folder(root: Path) -> Path:
+    (root / "pictures").mkdir(parents=True)
+    (root / "labels").mkdir()
+    for split, seeds in (("train", range(TRAIN)), ("val", range(100, 100 + VAL))):
+        for seed in seeds:
+            picture, label = easy_pair(seed)
+            Image.fromarray(picture).save(root / "pictures" / f"{seed}.png")
+            Image.fromarray(label).save(root / "labels" / f"{seed}.png")
+        for kind, folder in (("images", "pictures"), ("labels", "labels")):
+            lines = "".join(f"{folder}/{seed}.png\n" for seed in seeds)
+            (root / f"{split}_{kind}.txt").write_text(lines)
+    info = {
+        "mean": [0.37, 0.37, 0.37],
+        "std": [0.3, 0.31, 0.32],
+        "classes": CLASSES,
+        "colours": COLOURS,
+    }
+    (root / "info.json").write_text(json.dumps(info))
+    return root
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder that is only read."""
+    return make_data_folder(tmp_path_factory.mktemp("data") / "easy")
+
+
+@pytest.fixture
+def own_data_folder(data_folder: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(data_folder, tmp_path / "own_data"))
+
+
+@pytest.fixture(scope="session")
+def recipe_file(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three steps an epoch, four epochs."""
+    recipe = {
+        "task": "segmentation",
+        "model": {"arch": "drn_a_18"},
+        "data": {"root": str(data_folder), "classes": len(CLASSES), "workers": 0},
+        "augment": {"crop": 32, "scale": 1.2, "rotate": 5, "flip": True},
+        "train": {
+            "epochs": 4,
+            "batch_size": 4,
+            "lr": 0.002,
+            "schedule": {"kind": "poly", "per": "step"},
+        },
+    }
+    path = tmp_path_factory.mktemp("recipe") / "easy.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def environ() -> dict[str, str]:
+    """The environment for processes: nobody's torchrun, and no GPU."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "DRN_DEBUG")}
+    return kept | {"CUDA_VISIBLE_DEVICES": "", "COLUMNS": "100", "TERM": "dumb"}
+
+
+@dataclass(frozen=True)
+class Drn:
+    """`python -m drn_cli` in a process of its own, started in a folder."""
+
+    cwd: Path
+    start: tuple[str, ...] = (sys.executable, "-m", "drn_cli")
+
+    def __call__(self, *words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [*self.start, *map(str, words)],
+            cwd=cwd or self.cwd,
+            env=environ(),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+
+    def begin(self, *words: str | Path) -> subprocess.Popen[str]:
+        """Start it and come back at once; it leads a process group of its own."""
+        return subprocess.Popen(
+            [*self.start, *map(str, words)],
+            cwd=self.cwd,
+            env=environ(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+
+@pytest.fixture
+def drn(tmp_path: Path) -> Drn:
+    return Drn(tmp_path)
+
+
+@pytest.fixture
+def torchrun(tmp_path: Path) -> Drn:
+    """`drn` as torchrun starts it, in two processes."""
+    command = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    return Drn(tmp_path, (*command, "--nproc-per-node", "2", "-m", "drn_cli"))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run of `recipe_file`, below the folder it was started in."""
+
+    cwd: Path
+    folder: Path
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def trained(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The one full training; it is only read."""
+    cwd = tmp_path_factory.mktemp("trained")
+    done = Drn(cwd)("train", recipe_file, "--json")
+    assert done.returncode == 0, done.stderr
+    folder = cwd / json.loads(done.stdout)["run"]
+    return Trained(cwd, folder, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[[Callable[[], Any]], Any]:
+    """Wait for a condition to give something, however slow the machine."""
+
+    def wait(condition: Callable[[], Any]) -> Any:
+        end = time.monotonic() + TIMEOUT
+        while time.monotonic() < end:
+            if value := condition():
+                return value
+            time.sleep(0.02)
+        raise TimeoutError
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def read_metrics() -> Callable[[Path], list[dict[str, Any]]]:
+    """Read a run's metrics, without the speed, which no two runs share."""
+
+    def read(folder: Path) -> list[dict[str, Any]]:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        for record in records:
+            record.pop("images_per_second", None)
+        return records
+
+    return read
+
+
+Spawn = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def spawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spawn]:
+    """Call `function(group, *arguments)` in processes of one job and give what each returned.
+
+    This process holds the store at which they meet, so the port is never taken.
+    """
+    import torch
+    import torch.distributed as dist
+
+    # The processes find `tests.conftest` and the test's module, wherever pytest was started.
+    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[1])])
+    context = multiprocessing.get_context("forkserver")
+    # What takes seconds to import is imported once; the optimiser wants torch._dynamo.
+    context.set_forkserver_preload(["torch", "torch._dynamo", "drn_cli.training.loop", "pytest"])
+    children: list[Any] = []
+
+    def run(function: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        results = [tmp_path / f"{function.__name__}_{rank}.pt" for rank in range(world)]
+        for rank in range(world):
+            variables = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": world,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": store.port,
+                "TORCHELASTIC_USE_AGENT_STORE": True,
+                "TORCHELASTIC_RESTART_COUNT": 0,
+                "CUDA_VISIBLE_DEVICES": "",
+            }
+            given = (variables, function, arguments, results[rank])
+            children.append(context.Process(target=_worker, args=given, daemon=True))
+            children[-1].start()
+        for child in children:
+            child.join(TIMEOUT)
+        assert [child.exitcode for child in children] == [0] * len(children)
+        children.clear()
+        return [torch.load(path, weights_only=False) for path in results]
+
+    yield run
+    for child in children:
+        child.kill()
+
+
+def _worker(
+    variables: dict[str, Any], function: Callable[..., Any], arguments: Sequence[Any], result: Path
+) -> None:
+    import torch
+
+    from drn_cli.distributed.group import join
+
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    torch.set_num_threads(1)
+    with join() as group:
+        torch.save(function(group, *arguments), result)
+
+
+@pytest.fixture(scope="session")
+def camvid_source() -> Path:
+    """Give the real CamVid, in the SegNet layout and without test labels."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "camvid"
+    if not folder.is_dir():
+        pytest.skip(f"CamVid is not at {folder}")
+    return folder

@@ -1,0 +1,250 @@
+import itertools
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from drn_cli.data.augment import Augmentation
+from drn_cli.data.batches import (
+    Batch,
+    Order,
+    TrainingBatches,
+    TrainingSet,
+    Turn,
+    normalise,
+    read_pair,
+)
+from drn_cli.data.folders import Sample, Statistics
+from drn_cli.data.images import write_image, write_index
+from drn_cli.errors import DrnError
+
+CLASSES = 5
+AUGMENTATION = Augmentation(crop=12, scale=1.5, rotate=10)
+
+
+def written(folder: Path, name: str, image: np.ndarray, label: np.ndarray) -> Sample:
+    sample = Sample(folder / f"{name}.png", folder / f"{name}_label.png")
+    write_image(sample.image, image)
+    write_index(sample.label, label)
+    return sample
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    random = np.random.default_rng(0)
+    return [
+        written(
+            tmp_path,
+            str(number),
+            random.integers(0, 256, (16, 20, 3)).astype(np.uint8),
+            random.integers(0, CLASSES, (16, 20)).astype(np.uint8),
+        )
+        for number in range(7)
+    ]
+
+
+def batches_of(
+    samples: list[Sample], workers: int, batch_size: int = 3, rank: int = 0, world: int = 1
+) -> TrainingBatches:
+    dataset = TrainingSet(samples, CLASSES, AUGMENTATION, seed=5)
+    order = Order(len(samples), batch_size, seed=5)
+    return TrainingBatches(dataset, order, rank=rank, world=world, workers=workers, pin=False)
+
+
+def same(first: Iterator[Batch], second: Iterator[Batch]) -> bool:
+    return all(
+        torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def test_pair_is_read_as_it_was_written(tmp_path: Path) -> None:
+    image = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+    label = np.array([[0, 1, 2, 3], [4, 255, 255, 0], [0, 0, 0, 0]], np.uint8)
+    read = read_pair(written(tmp_path, "a", image, label), CLASSES)
+    assert np.array_equal(read[0], image)
+    assert np.array_equal(read[1], label)
+
+
+def test_sizes_that_differ_are_an_error_with_both_files_and_sizes(tmp_path: Path) -> None:
+    sample = written(tmp_path, "a", np.zeros((3, 4, 3), np.uint8), np.zeros((4, 3), np.uint8))
+    with pytest.raises(DrnError, match="3x4") as caught:
+        read_pair(sample, CLASSES)
+    assert f"{sample.label}: is 3x4" in str(caught.value)
+    assert f"{sample.image} 4x3" in str(caught.value)
+
+
+def test_label_outside_the_classes_is_an_error_with_file_value_and_count(tmp_path: Path) -> None:
+    label = np.array([[0, 33, 33], [4, 7, 255]], np.uint8)
+    sample = written(tmp_path, "a", np.zeros((2, 3, 3), np.uint8), label)
+    with pytest.raises(DrnError) as caught:
+        read_pair(sample, CLASSES)
+    assert caught.value.message.startswith(f"{sample.label}: 2 pixels have the label 33;")
+    assert "0 to 4" in caught.value.message
+    assert "data.classes" in str(caught.value.hint)
+
+
+def test_first_label_beyond_the_classes_is_outside(tmp_path: Path) -> None:
+    label = np.full((2, 3), CLASSES, np.uint8)
+    sample = written(tmp_path, "a", np.zeros((2, 3, 3), np.uint8), label)
+    with pytest.raises(DrnError, match="6 pixels have the label 5"):
+        read_pair(sample, CLASSES)
+    read_pair(sample, CLASSES + 1)
+
+
+def test_every_epoch_is_another_permutation() -> None:
+    order = Order(samples=24, batch_size=4, seed=1)
+    epochs = []
+    for epoch in range(3):
+        turns = [turn for batch in order.batches(epoch, 0, 1) for turn in batch]
+        assert {turn.epoch for turn in turns} == {epoch}
+        epochs.append([turn.sample for turn in turns])
+        assert sorted(epochs[-1]) == list(range(24))
+        assert epochs[-1] != list(range(24))
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[list[Turn]]:
+        return list(Order(24, 4, seed).batches(epoch, 0, 1))
+
+    assert order(1, 2) == order(1, 2)
+    assert order(1, 2) != [[Turn(2, t.sample) for t in batch] for batch in order(2, 2)]
+
+
+@pytest.mark.parametrize("batch_size", [3, 4, 7, 8])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_parts_of_the_processes_make_up_the_same_batches(batch_size: int, world: int) -> None:
+    order = Order(samples=30, batch_size=batch_size, seed=1)
+    whole = list(order.batches(4, 0, 1))
+    parts = [list(order.batches(4, rank, world)) for rank in range(world)]
+    joined = [list(itertools.chain(*pieces)) for pieces in zip(*parts, strict=True)]
+    assert joined == whole
+    lengths = {len(batch) for part in parts for batch in part}
+    assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(("samples", "steps"), [(30, 4), (28, 4), (6, 0), (7, 1)])
+def test_incomplete_last_batch_is_dropped(samples: int, steps: int) -> None:
+    order = Order(samples=samples, batch_size=7, seed=1)
+    batches = list(order.batches(0, 0, 1))
+    assert order.steps == len(batches) == steps
+    assert all(len(batch) == 7 for batch in batches)
+
+
+def test_start_in_the_middle_gives_the_rest_of_the_epoch() -> None:
+    order = Order(samples=30, batch_size=4, seed=1)
+    whole = list(order.batches(3, 1, 2))
+    for start in range(order.steps + 1):
+        assert list(order.batches(3, 1, 2, start)) == whole[start:]
+
+
+def test_batches_hold_the_augmented_samples_of_the_order(samples: list[Sample]) -> None:
+    batches = batches_of(samples, workers=0)
+    seen = list(batches.epoch(2))
+    assert len(seen) == 2
+    for batch, turns in zip(seen, Order(7, 3, seed=5).batches(2, 0, 1), strict=True):
+        assert batch.images.dtype == batch.labels.dtype == torch.uint8
+        assert batch.images.shape == (3, 12, 12, 3)
+        assert batch.labels.shape == (3, 12, 12)
+        for n, turn in enumerate(turns):
+            image, label = read_pair(samples[turn.sample], CLASSES)
+            draw = AUGMENTATION.draw(5, 2, turn.sample)
+            expected = AUGMENTATION.apply(image, label, draw)
+            assert np.array_equal(batch.images[n].numpy(), expected[0])
+            assert np.array_equal(batch.labels[n].numpy(), expected[1])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_number_of_workers_changes_nothing(samples: list[Sample], workers: int) -> None:
+    alone, together = batches_of(samples, 0), batches_of(samples, workers)
+    for epoch in (0, 1):
+        assert same(alone.epoch(epoch), together.epoch(epoch))
+    assert same(alone.epoch(2, start=1), together.epoch(2, start=1))
+    assert not same(alone.epoch(0), together.epoch(1))
+
+
+def test_start_at_a_step_gives_the_same_pixels_as_getting_there(samples: list[Sample]) -> None:
+    whole = list(batches_of(samples, 0, batch_size=2).epoch(1))
+    for start in range(4):
+        rest = batches_of(samples, 0, batch_size=2).epoch(1, start=start)
+        assert same(iter(whole[start:]), rest)
+
+
+def test_processes_read_their_parts_of_the_same_batches(samples: list[Sample]) -> None:
+    whole = list(batches_of(samples, 0, batch_size=3).epoch(0))
+    parts = [list(batches_of(samples, 0, 3, rank, world=2).epoch(0)) for rank in range(2)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert torch.equal(batch.images, torch.cat([first.images, second.images]))
+        assert torch.equal(batch.labels, torch.cat([first.labels, second.labels]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_picture_is_one_error_that_names_it(samples: list[Sample], workers: int) -> None:
+    samples[3].image.write_bytes(samples[3].image.read_bytes()[:200])
+    with pytest.raises(DrnError, match="broken picture") as caught:
+        list(batches_of(samples, workers, batch_size=7).epoch(0))
+    assert caught.value.message.startswith(f"{samples[3].image}: ")
+    assert "\n" not in caught.value.message
+    assert "Traceback" not in caught.value.message
+
+
+def test_hint_crosses_from_the_reading_process(samples: list[Sample]) -> None:
+    Image.fromarray(np.full((16, 20), 9, np.uint8)).save(samples[3].label)
+    with pytest.raises(DrnError, match="have the label 9") as caught:
+        list(batches_of(samples, 1, batch_size=7).epoch(0))
+    assert "data.classes" in str(caught.value.hint)
+
+
+def test_normalise_is_minus_mean_over_std_channel_by_channel() -> None:
+    images = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
+    )
+    before = images.clone()
+    statistics = Statistics((0.1, 0.5, 0.9), (0.2, 0.3, 0.4))
+    result = normalise(images, statistics)
+    assert result.dtype == torch.float32
+    assert result.shape == (2, 3, 3, 4)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images, before)
+    for channel in range(3):
+        plain = images[..., channel].numpy() / 255
+        expected = (plain - statistics.mean[channel]) / statistics.std[channel]
+        assert np.allclose(result[:, channel].numpy(), expected, atol=1e-5)
+
+
+def test_signal_for_all_processes_leaves_the_readers_to_the_parent(samples: list[Sample]) -> None:
+    batches = batches_of(samples, workers=1, batch_size=1).epoch(0)
+    seen = [next(batches)]
+    for reader in multiprocessing.active_children():
+        for name in ("-INT", "-TERM"):  # from another process than the parent
+            subprocess.run(["kill", name, str(reader.pid)], check=True)
+    seen += list(batches)
+    assert same(iter(seen), batches_of(samples, workers=0, batch_size=1).epoch(0))
+
+
+LEFT_OVER = """
+import sys
+from pathlib import Path
+from drn_cli.data.augment import Augmentation
+from drn_cli.data.batches import Order, TrainingBatches, TrainingSet
+from drn_cli.data.folders import Sample
+
+sample = Sample(Path(sys.argv[1]), Path(sys.argv[2]))
+dataset = TrainingSet([sample] * 4, 5, Augmentation(crop=12), 0)
+batches = TrainingBatches(dataset, Order(4, 1, 0), rank=0, world=1, workers=1, pin=False)
+running = batches.epoch(0)
+next(running)
+raise SystemExit(3)
+"""
+
+
+def test_readers_end_with_a_program_that_ends_in_the_middle(samples: list[Sample]) -> None:
+    command = [sys.executable, "-c", LEFT_OVER, str(samples[0].image), str(samples[0].label)]
+    assert subprocess.run(command, timeout=120, check=False).returncode == 3

@@ -1,0 +1,189 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from drn_cli.data.classes import cityscapes, generic
+from drn_cli.data.folders import ListFolder, Sample, Statistics
+from drn_cli.errors import DrnError
+
+INFO = {"mean": [0.29, 0.33, 0.287], "std": [0.18, 0.187, 0.184]}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Lay out a folder as the original's users have it."""
+    folder = tmp_path / "cityscapes"
+    for split, count in {"train": 3, "val": 2, "test": 1}.items():
+        images = [f"leftImg8bit/{split}/a b/{n}.png" for n in range(count)]
+        labels = [f"gtFine/{split}/a b/{n}_trainIds.png" for n in range(count)]
+        for name in images + labels:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        (folder / f"{split}_images.txt").write_text("".join(f"{name}\n" for name in images))
+        if split != "test":
+            (folder / f"{split}_labels.txt").write_text("\n".join(labels))
+    (folder / "info.json").write_text(json.dumps(INFO))
+    return folder
+
+
+def test_existing_folder_works_as_it_is(root: Path) -> None:
+    folder = ListFolder.open(root)
+    assert folder.samples("train") == [
+        Sample(root / f"leftImg8bit/train/a b/{n}.png", root / f"gtFine/train/a b/{n}_trainIds.png")
+        for n in range(3)
+    ]
+    assert len(folder.samples("val")) == 2
+    assert folder.samples("test", labels=False) == [
+        Sample(root / "leftImg8bit/test/a b/0.png", None)
+    ]
+    assert folder.statistics() == Statistics((0.29, 0.33, 0.287), (0.18, 0.187, 0.184))
+    assert folder.class_set(19) == cityscapes()
+
+
+def test_labels_that_are_not_wanted_are_left_out(root: Path) -> None:
+    assert all(s.label is None for s in ListFolder.open(root).samples("val", labels=False))
+
+
+def test_test_pictures_alone_suffice_to_predict(root: Path) -> None:
+    for path in root.glob("*_labels.txt"):
+        path.unlink()
+    for split in ("train", "val"):
+        (root / f"{split}_images.txt").unlink()
+    folder = ListFolder.open(str(root))
+    assert len(folder.samples("test", labels=False)) == 1
+    with pytest.raises(DrnError, match="no such list") as caught:
+        folder.samples("test")
+    assert str(root / "test_labels.txt") in str(caught.value)
+
+
+def test_lists_may_lie_in_a_folder_of_their_own(root: Path, tmp_path: Path) -> None:
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "val_images.txt").write_text("leftImg8bit/val/a b/1.png\n")
+    (lists / "val_labels.txt").write_text("gtFine/val/a b/1_trainIds.png\n")
+    (lists / "info.json").write_text('{"mean": [0, 0, 0], "std": [1, 1, 1]}')
+    folder = ListFolder.open(root, lists)
+    assert folder.samples("val") == [
+        Sample(root / "leftImg8bit/val/a b/1.png", root / "gtFine/val/a b/1_trainIds.png")
+    ]
+    assert folder.statistics() == Statistics((0, 0, 0), (1, 1, 1))
+
+
+def test_blank_lines_spaces_and_windows_line_ends_do_not_matter(root: Path) -> None:
+    expected = ListFolder.open(root).samples("val")
+    for name in ("val_images.txt", "val_labels.txt"):
+        lines = (root / name).read_text().splitlines()
+        (root / name).write_bytes("\r\n".join(["", *(f" {x}" for x in lines), "  ", ""]).encode())
+    assert ListFolder.open(root).samples("val") == expected
+
+
+@pytest.mark.parametrize("which", ["root", "lists"])
+def test_missing_folder_is_an_error_with_its_path(root: Path, which: str) -> None:
+    absent = root / "absent"
+    with pytest.raises(DrnError, match="no such data folder") as caught:
+        ListFolder.open(absent) if which == "root" else ListFolder.open(root, absent)
+    assert str(absent) in caught.value.message
+    assert caught.value.hint is not None
+
+
+@pytest.mark.parametrize("text", ["", "\n\r\n  \n"])
+def test_empty_list_is_an_error(root: Path, text: str) -> None:
+    (root / "val_images.txt").write_text(text)
+    with pytest.raises(DrnError, match="list is empty") as caught:
+        ListFolder.open(root).samples("val")
+    assert str(root / "val_images.txt") in str(caught.value)
+
+
+def test_list_that_is_no_text_is_an_error(root: Path) -> None:
+    (root / "val_images.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DrnError, match="cannot be read") as caught:
+        ListFolder.open(root).samples("val")
+    assert str(root / "val_images.txt") in str(caught.value)
+
+
+def test_lists_of_different_length_are_an_error_with_both_lengths(root: Path) -> None:
+    (root / "train_labels.txt").write_text("gtFine/train/a b/0_trainIds.png\n")
+    with pytest.raises(
+        DrnError, match=r"train_images.txt names 3 files and train_labels.txt 1"
+    ) as caught:
+        ListFolder.open(root).samples("train")
+    assert str(root) in str(caught.value)
+
+
+def test_missing_file_is_named_with_list_and_line(root: Path) -> None:
+    path = root / "train_labels.txt"
+    path.write_text("\n" + path.read_text())
+    (root / "gtFine/train/a b/1_trainIds.png").unlink()
+    with pytest.raises(DrnError, match=r"1_trainIds\.png does not exist") as caught:
+        ListFolder.open(root).samples("train")
+    assert str(caught.value).startswith(f"{path}:3: ")
+    assert "more" not in str(caught.value)
+    (root / "gtFine/train/a b/2_trainIds.png").unlink()
+    with pytest.raises(DrnError, match=r"1_trainIds.png does not exist \(and 1 more\)"):
+        ListFolder.open(root).samples("train")
+
+
+def test_missing_statistics_are_an_error_that_says_what_to_write(root: Path) -> None:
+    (root / "info.json").unlink()
+    folder = ListFolder.open(root)
+    with pytest.raises(DrnError, match="no such file") as caught:
+        folder.statistics()
+    assert str(root / "info.json") in caught.value.message
+    assert '"mean"' in str(caught.value.hint)
+    assert folder.class_set(5) == generic(5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"mean": [0.1,\n', "info.json:2: not valid JSON"),
+        ("[1, 2]", "should hold an object"),
+        ('{"std": [1, 1, 1]}', "mean should be three numbers in 0..1, got None"),
+        ('{"mean": [0.5, 0.5], "std": [1, 1, 1]}', "mean should be three numbers"),
+        ('{"mean": [0.5, 0.5, 0.5], "std": ["a", 1, 1]}', "std should be three numbers"),
+        ('{"mean": [0.5, 0.5, 0.5], "std": 0.2}', "std should be three numbers"),
+        ('{"mean": [123.7, 116.3, 103.5], "std": [1, 1, 1]}', "mean should be three numbers in"),
+        ('{"mean": [0.5, 0.5, 0.5], "std": [0.2, 0, 0.2]}', "std is 0 in a channel"),
+    ],
+    ids=["broken", "list", "missing", "two", "text", "scalar", "bytes", "zero"],
+)
+def test_wrong_info_is_an_error_with_the_file(root: Path, text: str, message: str) -> None:
+    (root / "info.json").write_text(text)
+    with pytest.raises(DrnError, match=message) as caught:
+        ListFolder.open(root).statistics()
+    assert str(root / "info.json") in str(caught.value)
+
+
+def test_class_names_and_colours_come_from_info(root: Path) -> None:
+    extra = {"classes": ["cat", "dog"], "colours": [[1, 2, 3], [4, 5, 6]]}
+    (root / "info.json").write_text(json.dumps(INFO | extra))
+    classes = ListFolder.open(root).class_set(2)
+    assert classes.names == ("cat", "dog")
+    assert classes.colours == ((1, 2, 3), (4, 5, 6))
+
+
+def test_class_names_without_colours_are_made_up(root: Path) -> None:
+    (root / "info.json").write_text(json.dumps(INFO | {"classes": 3}))
+    assert ListFolder.open(root).class_set(3) == generic(3)
+
+
+@pytest.mark.parametrize("colours", [2, 3])
+def test_other_number_of_classes_is_an_error_with_both_numbers(root: Path, colours: int) -> None:
+    extra = {"classes": ["cat", "dog"], "colours": [[1, 2, 3]] * colours}
+    (root / "info.json").write_text(json.dumps(INFO | extra))
+    with pytest.raises(DrnError, match="names 2 classes, the network has 3") as caught:
+        ListFolder.open(root).class_set(3)
+    assert str(root / "info.json") in caught.value.message
+    assert "data.classes=2" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "colours", [[1, 2], [[1, 2], [3, 4]], [[1, 2, "x"], [1, 2, 3]], [[0, 0, 256], [1, 2, 3]]]
+)
+def test_colours_that_are_none_are_an_error(root: Path, colours: list[object]) -> None:
+    extra = {"classes": ["cat", "dog"], "colours": colours}
+    (root / "info.json").write_text(json.dumps(INFO | extra))
+    with pytest.raises(DrnError, match="colours") as caught:
+        ListFolder.open(root).class_set(2)
+    assert str(root / "info.json") in str(caught.value)

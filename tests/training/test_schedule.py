@@ -1,0 +1,56 @@
+import itertools
+
+import pytest
+
+from drn_cli.recipe.schema import Schedule
+from drn_cli.training.schedule import learning_rate
+
+
+def rates(schedule: Schedule, epochs: int, steps: int, base: float = 0.01) -> list[float]:
+    """Give the rate of every step of a training, one after the other."""
+    return [
+        learning_rate(schedule, base, epochs, epoch, step / steps)
+        for epoch in range(epochs)
+        for step in range(steps)
+    ]
+
+
+def test_step_divides_by_ten_at_epochs():
+    found = rates(Schedule(kind="step", step=2), epochs=5, steps=2)
+    assert found == pytest.approx([0.01] * 4 + [0.001] * 4 + [0.0001] * 2)
+
+
+def test_step_of_the_original_recipe():
+    schedule = Schedule(kind="step", step=100)
+    for epoch, expected in ((0, 0.01), (99, 0.01), (100, 0.001), (199, 0.001), (200, 0.0001)):
+        assert learning_rate(schedule, 0.01, 250, epoch, 0.9) == pytest.approx(expected)
+
+
+def test_poly_changes_at_each_epoch_only():
+    found = rates(Schedule(kind="poly", power=0.9), epochs=4, steps=3)
+    per_epoch = [0.01 * (1 - epoch / 4) ** 0.9 for epoch in range(4)]
+    assert found == pytest.approx([rate for rate in per_epoch for _ in range(3)])
+    assert found[0] == 0.01
+    assert found[3] == pytest.approx(0.0077189, rel=1e-5)  # 0.01 * 0.75 ** 0.9
+
+
+def test_poly_changes_at_each_step():
+    found = rates(Schedule(kind="poly", power=0.9, per="step"), epochs=4, steps=3)
+    assert found == pytest.approx([0.01 * (1 - step / 12) ** 0.9 for step in range(12)])
+    assert all(later < earlier for earlier, later in itertools.pairwise(found))
+    assert found[-1] > 0
+
+
+@pytest.mark.parametrize("per", ["epoch", "step"])
+def test_constant(per):
+    assert set(rates(Schedule(kind="constant", per=per), 3, 4)) == {0.01}
+
+
+@pytest.mark.parametrize("per", ["epoch", "step"])
+@pytest.mark.parametrize("kind", ["step", "poly", "constant"])
+def test_warm_up_grows_step_by_step_and_leaves_the_rest_alone(kind, per):
+    warm = rates(Schedule(kind=kind, per=per, warmup=1.5), epochs=4, steps=4)
+    cold = rates(Schedule(kind=kind, per=per), epochs=4, steps=4)
+    assert warm[:6] == pytest.approx([rate * step / 6 for step, rate in enumerate(cold[:6])])
+    assert warm[6:] == cold[6:]
+    assert warm[0] == 0
