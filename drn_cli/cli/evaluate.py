@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drn_cli.cli import console
-from drn_cli.cli.source import find_source, parse_scales, spread
+from drn_cli.cli.source import Flip, Scales, Tile, find_source, spread
 
 if TYPE_CHECKING:
     from drn_cli.data.classes import ClassSet
@@ -35,27 +35,20 @@ def evaluate(
         Path | None, typer.Option(help="Data folder. [default: that of the run's recipe]")
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    scales: Annotated[
-        str | None,
-        typer.Option(help="Sizes to look at, such as 0.5,1,1.5. [default: the recipe's]"),
-    ] = None,
-    flip: Annotated[
-        bool | None, typer.Option("--flip/--no-flip", help="Look at the mirrored picture too.")
-    ] = None,
-    tile: Annotated[
-        int | None, typer.Option(min=64, help="Side of overlapping tiles, in pixels.")
-    ] = None,
+    scales: Scales = None,
+    flip: Flip = None,
+    tile: Tile = None,
     gpus: Annotated[int, typer.Option(min=1, help="Processes that share the pictures.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Score a trained network: mIoU, IoU of each class, pixel accuracy."""
     if split not in ("train", "val", "test"):
         raise typer.BadParameter(f"--split {split}: one of train, val, test")
-    wanted_scales = parse_scales(scales)
     from drn_cli.data.folders import ListFolder
     from drn_cli.errors import DrnError
 
     found = find_source(source)
+    view = found.view(scales, flip, tile)
     recipe = found.recipe
     if data is not None:
         folder = ListFolder.open(data)
@@ -77,9 +70,7 @@ def evaluate(
             found.checkpoint,
             group.device,
             data=folder,
-            scales=wanted_scales or (recipe.eval.scales if recipe else (1.0,)),
-            flip=flip if flip is not None else bool(recipe and recipe.eval.flip),
-            tile=tile or (recipe.eval.tile if recipe else None),
+            view=view,
         )
         mine = len(group.share(samples))
         with tqdm(total=mine, unit="picture", disable=None if group.first else True) as bar:

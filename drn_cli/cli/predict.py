@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from drn_cli.cli import console
-from drn_cli.cli.source import find_source, parse_scales
+from drn_cli.cli.source import Flip, Scales, Tile, find_source
 
 EPILOG = """[bold]Examples[/]
 
@@ -34,24 +34,17 @@ def predict(
         typer.Option(metavar="RUN|FILE", help="Run folder or checkpoint. [default: newest run]"),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the predictions.")] = Path("predictions"),
-    scales: Annotated[
-        str | None,
-        typer.Option(help="Sizes to look at, such as 0.5,1,1.5. [default: the recipe's]"),
-    ] = None,
-    flip: Annotated[
-        bool | None, typer.Option("--flip/--no-flip", help="Look at the mirrored picture too.")
-    ] = None,
-    tile: Annotated[
-        int | None, typer.Option(min=64, help="Side of overlapping tiles, in pixels.")
-    ] = None,
+    scales: Scales = None,
+    flip: Flip = None,
+    tile: Tile = None,
     as_json: Annotated[bool, typer.Option("--json", help="List what was written as JSON.")] = False,
 ) -> None:
     """Label the pixels of pictures with a trained network."""
-    wanted_scales = parse_scales(scales)
     from drn_cli.inference.inputs import find_pictures
 
     pictures = find_pictures(inputs, out)
     found = find_source(weights)
+    view = found.view(scales, flip, tile)
 
     import torch
     from tqdm import tqdm
@@ -62,13 +55,10 @@ def predict(
     from drn_cli.inference.outputs import write_prediction
     from drn_cli.inference.reading import ahead
 
-    recipe = found.recipe
     predictor = load_predictor(
         found.checkpoint,
         torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        scales=wanted_scales or (recipe.eval.scales if recipe else (1.0,)),
-        flip=flip if flip is not None else bool(recipe and recipe.eval.flip),
-        tile=tile or (recipe.eval.tile if recipe else None),
+        view=view,
     )
     console.note(f"{found.checkpoint} on {len(pictures)} pictures")
     written: list[dict[str, Any]] = []

@@ -3,12 +3,20 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from drn_cli.recipe.schema import Recipe
+    from drn_cli.recipe.schema import Eval, Recipe
+
+Scales = Annotated[
+    str | None, typer.Option(help="Sizes to look at, such as 0.5,1,1.5. [default: the recipe's]")
+]
+Flip = Annotated[
+    bool | None, typer.Option("--flip/--no-flip", help="Look at the mirrored picture too.")
+]
+Tile = Annotated[int | None, typer.Option(min=64, help="Side of overlapping tiles, in pixels.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +25,20 @@ class Source:
 
     checkpoint: Path
     recipe: "Recipe | None"
+
+    def view(self, scales: str | None, flip: bool | None, tile: int | None) -> "Eval":
+        """Say how to look at pictures: as the recipe does, unless an option says otherwise."""
+        from drn_cli.recipe.schema import Eval
+
+        settings = self.recipe.eval.model_dump() if self.recipe else {}
+        options = {"scales": scales and _numbers(scales), "flip": flip, "tile": tile}
+        settings |= {name: value for name, value in options.items() if value is not None}
+        try:
+            return Eval(**settings)
+        except ValueError as error:
+            raise typer.BadParameter(
+                f"{scales!r}: should all be above 0", param_hint="--scales"
+            ) from error
 
 
 def find_source(named: Path | None) -> Source:
@@ -34,17 +56,13 @@ def find_source(named: Path | None) -> Source:
     return Source(checkpoint, recipe)
 
 
-def parse_scales(text: str | None) -> tuple[float, ...] | None:
-    """Read `0.5,1,1.5`; raises a usage error if it is something else."""
-    if text is None:
-        return None
+def _numbers(text: str) -> list[float]:
     try:
-        scales = tuple(float(word) for word in text.split(","))
-    except ValueError:
-        scales = ()
-    if not scales or any(not 0 < scale <= 8 for scale in scales):
-        raise typer.BadParameter(f"--scales {text}: numbers above 0, with commas between")
-    return scales
+        return [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r}: numbers with commas between", param_hint="--scales"
+        ) from error
 
 
 def spread(gpus: int) -> None:

@@ -8,12 +8,14 @@ import torch
 from drn_cli.data.classes import ClassSet, cityscapes, generic
 from drn_cli.data.folders import CITYSCAPES, IMAGENET, ListFolder, Statistics
 from drn_cli.errors import DrnError
+from drn_cli.inference.multiscale import PLAIN
 from drn_cli.inference.predictor import Predictor
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import read_checkpoint
 from drn_cli.networks.conversion import convert
 from drn_cli.networks.models import DRN
 from drn_cli.networks.weights import load_weights
+from drn_cli.recipe.schema import Eval
 
 
 def record(model: DRN, statistics: Statistics, class_set: ClassSet) -> dict[str, str]:
@@ -35,9 +37,7 @@ def load_predictor(
     device: torch.device,
     *,
     data: ListFolder | None = None,
-    scales: tuple[float, ...] = (1.0,),
-    flip: bool = False,
-    tile: int | None = None,
+    view: Eval = PLAIN,
 ) -> Predictor:
     """Build the network that a file holds, of any known format.
 
@@ -46,9 +46,7 @@ def load_predictor(
         device: Where to run it.
         data: The data folder to be used with; tells mean, std and class names where the file,
             as the original's, does not.
-        scales: Sizes to look at; see `best_class`, as for the next two.
-        flip: Whether to look at the mirrored picture too.
-        tile: Side of overlapping tiles.
+        view: How to look at a picture.
 
     Raises:
         DrnError: The file cannot be read, or holds a classifier.
@@ -66,9 +64,7 @@ def load_predictor(
         statistics=statistics,
         class_set=class_set,
         device=device,
-        scales=scales,
-        flip=flip,
-        tile=tile,
+        view=view,
     )
 
 

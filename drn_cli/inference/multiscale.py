@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from drn_cli.recipe.schema import Eval
+
 Network = Callable[[Tensor], Tensor]  # (1, 3, H, W) to logits (1, C, H, W)
 
+PLAIN = Eval()  # the whole picture, once, as it is
 OVERLAP = 0.25  # share of a tile that it has in common with the next
 
 
 def best_class(
     network: Network,
     picture: Tensor,
-    scales: tuple[float, ...] = (1.0,),
-    flip: bool = False,
-    tile: int | None = None,
+    view: Eval = PLAIN,
 ) -> Tensor:
     """Find each pixel's class.
 
@@ -26,20 +27,19 @@ def best_class(
     Args:
         network: From `(1, 3, h, w)` to logits `(1, C, h, w)`.
         picture: Normalised, `(1, 3, H, W)`.
-        scales: Sizes relative to the picture's.
-        flip: Add the mirrored picture at each scale.
-        tile: Side of the tiles in pixels, or None.
+        view: At which sizes, mirrored too or not, whole or in tiles.
 
     Returns:
         uint8 `(H, W)`.
     """
-    run = network if tile is None else lambda x: tiled(network, x, tile)
-    if scales == (1.0,) and not flip:
+    side = view.tile
+    run = network if side is None else lambda x: tiled(network, x, side)
+    if view.scales == (1.0,) and not view.flip:
         return _arg_max(run(picture))
     height, width = picture.shape[-2:]
     total: Tensor | None = None
-    for view, mirrored in _views(picture, scales, flip):
-        scores = run(view).log_softmax(1)
+    for seen, mirrored in _views(picture, view.scales, view.flip):
+        scores = run(seen).log_softmax(1)
         if mirrored:
             scores = scores.flip(-1)
         if scores.shape[-2:] != (height, width):
@@ -53,12 +53,12 @@ def _views(picture: Tensor, scales: tuple[float, ...], flip: bool) -> Iterator[t
     height, width = picture.shape[-2:]
     for scale in scales:
         size = (max(1, int(height * scale)), max(1, int(width * scale)))
-        view = picture
+        seen = picture
         if size != (height, width):
-            view = F.interpolate(picture, size, mode="bicubic", antialias=True)
-        yield view, False
+            seen = F.interpolate(picture, size, mode="bicubic", antialias=True)
+        yield seen, False
         if flip:
-            yield view.flip(-1), True
+            yield seen.flip(-1), True
 
 
 def _arg_max(scores: Tensor) -> Tensor:

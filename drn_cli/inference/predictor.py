@@ -11,7 +11,8 @@ from drn_cli.data.batches import normalise
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
-from drn_cli.inference.multiscale import Network, best_class
+from drn_cli.inference.multiscale import PLAIN, Network, best_class
+from drn_cli.recipe.schema import Eval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,7 @@ class Predictor:
         statistics: Mean and standard deviation that it was trained with.
         class_set: Names and colours of its classes.
         device: Where it runs.
-        scales, flip, tile: How it looks at a picture; see `best_class`.
+        view: How it looks at a picture: sizes, mirrored, tiles.
         bf16: Whether it runs under bfloat16 autocast.
     """
 
@@ -31,9 +32,7 @@ class Predictor:
     statistics: Statistics
     class_set: ClassSet
     device: torch.device
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    tile: int | None = None
+    view: Eval = PLAIN
     bf16: bool = False
 
     @property
@@ -49,7 +48,7 @@ class Predictor:
         pixels = torch.from_numpy(image.copy()).to(self.device)
         picture = normalise(pixels[None], self.statistics)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return best_class(self.network, picture, self.scales, self.flip, self.tile)
+            return best_class(self.network, picture, self.view)
 
 
 @contextmanager

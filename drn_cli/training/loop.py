@@ -170,15 +170,13 @@ def take_step(training: Training, batch: Batch, rate: float) -> Tensor:
 
 def validate(training: Training) -> Scores:
     """Score the network on the whole pictures of the validation list."""
-    settings, material, group = training.recipe.eval, training.material, training.group
+    material, group = training.material, training.group
     predictor = Predictor(
         network=training.model,
         statistics=material.statistics,
         class_set=material.class_set,
         device=group.device,
-        scales=settings.scales,
-        flip=settings.flip,
-        tile=settings.tile,
+        view=training.recipe.eval,
         bf16=training.bf16,
     )
     mine = len(group.share(material.val))

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from drn_cli.inference.multiscale import best_class, tiled
+from drn_cli.recipe.schema import Eval
 
 CLASSES = 5
 MIX = torch.randn(CLASSES, 3, 1, 1, generator=torch.Generator().manual_seed(0)) * 3
@@ -61,7 +62,7 @@ def test_scales_and_mirror_image_are_summed_as_log_probabilities(
     whole = picture(13, 18)
     before = whole.clone()
     expected = step_by_step(whole, scales, flip)
-    classes = best_class(looking_around, whole, scales, flip)
+    classes = best_class(looking_around, whole, Eval(scales=scales, flip=flip))
     assert classes.shape == (13, 18)
     assert agree(classes, expected)
     assert torch.equal(whole, before)
@@ -76,8 +77,8 @@ def test_network_sees_truncated_sizes_and_never_an_empty_picture() -> None:
         sizes.append(tuple(view.shape[-2:]))
         return pixelwise(view)
 
-    best_class(network, picture(5, 7), scales=(0.5, 1.0, 1.5))
-    best_class(network, picture(1, 3), scales=(0.5,))
+    best_class(network, picture(5, 7), Eval(scales=(0.5, 1.0, 1.5)))
+    best_class(network, picture(1, 3), Eval(scales=(0.5,)))
     assert sizes == [(2, 3), (5, 7), (7, 10), (1, 1)]
 
 
@@ -88,7 +89,7 @@ def test_several_views_see_a_mirrored_picture_for_each_scale() -> None:
         views.append(view)
         return pixelwise(view)
 
-    best_class(network, picture(4, 6), scales=(1.0, 0.5), flip=True)
+    best_class(network, picture(4, 6), Eval(scales=(1.0, 0.5), flip=True))
     assert len(views) == 4
     assert torch.equal(views[1], views[0].flip(-1))
     assert torch.equal(views[3], views[2].flip(-1))
@@ -150,10 +151,11 @@ def test_middle_of_a_tile_counts_more_than_its_edge() -> None:
 
 
 def test_tiles_and_scales_go_together() -> None:
-    whole = picture(40, 50)
+    whole = picture(80, 100)
     for scales in ((1.0,), (0.5, 1.0)):
         assert torch.equal(
-            best_class(pixelwise, whole, scales, tile=32), best_class(pixelwise, whole, scales)
+            best_class(pixelwise, whole, Eval(scales=scales, tile=64)),
+            best_class(pixelwise, whole, Eval(scales=scales)),
         )
 
 
@@ -165,8 +167,8 @@ def test_sure_network_gives_the_right_class_in_tiles_at_several_scales() -> None
             * 400.0
         )
 
-    flat = picture(1, 1).expand(1, 3, 48, 40).clone()
+    flat = picture(1, 1).expand(1, 3, 96, 80).clone()
     expected = int(pixelwise(flat)[0, :, 0, 0].argmax())
-    assert (tiled(sure, flat, 32).isfinite()).all()
-    classes = best_class(sure, flat, scales=(0.9, 1.0), flip=True, tile=32)
+    assert (tiled(sure, flat, 64).isfinite()).all()
+    classes = best_class(sure, flat, Eval(scales=(0.9, 1.0), flip=True, tile=64))
     assert (classes == expected).all()

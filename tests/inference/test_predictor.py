@@ -6,6 +6,7 @@ from torch import Tensor
 from drn_cli.data.classes import generic
 from drn_cli.data.folders import Statistics
 from drn_cli.inference.predictor import Predictor, evaluating
+from drn_cli.recipe.schema import Eval
 
 STATISTICS = Statistics((0.2, 0.4, 0.6), (0.1, 0.2, 0.3))
 
@@ -24,14 +25,19 @@ def predictor(**options: object) -> Predictor:
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"tile": 8}, {"flip": True}, {"bf16": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"view": Eval(tile=64)}, {"view": Eval(flip=True)}, {"bf16": True}]
+)
 def test_picture_is_normalised_and_each_pixel_gets_its_class(options: dict[str, object]) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (9, 12, 3)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (72, 80, 3)).astype(np.uint8)
     image.setflags(write=False)  # as Pillow gives them
     normalised = (image / 255 - STATISTICS.mean) / STATISTICS.std
     classes = predictor(**options)(image)
     assert classes.dtype == torch.uint8
-    assert np.array_equal(classes.numpy(), normalised.argmax(axis=2))
+    second, first = np.sort(normalised, axis=2)[..., 1:].transpose(2, 0, 1)
+    clear = first - second > 1e-4  # where rounding cannot decide
+    assert clear.mean() > 0.99
+    assert np.array_equal(classes.numpy()[clear], normalised.argmax(axis=2)[clear])
     assert predictor().classes == 3
 
 

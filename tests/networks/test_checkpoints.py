@@ -109,6 +109,17 @@ def test_reads_safetensors_of_any_name(tmp_path: Path) -> None:
     assert read_checkpoint(path).metadata == {"arch": "drn_d_22"}
 
 
+def test_reads_safetensors_whose_length_looks_like_a_pickle(tmp_path: Path) -> None:
+    path = tmp_path / "unlucky.safetensors"
+    for length in range(300):
+        save_file(TENSORS, path, {"note": "x" * length})
+        if path.read_bytes()[:1] == b"\x80":
+            break
+    else:
+        raise AssertionError("no length of the header began with 0x80")
+    assert_read(path)
+
+
 @pytest.mark.parametrize("wrapped", ["new", "legacy", "zip of new", "zip of legacy", "pickle"])
 def test_runs_nothing(tmp_path: Path, wrapped: str) -> None:
     sprung = tmp_path / "sprung"
