@@ -64,7 +64,7 @@ def main() -> None:
     sys.argv[1:] = [word for word in sys.argv[1:] if word != "--debug"]
     console.show_logs()
     try:
-        app()
+        app(prog_name="drn")
     except DrnError as error:
         if debug:
             raise

@@ -25,7 +25,7 @@ them, scores it and predicts, and shows each command as you would type it. Nothi
 def demo(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the demo recipe's."),
+        typer.Argument(metavar="KEY=VALUE", help="Settings that replace the demo recipe's."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path(
         "drn-demo"

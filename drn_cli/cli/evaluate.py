@@ -28,11 +28,11 @@ def evaluate(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[RUN|CHECKPOINT]", help="Run folder or file. [default: newest run]"
+            metavar="[RUN|CHECKPOINT]", help="Run folder or file; by default the newest run."
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Data folder. [default: that of the run's recipe]")
+        Path | None, typer.Option(help="Data folder; by default that of the run's recipe.")
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     scales: Scales = None,

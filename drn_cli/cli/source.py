@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from drn_cli.recipe.schema import Eval, Recipe
 
 Scales = Annotated[
-    str | None, typer.Option(help="Sizes to look at, such as 0.5,1,1.5. [default: the recipe's]")
+    str | None, typer.Option(help="Sizes to look at, such as 0.5,1,1.5; by default the recipe's.")
 ]
 Flip = Annotated[
     bool | None, typer.Option("--flip/--no-flip", help="Look at the mirrored picture too.")

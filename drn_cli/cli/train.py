@@ -33,14 +33,14 @@ def train(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the recipe's."),
+        typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's."),
     ] = None,
     gpus: Annotated[
         int,
         typer.Option(min=1, help="Processes on this machine: one to a GPU, or CPU processes."),
     ] = 1,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Run folder. [default: runs/RECIPE/TIME]")
+        Path | None, typer.Option(help="Run folder; by default runs/RECIPE/TIME.")
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with this run folder, with its own recipe.")
