@@ -104,13 +104,11 @@ def main() -> None:
     times = time_sample(wanted.crop, wanted.rounds)
     times |= time_step(wanted.arch, wanted.crop, wanted.batch, wanted.rounds)
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-    table = console.table(
+    console.out.print(
         f"{wanted.arch}, {wanted.batch} crops of {wanted.crop}; {where or platform.machine()}, "
-        f"{len(os.sched_getaffinity(0))} cores, torch {torch.__version__}",
-        "part",
-        "ms",
-        right=("ms",),
+        f"{len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"
     )
+    table = console.table("part", "ms", right=("ms",))
     for part, value in times.items():
         table.add_row(part, f"{value:.2f}")
     console.out.print(table)

@@ -2,16 +2,30 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from drn_cli import __version__
 from drn_cli.cli import console, data, demo, evaluate, models, predict, recipes, train
 from drn_cli.errors import DrnError
 
+
+class _Verbs(TyperGroup):
+    """The verbs, and what is said when Ctrl-C ends one that has nothing of its own to say."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            console.note("interrupted")
+            raise typer.Exit(console.INTERRUPTED) from None
+
+
 app = typer.Typer(
     name="drn",
+    cls=_Verbs,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -11,14 +11,16 @@ from rich.table import Table
 
 from drn_cli.errors import DrnError
 
+INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as shells count
+
 # Where nobody looks at a terminal, a table keeps its columns whole.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False)
 
 
-def table(title: str | None, *columns: str, right: tuple[str, ...] = ()) -> Table:
+def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     """Start a table in the house style; columns named in `right` hold numbers."""
-    made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    made = Table(header_style="bold", box=None, pad_edge=False)
     for number, column in enumerate(columns):
         made.add_column(
             column,

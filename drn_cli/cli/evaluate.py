@@ -80,13 +80,13 @@ def evaluate(
                 about = {"checkpoint": str(found.checkpoint), "split": split}
                 console.emit_json(about | scores.to_json(predictor.class_set))
             else:
-                _print(scores, predictor.class_set, f"{found.checkpoint}, {split}")
+                console.note(f"{found.checkpoint}, {split}: {scores.images} pictures")
+                _print(scores, predictor.class_set)
 
 
-def _print(scores: "Scores", class_set: "ClassSet", title: str) -> None:
-    table = console.table(
-        title, "class", "IoU %", "labelled pixels", right=("IoU %", "labelled pixels")
-    )
+def _print(scores: "Scores", class_set: "ClassSet") -> None:
+    numbers = ("IoU %", "labelled pixels")
+    table = console.table("class", *numbers, right=numbers)
     for name, iou, labelled in zip(
         class_set.names, scores.iou, scores.matrix.sum(axis=1).tolist(), strict=True
     ):
@@ -101,4 +101,3 @@ def _print(scores: "Scores", class_set: "ClassSet", title: str) -> None:
         console.note(
             f"{absent} classes occur neither in labels nor in predictions; not in the mean"
         )
-    console.note(f"{scores.images} pictures")

@@ -40,7 +40,7 @@ def list_(json: Json = False) -> None:
         console.emit_json(rows)
         return
     numbers = ("parameters", "top-1 error %", "top-5 error %")
-    table = console.table(None, "name", "family", *numbers, "weights", right=numbers)
+    table = console.table("name", "family", *numbers, "weights", right=numbers)
     for row in rows:
         table.add_row(
             row["name"],
@@ -79,7 +79,7 @@ def show(arch: Arch, json: Json = False) -> None:
     if json:
         console.emit_json(facts)
         return
-    table = console.table(None, "", "")
+    table = console.table("", "")
     table.show_header = False
     table.add_row("name", found.name)
     table.add_row("family", found.family)
@@ -175,7 +175,7 @@ def import_(
     if json:
         console.emit_json(asdict(done) | {"path": str(done.path)})
         return
-    table = console.table(None, "", "")
+    table = console.table("", "")
     table.show_header = False
     for key, value in asdict(done).items():
         table.add_row(key, f"{value:,}" if key == "parameters" else str(value))

@@ -31,7 +31,9 @@ def predict(
     ],
     weights: Annotated[
         Path | None,
-        typer.Option(metavar="RUN|FILE", help="Run folder or checkpoint; by default the newest run."),
+        typer.Option(
+            metavar="RUN|FILE", help="Run folder or checkpoint; by default the newest run."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the predictions.")] = Path("predictions"),
     scales: Scales = None,

@@ -40,7 +40,7 @@ def list_(json: Json = False) -> None:
         console.emit_json(rows)
         return
     numbers = ("crop", "classes", "epochs", "batch")
-    table = console.table(None, "name", *numbers, "summary", right=numbers)
+    table = console.table("name", *numbers, "summary", right=numbers)
     for row in rows:
         keys = ("name", "crop", "classes", "epochs", "batch_size", "summary")
         table.add_row(*(str(row[key]) for key in keys))

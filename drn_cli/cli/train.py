@@ -24,8 +24,6 @@ Shipped recipes: [bold]drn recipes list[/]. What a recipe can say: [bold]drn rec
 Ctrl-C finishes the current step, writes the checkpoint and names it; exit code 130.
 """
 
-INTERRUPTED = 130
-
 
 def train(
     recipe: Annotated[
@@ -96,7 +94,7 @@ def train(
         if group.first:
             _report(run.folder, ending, as_json)
     if ending == "interrupted":
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(console.INTERRUPTED)
 
 
 def _report(folder: Path, ending: str, as_json: bool) -> None:

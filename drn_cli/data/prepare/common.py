@@ -3,8 +3,10 @@
 import hashlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,13 +50,25 @@ def in_parallel(
     cores = min(len(os.sched_getaffinity(0)), len(items))
     with ProcessPoolExecutor(cores, mp_context=context) as pool:
         try:
-            for done, result in enumerate(pool.map(work, items, chunksize=4), start=1):
+            with _interrupts_later():
+                results = pool.map(work, items, chunksize=4)
+            for done, result in enumerate(results, start=1):
                 if progress is not None:
                     progress(done, len(items))
                 yield result
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold Ctrl-C back; processes that start in here never see it: their parent stops them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(slots=True)
