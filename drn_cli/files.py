@@ -2,18 +2,14 @@
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from drn_cli.errors import DrnError
-
-# There is no way to read the process's file mask but to set it; once is enough.
-_UMASK = os.umask(0o022)
-os.umask(_UMASK)
 
 
 @contextmanager
@@ -29,24 +25,19 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises:
         DrnError: The folder cannot be made or written.
     """
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise DrnError(f"{path}: cannot be written: {error.strerror or error}") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
+        temporary.touch(exist_ok=False)
         yield temporary
         if durable:
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_UMASK)
         temporary.replace(path)
     except OSError as error:
         raise DrnError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             temporary.unlink()
 
 
@@ -61,19 +52,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise DrnError(f"{path}: exists already", "remove it or choose another folder")
+    temporary = _beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    except OSError as error:
-        raise DrnError(f"{path}: cannot be written: {error.strerror or error}") from error
-    try:
+        temporary.mkdir(parents=True)
         yield temporary
-        temporary.chmod(0o777 & ~_UMASK)
         temporary.replace(path)
     except OSError as error:
         raise DrnError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    # Named before it is made: an interrupt between the two leaves nothing behind.
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def write_text(path: Path, text: str) -> None:
