@@ -2,11 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from drn_cli.cli import console
+from drn_cli.errors import DrnError
+from drn_cli.runs import Run, new_run
+
+if TYPE_CHECKING:
+    from drn_cli.recipe.loading import LoadedRecipe
 
 EPILOG = """[bold]Examples[/]
 
@@ -48,31 +53,11 @@ def train(
     """Train a network from a recipe."""
     from drn_cli.distributed.group import join, started_by_torchrun
     from drn_cli.distributed.launch import launch
-    from drn_cli.errors import DrnError
-    from drn_cli.recipe.loading import load_recipe
-    from drn_cli.runs import Run, new_run
     from drn_cli.training.loop import train as train_run
     from drn_cli.training.setup import find_material, set_up
 
-    if resume is not None:
-        if recipe is not None or run_dir is not None:
-            raise DrnError("--resume takes the run's own recipe and folder", "leave out the others")
-        run = Run(resume)
-        if not run.last.is_file():
-            raise DrnError(f"{run.last}: no such checkpoint to go on from")
-        recipe = str(run.recipe)
-    if recipe is None:
-        raise typer.BadParameter("a recipe is needed; `drn recipes list` names the shipped ones")
-    loaded = load_recipe(recipe, overrides or [])
-    if resume is None:
-        run = Run(run_dir) if run_dir else new_run(loaded.name)
-        if run.last.is_file():
-            raise DrnError(
-                f"{run.folder}: holds a run already",
-                f"`drn train --resume {run.folder}`, or another --run-dir",
-            )
-    in_job = started_by_torchrun()
-    if gpus > 1 and not in_job:
+    loaded, run = _recipe_and_run(recipe, overrides or [], run_dir, resume)
+    if gpus > 1 and not started_by_torchrun():
         find_material(loaded.recipe, gpus)  # mistakes show once, before processes start
         words = sys.argv[1:]
         if resume is None and run_dir is None:
@@ -92,28 +77,50 @@ def train(
             )
         ending = train_run(training, run, resume=resume is not None)
         if group.first:
-            _report(run.folder, ending, as_json)
+            _report(run, ending, as_json)
     if ending == "interrupted":
         raise typer.Exit(console.INTERRUPTED)
 
 
-def _report(folder: Path, ending: str, as_json: bool) -> None:
-    from drn_cli.runs import Run
+def _recipe_and_run(
+    recipe: str | None, overrides: list[str], run_dir: Path | None, resume: Path | None
+) -> "tuple[LoadedRecipe, Run]":
+    """Find what to train and where: anew, or where a run left off."""
+    from drn_cli.recipe.loading import load_recipe
 
-    run = Run(folder)
+    if resume is not None:
+        if recipe is not None or run_dir is not None:
+            raise DrnError("--resume takes the run's own recipe and folder", "leave out the others")
+        run = Run(resume)
+        if not run.last.is_file():
+            raise DrnError(f"{run.last}: no such checkpoint to go on from")
+        return load_recipe(str(run.recipe)), run
+    if recipe is None:
+        raise typer.BadParameter("a recipe is needed; `drn recipes list` names the shipped ones")
+    loaded = load_recipe(recipe, overrides)
+    run = Run(run_dir) if run_dir else new_run(loaded.name)
+    if run.last.is_file():
+        raise DrnError(
+            f"{run.folder}: holds a run already",
+            f"`drn train --resume {run.folder}`, or another --run-dir",
+        )
+    return loaded, run
+
+
+def _report(run: Run, ending: str, as_json: bool) -> None:
     if as_json:
         best = run.best if run.best.is_file() else None
         console.emit_json(
             {
                 "ending": ending,
-                "run": str(folder),
+                "run": str(run.folder),
                 "last": str(run.last),
                 "best": str(best) if best else None,
             }
         )
     elif ending == "interrupted":
         console.note(f"interrupted; checkpoint {run.last}")
-        console.note(f"go on with: drn train --resume {folder}")
+        console.note(f"go on with: drn train --resume {run.folder}")
     else:
         console.out.print(f"done; best network: {run.best}", soft_wrap=True)
-        console.out.print(f"evaluate it: drn eval {folder}", soft_wrap=True)
+        console.out.print(f"evaluate it: drn eval {run.folder}", soft_wrap=True)

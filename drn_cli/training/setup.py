@@ -65,7 +65,7 @@ def find_material(recipe: Recipe, processes: int) -> Material:
     if batch % processes:
         raise DrnError(
             f"train.batch_size: {batch} pictures a step cannot be shared by {processes} processes",
-            f"train.batch_size={(batch // processes + 1) * processes}",
+            f"train.batch_size={max(1, batch // processes) * processes}",
         )
     return material
 

@@ -135,7 +135,7 @@ def test_a_run_is_not_overwritten(drn, recipe_file, trained):
     ("override", "words"),
     [
         ("data.root=nowhere", ("nowhere: no such data folder", "drn data prepare")),
-        ("train.batch_size=5", ("train.batch_size: 5", "shared by 2 processes", "=6")),
+        ("train.batch_size=5", ("train.batch_size: 5", "shared by 2 processes", "=4")),
         ("train.batch_size=100", ("train.batch_size: 100", "12 training pictures")),
         ("task=classification", ("task: classification", "segmentation only")),
     ],
