@@ -1,15 +1,19 @@
 """Score a segmenter on labelled pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from drn_cli.data.batches import read_pair
 from drn_cli.data.folders import Sample
+from drn_cli.data.images import Pixels
 from drn_cli.distributed.group import Group
 from drn_cli.evaluation.confusion import Scores, confusion
 from drn_cli.inference.predictor import Predictor
 from drn_cli.inference.reading import ahead
+
+MOST_THREADS = 8  # each holds the activations of a picture
 
 
 def evaluate(
@@ -34,10 +38,40 @@ def evaluate(
     """
     classes = predictor.classes
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=group.device)
-    for sample, read in ahead(lambda sample: read_pair(sample, classes), group.share(samples)):
-        image, label = read()
-        prediction = predictor(image)
-        labels = torch.from_numpy(label).to(group.device)
-        matrix += confusion(prediction, labels, classes, sample.label)
+    each = _on_cpu if group.device.type == "cpu" else _on_gpu
+    for counts in each(predictor, group.share(samples)):
+        matrix += counts
         step()
     return Scores.of(group.sum(matrix).cpu().numpy(), len(samples))
+
+
+def _on_gpu(predictor: Predictor, samples: Sequence[Sample]) -> Iterator[Tensor]:
+    """Read pictures while the GPU works on those before."""
+    for sample, pair in ahead(lambda sample: read_pair(sample, predictor.classes), samples):
+        yield _count(predictor, sample, *pair())
+
+
+def _on_cpu(predictor: Predictor, samples: Sequence[Sample]) -> Iterator[Tensor]:
+    """Work on as many pictures as there are threads, each in a single thread.
+
+    Several threads on one picture wait for one another, and their number decides in which order
+    sums are rounded: then a few pixels would depend on the number of processes.
+    """
+    threads = torch.get_num_threads()
+
+    def count(sample: Sample) -> Tensor:
+        return _count(predictor, sample, *read_pair(sample, predictor.classes))
+
+    try:
+        for _, counts in ahead(
+            count, samples, min(threads, MOST_THREADS), lambda: torch.set_num_threads(1)
+        ):
+            yield counts()
+    finally:
+        torch.set_num_threads(threads)  # what later threads start with
+
+
+def _count(predictor: Predictor, sample: Sample, image: Pixels, label: Pixels) -> Tensor:
+    """Give a picture's confusion matrix."""
+    labels = torch.from_numpy(label).to(predictor.device)
+    return confusion(predictor(image), labels, predictor.classes, sample.label)

@@ -1,4 +1,4 @@
-"""Read files ahead of the one that is being worked on."""
+"""Read files, or do other work, ahead of what is being looked at."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,14 +10,23 @@ Result = TypeVar("Result")
 
 
 def ahead(
-    read: Callable[[Item], Result], items: Iterable[Item], depth: int = 2
+    read: Callable[[Item], Result],
+    items: Iterable[Item],
+    depth: int = 2,
+    prepare: Callable[[], object] | None = None,
 ) -> Iterator[tuple[Item, Callable[[], Result]]]:
-    """Read items in other threads, up to `depth` ahead, and yield them in their order.
+    """Read items in `depth` other threads, as many ahead, and yield them in their order.
+
+    Args:
+        read: What to do with an item.
+        items: The items.
+        depth: Number of threads.
+        prepare: Called by each thread before its first item.
 
     Yields:
         The item and a call that gives what was read, or raises what reading it raised.
     """
-    pool = ThreadPoolExecutor(depth, thread_name_prefix="read")
+    pool = ThreadPoolExecutor(depth, thread_name_prefix="read", initializer=prepare)
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     try:
         for item in items:
