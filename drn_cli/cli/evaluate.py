@@ -28,7 +28,7 @@ def evaluate(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[RUN|CHECKPOINT]", help="Run folder or file; by default the newest run."
+            metavar="RUN|CHECKPOINT", help="Run folder or file; by default the newest run."
         ),
     ] = None,
     data: Annotated[

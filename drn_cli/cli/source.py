@@ -3,15 +3,31 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from drn_cli.recipe.schema import Eval, Recipe
 
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        scales = tuple(float(word) for word in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: numbers with commas between, as 0.5,1") from error
+    if not all(0 < scale <= 8 for scale in scales):
+        raise typer.BadParameter(f"{text!r}: should all be above 0 and up to 8")
+    return scales
+
+
 Scales = Annotated[
-    str | None, typer.Option(help="Sizes to look at, such as 0.5,1,1.5; by default the recipe's.")
+    Any,  # tuple[float, ...] | None
+    typer.Option(
+        parser=_scales,
+        metavar="S,S,...",
+        help="Sizes to look at, such as 0.5,1,1.5; by default the recipe's.",
+    ),
 ]
 Flip = Annotated[
     bool | None, typer.Option("--flip/--no-flip", help="Look at the mirrored picture too.")
@@ -26,19 +42,13 @@ class Source:
     checkpoint: Path
     recipe: "Recipe | None"
 
-    def view(self, scales: str | None, flip: bool | None, tile: int | None) -> "Eval":
+    def view(self, scales: tuple[float, ...] | None, flip: bool | None, tile: int | None) -> "Eval":
         """Say how to look at pictures: as the recipe does, unless an option says otherwise."""
         from drn_cli.recipe.schema import Eval
 
         settings = self.recipe.eval.model_dump() if self.recipe else {}
-        options = {"scales": scales and _numbers(scales), "flip": flip, "tile": tile}
-        settings |= {name: value for name, value in options.items() if value is not None}
-        try:
-            return Eval(**settings)
-        except ValueError as error:
-            raise typer.BadParameter(
-                f"{scales!r}: should all be above 0", param_hint="--scales"
-            ) from error
+        options = {"scales": scales, "flip": flip, "tile": tile}
+        return Eval(**settings | {k: v for k, v in options.items() if v is not None})
 
 
 def find_source(named: Path | None) -> Source:
@@ -54,15 +64,6 @@ def find_source(named: Path | None) -> Source:
     run = Run(checkpoint.parent.parent)
     recipe = load_recipe(str(run.recipe)).recipe if run.recipe.is_file() else None
     return Source(checkpoint, recipe)
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(word) for word in text.split(",")]
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"{text!r}: numbers with commas between", param_hint="--scales"
-        ) from error
 
 
 def spread(gpus: int) -> None:
