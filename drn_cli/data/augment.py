@@ -5,14 +5,14 @@ the seed, the epoch and the sample alone, so another way to compute the same cro
 same crops.
 """
 
-import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
-from PIL import Image
 
 from drn_cli.data.classes import IGNORED
 from drn_cli.data.images import Pixels
+from drn_cli.data.window import Span, Window, cut, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,60 +68,33 @@ class Augmentation:
         Shapes: `(H, W, 3)` and `(H, W)` in, `(crop, crop, 3)` and `(crop, crop)` out. Beyond the
         picture's edge the picture is reflected and the label is 255.
         """
-        if draw.angle:
-            image, label = rotate(image, label, draw.angle)
-        if draw.ratio != 1:
-            image, label = resize(image, label, draw.ratio)
-        image, label = pad(image, label, self.crop, self.crop)
-        top = int(draw.down * (image.shape[0] - self.crop + 1))
-        left = int(draw.across * (image.shape[1] - self.crop + 1))
-        image = image[top : top + self.crop, left : left + self.crop]
-        label = label[top : top + self.crop, left : left + self.crop]
+        (rows, above), (columns, before) = (
+            self._place(scaled(length, draw.ratio), at)
+            for length, at in zip(label.shape, (draw.down, draw.across), strict=True)
+        )
+        image, label = cut(image, label, draw.angle, draw.ratio, Window(rows, columns))
+        image, label = self._pad(image, label, above, before)
         if draw.mirrored:
-            image, label = image[:, ::-1], label[:, ::-1]
+            image = np.asarray(cv2.flip(image, 1), np.uint8)
+            label = np.asarray(cv2.flip(label, 1), np.uint8)
         return np.ascontiguousarray(image), np.ascontiguousarray(label)
 
+    def _place(self, length: int, at: float) -> tuple[Span, int]:
+        """Choose rows or columns of a resized picture, and how much goes before them.
 
-def rotate(image: Pixels, label: Pixels, angle: int) -> tuple[Pixels, Pixels]:
-    """Turn by `angle` degrees about the centre, keeping the size: bilinear, label nearest."""
-    height, width = label.shape
-    # As much border as can turn into view; a pixel more feeds the interpolation.
-    sine, cosine = abs(math.sin(math.radians(angle))), abs(math.cos(math.radians(angle)))
-    down = max(0, math.ceil((width * sine + height * (cosine - 1)) / 2)) + 2
-    across = max(0, math.ceil((height * sine + width * (cosine - 1)) / 2)) + 2
-    image, label = _border(image, label, (down, down), (across, across))
-    inside = (across, down, across + width, down + height)
-    turned = Image.fromarray(image).rotate(angle, Image.Resampling.BILINEAR).crop(inside)
-    labels = Image.fromarray(label).rotate(angle, Image.Resampling.NEAREST, fillcolor=IGNORED)
-    return np.asarray(turned), np.asarray(labels.crop(inside))
+        A picture smaller than the crop is centred.
+        """
+        if length < self.crop:
+            return Span(0, length), (self.crop - length) // 2
+        start = int(at * (length - self.crop + 1))
+        return Span(start, start + self.crop), 0
 
-
-def resize(image: Pixels, label: Pixels, ratio: float) -> tuple[Pixels, Pixels]:
-    """Scale by `ratio`, sizes truncated: Lanczos to shrink, bicubic to grow, label nearest."""
-    size = (max(1, int(ratio * label.shape[1])), max(1, int(ratio * label.shape[0])))
-    kernel = Image.Resampling.LANCZOS if ratio < 1 else Image.Resampling.BICUBIC
-    return (
-        np.asarray(Image.fromarray(image).resize(size, kernel)),
-        np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST)),
-    )
-
-
-def pad(image: Pixels, label: Pixels, height: int, width: int) -> tuple[Pixels, Pixels]:
-    """Bring a picture to at least `height` by `width`, centred."""
-    below, right = (
-        max(0, want - have) for want, have in zip((height, width), label.shape, strict=True)
-    )
-    if not below and not right:
-        return image, label
-    top, left = below // 2, right // 2
-    return _border(image, label, (top, below - top), (left, right - left))
-
-
-def _border(
-    image: Pixels, label: Pixels, rows: tuple[int, int], columns: tuple[int, int]
-) -> tuple[Pixels, Pixels]:
-    """Reflect the picture about its edge pixels, as often as it takes; the label gets 255."""
-    return (
-        np.pad(image, (rows, columns, (0, 0)), mode="reflect"),
-        np.pad(label, (rows, columns), constant_values=IGNORED),
-    )
+    def _pad(self, image: Pixels, label: Pixels, above: int, before: int) -> tuple[Pixels, Pixels]:
+        """Bring a window to the size of the crop."""
+        height, width = label.shape
+        if height == width == self.crop:
+            return image, label
+        sides = (above, self.crop - height - above, before, self.crop - width - before)
+        padded = cv2.copyMakeBorder(image, *sides, cv2.BORDER_REFLECT_101)
+        labels = cv2.copyMakeBorder(label, *sides, cv2.BORDER_CONSTANT, value=(IGNORED,))
+        return np.asarray(padded, np.uint8), np.asarray(labels, np.uint8)

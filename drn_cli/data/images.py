@@ -1,9 +1,11 @@
 """The one way a picture or a label map is read and written."""
 
+import io
 import warnings
 from pathlib import Path
 from typing import IO
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -12,7 +14,13 @@ from drn_cli.data.classes import ClassSet
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
 
+# Pictures are read by many processes at once, a core for each, and a process that was forked from
+# one with OpenCV's threads waits for them forever.
+cv2.setNumThreads(1)
+
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3) for pictures, (H, W) for labels
+
+ORIENTATION = 0x0112  # of EXIF: 1 is upright
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
@@ -29,7 +37,9 @@ def read_image(path: Path | IO[bytes]) -> Pixels:
     Raises:
         DrnError: The file is missing, broken, or no picture.
     """
-    image = _open(path)
+    image = _open(path, cv2.IMREAD_COLOR_RGB)
+    if isinstance(image, np.ndarray):
+        return image
     if image.mode == "F" or image.mode.startswith("I"):
         image = _eight_bits(image)
     image.info.pop("transparency", None)  # Pillow warns when it drops a palette's
@@ -45,7 +55,11 @@ def read_label(path: Path) -> Pixels:
     Raises:
         DrnError: The file is missing, broken, a colour picture, or has values above 255.
     """
-    image = _open(path)
+    image = _open(path, cv2.IMREAD_UNCHANGED)
+    if isinstance(image, np.ndarray) and image.ndim == 2:
+        return image
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
     if image.mode in {"L", "P", "1"}:
         return np.asarray(image).astype(np.uint8)
     if image.mode.startswith("I"):
@@ -59,14 +73,25 @@ def read_label(path: Path) -> Pixels:
     )
 
 
-def _open(path: Path | IO[bytes]) -> Image.Image:
-    """Decode a file whole, so that a truncated one is found here, and turn it upright."""
+def _open(path: Path | IO[bytes], quick: int) -> Image.Image | Pixels:
+    """Decode a file whole, so that a truncated one is found here, and turn it upright.
+
+    Args:
+        path: The file.
+        quick: OpenCV's flags for what it may decode. It takes two thirds of Pillow's time for the
+            same pixels, but knows fewer kinds of files and says less of what is wrong with them.
+    """
     name = path if isinstance(path, Path) else "picture"
     try:
+        data = path.read_bytes() if isinstance(path, Path) else path.read()
         with warnings.catch_warnings():
             # Pillow warns of large pictures well below the size that it refuses.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(data)) as image:
+                if _is_plain(image, data):
+                    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), quick)
+                    if pixels is not None:
+                        return np.asarray(pixels, np.uint8)
                 image.load()
                 return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
@@ -77,6 +102,19 @@ def _open(path: Path | IO[bytes]) -> Image.Image:
         raise DrnError(f"{name}: refused: {error}") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DrnError(f"{name}: broken picture: {error}") from error
+
+
+def _is_plain(image: Image.Image, data: bytes) -> bool:
+    """Tell whether OpenCV gives what Pillow gives: whole, upright, 8-bit grey or RGB."""
+    if image.mode not in {"L", "RGB"}:
+        return False
+    if image.format == "PNG":
+        bits = data[24]
+        whole = data.endswith(b"IEND\xaeB`\x82")
+        return bits == 8 and whole and "transparency" not in image.info and b"eXIf" not in data
+    if image.format == "JPEG":
+        return data.endswith(b"\xff\xd9") and image.getexif().get(ORIENTATION, 1) == 1
+    return False
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

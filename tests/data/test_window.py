@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import step_by_step
+
+from drn_cli.data.window import Span, Window, cut, scaled
+
+
+def whole(height: int, width: int) -> Window:
+    return Window(Span(0, height), Span(0, width))
+
+
+def noise(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    return image, random.integers(0, 19, (height, width)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("angle", [90, -90, 180])
+def test_rotation_by_degrees_is_counter_clockwise(angle: int) -> None:
+    image, label = noise(5, 5)
+    turned, labels = cut(image, label, angle, 1, whole(5, 5))
+    assert np.array_equal(turned, np.rot90(image, angle // 90))
+    assert np.array_equal(labels, np.rot90(label, angle // 90))
+
+
+def test_a_full_turn_is_none() -> None:
+    image, label = noise(5, 7)
+    turned, labels = cut(image, label, 360, 1, whole(5, 7))
+    assert np.array_equal(turned, image)
+    assert np.array_equal(labels, label)
+
+
+def test_label_beyond_the_picture_is_ignored_after_a_rotation() -> None:
+    image, label = np.full((40, 40, 3), 200, np.uint8), np.zeros((40, 40), np.uint8)
+    turned, labels = cut(image, label, 45, 1, whole(40, 40))
+    assert labels[0, 0] == labels[0, -1] == labels[-1, 0] == labels[-1, -1] == 255
+    assert labels[20, 20] == labels[1, 20] == 0
+    assert set(np.unique(labels)) == {0, 255}
+    assert (turned == 200).all()  # the picture is reflected instead
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (60, 41), (33, 33)])
+@pytest.mark.parametrize("angle", [-180, -135, -45, -10, -1, 1, 10, 30, 135])
+def test_rotation_is_that_of_the_picture_reflected_all_around(
+    height: int, width: int, angle: int
+) -> None:
+    image, label = noise(height, width)
+    turned, labels = cut(image, label, angle, 1, whole(height, width))
+    expected, expected_labels = step_by_step.rotate(image, label, angle)
+    # Noise is the hardest: a 32nd of a pixel, which is OpenCV's finest step, is several levels.
+    assert np.abs(turned.astype(int) - expected).mean() < 2
+    assert (labels == expected_labels).mean() > 0.97
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.7, 1, 1.6])
+@pytest.mark.parametrize("angle", [0, 8])
+def test_any_window_is_a_part_of_the_whole(ratio: float, angle: int) -> None:
+    image, label = noise(61, 83)
+    image = 80 + image // 3  # filters overshoot: no clipping between Pillow's two passes
+    height, width = scaled(61, ratio), scaled(83, ratio)
+    everything, labels = cut(image, label, angle, ratio, whole(height, width))
+    assert everything.shape == (height, width, 3)
+    random = np.random.default_rng(1)
+    for _ in range(20):
+        top, left = random.integers(0, height - 3), random.integers(0, width - 3)
+        bottom, right = random.integers(top + 1, height + 1), random.integers(left + 1, width + 1)
+        window = Window(Span(int(top), int(bottom)), Span(int(left), int(right)))
+        part, part_labels = cut(image, label, angle, ratio, window)
+        assert np.abs(part.astype(int) - window.of(everything)).max() <= 2
+        assert np.mean(part_labels == window.of(labels)) > 0.97
+
+
+def test_sides_longer_than_opencv_takes() -> None:
+    image = np.zeros((4, 40_000, 3), np.uint8)
+    image[:, 39_990:] = 250
+    label = (image[..., 0] > 0).astype(np.uint8)
+    window = Window(Span(0, 4), Span(39_900, 40_000))
+    turned, labels = cut(image, label, 0.001, 1, window)
+    assert turned.shape == (4, 100, 3)
+    assert (turned[0, -5:] == 250).all()
+    assert (turned[0, :80] == 0).all()
+    assert labels[1, -5:].tolist() == [1] * 5
+
+
+@pytest.mark.parametrize("ratio", [0.37, 0.5, 1.3, 2])
+def test_resized_labels_are_labels_and_sizes_are_truncated(ratio: float) -> None:
+    image, label = noise(33, 47)
+    label[label > 9] = 255
+    size = int(33 * ratio), int(47 * ratio)
+    assert (scaled(33, ratio), scaled(47, ratio)) == size
+    small, labels = cut(image, label, 0, ratio, whole(*size))
+    assert labels.shape == small.shape[:2] == size
+    assert set(np.unique(labels)) <= set(np.unique(label))
+
+
+def test_resize_never_loses_the_picture() -> None:
+    assert scaled(1, 0.25) == 1
+    image, label = noise(1, 3)
+    small, labels = cut(image, label, 0, 0.25, whole(1, 1))
+    assert small.shape == (1, 1, 3)
+    assert labels.shape == (1, 1)
