@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from drn_cli.cli import console
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import normalise, read_pair
+from drn_cli.data.batches import normalise
+from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import IMAGENET, ListFolder
 from drn_cli.data.prepare.scenes import make_scenes
 from drn_cli.networks import create_model

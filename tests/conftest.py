@@ -82,7 +82,7 @@ def recipe_file(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         "train": {
             "epochs": 4,
             "batch_size": 4,
-            "lr": 0.002,
+            "lr": 0.0007,
             "schedule": {"kind": "poly", "per": "step"},
         },
     }

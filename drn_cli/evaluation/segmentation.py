@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from drn_cli.data.batches import read_pair
+from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import Sample
 from drn_cli.data.images import Pixels
 from drn_cli.distributed.group import Group

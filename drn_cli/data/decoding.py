@@ -1,0 +1,58 @@
+"""A sample's picture and label map, decoded and found to fit each other."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from drn_cli.data.classes import IGNORED
+from drn_cli.data.folders import Sample
+from drn_cli.data.images import Pixels, read_image, read_label
+from drn_cli.errors import DrnError
+
+
+def decode(sample: Sample) -> tuple[Pixels, Pixels]:
+    """Read a picture and its label map.
+
+    Shapes: `(H, W, 3)` and `(H, W)`.
+
+    Raises:
+        DrnError: One is missing or broken, or their sizes differ.
+    """
+    assert sample.label is not None, "the lists were read without labels"
+    image, label = read_image(sample.image), read_label(sample.label)
+    if image.shape[:2] != label.shape:
+        raise DrnError(
+            f"{sample.label}: is {label.shape[1]}x{label.shape[0]}, "
+            f"its picture {sample.image} {image.shape[1]}x{image.shape[0]}"
+        )
+    return image, label
+
+
+def read_pair(sample: Sample, classes: int) -> tuple[Pixels, Pixels]:
+    """Read a picture and its label map, and look at every label.
+
+    Shapes: `(H, W, 3)` and `(H, W)`.
+
+    Raises:
+        DrnError: One is broken, their sizes differ, or a label is neither a class nor 255.
+    """
+    image, label = decode(sample)
+    check_labels(label, classes, sample.label)
+    return image, label
+
+
+def check_labels(label: Pixels, classes: int, path: Path | None) -> None:
+    """See that each value of a label map, or of a crop of one, is a class or 255.
+
+    Raises:
+        DrnError: Naming `path`, the first value that is not, and how often it occurs.
+    """
+    if classes >= IGNORED or not cv2.hasNonZero(cv2.inRange(label, (classes,), (IGNORED - 1,))):
+        return
+    wrong = label[(label >= classes) & (label != IGNORED)]
+    raise DrnError(
+        f"{path}: {np.sum(wrong == wrong[0])} pixels have the label {wrong[0]}; "
+        f"labels are 0 to {classes - 1}, or 255 for ignored",
+        "are these label ids where train ids are meant, or is data.classes too small?",
+    )

@@ -1,0 +1,244 @@
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drn_cli.data import cache as cache_module
+from drn_cli.data.cache import DecodedCache, need, open_cache, size, store
+from drn_cli.data.decoding import decode
+from drn_cli.data.folders import ListFolder, Sample
+from drn_cli.errors import DrnError
+
+
+@pytest.fixture
+def samples(own_data_folder: Path) -> list[Sample]:
+    return ListFolder.open(own_data_folder).samples("train")
+
+
+@pytest.fixture
+def cache(own_data_folder: Path) -> DecodedCache:
+    return DecodedCache(own_data_folder / "drn-cache", own_data_folder)
+
+
+def equal(cache: DecodedCache, sample: Sample) -> bool:
+    return all(
+        np.array_equal(kept, fresh)
+        for kept, fresh in zip(cache.read(sample), decode(sample), strict=True)
+    )
+
+
+def files(cache: DecodedCache) -> list[str]:
+    return sorted(path.name for path in cache.folder.iterdir())
+
+
+def test_first_reading_decodes_and_later_ones_map(
+    cache: DecodedCache, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not cache.holds(samples[0])
+    assert all(equal(cache, sample) for sample in samples)
+    assert len(files(cache)) == len(samples)
+    fresh = [decode(sample) for sample in samples]
+    monkeypatch.setattr(cache_module, "decode", None)
+    for sample, (image, label) in zip(samples, fresh, strict=True):
+        assert cache.holds(sample)
+        kept = cache.read(sample)
+        assert np.array_equal(kept[0], image)
+        assert np.array_equal(kept[1], label)
+        assert not kept[0].flags.writeable
+        assert not kept[0].flags.owndata  # mapped, not read
+
+
+@pytest.mark.parametrize("which", ["image", "label"])
+def test_changed_source_is_decoded_anew_and_the_old_file_goes(
+    cache: DecodedCache, samples: list[Sample], which: str
+) -> None:
+    sample = samples[0]
+    cache.read(sample)
+    before = files(cache)
+    path = getattr(sample, which)
+    changed = np.asarray(Image.open(path)) // 2
+    Image.fromarray(changed).save(path)
+    os.utime(path, (0, time.time() + 5))
+    assert not cache.holds(sample)
+    assert equal(cache, sample)
+    assert len(files(cache)) == 1
+    assert files(cache) != before
+
+
+def test_moved_data_folder_takes_its_cache_along(
+    cache: DecodedCache, samples: list[Sample], own_data_folder: Path, tmp_path: Path
+) -> None:
+    cache.read(samples[0])
+    moved = own_data_folder.rename(tmp_path / "elsewhere")
+    again = DecodedCache(moved / "drn-cache", moved)
+    assert again.holds(ListFolder.open(moved).samples("train")[0])
+
+
+@pytest.mark.parametrize("kept", [0, 50, 2000])
+def test_file_that_is_not_whole_is_written_anew(
+    cache: DecodedCache, samples: list[Sample], kept: int
+) -> None:
+    cache.read(samples[0])
+    (path,) = cache.folder.iterdir()
+    path.write_bytes(path.read_bytes()[:kept])
+    assert equal(cache, samples[0])
+    assert equal(cache, samples[0])
+    assert path.stat().st_size > 48 * 64 * 4
+
+
+def test_sample_that_cannot_be_kept_is_read_all_the_same(
+    cache: DecodedCache, samples: list[Sample], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.folder.write_text("in the way")
+    for sample in samples[:3]:
+        assert equal(cache, sample)
+    assert not cache.writable
+    (record,) = caplog.records  # said once
+    assert "cannot be written" in record.message
+    with pytest.raises(DrnError, match="cannot be written"):
+        store(cache, samples[0])
+
+
+def test_broken_picture_is_its_own_error_and_nothing_is_kept(
+    cache: DecodedCache, samples: list[Sample]
+) -> None:
+    samples[0].image.write_bytes(samples[0].image.read_bytes()[:100])
+    with pytest.raises(DrnError, match="broken picture"):
+        cache.read(samples[0])
+    samples[1].label.unlink()
+    with pytest.raises(DrnError, match=f"{samples[1].label}: cannot be read"):
+        cache.read(samples[1])
+    assert not cache.folder.exists()
+
+
+def test_need_is_what_is_missing_and_what_it_takes(
+    cache: DecodedCache, samples: list[Sample]
+) -> None:
+    cache.read(samples[0])
+    lacking = need(cache, samples)
+    assert lacking.samples == samples[1:]
+    for sample in lacking.samples:
+        cache.read(sample)
+    written = sum(path.stat().st_size for path in cache.folder.iterdir())
+    assert lacking.bytes == written * 11 / 12
+    assert lacking.free == pytest.approx(shutil.disk_usage(cache.folder).free, rel=0.05)
+    assert need(cache, samples).bytes == 0
+
+
+def read_all(folder: Path, root: Path, reversed_: bool) -> bool:
+    samples = ListFolder.open(root).samples("train")
+    cache = DecodedCache(folder, root)
+    return all(equal(cache, sample) for sample in (samples[::-1] if reversed_ else samples))
+
+
+def test_several_processes_build_the_same_cache(
+    cache: DecodedCache, samples: list[Sample], own_data_folder: Path
+) -> None:
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        work = partial(read_all, cache.folder, own_data_folder)
+        assert all(pool.map(work, [False, False, True, False], chunksize=1))
+    assert len(files(cache)) == len(samples)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from drn_cli.data.cache import DecodedCache
+from drn_cli.data.folders import ListFolder
+
+root = Path(sys.argv[1])
+save = np.save
+def half(file, array):
+    save(file, array[:10])
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+np.save = half
+DecodedCache(root / "drn-cache", root).read(ListFolder.open(root).samples("train")[0])
+"""
+
+
+def test_killed_process_leaves_nothing_that_is_wrong(
+    cache: DecodedCache, samples: list[Sample], own_data_folder: Path
+) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, own_data_folder], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = cache.folder.iterdir()
+    assert not cache.holds(samples[0])
+    assert equal(cache, samples[0])
+    cache.sweep()
+    assert left.exists()  # somebody might still be writing it
+    os.utime(left, (0, 0))
+    cache.sweep()
+    assert not left.exists()
+    assert cache.holds(samples[0])
+
+
+def test_remove_takes_samples_and_nothing_else(cache: DecodedCache, samples: list[Sample]) -> None:
+    for sample in samples:
+        cache.read(sample)
+    (cache.folder / "notes.npy").write_text("mine")
+    assert cache.remove() == len(samples)
+    assert files(cache) == ["notes.npy"]
+    (cache.folder / "notes.npy").unlink()
+    assert cache.remove() == 0
+    assert not cache.folder.exists()
+
+
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+def test_opened_cache_says_what_it_takes(
+    own_data_folder: Path, samples: list[Sample], kind: str
+) -> None:
+    place = own_data_folder / "decoded"
+    opened = open_cache(kind, own_data_folder, place, samples)
+    assert not opened.refused
+    assert "12 samples take 149.0 kB decoded" in opened.message
+    assert equal(opened.cache, samples[0])
+    assert place.exists() == (kind == "disk")
+    for sample in samples:
+        opened.cache.read(sample)
+    again = open_cache(kind, own_data_folder, place, samples)
+    assert "all 12 samples are decoded" in again.message
+
+
+def test_too_small_a_disk_is_told_and_done_without(
+    own_data_folder: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "room", lambda folder: 100_000)
+    opened = open_cache("disk", own_data_folder, own_data_folder / "decoded", samples)
+    assert opened.refused
+    assert opened.cache is None
+    assert "12 samples take 149.0 kB" in opened.message
+    assert "100.0 kB are free" in opened.message
+
+
+def test_place_that_cannot_be_written_is_told_and_done_without(
+    own_data_folder: Path, samples: list[Sample]
+) -> None:
+    (own_data_folder / "decoded").write_text("in the way")
+    opened = open_cache("disk", own_data_folder, own_data_folder / "decoded", samples)
+    assert (opened.cache, opened.refused) == (None, True)
+    assert str(own_data_folder / "decoded") in opened.message
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (8_388_608, "8.4 MB"),
+        (25e9, "25.0 GB"),
+        (3e12, "3.0 TB"),
+    ],
+)
+def test_sizes_in_words(count: float, words: str) -> None:
+    assert size(int(count)) == words
