@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,8 @@ import numpy.typing as npt
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
-from drn_cli.files import write_json, write_text
+from drn_cli.errors import DrnError
+from drn_cli.files import read_json, write_json, write_text
 
 Progress = Callable[[int, int], None]  # called with how many are done, of how many
 Item = TypeVar("Item")
@@ -49,16 +51,18 @@ def in_parallel(
     """
     context = multiprocessing.get_context("spawn")
     cores = min(len(os.sched_getaffinity(0)), len(items))
+    chunk = max(1, min(4, len(items) // (4 * max(1, cores))))  # few items are shared out one by one
     with ProcessPoolExecutor(cores, mp_context=context) as pool:
         try:
             with _interrupts_later():
-                results = pool.map(work, items, chunksize=4)
+                results = pool.map(work, items, chunksize=chunk)
             for done, result in enumerate(results, start=1):
                 if progress is not None:
                     progress(done, len(items))
                 yield result
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            with _interrupts_later():  # a second Ctrl-C must not break off the waiting
+                pool.shutdown(cancel_futures=True)
             raise
 
 
@@ -123,6 +127,41 @@ class Moments:
 def _three(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
     red, green, blue = (round(float(value), 8) for value in values)
     return (red, green, blue)
+
+
+def up_to_date(out: Path, made_from: str) -> bool:
+    """Tell whether a data folder was made from these very files.
+
+    Args:
+        out: The data folder, made already or not.
+        made_from: `fingerprint` of its sources, with whatever else decides how it turns out.
+
+    Raises:
+        DrnError: It holds something else, which is not ours to replace.
+    """
+    if not (out / "info.json").is_file():
+        return False
+    info = read_json(out / "info.json")
+    if isinstance(info, dict) and info.get("made_from") == made_from:
+        return True
+    raise DrnError(
+        f"{out}: holds another data set, or one made from other files",
+        "remove it or choose another folder with --out",
+    )
+
+
+def place(source: Path, target: Path) -> None:
+    """Put a file into a data folder: a hard link, which takes no space, or else a copy.
+
+    Raises:
+        OSError: `target` exists, or cannot be written.
+    """
+    try:
+        target.hardlink_to(source.resolve())
+    except FileExistsError:  # a copy would be written into whatever it is a link to
+        raise
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
 
 
 def write_list(folder: Path, name: str, paths: Iterable[str]) -> None:

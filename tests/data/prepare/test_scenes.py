@@ -91,7 +91,9 @@ def test_labels_lie_on_what_is_drawn(sixty: list[Scene]) -> None:
     assert all(aligned > 1.4 * moved for moved in contrast.values()), (aligned, contrast)
 
 
-@pytest.mark.parametrize("size", [(64, 32), (65, 47), (101, 203), (333, 77), (640, 320)])
+@pytest.mark.parametrize(
+    "size", [(64, 32), (65, 47), (64, 256), (101, 203), (333, 77), (640, 80), (640, 320)]
+)
 def test_any_size(size: tuple[int, int]) -> None:
     width, height = size
     for seed in range(3):
@@ -158,7 +160,8 @@ def test_again_with_the_same_settings_does_nothing(
 ) -> None:
     monkeypatch.setattr(scenes, "draw_scene", None)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    make_scenes(folder, **SMALL)
+    made = make_scenes(folder, **SMALL)
+    assert (made.unchanged, made.counts) == (True, {"train": 3, "val": 2, "test": 1})
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -167,6 +170,36 @@ def test_the_same_settings_give_the_same_files(folder: Path, tmp_path: Path) -> 
     for path in folder.rglob("*"):
         if path.is_file():
             assert (tmp_path / "again" / path.relative_to(folder)).read_bytes() == path.read_bytes()
+
+
+def test_many_scenes_are_drawn_on_all_cores_and_are_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scenes, "PIXELS_TO_SHARE", 0)
+    monkeypatch.setattr(scenes, "draw_scene", None)  # this process does not draw
+    seen: list[tuple[int, int]] = []
+    made = make_scenes(
+        tmp_path / "again", **SMALL, progress=lambda done, total: seen.append((done, total))
+    )
+    assert (made.out, made.unchanged) == (tmp_path / "again", False)
+    assert made.counts == {"train": 3, "val": 2, "test": 1}
+    assert seen == [(done, 6) for done in range(1, 7)]
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert (tmp_path / "again" / path.relative_to(folder)).read_bytes() == path.read_bytes()
+
+
+def test_memory_for_all_cores_is_not_taken_for_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = {"SC_PHYS_PAGES": 4 << 18, "SC_PAGE_SIZE": 4096}  # 4 GiB
+    monkeypatch.setattr(scenes.os, "sysconf", pages.__getitem__)
+    monkeypatch.setattr(scenes.os, "sched_getaffinity", lambda _: {0, 1})
+    assert scenes._is_worth_sharing(8, 2048 * 1024)
+    assert not scenes._is_worth_sharing(8, 8192 * 4096)
+    assert not scenes._is_worth_sharing(1, 2048 * 1024)
+
+
+def test_what_the_demo_draws_is_too_little_for_more_processes() -> None:
+    assert not scenes._is_worth_sharing(64, 256 * 128)
 
 
 def test_other_settings_are_refused(folder: Path) -> None:
@@ -241,6 +274,9 @@ def test_progress_counts_every_picture(tmp_path: Path) -> None:
         ({"val": -1}, "-1 val scenes"),
         ({"width": 32}, "32x48 pixels"),
         ({"height": 4096}, "96x4096 pixels"),
+        ({"width": 388}, "388x48 pixels cannot be drawn.*8 times as wide"),
+        ({"width": 64, "height": 257}, "64x257 pixels cannot be drawn.*4 times as high"),
+        ({"width": 8193, "height": 4096}, "8193x4096 pixels cannot be drawn.*to 8192x4096"),
         ({"seed": -1}, "-1 cannot be a seed"),
     ],
 )

@@ -1,0 +1,41 @@
+"""What the verbs of `drn data prepare` share: the progress bar, and the words at the end."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from drn_cli.cli import console
+
+if TYPE_CHECKING:
+    from drn_cli.data.prepare.common import Prepared, Progress
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@contextmanager
+def progress_bar(unit: str = "picture") -> "Iterator[Progress]":
+    """Give a function to call with how many are done, of how many; tqdm shows it."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def report(made: "Prepared", as_json: bool, then: str) -> None:
+    """Say what was made, and which command comes `then`."""
+    if as_json:
+        console.emit_json(
+            {"out": str(made.out), "pictures": dict(made.counts), "unchanged": made.unchanged}
+        )
+        return
+    counts = ", ".join(f"{number} {split}" for split, number in made.counts.items())
+    verb = "is up to date" if made.unchanged else "made"
+    console.out.print(f"{made.out} {verb}: {counts}", soft_wrap=True)
+    console.note(then)

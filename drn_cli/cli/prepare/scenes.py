@@ -1,0 +1,57 @@
+"""`drn data prepare scenes`."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drn_cli.cli.prepare.common import AsJson, progress_bar, report
+
+EPILOG = """[bold]Examples[/]
+
+  drn data prepare scenes data/scenes
+
+  drn data prepare scenes big --train 400 --val 100 --test 0 --size 2048x1024
+
+The folder has the layout of Cityscapes: label ids and train ids of its 19
+classes, the five lists and info.json. A size can be 64x32 to 8192x4096, and
+at most 8 times as wide as high or 4 times as high as wide. The same settings
+give the same files; a second run does nothing.
+"""
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
+    if not found:
+        raise typer.BadParameter(f"{text!r}: should be WIDTHxHEIGHT in pixels, as 512x256")
+    return int(found[1]), int(found[2])
+
+
+def scenes(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Data folder to make.")],
+    train: Annotated[int, typer.Option(help="Pictures to train on.")] = 48,
+    val: Annotated[int, typer.Option(help="Pictures to evaluate on.")] = 12,
+    test: Annotated[int, typer.Option(help="Pictures without labels.")] = 4,
+    size: Annotated[
+        str, typer.Option(metavar="WIDTHxHEIGHT", help="Size of the pictures in pixels.")
+    ] = "256x128",
+    seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Street scenes drawn with their labels, at any size and number: for trials and benchmarks."""
+    from drn_cli.data.prepare.scenes import make_scenes
+
+    width, height = _size(size)
+    with progress_bar() as progress:
+        made = make_scenes(
+            out,
+            train=train,
+            val=val,
+            test=test,
+            width=width,
+            height=height,
+            seed=seed,
+            progress=progress,
+        )
+    report(made, as_json, f"train on it: drn train demo data.root={made.out}")

@@ -1,0 +1,226 @@
+"""Cityscapes made into a data folder where it lies: train ids, the five lists and info.json.
+
+Train ids go beside the labels as `*_gtFine_trainIds.png`; `*_gtFine_labelTrainIds.png`, which the
+official scripts write, are taken as they are.
+"""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drn_cli.data.classes import cityscapes, cityscapes_train_ids
+from drn_cli.data.folders import CITYSCAPES
+from drn_cli.data.images import read_label, write_index
+from drn_cli.data.prepare.archives import unpack
+from drn_cli.data.prepare.cityscapes_layout import SPLITS, Frame, find_copy
+from drn_cli.data.prepare.common import Prepared, Progress, fingerprint, in_parallel, write_info
+from drn_cli.errors import DrnError
+from drn_cli.files import read_json, write_text
+
+Task = tuple[Frame, bool]  # a picture to check, and whether its train ids have to be made
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCityscapes(Prepared):
+    """What there is of Cityscapes, and whether anything was left to do.
+
+    Attributes:
+        cities: Pictures in each city of each split.
+        left_out: Number of train and val pictures without a label, which no list names.
+    """
+
+    cities: Mapping[str, Mapping[str, int]]
+    left_out: int
+
+
+def prepare_cityscapes(
+    root: Path,
+    *,
+    zips: Path | None = None,
+    lists: Path | None = None,
+    partial: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> PreparedCityscapes:
+    """Make a data folder of Cityscapes, in its place and with all cores.
+
+    No file of the release is changed. What an interrupted run has finished is kept, and a second
+    run does nothing. Mean and standard deviation are the published ones.
+
+    Args:
+        root: The folder with `leftImg8bit` and `gtFine`, or the two official zips, which are then
+            unpacked there.
+        zips: Where else to look for the zips.
+        lists: Folder for the lists and info.json; the data folder itself if there is no other.
+        partial: Take a part of Cityscapes, and leave pictures without a label out.
+        force: Replace lists and info.json that this function did not write.
+        progress: Called with files done and files in all.
+
+    Raises:
+        DrnError: What `find_copy` and `unpack` refuse, a broken picture or label, a label of
+            another size than its picture, other lists in the way, or no place to write.
+    """
+    copy = find_copy(root, zips, partial=partial)
+    folder = root if lists is None else lists
+    wanted = _lists(copy.frames)
+    if not force:
+        _refuse_others(folder, wanted)
+    packed = sum(map(len, copy.packed.values()))
+    steps, done = packed + len(copy.frames), 0
+    for top, entries in copy.packed.items():
+        unpack(entries, root / top, _from(progress, done, steps))
+        done += len(entries)
+
+    sources = [(frame.image, frame.label_ids or frame.label) for frame in copy.frames]
+    made_from = fingerprint(root, [root / path for pair in sources for path in pair if path])
+    tasks = [(frame, not _is_made(root, frame)) for frame in copy.frames]
+    if _made_from(folder) == made_from:  # they were checked when the lists were written
+        tasks = [task for task in tasks if task[1]]
+    _convert_all(root, tasks, _from(progress, done, done + len(tasks)))
+
+    changed = _write_lists(folder, wanted, made_from)
+    cities = copy.cities()
+    return PreparedCityscapes(
+        root,
+        {split: sum(cities[split].values()) for split in SPLITS},
+        unchanged=not (packed or any(convert for _, convert in tasks) or changed),
+        cities=cities,
+        left_out=copy.left_out,
+    )
+
+
+def _from(progress: Progress | None, start: int, total: int) -> Progress | None:
+    """Count a part of the work as a part of the whole."""
+    return None if progress is None else lambda done, _: progress(start + done, total)
+
+
+def _is_made(root: Path, frame: Frame) -> bool:
+    """Tell whether train ids are there, whole, and no older than what they are made from."""
+    if frame.label is None or frame.label_ids is None:
+        return True
+    label, source = root / frame.label, root / frame.label_ids
+    try:
+        newer = label.stat().st_mtime_ns >= source.stat().st_mtime_ns
+        return newer and png_size(label) == png_size(source)
+    except (OSError, DrnError):
+        return False
+
+
+def _convert_all(root: Path, tasks: Sequence[Task], progress: Progress | None) -> None:
+    if not tasks:
+        return
+    made = [root / frame.label for frame, convert in tasks if convert and frame.label]
+    for folder in {path.parent for path in made}:
+        if not os.access(folder, os.W_OK):
+            raise DrnError(
+                f"{root}: cannot be written, and the train ids of {len(made)} labels belong there, "
+                f"in {folder} for instance",
+                f"make it writable, or a copy of links: cp -rs {root.resolve()} COPY",
+            )
+        for half in folder.glob(".*_gtFine_trainIds.png.*.tmp"):  # of a run that was killed
+            half.unlink(missing_ok=True)
+    for _ in in_parallel(functools.partial(_convert, root), tasks, progress):
+        pass
+
+
+def _convert(root: Path, task: Task) -> None:
+    """Check a picture against its label, and write the train ids where they are missing."""
+    frame, needed = task
+    size = png_size(root / frame.image)
+    if frame.label is None:
+        return
+    source = root / (frame.label_ids or frame.label)
+    if not needed:
+        _check_size(source, png_size(source), size)
+        return
+    label = read_label(source)
+    _check_size(source, (label.shape[1], label.shape[0]), size)
+    write_index(root / frame.label, cityscapes_train_ids().take(label))
+
+
+def _check_size(label: Path, size: tuple[int, int], picture: tuple[int, int]) -> None:
+    if size != picture:
+        raise DrnError("{}: is {}x{}, its picture {}x{}".format(label, *size, *picture))
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    """Read the width and height of a PNG and see that it has an end, without decoding it.
+
+    Raises:
+        DrnError: The file is missing, cut short, or no PNG.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(24)
+            file.seek(-12, os.SEEK_END)
+            end = file.read()
+    except FileNotFoundError as error:
+        raise DrnError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DrnError(f"{path}: broken picture: {error.strerror or error}") from error
+    if head[:8] + head[12:16] != b"\x89PNG\r\n\x1a\nIHDR" or end != b"\0\0\0\0IEND\xaeB`\x82":
+        raise DrnError(f"{path}: broken picture: not a whole PNG file")
+    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+
+
+def _lists(frames: Sequence[Frame]) -> dict[str, str | None]:
+    """Give the text of each list, and None for one that should not be there."""
+    texts: dict[str, str | None] = {}
+    for split in SPLITS:
+        chosen = [frame for frame in frames if frame.split == split]
+        texts[f"{split}_images.txt"] = "".join(f"{frame.image}\n" for frame in chosen) or None
+        if split != "test":
+            texts[f"{split}_labels.txt"] = "".join(f"{frame.label}\n" for frame in chosen) or None
+    return texts
+
+
+def _made_from(folder: Path) -> str | None:
+    """Read from info.json what the lists were made from, if this command made them."""
+    try:
+        info: Any = read_json(folder / "info.json")
+    except DrnError:
+        return None
+    ours = isinstance(info, dict) and info.get("dataset") == "cityscapes"
+    return str(info["made_from"]) if ours and "made_from" in info else None
+
+
+def _differs(path: Path, text: str | None) -> bool:
+    """Tell whether a list is another than it should be; without a text it should not exist."""
+    if not path.is_file():
+        return text is not None
+    return text is None or path.read_bytes() != text.encode()
+
+
+def _refuse_others(folder: Path, wanted: Mapping[str, str | None]) -> None:
+    """Keep lists and info.json that somebody else wrote, unless they say the same."""
+    if _made_from(folder) is not None:
+        return
+    others = [name for name, text in wanted.items() if _differs(folder / name, text)]
+    for path in [folder / "info.json", *(folder / name for name in others)]:
+        if path.is_file():
+            raise DrnError(
+                f"{path}: was not written by this command",
+                "--force replaces the lists and info.json, --lists DIR writes them elsewhere",
+            )
+
+
+def _write_lists(folder: Path, wanted: Mapping[str, str | None], made_from: str) -> bool:
+    """Write what differs, info.json first: it says whose the lists are. Tell if anything did."""
+    lists = {folder / name: text for name, text in wanted.items()}
+    lists = {path: text for path, text in lists.items() if _differs(path, text)}
+    known = _made_from(folder) == made_from
+    if known and not lists:
+        return False
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        raise DrnError(f"{folder}: cannot be written", "--lists DIR writes the lists elsewhere")
+    if not known:
+        write_info(folder, CITYSCAPES, cityscapes(), dataset="cityscapes", made_from=made_from)
+    for path, text in lists.items():
+        if text is None:
+            path.unlink()
+        else:
+            write_text(path, text)
+    return True
