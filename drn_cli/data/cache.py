@@ -1,14 +1,17 @@
 """Decoded samples in files that are mapped into memory: a crop reads its own rows and no others.
 
-Each sample has one file, a NumPy array of `H` rows of `W` RGB pixels followed by `W` labels:
-uint8 `(H, 4 * W)`. Its name says which sample it holds and what the source files were like, so
-that a changed source is decoded anew. Files are written under another name first: several
-processes may build the same cache at once, and one that is killed leaves nothing that is wrong.
+Each sample has one file: a head with height and width, then `H` rows of `W` RGB pixels and, after
+them in the same row, `W` labels: uint8 `(H, 4 * W)`. Its name says which sample it holds and what
+the source files were like, so that a changed source is decoded anew. Files are written under
+another name first: several processes may build the same cache at once, and one that is killed
+leaves nothing that is wrong.
 """
 
 import hashlib
 import logging
+import mmap
 import os
+import struct
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,9 +35,9 @@ Kind = Literal["disk", "memory"]
 WITHOUT = "pictures are decoded each time they are read"
 
 FOLDER = "drn-cache"  # its name, in the folder of the lists
-LAYOUT = "1"  # of the files: another number makes old ones stale
-HEADER = 128  # bytes before the pixels
-ENTRY = f"{'[0-9a-f]' * 24}-{'[0-9a-f]' * 16}.npy"  # a pattern that nobody else's files have
+HEAD = struct.Struct("<8sII")  # MAGIC, height, width
+MAGIC = b"drn-raw1"
+ENTRY = f"{'[0-9a-f]' * 24}-{'[0-9a-f]' * 16}.raw"  # a pattern that nobody else's files have
 ABANDONED = 3600  # seconds after which nobody is still writing a file
 
 
@@ -95,7 +98,6 @@ class DecodedCache:
     def _path(self, sample: Sample) -> Path:
         assert sample.label is not None, "the lists were read without labels"
         name, state = hashlib.blake2b(digest_size=12), hashlib.blake2b(digest_size=8)
-        state.update(LAYOUT.encode())
         for path in (sample.image, sample.label):
             try:
                 status = path.stat()
@@ -103,7 +105,7 @@ class DecodedCache:
                 raise DrnError(f"{path}: cannot be read: {error.strerror}") from error
             name.update(os.path.relpath(path, self.root).encode() + b"\0")
             state.update(f"{status.st_size}\0{status.st_mtime_ns}\0".encode())
-        return self.folder / f"{name.hexdigest()}-{state.hexdigest()}.npy"
+        return self.folder / f"{name.hexdigest()}-{state.hexdigest()}.raw"
 
     def _keep(self, path: Path, image: Pixels, label: Pixels) -> None:
         if not self.writable:
@@ -111,7 +113,8 @@ class DecodedCache:
         height, width = label.shape
         try:
             with atomic(path, durable=False) as temporary, temporary.open("wb") as file:
-                np.save(file, np.hstack([image.reshape(height, 3 * width), label]))
+                file.write(HEAD.pack(MAGIC, height, width))
+                file.write(np.hstack([image.reshape(height, 3 * width), label]).data)
             for old in self.folder.glob(f"{path.name.partition('-')[0]}-*"):
                 if old != path:
                     old.unlink(missing_ok=True)
@@ -123,9 +126,19 @@ class DecodedCache:
 def _mapped(path: Path) -> Pixels | None:
     """Map a file into memory; None if it is not there or not whole."""
     try:
-        return np.asarray(np.load(path, mmap_mode="r"))
-    except (OSError, ValueError, EOFError):
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
         return None
+    try:
+        data = mmap.mmap(file, 0, prot=mmap.PROT_READ)
+        magic, height, width = HEAD.unpack_from(data)
+        if magic == MAGIC:
+            return np.frombuffer(data, np.uint8, offset=HEAD.size).reshape(height, 4 * width)
+    except (OSError, ValueError, struct.error):  # empty, or cut off
+        pass
+    finally:
+        os.close(file)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +163,7 @@ class Need:
 def need(cache: DecodedCache, samples: Sequence[Sample]) -> Need:
     """Find out what a cache lacks, from the heads of the pictures, without decoding any."""
     missing = [sample for sample in samples if not cache.holds(sample)]
-    taken = sum(4 * _pixels(sample.image) + HEADER for sample in missing)
+    taken = sum(4 * _pixels(sample.image) + HEAD.size for sample in missing)
     return Need(missing, taken, room(cache.folder))
 
 

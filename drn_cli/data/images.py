@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO
 
 import cv2
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -20,6 +21,7 @@ cv2.setNumThreads(1)
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3) for pictures, (H, W) for labels
 
+TAIL = 0x20000  # bytes at the end of a PNG in which EXIF would be found: it has 64 KB at most
 ORIENTATION = 0x0112  # of EXIF: 1 is upright
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
@@ -37,9 +39,9 @@ def read_image(path: Path | IO[bytes]) -> Pixels:
     Raises:
         DrnError: The file is missing, broken, or no picture.
     """
-    image = _open(path, cv2.IMREAD_COLOR_RGB)
+    image = _open(path)
     if isinstance(image, np.ndarray):
-        return image
+        return image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
     if image.mode == "F" or image.mode.startswith("I"):
         image = _eight_bits(image)
     image.info.pop("transparency", None)  # Pillow warns when it drops a palette's
@@ -55,7 +57,7 @@ def read_label(path: Path) -> Pixels:
     Raises:
         DrnError: The file is missing, broken, a colour picture, or has values above 255.
     """
-    image = _open(path, cv2.IMREAD_UNCHANGED)
+    image = _open(path)
     if isinstance(image, np.ndarray) and image.ndim == 2:
         return image
     if isinstance(image, np.ndarray):
@@ -73,13 +75,11 @@ def read_label(path: Path) -> Pixels:
     )
 
 
-def _open(path: Path | IO[bytes], quick: int) -> Image.Image | Pixels:
+def _open(path: Path | IO[bytes]) -> Image.Image | Pixels:
     """Decode a file whole, so that a truncated one is found here, and turn it upright.
 
-    Args:
-        path: The file.
-        quick: OpenCV's flags for what it may decode. It takes two thirds of Pillow's time for the
-            same pixels, but knows fewer kinds of files and says less of what is wrong with them.
+    Returns:
+        Pixels `(H, W)` or `(H, W, 3)` where there was a quick way, or else Pillow's picture.
     """
     name = path if isinstance(path, Path) else "picture"
     try:
@@ -88,10 +88,9 @@ def _open(path: Path | IO[bytes], quick: int) -> Image.Image | Pixels:
             # Pillow warns of large pictures well below the size that it refuses.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as image:
-                if _is_plain(image, data):
-                    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), quick)
-                    if pixels is not None:
-                        return np.asarray(pixels, np.uint8)
+                pixels = _quickly(image, data)
+                if pixels is not None:
+                    return pixels
                 image.load()
                 return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
@@ -104,17 +103,29 @@ def _open(path: Path | IO[bytes], quick: int) -> Image.Image | Pixels:
         raise DrnError(f"{name}: broken picture: {error}") from error
 
 
-def _is_plain(image: Image.Image, data: bytes) -> bool:
-    """Tell whether OpenCV gives what Pillow gives: whole, upright, 8-bit grey or RGB."""
+def _quickly(image: Image.Image, data: bytes) -> Pixels | None:
+    """Decode in half of Pillow's time what is plain: whole, upright, 8-bit grey or RGB.
+
+    Returns:
+        The same pixels as Pillow's; None for a file that is not plain, or is broken: Pillow knows
+        better how to say what is wrong with it.
+    """
     if image.mode not in {"L", "RGB"}:
-        return False
+        return None
     if image.format == "PNG":
-        bits = data[24]
-        whole = data.endswith(b"IEND\xaeB`\x82")
-        return bits == 8 and whole and "transparency" not in image.info and b"eXIf" not in data
-    if image.format == "JPEG":
-        return data.endswith(b"\xff\xd9") and image.getexif().get(ORIENTATION, 1) == 1
-    return False
+        # Pillow has read the chunks before the pixels; an orientation may follow them.
+        odd = {"transparency", "exif"} & image.info.keys() or b"eXIf" in data[-TAIL:]
+        plain = data[24] == 8 and not odd
+        decode = imagecodecs.spng_decode if image.mode == "RGB" else imagecodecs.png_decode
+    elif image.format == "JPEG":
+        plain = data.endswith(b"\xff\xd9") and image.getexif().get(ORIENTATION, 1) == 1
+        decode = imagecodecs.jpeg8_decode
+    else:
+        return None
+    try:
+        return np.asarray(decode(data), np.uint8) if plain else None
+    except (RuntimeError, ValueError):
+        return None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

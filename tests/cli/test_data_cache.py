@@ -15,7 +15,7 @@ def test_decodes_once_and_says_what_it_takes(drn, own_data_folder: Path, tmp_pat
     first = drn("data", "cache", own_data_folder, "--folder", "fast")
     assert first.returncode == 0, first.stderr
     assert first.stdout == "fast decoded 12: 12 samples\n"
-    assert "12 samples take 149.0 kB decoded" in first.stderr
+    assert "12 samples take 147.6 kB decoded" in first.stderr
     assert "data.cache=disk data.cache_folder=fast" in first.stderr
     assert len(list((tmp_path / "fast").iterdir())) == SAMPLES
     again = drn("data", "cache", own_data_folder, "--folder", "fast")
@@ -27,7 +27,7 @@ def test_decodes_once_and_says_what_it_takes(drn, own_data_folder: Path, tmp_pat
         "folder": "fast",
         "samples": SAMPLES,
         "decoded": 1,
-        "bytes": 48 * 64 * 4 + 128,
+        "bytes": 48 * 64 * 4 + 16,
     }
     assert len(list((tmp_path / "fast").iterdir())) == SAMPLES
 
@@ -83,7 +83,7 @@ def test_training_from_the_cache_gives_exactly_the_same_losses(
         *("--run-dir", "cached"),
     )
     assert done.returncode == 0, done.stderr
-    assert "12 samples take 149.0 kB decoded in" in " ".join(done.stderr.split())
+    assert "12 samples take 147.6 kB decoded in" in " ".join(done.stderr.split())
     assert losses(tmp_path / "cached", read_metrics) == losses(trained.folder, read_metrics)
     kept = own_data_folder / "drn-cache"
     assert kept.is_dir() == (settings[0] == "data.cache=disk")
@@ -110,11 +110,11 @@ def test_interrupted_it_goes_on_where_it_was(drn, until, tmp_path: Path) -> None
     assert made.returncode == 0, made.stderr
     folder = tmp_path / "data" / "drn-cache"
     process = drn.begin("data", "cache", tmp_path / "data")
-    until(lambda: process.poll() is not None or (folder.is_dir() and list(folder.glob("*.npy"))))
+    until(lambda: process.poll() is not None or (folder.is_dir() and list(folder.glob("*.raw"))))
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    before = len(list(folder.glob("*.npy")))
+    before = len(list(folder.glob("*.raw")))
     assert 0 < before < 40
     done = drn("data", "cache", tmp_path / "data", "--json")
     assert json.loads(done.stdout)["decoded"] == 40 - before

@@ -158,6 +158,46 @@ def test_label_is_turned_like_its_picture(tmp_path: Path) -> None:
     assert np.array_equal(read_label(path), upright)
 
 
+def test_orientation_at_the_end_of_a_png_is_applied(tmp_path: Path) -> None:
+    picture = noise(5, 7, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter
+    plain, turned = BytesIO(), BytesIO()
+    Image.fromarray(picture).save(plain, "PNG")
+    Image.fromarray(picture).save(turned, "PNG", exif=exif)
+    data, end = plain.getvalue()[:-12], plain.getvalue()[-12:]
+    start = turned.getvalue().index(b"eXIf") - 4
+    length = struct.unpack(">I", turned.getvalue()[start : start + 4])[0]
+    chunk = turned.getvalue()[start : start + 12 + length]
+    path = tmp_path / "late.png"
+    path.write_bytes(data + chunk + end)
+    assert np.array_equal(read_image(path), np.rot90(picture, -1))
+
+
+@pytest.mark.parametrize(("suffix", "options"), [(".png", {}), (".jpg", {"quality": 90})])
+@pytest.mark.parametrize("shape", [(60, 80, 3), (60, 80)], ids=["colour", "grey"])
+def test_damaged_file_is_read_as_pillow_reads_it_or_is_an_error(
+    tmp_path: Path, suffix: str, options: dict[str, int], shape: tuple[int, ...]
+) -> None:
+    path = saved(tmp_path / f"whole{suffix}", Image.fromarray(noise(*shape)), **options)
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    errors = 0
+    for number in range(60):
+        data = bytearray(whole)
+        for place in random.integers(len(data) // 8, len(data) - 12, 3):
+            data[place] ^= 1 + number % 255
+        path.write_bytes(data)
+        try:
+            expected = np.asarray(Image.open(path).convert("RGB"))
+        except (OSError, SyntaxError):
+            errors += 1
+            with pytest.raises(DrnError, match=f"whole{suffix}: "):
+                read_image(path)
+        else:
+            assert np.array_equal(read_image(path), expected)
+    assert errors or suffix == ".jpg"  # libjpeg makes something of nearly anything
+
+
 def test_picture_is_read_from_an_open_file(tmp_path: Path) -> None:
     pixels = noise(5, 7, 3)
     buffer = BytesIO()
