@@ -54,6 +54,29 @@ def camvid() -> ClassSet:
 
 
 @cache
+def camvid_colours() -> tuple[tuple[str, int, Colour], ...]:
+    """Give name, class id (255 for void) and colour of all that CamVid's colour labels show.
+
+    These are the 32 classes of the original labels and the 11 that are evaluated: some copies
+    were painted with the colours of the latter. No colour stands for two ids.
+    """
+    rows = _rows("camvid_colours.csv") + _rows("camvid_classes.csv")
+    return tuple(
+        (row["name"], int(row["id"]), (int(row["red"]), int(row["green"]), int(row["blue"])))
+        for row in rows
+    )
+
+
+@cache
+def camvid_split() -> dict[str, str]:
+    """Give the split of each of CamVid's 701 pictures, by its file name without ending.
+
+    The original release has no split; everybody uses the lists of the SegNet copy.
+    """
+    return {row["stem"]: row["split"] for row in _rows("camvid_split.csv")}
+
+
+@cache
 def cityscapes() -> ClassSet:
     """Give the 19 classes that are evaluated on Cityscapes."""
     rows = [row for row in _rows("cityscapes_labels.csv") if row["ignore_in_eval"] == "false"]

@@ -4,7 +4,15 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from drn_cli.data.classes import ClassSet, camvid, cityscapes, cityscapes_train_ids, generic
+from drn_cli.data.classes import (
+    ClassSet,
+    camvid,
+    camvid_colours,
+    camvid_split,
+    cityscapes,
+    cityscapes_train_ids,
+    generic,
+)
 
 
 def test_cityscapes_ids_map_as_the_shipped_table_says() -> None:
@@ -61,6 +69,36 @@ def test_camvid_classes_are_those_of_the_segnet_copy() -> None:
     }
     assert classes.names[3] == "Road"
     assert classes.names[10] == "Bicyclist"
+
+
+def test_camvid_colours_are_the_original_and_the_evaluated_ones() -> None:
+    colours = camvid_colours()
+    assert len(colours) == 32 + 11
+    assert {number for _, number, _ in colours} == {*range(11), 255}
+    ids = {name: number for name, number, _ in colours}
+    for name, number in {
+        "Wall": 1,
+        "LaneMkgsDriv": 3,
+        "Sidewalk": 4,
+        "Train": 8,
+        "Void": 255,
+    }.items():
+        assert ids[name] == number
+    by_colour: dict[tuple[int, int, int], int] = {}
+    for _, number, colour in colours:
+        assert by_colour.setdefault(colour, number) == number, colour
+    assert len(by_colour) == 33
+    evaluated = dict(zip(camvid().colours, range(11), strict=True))
+    assert evaluated.items() <= by_colour.items()
+
+
+def test_camvid_split_is_that_of_the_field() -> None:
+    split = camvid_split()
+    counts = [list(split.values()).count(part) for part in ("train", "val", "test")]
+    assert counts == [367, 101, 233]
+    assert split["0001TP_006690"] == "train"
+    assert split["0016E5_07959"] == "val"
+    assert split["0001TP_008550"] == "test"
 
 
 def test_palette_holds_the_colours_and_is_black_beyond() -> None:

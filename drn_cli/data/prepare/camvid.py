@@ -1,159 +1,153 @@
-"""CamVid in the SegNet layout, made into a data folder.
+"""CamVid, in whichever layout people have it, made into a data folder.
 
-The layout: `train/ trainannot/ val/ valannot/ test/ testannot/`, with `train.txt`, `val.txt` and
-`test.txt` naming a picture and its label on each line; only the last two parts of their paths mean
-anything. Labels hold 0 to 10 for the classes and 11 for void, which becomes 255.
+Labels hold 0 to 10 for the classes and 11 for void, as the SegNet copy has them, or the colours of
+CamVid's 32 original classes, which become the 11 that are evaluated. Void becomes 255.
 """
 
-import shutil
+import logging
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import numpy.typing as npt
 
-from drn_cli.data.classes import IGNORED, camvid
-from drn_cli.data.images import read_image, read_label, write_index
-from drn_cli.data.prepare.common import (
-    Moments,
-    Prepared,
-    Progress,
-    fingerprint,
-    in_parallel,
-    write_info,
-    write_list,
+from drn_cli.data.classes import IGNORED, Colour, camvid, camvid_colours
+from drn_cli.data.images import Pixels, read_image
+from drn_cli.data.prepare.camvid_layouts import Pair, find_layout
+from drn_cli.data.prepare.class_files import read_class_file
+from drn_cli.data.prepare.colours import (
+    holds_values,
+    ids_of_colours,
+    ids_of_values,
+    pack,
+    pixel_mode,
+    unpack,
+)
+from drn_cli.data.prepare.common import Prepared, Progress, fingerprint, in_parallel, up_to_date
+from drn_cli.data.prepare.placing import (
+    SPLITS,
+    Placed,
+    Seen,
+    make_folders,
+    place_pair,
+    write_lists_and_info,
 )
 from drn_cli.errors import DrnError
-from drn_cli.files import atomic_folder, read_json
+from drn_cli.files import atomic_folder
 
-SPLITS = ("train", "val", "test")
-VOID = 11
+log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A picture and its label, as paths below the source and below the data folder alike."""
-
-    split: str
-    image: str
-    label: str | None
+VALUES = {**{number: number for number in range(11)}, 11: IGNORED, IGNORED: IGNORED}
+VOID_NAMES = ("void", "unlabelled", "unlabeled", "ignore")
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What reading a pair told: sums over the picture, and pixels of each class (void last)."""
+class Job:
+    """A pair, and where it goes."""
 
-    moments: Moments
-    pixels: npt.NDArray[np.int64]
+    pair: Pair
+    placed: Placed
 
 
-def prepare_camvid(source: Path, out: Path, progress: Progress | None = None) -> Prepared:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How labels are read: the id of each colour, and whether unknown ones are ignored."""
+
+    colours: Mapping[Colour, int]
+    unknown_as_void: bool
+
+
+def prepare_camvid(
+    source: Path,
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    unknown_as_void: bool = False,
+) -> Prepared:
     """Make a data folder from CamVid, with all cores.
 
     The source is only read. A folder that was made from the same files is left as it is; a
     failure leaves nothing behind.
 
     Args:
-        source: Folder of the SegNet layout. Test labels may be missing.
+        source: Folder of CamVid; `camvid_layouts` tells the layouts. Test labels may be missing.
         out: The data folder to make.
         progress: Called with pictures done and pictures in all.
+        unknown_as_void: Whether colours and values that stand for no class are ignored.
 
     Raises:
-        DrnError: Another layout, a missing or broken file, a label value above 11, a label of
-            another size than its picture, or `out` holds something else.
+        DrnError: Another layout, a missing or broken file, a colour or value of no class, a label
+            of another size than its picture, or `out` holds something else.
     """
-    pairs = _pairs(source)
+    layout = find_layout(source)
+    reading = Reading(_colours(layout.colours), unknown_as_void)
+    log.info("%s: %s", source, layout.name)
+    pairs = layout.pairs
     counts = {split: sum(pair.split == split for pair in pairs) for split in SPLITS}
-    lists = [source / f"{split}.txt" for split in SPLITS]
+    deciding = [*layout.lists, *([layout.colours] if layout.colours else [])]
     files = [source / path for pair in pairs for path in (pair.image, pair.label) if path]
-    made_from = fingerprint(source, [*lists, *files])
-    if (out / "info.json").is_file():
-        info = read_json(out / "info.json")
-        if isinstance(info, dict) and info.get("made_from") == made_from:
-            return Prepared(out, counts, unchanged=True)
-        raise DrnError(
-            f"{out}: holds another data set, or one made from other files",
-            "remove it or choose another folder with --out",
-        )
+    made_from = fingerprint(source, [*deciding, *files])
+    if unknown_as_void:
+        made_from += " unknown-as-void"
+    if up_to_date(out, made_from):
+        return Prepared(out, counts, unchanged=True)
+    placed = [_place(pair) for pair in pairs]
     with atomic_folder(out) as folder:
-        for pair in pairs:
-            for path in (pair.image, pair.label):
-                if path:
-                    (folder / path).parent.mkdir(exist_ok=True)
-        seen = list(in_parallel(partial(_convert, source, folder), pairs, progress))
-        training = [part for pair, part in zip(pairs, seen, strict=True) if pair.split == "train"]
-        pixels = np.sum([part.pixels for part in training], axis=0)
-        for split in SPLITS:
-            chosen = [pair for pair in pairs if pair.split == split]
-            write_list(folder, f"{split}_images.txt", [pair.image for pair in chosen])
-            labels = [pair.label for pair in chosen if pair.label]
-            if len(labels) == len(chosen):
-                write_list(folder, f"{split}_labels.txt", labels)
-        write_info(
-            folder,
-            Moments.total(part.moments for part in training).statistics(),
-            camvid(),
-            dataset="camvid",
-            training_pixels=pixels[:VOID].tolist(),
-            training_pixels_void=int(pixels[VOID]),
-            made_from=made_from,
-        )
+        make_folders(folder, placed)
+        jobs = [Job(pair, to) for pair, to in zip(pairs, placed, strict=True)]
+        seen = list(in_parallel(partial(_convert, source, folder, reading), jobs, progress))
+        write_lists_and_info(folder, placed, seen, camvid(), dataset="camvid", made_from=made_from)
     return Prepared(out, counts, unchanged=False)
 
 
-def _pairs(source: Path) -> list[Pair]:
-    if not source.is_dir():
-        raise DrnError(f"{source}: no such folder")
-    pairs = []
-    for split in SPLITS:
-        path = source / f"{split}.txt"
-        if not path.is_file():
+def _place(pair: Pair) -> Placed:
+    """Name a pair in the data folder as the SegNet copy does."""
+    image = PurePosixPath(pair.image)
+    label = f"{pair.split}annot/{image.stem}.png" if pair.label else None
+    return Placed(pair.split, f"{pair.split}/{image.name}", label)
+
+
+def _colours(path: Path | None) -> dict[Colour, int]:
+    """Give the id of each colour that is known, with those of a class file before all others."""
+    known = {colour: number for _, number, colour in camvid_colours()}
+    if path is None:
+        return known
+    numbers = {_plain(name): number for name, number, _ in camvid_colours()}
+    numbers |= dict.fromkeys(VOID_NAMES, IGNORED)
+    for row in read_class_file(path):
+        if row.colour is None:
+            raise DrnError(f"{row.where}: {row.name} has no colour", f"or remove {path}")
+        if _plain(row.name) not in numbers:
             raise DrnError(
-                f"{path}: no such list",
-                "the SegNet layout of CamVid has train.txt, val.txt and test.txt beside the "
-                "folders train, trainannot, val, valannot, test and testannot",
+                f"{row.where}: {row.name} is no class of CamVid",
+                "call it as the original or the 11 evaluated classes are called, or Void",
             )
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DrnError(f"{path}: cannot be read: {error}") from error
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                pairs.append(_pair(source, split, line.split(), f"{path}:{number}"))
-    return pairs
+        known[row.colour] = numbers[_plain(row.name)]
+    return known
 
 
-def _pair(source: Path, split: str, words: list[str], where: str) -> Pair:
-    if len(words) != 2:
-        raise DrnError(f"{where}: should name a picture and its label, has {len(words)} words")
-    image, label = ("/".join(PurePosixPath(word).parts[-2:]) for word in words)
-    if ".." in f"{image}/{label}".split("/"):
-        raise DrnError(f"{where}: a path should not lead out of its folder")
-    if not (source / image).is_file():
-        raise DrnError(f"{where}: {source / image} does not exist")
-    if (source / label).is_file():
-        return Pair(split, image, label)
-    if split == "test":  # held back in some copies
-        return Pair(split, image, None)
-    raise DrnError(f"{where}: {source / label} does not exist")
+def _plain(name: str) -> str:
+    """Reduce a name to its letters, so that `Sign Symbol` and `SignSymbol` are the same."""
+    return re.sub(r"[\W_]", "", name.lower())
 
 
-def _convert(source: Path, folder: Path, pair: Pair) -> Seen:
-    """Copy a picture, write its label with void as 255, and sum both up."""
-    image = read_image(source / pair.image)
-    shutil.copyfile(source / pair.image, folder / pair.image)
-    pixels = np.zeros(VOID + 1, np.int64)
-    if pair.label is not None:
-        path = source / pair.label
-        label = read_label(path)
-        if label.shape != image.shape[:2]:
-            raise DrnError(
-                f"{path}: is {label.shape[1]}x{label.shape[0]}, "
-                f"its picture {image.shape[1]}x{image.shape[0]}"
-            )
-        if label.max() > VOID:
-            raise DrnError(f"{path}: has the value {label.max()}; CamVid's labels are 0 to {VOID}")
-        pixels = np.bincount(label.ravel(), minlength=VOID + 1)
-        write_index(folder / pair.label, np.where(label == VOID, np.uint8(IGNORED), label))
-    return Seen(Moments.of(image), pixels)
+def _convert(source: Path, folder: Path, reading: Reading, job: Job) -> Seen:
+    """Place a picture, write its label as class ids, and sum both up."""
+    label = source / job.pair.label if job.pair.label else None
+    ids = _ids(label, reading) if label else None
+    return place_pair(folder, job.placed, source / job.pair.image, label, ids)
+
+
+def _ids(path: Path, reading: Reading) -> Pixels:
+    mode = pixel_mode(path)
+    if holds_values(mode) and not (mode == "P" and _shows_classes(path, reading.colours)):
+        return ids_of_values(path, VALUES, unknown_as_void=reading.unknown_as_void)
+    return ids_of_colours(path, reading.colours, unknown_as_void=reading.unknown_as_void)
+
+
+def _shows_classes(path: Path, colours: Mapping[Colour, int]) -> bool:
+    """Tell whether a palette picture is one of colours: it shows those of classes alone."""
+    codes = np.unique(pack(read_image(path)))
+    return all(unpack(int(code)) in colours for code in codes)

@@ -1,14 +1,16 @@
 import hashlib
-import os
+import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from drn_cli.data.classes import camvid
+from drn_cli.data.classes import camvid, camvid_colours
 from drn_cli.data.folders import ListFolder
 from drn_cli.data.images import read_image, read_label
+from drn_cli.data.prepare import camvid_layouts
 from drn_cli.data.prepare.camvid import prepare_camvid
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json
@@ -99,7 +101,8 @@ def test_second_run_changes_nothing_and_a_changed_source_is_refused(
     assert (again.counts, again.unchanged) == (SPLITS, True)
     assert state(out) == before
     changed = source / "train" / "1.png"
-    os.utime(changed, (changed.stat().st_atime, changed.stat().st_mtime + 10))
+    changed.unlink()  # the data folder may hold a link to it
+    Image.fromarray(np.full((6, 8, 3), 7, np.uint8)).save(changed)
     with pytest.raises(DrnError, match="made from other files") as caught:
         prepare_camvid(source, out)
     assert str(out) in caught.value.message
@@ -143,7 +146,7 @@ def test_label_of_another_size_is_an_error_with_file_and_sizes(
 ) -> None:
     path = source / "trainannot" / "0.png"
     Image.fromarray(np.zeros((5, 8), np.uint8)).save(path)
-    error = fails(source, tmp_path / "camvid", "is 8x5, its picture 8x6")
+    error = fails(source, tmp_path / "camvid", r"is 8x5, its picture .*train/0.png 8x6")
     assert str(path) in error.message
 
 
@@ -211,6 +214,203 @@ def test_test_labels_may_be_missing(source: Path, tmp_path: Path) -> None:
     assert prepare_camvid(source, out).counts == SPLITS
     assert not (out / "test_labels.txt").exists()
     assert len(ListFolder.open(out).samples("test", labels=False)) == 1
+
+
+def test_picture_that_is_listed_twice_is_an_error(source: Path, tmp_path: Path) -> None:
+    (source / "val.txt").write_text("train/0.png trainannot/0.png\n" * 2)
+    fails(source, tmp_path / "camvid", "two files of the source")
+
+
+def test_picture_behind_a_symbolic_link_becomes_a_file(source: Path, tmp_path: Path) -> None:
+    link = source / "train" / "0.png"
+    link.rename(source / "real.png")
+    link.symlink_to("../real.png")
+    prepare_camvid(source, tmp_path / "camvid")
+    placed = tmp_path / "camvid" / "train" / "0.png"
+    assert not placed.is_symlink()
+    assert placed.read_bytes() == (source / "real.png").read_bytes()
+
+
+def painted(label: np.ndarray) -> np.ndarray:
+    """Paint class ids with the colours of CamVid, those that share an id in turn."""
+    by_id = {number: [c for _, n, c in camvid_colours() if n == number] for number in range(11)}
+    colours = [by_id.get(number, [(0, 0, 0)]) for number in range(12)]
+    return np.array(
+        [
+            [colours[value][(y + x) % len(colours[value])] for x, value in enumerate(row)]
+            for y, row in enumerate(label.tolist())
+        ],
+        np.uint8,
+    )
+
+
+NAMED = {colour: name for name, _, colour in reversed(camvid_colours())}  # each colour once
+CLASS_DICT = "name, r,g,b\n" + "".join(
+    f" {name} ,{red}, {green},{blue}\n" for (red, green, blue), name in NAMED.items()
+)
+
+
+@pytest.fixture
+def folders(source: Path, tmp_path: Path) -> Path:
+    """Write the same CamVid in split folders, with colour labels and without test labels."""
+    top = tmp_path / "rgb"
+    for split, count in SPLITS.items():
+        shutil.copytree(source / split, top / split)
+        if split != "test":
+            (top / f"{split}_labels").mkdir()
+            for n in range(count):
+                label = painted(np.asarray(Image.open(source / f"{split}annot" / f"{n}.png")))
+                Image.fromarray(label).save(top / f"{split}_labels" / f"{n}_L.png")
+    for path in (source / "testannot").iterdir():
+        path.unlink()
+    return top
+
+
+@pytest.fixture
+def cambridge(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write it as Cambridge released it, with names of its own for the split."""
+    top, split_of = tmp_path / "cambridge", {}
+    (top / "701_StillsRaw_full").mkdir(parents=True)
+    (top / "LabeledApproved_full").mkdir()
+    for split, count in SPLITS.items():
+        for n in range(count):
+            split_of[f"{split}{n}"] = split
+            picture = (source / split / f"{n}.png").read_bytes()
+            (top / "701_StillsRaw_full" / f"{split}{n}.png").write_bytes(picture)
+            if split != "test":
+                label = painted(np.asarray(Image.open(source / f"{split}annot" / f"{n}.png")))
+                target = top / "LabeledApproved_full" / f"{split}{n}_L.png"
+                Image.fromarray(label).save(target)
+    for path in (source / "testannot").iterdir():
+        path.unlink()
+    monkeypatch.setattr(camvid_layouts, "camvid_split", lambda: split_of)
+    return top
+
+
+def content(folder: Path) -> dict[str, object]:
+    """Give all that matters in a data folder: labels by name, statistics, counts."""
+    info = read_json(folder / "info.json")
+    del info["made_from"]
+    labels = {
+        path.relative_to(folder).as_posix(): read_label(path).tolist()
+        for path in sorted(folder.glob("*annot/*.png"))
+    }
+    return {"info": info, "labels": labels, "lists": sorted(p.name for p in folder.glob("*.txt"))}
+
+
+@pytest.mark.parametrize("colour_file", [None, "class_dict.csv", "label_colors.txt"])
+def test_colour_labels_in_split_folders_become_the_same_data_folder(
+    source: Path, folders: Path, tmp_path: Path, colour_file: str | None
+) -> None:
+    if colour_file == "class_dict.csv":
+        (folders / colour_file).write_text(CLASS_DICT)
+    elif colour_file:
+        lines = [f"{r} {g} {b}\t\t{name}" for (r, g, b), name in NAMED.items()]
+        (folders / "train_labels" / colour_file).write_text("\n".join(lines))
+    before = state(folders)
+    prepare_camvid(source, tmp_path / "segnet")
+    prepare_camvid(folders, tmp_path / "folders")
+    assert content(tmp_path / "folders") == content(tmp_path / "segnet")
+    lists = [(tmp_path / name / "val_labels.txt").read_text() for name in ("segnet", "folders")]
+    assert lists[0] == lists[1] == "valannot/0.png\nvalannot/1.png\n"
+    assert state(folders) == before
+    assert prepare_camvid(folders, tmp_path / "folders").unchanged
+
+
+def test_cambridge_release_is_split_as_the_table_says(
+    source: Path, cambridge: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    extra = cambridge / "701_StillsRaw_full" / "another.png"
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(extra)
+    with caplog.at_level(logging.INFO):
+        assert prepare_camvid(cambridge, tmp_path / "out").counts == SPLITS
+    assert "left out because they are not in it: 1" in caplog.text
+    prepare_camvid(source, tmp_path / "segnet")
+    made, expected = content(tmp_path / "out"), content(tmp_path / "segnet")
+    assert made["info"] == expected["info"]
+    assert list(made["labels"].values()) == list(expected["labels"].values())
+    listed = (tmp_path / "out" / "val_images.txt").read_text()
+    assert listed == "val/val0.png\nval/val1.png\n"
+    extra.unlink()
+    (cambridge / "701_StillsRaw_full" / "val1.png").unlink()
+    with pytest.raises(DrnError, match="lacks 1 of the 6 pictures of CamVid: val1"):
+        prepare_camvid(cambridge, tmp_path / "again")
+
+
+def test_class_file_goes_before_the_known_colours(folders: Path, tmp_path: Path) -> None:
+    (folders / "class_dict.csv").write_text("name,r,g,b\nSky,64,0,128\nUnlabelled,1,2,3\n")
+    label = np.full((6, 8, 3), (64, 0, 128), np.uint8)  # a car elsewhere
+    label[0, 0] = (1, 2, 3)
+    Image.fromarray(label).save(folders / "val_labels" / "1_L.png")
+    prepare_camvid(folders, tmp_path / "out")
+    ids = read_label(tmp_path / "out" / "valannot" / "1.png")
+    assert ids[0, 0] == 255
+    assert np.unique(ids[1:]).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,r,g,b\nSky,1,2,3\nUfo,4,5,6\n", r"class_dict.csv:3: Ufo is no class of CamVid"),
+        ("Sky\nRoad\n", r"class_dict.csv:1: Sky has no colour"),
+    ],
+)
+def test_class_file_with_a_strange_row_is_an_error(
+    folders: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    (folders / "class_dict.csv").write_text(text)
+    with pytest.raises(DrnError, match=message):
+        prepare_camvid(folders, tmp_path / "out")
+
+
+def test_unknown_colour_is_an_error_or_void(folders: Path, tmp_path: Path) -> None:
+    path = folders / "val_labels" / "0_L.png"
+    label = np.array(Image.open(path))
+    label[3, 2] = (9, 9, 9)
+    Image.fromarray(label).save(path)
+    with pytest.raises(DrnError, match=r"0_L.png: the colour 9,9,9 at x 2, y 3 is no class"):
+        prepare_camvid(folders, tmp_path / "out")
+    prepare_camvid(folders, tmp_path / "out", unknown_as_void=True)
+    assert read_label(tmp_path / "out" / "valannot" / "0.png")[3, 2] == 255
+    with pytest.raises(DrnError, match="made from other files"):
+        prepare_camvid(folders, tmp_path / "out")
+
+
+def test_palette_labels_are_colours_where_they_show_classes(
+    source: Path, folders: Path, tmp_path: Path
+) -> None:
+    for path in (folders / "val_labels").iterdir():
+        Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE).save(path)
+    for path in (folders / "train_labels").iterdir():  # ids with some palette
+        ids = Image.open(source / "trainannot" / path.name.replace("_L", ""))
+        ids.putpalette(bytes(range(256)) * 3)
+        ids.save(path)
+    prepare_camvid(source, tmp_path / "segnet")
+    prepare_camvid(folders, tmp_path / "out")
+    assert content(tmp_path / "out") == content(tmp_path / "segnet")
+
+
+def test_missing_parts_of_split_folders_are_errors(folders: Path, tmp_path: Path) -> None:
+    (folders / "train_labels" / "1_L.png").rename(folders / "val_labels" / "7_L.png")
+    with pytest.raises(DrnError, match=r"train/1.png without a label, which is named X_L.png"):
+        prepare_camvid(folders, tmp_path / "out")
+    shutil.copy(folders / "val_labels" / "7_L.png", folders / "train_labels" / "1.png")
+    with pytest.raises(DrnError, match=r"val_labels: 7_L without a picture"):
+        prepare_camvid(folders, tmp_path / "out")
+    shutil.rmtree(folders / "val_labels")
+    with pytest.raises(DrnError, match=r"val_labels: no such folder"):
+        prepare_camvid(folders, tmp_path / "out")
+
+
+def test_another_folder_is_told_what_was_looked_for(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DrnError, match="none of the layouts") as caught:
+        prepare_camvid(tmp_path / "empty", tmp_path / "out")
+    for word in ("train.txt", "train_labels", "701_StillsRaw_full"):
+        assert word in str(caught.value.hint)
+    with pytest.raises(DrnError) as caught:
+        prepare_camvid(tmp_path, tmp_path / "out")
+    assert caught.value.hint == f"is it {source}?"
 
 
 def test_real_camvid_has_the_known_numbers(camvid_source: Path, tmp_path: Path) -> None:

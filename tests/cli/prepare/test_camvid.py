@@ -32,6 +32,7 @@ def test_prepares_once_and_says_so(drn, segnet: Path, tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert first.stdout == "out made: 60 train, 3 val, 2 test\n"
     assert "drn train drn_d_22_camvid data.root=out" in first.stderr
+    assert f"{segnet}: the SegNet layout" in first.stderr
     assert (tmp_path / "out" / "info.json").is_file()
     second = drn("data", "prepare", "camvid", segnet, "--out", "out", "--json")
     assert json.loads(second.stdout) == {
@@ -46,7 +47,8 @@ def test_mistake_is_one_line(drn, tmp_path: Path) -> None:
     assert failed.returncode == 1
     assert failed.stdout == ""
     assert failed.stderr.startswith("error: ")
-    assert "train.txt: no such list" in failed.stderr
+    assert "none of the layouts" in failed.stderr
+    assert "train.txt, val.txt and test.txt (SegNet)" in failed.stderr
     assert "Traceback" not in failed.stderr
 
 

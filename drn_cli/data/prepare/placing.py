@@ -1,0 +1,105 @@
+"""A picture and its label put into a data folder, and the lists and info.json over all of them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from drn_cli.data.classes import IGNORED, ClassSet
+from drn_cli.data.images import Pixels, read_image, write_index
+from drn_cli.data.prepare.common import Moments, place, write_info, write_list
+from drn_cli.errors import DrnError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a picture and its label are in a data folder; a label is an index map in PNG."""
+
+    split: str
+    image: str
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a pair told on its way: sums over the picture, and int64 `(256,)`, pixels of each id."""
+
+    moments: Moments
+    pixels: npt.NDArray[np.int64]
+
+
+def place_pair(
+    folder: Path, placed: Placed, image: Path, label: Path | None, ids: Pixels | None
+) -> Seen:
+    """Put a picture and the ids of its label into a data folder.
+
+    Args:
+        folder: The data folder. Folders in it are there already.
+        placed: Their names in it.
+        image: Where the picture comes from.
+        label: Where the label comes from.
+        ids: The class ids that the label shows, `(H, W)`.
+
+    Raises:
+        DrnError: A broken picture, or a label of another size.
+    """
+    picture = read_image(image)
+    # A hard link to a symbolic link would be a symbolic link, and lead nowhere from its new place.
+    place(image, folder / placed.image)
+    pixels = np.zeros(256, np.int64)
+    if ids is not None and placed.label is not None:
+        if ids.shape != picture.shape[:2]:
+            raise DrnError(
+                f"{label}: is {ids.shape[1]}x{ids.shape[0]}, "
+                f"its picture {image} {picture.shape[1]}x{picture.shape[0]}"
+            )
+        pixels = np.bincount(ids.ravel(), minlength=256)
+        write_index(folder / placed.label, ids)
+    return Seen(Moments.of(picture), pixels)
+
+
+def make_folders(folder: Path, placed: Sequence[Placed]) -> None:
+    """Make the folders that pictures and labels go to.
+
+    Raises:
+        DrnError: Two of them go to the same place. The second would be written over the first,
+            and through a hard link into its source.
+    """
+    paths = [path for one in placed for path in (one.image, one.label) if path]
+    twice = [path for path, count in Counter(paths).items() if count > 1]
+    if twice:
+        raise DrnError(f"{twice[0]}: two files of the source would go to this place")
+    for parent in sorted({(folder / path).parent for path in paths}):
+        parent.mkdir(parents=True, exist_ok=True)
+
+
+def write_lists_and_info(
+    folder: Path, placed: Sequence[Placed], seen: Sequence[Seen], class_set: ClassSet, **extra: Any
+) -> None:
+    """Write the lists of all splits that have pictures, and what the training pictures told.
+
+    Labels are listed where every picture of the split has one.
+    """
+    for split in SPLITS:
+        chosen = [one for one in placed if one.split == split]
+        labels = [one.label for one in chosen if one.label]
+        if chosen:
+            write_list(folder, f"{split}_images.txt", [one.image for one in chosen])
+        if labels and len(labels) == len(chosen):
+            write_list(folder, f"{split}_labels.txt", labels)
+    training = [part for one, part in zip(placed, seen, strict=True) if one.split == "train"]
+    pixels = np.sum([part.pixels for part in training], axis=0)
+    write_info(
+        folder,
+        Moments.total(part.moments for part in training).statistics(),
+        class_set,
+        training_pixels=pixels[: len(class_set)].tolist(),
+        training_pixels_void=int(pixels[IGNORED]),
+        **extra,
+    )

@@ -1,0 +1,129 @@
+"""Whether labels are read as colours or as values, by what they hold and what a class file says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drn_cli.data.prepare.class_files import read_class_file
+from drn_cli.data.prepare.class_tables import Classes, named
+from drn_cli.data.prepare.label_reading import (
+    Found,
+    Shown,
+    choose_reading,
+    look,
+    write_class_file,
+)
+from drn_cli.errors import DrnError
+
+BLACK, GREY, GREEN, WHITE = (0, 0, 0), (1, 1, 1), (0, 128, 0), (255, 255, 255)
+
+
+def found(*shown: tuple, lossy: Path | None = None) -> Found:
+    return Found({Shown(value, colour): count for value, colour, count in shown}, lossy)
+
+
+def classes(text: str, tmp_path: Path) -> Classes:
+    (tmp_path / "c.csv").write_text(text)
+    return named(read_class_file(tmp_path / "c.csv"))
+
+
+def test_all_labels_are_counted_by_value_and_colour(tmp_path: Path) -> None:
+    values = np.repeat(np.arange(3, dtype=np.uint8), 4).reshape(3, 4)
+    colours = np.array([BLACK, GREEN, WHITE], np.uint8)
+    palette = Image.fromarray(values)
+    palette.putpalette(colours.tobytes())
+    pictures = {
+        "grey": Image.fromarray(values),
+        "palette": palette,
+        "colours": Image.fromarray(colours[values]),
+        "two": Image.fromarray(values > 1),
+    }
+    paths = [tmp_path / f"{name}.png" for name in pictures]
+    for path, image in zip(paths, pictures.values(), strict=True):
+        image.save(path)
+    seen: list[tuple[int, int]] = []
+    everything = look(paths, lambda done, total: seen.append((done, total)))
+    assert everything.pixels == {
+        Shown(0, BLACK): 4 + 4 + 8,  # grey, palette and the two values of one bit
+        Shown(1, GREY): 4,
+        Shown(2, (2, 2, 2)): 4,
+        Shown(1, GREEN): 4,
+        Shown(2, WHITE): 4,
+        Shown(1, WHITE): 4,
+        Shown(None, BLACK): 4,
+        Shown(None, GREEN): 4,
+        Shown(None, WHITE): 4,
+    }
+    assert seen[-1] == (4, 4)
+    assert everything.values() is None
+    assert everything.colours()[:2] == [(BLACK, 20), (WHITE, 12)]
+    assert look(paths[:2]).values() == [0, 1, 2]
+    assert everything.lossy is None
+
+
+RGB = "name,r,g,b\nvoid,0,0,0\ntree,0,128,0\nsnow,255,255,255\n"
+
+
+@pytest.mark.parametrize(
+    ("shown", "as_colours"),
+    [
+        ([(None, GREEN, 5)], True),
+        ([(None, (9, 9, 9), 5)], True),  # unknown: found out while reading
+        ([(0, BLACK, 5), (255, WHITE, 5)], True),
+        ([(0, BLACK, 5), (1, GREY, 5)], False),
+        ([(1, GREEN, 5), (2, WHITE, 5), (0, BLACK, 1)], True),
+        ([(7, GREEN, 5), (8, (9, 9, 9), 1)], True),  # mostly known
+        ([(7, GREEN, 1), (8, (9, 9, 9), 5)], False),
+        ([(1, GREEN, 5), (255, (224, 224, 192), 1)], False),  # the same ids either way
+    ],
+)
+def test_what_decides_for_colours(tmp_path: Path, shown: list, as_colours: bool) -> None:
+    reading = choose_reading(found(*shown), classes(RGB, tmp_path), [], False)
+    assert (reading.colours is not None) is as_colours
+    assert reading.class_set.names == ("tree", "snow")
+
+
+def test_given_values_decide_for_values(tmp_path: Path) -> None:
+    with_ids = classes("name,r,g,b,id\nbackground,0,0,0,0\nobject,255,255,255,255\n", tmp_path)
+    reading = choose_reading(found((0, BLACK, 5), (255, WHITE, 5)), with_ids, [], False)
+    assert reading.colours is None
+    assert reading.values == {0: 0, 255: 1}
+
+
+def test_colours_that_nothing_names_are_listed_most_frequent_first(tmp_path: Path) -> None:
+    many = found(*((None, (n, 0, 1), 100 - n) for n in range(45)), lossy=Path("a.jpg"))
+    with pytest.raises(
+        DrnError, match=r"names: 0,0,1 \(.*%\), 1,0,1 .* and 5 more; JPEG"
+    ) as caught:
+        choose_reading(many, None, [], False)
+    assert "--write-classes" in str(caught.value.hint)
+    with pytest.raises(DrnError, match="colours that nothing names"):
+        choose_reading(many, classes("name\na\nb\n", tmp_path), [], False)
+
+
+def test_values_in_a_jpeg_are_refused() -> None:
+    with pytest.raises(DrnError, match=r"a.jpg: holds class ids in a JPEG"):
+        choose_reading(found((0, BLACK, 5), (1, GREY, 5), lossy=Path("a.jpg")), None, [], False)
+
+
+def test_a_value_to_ignore_says_nothing_about_colours(tmp_path: Path) -> None:
+    with pytest.raises(DrnError, match=r"--ignore 3: the labels hold colours"):
+        choose_reading(found((None, GREEN, 5)), classes(RGB, tmp_path), [3], False)
+
+
+def test_a_class_file_is_begun_and_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    assert write_class_file(path, found((None, GREEN, 5), (None, WHITE, 9))) == 2
+    assert path.read_text() == "name,r,g,b\nclass 0,255,255,255\nclass 1,0,128,0\n"
+    assert [row.colour for row in read_class_file(path)] == [WHITE, GREEN]
+    with pytest.raises(DrnError, match=r"new.csv: exists already"):
+        write_class_file(path, found((None, GREEN, 5)))
+    path.unlink()
+    assert write_class_file(path, found((0, BLACK, 5), (255, WHITE, 9))) == 2
+    assert path.read_text() == "name,id\nclass 0,0\nvoid,255\n"
+    path.unlink()
+    with pytest.raises(DrnError, match="300 colours, too many"):
+        write_class_file(path, found(*((None, (n % 256, n // 256, 0), 1) for n in range(300))))
+    assert not path.exists()
