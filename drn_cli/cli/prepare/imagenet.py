@@ -1,0 +1,117 @@
+"""`drn data prepare imagenet`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from drn_cli.cli import console
+from drn_cli.cli.prepare.common import AsJson, progress_bar
+
+if TYPE_CHECKING:
+    from drn_cli.data.prepare.imagenet.preparing import PreparedImageNet
+
+SHOWN = 5  # files of those that were left out; the others are in the list
+
+EPILOG = """[bold]Examples[/]
+
+  drn data prepare imagenet downloads --out data/imagenet
+
+  drn data prepare imagenet kaggle/imagenet-object-localization-challenge
+
+  drn data prepare imagenet downloads --partial             only some of it
+
+  drn data prepare imagenet unpacked --truth val_labels.txt
+
+SRC holds what you have, at most four folders deep:
+
+  ILSVRC2012_img_train.tar, or train/WNID/
+
+  ILSVRC2012_img_val.tar, or val/WNID/, or a flat val/
+
+  classes of an archive of val, or a flat val/: LOC_val_solution.csv,
+  a list of WNIDs, or ILSVRC2012_devkit_t12.tar.gz
+  (it takes pip install 'drn-cli\\[imagenet]')
+
+  boxes: LOC_val_solution.csv, ILSVRC2012_bbox_val_v3.tgz, or its XML
+
+SRC is only read: archives where they are, and folders are linked, or
+else copied. Interrupted, the same command goes on where it was. A second
+run with the same files does nothing.
+"""
+
+
+def imagenet(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with what you have.")],
+    out: Annotated[Path, typer.Option(help="Data folder to make.")] = Path("data/imagenet"),
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Take fewer classes or pictures than there are.")
+    ] = False,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="Classes of flat val pictures: lines of WNID, or of NAME WNID, or CSV."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """ImageNet (ILSVRC2012): 1000 classes, 1281167/50000 pictures."""
+    from drn_cli.data.prepare.imagenet.preparing import CLASSES, prepare_imagenet
+
+    try:
+        with progress_bar("MB") as progress:
+            made = prepare_imagenet(
+                source, out, partial_copy=partial, truth=truth, progress=progress
+            )
+    except KeyboardInterrupt:
+        console.note(f"interrupted; the same command goes on with {out} where it was")
+        raise typer.Exit(console.INTERRUPTED) from None
+    _tell_apart(made)
+    if as_json:
+        console.emit_json(_as_json(made))
+        return
+    _show(made)
+    if set(made.counts) == {"train", "val"}:
+        classes = made.classes["train"]
+        own = "" if classes == CLASSES else f" data.classes={classes}"
+        console.note(f"train on it: drn train drn_d_22_imagenet data.root={made.out}{own}")
+
+
+def _as_json(made: "PreparedImageNet") -> dict[str, Any]:
+    from drn_cli.data.prepare.imagenet.preparing import CLASSES, EXPECTED
+
+    names = ("split", "file", "fault")
+    return {
+        "out": str(made.out),
+        "pictures": dict(made.counts),
+        "classes": dict(made.classes),
+        "expected": {"pictures": EXPECTED, "classes": CLASSES},
+        "corrupt": [dict(zip(names, line.split("\t"), strict=False)) for line in made.corrupt],
+        "boxes": made.boxes,
+        "missing": dict(made.missing),
+        "unchanged": made.unchanged,
+    }
+
+
+def _show(made: "PreparedImageNet") -> None:
+    from drn_cli.data.prepare.imagenet.preparing import EXPECTED
+
+    numbers = ("classes", "pictures", "expected", "corrupt", "boxes")
+    table = console.table("split", *numbers, right=numbers)
+    for split, pictures in made.counts.items():
+        corrupt = sum(line.startswith(f"{split}\t") for line in made.corrupt)
+        boxes = made.boxes if split == "val" else None
+        row = (made.classes[split], pictures, EXPECTED[split], corrupt, boxes)
+        table.add_row(split, *("-" if number is None else f"{number:,}" for number in row))
+    console.out.print(table)
+    verb = "is up to date" if made.unchanged else "made"
+    console.out.print(f"{made.out} {verb}", soft_wrap=True)
+
+
+def _tell_apart(made: "PreparedImageNet") -> None:
+    """Say what was left out and what is not there."""
+    for line in made.corrupt[:SHOWN]:
+        console.warn("left out: " + ": ".join(line.split("\t")))
+    if len(made.corrupt) > SHOWN:
+        more = len(made.corrupt) - SHOWN
+        console.warn(f"left out: {more} more; all of them are in {made.out / 'corrupt.txt'}")
+    for what, files in made.missing.items():
+        console.note(f"{made.out} has no {what}; to add: {files}")

@@ -1,0 +1,1 @@
+"""ImageNet (ILSVRC2012), from archives or folders to class folders."""

@@ -1,0 +1,142 @@
+"""Pictures of ImageNet from folders that are unpacked already: listed, checked and placed."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from drn_cli.data.prepare.common import place
+from drn_cli.data.prepare.imagenet.pictures import (
+    Advance,
+    Corrupt,
+    Taken,
+    file_fault,
+    is_picture,
+    is_there,
+    is_wnid,
+)
+from drn_cli.data.prepare.imagenet.truth import Truth, class_of
+from drn_cli.files import atomic
+
+THREADS = 4  # the work is waiting for the disk
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture file of the source, and the class it belongs to."""
+
+    folder: Path
+    name: str
+    size: int
+    changed: int  # nanoseconds
+    wnid: str
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What there is to take: numbers that tell it apart from anything else."""
+
+    fingerprint: str
+    pictures: int
+    size: int  # bytes
+
+
+def class_folders(folder: Path) -> Iterator[list[Picture]]:
+    """Yield the pictures of `folder/WNID/`, one list a class, in the order of their names."""
+    with os.scandir(folder) as found:
+        classes = sorted(entry.name for entry in found if is_wnid(entry.name) and entry.is_dir())
+    for wnid in classes:
+        below = folder / wnid
+        yield [_picture(below, entry, wnid) for entry in _entries(below)]
+
+
+def flat_folder(folder: Path, truth: Truth) -> Iterator[list[Picture]]:
+    """Yield the pictures of a flat folder as one list.
+
+    Raises:
+        DrnError: The truth does not name a picture's class.
+    """
+    yield [
+        _picture(folder, entry, class_of(entry.name, truth, str(folder)))
+        for entry in _entries(folder)
+    ]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """List what is named like a picture; a link to nothing is too, and found broken later."""
+    with os.scandir(folder) as found:
+        chosen = [e for e in found if is_picture(e.name) and not e.is_dir()]
+    return sorted(chosen, key=lambda entry: entry.name)
+
+
+def _picture(folder: Path, entry: os.DirEntry[str], wnid: str) -> Picture:
+    try:
+        stat = entry.stat()
+    except OSError:
+        return Picture(folder, entry.name, 0, 0, wnid)
+    return Picture(folder, entry.name, stat.st_size, stat.st_mtime_ns, wnid)
+
+
+def list_pictures(batches: Iterable[list[Picture]]) -> Listing:
+    """Sum up pictures; names, sizes and times of change decide the fingerprint."""
+    digest, pictures, size = hashlib.sha256(), 0, 0
+    for batch in batches:
+        for picture in batch:
+            line = f"{picture.wnid}/{picture.name}\0{picture.size}\0{picture.changed}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+            size += picture.size
+        pictures += len(batch)
+    return Listing(digest.hexdigest(), pictures, size)
+
+
+def place_pictures(batches: Iterable[list[Picture]], out: Path, advance: Advance) -> Taken:
+    """Put pictures into the folders of their classes: hard links, or else copies.
+
+    Those that are there already stay as they are.
+
+    Args:
+        batches: Lists of pictures; each is worked on by several threads.
+        out: Gets a folder for each class.
+        advance: Told how many bytes of pictures are done.
+
+    Raises:
+        DrnError: A picture cannot be written.
+    """
+    done = pictures = 0
+    corrupt = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for batch in batches:
+                for picture, wrong in zip(
+                    batch, pool.map(partial(_place, out), batch), strict=True
+                ):
+                    if wrong is None:
+                        pictures += 1
+                    else:
+                        corrupt.append(Corrupt(str(picture.path), wrong))
+                    done += picture.size
+                    advance(done)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return Taken(pictures, tuple(corrupt))
+
+
+def _place(out: Path, picture: Picture) -> str | None:
+    """Place one picture, or tell what is wrong with it."""
+    target = out / picture.wnid / picture.name
+    if picture.size and is_there(target, picture.size):
+        return None
+    wrong = file_fault(picture.path)
+    if wrong is None:
+        with atomic(target, durable=False) as temporary:
+            temporary.unlink()  # a hard link needs a name that is free
+            place(picture.path, temporary)
+    return wrong

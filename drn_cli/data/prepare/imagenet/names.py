@@ -1,0 +1,120 @@
+"""What people call the classes of ImageNet: Kaggle's list, the devkit's meta.mat, or our table."""
+
+import csv
+import importlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+
+from drn_cli.data.prepare.imagenet.pictures import is_wnid
+from drn_cli.data.prepare.imagenet.sources import DEVKIT, META, SOLUTION, Sources
+from drn_cli.data.prepare.imagenet.tar import read_small
+from drn_cli.errors import DrnError
+
+
+@dataclass(frozen=True, slots=True)
+class Synset:
+    """A class as the devkit knows it.
+
+    Attributes:
+        number: ILSVRC2012_ID, from 1; not the place in any sorted order.
+        wnid: Its name in WordNet, by which its folder is called.
+        words: What people call it.
+    """
+
+    number: int
+    wnid: str
+    words: str
+
+
+def shipped_names() -> dict[str, str]:
+    """Give a name for each of the 1000 classes of ILSVRC2012, by WNID.
+
+    The WNIDs of our table are those of the list in timm (`imagenet_synsets.txt`), the names those
+    of torchvision's weights in the same, sorted, order. WordNet's own words agree with all but
+    two: `crane bird`, to tell it from the machine, and `maillot tank suit`.
+    """
+    table = files("drn_cli.data") / "tables" / "imagenet_classes.csv"
+    rows = csv.DictReader(table.read_text(encoding="utf-8").splitlines())
+    return {row["wnid"]: row["name"] for row in rows}
+
+
+def names_file(sources: Sources) -> Path | None:
+    """Give the file that `read_names` reads, if there is one."""
+    if sources.synsets is not None:
+        return sources.synsets
+    # Names alone are no reason to ask for another package.
+    return (sources.meta or sources.devkit) if find_spec("scipy") else None
+
+
+def read_names(sources: Sources) -> Mapping[str, str]:
+    """Read the names that the source has for its classes, by WNID; there may be none.
+
+    Raises:
+        DrnError: The file with the names is broken.
+    """
+    if sources.synsets is not None:
+        return _read_list(sources.synsets)
+    if names_file(sources) is None:
+        return {}
+    return {synset.wnid: synset.words for synset in read_synsets(sources)}
+
+
+def _read_list(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DrnError(f"{path}: cannot be read: {error}") from error
+    names = {}
+    for number, line in enumerate(lines, start=1):
+        wnid, _, name = line.strip().partition(" ")
+        if wnid and not (is_wnid(wnid) and name):
+            raise DrnError(f"{path}:{number}: should be a WNID and a name, is `{line[:60]}`")
+        if wnid:
+            names[wnid] = name.strip()
+    return names
+
+
+def read_synsets(sources: Sources) -> list[Synset]:
+    """Read the classes from meta.mat, in its folder or in the devkit's archive.
+
+    Raises:
+        DrnError: There is no meta.mat, it is broken, or scipy is not installed.
+    """
+    if sources.meta is not None:
+        try:
+            return _parse(sources.meta.read_bytes(), str(sources.meta))
+        except OSError as error:
+            raise DrnError(f"{sources.meta}: cannot be read: {error.strerror}") from error
+    if sources.devkit is None:
+        raise DrnError(
+            f"{sources.truth}: holds numbers, which only {META} of the devkit explains",
+            f"put {DEVKIT} or {META} beside it, or use {SOLUTION}",
+        )
+    for name, data in read_small(sources.devkit, lambda name: name.endswith(f"data/{META}")):
+        return _parse(data, f"{sources.devkit}: {name}")
+    raise DrnError(f"{sources.devkit}: has no data/{META}")
+
+
+def _parse(data: bytes, where: str) -> list[Synset]:
+    """Read the struct array `synsets`; only those without children are classes."""
+    try:
+        # scipy is an extra, and is asked for only here.
+        loadmat = importlib.import_module("scipy.io").loadmat
+    except ImportError as error:
+        raise DrnError(
+            f"{where}: is a MATLAB file, and scipy, which can read it, is not installed",
+            f"pip install 'drn-cli[imagenet]', or use {SOLUTION}, which needs nothing",
+        ) from error
+    try:
+        synsets = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"].reshape(-1)
+        return [
+            Synset(int(each["ILSVRC2012_ID"]), str(each["WNID"]), str(each["words"]))
+            for each in synsets
+            if int(each["num_children"]) == 0
+        ]
+    except Exception as error:  # a broken file makes scipy raise whatever comes to it
+        raise DrnError(f"{where}: cannot be read as the devkit's {META}: {error}") from error

@@ -1,0 +1,91 @@
+"""The parts of ImageNet that a source gives: what each is made from, and how it is made."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from drn_cli.data.prepare.common import fingerprint
+from drn_cli.data.prepare.imagenet.archives import extract_train, extract_val
+from drn_cli.data.prepare.imagenet.boxes import box_files
+from drn_cli.data.prepare.imagenet.folders import (
+    Picture,
+    class_folders,
+    flat_folder,
+    list_pictures,
+    place_pictures,
+)
+from drn_cli.data.prepare.imagenet.names import names_file
+from drn_cli.data.prepare.imagenet.pictures import Advance, Taken
+from drn_cli.data.prepare.imagenet.sources import Sources
+from drn_cli.data.prepare.imagenet.truth import Truth
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A split that is to be made.
+
+    Attributes:
+        made_from: Tells its source apart from others.
+        size: Bytes to go through.
+        pictures: How many it has, if that is known before.
+        take: Does it, in a folder, and tells how far it is.
+    """
+
+    made_from: str
+    size: int
+    pictures: int | None
+    take: Callable[[Path, Advance], Taken]
+
+
+def split_parts(sources: Sources, truth: Truth) -> Iterator[tuple[str, Part]]:
+    """Tell how to make each split that the source has."""
+    if sources.train is not None and sources.train.is_file():
+        yield "train", _archive(sources.train, {}, partial(extract_train, sources.train))
+    elif sources.train is not None:
+        yield "train", _folder(partial(class_folders, sources.train))
+    if sources.val is None:
+        return
+    if not sources.flat:
+        yield "val", _folder(partial(class_folders, sources.val))
+        return
+    if sources.val.is_file():
+        path = sources.val
+        yield "val", _archive(path, truth, lambda out, done: extract_val(path, out, truth, done))
+    else:
+        yield "val", _folder(partial(flat_folder, sources.val, truth))
+
+
+def _archive(path: Path, truth: Truth, take: Callable[[Path, Advance], Taken]) -> Part:
+    # What the truth says counts, not its file: the same is to be had from several.
+    says = "".join(f"{name} {wnid}\n" for name, wnid in sorted(truth.items()))
+    mark = hashlib.sha256(f"{fingerprint(path.parent, [path])}\n{says}".encode()).hexdigest()
+    return Part(mark, path.stat().st_size, None, take)
+
+
+def _folder(batches: Callable[[], Iterator[list[Picture]]]) -> Part:
+    # The files are listed twice rather than held: there are more than a million.
+    listing = list_pictures(batches())
+    return Part(
+        listing.fingerprint,
+        listing.size,
+        listing.pictures,
+        lambda out, advance: place_pictures(batches(), out, advance),
+    )
+
+
+def _fingerprints(files: list[Path]) -> str:
+    """Tell files of any folders apart from others; no files give no words."""
+    each = [fingerprint(path.parent, [path]) for path in files]
+    return hashlib.sha256("".join(each).encode()).hexdigest() if each else ""
+
+
+def extra_parts(sources: Sources) -> dict[str, str]:
+    """Give fingerprints for what is quickly made again: the boxes and the names."""
+    names = names_file(sources)
+    made = {
+        "boxes": _fingerprints(box_files(sources)),
+        "names": _fingerprints([names] if names else []),
+    }
+    return {extra: mark for extra, mark in made.items() if mark}

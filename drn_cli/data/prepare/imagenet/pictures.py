@@ -1,0 +1,102 @@
+"""Whether a file is a whole picture, and how pictures get into the class folders of ImageNet."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from drn_cli.data.images import SUFFIXES, read_image
+from drn_cli.errors import DrnError
+from drn_cli.files import atomic
+
+JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+PNG, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+ENDS = 8  # bytes that are looked at, at either end
+LARGEST = 2**28  # bytes; a header that says more is broken, and would fill the memory
+
+Advance = Callable[[int], None]  # called with the bytes of a source that are behind us
+
+
+@dataclass(frozen=True, slots=True)
+class Corrupt:
+    """A file of the source that is no whole picture, and was left out.
+
+    Attributes:
+        name: As the archive or the folder has it.
+        fault: What is wrong with it.
+    """
+
+    name: str
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a split gave: pictures that are now in its class folders, and what was left out."""
+
+    pictures: int
+    corrupt: tuple[Corrupt, ...]
+
+
+def is_wnid(name: str) -> bool:
+    """Tell whether a name is that of a class: `n` and eight digits."""
+    return len(name) == 9 and name[0] == "n" and name[1:].isascii() and name[1:].isdigit()
+
+
+def is_picture(name: str) -> bool:
+    """Tell by its suffix whether a file should be a picture; hidden files are none."""
+    return not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in SUFFIXES
+
+
+def fault(data: bytes) -> str | None:
+    """Tell what is wrong with a picture, or give None.
+
+    The first and the last bytes of a JPEG or PNG are enough to know that it is whole. Where they
+    are not as usual, the picture is decoded: some have padding after their end, and are fine.
+    """
+    if not data:
+        return "empty"
+    if _looks_whole(data[:ENDS], data[-ENDS:]):
+        return None
+    try:
+        read_image(io.BytesIO(data))
+    except DrnError as error:
+        return error.message.removeprefix("picture: ")
+    return None
+
+
+def file_fault(path: Path) -> str | None:
+    """Tell what is wrong with a picture in a folder; of most, only the two ends are read."""
+    try:
+        size = path.stat().st_size
+        if not 0 < size <= LARGEST:
+            return "larger than any picture" if size else "empty"
+        with path.open("rb") as file:
+            head = file.read(ENDS)
+            file.seek(max(0, size - ENDS))
+            if _looks_whole(head, file.read()):
+                return None
+        return fault(path.read_bytes())
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+
+
+def _looks_whole(head: bytes, tail: bytes) -> bool:
+    jpeg = head.startswith(JPEG) and tail.endswith(JPEG_END)
+    return jpeg or (head.startswith(PNG) and tail.endswith(PNG_END))
+
+
+def is_there(target: Path, size: int) -> bool:
+    """Tell whether an earlier run has written a picture: what is written in part has no name."""
+    try:
+        return target.stat().st_size == size
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DrnError(f"{target}: cannot be written: {error.strerror or error}") from error
+
+
+def write_picture(target: Path, data: bytes) -> None:
+    """Write a picture's bytes as they are."""
+    with atomic(target, durable=False) as temporary:
+        temporary.write_bytes(data)

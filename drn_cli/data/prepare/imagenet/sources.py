@@ -1,0 +1,152 @@
+"""What there is of ImageNet below a folder: archives, unpacked pictures, ground truths, boxes."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from drn_cli.data.prepare.imagenet.pictures import is_picture, is_wnid
+from drn_cli.errors import DrnError
+
+DEPTH = 4  # folders below the source; Kaggle has the pictures in ILSVRC/Data/CLS-LOC/train
+
+TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
+VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+BOX_ARCHIVE = "ILSVRC2012_bbox_val_v3.tgz"
+SOLUTION = "LOC_val_solution.csv"
+SYNSETS = "LOC_synset_mapping.txt"
+META = "meta.mat"
+# Files with one class a line, as the devkit and others name them.
+TRUTHS = ("*ground_truth*.txt", "*synset_labels.txt")
+VAL_PICTURES = "ILSVRC2012_val_"  # how the names of all validation pictures begin
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where each thing is; None for what is not there.
+
+    Attributes:
+        train: The archive, or the folder of class folders.
+        val: The archive, the folder of class folders, or the flat folder.
+        flat: Whether `val` does not say the classes of its pictures itself.
+        solution: Classes and boxes of the validation pictures, as CSV.
+        truth: Classes of the validation pictures, one a line.
+        devkit: Archive with a ground truth and meta.mat.
+        meta: Names and numbers of the classes, unpacked from the devkit.
+        boxes: Boxes of the validation pictures: the archive, or the folder of XML files.
+        synsets: Names of the classes, one a line.
+    """
+
+    train: Path | None
+    val: Path | None
+    flat: bool
+    solution: Path | None
+    truth: Path | None
+    devkit: Path | None
+    meta: Path | None
+    boxes: Path | None
+    synsets: Path | None
+
+
+def find_sources(root: Path, out: Path, truth: Path | None = None) -> Sources:
+    """Look for all that belongs to ImageNet in a folder and a few levels below it.
+
+    An archive is taken before folders that were unpacked from it, and of two things of a kind the
+    one that lies higher.
+
+    Args:
+        root: The folder to look in.
+        out: The data folder; what is in there is no source.
+        truth: A ground truth to take instead of one that is found.
+
+    Raises:
+        DrnError: The folder or `truth` is missing, or a validation folder is half sorted.
+    """
+    if not root.is_dir():
+        raise DrnError(f"{root}: no such folder")
+    if truth is not None and not truth.is_file():
+        raise DrnError(f"{truth}: no such file")
+    files: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
+    for folder, names, below in _walk(root, out.resolve()):
+        for name in names:
+            files.setdefault(_kind_of_file(name), folder / name)
+        for kind in _kinds_of_folder(folder, names, below):
+            folders.setdefault(kind, folder)
+    val = files.get(VAL_ARCHIVE) or folders.get("val") or folders.get("flat")
+    if truth is not None and truth.suffix.lower() == ".csv":
+        files[SOLUTION] = truth
+    elif truth is not None:
+        files.pop(SOLUTION, None)
+        files["truth"] = truth
+    return Sources(
+        train=files.get(TRAIN_ARCHIVE) or folders.get("train"),
+        val=val,
+        flat=val is not None and val != folders.get("val"),
+        solution=files.get(SOLUTION),
+        truth=files.get("truth"),
+        devkit=files.get(DEVKIT),
+        meta=files.get(META),
+        boxes=files.get(BOX_ARCHIVE) or folders.get("boxes"),
+        synsets=files.get(SYNSETS),
+    )
+
+
+def _walk(root: Path, out: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield folders with the names of their files and folders, level by level.
+
+    Hidden folders, class folders and the data folder are not entered, nor what may not be read.
+    """
+    level = [root]
+    for depth in range(DEPTH + 1):
+        following = []
+        for folder in level:
+            try:
+                with os.scandir(folder) as found:
+                    entries = [(entry.name, entry.is_dir()) for entry in found]
+            except OSError as error:
+                if depth:
+                    continue
+                raise DrnError(f"{root}: cannot be read: {error.strerror or error}") from error
+            below = sorted(name for name, is_folder in entries if is_folder)
+            yield folder, sorted(name for name, is_folder in entries if not is_folder), below
+            following += [
+                folder / name
+                for name in below
+                if not name.startswith(".")
+                and not is_wnid(name)
+                and (folder / name).resolve() != out
+            ]
+        level = following
+
+
+def _kind_of_file(name: str) -> str:
+    return "truth" if any(fnmatch(name, pattern) for pattern in TRUTHS) else name
+
+
+def _kinds_of_folder(folder: Path, names: list[str], below: list[str]) -> Iterator[str]:
+    """Tell what a folder is by its name and what lies in it."""
+    name = folder.resolve().name
+    classes = [each for each in below if is_wnid(each)]
+    sorted_ = any(_has_pictures(folder / each) for each in classes)
+    if name in ("train", "val") and sorted_:
+        yield name
+    if any(is_picture(each) and (name == "val" or each.startswith(VAL_PICTURES)) for each in names):
+        if name == "val" and sorted_:
+            raise DrnError(
+                f"{folder}: some pictures are in class folders and some are not",
+                "finish sorting them, or start from all in one place",
+            )
+        yield "flat"
+    if any(each.startswith(VAL_PICTURES) and each.endswith(".xml") for each in names):
+        yield "boxes"
+
+
+def _has_pictures(folder: Path) -> bool:
+    """Tell pictures from the annotations of the training set, which lie in such folders too."""
+    with suppress(OSError), os.scandir(folder) as found:
+        return any(is_picture(entry.name) for entry in found)
+    return False

@@ -1,0 +1,82 @@
+"""The classes of the validation pictures: from Kaggle's CSV, a list, or the devkit's numbers."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+
+from drn_cli.data.prepare.imagenet.boxes import read_solution
+from drn_cli.data.prepare.imagenet.names import Synset, read_synsets
+from drn_cli.data.prepare.imagenet.pictures import is_wnid
+from drn_cli.data.prepare.imagenet.sources import DEVKIT, SOLUTION, VAL_PICTURES, Sources
+from drn_cli.data.prepare.imagenet.tar import read_small
+from drn_cli.errors import DrnError
+
+DEVKIT_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+HINT = f"put {SOLUTION} or {DEVKIT} beside it, or name a file with --truth"
+
+Truth = Mapping[str, str]  # the class (WNID) of each picture, by its name without suffix
+
+
+def class_of(name: str, truth: Truth, where: str) -> str:
+    """Look up the class of a validation picture; raises DrnError if the truth does not know it."""
+    wnid = truth.get(PurePosixPath(name).stem)
+    if wnid is None:
+        raise DrnError(f"{where}: {name}: the ground truth does not name its class")
+    return wnid
+
+
+def read_truth(sources: Sources) -> Truth:
+    """Read whichever ground truth there is.
+
+    Raises:
+        DrnError: There is none, it is broken, or its numbers need meta.mat and there is none.
+    """
+    if sources.solution is not None:
+        return {name: boxes[0].wnid for name, boxes in read_solution(sources.solution).items()}
+    if sources.truth is not None:
+        try:
+            text = sources.truth.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DrnError(f"{sources.truth}: cannot be read: {error}") from error
+        return _parse(text, str(sources.truth), lambda: read_synsets(sources))
+    if sources.devkit is not None:
+        for name, data in read_small(sources.devkit, lambda name: name.endswith(DEVKIT_TRUTH)):
+            where = f"{sources.devkit}: {name}"
+            return _parse(data.decode(errors="replace"), where, lambda: read_synsets(sources))
+        raise DrnError(f"{sources.devkit}: has no {DEVKIT_TRUTH}")
+    raise DrnError(f"{sources.val}: nothing says the classes of these pictures", HINT)
+
+
+def truth_file(sources: Sources) -> Path | None:
+    """Give the file that `read_truth` reads."""
+    return sources.solution or sources.truth or sources.devkit
+
+
+def _parse(text: str, where: str, synsets: Callable[[], list[Synset]]) -> Truth:
+    """Read lines of one of three kinds: `WNID`, `NAME WNID`, or a number of the devkit's.
+
+    Lines without a name are for ILSVRC2012_val_00000001 and so on.
+    """
+    lines = [(at, line.split()) for at, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise DrnError(f"{where}: is empty")
+    first = lines[0][1]
+    wnids = {str(each.number): each.wnid for each in synsets()} if first[0].isdigit() else {}
+    truth: dict[str, str] = {}
+    for number, (at, words) in enumerate(lines, start=1):
+        name = f"{VAL_PICTURES}{number:08d}" if len(words) == 1 else PurePosixPath(words[0]).stem
+        wnid = wnids.get(words[-1], words[-1])
+        if len(words) > 2 or len(words) != len(first) or not is_wnid(wnid):
+            raise DrnError(f"{where}:{at}: {_what_is_wrong(words, bool(wnids))}")
+        if name in truth:
+            raise DrnError(f"{where}:{at}: names {name} a second time")
+        truth[name] = wnid
+    return truth
+
+
+def _what_is_wrong(words: list[str], numbers: bool) -> str:
+    line = " ".join(words)[:60]
+    if numbers and len(words) == 1:
+        return f"{line} is no number of a class in meta.mat"
+    if len(words) == 2 and words[1].isdigit():
+        return f"`{line}`: a number beside a name may be counted in several ways; give the WNID"
+    return f"`{line}` is neither a WNID nor a picture and its WNID, as the lines before it"

@@ -1,0 +1,197 @@
+"""Archives that are cut off, damaged or hostile."""
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from drn_cli.data.prepare.imagenet.archives import extract_train, extract_val
+from drn_cli.data.prepare.imagenet.tar import DamagedError, read_small
+from drn_cli.errors import DrnError
+
+WNID = "n01440764"
+PICTURE = b"\xff\xd8\xff" + bytes(2000) + b"\xff\xd9"  # whole, as far as its ends tell
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname = kind, link
+    made.size = len(PICTURE) if kind == tarfile.REGTYPE else 0
+    return made
+
+
+def tar(*found: tarfile.TarInfo) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for each in found:
+            archive.addfile(each, io.BytesIO(PICTURE) if each.size else None)
+    return file.getvalue()
+
+
+def tar_in_tar(inner: bytes, name: str = f"{WNID}.tar") -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        made = tarfile.TarInfo(name)
+        made.size = len(inner)
+        archive.addfile(made, io.BytesIO(inner))
+        made.name = "n01443537.tar"
+        archive.addfile(made, io.BytesIO(inner))
+    return file.getvalue()
+
+
+def nothing(done: int) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("evil", "message"),
+    [
+        (member("../../evil.JPEG"), "leads out"),
+        (member("a/../../evil.JPEG"), "leads out"),
+        (member("/tmp/evil.JPEG"), "leads out"),
+        (member("evil.JPEG", tarfile.SYMTYPE, "/etc/passwd"), "neither a file nor a folder"),
+        (member("evil.JPEG", tarfile.LNKTYPE, "1.JPEG"), "neither a file nor a folder"),
+        (member("evil.JPEG", tarfile.CHRTYPE), "neither a file nor a folder"),
+        (member("evil.JPEG", tarfile.FIFOTYPE), "neither a file nor a folder"),
+    ],
+)
+def test_what_leads_out_or_is_no_file_is_refused(
+    tmp_path: Path, evil: tarfile.TarInfo, message: str
+) -> None:
+    path, out = tmp_path / "a.tar", tmp_path / "out"
+    flat = tar(member("1.JPEG"), evil, member("2.JPEG"))
+    truth = dict.fromkeys(("1", "2", "evil"), WNID)
+    path.write_bytes(flat)
+    with pytest.raises(DrnError, match=rf"{evil.name}: refused: .*{message}") as caught:
+        extract_val(path, out / "val", truth, nothing)
+    assert str(path) in caught.value.message
+    path.write_bytes(tar_in_tar(flat))
+    with pytest.raises(DrnError, match=message) as caught:
+        extract_train(path, out / "train", nothing)
+    assert f"{path}: {WNID}.tar: {evil.name}" in caught.value.message
+    with pytest.raises(DrnError, match=message):
+        list(read_small(path.with_suffix(".gz"), lambda _: True) if gz(path, flat) else ())
+    kept = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert kept == ["a.gz", "a.tar", f"out/train/{WNID}/1.JPEG", f"out/val/{WNID}/1.JPEG"]
+
+
+def gz(path: Path, data: bytes) -> bool:
+    return bool(path.with_suffix(".gz").write_bytes(gzip.compress(data)))
+
+
+FLAT = tar(member("1.JPEG"), member("2.JPEG"), member("3.JPEG"))
+STEP = len(FLAT[: FLAT.index(b"2.JPEG")])  # from one header to the next
+TRUTH = {str(n): WNID for n in range(1, 4)}
+
+
+@pytest.mark.parametrize(
+    ("data", "message", "kept"),
+    [
+        (FLAT[: STEP + 700], "in 2.JPEG", 1),
+        (FLAT[: STEP + 100], "after 1.JPEG", 1),
+        (FLAT[:STEP], "after 1.JPEG", 1),
+        (FLAT[: 3 * STEP], "after 3.JPEG", 3),
+        (FLAT[: STEP - 100], "in 1.JPEG", 0),
+        (FLAT[: STEP - 20], "after 1.JPEG", 1),
+        (FLAT[:STEP] + b"x" * 512 + FLAT[STEP + 512 :], "after 1.JPEG", 1),
+        (FLAT[:300], "no tar archive", 0),
+        (b"x" * 5000, "no tar archive", 0),
+        (b"", "no tar archive", 0),
+    ],
+)
+def test_archive_that_breaks_off_says_where(
+    tmp_path: Path, data: bytes, message: str, kept: int
+) -> None:
+    path, out = tmp_path / "a.tar", tmp_path / "out"
+    path.write_bytes(data)
+    with pytest.raises(DamagedError, match=message) as caught:
+        extract_val(path, out, TRUTH, nothing)
+    assert caught.value.message.startswith(f"{path}: is ")
+    assert "\n" not in caught.value.message
+    assert "get the file again" in (caught.value.hint or "")
+    assert len(list(out.rglob("*.JPEG"))) == kept
+
+
+def test_inner_archive_that_breaks_off_does_not_run_into_the_next(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.tar", tmp_path / "out"
+    path.write_bytes(tar_in_tar(FLAT[: 3 * STEP]))  # without the blocks that mark its end
+    with pytest.raises(DamagedError, match=rf"{WNID}\.tar: is cut off or damaged after 3\.JPEG"):
+        extract_train(path, out, nothing)
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.JPEG"))
+    assert names == [f"{WNID}/{n}.JPEG" for n in (1, 2, 3)]
+
+
+def test_archives_may_be_packed_with_folders(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.tar", tmp_path / "out"
+    inner = tar(member(f"./{WNID}", tarfile.DIRTYPE), member(f"./{WNID}/1.JPEG"))
+    path.write_bytes(tar_in_tar(inner, f"train/{WNID}.tar"))
+    assert extract_train(path, out, nothing).pictures == 2
+    assert (out / WNID / "1.JPEG").read_bytes() == PICTURE
+
+
+def test_a_name_twice_in_an_archive_is_taken_once(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.tar", tmp_path / "out"
+    path.write_bytes(tar(member("a/1.JPEG"), member("b/1.JPEG")))
+    taken = extract_val(path, out, TRUTH, nothing)
+    assert taken.pictures == len(list(out.rglob("*.JPEG"))) == 1
+    assert [(each.name, each.fault) for each in taken.corrupt] == [
+        ("b/1.JPEG", "a second picture of this name")
+    ]
+
+
+def test_picture_that_the_truth_does_not_know(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(FLAT)
+    with pytest.raises(DrnError, match=r"a\.tar: 2\.JPEG: the ground truth does not name"):
+        extract_val(path, tmp_path / "out", {"1": WNID}, nothing)
+
+
+def test_progress_is_the_place_in_the_outer_archive(tmp_path: Path) -> None:
+    path, seen = tmp_path / "a.tar", []
+    path.write_bytes(tar_in_tar(FLAT))
+    extract_train(path, tmp_path / "out", seen.append)
+    data, place = path.read_bytes(), -1
+    ends = []
+    for _ in range(6):
+        place = data.index(PICTURE, place + 1)
+        ends.append(place + len(PICTURE))
+    assert seen == ends
+
+
+def test_a_size_that_no_picture_has_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    huge = tarfile.TarInfo("1.JPEG")
+    huge.size = 2**40
+    with path.open("wb") as file:
+        file.write(huge.tobuf())
+        file.truncate(2**40 + 512 + 10240)  # a hole, which takes no space
+    taken = extract_val(path, tmp_path / "out", TRUTH, nothing)
+    assert [(each.name, each.fault) for each in taken.corrupt] == [
+        ("1.JPEG", "larger than any picture")
+    ]
+    with pytest.raises(DrnError, match=r"1\.JPEG: is too large"):
+        list(read_small(path, lambda _: True))
+
+
+@pytest.mark.parametrize("spoil", [slice(0, -60), slice(4, None)])
+def test_compressed_archive_that_is_broken(tmp_path: Path, spoil: slice) -> None:
+    path = tmp_path / "a.tgz"
+    path.write_bytes(gzip.compress(FLAT)[spoil])
+    with pytest.raises(DamagedError, match=r"a\.tgz: is "):
+        list(read_small(path, lambda _: True))
+
+
+def test_missing_archive(tmp_path: Path) -> None:
+    with pytest.raises(DrnError, match=r"a\.tgz: no such file"):
+        list(read_small(tmp_path / "a.tgz", lambda _: True))
+
+
+def test_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.tar", tmp_path / "out"
+    path.write_bytes(FLAT)
+    out.mkdir()
+    (out / WNID).touch()  # a file where the folder should be
+    with pytest.raises(DrnError, match=r"1\.JPEG: cannot be written"):
+        extract_val(path, out, TRUTH, nothing)
