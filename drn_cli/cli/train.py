@@ -54,11 +54,11 @@ def train(
     from drn_cli.distributed.group import join, started_by_torchrun
     from drn_cli.distributed.launch import launch
     from drn_cli.training.loop import train as train_run
-    from drn_cli.training.setup import find_material, set_up
+    from drn_cli.training.setup import find_material, look_over, set_up
 
     loaded, run = _recipe_and_run(recipe, overrides or [], run_dir, resume)
     if gpus > 1 and not started_by_torchrun():
-        find_material(loaded.recipe, gpus)  # mistakes show once, before processes start
+        look_over(find_material(loaded.recipe, gpus))  # mistakes show once, before processes start
         words = sys.argv[1:]
         if resume is None and run_dir is None:
             words += ["--run-dir", str(run.folder)]
@@ -66,6 +66,8 @@ def train(
 
     with join() as group:
         material = find_material(loaded.recipe, group.world)
+        if group.first:
+            look_over(material, aloud=group.world == 1)  # several were warned of once already
         run = Run(Path(group.tell(str(run.folder))))
         training = set_up(loaded.recipe, material, group)
         if group.first:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from drn_cli.data.batches import Batch, normalise
+from drn_cli.data.batches import Batch, normalise, on_device, reading_failures
 from drn_cli.data.classes import IGNORED
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.confusion import Scores
@@ -82,6 +82,7 @@ def train(training: Training, run: Run, *, resume: bool = False) -> Ending:
         write_json(run.environment, environment(training))
     training.model.train()
     with (
+        reading_failures(),
         interruptible(aloud=group.first) as interrupt,
         tqdm(
             total=settings.epochs * training.order.steps,
@@ -113,7 +114,8 @@ def _steps(
     settings, order = training.recipe.train, training.order
     meter = Meter(torch.tensor([progress.loss, progress.pixels], device=training.group.device))
     progress.loss, progress.pixels = 0.0, 0.0
-    for batch in training.batches.epoch(progress.epoch, progress.step_in_epoch):
+    batches = training.batches.epoch(progress.epoch, progress.step_in_epoch)
+    for batch in on_device(batches, training.group.device):
         done = progress.step_in_epoch / order.steps
         rate = learning_rate(settings.schedule, settings.lr, settings.epochs, progress.epoch, done)
         meter.add(take_step(training, batch, rate), settings.batch_size)
@@ -144,7 +146,7 @@ def _check(loss: float, training: Training, progress: Progress) -> None:
 
 
 def take_step(training: Training, batch: Batch, rate: float) -> Tensor:
-    """Learn from one batch.
+    """Learn from one batch, which is on the device.
 
     The loss is the mean over the valid pixels of all processes' pictures, so that several
     processes take the same step as one with the whole batch.
@@ -153,12 +155,11 @@ def take_step(training: Training, batch: Batch, rate: float) -> Tensor:
         The sum of the loss over all valid pixels, and their number, on the device.
     """
     group = training.group
-    images = batch.images.to(group.device, non_blocking=True)
-    labels = batch.labels.to(group.device, non_blocking=True).long()
+    labels = batch.labels.long()
     for parameters in training.optimiser.param_groups:
         parameters["lr"] = rate
     with torch.autocast(group.device.type, torch.bfloat16, enabled=training.bf16):
-        logits = training.runner(normalise(images, training.material.statistics))
+        logits = training.runner(normalise(batch.images, training.material.statistics))
     loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
     totals = group.sum(torch.stack([loss.detach(), (labels != IGNORED).sum()]))
     # DistributedDataParallel divides the gradients by the number of processes.

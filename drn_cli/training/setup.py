@@ -1,11 +1,13 @@
 """From a recipe to everything that the training loop holds."""
 
+import logging
 import os
 import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +15,11 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import drn_cli
+from drn_cli.data.audit.quick import quick
 from drn_cli.data.augment import Augmentation
 from drn_cli.data.batches import Order, TrainingBatches, TrainingSet
+from drn_cli.data.cache import FOLDER as CACHE_FOLDER
+from drn_cli.data.cache import DecodedCache, open_cache
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.folders import ListFolder, Sample, Statistics
 from drn_cli.distributed.batchnorm import synchronise
@@ -24,6 +29,8 @@ from drn_cli.inference.loading import record
 from drn_cli.networks import create_model
 from drn_cli.networks.models import DRN
 from drn_cli.recipe.schema import Recipe
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,24 @@ def find_material(recipe: Recipe, processes: int) -> Material:
             f"train.batch_size={max(1, batch // processes) * processes}",
         )
     return material
+
+
+def look_over(material: Material, *, aloud: bool = True) -> None:
+    """Do the quick part of `drn data check`, so that a bad label shows before the first step.
+
+    Args:
+        material: What is to be trained with.
+        aloud: Whether to warn of what is merely odd.
+
+    Raises:
+        DrnError: A picture or label that was looked at cannot be used.
+    """
+    for samples in (material.train, material.val):
+        for finding in quick(samples, len(material.class_set)):
+            if finding.severity == "error":
+                raise finding.error()
+            if aloud:
+                log.warning("%s", finding)
 
 
 @dataclass(slots=True)
@@ -127,6 +152,7 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
         recipe.data.classes,
         Augmentation(augment.crop, augment.scale, augment.rotate, augment.flip),
         settings.seed,
+        _cache(recipe, material, aloud=group.first),
     )
     order = Order(len(material.train), settings.batch_size, settings.seed)
     batches = TrainingBatches(
@@ -136,8 +162,21 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
         world=group.world,
         workers=_workers(recipe, group),
         pin=group.device.type == "cuda",
+        start=recipe.data.start_method,
     )
     return Training(recipe, group, material, model, runner, optimiser, order, batches)
+
+
+def _cache(recipe: Recipe, material: Material, *, aloud: bool) -> DecodedCache | None:
+    """Open the cache that the recipe asks for, and say what it takes, or why there is none."""
+    data = recipe.data
+    if data.cache == "none":
+        return None
+    folder = Path(data.cache_folder or Path(data.lists or data.root) / CACHE_FOLDER)
+    opened = open_cache(data.cache, Path(data.root), folder, material.train)
+    if aloud:
+        log.log(logging.WARNING if opened.refused else logging.INFO, opened.message)
+    return opened.cache
 
 
 def _workers(recipe: Recipe, group: Group) -> int:

@@ -1,0 +1,179 @@
+"""`drn data check`: read a whole data folder, and say all that is wrong with it."""
+
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from drn_cli.cli import console
+from drn_cli.cli.prepare.common import progress_bar
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from drn_cli.data.audit.findings import Finding
+    from drn_cli.data.audit.reading import Size
+    from drn_cli.data.audit.report import Report
+
+EPILOG = """[bold]Examples[/]
+
+  drn data check data/camvid
+
+  drn data check /data/cityscapes --classes 19 --split train --split val
+
+  drn data check /data/cityscapes --lists lists/ --json > check.json
+
+  drn data check /data/imagenet      class folders work too
+
+Every file is read once, with all cores; nothing is changed. The exit code is 1 if there are
+errors: files that are missing or broken, labels that do not fit their pictures or the classes,
+training pictures in another split. Warnings leave it at 0. With --json, class weights are there
+in full: by median frequency balancing, and as ENet has them.
+"""
+
+
+def check(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder, of lists or classes.")],
+    lists: Annotated[
+        Path | None, typer.Option(help="Folder of the lists and info.json, if not DIR.")
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(min=1, max=255, help="Number of classes; by default what info.json names."),
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="train, val or test; may be repeated. By default all that exist."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Findings to show of each kind.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Read all pictures and labels of a data folder, and say what is wrong with them."""
+    for name in split or ():
+        if name not in ("train", "val", "test"):
+            raise typer.BadParameter(f"--split {name}: one of train, val, test")
+    from drn_cli.data.audit.folder import audit
+
+    with progress_bar("file") as progress:
+        report = audit(root, lists=lists, classes=classes, splits=split or (), progress=progress)
+    if as_json:
+        console.emit_json(report.to_json())
+    else:
+        _print(report, limit)
+    if report.errors:
+        raise typer.Exit(1)
+
+
+def _print(report: "Report", limit: int) -> None:
+    console.out.print(_splits(report))
+    if report.class_weights:
+        console.out.print()
+        console.out.print(_classes(report))
+    if report.class_count is None and report.highest_label is not None:
+        _say_unjudged(report.highest_label)
+    _print_statistics(report)
+    groups = groupby(report.findings, key=lambda finding: (finding.severity, finding.kind))
+    for (severity, kind), findings in groups:
+        _print_group(severity, kind, list(findings), limit)
+    console.out.print()
+    console.out.print(_verdict(report), soft_wrap=True)
+
+
+def _splits(report: "Report") -> "Table":
+    of_classes = any(split.per_class for split in report.splits.values())
+    counts = (
+        ("pictures", "fewest a class", "median", "most")
+        if of_classes
+        else (
+            "pictures",
+            "labels",
+        )
+    )
+    columns = (*counts, "smallest", "largest")
+    table = console.table("split", *columns, right=columns)
+    for name, split in report.splits.items():
+        numbers = [f"{split.pictures:,}"]
+        if split.per_class:
+            each = split.per_class
+            numbers += [f"{each.min:,}", f"{each.median:,g}", f"{each.max:,}"]
+        else:
+            numbers.append(f"{split.labels:,}" if split.labels else "-")
+        table.add_row(name, *numbers, _size(split.smallest), _size(split.largest))
+    return table
+
+
+def _size(size: "Size | None") -> str:
+    return "-" if size is None else f"{size[0]}x{size[1]}"
+
+
+def _classes(report: "Report") -> "Table":
+    from drn_cli.data.audit.report import ClassPixels
+
+    columns = ("id", "training pixels", "share %", "in labels", "median weight", "ENet weight")
+    table = console.table("class", *columns, right=columns)
+    weights = report.class_weights
+    for number, entry in enumerate(report.classes):
+        assert isinstance(entry, ClassPixels)
+        table.add_row(
+            escape(entry.name),
+            str(number),
+            f"{entry.pixels:,}",
+            f"{100 * entry.share:.3f}",
+            f"{entry.pictures:,}",
+            f"{weights['median_frequency'][number]:.4f}",
+            f"{weights['enet'][number]:.4f}",
+        )
+    return table
+
+
+def _say_unjudged(highest: int) -> None:
+    console.out.print()
+    console.out.print(
+        f"labels go up to {highest}; how many classes there are is written nowhere, so no value "
+        f"is wrong: --classes {highest + 1} would be the fewest",
+        soft_wrap=True,
+    )
+
+
+def _print_statistics(report: "Report") -> None:
+    if report.statistics:
+        mean, std = (
+            " ".join(f"{number:.4f}" for number in numbers)
+            for numbers in (report.statistics.mean, report.statistics.std)
+        )
+        console.out.print()
+        console.out.print(f"training pictures: mean {mean}, std {std}", soft_wrap=True)
+
+
+def _print_group(severity: str, kind: str, findings: "list[Finding]", limit: int) -> None:
+    """Print the first few findings of a kind, and each hint once."""
+    from drn_cli.data.audit.findings import KINDS
+
+    colour = "red" if severity == "error" else "yellow"
+    console.out.print()
+    console.out.print(
+        f"[bold {colour}]{severity}[/]: {KINDS[kind]} ({len(findings):,})", soft_wrap=True
+    )
+    shown = findings[:limit]
+    for finding in shown:
+        console.out.print(f"  {escape(str(finding))}", soft_wrap=True)
+    for hint in _once(finding.hint for finding in shown):
+        console.out.print(f"  [dim]->[/] {escape(hint)}", soft_wrap=True)
+    if len(findings) > limit > 0:
+        console.out.print(f"  and {len(findings) - limit:,} more", soft_wrap=True)
+
+
+def _once(hints: Iterable[str | None]) -> list[str]:
+    return list(dict.fromkeys(hint for hint in hints if hint))
+
+
+def _verdict(report: "Report") -> str:
+    parts = [
+        f"{number:,} {word}" + ("s" if number > 1 else "")
+        for number, word in ((report.errors, "error"), (report.warnings, "warning"))
+        if number
+    ]
+    return ", ".join(parts) or "no problems"

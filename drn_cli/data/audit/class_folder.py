@@ -1,0 +1,126 @@
+"""Auditing a class folder: every picture of every class."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from drn_cli.data.audit.duplicates import Occurrence, duplicates
+from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.reading import Item, Size, read_all
+from drn_cli.data.audit.report import (
+    ClassPictures,
+    PerClass,
+    Report,
+    Split,
+    extremes,
+    in_order,
+)
+from drn_cli.data.class_folders import ClassFolder
+from drn_cli.data.images import SUFFIXES
+from drn_cli.data.prepare.common import Moments, Progress
+
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What lies in a split's folder.
+
+    Attributes:
+        pictures: By the name of the class folder; classes without a folder have none.
+        findings: What is wrong with the folders.
+    """
+
+    pictures: Mapping[str, Sequence[Path]]
+    findings: Sequence[Finding]
+
+
+def audit_class_folder(
+    folder: ClassFolder, splits: Sequence[str], progress: Progress | None = None
+) -> Report:
+    """Read every picture once, with all cores, and collect what is wrong.
+
+    Args:
+        folder: The data folder.
+        splits: Which to look at, training first.
+        progress: Called with pictures read and pictures in all.
+    """
+    places = {split: _look_around(folder, split) for split in splits}
+    findings = [finding for place in places.values() for finding in place.findings]
+    items = [
+        Item(path, sums=split == "train")
+        for split, place in places.items()
+        for paths in place.pictures.values()
+        for path in paths
+    ]
+    total = Moments.total([])
+    # There may be millions: of each picture only this much is kept.
+    occurrences: list[Occurrence] = []
+    sizes: dict[str, set[Size | None]] = {split: set() for split in splits}
+    for item, seen in read_all(items, progress):
+        split = item.path.relative_to(folder.root).parts[0]
+        sizes[split].add(seen.size)
+        if seen.fault:
+            findings.append(seen.fault)
+        else:
+            occurrences.append(Occurrence(split, item.path, seen.digest))
+        if seen.moments:
+            total = Moments.total([total, seen.moments])
+    findings += duplicates(occurrences)
+    counts = {
+        split: [len(place.pictures[name]) for name in folder.folders]
+        for split, place in places.items()
+    }
+    return Report(
+        root=folder.root,
+        splits={
+            split: Split(sum(n), 0, *extremes(sizes[split]), PerClass.of(n))
+            for split, n in counts.items()
+        },
+        statistics=total.statistics() if total.pixels else None,
+        recorded=None,
+        classes=[
+            ClassPictures(name, where, {split: n[number] for split, n in counts.items()})
+            for number, (name, where) in enumerate(zip(folder.names, folder.folders, strict=True))
+        ],
+        class_weights={},
+        highest_label=None,
+        class_count=len(folder.folders),
+        findings=in_order(findings),
+    )
+
+
+def _look_around(folder: ClassFolder, split: str) -> Place:
+    place = folder.root / split
+    if not place.is_dir():
+        finding = Finding("error", "class-folder", "no such folder; training needs it", place)
+        return Place(dict.fromkeys(folder.folders, ()), [finding])
+    pictures = {name: _pictures(place / name) for name in folder.folders}
+    return Place(pictures, list(_wrong_folders(folder, place, pictures)))
+
+
+def _wrong_folders(
+    folder: ClassFolder, place: Path, pictures: Mapping[str, Sequence[Path]]
+) -> Iterator[Finding]:
+    loose = _pictures(place)
+    if loose:
+        yield Finding(
+            "error",
+            "class-folder",
+            f"holds {len(loose)} pictures in no class folder, {loose[0].name} for instance",
+            place,
+            "put each into the folder of its class",
+        )
+    for path in sorted(place.iterdir()):
+        if path.is_dir() and path.name not in pictures:
+            message = "is the folder of no class"
+            hint = "classes are the folders in train/, or those that info.json names"
+            yield Finding("error", "class-folder", message, path, hint)
+    for name, paths in pictures.items():
+        if not paths:
+            message = "has no pictures" if (place / name).is_dir() else "is missing"
+            yield Finding("warning", "class-folder", message, place / name)
+
+
+def _pictures(place: Path) -> list[Path]:
+    return sorted(path for path in place.glob("*") if path.suffix.lower() in SUFFIXES)

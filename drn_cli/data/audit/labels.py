@@ -1,0 +1,121 @@
+"""What is wrong with a label map: its size, its kind, its values."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from drn_cli.data.audit.findings import Finding
+from drn_cli.data.classes import IGNORED, cityscapes_train_ids
+
+LABEL_ID = range(34)  # of Cityscapes; the license plate's is -1, which no PNG holds
+TRAIN_IDS = 19
+SHOWN = 3  # values in a message
+
+
+def colour_finding(path: Path, mode: str, *, grey: bool = False) -> Finding:
+    """Tell of a label that is a colour picture.
+
+    Args:
+        path: The label.
+        mode: What Pillow calls its kind of pixels.
+        grey: Whether its colour channels are equal: then they hold the ids, three times.
+    """
+    if grey:
+        message = f"holds its values in {mode}, a label map has one class id a pixel"
+        hint = "its channels are equal: write one of them as a grey PNG"
+    else:
+        message = f"is a colour picture ({mode}), a label map has one class id a pixel"
+        hint = "convert its colours to class ids first"
+    return Finding("error", "colour-label", message, path, hint)
+
+
+def size_finding(
+    label: Path, label_size: tuple[int, int], image: Path, image_size: tuple[int, int]
+) -> Finding:
+    """Tell of a label of another size, `(width, height)`, than its picture."""
+    message = "is {}x{}, its picture {} {}x{}".format(*label_size, image, *image_size)
+    return Finding("error", "size", message, label)
+
+
+def lossy_findings(labels: Iterable[Path]) -> list[Finding]:
+    """Warn of labels that are JPEGs: class ids do not survive that."""
+    message = "is a JPEG, which does not keep values as they were"
+    return [
+        Finding("warning", "lossy-label", message, path, "make label maps PNGs")
+        for path in labels
+        if path.suffix.lower() in {".jpg", ".jpeg"}
+    ]
+
+
+def value_findings(
+    labels: Sequence[tuple[Path, Mapping[int, int]]], classes: int | None
+) -> list[Finding]:
+    """Find the label maps whose values are no classes, or nothing but 255.
+
+    Args:
+        labels: The label maps of a split, with the pixels of each value.
+        classes: How many there are; where nobody knows, 0 to 255 are all taken for classes.
+
+    Returns:
+        One finding a file, but for label ids in place of train ids: these are seldom in one file
+        only, and one finding for all of them says more.
+    """
+    ids = _with_label_ids(labels, classes)
+    findings = []
+    if ids:
+        message = f"{len(ids)} of {len(labels)} labels hold Cityscapes label ids (0 to 33)"
+        hint = (
+            "train on the 19 train ids: *_labelTrainIds.png or *_gtFine_trainIds.png, "
+            "which `drn data prepare cityscapes` writes"
+        )
+        first, pixels = ids[0]
+        outside = _outside(pixels, classes)
+        findings.append(Finding("error", "label-ids", message, first, hint, values=outside))
+    told = {path for path, _ in ids}
+    for path, pixels in labels:
+        outside = _outside(pixels, classes)
+        if outside and path not in told:
+            findings.append(_values(path, outside, classes))
+        if set(pixels) == {IGNORED}:
+            message = f"is {IGNORED} everywhere: nothing to learn from, nothing to score"
+            findings.append(Finding("warning", "void", message, path))
+    return findings
+
+
+def _outside(pixels: Mapping[int, int], classes: int | None) -> dict[int, int]:
+    known = range(256 if classes is None else classes)
+    return {value: n for value, n in pixels.items() if value not in known and value != IGNORED}
+
+
+def _with_label_ids(
+    labels: Sequence[tuple[Path, Mapping[int, int]]], classes: int | None
+) -> list[tuple[Path, Mapping[int, int]]]:
+    """Give the labels with Cityscapes label ids, if most are such and show ids of no train id."""
+    if classes != TRAIN_IDS:
+        return []
+    found = [
+        (path, pixels)
+        for path, pixels in labels
+        if _outside(pixels, classes)
+        and all(value in LABEL_ID or value == IGNORED for value in pixels)
+    ]
+    unused = set(LABEL_ID) & set(np.flatnonzero(cityscapes_train_ids() == IGNORED).tolist())
+    if 2 * len(found) <= len(labels) or not any(unused & set(pixels) for _, pixels in found):
+        return []
+    return found
+
+
+def _values(path: Path, outside: Mapping[int, int], classes: int | None) -> Finding:
+    parts = [f"{value} ({n} px)" for value, n in list(outside.items())[:SHOWN]]
+    if len(outside) > SHOWN:
+        parts.append(f"{len(outside) - SHOWN} more up to {max(outside)}")
+    noun = "value" if len(outside) == 1 else "values"
+    limits = "0 to 255" if classes is None else f"0 to {classes - 1}, or {IGNORED} for void"
+    hint = None
+    if classes is not None and classes in outside:
+        hint = f"if {classes} means void here, it has to be {IGNORED}"
+    elif classes is not None:
+        hint = "is the number of classes too small, or are these ids of another kind?"
+    message = f"has the {noun} {', '.join(parts)}; labels are {limits}"
+    return Finding("error", "label-values", message, path, hint, values=dict(outside))

@@ -1,0 +1,102 @@
+"""Reading one file of a data folder, whole and once, for all that an audit wants to know of it."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.labels import colour_finding
+from drn_cli.data.images import read_image, read_label
+from drn_cli.data.prepare.common import Moments, Progress, in_parallel
+from drn_cli.errors import DrnError
+
+Size = tuple[int, int]  # width and height, upright
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A file to read.
+
+    Attributes:
+        path: The file.
+        label: Whether it is read as a label map.
+        sums: Whether its sums are wanted; only those of training pictures are.
+    """
+
+    path: Path
+    label: bool = False
+    sums: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What reading a file told.
+
+    Attributes:
+        size: None if it cannot be read.
+        digest: Of a picture's size and pixels; empty if there is none.
+        moments: Sums over a picture's pixels, if they were asked for.
+        pixels: Pixels of each value in a label map, by rising value.
+        fault: Why it is of no use.
+    """
+
+    size: Size | None = None
+    digest: bytes = b""
+    moments: Moments | None = None
+    pixels: Mapping[int, int] | None = None
+    fault: Finding | None = None
+
+
+def read_all(items: Sequence[Item], progress: Progress | None) -> Iterator[tuple[Item, Seen]]:
+    """Read files on all cores, and give what each told, in their order."""
+    if items:
+        yield from zip(items, in_parallel(look, items, progress), strict=True)
+
+
+def look(item: Item) -> Seen:
+    """Read a file. One that cannot be read is told, not raised: an audit goes on."""
+    try:
+        return _look_at_label(item.path) if item.label else _look_at_picture(item)
+    except DrnError as error:
+        return Seen(fault=Finding.of("unreadable", error, item.path))
+    except Exception as error:  # decoders have their own ways to fail on broken files
+        message = f"broken picture: {type(error).__name__}: {error}"
+        return Seen(fault=Finding("error", "unreadable", message, item.path))
+
+
+def _look_at_picture(item: Item) -> Seen:
+    image = read_image(item.path)
+    size = (image.shape[1], image.shape[0])
+    digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return Seen(size, digest.digest(), Moments.of(image) if item.sums else None)
+
+
+def _look_at_label(path: Path) -> Seen:
+    try:
+        label = read_label(path)
+    except DrnError:
+        return _look_at_no_label_map(path)
+    return Seen((label.shape[1], label.shape[0]), pixels=_counts(np.bincount(label.ravel())))
+
+
+def _look_at_no_label_map(path: Path) -> Seen:
+    """Tell why a file is no label map: it raises if the file is not even a picture."""
+    image = read_image(path)
+    size = (image.shape[1], image.shape[0])
+    with Image.open(path) as opened:
+        mode = opened.mode
+        if mode.startswith("I"):  # more than 8 bits, with values that do not fit into 8
+            values, counts = np.unique(np.asarray(opened), return_counts=True)
+            return Seen(size, pixels=dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    grey = bool((image == image[..., :1]).all())
+    return Seen(size, fault=colour_finding(path, mode, grey=grey))
+
+
+def _counts(pixels: npt.NDArray[np.int64]) -> dict[int, int]:
+    return {int(value): int(pixels[value]) for value in np.flatnonzero(pixels)}

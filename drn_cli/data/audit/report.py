@@ -1,0 +1,145 @@
+"""What an audit says in the end."""
+
+import statistics as numbers
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from drn_cli.data.audit.findings import KINDS, Finding
+from drn_cli.data.audit.reading import Size
+from drn_cli.data.folders import Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPixels:
+    """How often a class occurs in the training labels.
+
+    Attributes:
+        name: What people call it.
+        pixels: Its pixels.
+        share: Of all training pixels that have a class.
+        pictures: Label maps in which it occurs.
+    """
+
+    name: str
+    pixels: int
+    share: float
+    pictures: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPictures:
+    """How many pictures a class has in each split.
+
+    Attributes:
+        name: What people call it.
+        folder: Name of its folder.
+        pictures: By the name of the split.
+    """
+
+    name: str
+    folder: str
+    pictures: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PerClass:
+    """Pictures of a class, over the classes of a split."""
+
+    min: int
+    median: float
+    max: int
+
+    @classmethod
+    def of(cls, counts: Sequence[int]) -> "PerClass":
+        return cls(min(counts), numbers.median(counts), max(counts))
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The files of a split.
+
+    Attributes:
+        pictures: How many there should be.
+        labels: How many label maps there should be.
+        smallest: Of the pictures that can be read, by their area; None if none can.
+        largest: Likewise.
+        per_class: In class folders.
+    """
+
+    pictures: int
+    labels: int
+    smallest: Size | None
+    largest: Size | None
+    per_class: PerClass | None = None
+
+
+def extremes(sizes: Iterable[Size | None]) -> tuple[Size | None, Size | None]:
+    """Find the smallest and the largest of sizes by area, leaving out what could not be read."""
+    known = {size for size in sizes if size}
+    if not known:
+        return None, None
+    ordered = sorted(known, key=lambda size: (size[0] * size[1], size))
+    return ordered[0], ordered[-1]
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Sort findings: errors first, then by kind; within a kind they stay as they were found."""
+    kinds = list(KINDS)
+    return sorted(findings, key=lambda f: (f.severity != "error", kinds.index(f.kind)))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of an audit.
+
+    Attributes:
+        root: The data folder.
+        splits: By name.
+        statistics: Mean and std, measured on the training pictures; None without any.
+        recorded: The same as info.json has it; None if it has not, or is not used.
+        classes: One entry a class; empty if there are no training labels.
+        class_weights: One weight a class, by the name of the formula.
+        highest_label: The highest label value but 255, over all labels; None without labels.
+        class_count: How many classes there are, if anybody says so; labels are judged by it.
+        findings: What is wrong, as `in_order` puts it.
+    """
+
+    root: Path
+    splits: Mapping[str, Split]
+    statistics: Statistics | None
+    recorded: Statistics | None
+    classes: Sequence[ClassPixels] | Sequence[ClassPictures]
+    class_weights: Mapping[str, Sequence[float]]
+    highest_label: int | None
+    class_count: int | None
+    findings: Sequence[Finding]
+
+    @property
+    def errors(self) -> int:
+        return sum(finding.severity == "error" for finding in self.findings)
+
+    @property
+    def warnings(self) -> int:
+        return len(self.findings) - self.errors
+
+    def to_json(self) -> dict[str, Any]:
+        splits = {name: asdict(split) for name, split in self.splits.items()}
+        for split in splits.values():
+            if split["per_class"] is None:
+                del split["per_class"]
+        return {
+            "root": str(self.root),
+            "ok": not self.errors,
+            "splits": splits,
+            "statistics": {
+                "measured": asdict(self.statistics) if self.statistics else None,
+                "recorded": asdict(self.recorded) if self.recorded else None,
+            },
+            "classes": [asdict(entry) for entry in self.classes],
+            "class_weights": dict(self.class_weights),
+            "highest_label": self.highest_label,
+            "class_count": self.class_count,
+            "findings": [finding.to_json() for finding in self.findings],
+        }

@@ -1,0 +1,126 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.folder import audit
+from drn_cli.data.audit.report import ClassPictures, PerClass, Report, Split
+from drn_cli.errors import DrnError
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def only(report: Report) -> Finding:
+    assert len(report.findings) == 1, [str(finding) for finding in report.findings]
+    return report.findings[0]
+
+
+def test_folder_without_a_fault_is_described(class_folder: Path) -> None:
+    info = {"folders": ["cat", "dog"], "classes": ["Katze", "Hund"]}
+    (class_folder / "info.json").write_text(json.dumps(info))
+    (class_folder / "train" / "cat" / "notes.txt").write_text("no picture, and no matter")
+    (class_folder / "train" / "dog" / "2.png").unlink()
+    report = audit(class_folder)
+    assert report.findings == []
+    assert report.splits == {
+        "train": Split(5, 0, (8, 6), (8, 8), PerClass(2, 2.5, 3)),
+        "val": Split(2, 0, (8, 6), (8, 6), PerClass(1, 1, 1)),
+    }
+    assert report.classes == [
+        ClassPictures("Katze", "cat", {"train": 3, "val": 1}),
+        ClassPictures("Hund", "dog", {"train": 2, "val": 1}),
+    ]
+    paths = sorted((class_folder / "train").glob("*/*.png"))
+    pixels = np.concatenate([np.asarray(Image.open(p)).reshape(-1, 3) / 255 for p in paths])
+    assert report.statistics is not None
+    assert report.statistics.mean == pytest.approx(pixels.mean(axis=0), abs=1e-7)
+    assert report.statistics.std == pytest.approx(pixels.std(axis=0), abs=1e-7)
+    document = json.loads(json.dumps(report.to_json()))
+    assert document["splits"]["train"]["per_class"] == {"min": 2, "median": 2.5, "max": 3}
+    assert (document["class_count"], document["class_weights"]) == (2, {})
+
+
+def test_picture_that_cannot_be_read(class_folder: Path) -> None:
+    path = class_folder / "train" / "dog" / "1.png"
+    path.write_bytes(path.read_bytes()[:70])
+    finding = only(audit(class_folder))
+    assert (finding.severity, finding.kind, finding.file) == ("error", "unreadable", path)
+
+
+def test_training_picture_that_is_validated_on(class_folder: Path) -> None:
+    path = class_folder / "val" / "dog" / "other.png"
+    shutil.copy(class_folder / "train" / "dog" / "2.png", path)
+    finding = only(audit(class_folder))
+    assert (finding.severity, finding.kind, finding.file) == ("error", "duplicate", path)
+
+
+def test_picture_in_two_classes_is_odd(class_folder: Path) -> None:
+    shutil.copy(class_folder / "train/cat/0.png", class_folder / "train/dog/9.png")
+    finding = only(audit(class_folder))
+    assert (finding.severity, finding.kind) == ("warning", "duplicate")
+    assert str(class_folder / "train" / "cat" / "0.png") in finding.message
+
+
+def test_classes_without_pictures_are_odd(class_folder: Path) -> None:
+    (class_folder / "train" / "fox").mkdir()
+    shutil.rmtree(class_folder / "val" / "cat")
+    report = audit(class_folder)
+    assert [(f.severity, f.kind, f.message) for f in report.findings] == [
+        ("warning", "class-folder", "has no pictures"),
+        ("warning", "class-folder", "is missing"),
+        ("warning", "class-folder", "is missing"),
+    ]
+    assert [f.file.relative_to(class_folder).as_posix() for f in report.findings] == [
+        "train/fox",
+        "val/cat",
+        "val/fox",
+    ]
+
+
+def test_class_that_is_only_validated_on(class_folder: Path) -> None:
+    (class_folder / "val" / "fox").mkdir()
+    finding = only(audit(class_folder))
+    assert (finding.severity, finding.file) == ("error", class_folder / "val" / "fox")
+
+
+def test_pictures_in_no_class_folder(class_folder: Path) -> None:
+    (class_folder / "val" / "dog" / "0.png").rename(class_folder / "val" / "a.JPEG")
+    (class_folder / "val" / "cat" / "0.png").rename(class_folder / "val" / "b.JPEG")
+    report = audit(class_folder)
+    error = report.findings[0]
+    assert (error.severity, error.file) == ("error", class_folder / "val")
+    assert "holds 2 pictures in no class folder, a.JPEG" in error.message
+
+
+def test_training_needs_a_validation_split(class_folder: Path) -> None:
+    shutil.rmtree(class_folder / "val")
+    report = audit(class_folder)
+    finding = only(report)
+    assert (finding.severity, finding.file) == ("error", class_folder / "val")
+    assert report.splits["val"] == Split(0, 0, None, None, PerClass(0, 0, 0))
+    assert audit(class_folder, splits=["train"]).findings == []
+
+
+def test_number_of_classes_is_that_of_the_folders(class_folder: Path) -> None:
+    with pytest.raises(DrnError, match="--classes is for label maps"):
+        audit(class_folder, classes=2)
+
+
+def test_split_that_is_not_there(class_folder: Path) -> None:
+    with pytest.raises(DrnError, match="has no test split"):
+        audit(class_folder, splits=["test"])
+
+
+def test_folder_of_neither_kind(class_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other" / "train").mkdir(parents=True)
+    with pytest.raises(DrnError, match=r"neither lists .* nor class folders") as caught:
+        audit(tmp_path / "other")
+    assert "drn data prepare" in str(caught.value.hint)
+    with pytest.raises(DrnError, match="no such folder"):
+        audit(tmp_path / "absent")
+    with pytest.raises(DrnError, match="has no lists"):
+        audit(class_folder, lists=tmp_path / "other")

@@ -1,0 +1,76 @@
+"""What an audit says of info.json."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.folder import audit
+from drn_cli.data.audit.report import Report
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def only(report: Report) -> Finding:
+    assert len(report.findings) == 1, [str(finding) for finding in report.findings]
+    return report.findings[0]
+
+
+def change_info(folder: Path, **changes: object) -> None:
+    path = folder / "info.json"
+    info = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in info.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "severity", "kind", "words"),
+    [
+        ({"mean": [0.1, 0.5, 0.5]}, "warning", "statistics", "says mean 0.1000, 0.5000, 0.5000"),
+        ({"std": [0.3, 0.3, 0.1]}, "warning", "statistics", "says std 0.3000, 0.3000, 0.1000"),
+        ({"mean": None}, "error", "info", "mean should be three numbers"),
+        ({"std": [0, 0.3, 0.3]}, "error", "info", "std is 0"),
+        ({"colours": [[0, 0, 0]]}, "error", "info", "names 3 classes and 1 colours"),
+        ({"colours": [[0, 0, 300]] * 3}, "error", "info", "colours should be"),
+        ({"classes": ["a"] * 4, "colours": [[0, 0, 0]] * 4}, "error", "info", "4 classes, not 3"),
+        ({"classes": ["a"] * 4, "colours": None}, "warning", "info", "names 4 classes, not 3"),
+    ],
+)
+def test_info_that_is_wrong(
+    folder: Path, changes: dict[str, object], severity: str, kind: str, words: str
+) -> None:
+    change_info(folder, **changes)
+    finding = only(audit(folder, classes=3))
+    assert (finding.severity, finding.kind) == (severity, kind)
+    assert words in finding.message
+    assert finding.file == folder / "info.json"
+
+
+def test_small_difference_in_mean_is_none(folder: Path) -> None:
+    mean = json.loads((folder / "info.json").read_text())["mean"]
+    change_info(folder, mean=[value + 0.009 for value in mean])
+    assert audit(folder).findings == []
+
+
+def test_mean_of_some_training_pictures_is_not_compared(folder: Path) -> None:
+    change_info(folder, mean=[0.1, 0.1, 0.1])
+    (folder / "images" / "0.png").write_bytes(b"")
+    report = audit(folder)
+    assert only(report).kind == "unreadable"
+    assert report.statistics is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "no such file"), ("{", "not valid JSON"), ("[]", "an object")]
+)
+def test_info_that_is_missing_or_broken_is_told_once(
+    folder: Path, content: str | None, words: str
+) -> None:
+    (folder / "info.json").unlink()
+    if content is not None:
+        (folder / "info.json").write_text(content)
+    report = audit(folder)
+    finding = only(report)
+    assert (finding.severity, finding.kind) == ("error", "info")
+    assert words in finding.message
+    assert (report.recorded, report.class_count) == (None, None)
