@@ -1,0 +1,170 @@
+"""`drn data show`: a contact sheet of a data folder."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from drn_cli.cli import console
+from drn_cli.cli.prepare.common import AsJson, progress_bar
+from drn_cli.errors import DrnError
+
+if TYPE_CHECKING:
+    from drn_cli.data.prepare.common import Progress
+    from drn_cli.data.showing.samples import Choice, Sheet
+    from drn_cli.recipe.schema import Recipe
+
+SHEET = "contact-sheet.png"
+
+EPILOG = """[bold]Examples[/]
+
+  drn data show data/camvid
+
+  drn data show data/camvid --recipe drn_d_22_camvid augment.rotate=10
+
+  drn data show data/cityscapes --split val --count 10 --out val.png
+
+  drn data show data/imagenet        class folders: train/CLASS, val/CLASS
+
+A row a sample, evenly spaced over the split: the picture, its label, both in one, and the crops
+that training takes in three epochs, with the borders of the classes. Stripes are ignored pixels.
+Class folders: the picture and resized crops, or for val the crop that it is tested on.
+
+Without --recipe, crops are 3/4 of the first picture's shorter side, scaled by up to 1.5 and
+rotated by up to 5 degrees; those of class folders are 224 wide.
+"""
+
+
+def show(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder, of lists or classes.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path(SHEET),
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    count: Annotated[int, typer.Option(min=1, max=100, help="Samples to show.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the run whose crops are shown.")] = 0,
+    epoch: Annotated[int, typer.Option(min=0, help="The first epoch that is shown.")] = 0,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe, name or file, to take crops and classes from.")
+    ] = None,
+    lists: Annotated[
+        Path | None, typer.Option(help="Folder of the lists and info.json, if not DIR.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a contact sheet: pictures, labels, and crops as the network sees them."""
+    if split not in ("train", "val", "test"):
+        raise typer.BadParameter(f"--split {split}: one of train, val, test")
+    if out.suffix.lower() != ".png":
+        raise typer.BadParameter(f"--out {out}: a contact sheet is a .png file")
+    _leave_sources_alone(out, root)
+    settings = _recipe(root, recipe, overrides or [])
+    from drn_cli.data.class_folders import is_class_folder
+    from drn_cli.data.images import write_image
+    from drn_cli.data.showing.samples import Choice, in_words
+
+    if lists is None and settings is not None and settings.data.lists is not None:
+        lists = Path(settings.data.lists)
+    make = _class_folder if lists is None and is_class_folder(root) else _list_folder
+    with progress_bar() as progress:
+        sheet = make(root, lists, split, Choice(count, seed, epoch), settings, progress)
+    write_image(out, sheet.pixels)
+    if as_json:
+        console.emit_json(
+            {
+                "out": str(out),
+                "split": split,
+                "pictures": sheet.pictures,
+                "classes": list(sheet.classes),
+                "seed": seed,
+                "augmentation": sheet.settings,
+                "samples": sheet.samples,
+            }
+        )
+        return
+    if sheet.settings is not None:
+        console.note(f"crops as training takes them with seed {seed}: {in_words(sheet.settings)}")
+        if recipe is None:
+            console.note("these are defaults to look at; --recipe takes those of a recipe")
+    shown = f"{len(sheet.samples)} of {sheet.pictures} {split} pictures"
+    console.out.print(f"{out}: {shown}", soft_wrap=True, markup=False)
+
+
+def _recipe(root: Path, name: str | None, overrides: list[str]) -> "Recipe | None":
+    if name is None:
+        if overrides:
+            raise DrnError(f"{overrides[0]}: there is no recipe to change", "name one: --recipe")
+        return None
+    from drn_cli.recipe.loading import load_recipe
+
+    here = f"data.root={json.dumps(str(root))}"  # a recipe may leave the folder to its user
+    return load_recipe(name, [here, *overrides]).recipe
+
+
+def _list_folder(
+    root: Path,
+    lists: Path | None,
+    split: str,
+    choice: "Choice",
+    recipe: "Recipe | None",
+    progress: "Progress",
+) -> "Sheet":
+    from drn_cli.data.augment import Augmentation
+    from drn_cli.data.folders import ListFolder
+    from drn_cli.data.showing.pairs import list_folder_sheet
+
+    folder = ListFolder.open(root, lists)
+    if recipe is None:
+        return list_folder_sheet(folder, split, choice, progress=progress)  # type: ignore[arg-type]
+    if recipe.task != "segmentation":
+        raise DrnError(
+            f"{root}: holds lists of pictures and labels, the recipe trains a classifier",
+            "choose a recipe for segmentation",
+        )
+    drawn = recipe.augment
+    augmentation = Augmentation(drawn.crop, drawn.scale, drawn.rotate, drawn.flip)
+    classes = recipe.data.classes
+    return list_folder_sheet(folder, split, choice, augmentation, classes, progress)  # type: ignore[arg-type]
+
+
+def _class_folder(
+    root: Path,
+    _: Path | None,
+    split: str,
+    choice: "Choice",
+    recipe: "Recipe | None",
+    progress: "Progress",
+) -> "Sheet":
+    from drn_cli.data.class_folders import ClassFolder
+    from drn_cli.data.resized_crop import ResizedCrop
+    from drn_cli.data.showing.classes import class_folder_sheet
+
+    if split == "test":
+        raise DrnError(f"{root}: class folders have train and val, and no test")
+    folder = ClassFolder.open(root)
+    crop = ResizedCrop()
+    if recipe is not None:
+        if recipe.task != "classification":
+            raise DrnError(
+                f"{root}: holds class folders, the recipe trains a segmenter",
+                "choose a recipe for classification",
+            )
+        if recipe.data.classes != len(folder.names):
+            raise DrnError(
+                f"{root}: has {len(folder.names)} classes, the recipe {recipe.data.classes}",
+                f"set data.classes={len(folder.names)}",
+            )
+        crop = ResizedCrop(recipe.augment.crop, recipe.augment.flip)
+    return class_folder_sheet(folder, split, choice, crop, progress)  # type: ignore[arg-type]
+
+
+def _leave_sources_alone(out: Path, root: Path) -> None:
+    """Refuse to write over a file of the data folder, unless it is a sheet made before."""
+    if out.name != SHEET and out.exists() and out.resolve().is_relative_to(root.resolve()):
+        raise DrnError(
+            f"{out}: exists in the data folder, where nothing is changed",
+            "remove it or choose another --out",
+        )

@@ -1,0 +1,53 @@
+"""Label maps painted for a person to look at; what is ignored gets slanting stripes."""
+
+import cv2
+import numpy as np
+
+from drn_cli.data.classes import IGNORED, ClassSet
+from drn_cli.data.images import Pixels, overlay
+
+STRIPE = 5  # width of a stripe in pixels
+DARK, LIGHT = 45, 105  # grey of the stripes
+
+
+def coloured(label: Pixels, classes: ClassSet) -> Pixels:
+    """Paint a label map in the colours of its classes.
+
+    Shapes: `(H, W)` in, `(H, W, 3)` out.
+    """
+    return striped(_colours(label, classes), label)
+
+
+def laid_over(image: Pixels, label: Pixels, classes: ClassSet) -> Pixels:
+    """Lay the classes' colours over a picture.
+
+    Shapes: `(H, W, 3)` and `(H, W)` in, `(H, W, 3)` out.
+    """
+    return striped(overlay(image, label, classes), label)
+
+
+def outlined(image: Pixels, label: Pixels, classes: ClassSet) -> Pixels:
+    """Draw lines where classes meet, each side in its colour, over a picture.
+
+    Shapes: `(H, W, 3)` and `(H, W)` in, `(H, W, 3)` out.
+    """
+    around = np.ones((3, 3), np.uint8)
+    border = cv2.dilate(label, around) != cv2.erode(label, around)
+    return striped(np.where(border[..., None], _colours(label, classes), image), label)
+
+
+def striped(image: Pixels, label: Pixels) -> Pixels:
+    """Put stripes over ignored pixels; a quarter of the picture shines through.
+
+    Shapes: `(H, W, 3)` and `(H, W)` in, `(H, W, 3)` out.
+    """
+    height, width = label.shape
+    diagonal = np.arange(height)[:, None] + np.arange(width)
+    grey = np.where(diagonal // STRIPE % 2 == 0, DARK, LIGHT)[..., None]
+    made = np.where((label == IGNORED)[..., None], (3 * grey + image) // 4, image)
+    return made.astype(np.uint8)
+
+
+def _colours(label: Pixels, classes: ClassSet) -> Pixels:
+    colours: Pixels = np.frombuffer(classes.palette(), np.uint8).reshape(256, 3)[label]
+    return colours

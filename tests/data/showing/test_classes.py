@@ -1,0 +1,78 @@
+"""What the contact sheet of a class folder shows."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drn_cli.data.batches import Turn
+from drn_cli.data.class_folders import ClassFolder
+from drn_cli.data.classification import ClassificationSet, ClassificationTestSet
+from drn_cli.data.images import read_image
+from drn_cli.data.resized_crop import ResizedCrop
+from drn_cli.data.showing.classes import class_folder_sheet
+from drn_cli.data.showing.contact_sheet import small
+from drn_cli.data.showing.samples import Choice
+from drn_cli.errors import DrnError
+
+CROP = ResizedCrop(28)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ClassFolder:
+    random = np.random.default_rng(0)
+    for name in ("train/wren/1.png", "train/wren/2.png", "train/robin/3.png", "val/wren/4.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (40, 60, 3)).astype(np.uint8)).save(path)
+    return ClassFolder.open(tmp_path)
+
+
+def is_on(sheet: np.ndarray, tile: np.ndarray) -> bool:
+    """Look for a tile: for its first pixels, then for the rest."""
+    height, width = tile.shape[:2]
+    starts = np.lib.stride_tricks.sliding_window_view(sheet, (16, 3), axis=(1, 2))[:, :, 0]
+    found = np.argwhere((starts == tile[0, :16]).all(axis=(-1, -2)))
+    return any(
+        (sheet[top : top + height, left : left + width] == tile).all() for top, left in found
+    )
+
+
+def test_training_samples_come_with_the_crops_of_training(folder: ClassFolder) -> None:
+    sheet = class_folder_sheet(folder, "train", Choice(2, seed=3, epoch=5), CROP)
+    assert sheet.pictures == 3
+    assert sheet.classes == ("robin", "wren")
+    assert sheet.settings == asdict(CROP)
+    samples = folder.samples("train")
+    training = ClassificationSet(samples, CROP, seed=3)
+    for facts, number in zip(sheet.samples, (0, 2), strict=True):
+        sample = samples[number]
+        assert facts["sample"] == number
+        assert facts["image"] == str(sample.image)
+        assert facts["class"] == folder.names[sample.target]
+        assert (facts["width"], facts["height"]) == (60, 40)
+        expected = [{"epoch": n, **asdict(CROP.draw(3, n, number, 40, 60))} for n in (5, 6, 7)]
+        assert facts["crops"] == expected
+        json.dumps(facts)
+        assert is_on(sheet.pixels, small(read_image(sample.image)))
+        for epoch in (5, 6, 7):
+            assert is_on(sheet.pixels, small(training[Turn(epoch, number)][0]))
+        assert not is_on(sheet.pixels, small(training[Turn(8, number)][0]))
+
+
+def test_val_samples_come_with_the_crop_they_are_tested_on(folder: ClassFolder) -> None:
+    sheet = class_folder_sheet(folder, "val", Choice(), CROP)
+    assert sheet.settings is None
+    assert [facts["class"] for facts in sheet.samples] == ["wren"]
+    # 32 to 28 as 256 to 224.
+    tested = ClassificationTestSet(folder.samples("val"), "1-crop", size=28, resize=32)
+    assert is_on(sheet.pixels, small(tested[0][0]))
+
+
+def test_broken_picture_is_named(folder: ClassFolder) -> None:
+    (folder.root / "val" / "wren" / "4.png").write_bytes(b"no picture")
+    with pytest.raises(DrnError, match=r"4\.png: not a picture"):
+        class_folder_sheet(folder, "val", Choice(), CROP)
