@@ -29,11 +29,12 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
 from drn_cli.cli import console
-from drn_cli.data.batches import Turn, normalise
+from drn_cli.data.batches import normalise
 from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.classification import ClassificationSet, ClassificationTestSet
 from drn_cli.data.folders import IMAGENET
 from drn_cli.data.images import Pixels, read_image
+from drn_cli.data.order import Turn
 from drn_cli.data.prepare.scenes import draw_scene
 from drn_cli.data.resized_crop import ResizedCrop, resample
 

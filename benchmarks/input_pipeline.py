@@ -37,9 +37,10 @@ from PIL import Image
 
 from drn_cli.cli import console
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import TrainingSet, Turn, normalise
+from drn_cli.data.batches import TrainingSet, normalise
 from drn_cli.data.cache import DecodedCache, store
 from drn_cli.data.folders import CITYSCAPES, ListFolder, Sample
+from drn_cli.data.order import Turn
 from drn_cli.data.prepare.scenes import make_scenes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "data"))

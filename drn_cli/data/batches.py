@@ -1,16 +1,10 @@
-"""From the lists to batches: which samples, in which order, read by whom.
+"""From samples to batches: read by processes of their own, handed to the device.
 
 Batches hold uint8 pixels as they were decoded; the device turns them into what the network
 takes (`normalise`), which costs the reading processes nothing and moves a quarter of the bytes.
 """
 
-import os
-import shutil
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.cache import DecodedCache, size
+from drn_cli.data.cache import DecodedCache
 from drn_cli.data.decoding import check_labels, decode
 from drn_cli.data.folders import Sample, Statistics
 from drn_cli.data.images import Pixels
-from drn_cli.data.memory_folder import SHARED_MEMORY
+from drn_cli.data.order import Order, Turn
+from drn_cli.data.readers import obey_only_the_parent, reading_failures
 from drn_cli.errors import DrnError
 
 
@@ -37,13 +32,6 @@ class Batch(NamedTuple):
 
     images: Tensor
     labels: Tensor
-
-
-class Turn(NamedTuple):
-    """Which sample, in which epoch: all that its augmentation depends on, with the seed."""
-
-    epoch: int
-    sample: int
 
 
 class TrainingSet(Dataset[Any]):
@@ -74,31 +62,6 @@ class TrainingSet(Dataset[Any]):
         except DrnError as error:
             return error
         return image, label
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """The order of an epoch's samples: a function of (seed, epoch), whoever reads them.
-
-    Every global batch is cut into one contiguous part for each process; the incomplete last batch
-    is dropped.
-    """
-
-    samples: int
-    batch_size: int
-    seed: int
-
-    @property
-    def steps(self) -> int:
-        """Batches in an epoch."""
-        return self.samples // self.batch_size
-
-    def batches(self, epoch: int, rank: int, world: int, start: int = 0) -> Iterator[list[Turn]]:
-        """Yield a process's part of each global batch, from step `start` on."""
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
-        for step in range(start, self.steps):
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield [Turn(epoch, int(index)) for index in np.array_split(batch, world)[rank]]
 
 
 class _Steps(Sampler[list[Turn]]):
@@ -146,7 +109,7 @@ class TrainingBatches:
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin,
-            worker_init_fn=_obey_only_the_parent,
+            worker_init_fn=obey_only_the_parent,
             multiprocessing_context=start if workers > 0 else None,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers > 0 else None,
@@ -169,64 +132,6 @@ class TrainingBatches:
         # The error's traceback keeps this object; its processes should end before the program.
         del self._loader
         raise batch
-
-
-@contextmanager
-def reading_failures(loader: DataLoader[Any] | None = None) -> Iterator[None]:
-    """Turn the death of a reading process into an error that names the cause.
-
-    PyTorch learns of it by a signal, and raises wherever the program happens to be; or, when it
-    waits for a batch of `loader`, without the cause.
-
-    Raises:
-        DrnError: A reading process died.
-    """
-    try:
-        yield
-    except RuntimeError as failure:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one death is enough
-        readers = getattr(getattr(loader, "_iterator", None), "_workers", ())
-        ends = [
-            f"signal: {signal.strsignal(-r.exitcode)}" for r in readers if (r.exitcode or 0) < 0
-        ]
-        raise _why_reading_failed(failure, "; ".join([str(failure), *ends])) from None
-
-
-def _why_reading_failed(failure: RuntimeError, text: str) -> Exception:
-    """Say what killed a reading process; a failure of another kind stays what it is."""
-    if "Bus error" in text or "shared memory" in text or "/torch_" in text:
-        free = shutil.disk_usage(SHARED_MEMORY)
-        return DrnError(
-            f"a reading process ran out of shared memory: {SHARED_MEMORY} has "
-            f"{size(free.total)}, of which {size(free.free)} are free",
-            "make it larger (docker run --shm-size=8g), or read with fewer data.workers; "
-            "data.workers=0 needs none",
-        )
-    if "signal: Killed" in text:
-        return DrnError(
-            "a reading process was killed, most often because memory ran out",
-            "read with fewer data.workers, or make train.batch_size smaller",
-        )
-    if "DataLoader worker" in text and "Caught" not in text:
-        return DrnError(f"a reading process ended: {text}")
-    return failure
-
-
-def _obey_only_the_parent(_: int) -> None:
-    """Ctrl-C, and a cluster's SIGTERM, reach every process; the parent ends its step first.
-
-    The parent's own SIGTERM counts: Python ends its children so, and waits for them, at exit.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
-
-
-def _end_when_the_parent_says() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
 
 
 def _collate(items: list[tuple[Pixels, Pixels | int] | DrnError]) -> Batch | DrnError:

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 
 from torch.utils.data import Dataset
 
-from drn_cli.data.batches import Turn
 from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.images import Pixels, read_image
+from drn_cli.data.order import Turn
 from drn_cli.data.resized_crop import ResizedCrop, centre_crop, ten_crops
 from drn_cli.errors import DrnError
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from drn_cli.data.batches import Batch, normalise, on_device, reading_failures
+from drn_cli.data.batches import Batch, normalise, on_device
 from drn_cli.data.classes import IGNORED
+from drn_cli.data.readers import reading_failures
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.confusion import Scores
 from drn_cli.evaluation.segmentation import evaluate

@@ -17,11 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 import drn_cli
 from drn_cli.data.audit.quick import quick
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import Order, TrainingBatches, TrainingSet
+from drn_cli.data.batches import TrainingBatches, TrainingSet
 from drn_cli.data.cache import FOLDER as CACHE_FOLDER
 from drn_cli.data.cache import DecodedCache, open_cache
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.folders import ListFolder, Sample, Statistics
+from drn_cli.data.order import Order
 from drn_cli.distributed.batchnorm import synchronise
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError

@@ -1,6 +1,4 @@
-import itertools
 import multiprocessing
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,19 +12,12 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import (
-    Batch,
-    Order,
-    TrainingBatches,
-    TrainingSet,
-    Turn,
-    normalise,
-    on_device,
-)
+from drn_cli.data.batches import Batch, TrainingBatches, TrainingSet, normalise, on_device
 from drn_cli.data.cache import DecodedCache
 from drn_cli.data.decoding import decode
 from drn_cli.data.folders import Sample, Statistics
 from drn_cli.data.images import write_image, write_index
+from drn_cli.data.order import Order, Turn
 from drn_cli.errors import DrnError
 
 CLASSES = 5
@@ -75,53 +66,6 @@ def same(first: Iterator[Batch], second: Iterator[Batch]) -> bool:
         torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
         for a, b in zip(first, second, strict=True)
     )
-
-
-def test_every_epoch_is_another_permutation() -> None:
-    order = Order(samples=24, batch_size=4, seed=1)
-    epochs = []
-    for epoch in range(3):
-        turns = [turn for batch in order.batches(epoch, 0, 1) for turn in batch]
-        assert {turn.epoch for turn in turns} == {epoch}
-        epochs.append([turn.sample for turn in turns])
-        assert sorted(epochs[-1]) == list(range(24))
-        assert epochs[-1] != list(range(24))
-    assert epochs[0] != epochs[1] != epochs[2]
-
-
-def test_order_is_a_function_of_seed_and_epoch() -> None:
-    def order(seed: int, epoch: int) -> list[list[Turn]]:
-        return list(Order(24, 4, seed).batches(epoch, 0, 1))
-
-    assert order(1, 2) == order(1, 2)
-    assert order(1, 2) != [[Turn(2, t.sample) for t in batch] for batch in order(2, 2)]
-
-
-@pytest.mark.parametrize("batch_size", [3, 4, 7, 8])
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_parts_of_the_processes_make_up_the_same_batches(batch_size: int, world: int) -> None:
-    order = Order(samples=30, batch_size=batch_size, seed=1)
-    whole = list(order.batches(4, 0, 1))
-    parts = [list(order.batches(4, rank, world)) for rank in range(world)]
-    joined = [list(itertools.chain(*pieces)) for pieces in zip(*parts, strict=True)]
-    assert joined == whole
-    lengths = {len(batch) for part in parts for batch in part}
-    assert max(lengths) - min(lengths) <= 1
-
-
-@pytest.mark.parametrize(("samples", "steps"), [(30, 4), (28, 4), (6, 0), (7, 1)])
-def test_incomplete_last_batch_is_dropped(samples: int, steps: int) -> None:
-    order = Order(samples=samples, batch_size=7, seed=1)
-    batches = list(order.batches(0, 0, 1))
-    assert order.steps == len(batches) == steps
-    assert all(len(batch) == 7 for batch in batches)
-
-
-def test_start_in_the_middle_gives_the_rest_of_the_epoch() -> None:
-    order = Order(samples=30, batch_size=4, seed=1)
-    whole = list(order.batches(3, 1, 2))
-    for start in range(order.steps + 1):
-        assert list(order.batches(3, 1, 2, start)) == whole[start:]
 
 
 def test_batches_hold_the_augmented_samples_of_the_order(samples: list[Sample]) -> None:
@@ -237,106 +181,6 @@ def test_batches_come_to_the_device(samples: list[Sample]) -> None:
     assert same(moved, batches_of(samples, 0).epoch(0))
 
 
-KILLED = """
-import multiprocessing, sys, time
-import numpy as np
-from drn_cli.data.batches import Order, TrainingBatches, reading_failures
-from drn_cli.errors import DrnError
-
-class Slow:
-    def __getitem__(self, turn):
-        time.sleep(0.1)
-        return np.zeros((6, 6, 3), np.uint8), np.zeros((6, 6), np.uint8)
-
-workers = int(sys.argv[1])
-batches = TrainingBatches(Slow(), Order(600, 1, 0), rank=0, world=1, workers=workers, pin=False)
-try:
-    with reading_failures():
-        for step, batch in enumerate(batches.epoch(0)):
-            if step == 2:
-                for reader in multiprocessing.active_children():
-                    reader.kill()
-except DrnError as error:
-    print(error)
-"""
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_reader_that_is_killed_is_an_error_and_not_a_wait(workers: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(workers)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.stdout.startswith("a reading process was killed, most often because memory ran out")
-    assert "data.workers" in done.stdout
-    assert done.returncode == 0, done.stderr
-
-
-class Ends(Dataset[Any]):
-    """A reading process that ends by itself, as a library with a fatal error does."""
-
-    def __getitem__(self, turn: Turn) -> tuple[np.ndarray, int]:
-        os._exit(3)
-
-
-def test_reader_that_ends_is_an_error() -> None:
-    batches = TrainingBatches(Ends(), Order(2, 1, 0), rank=0, world=1, workers=1, pin=False)
-    with pytest.raises(DrnError, match="a reading process ended"):
-        list(batches.epoch(0))
-
-
-class Fails(Dataset[Any]):
-    def __getitem__(self, turn: Turn) -> tuple[np.ndarray, int]:
-        raise RuntimeError("a mistake of the program")
-
-
-def test_mistakes_of_the_program_keep_their_traceback() -> None:
-    batches = TrainingBatches(Fails(), Order(2, 1, 0), rank=0, world=1, workers=1, pin=False)
-    with pytest.raises(RuntimeError, match="a mistake of the program"):
-        list(batches.epoch(0))
-
-
-CRAMPED = """
-import sys
-import numpy as np
-from drn_cli.data.batches import Order, TrainingBatches
-from drn_cli.errors import DrnError
-
-class Large:
-    def __getitem__(self, turn):
-        return np.zeros((600, 600, 3), np.uint8), np.zeros((600, 600), np.uint8)
-
-batches = TrainingBatches(Large(), Order(8, 2, 0), rank=0, world=1, workers=2, pin=False)
-try:
-    list(batches.epoch(0))
-except DrnError as error:
-    print(error)
-"""
-
-
-def test_too_little_shared_memory_is_an_error_and_not_a_wait() -> None:
-    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
-    in_a_mount_of_its_own = ["unshare", "--mount", "sh", "-c"]
-    try:
-        subprocess.run([*in_a_mount_of_its_own, mount], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("only root may give a process another /dev/shm")
-    command = f'{mount} && exec "$0" -c "$1"'
-    done = subprocess.run(
-        [*in_a_mount_of_its_own, command, sys.executable, CRAMPED],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.stdout.startswith("a reading process ran out of shared memory"), done.stderr
-    assert "1.0 MB" in done.stdout
-    assert "--shm-size" in done.stdout
-
-
 def test_signal_for_all_processes_leaves_the_readers_to_the_parent(samples: list[Sample]) -> None:
     batches = batches_of(samples, workers=1, batch_size=1).epoch(0)
     seen = [next(batches)]
@@ -351,7 +195,8 @@ LEFT_OVER = """
 import sys
 from pathlib import Path
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import Order, TrainingBatches, TrainingSet
+from drn_cli.data.batches import TrainingBatches, TrainingSet
+from drn_cli.data.order import Order
 from drn_cli.data.folders import Sample
 
 sample = Sample(Path(sys.argv[1]), Path(sys.argv[2]))

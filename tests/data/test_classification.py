@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drn_cli.data.batches import Turn
 from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.classification import ClassificationSet, ClassificationTestSet
 from drn_cli.data.images import read_image
+from drn_cli.data.order import Turn
 from drn_cli.data.resized_crop import ResizedCrop, centre_crop, ten_crops
 from drn_cli.errors import DrnError
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drn_cli.data.batches import Turn
 from drn_cli.data.class_folders import ClassFolder
 from drn_cli.data.classification import ClassificationSet, ClassificationTestSet
 from drn_cli.data.images import read_image
+from drn_cli.data.order import Turn
 from drn_cli.data.resized_crop import ResizedCrop
 from drn_cli.data.showing.classes import class_folder_sheet
 from drn_cli.data.showing.contact_sheet import small

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import TrainingSet, Turn
+from drn_cli.data.batches import TrainingSet
 from drn_cli.data.classes import generic
 from drn_cli.data.folders import ListFolder
 from drn_cli.data.images import read_image, read_label
+from drn_cli.data.order import Turn
 from drn_cli.data.showing.contact_sheet import small, small_label
 from drn_cli.data.showing.label_paint import coloured, laid_over, outlined
 from drn_cli.data.showing.pairs import list_folder_sheet, suitable

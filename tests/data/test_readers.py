@@ -1,0 +1,114 @@
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from torch.utils.data import Dataset
+
+from drn_cli.data.batches import TrainingBatches
+from drn_cli.data.order import Order, Turn
+from drn_cli.errors import DrnError
+
+KILLED = """
+import multiprocessing, sys, time
+import numpy as np
+from drn_cli.data.batches import TrainingBatches
+from drn_cli.data.order import Order
+from drn_cli.data.readers import reading_failures
+from drn_cli.errors import DrnError
+
+class Slow:
+    def __getitem__(self, turn):
+        time.sleep(0.1)
+        return np.zeros((6, 6, 3), np.uint8), np.zeros((6, 6), np.uint8)
+
+workers = int(sys.argv[1])
+batches = TrainingBatches(Slow(), Order(600, 1, 0), rank=0, world=1, workers=workers, pin=False)
+try:
+    with reading_failures():
+        for step, batch in enumerate(batches.epoch(0)):
+            if step == 2:
+                for reader in multiprocessing.active_children():
+                    reader.kill()
+except DrnError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_reader_that_is_killed_is_an_error_and_not_a_wait(workers: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(workers)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.startswith("a reading process was killed, most often because memory ran out")
+    assert "data.workers" in done.stdout
+    assert done.returncode == 0, done.stderr
+
+
+class Ends(Dataset[Any]):
+    """A reading process that ends by itself, as a library with a fatal error does."""
+
+    def __getitem__(self, turn: Turn) -> tuple[np.ndarray, int]:
+        os._exit(3)
+
+
+def test_reader_that_ends_is_an_error() -> None:
+    batches = TrainingBatches(Ends(), Order(2, 1, 0), rank=0, world=1, workers=1, pin=False)
+    with pytest.raises(DrnError, match="a reading process ended"):
+        list(batches.epoch(0))
+
+
+class Fails(Dataset[Any]):
+    def __getitem__(self, turn: Turn) -> tuple[np.ndarray, int]:
+        raise RuntimeError("a mistake of the program")
+
+
+def test_mistakes_of_the_program_keep_their_traceback() -> None:
+    batches = TrainingBatches(Fails(), Order(2, 1, 0), rank=0, world=1, workers=1, pin=False)
+    with pytest.raises(RuntimeError, match="a mistake of the program"):
+        list(batches.epoch(0))
+
+
+CRAMPED = """
+import sys
+import numpy as np
+from drn_cli.data.batches import TrainingBatches
+from drn_cli.data.order import Order
+from drn_cli.errors import DrnError
+
+class Large:
+    def __getitem__(self, turn):
+        return np.zeros((600, 600, 3), np.uint8), np.zeros((600, 600), np.uint8)
+
+batches = TrainingBatches(Large(), Order(8, 2, 0), rank=0, world=1, workers=2, pin=False)
+try:
+    list(batches.epoch(0))
+except DrnError as error:
+    print(error)
+"""
+
+
+def test_too_little_shared_memory_is_an_error_and_not_a_wait() -> None:
+    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
+    in_a_mount_of_its_own = ["unshare", "--mount", "sh", "-c"]
+    try:
+        subprocess.run([*in_a_mount_of_its_own, mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root may give a process another /dev/shm")
+    command = f'{mount} && exec "$0" -c "$1"'
+    done = subprocess.run(
+        [*in_a_mount_of_its_own, command, sys.executable, CRAMPED],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.startswith("a reading process ran out of shared memory"), done.stderr
+    assert "1.0 MB" in done.stdout
+    assert "--shm-size" in done.stdout
