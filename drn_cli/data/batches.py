@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from drn_cli.data.augment import Augmentation
 from drn_cli.data.cache import DecodedCache
-from drn_cli.data.decoding import check_labels, decode
+from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import Sample, Statistics
 from drn_cli.data.images import Pixels
 from drn_cli.data.order import Order, Turn
@@ -51,17 +51,15 @@ class TrainingSet(Dataset[Any]):
     ) -> None:
         self.samples, self.classes = samples, classes
         self.augmentation, self.seed = augmentation, seed
-        self.read = decode if cache is None else cache.read
+        self.read = read_pair if cache is None else cache.read
 
     def __getitem__(self, turn: Turn) -> tuple[Pixels, Pixels] | DrnError:
         sample = self.samples[turn.sample]
         draw = self.augmentation.draw(self.seed, turn.epoch, turn.sample)
         try:
-            image, label = self.augmentation.apply(*self.read(sample), draw)
-            check_labels(label, self.classes, sample.label)
+            return self.augmentation.apply(*self.read(sample, self.classes), draw)
         except DrnError as error:
             return error
-        return image, label
 
 
 class _Steps(Sampler[list[Turn]]):

@@ -1,10 +1,10 @@
 """Decoded samples in files that are mapped into memory: a crop reads its own rows and no others.
 
-Each sample has one file: a head with height and width, then `H` rows of `W` RGB pixels and, after
-them in the same row, `W` labels: uint8 `(H, 4 * W)`. Its name says which sample it holds and what
-the source files were like, so that a changed source is decoded anew. Files are written under
-another name first: several processes may build the same cache at once, and one that is killed
-leaves nothing that is wrong.
+Each sample has one file: a head with height, width and highest label, then `H` rows of `W` RGB
+pixels and, after them in the same row, `W` labels: uint8 `(H, 4 * W)`. Its name says which sample
+it holds and what the source files were like, so that a changed source is decoded anew. Files are
+written under another name first: several processes may build the same cache at once, and one that
+is killed leaves nothing that is wrong.
 """
 
 import hashlib
@@ -22,7 +22,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from drn_cli.data.decoding import decode
+from drn_cli.data.classes import IGNORED
+from drn_cli.data.decoding import check_labels, decode
 from drn_cli.data.folders import Sample
 from drn_cli.data.images import Pixels
 from drn_cli.data.memory_folder import memory_folder, room
@@ -35,7 +36,7 @@ Kind = Literal["disk", "memory"]
 WITHOUT = "pictures are decoded each time they are read"
 
 FOLDER = "drn-cache"  # its name, in the folder of the lists
-HEAD = struct.Struct("<8sII")  # MAGIC, height, width
+HEAD = struct.Struct("<8s3I4x")  # MAGIC, height, width, highest label but 255
 MAGIC = b"drn-raw1"
 ENTRY = f"{'[0-9a-f]' * 24}-{'[0-9a-f]' * 16}.raw"  # a pattern that nobody else's files have
 ABANDONED = 3600  # seconds after which nobody is still writing a file
@@ -55,21 +56,26 @@ class DecodedCache:
     root: Path
     writable: bool = True
 
-    def read(self, sample: Sample) -> tuple[Pixels, Pixels]:
+    def read(self, sample: Sample, classes: int = IGNORED) -> tuple[Pixels, Pixels]:
         """Give a sample: mapped if it is kept, or else decoded, and kept for the next time.
 
         Shapes: `(H, W, 3)` and `(H, W)`, not to be written to.
 
         Raises:
-            DrnError: The sample cannot be decoded.
+            DrnError: The sample cannot be decoded, or a label is neither a class nor 255.
         """
         path = self._path(sample)
-        if (rows := _mapped(path)) is None:
+        if (kept := _mapped(path)) is None:
             image, label = decode(sample)
-            self._keep(path, image, label)
-            return image, label
-        height, width = rows.shape[0], rows.shape[1] // 4
-        return rows[:, : 3 * width].reshape(height, width, 3), rows[:, 3 * width :]
+            highest = int(label[label != IGNORED].max(initial=0))
+            self._keep(path, image, label, highest)
+        else:
+            rows, highest = kept
+            height, width = rows.shape[0], rows.shape[1] // 4
+            image, label = rows[:, : 3 * width].reshape(height, width, 3), rows[:, 3 * width :]
+        if highest >= classes:
+            check_labels(label, classes, sample.label)
+        return image, label
 
     def holds(self, sample: Sample) -> bool:
         """Tell whether a sample is kept, as its files are now."""
@@ -107,13 +113,13 @@ class DecodedCache:
             state.update(f"{status.st_size}\0{status.st_mtime_ns}\0".encode())
         return self.folder / f"{name.hexdigest()}-{state.hexdigest()}.raw"
 
-    def _keep(self, path: Path, image: Pixels, label: Pixels) -> None:
+    def _keep(self, path: Path, image: Pixels, label: Pixels, highest: int) -> None:
         if not self.writable:
             return
         height, width = label.shape
         try:
             with atomic(path, durable=False) as temporary, temporary.open("wb") as file:
-                file.write(HEAD.pack(MAGIC, height, width))
+                file.write(HEAD.pack(MAGIC, height, width, highest))
                 file.write(np.hstack([image.reshape(height, 3 * width), label]).data)
             for old in self.folder.glob(f"{path.name.partition('-')[0]}-*"):
                 if old != path:
@@ -123,17 +129,22 @@ class DecodedCache:
             log.warning("%s; what is not in the cache yet is decoded each time", error.message)
 
 
-def _mapped(path: Path) -> Pixels | None:
-    """Map a file into memory; None if it is not there or not whole."""
+def _mapped(path: Path) -> tuple[Pixels, int] | None:
+    """Map a file into memory; None if it is not there or not whole.
+
+    Returns:
+        Its rows, `(H, 4 * W)`, and the highest label.
+    """
     try:
         file = os.open(path, os.O_RDONLY)
     except OSError:
         return None
     try:
         data = mmap.mmap(file, 0, prot=mmap.PROT_READ)
-        magic, height, width = HEAD.unpack_from(data)
+        magic, height, width, highest = HEAD.unpack_from(data)
         if magic == MAGIC:
-            return np.frombuffer(data, np.uint8, offset=HEAD.size).reshape(height, 4 * width)
+            rows = np.frombuffer(data, np.uint8, offset=HEAD.size)
+            return rows.reshape(height, 4 * width), highest
     except (OSError, ValueError, struct.error):  # empty, or cut off
         pass
     finally:

@@ -74,6 +74,19 @@ def test_changed_source_is_decoded_anew_and_the_old_file_goes(
     assert files(cache) != before
 
 
+def test_label_of_no_class_is_an_error_whether_it_is_kept_or_not(
+    cache: DecodedCache, samples: list[Sample]
+) -> None:
+    label = np.full((48, 64), 255, np.uint8)
+    label[5, 6:9] = 7
+    Image.fromarray(label).save(samples[0].label)
+    for _ in range(2):  # decoded, then mapped
+        with pytest.raises(DrnError, match="3 pixels have the label 7; labels are 0 to 6"):
+            cache.read(samples[0], 7)
+        assert cache.holds(samples[0])
+    assert np.array_equal(cache.read(samples[0], 8)[1], label)
+
+
 def test_moved_data_folder_takes_its_cache_along(
     cache: DecodedCache, samples: list[Sample], own_data_folder: Path, tmp_path: Path
 ) -> None:
@@ -198,7 +211,7 @@ def test_opened_cache_says_what_it_takes(
     place = own_data_folder / "decoded"
     opened = open_cache(kind, own_data_folder, place, samples)
     assert not opened.refused
-    assert "12 samples take 147.6 kB decoded" in opened.message
+    assert "12 samples take 147.7 kB decoded" in opened.message
     assert equal(opened.cache, samples[0])
     assert place.exists() == (kind == "disk")
     for sample in samples:
@@ -214,7 +227,7 @@ def test_too_small_a_disk_is_told_and_done_without(
     opened = open_cache("disk", own_data_folder, own_data_folder / "decoded", samples)
     assert opened.refused
     assert opened.cache is None
-    assert "12 samples take 147.6 kB" in opened.message
+    assert "12 samples take 147.7 kB" in opened.message
     assert "100.0 kB are free" in opened.message
 
 
