@@ -27,13 +27,13 @@ def reading_failures(loader: DataLoader[Any] | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as failure:
+    except (RuntimeError, ConnectionError, EOFError) as failure:
+        if loader is None and not isinstance(failure, RuntimeError):
+            raise  # a connection of somebody else's
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one death is enough
         readers = getattr(getattr(loader, "_iterator", None), "_workers", ())
-        ends = [
-            f"signal: {signal.strsignal(-r.exitcode)}" for r in readers if (r.exitcode or 0) < 0
-        ]
+        ends = [_end(reader.exitcode) for reader in readers if reader.exitcode is not None]
         raise _why_reading_failed(failure, "; ".join([str(failure), *ends])) from None
 
 
@@ -41,8 +41,10 @@ def _end(code: int) -> str:
     return f"signal: {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
 
 
-def _why_reading_failed(failure: RuntimeError, text: str) -> Exception:
+def _why_reading_failed(failure: Exception, text: str) -> Exception:
     """Say what killed a reading process; a failure of another kind stays what it is."""
+    if isinstance(failure, RuntimeError) and "DataLoader worker" not in text:
+        return failure
     if "Bus error" in text or "shared memory" in text or "/torch_" in text:
         free = shutil.disk_usage(SHARED_MEMORY)
         return DrnError(
@@ -56,9 +58,9 @@ def _why_reading_failed(failure: RuntimeError, text: str) -> Exception:
             "a reading process was killed, most often because memory ran out",
             "read with fewer data.workers, or make train.batch_size smaller",
         )
-    if "DataLoader worker" in text and "Caught" not in text:
-        return DrnError(f"a reading process ended: {text}")
-    return failure
+    if "Caught" in text:  # a mistake of the program, in a reading process
+        return failure
+    return DrnError(f"a reading process ended: {text}")
 
 
 def obey_only_the_parent(_: int) -> None:

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from drn_cli.data.batches import TrainingBatches
 from drn_cli.data.order import Order, Turn
+from drn_cli.data.readers import reading_failures
 from drn_cli.errors import DrnError
 
 KILLED = """
@@ -112,3 +113,16 @@ def test_too_little_shared_memory_is_an_error_and_not_a_wait() -> None:
     assert done.stdout.startswith("a reading process ran out of shared memory"), done.stderr
     assert "1.0 MB" in done.stdout
     assert "--shm-size" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RuntimeError("CUDA error: too many resources requested: shared memory"),
+        ConnectionResetError("Connection closed by peer"),
+    ],
+)
+def test_failures_of_others_stay_what_they_are(failure: Exception) -> None:
+    with pytest.raises(type(failure)) as caught, reading_failures():
+        raise failure
+    assert caught.value is failure

@@ -66,7 +66,8 @@ def test_any_window_is_a_part_of_the_whole(ratio: float, angle: int) -> None:
         bottom, right = random.integers(top + 1, height + 1), random.integers(left + 1, width + 1)
         window = Window(Span(int(top), int(bottom)), Span(int(left), int(right)))
         part, part_labels = cut(image, label, angle, ratio, window)
-        assert np.abs(part.astype(int) - window.of(everything)).max() <= 2
+        # OpenCV rounds places to 1/32 of a pixel before version 5, Pillow each of two passes.
+        assert np.abs(part.astype(int) - window.of(everything)).max() <= 4
         assert np.mean(part_labels == window.of(labels)) > 0.97
 
 
