@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -156,9 +157,9 @@ def read_all(folder: Path, root: Path, reversed_: bool) -> bool:
 def test_several_processes_build_the_same_cache(
     cache: DecodedCache, samples: list[Sample], own_data_folder: Path
 ) -> None:
-    with multiprocessing.get_context("fork").Pool(4) as pool:
-        work = partial(read_all, cache.folder, own_data_folder)
-        assert all(pool.map(work, [False, False, True, False], chunksize=1))
+    work = partial(read_all, cache.folder, own_data_folder)
+    with ProcessPoolExecutor(4, multiprocessing.get_context("spawn")) as pool:
+        assert all(pool.map(work, [False, False, True, False]))
     assert len(files(cache)) == len(samples)
 
 
