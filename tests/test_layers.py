@@ -90,7 +90,7 @@ def test_the_imports_are_seen():
     """The test above would be content with a parser that finds nothing."""
     found = {(dotted(path), name) for path in MODULES for _, name in imports(path)}
     assert ("recipe.schema", "networks.catalog") in found
-    assert ("training.loop", "evaluation.segmentation") in found
+    assert ("training.tasks", "evaluation.segmentation") in found
     assert ("cli.train", "distributed.launch") in found  # in a function
     assert ("cli.app", "cli.console") in found  # from package import module
     assert ("__main__", "cli.app") in found

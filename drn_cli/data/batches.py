@@ -111,15 +111,17 @@ class TrainingBatches:
             multiprocessing_context=start if workers > 0 else None,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers > 0 else None,
+            # It draws a number for each epoch; that of others is not touched.
+            generator=torch.Generator(),
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield this process's part of an epoch's batches, from step `start` on.
+        """Yield this process's part of each pass of an epoch's batches, from step `start` on.
 
         Raises:
             DrnError: A picture or label of the batch cannot be used, or a reading process died.
         """
-        self._steps.turns = list(self.order.batches(epoch, self.rank, self.world, start))
+        self._steps.turns = list(self.order.parts(epoch, self.rank, self.world, start))
         with reading_failures(self._loader):
             for batch in self._loader:
                 if isinstance(batch, DrnError):

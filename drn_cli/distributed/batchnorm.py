@@ -10,8 +10,11 @@ from torch import Tensor, nn
 def synchronise(model: nn.Module, device: torch.device) -> nn.Module:
     """Replace every batch norm by one that sees the batches of all processes.
 
-    On GPUs that is torch's own, which refuses CPU tensors; there it is ours. Names and shapes of
-    the weights stay as they are.
+    On GPUs that is torch's own, which refuses CPU tensors; there it is ours. Both weight processes
+    by their pixels, and keep statistics in float32 or better when autocast makes the maps
+    narrower. Names and shapes of the weights stay as they are.
+
+    A single process has nothing to synchronise: it is to keep plain batch norm, which is faster.
     """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return]

@@ -50,6 +50,10 @@ def confusion(prediction: Tensor, label: Tensor, classes: int, name: Path | None
     return counts[:classes]
 
 
+class NothingToScoreError(DrnError):
+    """The labels hold no class at all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """Segmentation scores, all as fractions of 1, over a whole set of pictures.
@@ -75,12 +79,14 @@ class Scores:
         """Read the scores off a matrix of int64.
 
         Raises:
-            DrnError: The labels hold no class at all.
+            NothingToScoreError: The labels hold no class at all.
         """
         right = np.diag(matrix)
         labelled, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
         if not labelled.any():
-            raise DrnError("no pixel of the labels belongs to a class: there is nothing to score")
+            raise NothingToScoreError(
+                "no pixel of the labels belongs to a class: there is nothing to score"
+            )
         union = labelled + predicted - right
         seen, present = union > 0, labelled > 0
         iou = right[seen] / union[seen]

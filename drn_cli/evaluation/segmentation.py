@@ -21,7 +21,8 @@ def evaluate(
     samples: Sequence[Sample],
     group: Group,
     step: Callable[[], object] = lambda: None,
-) -> Scores:
+    stop: Callable[[], bool] = lambda: False,
+) -> Scores | None:
     """Predict every picture once, whole, and compare.
 
     Each process takes its share and the matrices are added up: the scores do not depend on how
@@ -32,6 +33,10 @@ def evaluate(
         samples: All of them, in every process.
         group: The processes.
         step: Called after each picture of this process.
+        stop: Asked after it; where it says so in any process, all give up.
+
+    Returns:
+        The scores; None if it was given up.
 
     Raises:
         DrnError: A picture or label cannot be read or does not fit.
@@ -39,9 +44,14 @@ def evaluate(
     classes = predictor.classes
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=group.device)
     each = _on_cpu if group.device.type == "cpu" else _on_gpu
+    stopped = False
     for counts in each(predictor, group.share(samples)):
         matrix += counts
         step()
+        if stopped := stop():
+            break
+    if group.any(stopped):
+        return None
     return Scores.of(group.sum(matrix).cpu().numpy(), len(samples))
 
 

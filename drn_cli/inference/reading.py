@@ -38,4 +38,5 @@ def ahead(
             done, future = waiting.popleft()
             yield done, future.result
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        # What is under way comes to its end here: it may use a network that is changed afterwards.
+        pool.shutdown(wait=True, cancel_futures=True)

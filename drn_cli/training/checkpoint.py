@@ -1,15 +1,20 @@
 """`last.pt`: everything a run needs to go on, as plain data."""
 
-from dataclasses import asdict, dataclass
+import random
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 
+from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
+from drn_cli.training.setup import Training
 
-FORMAT = 1  # of this file; goes up when an older reader could not go on from it
+FORMAT = 2  # of this file; goes up when an older reader could not go on from it
 
 
 @dataclass(slots=True)
@@ -20,56 +25,145 @@ class Progress:
         epoch: The epoch that goes on, from 0.
         step_in_epoch: Steps of it that are done.
         steps: Steps done in all.
-        best: Best validation mIoU so far; None before the first validation.
-        loss, pixels: Sum of the loss since the last line of metrics, and over how many pixels.
+        best: Best validation score so far; None before the first validation.
+        meter: What the steps did since the last line of metrics; see `Meter`.
     """
 
     epoch: int = 0
     step_in_epoch: int = 0
     steps: int = 0
     best: float | None = None
-    loss: float = 0.0
-    pixels: float = 0.0
+    meter: list[float] = field(default_factory=list)
 
 
-def save_checkpoint(
-    path: Path,
-    model: torch.nn.Module,
-    optimiser: torch.optim.Optimizer,
-    progress: Progress,
-    metadata: dict[str, str],
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a checkpoint said besides the network.
+
+    Attributes:
+        progress: How far the run had come.
+        seconds: How long it had trained.
+        processes: In how many processes.
+        batch_size: In steps of how many pictures.
+    """
+
+    progress: Progress
+    seconds: float
+    processes: int
+    batch_size: int
+
+
+def save_checkpoint(path: Path, training: Training, progress: Progress, seconds: float) -> None:
     """Write the checkpoint; the earlier one stays whole until the new one is.
 
-    The metadata's strings lie at the top, where a reader of weights looks for them.
+    All processes call it, and the first writes. The metadata's strings lie at the top, where a
+    reader of weights looks for them.
+
+    Raises:
+        DrnError: The file cannot be written.
     """
+    states = _gathered(random_state(), training.group)
+    if not training.group.first:
+        return
+    averaged = training.averaged
     content = {
-        **metadata,
+        **training.metadata(),
         "training_format": FORMAT,
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "model": training.model.state_dict(),
+        "averaged": None if averaged is None else averaged.state_dict(),
+        "optimiser": training.optimiser.state_dict()["state"],
+        "optimiser_kind": training.recipe.train.optimiser.kind,
+        "scaler": training.scaler.state_dict(),
+        "random": states,
         "progress": asdict(progress),
+        "seconds": seconds,
+        "processes": training.group.world,
+        "batch_size": training.recipe.train.batch_size,
     }
     with atomic(path) as temporary:
-        torch.save(content, temporary)
+        save(content, temporary)
 
 
-def load_checkpoint(
-    path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer
-) -> Progress:
-    """Put a network and an optimiser where a run left them.
+def save(content: dict[str, Any], path: Path) -> None:
+    """Write with torch.save; a full disk is an OSError, as for any other file."""
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # PyTorch's writer covers the disk's error with one of its own.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def load_checkpoint(path: Path, training: Training) -> Found:
+    """Put a network and all that trains it where a run left them.
 
     Raises:
         DrnError: The file is missing, broken, or belongs to another network.
     """
     content = _read(path)
+    averaged, kind = training.averaged, training.recipe.train.optimiser.kind
+    if content.get("optimiser_kind") != kind:
+        raise DrnError(
+            f"{path}: was trained with {content.get('optimiser_kind')}, not {kind}",
+            "a run keeps its train.optimiser.kind",
+        )
     try:
-        model.load_state_dict(content["model"])
-        optimiser.load_state_dict(content["optimiser"])
-        return Progress(**content["progress"])
+        training.model.load_state_dict(content["model"])
+        # Rates and options are the recipe's, and how a step is computed is up to the device.
+        groups = training.optimiser.state_dict()["param_groups"]
+        training.optimiser.load_state_dict({"state": content["optimiser"], "param_groups": groups})
+        if training.precision == "fp16":
+            training.scaler.load_state_dict(content["scaler"])
+        if averaged is not None:
+            # A run that is asked for an average only now starts it from where it is.
+            kept = content["averaged"]
+            averaged.load_state_dict(content["model"] if kept is None else kept)
+        found = Found(
+            Progress(**content["progress"]),
+            float(content["seconds"]),
+            int(content["processes"]),
+            int(content["batch_size"]),
+        )
+        states = content["random"]
+        if training.group.rank < len(states):
+            set_random_state(states[training.group.rank])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise DrnError(f"{path}: does not fit this run: {reason[:200]}") from error
+    return found
+
+
+def random_state() -> dict[str, Any]:
+    """Read the state of every random generator that a library may draw from."""
+    numpy: Any = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [numpy[0], numpy[1].tolist(), *numpy[2:]],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Go on drawing where `random_state` was."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _gathered(mine: dict[str, Any], group: Group) -> list[Any]:
+    """Collect what every process has, in the first one."""
+    if group.world == 1:
+        return [mine]
+    states: list[Any] = [None] * group.world
+    dist.gather_object(mine, states if group.first else None)
+    return states
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,255 +2,301 @@
 
 import logging
 import math
+import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-from tqdm import tqdm
 
-from drn_cli.data.batches import Batch, normalise, on_device
-from drn_cli.data.classes import IGNORED
+from drn_cli.data.batches import Batch, on_device
 from drn_cli.data.readers import reading_failures
 from drn_cli.errors import DrnError
-from drn_cli.evaluation.confusion import Scores
-from drn_cli.evaluation.segmentation import evaluate
 from drn_cli.files import write_json, write_text
-from drn_cli.inference.predictor import Predictor, evaluating
+from drn_cli.inference.out_of_memory import is_out_of_memory
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.recipe.loading import resolved_yaml
-from drn_cli.runs import Run
-from drn_cli.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from drn_cli.training.metrics import MetricsLog
+from drn_cli.training.checkpoint import Found, Progress, load_checkpoint
+from drn_cli.training.display import Display, Pace
+from drn_cli.training.metrics import END, MetricsLog
+from drn_cli.training.provenance import environment, note_resumption
+from drn_cli.training.resuming import Beginning, tell_what_changes
+from drn_cli.training.sanity import check
+from drn_cli.training.saving import Saver
 from drn_cli.training.schedule import learning_rate
-from drn_cli.training.setup import Training, environment
+from drn_cli.training.setup import Training
+from drn_cli.training.signals import Interrupt, interruptible
+from drn_cli.training.step import Meter, take_step
+from drn_cli.training.tasks import Validation
+from drn_cli.training.tensorboard import Board
+from drn_cli.training.validation import validate
 
 log = logging.getLogger(__name__)
 
-BAR = "{desc} {percentage:3.0f}%|{bar}| {n}/{total} {elapsed}<{remaining}{postfix}"
-LOG_EVERY = 10  # steps between two lines of metrics
+NAMED = 16  # pictures of a batch that an error names
 
-Ending = Literal["finished", "interrupted"]
-
-
-@dataclass(slots=True)
-class Meter:
-    """The loss and the speed since they were last read.
-
-    Sums stay on the device until then: reading a number waits for the GPU.
-    """
-
-    totals: Tensor  # sum of the loss over pixels, and number of pixels
-    images: int = 0
-    since: float = field(default_factory=time.perf_counter)
-
-    def add(self, totals: Tensor, images: int) -> None:
-        self.totals += totals
-        self.images += images
-
-    def read(self) -> tuple[float, float]:
-        """Give the mean loss and the pictures a second, and start again."""
-        loss, pixels = self.totals.tolist()
-        now = time.perf_counter()
-        speed = self.images / (now - self.since)
-        self.totals.zero_()
-        self.images, self.since = 0, now
-        return loss / max(1, pixels), speed
+SAVE = 1  # what processes tell each other after a step: nothing, this, or the number of a signal
 
 
-def train(training: Training, run: Run, *, resume: bool = False) -> Ending:
-    """Train from the start, or from a run's last checkpoint, until the end or an interrupt.
+def train(training: Training, beginning: Beginning) -> signal.Signals | None:
+    """Train from the start, or from a run's checkpoint, until the end or a signal.
 
-    An interrupt (SIGINT or SIGTERM) ends the current step, writes the checkpoint and returns.
-
-    Raises:
-        DrnError: A picture cannot be used, the loss is not finite, a file cannot be written, or
-            the checkpoint does not fit.
-    """
-    group, settings = training.group, training.recipe.train
-    progress = Progress()
-    metrics = MetricsLog(run.metrics, first=group.first)
-    if resume:
-        progress = load_checkpoint(run.last, training.model, training.optimiser)
-        metrics.keep_until(progress.steps)
-    elif group.first:
-        write_text(run.recipe, resolved_yaml(training.recipe))
-        write_json(run.environment, environment(training))
-    training.model.train()
-    with (
-        reading_failures(),
-        interruptible(aloud=group.first) as interrupt,
-        tqdm(
-            total=settings.epochs * training.order.steps,
-            initial=progress.steps,
-            bar_format=BAR,
-            disable=None if group.first else True,
-        ) as bar,
-    ):
-        for epoch in range(progress.epoch, settings.epochs):
-            bar.set_description(f"epoch {epoch + 1}/{settings.epochs}")
-            for totals in _steps(training, progress, metrics, bar):
-                if group.any(interrupt.is_set):
-                    progress.loss, progress.pixels = totals.tolist()
-                    _check(progress.loss, training, progress)
-                    _save(training, run, progress)
-                    return "interrupted"
-            progress.epoch, progress.step_in_epoch = epoch + 1, 0
-            if progress.epoch % settings.eval_every == 0 or progress.epoch == settings.epochs:
-                scores = validate(training)
-                _record(training, run, progress, metrics, scores)
-            _save(training, run, progress)
-    return "finished"
-
-
-def _steps(
-    training: Training, progress: Progress, metrics: MetricsLog, bar: "tqdm[Any]"
-) -> Iterator[Tensor]:
-    """Take the steps of an epoch that are left; after each, yield the meter's totals."""
-    settings, order = training.recipe.train, training.order
-    meter = Meter(torch.tensor([progress.loss, progress.pixels], device=training.group.device))
-    progress.loss, progress.pixels = 0.0, 0.0
-    batches = training.batches.epoch(progress.epoch, progress.step_in_epoch)
-    for batch in on_device(batches, training.group.device):
-        done = progress.step_in_epoch / order.steps
-        rate = learning_rate(settings.schedule, settings.lr, settings.epochs, progress.epoch, done)
-        meter.add(take_step(training, batch, rate), settings.batch_size)
-        progress.step_in_epoch += 1
-        progress.steps += 1
-        bar.update()
-        if progress.steps % LOG_EVERY == 0 or progress.step_in_epoch == order.steps:
-            loss, speed = meter.read()
-            _check(loss, training, progress)
-            bar.set_postfix_str(f"loss {loss:.3f}, lr {rate:.2g}, {speed:.1f} pictures/s")
-            metrics.write(
-                "train",
-                step=progress.steps,
-                epoch=progress.epoch + progress.step_in_epoch / order.steps,
-                loss=loss,
-                lr=rate,
-                images_per_second=speed,
-            )
-        yield meter.totals
-
-
-def _check(loss: float, training: Training, progress: Progress) -> None:
-    if not math.isfinite(loss):
-        raise DrnError(
-            f"the loss is {loss} at step {progress.steps}",
-            f"a lower train.lr than {training.recipe.train.lr:g}, or a warm-up, may help",
-        )
-
-
-def take_step(training: Training, batch: Batch, rate: float) -> Tensor:
-    """Learn from one batch, which is on the device.
-
-    The loss is the mean over the valid pixels of all processes' pictures, so that several
-    processes take the same step as one with the whole batch.
+    SIGINT, SIGTERM and SIGUSR1 end the current step, write the checkpoint and return.
 
     Returns:
-        The sum of the loss over all valid pixels, and their number, on the device.
+        The signal that ended training; None if it is finished.
+
+    Raises:
+        DrnError: A picture cannot be used, the loss stays not finite, memory is short, a file
+            cannot be written, or the checkpoint does not fit.
     """
-    group = training.group
-    labels = batch.labels.long()
-    for parameters in training.optimiser.param_groups:
-        parameters["lr"] = rate
-    with torch.autocast(group.device.type, torch.bfloat16, enabled=training.bf16):
-        logits = training.runner(normalise(batch.images, training.material.statistics))
-    loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-    totals = group.sum(torch.stack([loss.detach(), (labels != IGNORED).sum()]))
-    # DistributedDataParallel divides the gradients by the number of processes.
-    (loss * (group.world / totals[1].clamp(min=1))).backward()
-    training.optimiser.step()
-    training.optimiser.zero_grad(set_to_none=True)
-    return totals
+    with ExitStack() as stack:
+        # Nobody else may train in this folder, and signals may come from here on.
+        if training.group.first:
+            stack.enter_context(beginning.run.claimed())
+        stack.enter_context(reading_failures())
+        interrupt = stack.enter_context(interruptible(aloud=training.group.first))
+        loop = _Loop(training, beginning, interrupt)
+        with loop.display:
+            return loop.run_to_the_end()
 
 
-def validate(training: Training) -> Scores:
-    """Score the network on the whole pictures of the validation list."""
-    material, group = training.material, training.group
-    predictor = Predictor(
-        network=training.model,
-        statistics=material.statistics,
-        class_set=material.class_set,
-        device=group.device,
-        view=training.recipe.eval,
-        bf16=training.bf16,
-    )
-    mine = len(group.share(material.val))
-    group.align(training.model.buffers())  # without sync_bn each process has statistics of its own
-    with (
-        evaluating(training.model),
-        tqdm(
-            total=mine, desc="validating", leave=False, disable=None if group.first else True
-        ) as bar,
-    ):
-        return evaluate(predictor, material.val, group, step=bar.update)
+class _Loop:
+    """A run under way."""
 
+    def __init__(self, training: Training, beginning: Beginning, interrupt: Interrupt) -> None:
+        self.training, self.run, self.interrupt = training, beginning.run, interrupt
+        self.settings, self.group, self.order = (
+            training.recipe.train,
+            training.group,
+            training.order,
+        )
+        self.progress, seconds = Progress(), 0.0
+        self.metrics = MetricsLog(self.run.metrics, first=self.group.first)
+        if beginning.start is not None:
+            found = load_checkpoint(beginning.start, training)
+            self.progress, seconds = found.progress, found.seconds
+            self._fit_position(found)
+            tell_what_changes(found, training)
+        self.saver = Saver(training, self.run, seconds)
+        self.display = Display(training, self.progress)
+        self.meter = Meter(self.group.device, self.progress.meter)
+        self.board = self._board()
+        self.skipped, self.rate, self.pace = self.meter.skipped, 0.0, Pace()
+        check(training, self.run)
+        self._introduce(beginning)
+        if beginning.start is None:
+            self.saver.save(self.progress)  # that it can be written is better known now
+        training.model.train()
 
-def _record(
-    training: Training, run: Run, progress: Progress, metrics: MetricsLog, scores: Scores
-) -> None:
-    """Write down a validation; keep the network if it is the best so far."""
-    best = progress.best is None or scores.miou > progress.best
-    metrics.write(
-        "val",
-        step=progress.steps,
-        epoch=progress.epoch,
-        **{
-            name: value
-            for name, value in scores.to_json(training.material.class_set).items()
-            if name != "confusion_matrix"
-        },
-    )
-    if best:
-        progress.best = scores.miou
-    if not training.group.first:
-        return
-    log.info(
-        "epoch %d/%d: validation mIoU %.4f, pixel accuracy %.4f%s",
-        progress.epoch,
-        training.recipe.train.epochs,
-        scores.miou,
-        scores.pixel_accuracy,
-        " (best so far)" if best else "",
-    )
-    if best:
-        extra = {"miou": f"{scores.miou:.6f}", "epoch": str(progress.epoch)}
-        save_weights(run.best, training.model, training.metadata() | extra)
+    def _board(self) -> Board | None:
+        wanted = self.settings.tensorboard and self.group.first
+        return Board(self.run, self.progress.steps) if wanted else None
 
+    def _write(self, kind: str, **values: Any) -> None:
+        """Write a line of metrics, here and for TensorBoard."""
+        self.metrics.write(kind, step=self.progress.steps, **values)
+        if self.board is not None:
+            self.board.numbers(kind, self.progress.steps, values)
 
-def _save(training: Training, run: Run, progress: Progress) -> None:
-    if training.group.first:
-        save_checkpoint(run.last, training.model, training.optimiser, progress, training.metadata())
-    training.group.wait()  # nobody leaves before the file is whole
+    def _fit_position(self, found: Found) -> None:
+        """Go on at the same place of the epoch, also where steps have another size now.
 
+        A few pictures may be seen twice, but none is left out.
+        """
+        if found.batch_size != self.settings.batch_size:
+            seen = self.progress.step_in_epoch * found.batch_size
+            self.progress.step_in_epoch = seen // self.settings.batch_size
+        self.progress.step_in_epoch = min(self.progress.step_in_epoch, self.order.steps)
 
-@dataclass(slots=True)
-class Interrupt:
-    """Whether somebody asked this process to stop."""
+    def _introduce(self, beginning: Beginning) -> None:
+        """Write down what this run is, or that it goes on."""
+        if not self.group.first:
+            return
+        if beginning.start is None or beginning.changes:
+            write_text(self.run.recipe, resolved_yaml(self.training.recipe))
+        if beginning.start is None:
+            write_json(self.run.environment, environment(self.training))
+        else:
+            self.metrics.keep_until(self.progress.steps)
+            note_resumption(self.run, self.training, self.progress.steps, beginning.changes)
 
-    is_set: bool = False
+    def run_to_the_end(self) -> signal.Signals | None:
+        """Train; give the signal that ended it, or None at the end."""
+        for epoch in range(self.progress.epoch, self.settings.epochs):
+            self.display.epoch(epoch)
+            whole = Pace()
+            number = self._steps(whole) or self._end_epoch(whole)
+            if number:
+                self._save()
+                return self._leave(signal.Signals(number))
+        return self._leave(None)
 
+    def _leave(self, ended_by: signal.Signals | None) -> signal.Signals | None:
+        ending = "finished" if ended_by is None else "interrupted"
+        self._write(END, ending=ending, seconds=self.saver.seconds)
+        return ended_by
 
-@contextmanager
-def interruptible(*, aloud: bool) -> Iterator[Interrupt]:
-    """Turn SIGINT and SIGTERM into a flag; a second SIGINT interrupts at once, as usual."""
-    interrupt = Interrupt()
+    def _steps(self, whole: Pace) -> int:
+        """Take the steps of an epoch that are left; give the number of the signal that came."""
+        progress, settings = self.progress, self.settings
+        self.pace = Pace()
+        for passes in self._batches():
+            done = progress.step_in_epoch / self.order.steps
+            self.rate = learning_rate(
+                settings.schedule, settings.lr, settings.epochs, progress.epoch, done
+            )
+            try:
+                take_step(self.training, passes, self.rate, progress.steps, self.meter)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise self._short_of_memory() from None
+                raise
+            progress.step_in_epoch += 1
+            progress.steps += 1
+            self.pace.pictures += settings.batch_size
+            self.pace.taken += 1
+            self.display.step()
+            if progress.steps % settings.log_every == 0 or self._epoch_is_over:
+                self._log()
+                whole.add(self.pace)
+                self.pace = Pace()
+            wanted = self.group.most(
+                self.interrupt.number or (SAVE if self.saver.due(progress.steps) else 0)
+            )
+            if wanted > SAVE:
+                return wanted
+            if wanted == SAVE:
+                self._save()
+        return 0
 
-    def handle(number: int, _: object) -> None:
-        interrupt.is_set = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if aloud:
-            log.info("%s: stopping after this step", signal.Signals(number).name)
+    @property
+    def _epoch_is_over(self) -> bool:
+        return self.progress.step_in_epoch == self.order.steps
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupt
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def _batches(self) -> Iterator[Sequence[Batch]]:
+        """Read an epoch's batches, each as its passes, and time the waiting for them."""
+        progress = self.progress
+        read = self.training.batches.epoch(progress.epoch, progress.step_in_epoch)
+        batches = on_device(read, self.group.device)
+        while True:
+            start = time.perf_counter()
+            passes = list(islice(batches, self.settings.accumulate))
+            if not passes:
+                return
+            self.pace.waiting += time.perf_counter() - start
+            yield passes
+
+    def _log(self) -> None:
+        """Write a line of metrics, which waits for the device."""
+        pace = self.pace
+        pace.loss, pace.weight, norm, skipped, in_a_row = self.meter.read()
+        self.meter.start_again()
+        self._heed(int(skipped), int(in_a_row))
+        pace.taken -= int(skipped) - self.skipped
+        self.skipped = int(skipped)
+        pace.stop()
+        self.display.pace(pace, self.rate)
+        on_gpu = self.group.device.type == "cuda"
+        memory = {"memory": torch.cuda.max_memory_allocated()} if on_gpu else {}
+        self._write(
+            "train",
+            epoch=self.progress.epoch + self.progress.step_in_epoch / self.order.steps,
+            loss=pace.mean_loss,
+            lr=self.rate,
+            grad_norm=norm if math.isfinite(norm) else None,
+            skipped=int(skipped),
+            images_per_second=pace.speed,
+            waiting=pace.share_waiting,
+            **memory,
+        )
+
+    def _heed(self, skipped: int, in_a_row: int) -> None:
+        """Say that steps were skipped; stop when there is no end of it.
+
+        Raises:
+            DrnError: Too many in a row.
+        """
+        step, lr = self.progress.steps, self.settings.lr
+        if in_a_row >= self.settings.max_skipped:
+            names = self._pictures()
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            raise DrnError(
+                f"the loss is not finite: {in_a_row} steps in a row were skipped, up to step "
+                f"{step}, the last with {', '.join(names[:NAMED])}{more}",
+                f"a lower train.lr than {lr:g}, a warm-up, or train.clip_grad_norm may help; the "
+                f"last checkpoint is from before: {self.run.last}",
+            )
+        if skipped > self.skipped and self.group.first:
+            log.warning(
+                "the loss was not finite: %d of the last steps skipped, %d in all, up to step %d",
+                skipped - self.skipped,
+                skipped,
+                step,
+            )
+
+    def _pictures(self) -> list[str]:
+        """Name the pictures of the step that was taken last."""
+        material, progress = self.training.material, self.progress
+        batch = self.order.batch(progress.epoch, progress.step_in_epoch - 1)
+        images: list[Path] = [material.train[index].image for index in batch]
+        return [os.path.relpath(image, material.root) for image in images]
+
+    def _short_of_memory(self) -> DrnError:
+        from drn_cli.training.memory import advice
+
+        device = self.group.device
+        on_gpu = device.type == "cuda"
+        total = torch.cuda.get_device_properties(device).total_memory if on_gpu else None
+        return advice(
+            self.training.recipe,
+            self.group.world,
+            precision=self.training.precision,
+            on_gpu=on_gpu,
+            total_memory=total,
+        )
+
+    def _end_epoch(self, whole: Pace) -> int:
+        """Validate if it is time, and write the checkpoint; give a signal that came meanwhile."""
+        progress, epoch = self.progress, self.progress.epoch + 1
+        validation, best = None, False
+        if epoch % self.settings.eval_every == 0 or epoch == self.settings.epochs:
+            self._save()  # a validation takes long, and may fail
+            start = time.perf_counter()
+            validation = validate(
+                self.training,
+                self.training.material.val,
+                stop=lambda: bool(self.interrupt.number),
+                bar=self.display.validating,
+            )
+            if validation is None:
+                return self.group.most(self.interrupt.number)
+            best = self._record(validation, epoch, time.perf_counter() - start)
+        self.display.epoch_done(epoch, whole, self.rate, validation, best)
+        progress.epoch, progress.step_in_epoch = epoch, 0
+        self._save()
+        return 0
+
+    def _record(self, validation: Validation, epoch: int, seconds: float) -> bool:
+        """Write down a validation; keep the network if it is the best so far, and tell so."""
+        progress, scores = self.progress, validation.scores
+        told = {name: value for name, value in scores.items() if name != "confusion_matrix"}
+        self._write("val", epoch=epoch, **told, seconds=seconds)
+        if self.board is not None:
+            self.board.pictures(self.training, progress.steps)
+        best = progress.best is None or validation.value > progress.best
+        if best:
+            progress.best = validation.value
+            if self.group.first:
+                extra = {"score": f"{validation.value:.6f}", "epoch": str(epoch)}
+                save_weights(self.run.best, self.training.judged, self.training.metadata() | extra)
+                write_json(self.run.scores, {"step": progress.steps, "epoch": epoch, **scores})
+        return best
+
+    def _save(self) -> None:
+        self.progress.meter = self.meter.read()
+        self.saver.save(self.progress)

@@ -5,7 +5,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from drn_cli.errors import DrnError
 from drn_cli.files import write_text
+
+END = "end"  # kind of the line that says how a run ended
 
 
 class MetricsLog:
@@ -23,16 +26,24 @@ class MetricsLog:
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
-        """Write one line: `train` or `val`, the number of steps taken, and the values."""
+        """Write one line: `train`, `val` or `end`, the number of steps taken, and the values.
+
+        Raises:
+            DrnError: It cannot be written.
+        """
         if self._path is None:
             return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        except OSError as error:
+            raise DrnError(f"{self._path}: cannot be written: {error.strerror or error}") from error
 
 
 def _step(line: str) -> float:
-    """Read a line's step; a crash may have left half a line, which is later than any."""
+    """Read a line's step; half a line, left by a crash, and the end are later than any."""
     try:
-        return int(json.loads(line)["step"])
+        record = json.loads(line)
+        return math.inf if record["kind"] == END else int(record["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf

@@ -2,98 +2,33 @@
 
 import logging
 import os
-import platform
-import sys
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-import drn_cli
-from drn_cli.data.audit.quick import quick
-from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import TrainingBatches, TrainingSet
-from drn_cli.data.cache import FOLDER as CACHE_FOLDER
-from drn_cli.data.cache import DecodedCache, open_cache
-from drn_cli.data.classes import ClassSet
-from drn_cli.data.folders import ListFolder, Sample, Statistics
+from drn_cli.data.batches import TrainingBatches
 from drn_cli.data.order import Order
 from drn_cli.distributed.batchnorm import synchronise
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.inference.loading import record
+from drn_cli.inference.predictor import Predictor
 from drn_cli.networks import create_model
 from drn_cli.networks.models import DRN
+from drn_cli.networks.recomputation import recompute_activations
 from drn_cli.recipe.schema import Recipe
+from drn_cli.training.ema import AveragedWeights
+from drn_cli.training.loss import Loss, make_loss
+from drn_cli.training.optimiser import make_optimiser
+from drn_cli.training.precision import Precision, resolve_compile, resolve_precision, tune_gpu
+from drn_cli.training.tasks import Material, Task, task_of
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Material:
-    """What a recipe names on the disk."""
-
-    train: list[Sample]
-    val: list[Sample]
-    statistics: Statistics
-    class_set: ClassSet
-
-
-def find_material(recipe: Recipe, processes: int) -> Material:
-    """Read the lists, and see that the recipe can be trained with them.
-
-    This is quick, so that a mistake shows before any process starts.
-
-    Raises:
-        DrnError: A list or file is missing, or the recipe does not fit.
-    """
-    if recipe.task != "segmentation":
-        raise DrnError(
-            f"task: {recipe.task}: this version trains segmentation only",
-            "the networks and weights for classification are there: `drn models list`",
-        )
-    folder = ListFolder.open(recipe.data.root, recipe.data.lists)
-    material = Material(
-        folder.samples("train"),
-        folder.samples("val"),
-        folder.statistics(),
-        folder.class_set(recipe.data.classes),
-    )
-    batch = recipe.train.batch_size
-    if batch > len(material.train):
-        raise DrnError(
-            f"train.batch_size: {batch} is more than the {len(material.train)} training pictures",
-            f"train.batch_size={len(material.train)}",
-        )
-    if batch % processes:
-        raise DrnError(
-            f"train.batch_size: {batch} pictures a step cannot be shared by {processes} processes",
-            f"train.batch_size={max(1, batch // processes) * processes}",
-        )
-    return material
-
-
-def look_over(material: Material, *, aloud: bool = True) -> None:
-    """Do the quick part of `drn data check`, so that a bad label shows before the first step.
-
-    Args:
-        material: What is to be trained with.
-        aloud: Whether to warn of what is merely odd.
-
-    Raises:
-        DrnError: A picture or label that was looked at cannot be used.
-    """
-    for samples in (material.train, material.val):
-        for finding in quick(samples, len(material.class_set)):
-            if finding.severity == "error":
-                raise finding.error()
-            if aloud:
-                log.warning("%s", finding)
 
 
 @dataclass(slots=True)
@@ -103,24 +38,67 @@ class Training:
     Attributes:
         model: The network itself.
         runner: The same, as it is called in training: compiled, and averaging gradients.
+        parallel: What averages the gradients of several processes; None in a single one.
+        averaged: The average of the weights over the steps, if the recipe asks for one.
+        predictor: Sees whole pictures in validation; made when it is first needed.
+        scaler: Scales gradients in fp16; otherwise it only leaves out steps that are not finite.
     """
 
     recipe: Recipe
     group: Group
+    task: Task
     material: Material
     model: DRN
     runner: Callable[[Tensor], Tensor]
-    optimiser: torch.optim.SGD
+    parallel: DistributedDataParallel | None
+    averaged: AveragedWeights | None
+    loss: Loss
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    precision: Precision
+    compiled: bool
     order: Order
     batches: TrainingBatches
+    predictor: Predictor | None = None
 
     @property
-    def bf16(self) -> bool:
-        return self.recipe.train.precision == "bf16"
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self.recipe.train.epochs * self.order.steps
+
+    @property
+    def judged(self) -> DRN:
+        """The network that is validated and kept as the best."""
+        return self.model if self.averaged is None else self.averaged.model
 
     def metadata(self) -> dict[str, str]:
         """Describe the network, for whoever finds its weights."""
         return record(self.model, self.material.statistics, self.material.class_set)
+
+
+def check_split(recipe: Recipe, pictures: int, processes: int) -> None:
+    """See that every step gets its pictures, and every process as many of them as the others.
+
+    Raises:
+        DrnError: The batch is larger than the set, or cannot be shared out.
+    """
+    train = recipe.train
+    batch = train.batch_size
+    if batch > pictures:
+        raise DrnError(
+            f"train.batch_size: {batch} is more than the {pictures} training pictures",
+            f"train.batch_size={pictures}",
+        )
+    together = batch // train.accumulate
+    if together % processes == 0:
+        return
+    share = "pictures a step" if train.accumulate == 1 else "pictures a pass"
+    choices = ", ".join(str(n) for n in range(1, together + 1) if together % n == 0)
+    nearest = max(1, batch // (processes * train.accumulate)) * processes * train.accumulate
+    raise DrnError(
+        f"train.batch_size: {together} {share} cannot be shared by {processes} processes",
+        f"--gpus {choices}; or train.batch_size={nearest}",
+    )
 
 
 def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
@@ -129,55 +107,83 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
     Raises:
         DrnError: The weights to start from cannot be had.
     """
-    settings = recipe.train
-    torch.manual_seed(settings.seed)  # the same fresh weights in every process
+    train, task = recipe.train, task_of(recipe)
+    order = Order(len(material.train), train.batch_size, train.seed, train.accumulate)
+    precision = resolve_precision(train.precision, group.device)
+    compiled = resolve_compile(train, group.device, train.epochs * order.steps)
+    if group.device.type == "cuda":
+        tune_gpu(train)
+    if group.first:
+        _warn(recipe, group, precision)
+    _seed(train.seed)
     model = create_model(recipe.model.arch, recipe.task, recipe.data.classes, recipe.model.weights)
-    if settings.sync_bn and group.world > 1:
+    if train.sync_bn and group.world > 1:
         synchronise(model, group.device)
-    model.to(group.device).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(
-        model.parameters(),
-        settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
+    model.to(group.device)
+    if train.channels_last:
+        model.to(memory_format=torch.channels_last)
+    averaged = AveragedWeights(model, train.ema) if train.ema is not None else None
+    if train.checkpoint_activations:
+        recompute_activations(model)
     runner: Callable[[Tensor], Tensor] = model
+    parallel = None
     if group.world > 1:
         devices = [group.device] if group.device.type == "cuda" else None
-        runner = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-    if settings.compile:
-        runner = torch.compile(runner)
-    augment = recipe.augment
-    dataset = TrainingSet(
-        material.train,
-        recipe.data.classes,
-        Augmentation(augment.crop, augment.scale, augment.rotate, augment.flip),
-        settings.seed,
-        _cache(recipe, material, aloud=group.first),
+        runner = parallel = DistributedDataParallel(
+            model, device_ids=devices, gradient_as_bucket_view=True
+        )
+    if compiled:
+        # Crops are all of one size: code for it alone is the fastest.
+        runner = torch.compile(runner, dynamic=False)
+    return Training(
+        recipe=recipe,
+        group=group,
+        task=task,
+        material=material,
+        model=model,
+        runner=runner,
+        parallel=parallel,
+        averaged=averaged,
+        loss=make_loss(recipe.loss, recipe.task, group.device),
+        optimiser=make_optimiser(train, model, group.device),
+        # Without fp16, its scale stays 1.
+        scaler=torch.amp.GradScaler(
+            group.device.type, init_scale=2.0**16 if precision == "fp16" else 1.0
+        ),
+        precision=precision,
+        compiled=compiled,
+        order=order,
+        batches=TrainingBatches(
+            task.dataset(recipe, material, aloud=group.first),
+            order,
+            rank=group.rank,
+            world=group.world,
+            workers=_workers(recipe, group),
+            pin=group.device.type == "cuda",
+            start=recipe.data.start_method,
+        ),
     )
-    order = Order(len(material.train), settings.batch_size, settings.seed)
-    batches = TrainingBatches(
-        dataset,
-        order,
-        rank=group.rank,
-        world=group.world,
-        workers=_workers(recipe, group),
-        pin=group.device.type == "cuda",
-        start=recipe.data.start_method,
-    )
-    return Training(recipe, group, material, model, runner, optimiser, order, batches)
 
 
-def _cache(recipe: Recipe, material: Material, *, aloud: bool) -> DecodedCache | None:
-    """Open the cache that the recipe asks for, and say what it takes, or why there is none."""
-    data = recipe.data
-    if data.cache == "none":
-        return None
-    folder = Path(data.cache_folder or Path(data.lists or data.root) / CACHE_FOLDER)
-    opened = open_cache(data.cache, Path(data.root), folder, material.train)
-    if aloud:
-        log.log(logging.WARNING if opened.refused else logging.INFO, opened.message)
-    return opened.cache
+def _seed(seed: int) -> None:
+    """Draw the same fresh weights in every process, and whatever a library may draw."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def _warn(recipe: Recipe, group: Group, precision: Precision) -> None:
+    """Say what is not as one might expect."""
+    train = recipe.train
+    if train.precision == "bf16" and precision != "bf16":
+        log.warning("train.precision=bf16: this GPU has no bfloat16; %s is used instead", precision)
+    pictures = train.batch_size // train.accumulate // group.world
+    if pictures == 1 and (group.world == 1 or not train.sync_bn):
+        log.warning(
+            "batch norm sees one picture at a time, which trains badly; give each process more "
+            "(train.batch_size, train.accumulate%s)",
+            "" if group.world == 1 else "), or all processes together (train.sync_bn=true",
+        )
 
 
 def _workers(recipe: Recipe, group: Group) -> int:
@@ -186,21 +192,3 @@ def _workers(recipe: Recipe, group: Group) -> int:
         return recipe.data.workers
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(1, cores - 1) if group.device.type == "cpu" else min(16, cores)
-
-
-def environment(training: Training) -> dict[str, Any]:
-    """Tell what this run ran on."""
-    device = training.group.device
-    return {
-        "drn": drn_cli.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cores": len(os.sched_getaffinity(0)),
-        "processes": training.group.world,
-        "command": sys.argv,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "train_pictures": len(training.material.train),
-        "val_pictures": len(training.material.val),
-    }

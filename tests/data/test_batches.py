@@ -72,7 +72,7 @@ def test_batches_hold_the_augmented_samples_of_the_order(samples: list[Sample]) 
     batches = batches_of(samples, workers=0)
     seen = list(batches.epoch(2))
     assert len(seen) == 2
-    for batch, turns in zip(seen, Order(7, 3, seed=5).batches(2, 0, 1), strict=True):
+    for batch, turns in zip(seen, Order(7, 3, seed=5).parts(2, 0, 1), strict=True):
         assert batch.images.dtype == batch.labels.dtype == torch.uint8
         assert batch.images.shape == (3, 12, 12, 3)
         assert batch.labels.shape == (3, 12, 12)
@@ -165,7 +165,7 @@ def test_classes_of_whole_pictures_are_numbers(samples: list[Sample]) -> None:
     options = {"rank": 0, "world": 1, "pin": False}
     for workers in (0, 1):
         (batch,) = TrainingBatches(Numbers(), order, workers=workers, **options).epoch(0)
-        expected = [turn.sample for turn in next(order.batches(0, 0, 1))]
+        expected = [turn.sample for turn in next(order.parts(0, 0, 1))]
         assert batch.labels.dtype == torch.int64
         assert batch.labels.tolist() == expected
         assert batch.images[:, 0, 0, 0].tolist() == expected

@@ -9,7 +9,7 @@ def test_every_epoch_is_another_permutation() -> None:
     order = Order(samples=24, batch_size=4, seed=1)
     epochs = []
     for epoch in range(3):
-        turns = [turn for batch in order.batches(epoch, 0, 1) for turn in batch]
+        turns = [turn for batch in order.parts(epoch, 0, 1) for turn in batch]
         assert {turn.epoch for turn in turns} == {epoch}
         epochs.append([turn.sample for turn in turns])
         assert sorted(epochs[-1]) == list(range(24))
@@ -19,7 +19,7 @@ def test_every_epoch_is_another_permutation() -> None:
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[list[Turn]]:
-        return list(Order(24, 4, seed).batches(epoch, 0, 1))
+        return list(Order(24, 4, seed).parts(epoch, 0, 1))
 
     assert order(1, 2) == order(1, 2)
     assert order(1, 2) != [[Turn(2, t.sample) for t in batch] for batch in order(2, 2)]
@@ -29,8 +29,8 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_parts_of_the_processes_make_up_the_same_batches(batch_size: int, world: int) -> None:
     order = Order(samples=30, batch_size=batch_size, seed=1)
-    whole = list(order.batches(4, 0, 1))
-    parts = [list(order.batches(4, rank, world)) for rank in range(world)]
+    whole = list(order.parts(4, 0, 1))
+    parts = [list(order.parts(4, rank, world)) for rank in range(world)]
     joined = [list(itertools.chain(*pieces)) for pieces in zip(*parts, strict=True)]
     assert joined == whole
     lengths = {len(batch) for part in parts for batch in part}
@@ -40,13 +40,24 @@ def test_parts_of_the_processes_make_up_the_same_batches(batch_size: int, world:
 @pytest.mark.parametrize(("samples", "steps"), [(30, 4), (28, 4), (6, 0), (7, 1)])
 def test_incomplete_last_batch_is_dropped(samples: int, steps: int) -> None:
     order = Order(samples=samples, batch_size=7, seed=1)
-    batches = list(order.batches(0, 0, 1))
+    batches = list(order.parts(0, 0, 1))
     assert order.steps == len(batches) == steps
     assert all(len(batch) == 7 for batch in batches)
 
 
 def test_start_in_the_middle_gives_the_rest_of_the_epoch() -> None:
     order = Order(samples=30, batch_size=4, seed=1)
-    whole = list(order.batches(3, 1, 2))
+    whole = list(order.parts(3, 1, 2))
     for start in range(order.steps + 1):
-        assert list(order.batches(3, 1, 2, start)) == whole[start:]
+        assert list(order.parts(3, 1, 2, start)) == whole[start:]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_passes_cut_a_batch_before_processes_do(world: int) -> None:
+    """So that batch norm sees the same pictures together, however many processes there are."""
+    plain, split = Order(30, 8, seed=1), Order(30, 8, seed=1, passes=2)
+    parts = [list(split.parts(2, rank, world, start=1)) for rank in range(world)]
+    together = [list(itertools.chain(*pieces)) for pieces in zip(*parts, strict=True)]
+    whole = list(plain.parts(2, 0, 1, start=1))
+    assert together == [half for batch in whole for half in (batch[:4], batch[4:])]
+    assert [turn.sample for turn in whole[0]] == plain.batch(2, 1) == split.batch(2, 1)

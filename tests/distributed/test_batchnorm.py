@@ -1,25 +1,21 @@
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from drn_cli.data.batches import Batch
-from drn_cli.data.folders import Statistics
 from drn_cli.distributed.batchnorm import SyncBatchNormCPU, synchronise
 from drn_cli.distributed.group import Group
 from drn_cli.networks import create_model
-from drn_cli.recipe.schema import Recipe
-from drn_cli.training.loop import take_step
-from drn_cli.training.setup import Material, Training
+from drn_cli.recipe import schema
+from drn_cli.training.loss import make_loss
 
 CLASSES = 3
 CPU = torch.device("cpu")
 STEPS = 3
-STATISTICS = Statistics((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 
 
 def network(name: str) -> nn.Module:
@@ -40,67 +36,48 @@ def network(name: str) -> nn.Module:
     )
 
 
-def batches(size: int) -> list[Batch]:
+def batches(size: int) -> list[tuple[Tensor, Tensor]]:
     """Make whole batches whose pictures differ in mean and in the number of ignored pixels."""
     random = torch.Generator().manual_seed(2)
     made = []
     for _ in range(STEPS):
-        images = torch.randint(0, 256, (size, 32, 32, 3), generator=random, dtype=torch.uint8)
-        labels = torch.randint(0, CLASSES, (size, 32, 32), generator=random, dtype=torch.uint8)
+        images = torch.randn(size, 3, 32, 32, generator=random)
+        labels = torch.randint(0, CLASSES, (size, 32, 32), generator=random)
         for number in range(size):
-            images[number] //= number + 1
+            images[number] = images[number] / (number + 1) - number / 2
             labels[number, : 5 * number] = 255
-        made.append(Batch(images, labels))
+        made.append((images, labels))
     return made
 
 
-def recipe(arch: str) -> Recipe:
-    return Recipe.model_validate(
-        {
-            "task": "segmentation",
-            "model": {"arch": "drn_a_18" if arch == "stack" else arch},
-            "data": {"root": "unused", "classes": CLASSES},
-            "augment": {"crop": 32},
-            "train": {"epochs": 1, "batch_size": 1, "lr": 0.01},
-        }
-    )
-
-
 def learn(group: Group, name: str, parts: Sequence[int], synced: bool = True) -> dict[str, Any]:
-    """Take steps with this process's part of each batch, with the product's own pieces."""
+    """Take steps with this process's part of each batch; the loss is that of all processes."""
     model = network(name)
     if synced and group.world > 1:
         synchronise(model, CPU)
-    outputs: list[Tensor] = []
-    model.register_forward_hook(lambda *call: outputs.append(call[-1].detach().clone()))
+    loss_of = make_loss(schema.Loss(), "segmentation", CPU)
     optimiser = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4)
-    gradients: list[list[Tensor]] = []
-
-    def remember(*_: Any) -> None:
-        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-
-    optimiser.register_step_pre_hook(remember)
     runner: nn.Module = model
     if group.world > 1:
         runner = DistributedDataParallel(
             model, broadcast_buffers=not synced, gradient_as_bucket_view=True
         )
-    training = Training(
-        recipe=recipe(name),
-        group=group,
-        material=cast(Material, Material([], [], STATISTICS, cast(Any, None))),
-        model=cast(Any, model),
-        runner=runner,
-        optimiser=optimiser,
-        order=cast(Any, None),
-        batches=cast(Any, None),
-    )
     start = sum(parts[: group.rank])
     mine = slice(start, start + parts[group.rank])
-    totals = [
-        take_step(training, Batch(images[mine], labels[mine]), rate=1e-3).tolist()
-        for images, labels in batches(sum(parts))
-    ]
+    outputs: list[Tensor] = []
+    gradients: list[list[Tensor]] = []
+    totals: list[list[float]] = []
+    for images, labels in batches(sum(parts)):
+        optimiser.zero_grad()
+        logits = runner(images[mine])
+        loss, weight = loss_of(logits, labels[mine])
+        total = group.sum(torch.stack([loss.detach(), weight]))
+        # DistributedDataParallel divides the gradients by the number of processes.
+        (loss * (group.world / total[1])).backward()
+        optimiser.step()
+        outputs.append(logits.detach())
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        totals.append(total.tolist())
     return {
         "outputs": outputs,
         "gradients": gradients,

@@ -1,6 +1,9 @@
 import itertools
+import math
 
 import pytest
+import torch
+from torch.optim import lr_scheduler
 
 from drn_cli.recipe.schema import Schedule
 from drn_cli.training.schedule import learning_rate
@@ -41,13 +44,52 @@ def test_poly_changes_at_each_step():
     assert found[-1] > 0
 
 
+def test_cosine_changes_at_each_epoch_only():
+    found = rates(Schedule(kind="cosine"), epochs=4, steps=2)
+    half = math.sqrt(0.5)
+    expected = [0.01, 0.005 * (1 + half), 0.005, 0.005 * (1 - half)]
+    assert found == pytest.approx([rate for rate in expected for _ in range(2)])
+
+
+def test_cosine_changes_at_each_step():
+    found = rates(Schedule(kind="cosine", per="step"), epochs=2, steps=6)
+    assert found == pytest.approx(
+        [0.005 * (1 + math.cos(math.pi * step / 12)) for step in range(12)]
+    )
+    assert all(later < earlier for earlier, later in itertools.pairwise(found))
+    assert found[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [
+        (Schedule(kind="step", step=3), lambda sgd: lr_scheduler.StepLR(sgd, 3)),
+        (
+            Schedule(kind="poly", power=0.9),
+            lambda sgd: lr_scheduler.PolynomialLR(sgd, total_iters=10, power=0.9),
+        ),
+        (Schedule(kind="cosine"), lambda sgd: lr_scheduler.CosineAnnealingLR(sgd, T_max=10)),
+    ],
+    ids=["step", "poly", "cosine"],
+)
+def test_rates_are_those_of_torch(schedule, theirs):
+    sgd = torch.optim.SGD([torch.zeros(1)], 0.01)
+    scheduler = theirs(sgd)
+    expected = []
+    for _ in range(10):
+        expected += scheduler.get_last_lr()
+        sgd.step()
+        scheduler.step()
+    assert rates(schedule, epochs=10, steps=1) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("per", ["epoch", "step"])
 def test_constant(per):
     assert set(rates(Schedule(kind="constant", per=per), 3, 4)) == {0.01}
 
 
 @pytest.mark.parametrize("per", ["epoch", "step"])
-@pytest.mark.parametrize("kind", ["step", "poly", "constant"])
+@pytest.mark.parametrize("kind", ["step", "poly", "cosine", "constant"])
 def test_warm_up_grows_step_by_step_and_leaves_the_rest_alone(kind, per):
     warm = rates(Schedule(kind=kind, per=per, warmup=1.5), epochs=4, steps=4)
     cold = rates(Schedule(kind=kind, per=per), epochs=4, steps=4)

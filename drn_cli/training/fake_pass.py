@@ -1,0 +1,133 @@
+"""How many bytes a training pass holds at its peak, found out without computing anything."""
+
+import weakref
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from drn_cli.data.batches import normalise
+from drn_cli.data.folders import IMAGENET
+from drn_cli.networks import create_model
+from drn_cli.networks.catalog import Task
+from drn_cli.networks.models import DRN
+from drn_cli.networks.recomputation import recompute_activations
+from drn_cli.recipe import schema
+from drn_cli.training.loss import make_loss
+from drn_cli.training.precision import Precision, autocast_type
+
+
+@lru_cache
+def pass_bytes(
+    arch: str,
+    task: Task,
+    classes: int,
+    loss: schema.Loss,
+    crop: int,
+    pictures: int,
+    precision: Precision,
+    recompute: bool,
+) -> int:
+    """Give the most bytes that a pass holds at once, beside weights and gradients.
+
+    These are the pictures, the activations that are kept for the backward pass, weights in 16 bits
+    under autocast, and what comes and goes: maps on their way, logits, loss and their gradients.
+
+    The pass is the real one, over tensors that have a shape and a type but no content. They are
+    CPU tensors, for which no GPU is needed, also in 16 bits: autocast on CPUs and on GPUs gives
+    convolutions, batch norms and all between them the same types. Up-sampling is done in float32
+    on CPUs only, one map of the size of the logits more.
+
+    Args:
+        arch: As in a recipe, like those that follow.
+        task: What the network answers.
+        classes: Their number.
+        loss: What is minimised.
+        crop: Side of a crop, in pixels.
+        pictures: Crops a pass, in one process.
+        precision: What autocast computes in.
+        recompute: Whether activations are computed again in the backward pass.
+    """
+    device = torch.device("cpu")
+    crop = max(crop, 16)  # a lone crop of 8 is a single position, of which batch norm makes nothing
+    kind = autocast_type(precision)
+    with FakeTensorMode():
+        model = create_model(arch, task, classes).train()
+        if recompute:
+            recompute_activations(model)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        compute_loss = make_loss(loss, task, device)
+        with LiveBytes(_held(model)) as live:
+            images = torch.empty(pictures, crop, crop, 3, dtype=torch.uint8)
+            shape = (pictures, crop, crop) if task == "segmentation" else (pictures,)
+            labels = torch.empty(shape, dtype=torch.long)
+            with torch.autocast("cpu", kind, enabled=kind is not None):
+                logits = model(normalise(images, IMAGENET))
+            total, _ = compute_loss(logits, labels)
+            total.backward()
+    peak: int = live.peak
+    return peak
+
+
+@lru_cache
+def model_bytes(arch: str, task: Task, classes: int) -> tuple[int, int]:
+    """Give the bytes of a network's parameters, and of its statistics."""
+    with torch.device("meta"):
+        model = create_model(arch, task, classes)
+    return _bytes(model.parameters()), _bytes(model.buffers())
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _held(model: DRN) -> Iterable[Tensor]:
+    yield from model.buffers()
+    for parameter in model.parameters():
+        yield parameter
+        assert parameter.grad is not None
+        yield parameter.grad
+
+
+class LiveBytes(TorchDispatchMode):
+    """Adds up the storages that exist, as operations make them and Python drops them.
+
+    Attributes:
+        peak: The most bytes at once.
+
+    Args:
+        held: Tensors from before, which do not count.
+    """
+
+    def __init__(self, held: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._now = 0
+        self._known = weakref.WeakSet(tensor.untyped_storage() for tensor in held)
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:  # the tensor is a view of another, or that other itself
+            return
+        size = storage.nbytes()
+        self._known.add(storage)
+        self._now += size
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._drop, size)
+
+    def _drop(self, size: int) -> None:
+        self._now -= size

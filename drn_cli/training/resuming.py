@@ -1,0 +1,247 @@
+"""Where a run begins: anew, or where an earlier one left off."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from drn_cli.errors import DrnError
+from drn_cli.files import read_json
+from drn_cli.recipe.differences import differences
+from drn_cli.recipe.loading import load_recipe
+from drn_cli.recipe.schema import Recipe
+from drn_cli.runs import RUNS, Run, new_run
+from drn_cli.training.checkpoint import Found
+from drn_cli.training.metrics import END
+from drn_cli.training.provenance import fingerprints
+from drn_cli.training.setup import Training
+from drn_cli.training.tasks import Material
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+
+Changes = dict[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody asked for on the command line."""
+
+    recipe: str | None = None
+    overrides: Sequence[str] = ()
+    run_dir: Path | None = None
+    resume: str | None = None
+    allow_changes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Which run is trained, by which recipe, and from where.
+
+    Attributes:
+        name: The recipe's name.
+        start: The checkpoint to go on from; None starts anew.
+        changes: What is not as in the run so far: old and new value, by key.
+        allow_changes: Whether more of them are fine.
+    """
+
+    run: Run
+    name: str
+    recipe: Recipe
+    start: Path | None = None
+    changes: Changes = field(default_factory=dict)
+    allow_changes: bool = False
+
+    def to_json(self) -> str:
+        """Write it down, for the other processes of a job."""
+        return json.dumps(
+            asdict(self)
+            | {
+                "run": str(self.run.folder),
+                "recipe": self.recipe.model_dump(mode="json"),
+                "start": None if self.start is None else str(self.start),
+            }
+        )
+
+    @classmethod
+    def of(cls, text: str) -> "Beginning":
+        """Read what `to_json` wrote."""
+        told = json.loads(text)
+        told["run"] = Run(Path(told["run"]))
+        told["recipe"] = Recipe(**told["recipe"])
+        told["start"] = None if told["start"] is None else Path(told["start"])
+        return cls(**told)
+
+
+def begin(request: Request) -> Beginning:
+    """Decide where to begin.
+
+    A process that torchrun starts again, after another one died, goes on from the checkpoint that
+    its run has by then.
+
+    Raises:
+        DrnError: The recipe is wrong, the folder holds another run, there is nothing to go on
+            from, or the recipe is not that of the run.
+    """
+    if request.resume == AUTO:
+        return _begin_automatically(request)
+    if request.resume is not None:
+        if request.run_dir is not None:
+            raise DrnError("--run-dir: --resume goes on in the run's own folder", "leave it out")
+        return _go_on(*_checkpoint(Path(request.resume)), request)
+    assert request.recipe is not None
+    loaded = load_recipe(request.recipe, request.overrides)
+    run = Run(request.run_dir) if request.run_dir else new_run(loaded.name)
+    if _started_again():
+        run = run if request.run_dir else _run_of_this_job(loaded.name) or run
+        start = run.last if run.last.is_file() else None
+        return Beginning(run, loaded.name, loaded.recipe, start)
+    if run.last.is_file():
+        raise DrnError(
+            f"{run.folder}: holds a run already",
+            f"`drn train --resume {run.folder}`, or another --run-dir",
+        )
+    return Beginning(run, loaded.name, loaded.recipe)
+
+
+def _begin_automatically(request: Request) -> Beginning:
+    """Go on with the newest unfinished run of the very recipe; start anew if there is none."""
+    if request.run_dir is not None and (run := Run(request.run_dir)).last.is_file():
+        return _go_on(run, run.last, request)
+    if request.recipe is None:
+        for run in _unfinished_runs("*"):
+            return _go_on(run, run.last, request)
+        raise DrnError(f"{RUNS}: no unfinished run here", "name a recipe to start one")
+    loaded = load_recipe(request.recipe, request.overrides)
+    if request.run_dir is not None:
+        return Beginning(Run(request.run_dir), loaded.name, loaded.recipe)
+    others = 0
+    for run in _unfinished_runs(loaded.name):
+        if request.allow_changes or not _changes(run, loaded.recipe):
+            return _go_on(run, run.last, request)
+        others += 1
+    if others:
+        log.info("%d unfinished runs of %s have other settings; starting anew", others, loaded.name)
+    return Beginning(new_run(loaded.name), loaded.name, loaded.recipe)
+
+
+def _go_on(run: Run, start: Path, request: Request) -> Beginning:
+    if _started_again():
+        start = run.last
+    name = request.recipe or str(run.recipe)
+    loaded = load_recipe(name, request.overrides)
+    changes = _changes(run, loaded.recipe)
+    _refuse(run, changes, allowed=request.allow_changes)
+    # Of a run's own recipe the file says nothing; its folder lies in one that does.
+    name = loaded.name if request.recipe else run.folder.resolve().parent.name
+    return Beginning(run, name, loaded.recipe, start, changes, request.allow_changes)
+
+
+def check_data(beginning: Beginning, material: Material) -> Beginning:
+    """See that a run goes on with the very lists it began with, and note what is not as it was.
+
+    Raises:
+        DrnError: They changed, and changes are not allowed.
+    """
+    run = beginning.run
+    if beginning.start is None or not run.environment.is_file():
+        return beginning
+    before = read_json(run.environment).get("data", {})
+    now = fingerprints(beginning.recipe, material)
+    changes: Changes = {
+        f"data: {name}": (_short(before.get(name)), _short(now.get(name)))
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    }
+    _refuse(run, changes, allowed=beginning.allow_changes)
+    return replace(beginning, changes=beginning.changes | changes)
+
+
+def tell_what_changes(found: Found, training: Training) -> None:
+    """Say what a run that goes on elsewhere keeps, and what it does not."""
+    world, train = training.group.world, training.recipe.train
+    if not training.group.first or found.processes == world:
+        return
+    text = (
+        f"trained in {_processes(found.processes)} before, in {_processes(world)} now: the order "
+        "of the samples and their crops stay the same"
+    )
+    if train.sync_bn:
+        text += ", sums are rounded in another order"
+    else:
+        together = train.batch_size // train.accumulate
+        text += (
+            f"; without train.sync_bn, batch norm sees {together // world} pictures at a time "
+            f"instead of {together // found.processes}"
+        )
+    log.info("%s", text)
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
+
+
+def _refuse(run: Run, changes: Changes, *, allowed: bool) -> None:
+    lines = "".join(f"\n  {key}: {old} -> {new}" for key, (old, new) in changes.items())
+    if changes and not allowed:
+        raise DrnError(
+            f"{run.folder}: was trained with other settings:{lines}\n",
+            "--allow-changes goes on with the new ones",
+        )
+    if changes:
+        log.info("%s: goes on with other settings:%s", run.folder, lines)
+
+
+def _changes(run: Run, recipe: Recipe) -> Changes:
+    return differences(load_recipe(str(run.recipe)).recipe, recipe)
+
+
+def _checkpoint(source: Path) -> tuple[Run, Path]:
+    """Find the run and the checkpoint that a folder or one of its checkpoint files means."""
+    run = Run(source.parent.parent if source.is_file() else source)
+    start = source if source.is_file() else run.last
+    if not start.is_file():
+        raise DrnError(f"{start}: no such checkpoint to go on from")
+    if not run.recipe.is_file():
+        raise DrnError(f"{start}: does not lie in a run folder, with recipe.yaml")
+    return run, start
+
+
+def _unfinished_runs(recipe: str) -> Iterator[Run]:
+    """Find runs that nobody trains now and that have not come to their end, newest first."""
+    runs = [Run(path.parent.parent) for path in RUNS.glob(f"{recipe}/*/checkpoints/last.pt")]
+    for run in sorted(runs, key=lambda run: run.last.stat().st_mtime, reverse=True):
+        if run.recipe.is_file() and not run.in_use() and not _is_finished(run):
+            yield run
+
+
+def _is_finished(run: Run) -> bool:
+    if not run.metrics.is_file():
+        return False
+    last = run.metrics.read_text(encoding="utf-8").splitlines()[-1:]
+    try:
+        record = json.loads(last[0])
+    except (IndexError, ValueError):
+        return False
+    return bool(record.get("kind") == END and record.get("ending") == "finished")
+
+
+def _started_again() -> bool:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def _run_of_this_job(recipe: str) -> Run | None:
+    """Find the run that a job began before torchrun started its processes again."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID")
+    for path in RUNS.glob(f"{recipe}/*/environment.json"):
+        if job is not None and read_json(path).get("job") == job:
+            return Run(path.parent)
+    return None
+
+
+def _short(digest: str | None) -> str:
+    return "missing" if digest is None else digest[:12]

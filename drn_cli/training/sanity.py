@@ -1,0 +1,46 @@
+"""What is tried before the first step, so that no run fails after its first night."""
+
+import shutil
+from contextlib import suppress
+
+from drn_cli.data.audit.quick import evenly
+from drn_cli.data.cache import size
+from drn_cli.errors import DrnError
+from drn_cli.evaluation.confusion import NothingToScoreError
+from drn_cli.runs import Run
+from drn_cli.training.setup import Training
+from drn_cli.training.validation import validate
+
+BATCHES = 2  # of validation that are tried, in every process
+
+
+def check(training: Training, run: Run) -> None:
+    """Validate a little, and see that the disk has room for what training will write.
+
+    Raises:
+        DrnError: A picture cannot be used, memory is short, or the disk is.
+    """
+    if training.group.first:
+        _check_disk(training, run)
+    samples = evenly(training.material.val, BATCHES * training.group.world)
+    with suppress(NothingToScoreError):  # two pictures may show nothing but void
+        validate(training, samples)
+
+
+def checkpoint_size(training: Training) -> int:
+    """Estimate the bytes of a checkpoint: the network, the optimiser's state, the average."""
+    weights = sum(p.numel() * p.element_size() for p in training.model.parameters())
+    states = {"sgd": 1, "adamw": 2}[training.recipe.train.optimiser.kind]
+    return weights * (1 + states + (training.averaged is not None))
+
+
+def _check_disk(training: Training, run: Run) -> None:
+    # All that are kept, the one that is being written, and the best network.
+    wanted = checkpoint_size(training) * (training.recipe.train.keep_last + 2)
+    free = shutil.disk_usage(run.folder).free
+    if free < wanted:
+        raise DrnError(
+            f"{run.folder}: {size(free)} are free on this disk, and the checkpoints need "
+            f"{size(wanted)}",
+            "make room, choose another --run-dir, or keep fewer (train.keep_last)",
+        )

@@ -1,0 +1,238 @@
+"""What differs between training a segmenter and a classifier; everything else is one engine."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch.utils.data import Dataset
+
+from drn_cli.data.audit.quick import evenly, quick
+from drn_cli.data.audit.reading import Item, look
+from drn_cli.data.augment import Augmentation
+from drn_cli.data.batches import TrainingSet
+from drn_cli.data.cache import FOLDER as CACHE_FOLDER
+from drn_cli.data.cache import DecodedCache, open_cache
+from drn_cli.data.class_folders import ClassFolder
+from drn_cli.data.classes import ClassSet, generic
+from drn_cli.data.classification import ClassificationSet
+from drn_cli.data.folders import ListFolder, Statistics
+from drn_cli.data.resized_crop import ResizedCrop
+from drn_cli.errors import DrnError
+from drn_cli.evaluation import classification, segmentation
+from drn_cli.inference.predictor import Predictor
+from drn_cli.recipe.schema import Recipe
+from drn_cli.training.precision import autocast_type
+
+if TYPE_CHECKING:
+    from drn_cli.training.setup import Training
+
+log = logging.getLogger(__name__)
+
+LOOKED_AT = 32  # pictures of class folders that are read before training
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a recipe names on the disk.
+
+    Attributes:
+        train, val: Of type `Sample` or `ClassSample`.
+        statistics: Mean and standard deviation of the training pictures.
+        class_set: Names and colours of the classes.
+        root: The folder that files are named from.
+    """
+
+    train: Sequence[Any]
+    val: Sequence[Any]
+    statistics: Statistics
+    class_set: ClassSet
+    root: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What a validation found.
+
+    Attributes:
+        value: What the best network is chosen by: mIoU, or top-1 accuracy.
+        scores: All scores, with class names, ready for JSON.
+    """
+
+    value: float
+    scores: dict[str, Any]
+
+
+class Task(Protocol):
+    """What a task knows of its data and scores."""
+
+    metric: str  # what people call the value that the best network is chosen by
+
+    def find_material(self, recipe: Recipe) -> Material:
+        """Read the lists, so that a mistake shows before any process starts.
+
+        Raises:
+            DrnError: A list or file is missing, or the recipe does not fit.
+        """
+
+    def look_over(self, material: Material) -> list[str]:
+        """Look at some of the files, so that a bad one shows before the first step.
+
+        Returns:
+            What is merely odd.
+
+        Raises:
+            DrnError: A picture or label that was looked at cannot be used.
+        """
+
+    def dataset(self, recipe: Recipe, material: Material, *, aloud: bool) -> Dataset[Any]:
+        """Give augmented samples for training."""
+
+    def validate(
+        self,
+        training: "Training",
+        samples: Sequence[Any],
+        step: Callable[[], object],
+        stop: Callable[[], bool],
+    ) -> Validation | None:
+        """Score the network, which is in evaluation mode, on samples that all processes share.
+
+        Args:
+            training: What is trained.
+            samples: All of them, in every process.
+            step: Called after each picture.
+            stop: Asked after it; where it says so in any process, all give up, and None is given.
+        """
+
+
+def task_of(recipe: Recipe) -> Task:
+    """Give what belongs to the recipe's task."""
+    return Segmentation() if recipe.task == "segmentation" else Classification()
+
+
+class Segmentation:
+    """List folders of pictures and label maps; mIoU."""
+
+    metric = "mIoU"
+
+    def find_material(self, recipe: Recipe) -> Material:
+        folder = ListFolder.open(recipe.data.root, recipe.data.lists)
+        return Material(
+            folder.samples("train"),
+            folder.samples("val"),
+            folder.statistics(),
+            folder.class_set(recipe.data.classes),
+            Path(recipe.data.root),
+        )
+
+    def look_over(self, material: Material) -> list[str]:
+        odd = []
+        for samples in (material.train, material.val):
+            for finding in quick(samples, len(material.class_set)):
+                if finding.severity == "error":
+                    raise finding.error()
+                odd.append(str(finding))
+        return odd
+
+    def dataset(self, recipe: Recipe, material: Material, *, aloud: bool) -> Dataset[Any]:
+        augment = recipe.augment
+        return TrainingSet(
+            material.train,
+            recipe.data.classes,
+            Augmentation(augment.crop, augment.scale, augment.rotate, augment.flip),
+            recipe.train.seed,
+            _cache(recipe, material, aloud=aloud),
+        )
+
+    def validate(
+        self,
+        training: "Training",
+        samples: Sequence[Any],
+        step: Callable[[], object],
+        stop: Callable[[], bool],
+    ) -> Validation | None:
+        scores = segmentation.evaluate(predictor_of(training), samples, training.group, step, stop)
+        if scores is None:
+            return None
+        return Validation(scores.miou, scores.to_json(training.material.class_set))
+
+
+def predictor_of(training: "Training") -> Predictor:
+    """Give the segmenter as it is validated; it remembers when memory was short."""
+    if training.predictor is None:
+        training.predictor = Predictor(
+            network=training.judged,
+            statistics=training.material.statistics,
+            class_set=training.material.class_set,
+            device=training.group.device,
+            view=training.recipe.eval,
+            bf16=training.precision == "bf16",
+        )
+    return training.predictor
+
+
+class Classification:
+    """Class folders; top-1 and top-5."""
+
+    metric = "top-1"
+
+    def find_material(self, recipe: Recipe) -> Material:
+        folder = ClassFolder.open(recipe.data.root)
+        found = len(folder.folders)
+        if found != recipe.data.classes:
+            raise DrnError(
+                f"data.classes: {recipe.data.classes}, but {folder.root} has {found} classes",
+                f"data.classes={found}",
+            )
+        return Material(
+            folder.samples("train"),
+            folder.samples("val"),
+            folder.statistics(),
+            ClassSet(folder.names, generic(found).colours),
+            folder.root,
+        )
+
+    def look_over(self, material: Material) -> list[str]:
+        for samples in (material.train, material.val):
+            for sample in evenly(samples, LOOKED_AT):
+                if fault := look(Item(sample.image, label=False)).fault:
+                    raise fault.error()
+        return []
+
+    def dataset(self, recipe: Recipe, material: Material, *, aloud: bool) -> Dataset[Any]:
+        crop = ResizedCrop(recipe.augment.crop, recipe.augment.flip)
+        return ClassificationSet(material.train, crop, recipe.train.seed)
+
+    def validate(
+        self,
+        training: "Training",
+        samples: Sequence[Any],
+        step: Callable[[], object],
+        stop: Callable[[], bool],
+    ) -> Validation | None:
+        recipe = training.recipe
+        scores = classification.score(
+            training.judged,
+            samples,
+            training.group,
+            statistics=training.material.statistics,
+            crop=recipe.augment.crop,
+            resize=recipe.eval.resize,
+            precision=autocast_type(training.precision),
+            step=step,
+            stop=stop,
+        )
+        return None if scores is None else Validation(scores.top1, scores.to_json())
+
+
+def _cache(recipe: Recipe, material: Material, *, aloud: bool) -> DecodedCache | None:
+    """Open the cache that the recipe asks for, and say what it takes, or why there is none."""
+    data = recipe.data
+    if data.cache == "none":
+        return None
+    folder = Path(data.cache_folder or Path(data.lists or data.root) / CACHE_FOLDER)
+    opened = open_cache(data.cache, Path(data.root), folder, material.train)
+    if aloud:
+        log.log(logging.WARNING if opened.refused else logging.INFO, opened.message)
+    return opened.cache

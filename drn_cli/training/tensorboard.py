@@ -1,0 +1,106 @@
+"""The same numbers for TensorBoard, and a few validation pictures."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch.nn import functional as F
+
+from drn_cli.data.batches import normalise
+from drn_cli.data.decoding import read_pair
+from drn_cli.data.images import Pixels, read_image
+from drn_cli.data.resized_crop import centre_crop
+from drn_cli.errors import DrnError
+from drn_cli.inference.predictor import evaluating
+from drn_cli.runs import Run
+from drn_cli.training.setup import Training
+from drn_cli.training.tasks import predictor_of
+
+PICTURES = 4
+WIDTH = 512  # of a picture that is shown, in pixels
+LINE = 14  # height of a line of text, in pixels
+
+
+def check_installed() -> None:
+    """See that there is a TensorBoard to write for.
+
+    Raises:
+        DrnError: There is none.
+    """
+    if find_spec("tensorboard") is None:
+        raise DrnError(
+            "train.tensorboard: the package tensorboard is not installed",
+            "pip install 'drn-cli[tensorboard]', or train.tensorboard=false",
+        )
+
+
+class Board:
+    """Writes event files into the run folder's `tensorboard/`.
+
+    Args:
+        run: The run.
+        step: Where it goes on; what was written for later steps is hidden.
+    """
+
+    def __init__(self, run: Run, step: int) -> None:
+        check_installed()
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=step)
+
+    def numbers(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Write a line of metrics, a curve for each number."""
+        for name, value in values.items():
+            if isinstance(value, dict):
+                self.numbers(f"{kind} {name}", step, value)
+            elif isinstance(value, int | float):
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+        self._writer.flush()
+
+    def pictures(self, training: Training, step: int) -> None:
+        """Write what the network sees in the first validation pictures."""
+        for number, sample in enumerate(training.material.val[:PICTURES]):
+            shown = example(training, sample)
+            self._writer.add_image(f"validation/{number}", shown, step, dataformats="HWC")
+        self._writer.flush()
+
+
+def example(training: Training, sample: Any) -> Pixels:
+    """Draw a sample's picture, what it is and what the network takes it for."""
+    show = _classified if training.recipe.task == "classification" else _segmented
+    with evaluating(training.judged):
+        return show(training, sample)
+
+
+def _segmented(training: Training, sample: Any) -> Pixels:
+    """Put picture, label and prediction side by side."""
+    predictor = predictor_of(training)
+    image, label = read_pair(sample, predictor.classes)
+    palette = np.frombuffer(training.material.class_set.palette(), np.uint8).reshape(256, 3)
+    step = -(-image.shape[1] // WIDTH)  # every so many pixels
+    maps = [palette[label], palette[predictor(image).cpu().numpy()]]
+    return np.concatenate([part[::step, ::step] for part in (image, *maps)], axis=1)
+
+
+@torch.inference_mode()
+def _classified(training: Training, sample: Any) -> Pixels:
+    """Write the true and the predicted class below the crop."""
+    recipe, material = training.recipe, training.material
+    crop = centre_crop(read_image(sample.image), recipe.augment.crop, recipe.eval.resize)
+    pixels = torch.from_numpy(crop)[None].to(training.group.device)
+    probabilities = F.softmax(training.judged(normalise(pixels, material.statistics)).float(), 1)
+    best = int(probabilities.argmax())
+    names = material.class_set.names
+    text = (f"is {names[sample.target]}", f"seen {names[best]} {probabilities[0, best]:.0%}")
+    return np.concatenate([crop, _written(text, crop.shape[1])])
+
+
+def _written(lines: Sequence[str], width: int) -> Pixels:
+    strip = Image.new("RGB", (width, LINE * len(lines)), "white")
+    draw = ImageDraw.Draw(strip)
+    for number, line in enumerate(lines):
+        draw.text((2, LINE * number), line, fill="black")
+    return np.asarray(strip)
