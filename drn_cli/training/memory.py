@@ -99,6 +99,7 @@ def advice(
     precision: Precision,
     on_gpu: bool,
     total_memory: int | None = None,
+    what: str = "out of memory in training",
 ) -> DrnError:
     """Say which settings to change, and by how much, after training ran out of memory.
 
@@ -112,14 +113,14 @@ def advice(
         precision: What `train.precision` comes to on the device.
         on_gpu: Whether the device is a GPU.
         total_memory: Of the device, in bytes, where it is known.
+        what: What the error begins with.
     """
     took = estimate(recipe, world, precision=precision, on_gpu=on_gpu).total
     budget = int(MARGIN * took)
     if total_memory is not None:
         budget = min(budget, total_memory)
     message = (
-        f"out of memory in training: {crops(recipe, world)} take about {took / GIB:.1f} GiB a "
-        "process by estimate"
+        f"{what}: {crops(recipe, world)} take about {took / GIB:.1f} GiB a process by estimate"
     )
     if total_memory is not None:
         message += f", and the device has {total_memory / GIB:.1f} GiB"

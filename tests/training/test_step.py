@@ -1,0 +1,143 @@
+"""One step: what it learns, and when it learns nothing."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from drn_cli.data.batches import Batch, normalise
+from drn_cli.training.setup import Training
+from drn_cli.training.step import Meter, take_step
+
+LR = 0.1
+
+
+def batch_of(*labels: int, seed: int = 0) -> Batch:
+    random = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (len(labels), 32, 32, 3), dtype=torch.uint8, generator=random)
+    maps = [torch.full((32, 32), label, dtype=torch.uint8) for label in labels]
+    return Batch(images, torch.stack(maps))
+
+
+def step(training: Training, *passes: Batch, rate: float = LR) -> list[float]:
+    """Take a step; give loss, weight, norm, skipped and skipped in a row."""
+    meter = Meter(torch.device("cpu"))
+    take_step(training, passes, rate, 0, meter)
+    return meter.read()
+
+
+def state(training: Training) -> dict[str, torch.Tensor]:
+    return {key: tensor.clone() for key, tensor in training.model.state_dict().items()}
+
+
+def test_void_weighs_nothing(prepare):
+    """The step is the same as if void pixels were not there; all void teaches nothing."""
+    training = prepare("train.weight_decay=0")
+    before = state(training)
+    assert step(training, batch_of(255, 255)) == [0, 0, 0, 0, 0]
+    parameters = dict(training.model.named_parameters())
+    assert all(torch.equal(parameters[name], before[name]) for name in parameters)
+    training.model.eval()  # so that the pictures do not see each other
+    both = batch_of(1, 255)
+    alone = Batch(both.images[:1], both.labels[:1])
+    numbers = step(training, both, rate=0.0)[:3]
+    assert numbers == pytest.approx(step(training, alone, rate=0.0)[:3], rel=1e-5)
+    assert numbers[1] == 32 * 32
+    step(training, both)
+    assert not torch.equal(parameters["head.weight"], before["head.weight"])
+
+
+@pytest.mark.parametrize("weights", [None, "[1,3,0.5]"])
+def test_it_is_the_step_of_plain_sgd(prepare, weights):
+    overrides = [] if weights is None else [f"loss.class_weights={weights}"]
+    training, plain = prepare(*overrides), prepare()
+    batch = batch_of(0, 1, 2, 255)
+    step(training, batch)
+    optimiser = torch.optim.SGD(plain.model.parameters(), LR, momentum=0.9, weight_decay=1e-4)
+    logits = plain.model.train()(normalise(batch.images, plain.material.statistics))
+    weight = None if weights is None else torch.tensor([1, 3, 0.5])
+    F.cross_entropy(logits, batch.labels.long(), weight, ignore_index=255).backward()
+    optimiser.step()
+    torch.testing.assert_close(
+        training.model.state_dict(), plain.model.state_dict(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_passes_learn_what_the_whole_batch_does(prepare):
+    """With statistics that stay, passes differ from the whole by rounding alone."""
+    whole, split = prepare(), prepare("train.accumulate=2")
+    for training in (whole, split):
+        training.model.eval()
+    batch = batch_of(0, 255, 1, 2)
+    halves = [Batch(*(part[rows] for part in batch)) for rows in (slice(2), slice(2, 4))]
+    assert step(whole, batch)[:3] == pytest.approx(step(split, *halves)[:3], rel=1e-4)
+    torch.testing.assert_close(
+        whole.model.state_dict(), split.model.state_dict(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_long_gradient_is_shortened(prepare):
+    training, free = prepare("train.clip_grad_norm=0.25", "train.weight_decay=0"), prepare()
+    before = state(training)
+    norm = step(training, batch_of(0, 1))[2]
+    assert norm == pytest.approx(step(free, batch_of(0, 1))[2])
+    assert norm > 0.25
+    moved = [
+        (tensor - before[name]).norm() for name, tensor in training.model.named_parameters()
+    ]
+    assert torch.stack(moved).norm().item() == pytest.approx(0.25 * LR, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("how", ["fused", "foreach"])
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+def test_what_is_not_finite_leaves_everything_as_it_was(prepare, kind, how, poison):
+    """Also the statistics of batch norm, which the forward pass has moved already."""
+    training = prepare(
+        f"train.optimiser.kind={kind}", f"train.optimiser.implementation={how}", "train.ema=0.9"
+    )
+    meter = Meter(torch.device("cpu"))
+    take_step(training, [batch_of(0, 1)], LR, 0, meter)
+    before, runner = state(training), training.runner
+    optimiser = {
+        index: {name: value.clone() for name, value in entry.items()}
+        for index, entry in training.optimiser.state_dict()["state"].items()
+    }
+
+    def poisoned(images: torch.Tensor) -> Any:
+        images[0, 0, 0, 0] = poison
+        return runner(images)
+
+    training.runner = poisoned
+    for number in (1, 2):
+        take_step(training, [batch_of(0, 1)], LR, 1, meter)
+        loss, weight, _, skipped, in_a_row = meter.read()
+        assert (skipped, in_a_row) == (number, number)
+    assert weight == 2 * 32 * 32 and loss > 0  # of the good step alone
+    after = state(training)
+    counters = [key for key in after if key.endswith("num_batches_tracked")]
+    for key in after.keys() - set(counters):
+        assert torch.equal(after[key], before[key]), key
+    for index, entry in training.optimiser.state_dict()["state"].items():
+        for name, value in entry.items():
+            assert torch.equal(value, optimiser[index][name]), name
+    assert training.averaged is not None
+    tensors = training.averaged.state_dict().values()
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors)
+    training.runner = runner
+    take_step(training, [batch_of(0, 1)], LR, 3, meter)
+    assert meter.read()[3:] == [2, 0]
+    assert not torch.equal(state(training)["head.weight"], before["head.weight"])
+
+
+def test_scaled_gradients_that_overflow_are_no_fault(prepare):
+    """In fp16 the scale is halved and the step left out; the loss counts, and no skip."""
+    training = prepare("train.precision=fp16")
+    before = state(training)
+    loss, weight, norm, skipped, _ = step(training, batch_of(0, 1))
+    assert loss > 0 and weight > 0 and skipped == 0
+    assert training.scaler.get_scale() == (2.0**16 if math.isfinite(norm) else 2.0**15)
+    moved = not torch.equal(state(training)["head.weight"], before["head.weight"])
+    assert moved is math.isfinite(norm)
