@@ -177,13 +177,14 @@ def until() -> Callable[[Callable[[], Any]], Any]:
 
 @pytest.fixture(scope="session")
 def read_metrics() -> Callable[[Path], list[dict[str, Any]]]:
-    """Read a run's metrics, without the speed, which no two runs share."""
+    """Read a run's metrics, without the times, which no two runs share."""
 
     def read(folder: Path) -> list[dict[str, Any]]:
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
         for record in records:
-            record.pop("images_per_second", None)
+            for name in ("images_per_second", "waiting", "seconds"):
+                record.pop(name, None)
         return records
 
     return read

@@ -62,6 +62,7 @@ def train(training: Training, beginning: Beginning) -> signal.Signals | None:
         interrupt = stack.enter_context(interruptible(aloud=training.group.first))
         loop = _Loop(training, beginning, interrupt)
         with loop.display:
+            loop.begin()
             return loop.run_to_the_end()
 
 
@@ -69,12 +70,9 @@ class _Loop:
     """A run under way."""
 
     def __init__(self, training: Training, beginning: Beginning, interrupt: Interrupt) -> None:
-        self.training, self.run, self.interrupt = training, beginning.run, interrupt
-        self.settings, self.group, self.order = (
-            training.recipe.train,
-            training.group,
-            training.order,
-        )
+        self.training, self.beginning, self.interrupt = training, beginning, interrupt
+        self.run, self.settings = beginning.run, training.recipe.train
+        self.group, self.order = training.group, training.order
         self.progress, seconds = Progress(), 0.0
         self.metrics = MetricsLog(self.run.metrics, first=self.group.first)
         if beginning.start is not None:
@@ -87,11 +85,6 @@ class _Loop:
         self.meter = Meter(self.group.device, self.progress.meter)
         self.board = self._board()
         self.skipped, self.rate, self.pace = self.meter.skipped, 0.0, Pace()
-        check(training, self.run)
-        self._introduce(beginning)
-        if beginning.start is None:
-            self.saver.save(self.progress)  # that it can be written is better known now
-        training.model.train()
 
     def _board(self) -> Board | None:
         wanted = self.settings.tensorboard and self.group.first
@@ -113,17 +106,25 @@ class _Loop:
             self.progress.step_in_epoch = seen // self.settings.batch_size
         self.progress.step_in_epoch = min(self.progress.step_in_epoch, self.order.steps)
 
-    def _introduce(self, beginning: Beginning) -> None:
-        """Write down what this run is, or that it goes on."""
-        if not self.group.first:
-            return
-        if beginning.start is None or beginning.changes:
+    def begin(self) -> None:
+        """Try what can fail later, and write down what this run is, or that it goes on."""
+        check(self.training, self.run)
+        if self.group.first:
+            self._introduce()
+        if self.beginning.start is None:
+            self._save()  # that it can be written is better known now
+        self.training.model.train()
+
+    def _introduce(self) -> None:
+        anew, changes = self.beginning.start is None, self.beginning.changes
+        if anew or changes:
             write_text(self.run.recipe, resolved_yaml(self.training.recipe))
-        if beginning.start is None:
+        if anew:
             write_json(self.run.environment, environment(self.training))
         else:
-            self.metrics.keep_until(self.progress.steps)
-            note_resumption(self.run, self.training, self.progress.steps, beginning.changes)
+            progress = self.progress
+            self.metrics.keep_until(progress.steps, validated=progress.step_in_epoch == 0)
+            note_resumption(self.run, self.training, progress.steps, changes)
 
     def run_to_the_end(self) -> signal.Signals | None:
         """Train; give the signal that ended it, or None at the end."""
@@ -265,7 +266,8 @@ class _Loop:
         progress, epoch = self.progress, self.progress.epoch + 1
         validation, best = None, False
         if epoch % self.settings.eval_every == 0 or epoch == self.settings.epochs:
-            self._save()  # a validation takes long, and may fail
+            if self.saver.saved_step != progress.steps:
+                self._save()  # a validation takes long, and may fail
             start = time.perf_counter()
             validation = validate(
                 self.training,

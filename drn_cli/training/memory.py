@@ -18,8 +18,8 @@ GIB = 2**30
 WORKSPACE = 0.15
 # An allowance for the CUDA context with its libraries, which fills memory of its own.
 CONTEXT = GIB // 2
-# A step that ran out of memory in spite of its estimate is to become smaller by so much.
-MARGIN = 0.8
+# By how much activations are to shrink after a step that should have fitted, and did not.
+MARGIN = 0.2
 SMALLEST_CROP = 64  # smaller ones train nothing that is of use
 
 
@@ -115,10 +115,11 @@ def advice(
         total_memory: Of the device, in bytes, where it is known.
         what: What the error begins with.
     """
-    took = estimate(recipe, world, precision=precision, on_gpu=on_gpu).total
-    budget = int(MARGIN * took)
-    if total_memory is not None:
-        budget = min(budget, total_memory)
+    needed = estimate(recipe, world, precision=precision, on_gpu=on_gpu)
+    took = needed.total
+    budget = total_memory
+    if budget is None or took <= budget:
+        budget = took - int(MARGIN * needed.activations)
     message = (
         f"{what}: {crops(recipe, world)} take about {took / GIB:.1f} GiB a process by estimate"
     )

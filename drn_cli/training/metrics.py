@@ -17,12 +17,17 @@ class MetricsLog:
     def __init__(self, path: Path, *, first: bool) -> None:
         self._path = path if first else None
 
-    def keep_until(self, step: int) -> None:
-        """Drop what was measured after a step: a resumed run measures it again."""
+    def keep_until(self, step: int, *, validated: bool = True) -> None:
+        """Drop what was measured after a step: a resumed run measures it again.
+
+        Args:
+            step: The step that it goes on from.
+            validated: Whether that includes a validation after this step.
+        """
         if self._path is None or not self._path.is_file():
             return
         lines = self._path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _step(line) <= step]
+        kept = [line for line in lines if _step(line) <= (step, validated)]
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
@@ -40,10 +45,14 @@ class MetricsLog:
             raise DrnError(f"{self._path}: cannot be written: {error.strerror or error}") from error
 
 
-def _step(line: str) -> float:
-    """Read a line's step; half a line, left by a crash, and the end are later than any."""
+def _step(line: str) -> tuple[float, bool]:
+    """Read after which step a line was written, and whether after its validation.
+
+    Half a line, left by a crash, and the end are later than any.
+    """
     try:
         record = json.loads(line)
-        return math.inf if record["kind"] == END else int(record["step"])
+        step = math.inf if record["kind"] == END else int(record["step"])
+        return step, record["kind"] == "val"
     except (ValueError, KeyError, TypeError):
-        return math.inf
+        return math.inf, True

@@ -23,13 +23,16 @@ class Saver:
         training: What is saved.
         run: Where to.
         seconds: How long the run had trained before.
+
+    Attributes:
+        saved_step: After how many steps the last one was written.
     """
 
     def __init__(self, training: Training, run: Run, seconds: float = 0) -> None:
         self._training, self._run = training, run
         self._start = time.monotonic() - seconds
         self._saved_at = time.monotonic()
-        self._saved_step: int | None = None
+        self.saved_step: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -61,12 +64,12 @@ class Saver:
         except DrnError as error:
             raise self._explained(error) from error
         self._training.group.wait()  # nobody leaves before the file is whole
-        self._saved_at, self._saved_step = time.monotonic(), progress.steps
+        self._saved_at, self.saved_step = time.monotonic(), progress.steps
 
     def _explained(self, error: DrnError) -> DrnError:
         if not self._run.last.is_file():
             return error
-        step = "" if self._saved_step is None else f" of step {self._saved_step}"
+        step = "" if self.saved_step is None else f" of step {self.saved_step}"
         return DrnError(
             f"{error.message}; the earlier checkpoint{step} is whole",
             f"when that is mended, go on with: drn train --resume {self._run.folder}",

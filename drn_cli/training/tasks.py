@@ -67,8 +67,6 @@ class Validation:
 class Task(Protocol):
     """What a task knows of its data and scores."""
 
-    metric: str  # what people call the value that the best network is chosen by
-
     def find_material(self, recipe: Recipe) -> Material:
         """Read the lists, so that a mistake shows before any process starts.
 
@@ -113,8 +111,6 @@ def task_of(recipe: Recipe) -> Task:
 
 class Segmentation:
     """List folders of pictures and label maps; mIoU."""
-
-    metric = "mIoU"
 
     def find_material(self, recipe: Recipe) -> Material:
         folder = ListFolder.open(recipe.data.root, recipe.data.lists)
@@ -174,8 +170,6 @@ def predictor_of(training: "Training") -> Predictor:
 
 class Classification:
     """Class folders; top-1 and top-5."""
-
-    metric = "top-1"
 
     def find_material(self, recipe: Recipe) -> Material:
         folder = ClassFolder.open(recipe.data.root)

@@ -1,5 +1,8 @@
 import json
 
+import pytest
+
+from drn_cli.errors import DrnError
 from drn_cli.training.metrics import MetricsLog
 
 
@@ -49,3 +52,25 @@ def test_keep_until_drops_half_a_line(tmp_path):
 def test_keep_until_without_a_file(tmp_path):
     MetricsLog(tmp_path / "metrics.jsonl", first=True).keep_until(3)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_end_goes_when_a_run_goes_on(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl", first=True)
+    log.write("train", step=10)
+    log.write("end", step=10, ending="interrupted")
+    log.keep_until(10)
+    assert read(tmp_path / "metrics.jsonl") == [{"kind": "train", "step": 10}]
+
+
+@pytest.mark.parametrize(("validated", "kept"), [(True, 2), (False, 1)])
+def test_a_validation_that_is_repeated_is_dropped(tmp_path, validated, kept):
+    log = MetricsLog(tmp_path / "metrics.jsonl", first=True)
+    log.write("train", step=10)
+    log.write("val", step=10)
+    log.keep_until(10, validated=validated)
+    assert len(read(tmp_path / "metrics.jsonl")) == kept
+
+
+def test_a_log_that_cannot_be_written_is_an_error(tmp_path):
+    with pytest.raises(DrnError, match=r"metrics\.jsonl: cannot be written: No such file"):
+        MetricsLog(tmp_path / "gone" / "metrics.jsonl", first=True).write("train", step=1)

@@ -196,6 +196,26 @@ def test_a_crash_in_validation_costs_no_step(prepare, trained, tmp_path, monkeyp
     assert read_metrics(run.folder) == read_metrics(trained.folder)
 
 
+def test_a_crash_after_a_validation_does_not_count_it_twice(
+    prepare, trained, tmp_path, monkeypatch, read_metrics
+):
+    run = Run(tmp_path / "run")
+    record = loop._Loop._record
+
+    def fail(*arguments: Any) -> None:
+        record(*arguments)
+        raise RuntimeError("crash")
+
+    monkeypatch.setattr(loop._Loop, "_record", fail)
+    with pytest.raises(RuntimeError, match="crash"):
+        go(prepare(), run)
+    assert [record["kind"] for record in read_metrics(run.folder)] == ["train", "val"]
+    monkeypatch.undo()
+    assert go(prepare(), run, start=run.last) is None
+    assert read_metrics(run.folder) == read_metrics(trained.folder)
+    assert_same_best(run, Run(trained.folder))
+
+
 def test_a_signal_in_validation_gives_it_up_and_resuming_repeats_it(
     prepare, trained, tmp_path, monkeypatch, read_metrics
 ):

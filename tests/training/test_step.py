@@ -84,9 +84,7 @@ def test_a_long_gradient_is_shortened(prepare):
     norm = step(training, batch_of(0, 1))[2]
     assert norm == pytest.approx(step(free, batch_of(0, 1))[2])
     assert norm > 0.25
-    moved = [
-        (tensor - before[name]).norm() for name, tensor in training.model.named_parameters()
-    ]
+    moved = [(tensor - before[name]).norm() for name, tensor in training.model.named_parameters()]
     assert torch.stack(moved).norm().item() == pytest.approx(0.25 * LR, rel=1e-3)
 
 

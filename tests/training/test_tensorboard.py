@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from training_runs import ALONE, go, prepare_in
+
+from drn_cli.errors import DrnError
+from drn_cli.runs import Run
+from drn_cli.training import tensorboard
+from drn_cli.training.tensorboard import example
+
+event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+
+@pytest.fixture(scope="module")
+def watched(recipe_file, tmp_path_factory):
+    """A run of an epoch that writes for TensorBoard."""
+    run = Run(tmp_path_factory.mktemp("watched") / "run")
+    training = prepare_in(ALONE, recipe_file, ("train.epochs=1", "train.tensorboard=true"))
+    go(training, run)
+    return training, run
+
+
+def test_tensorboard_reads_what_was_measured(watched, read_metrics):
+    run = watched[1]
+    events = event_accumulator.EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    train, val = read_metrics(run.folder)[:2]
+    for tag, value in (
+        ("train/loss", train["loss"]),
+        ("train/lr", train["lr"]),
+        ("val/miou", val["miou"]),
+        ("val iou/red", val["iou"]["red"]),
+    ):
+        [point] = events.Scalars(tag)
+        assert (point.step, point.value) == (3, pytest.approx(value, rel=1e-6))
+    assert events.Tags()["images"] == [f"validation/{number}" for number in range(4)]
+    [picture] = events.Images("validation/0")
+    assert (picture.width, picture.height) == (3 * 64, 48)  # picture, label and prediction
+
+
+def test_an_example_shows_the_label(watched):
+    training = watched[0]
+    shown = example(training, training.material.val[0])
+    colours = {tuple(colour) for colour in shown[:, 64:128].reshape(-1, 3).tolist()}
+    assert colours <= {*training.material.class_set.colours, (0, 0, 0)}
+    assert len(colours) > 2
+    assert shown.dtype == np.uint8
+
+
+def test_without_the_package_it_is_an_error_with_a_way_out(monkeypatch, prepare, tmp_path):
+    monkeypatch.setattr(tensorboard, "find_spec", lambda _: None)
+    with pytest.raises(DrnError, match=r"not installed \(pip install 'drn-cli\[tensorboard\]'"):
+        go(prepare("train.tensorboard=true"), Run(tmp_path / "run"))
