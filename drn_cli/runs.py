@@ -147,7 +147,10 @@ def find_runs(root: Path = RUNS) -> list[Run]:
     """
     if not root.is_dir():
         raise DrnError(f"{root}: no such folder", "runs are below ./runs, or name another folder")
-    return list(_runs_below(root, DEPTH))
+    runs: dict[Path, Run] = {}
+    for run in _runs_below(root, DEPTH):
+        runs.setdefault(run.folder.resolve(), run)  # links may lead to it twice
+    return list(runs.values())
 
 
 def _runs_below(folder: Path, depth: int) -> Iterator[Run]:

@@ -6,7 +6,7 @@ import pytest
 
 from drn_cli import runs
 from drn_cli.errors import DrnError
-from drn_cli.runs import Run, checkpoint_of, new_run, newest_run
+from drn_cli.runs import Run, checkpoint_of, find_runs, last_written, new_run, newest_run
 
 
 def checkpoint(path: Path, time: int) -> Path:
@@ -48,7 +48,7 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     run = Run(tmp_path)
     names = [
         path.relative_to(tmp_path).as_posix()
-        for path in (run.recipe, run.environment, run.metrics, run.last, run.best)
+        for path in (run.recipe, run.environment, run.metrics, run.last, run.best, run.scores)
     ]
     assert names == [
         "recipe.yaml",
@@ -56,6 +56,7 @@ def test_files_of_a_run(tmp_path: Path) -> None:
         "metrics.jsonl",
         "checkpoints/last.pt",
         "checkpoints/best.safetensors",
+        "best.json",
     ]
 
 
@@ -98,3 +99,38 @@ def test_checkpoint_of_nothing_is_an_error_with_the_path(tmp_path: Path) -> None
     with pytest.raises(DrnError, match="no checkpoints/best") as empty:
         checkpoint_of(tmp_path)
     assert str(tmp_path) in empty.value.message
+
+
+def test_runs_are_found_by_any_of_their_files_and_not_inside_of_one_another(tmp_path: Path) -> None:
+    for run, file in (("b/2", "recipe"), ("a", "metrics"), ("c/d/e", "last"), ("b/1", "best")):
+        checkpoint(getattr(Run(tmp_path / run), file), 1)
+    checkpoint(tmp_path / "a" / "inner" / "recipe.yaml", 1)
+    checkpoint(tmp_path / ".hidden" / "recipe.yaml", 1)
+    checkpoint(tmp_path / "too" / "far" / "down" / "here" / "recipe.yaml", 1)
+    checkpoint(tmp_path / "pictures" / "1.png", 1)
+    found = [run.folder.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)]
+    assert found == ["a", "b/1", "b/2", "c/d/e"]
+    assert [run.folder for run in find_runs(tmp_path / "b" / "2")] == [tmp_path / "b" / "2"]
+    assert find_runs(tmp_path / "pictures") == []
+    with pytest.raises(DrnError, match="no such folder"):
+        find_runs(tmp_path / "absent")
+
+
+def test_a_link_to_a_folder_of_runs_is_followed_and_a_circle_ends(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "disk" / "camvid" / "1" / "recipe.yaml", 1)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "elsewhere").symlink_to(tmp_path / "disk")
+    (tmp_path / "runs" / "circle").symlink_to(tmp_path / "runs")
+    (tmp_path / "runs" / "twice").symlink_to(tmp_path / "disk")
+    [run] = find_runs(tmp_path / "runs")
+    assert run.folder == tmp_path / "runs" / "elsewhere" / "camvid" / "1"
+
+
+def test_last_written_is_the_run_that_measured_last(tmp_path: Path) -> None:
+    checkpoint(Run(tmp_path / "a" / "1").metrics, 200)
+    checkpoint(Run(tmp_path / "b").metrics, 300)
+    checkpoint(Run(tmp_path / "c" / "1").recipe, 400)
+    assert last_written(tmp_path).folder == tmp_path / "b"
+    for root in (tmp_path / "c", tmp_path / "absent"):
+        with pytest.raises(DrnError, match="no run here has measured anything yet"):
+            last_written(root)

@@ -1,0 +1,1 @@
+"""What a run folder tells: a page of it, and a line in a list of runs."""

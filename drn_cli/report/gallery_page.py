@@ -1,0 +1,133 @@
+"""The gallery of validation pictures as HTML: one switch for all of them, and what they are."""
+
+import json
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+
+from drn_cli.data.classes import ClassSet
+from drn_cli.report.class_scores import swatch
+from drn_cli.report.gallery import ClassifiedPicture, Gallery, SegmentedPicture
+from drn_cli.report.words import percent
+
+MODES = ("picture", "label", "prediction", "error")
+
+MOST_COLOURS = 40  # of which the names are shown unasked
+
+SWITCH = (
+    '<fieldset class="switch"><legend>Show</legend>'
+    + "".join(
+        f'<label><input type="radio" name="shown" id="show-{mode}" value="{mode}"'
+        f"{' checked' if mode == 'picture' else ''}><span>{mode}</span></label>"
+        for mode in MODES
+    )
+    + "</fieldset>"
+)
+ERROR_KEY = (
+    '<ul class="key error-key"><li><span class="swatch wrong"></span>striped and bright: wrong</li>'
+    '<li><span class="swatch dimmed"></span>dimmed: right</li>'
+    '<li><span class="swatch void"></span>grey: void, not scored</li></ul>'
+)
+
+
+def gallery_section(gallery: Gallery) -> str:
+    """Show the pictures, under a heading that says how they were chosen."""
+    number = len(gallery.pictures)
+    chosen = "all" if number == gallery.total else f"{number}, evenly spaced, of the"
+    intro = f"<p>The best network on {chosen} {gallery.total} validation pictures.</p>"
+    shots = "".join(
+        _segmented(picture) if isinstance(picture, SegmentedPicture) else _classified(picture)
+        for picture in gallery.pictures
+    )
+    if gallery.class_set is None:
+        return f'{_open("classified")}{intro}<div class="shots">{shots}</div></section>'
+    classes = escape(json.dumps(_by_colour(gallery.class_set)))
+    return (
+        f"{_open('segmented')}{intro}{SWITCH}"
+        f"{ERROR_KEY}{_legend(gallery.class_set)}"
+        f'<div class="shots" data-classes="{classes}">{shots}</div></section>'
+    )
+
+
+def no_gallery(reason: str) -> str:
+    """Say why there are no pictures."""
+    return f"{_open('none')}<p>No pictures: {escape(reason)}</p></section>"
+
+
+def _open(kind: str) -> str:
+    return f'<section id="pictures" class="gallery {kind}"><h2>Pictures</h2>'
+
+
+def _segmented(picture: SegmentedPicture) -> str:
+    right = "nothing to score" if picture.right is None else f"{percent(picture.right)} right"
+    name = escape(picture.name)
+    layers = (
+        ("picture", "jpeg", picture.picture, picture.name),
+        ("label", "png", picture.label, f"Label: {_shares(picture.label_classes)}"),
+        (
+            "prediction",
+            "png",
+            picture.prediction,
+            f"Predicted: {_shares(picture.predicted_classes)}",
+        ),
+        ("error", "png", picture.error, f"Errors: {right}"),
+    )
+    images = "".join(
+        _image(kind, encoding, content, alt, picture.size)
+        for kind, encoding, content, alt in layers
+    )
+    return (
+        f'<figure><div class="frame">{images}<output class="pixel"></output></div>'
+        f'<figcaption><span class="name">{name}</span> <span>{right}</span></figcaption></figure>'
+    )
+
+
+def _classified(picture: ClassifiedPicture) -> str:
+    verdict = "✓ right" if picture.is_right else "✗ wrong"
+    guesses = "".join(
+        f"<dd>{escape(name)} {percent(share, 0)}</dd>" for name, share in picture.guesses
+    )
+    image = _image(
+        "picture", "jpeg", picture.picture, f"A picture of: {picture.truth}", picture.size
+    )
+    return (
+        f'<figure class="{"right" if picture.is_right else "wrong"}">'
+        f'<div class="frame">{image}</div><figcaption>'
+        f'<strong class="verdict">{verdict}</strong>'
+        f"<dl><dt>true</dt><dd>{escape(picture.truth)}</dd>"
+        f"<dt>predicted</dt>{guesses}</dl>"
+        f'<span class="name">{escape(picture.name)}</span></figcaption></figure>'
+    )
+
+
+def _image(kind: str, encoding: str, content: bytes, alt: str, size: tuple[int, int]) -> str:
+    source = f"data:image/{encoding};base64,{b64encode(content).decode()}"
+    return (
+        f'<img class="{kind}" src="{source}" alt="{escape(alt)}" '
+        f'width="{size[0]}" height="{size[1]}">'
+    )
+
+
+def _shares(classes: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {percent(share, 0)}" for name, share in classes) or "all void"
+
+
+def _by_colour(class_set: ClassSet) -> dict[str, str]:
+    """Give the names by their colour, for a script; classes of one colour share an entry."""
+    names: dict[str, str] = {}
+    for name, colour in zip(class_set.names, class_set.colours, strict=True):
+        key = ",".join(map(str, colour))
+        names[key] = f"{names[key]} or {name}" if key in names else name
+    return names
+
+
+def _legend(class_set: ClassSet) -> str:
+    entries = "".join(
+        f"<li>{swatch(colour)}{escape(name)}</li>"
+        for name, colour in zip(class_set.names, class_set.colours, strict=True)
+    )
+    opened = " open" if len(class_set) <= MOST_COLOURS else ""
+    return (
+        f'<details class="class-key"{opened}><summary>Colours of the classes</summary>'
+        f'<ul class="key">{entries}<li><span class="swatch striped"></span>void</li></ul></details>'
+    )

@@ -1,0 +1,122 @@
+"""A run in a line: which network, how far, how good."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import yaml
+
+from drn_cli.errors import DrnError
+from drn_cli.files import read_json
+from drn_cli.report.history import SCORE, History, Record, number, read_history
+from drn_cli.runs import Run
+
+State = Literal["finished", "interrupted", "running", "unfinished"]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is told of a run in a list, and at the top of its page.
+
+    Attributes:
+        network: Its architecture.
+        task: `segmentation` or `classification`.
+        state: `running` if a process on this machine, or one that shares its locks, trains in the
+            folder; `unfinished` is a run that ended without a word, or goes on elsewhere.
+        epochs: How many it was to take.
+        best: The validation that scored best, if there was one.
+        started: When it first started, if it says.
+        history: All that it measured.
+        environment: What it ran on.
+    """
+
+    run: Run
+    network: str
+    task: str
+    state: State
+    epochs: float
+    best: Record | None
+    started: datetime | None
+    history: History
+    environment: dict[str, Any]
+
+    @property
+    def score(self) -> float | None:
+        """The best score, as a fraction of 1: mIoU, or top-1 accuracy."""
+        return number(self.best, SCORE[self.task][0]) if self.best else None
+
+    @property
+    def score_name(self) -> str:
+        return SCORE[self.task][1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it ready for JSON; times are in seconds, scores are fractions of 1."""
+        return {
+            "run": str(self.run.folder),
+            "network": self.network,
+            "task": self.task,
+            "state": self.state,
+            "step": self.history.step,
+            "epoch": self.history.epoch,
+            "epochs": self.epochs,
+            "score": SCORE[self.task][0],
+            "best": self.score,
+            "best_epoch": number(self.best, "epoch") if self.best else None,
+            "loss": self.history.loss,
+            "seconds": self.history.seconds,
+            "started": self.started.isoformat() if self.started else None,
+        }
+
+
+def summarise(run: Run) -> Summary:
+    """Read what a run folder tells, of an older version's run too.
+
+    Raises:
+        DrnError: recipe.yaml is missing, or a file cannot be read.
+    """
+    network, task, epochs = _recipe(run)
+    environment = read_json(run.environment) if run.environment.is_file() else {}
+    if not isinstance(environment, dict):
+        raise DrnError(f"{run.environment}: should hold an object")
+    history = read_history(run.metrics)
+    best = history.best(SCORE[task][0])
+    started = _time(environment.get("started"))
+    state: State = "running" if run.in_use() else _state(history, epochs)
+    return Summary(run, network, task, state, epochs, best, started, history, environment)
+
+
+def _recipe(run: Run) -> tuple[str, str, float]:
+    """Read network, task and epochs, without asking for the rest to be what it is today."""
+    try:
+        recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
+        network, task = recipe["model"]["arch"], recipe["task"]
+        epochs = float(recipe["train"]["epochs"])
+    except FileNotFoundError as error:
+        raise DrnError(f"{run.folder}: no run folder, it has no {run.recipe.name}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DrnError(f"{run.recipe}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise DrnError(f"{run.recipe}{line}: not valid YAML") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DrnError(f"{run.recipe}: not a recipe: lacks task, model or train") from error
+    if task not in SCORE:
+        raise DrnError(f"{run.recipe}: task: {task!r} is none of {', '.join(SCORE)}")
+    return str(network), task, epochs
+
+
+def _time(written: object) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(str(written))
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _state(history: History, epochs: float) -> State:
+    if history.end is not None:
+        return "interrupted" if history.end.get("ending") == "interrupted" else "finished"
+    # Older versions wrote no end; a run that has validated its last epoch has nothing left to do.
+    validated = max((number(record, "epoch") or 0.0 for record in history.val), default=0.0)
+    return "finished" if validated >= epochs else "unfinished"
