@@ -123,11 +123,8 @@ def newest_run(root: Path = RUNS) -> Run:
     Raises:
         DrnError: There is no run with a checkpoint.
     """
-    checkpoints = [
-        path
-        for name in ("last.pt", "best.safetensors")
-        for path in root.glob(f"*/*/checkpoints/{name}")
-    ]
+    runs = find_runs(root) if root.is_dir() else []
+    checkpoints = [path for run in runs for path in (run.last, run.best) if path.is_file()]
     if not checkpoints:
         raise DrnError(
             f"{root}: no trained run here",
