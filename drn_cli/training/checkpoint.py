@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
-from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
 from drn_cli.training.setup import Training
@@ -62,7 +60,7 @@ def save_checkpoint(path: Path, training: Training, progress: Progress, seconds:
     Raises:
         DrnError: The file cannot be written.
     """
-    states = _gathered(random_state(), training.group)
+    states = training.group.gather(random_state())
     if not training.group.first:
         return
     averaged = training.averaged
@@ -155,15 +153,6 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def _gathered(mine: dict[str, Any], group: Group) -> list[Any]:
-    """Collect what every process has, in the first one."""
-    if group.world == 1:
-        return [mine]
-    states: list[Any] = [None] * group.world
-    dist.gather_object(mine, states if group.first else None)
-    return states
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,70 +1,134 @@
+import random
 import re
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from training_runs import ALONE, prepare_in
 
 from drn_cli.errors import DrnError
-from drn_cli.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from drn_cli.training.checkpoint import (
+    Progress,
+    load_checkpoint,
+    random_state,
+    save,
+    save_checkpoint,
+    set_random_state,
+)
+from drn_cli.training.setup import Training
 
-PROGRESS = Progress(3, 2, 17, 0.25, 1.5, 100)
+PROGRESS = Progress(3, 2, 17, 0.25, [1.5, 100.0, 0.5, 2.0, 0.0])
 
 
-def network(width: int = 4) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width))
+def learned(recipe_file: Path, *overrides: str) -> Training:
+    """A network that is not as it was made."""
+    training = prepare_in(ALONE, recipe_file, overrides)
+    with torch.no_grad():
+        for tensor in training.model.state_dict().values():
+            tensor.add_(1)
+        for state in training.optimiser.state.values():
+            for value in state.values():
+                value.add_(2)
+        if training.averaged is not None:
+            for tensor in training.averaged.state_dict().values():
+                tensor.add_(3)
+    return training
 
 
-def optimiser_of(model: nn.Module) -> torch.optim.SGD:
-    return torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-
-
-def learned(steps: int = 2) -> tuple[nn.Module, torch.optim.SGD]:
-    model = network()
-    optimiser = optimiser_of(model)
-    for _ in range(steps):
-        model(torch.randn(2, 3, 5, 5)).square().mean().backward()
-        optimiser.step()
-    return model, optimiser
+@pytest.fixture(scope="module")
+def kept(recipe_file, tmp_path_factory):
+    """A checkpoint with all that there can be, which is only read."""
+    path = tmp_path_factory.mktemp("kept") / "checkpoints" / "last.pt"
+    training = learned(recipe_file, "train.ema=0.9")
+    save_checkpoint(path, training, PROGRESS, 12.5)
+    return path, training
 
 
 @pytest.fixture
-def saved(tmp_path):
-    model, optimiser = learned()
-    path = tmp_path / "checkpoints" / "last.pt"
-    save_checkpoint(path, model, optimiser, PROGRESS, {"arch": "drn_d_22"})
-    return path, model, optimiser
+def saved(kept, tmp_path):
+    """A copy that a test may spoil."""
+    path = tmp_path / "last.pt"
+    path.write_bytes(kept[0].read_bytes())
+    return path
 
 
-def test_round_trip(saved):
-    path, model, optimiser = saved
-    other = network()
-    other_optimiser = optimiser_of(other)
-    assert load_checkpoint(path, other, other_optimiser) == PROGRESS
-    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
-    found, expected = other_optimiser.state_dict(), optimiser.state_dict()
-    assert found["param_groups"] == expected["param_groups"]
-    assert found["state"].keys() == expected["state"].keys() and found["state"]
-    for number, state in expected["state"].items():
-        assert torch.equal(found["state"][number]["momentum_buffer"], state["momentum_buffer"])
+def test_round_trip(kept, prepare):
+    path, training = kept
+    other = prepare("train.ema=0.9")
+    found = load_checkpoint(path, other)
+    assert found.progress == PROGRESS
+    assert (found.seconds, found.processes, found.batch_size) == (12.5, 1, 4)
+    for one, two in ((other.model, training.model), (other.averaged, training.averaged)):
+        torch.testing.assert_close(one.state_dict(), two.state_dict(), rtol=0, atol=0)
+    states = [each.optimiser.state_dict()["state"] for each in (other, training)]
+    assert states[0].keys() == states[1].keys() and states[0]
+    for number, state in states[1].items():
+        assert torch.equal(states[0][number]["momentum_buffer"], state["momentum_buffer"])
 
 
-def test_is_plain_data(saved):
-    content = torch.load(saved[0], weights_only=True)
-    assert content["arch"] == "drn_d_22"
-    assert content["progress"]["steps"] == 17
+def test_options_are_the_recipes_and_not_the_files(kept, prepare):
+    """So that --allow-changes can change them, and a GPU's file goes on on a CPU."""
+    other = prepare("train.ema=0.9", "train.momentum=0.5", "train.optimiser.implementation=fused")
+    load_checkpoint(kept[0], other)
+    [group] = other.optimiser.param_groups
+    assert (group["momentum"], group["fused"], group["foreach"]) == (0.5, True, False)
 
 
-def test_replaces_the_earlier_one_whole(saved):
-    path = saved[0]
-    before = path.read_bytes()
-    model, optimiser = learned(1)
-    with pytest.raises(AttributeError):  # a failure on the way
-        save_checkpoint(path, nn.Module(), None, PROGRESS, {})  # type: ignore[arg-type]
-    assert path.read_bytes() == before
-    save_checkpoint(path, model, optimiser, Progress(), {})
-    assert load_checkpoint(path, network(), optimiser_of(network())) == Progress()
-    assert [entry.name for entry in path.parent.iterdir()] == ["last.pt"]
+def test_an_average_may_begin_on_the_way(tmp_path, recipe_file, prepare):
+    path = tmp_path / "last.pt"
+    training = learned(recipe_file)
+    save_checkpoint(path, training, PROGRESS, 0)
+    other = prepare("train.ema=0.9")
+    load_checkpoint(path, other)
+    torch.testing.assert_close(
+        other.averaged.state_dict(), training.model.state_dict(), rtol=0, atol=0
+    )
+
+
+def test_is_plain_data(kept):
+    content = torch.load(kept[0], weights_only=True)
+    assert (content["arch"], content["task"]) == ("drn_a_18", "segmentation")
+    assert content["progress"] == asdict(PROGRESS)
+
+
+def test_random_states_come_back():
+    def draw() -> list[float]:
+        return [random.random(), float(np.random.rand()), float(torch.rand(()))]
+
+    random.gauss(0, 1)  # leaves a second number behind
+    state = random_state()
+    expected = draw()
+    draw()
+    set_random_state(state)
+    assert draw() == expected
+
+
+def test_replaces_the_earlier_one_whole(saved, kept, monkeypatch):
+    before = saved.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("on the way")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fail)
+        with pytest.raises(RuntimeError, match="on the way"):
+            save_checkpoint(saved, kept[1], PROGRESS, 0)
+    assert saved.read_bytes() == before
+    save_checkpoint(saved, kept[1], Progress(), 0)
+    assert torch.load(saved, weights_only=True)["progress"] == asdict(Progress())
+    assert [entry.name for entry in saved.parent.iterdir()] == ["last.pt"]
+
+
+def test_a_full_disk_is_an_os_error(tmp_path):
+    """PyTorch's writer has errors of its own, which say nothing of a disk."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full here")
+    with pytest.raises(OSError, match="No space left"):
+        save({"a": torch.zeros(1_000_000)}, full)
 
 
 class Evil:
@@ -86,16 +150,17 @@ def spoil(kind: str, path: Path) -> None:
         case "text":
             path.write_text("not a checkpoint")
         case "weights only":
-            torch.save(network().state_dict(), path)
+            torch.save(nn.Linear(2, 2).state_dict(), path)
         case "a list":
             torch.save([1, 2], path)
         case "newer format":
             torch.save(torch.load(path, weights_only=True) | {"training_format": 99}, path)
-        case "no progress":
+        case "no progress" | "no random":
             good = torch.load(path, weights_only=True)
-            torch.save({key: good[key] for key in good if key != "progress"}, path)
+            del good[kind.removeprefix("no ")]
+            torch.save(good, path)
         case "program":
-            torch.save({"training_format": 1, "model": Evil()}, path)
+            torch.save({"training_format": 2, "model": Evil()}, path)
         case "folder":
             path.unlink()
             path.mkdir()
@@ -113,22 +178,19 @@ def spoil(kind: str, path: Path) -> None:
         "a list",
         "newer format",
         "no progress",
+        "no random",
         "program",
         "folder",
     ],
 )
-def test_what_is_no_checkpoint_is_an_error_with_its_name(saved, kind, capsys):
-    path = saved[0]
-    spoil(kind, path)
-    model = network()
-    with pytest.raises(DrnError, match=re.escape(str(path))) as caught:
-        load_checkpoint(path, model, optimiser_of(model))
+def test_what_is_no_checkpoint_is_an_error_with_its_name(saved, kind, capsys, kept):
+    spoil(kind, saved)
+    with pytest.raises(DrnError, match=re.escape(str(saved))) as caught:
+        load_checkpoint(saved, kept[1])
     assert "\n" not in str(caught.value)
     assert "executed" not in capsys.readouterr().out
 
 
-def test_another_network_is_an_error(saved):
-    path, _, _ = saved
-    other = network(5)
-    with pytest.raises(DrnError, match=r"does not fit this run: .*size mismatch"):
-        load_checkpoint(path, other, optimiser_of(other))
+def test_another_network_is_an_error(saved, prepare):
+    with pytest.raises(DrnError, match=r"does not fit this run: .*backbone"):
+        load_checkpoint(saved, prepare("model.arch=drn_d_22"))
