@@ -89,7 +89,7 @@ def tiled(network: Network, picture: Tensor, side: int) -> Tensor:
             weights[..., rows, columns] += weight
     assert total is not None
     # A probability that is rounded to 0 would be -inf, and NaN once it is resized.
-    return (total / weights).clamp_min(torch.finfo(total.dtype).tiny).log()
+    return total.div_(weights).clamp_min_(torch.finfo(total.dtype).tiny).log_()
 
 
 def _starts(length: int, side: int) -> list[int]:

@@ -26,7 +26,7 @@ from drn_cli.training.metrics import END, MetricsLog
 from drn_cli.training.provenance import environment, note_resumption
 from drn_cli.training.resuming import Beginning, tell_what_changes
 from drn_cli.training.sanity import check
-from drn_cli.training.saving import Saver
+from drn_cli.training.saving import Saver, clear_leftovers
 from drn_cli.training.schedule import learning_rate
 from drn_cli.training.setup import Training
 from drn_cli.training.signals import Interrupt, interruptible
@@ -58,6 +58,7 @@ def train(training: Training, beginning: Beginning) -> signal.Signals | None:
         # Nobody else may train in this folder, and signals may come from here on.
         if training.group.first:
             stack.enter_context(beginning.run.claimed())
+            clear_leftovers(beginning.run)
         stack.enter_context(reading_failures())
         interrupt = stack.enter_context(interruptible(aloud=training.group.first))
         loop = _Loop(training, beginning, interrupt)
@@ -111,8 +112,10 @@ class _Loop:
         check(self.training, self.run)
         if self.group.first:
             self._introduce()
-        if self.beginning.start is None:
-            self._save()  # that it can be written is better known now
+        if self.beginning.start != self.run.last:
+            # That it can be written is better known now; and who went back to an earlier checkpoint
+            # should not find a later one after a crash.
+            self._save()
         self.training.model.train()
 
     def _introduce(self) -> None:
@@ -151,12 +154,7 @@ class _Loop:
             self.rate = learning_rate(
                 settings.schedule, settings.lr, settings.epochs, progress.epoch, done
             )
-            try:
-                take_step(self.training, passes, self.rate, progress.steps, self.meter)
-            except Exception as error:
-                if is_out_of_memory(error):
-                    raise self._short_of_memory() from None
-                raise
+            self._take_step(passes)
             progress.step_in_epoch += 1
             progress.steps += 1
             self.pace.pictures += settings.batch_size
@@ -174,6 +172,17 @@ class _Loop:
             if wanted == SAVE:
                 self._save()
         return 0
+
+    def _take_step(self, passes: Sequence[Batch]) -> None:
+        try:
+            take_step(self.training, passes, self.rate, self.progress.steps, self.meter)
+            return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Only here, after the handler, has the error's traceback let go of the tensors, and the
+        # advice takes some memory itself.
+        raise self._short_of_memory()
 
     @property
     def _epoch_is_over(self) -> bool:

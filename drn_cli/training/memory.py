@@ -13,10 +13,10 @@ from drn_cli.training.precision import Precision
 GIB = 2**30
 
 # An allowance for what no tensor of ours accounts for: the libraries' scratch and reordered
-# weights, copies that the optimiser makes, holes between tensors. Steps of DRN-D-22 and D-105 that
-# were measured on CPUs took 8 to 30 % more than the tensors; on a GPU this was not measured.
+# weights, copies that the optimiser makes, holes between tensors. With it, estimates were 0.76 to
+# 1.35 of what steps on CPUs took (docs/performance.md); on a GPU it was not measured.
 WORKSPACE = 0.15
-# An allowance for the CUDA context with its libraries, which fills memory of its own.
+# An allowance for the CUDA context with its libraries, not measured either.
 CONTEXT = GIB // 2
 # By how much activations are to shrink after a step that should have fitted, and did not.
 MARGIN = 0.2
@@ -121,7 +121,7 @@ def advice(
     if budget is None or took <= budget:
         budget = took - int(MARGIN * needed.activations)
     message = (
-        f"{what}: {crops(recipe, world)} take about {took / GIB:.1f} GiB a process by estimate"
+        f"{what}: {_crops_take(recipe, world)} about {took / GIB:.1f} GiB a process by estimate"
     )
     if total_memory is not None:
         message += f", and the device has {total_memory / GIB:.1f} GiB"
@@ -138,10 +138,9 @@ def advice(
     return DrnError(message, _hint(recipe, passes, [*changes, f"augment.crop={side}"]))
 
 
-def crops(recipe: Recipe, world: int) -> str:
-    """Name a pass: `4 crops of 896`."""
-    count = pictures_a_pass(recipe, world)
-    return f"{count} crop{'s' if count > 1 else ''} of {recipe.augment.crop}"
+def _crops_take(recipe: Recipe, world: int) -> str:
+    count, side = pictures_a_pass(recipe, world), recipe.augment.crop
+    return f"1 crop of {side} takes" if count == 1 else f"{count} crops of {side} take"
 
 
 def _estimate(recipe: Recipe, pictures: int, precision: Precision, on_gpu: bool) -> MemoryEstimate:

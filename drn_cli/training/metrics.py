@@ -42,7 +42,10 @@ class MetricsLog:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         except OSError as error:
-            raise DrnError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+            raise DrnError(
+                f"{self._path}: cannot be written: {error.strerror or error}",
+                f"when that is mended, go on with: drn train --resume {self._path.parent}",
+            ) from error
 
 
 def _step(line: str) -> tuple[float, bool]:

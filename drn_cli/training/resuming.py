@@ -235,11 +235,15 @@ def _started_again() -> bool:
 
 
 def _run_of_this_job(recipe: str) -> Run | None:
-    """Find the run that a job began before torchrun started its processes again."""
+    """Find the run that a job began before torchrun started its processes again.
+
+    The newest: jobs that nobody gave a name all have the same.
+    """
     job = os.environ.get("TORCHELASTIC_RUN_ID")
-    for path in RUNS.glob(f"{recipe}/*/environment.json"):
-        if job is not None and read_json(path).get("job") == job:
-            return Run(path.parent)
+    for run in _unfinished_runs(recipe):
+        told = read_json(run.environment) if run.environment.is_file() else {}
+        if job is not None and told.get("job") == job:
+            return run
     return None
 
 

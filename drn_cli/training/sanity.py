@@ -29,18 +29,25 @@ def check(training: Training, run: Run) -> None:
 
 def checkpoint_size(training: Training) -> int:
     """Estimate the bytes of a checkpoint: the network, the optimiser's state, the average."""
-    weights = sum(p.numel() * p.element_size() for p in training.model.parameters())
     states = {"sgd": 1, "adamw": 2}[training.recipe.train.optimiser.kind]
-    return weights * (1 + states + (training.averaged is not None))
+    return _weights_size(training) * (1 + states + (training.averaged is not None))
+
+
+def _weights_size(training: Training) -> int:
+    return sum(p.numel() * p.element_size() for p in training.model.parameters())
 
 
 def _check_disk(training: Training, run: Run) -> None:
-    # All that are kept, the one that is being written, and the best network.
-    wanted = checkpoint_size(training) * (training.recipe.train.keep_last + 2)
+    # All checkpoints that are kept, the one that is being written, and the best network. A run that
+    # goes on has some of them already, and writes the next in their place.
+    count = training.recipe.train.keep_last + 1
+    wanted = checkpoint_size(training) * count + _weights_size(training)
+    found = [path.stat() for path in run.last.parent.glob("*")]
+    there = sum({file.st_ino: file.st_size for file in found}.values())  # last.pt has two names
     free = shutil.disk_usage(run.folder).free
-    if free < wanted:
+    if free + there < wanted:
         raise DrnError(
             f"{run.folder}: {size(free)} are free on this disk, and the checkpoints need "
-            f"{size(wanted)}",
+            f"{size(wanted - there)}{' more' if there else ''}",
             "make room, choose another --run-dir, or keep fewer (train.keep_last)",
         )

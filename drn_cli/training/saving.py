@@ -76,6 +76,16 @@ class Saver:
         )
 
 
+def clear_leftovers(run: Run) -> None:
+    """Remove what a process that was killed while it wrote a checkpoint has left half done.
+
+    Only for who holds the folder: another's would be under way.
+    """
+    for path in run.last.parent.glob(".*tmp*"):  # of `drn_cli.files`, and of safetensors
+        with suppress(OSError):
+            path.unlink()
+
+
 def _name_too(path: Path, name: Path) -> None:
     """Give a file a second name, at once and in place of what had it."""
     with atomic(name, durable=False) as temporary:

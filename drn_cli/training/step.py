@@ -132,13 +132,15 @@ def _remember_statistics(model: nn.Module) -> Callable[[Tensor], None]:
     """Keep what batch norm knows; the function that comes back restores it where `bad` is true.
 
     The optimiser leaves the weights of a skipped step alone, but the forward pass has moved these.
+    A variance may overflow where the loss does not; kept, it would stay infinite for good.
     """
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     sizes = [buffer.numel() for buffer in buffers]
     before = torch.cat(buffers)
 
     def restore(bad: Tensor) -> None:
-        right = torch.where(bad, before, torch.cat(buffers))
+        after = torch.cat(buffers)
+        right = torch.where(bad | ~after.isfinite(), before, after)
         torch._foreach_copy_(buffers, right.split(sizes))
 
     return restore

@@ -163,7 +163,7 @@ def predictor_of(training: "Training") -> Predictor:
             class_set=training.material.class_set,
             device=training.group.device,
             view=training.recipe.eval,
-            bf16=training.precision == "bf16",
+            autocast=autocast_type(training.precision),
         )
     return training.predictor
 
