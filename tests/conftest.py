@@ -133,6 +133,12 @@ def drn(tmp_path: Path) -> Drn:
     return Drn(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def drn_in() -> type[Drn]:
+    """Make a `drn` that starts in a given folder, for fixtures that several tests share."""
+    return Drn
+
+
 @pytest.fixture
 def torchrun(tmp_path: Path) -> Drn:
     """`drn` as torchrun starts it, in two processes."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.launching import Gpus
 from drn_cli.cli.source import Flip, Scales, Tile, find_source, spread
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def evaluate(
     scales: Scales = None,
     flip: Flip = None,
     tile: Tile = None,
-    gpus: Annotated[int, typer.Option(min=1, help="Processes that share the pictures.")] = 1,
+    gpus: Gpus = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Score a trained network: mIoU, IoU of each class, pixel accuracy."""
@@ -75,6 +76,7 @@ def evaluate(
         mine = len(group.share(samples))
         with tqdm(total=mine, unit="picture", disable=None if group.first else True) as bar:
             scores = score(predictor, samples, group, step=bar.update)
+        assert scores is not None  # nobody stops it
         if group.first:
             if as_json:
                 about = {"checkpoint": str(found.checkpoint), "split": split}

@@ -3,9 +3,11 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from drn_cli.cli.launching import launch_options, should_launch
 
 if TYPE_CHECKING:
     from drn_cli.recipe.schema import Eval, Recipe
@@ -66,10 +68,10 @@ def find_source(named: Path | None) -> Source:
     return Source(checkpoint, recipe)
 
 
-def spread(gpus: int) -> None:
+def spread(gpus: int | Literal["auto"]) -> None:
     """Run this same command line in several processes and exit, unless this is one of them."""
-    from drn_cli.distributed.group import started_by_torchrun
     from drn_cli.distributed.launch import launch
 
-    if gpus > 1 and not started_by_torchrun():
-        raise typer.Exit(launch(sys.argv[1:], gpus))
+    options = launch_options(gpus)
+    if should_launch(options):
+        raise typer.Exit(launch(sys.argv[1:], options))

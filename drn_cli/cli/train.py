@@ -1,32 +1,55 @@
 """`drn train`: from a recipe to a run folder."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from drn_cli.cli import console
-from drn_cli.errors import DrnError
-from drn_cli.runs import Run, new_run
+from drn_cli.cli.launching import (
+    Gpus,
+    MasterPort,
+    MaxRestarts,
+    NodeRank,
+    Nodes,
+    RdzvEndpoint,
+    RdzvId,
+    launch_options,
+    should_launch,
+)
+from drn_cli.files import read_json
+from drn_cli.runs import Run
 
 if TYPE_CHECKING:
-    from drn_cli.recipe.loading import LoadedRecipe
+    from drn_cli.distributed.launch import LaunchOptions
+    from drn_cli.training.resuming import Beginning, Request
+    from drn_cli.training.setup import Training
+    from drn_cli.training.tasks import Material
 
 EPILOG = """[bold]Examples[/]
 
   drn train drn_d_22_camvid data.root=data/camvid
 
-  drn train drn_d_105_cityscapes data.root=/data/cityscapes --gpus 8
+  drn train drn_d_105_cityscapes data.root=/data/cityscapes --gpus 8 --dry-run
+
+  drn train drn_d_105_cityscapes data.root=/data/cityscapes --gpus auto --max-restarts 3
 
   drn train my.yaml train.lr=0.005 augment.crop=256 --run-dir runs/trial
 
   drn train --resume runs/trial
 
+  drn train drn_d_22_camvid --resume auto     go on if there is something to go on with
+
   torchrun --nproc-per-node 2 -m drn_cli train drn_d_22_camvid
 
 Shipped recipes: [bold]drn recipes list[/]. What a recipe can say: [bold]drn recipes schema[/].
-Ctrl-C finishes the current step, writes the checkpoint and names it; exit code 130.
+Several machines, SLURM: docs/clusters.md.
+
+Ctrl-C, SIGTERM and SIGUSR1 finish the current step, write the checkpoint and leave; the exit code
+is then 130, 143 or 138. A finished run exits with 0, a mistake with 1.
 """
 
 
@@ -38,91 +61,174 @@ def train(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's."),
     ] = None,
-    gpus: Annotated[
-        int,
-        typer.Option(min=1, help="Processes on this machine: one to a GPU, or CPU processes."),
-    ] = 1,
+    gpus: Gpus = 1,
+    nnodes: Nodes = None,
+    node_rank: NodeRank = None,
+    rdzv_endpoint: RdzvEndpoint = None,
+    rdzv_id: RdzvId = None,
+    max_restarts: MaxRestarts = 0,
+    master_port: MasterPort = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Run folder; by default runs/RECIPE/TIME.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with this run folder, with its own recipe.")
+        str | None,
+        typer.Option(
+            metavar="RUN|auto",
+            help="Go on with a run folder or one of its checkpoints; auto: with the newest "
+            "unfinished run of this recipe, or start anew.",
+        ),
     ] = None,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Go on although recipe or data changed.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and what is missing; start nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a network from a recipe."""
-    from drn_cli.distributed.group import join, started_by_torchrun
-    from drn_cli.distributed.launch import launch
-    from drn_cli.training.loop import train as train_run
-    from drn_cli.training.setup import find_material, look_over, set_up
+    from drn_cli.distributed.launch import leave
+    from drn_cli.training.resuming import Request
 
-    loaded, run = _recipe_and_run(recipe, overrides or [], run_dir, resume)
-    if gpus > 1 and not started_by_torchrun():
-        look_over(find_material(loaded.recipe, gpus))  # mistakes show once, before processes start
-        words = sys.argv[1:]
-        if resume is None and run_dir is None:
-            words += ["--run-dir", str(run.folder)]
-        raise typer.Exit(launch(words, gpus))
+    overrides = overrides or []
+    if resume is not None and recipe is not None and "=" in recipe:
+        overrides, recipe = [recipe, *overrides], None  # of the run's own recipe
+    if resume is None and recipe is None:
+        raise typer.BadParameter("a recipe is needed; `drn recipes list` names the shipped ones")
+    request = Request(recipe, overrides, run_dir, resume, allow_changes)
+    options = launch_options(
+        gpus, nnodes, node_rank, rdzv_endpoint, rdzv_id, max_restarts, master_port
+    )
+    if dry_run:
+        raise typer.Exit(_show_plan(request, options, as_json))
+    if should_launch(options):
+        raise typer.Exit(_launch(request, options))
+    ended_by = _work(request, as_json)
+    if ended_by is not None:
+        raise typer.Exit(leave(128 + ended_by))
+
+
+def _show_plan(request: "Request", options: "LaunchOptions", as_json: bool) -> int:
+    """Print what would be done and what is missing for it; give the exit code."""
+    from drn_cli.distributed.launch import resolve_gpus
+    from drn_cli.recipe.loading import resolved_yaml
+    from drn_cli.training.plan import make_plan
+    from drn_cli.training.resuming import begin
+
+    beginning = begin(request)
+    machines = options.machines[0]
+    plan = make_plan(
+        beginning.recipe,
+        processes=resolve_gpus(options.gpus) * machines,
+        machines=machines,
+        folder=beginning.run.folder,
+    )
+    start = str(beginning.start) if beginning.start else None
+    if as_json:
+        console.emit_json({**plan.to_json(), "start": start})
+        return 1 if plan.missing else 0
+    typer.echo(f"# {beginning.name}\n{resolved_yaml(beginning.recipe)}")
+    table = console.table("plan", "")
+    for name, text in [*plan.rows(), *([("going on from", start)] if start else [])]:
+        table.add_row(name, text)
+    console.out.print(table)
+    for missing in plan.missing:
+        console.out.print(f"[bold red]missing:[/] {escape(missing)}", soft_wrap=True)
+    if not plan.missing:
+        console.out.print("nothing is missing; nothing was started")
+    return 1 if plan.missing else 0
+
+
+def _launch(request: "Request", options: "LaunchOptions") -> int:
+    """Start the processes; mistakes show here, once, before any of them."""
+    from drn_cli.distributed.launch import launch, resolve_gpus
+    from drn_cli.training.resuming import begin
+
+    beginning = begin(request)
+    # Of machines that may come and go, the fewest: with more, the processes see for themselves.
+    material = _find(beginning, resolve_gpus(options.gpus) * options.machines[0])
+    _look_over(beginning, material, aloud=True)
+    words = sys.argv[1:]
+    if request.run_dir is None and request.resume in (None, "auto"):
+        # All processes should mean the same folder, and again after a restart.
+        words += ["--run-dir", str(beginning.run.folder)]
+    return launch(words, options)
+
+
+def _work(request: "Request", as_json: bool) -> signal.Signals | None:
+    """Train, as the only process or as one of several; give the signal that ended it."""
+    from drn_cli.distributed.group import join
+    from drn_cli.training.loop import train as train_run
+    from drn_cli.training.resuming import Beginning, begin
+    from drn_cli.training.setup import set_up
 
     with join() as group:
-        material = find_material(loaded.recipe, group.world)
+        # The first process decides for all: the names of new folders hold the time.
+        beginning = Beginning.of(group.tell(begin(request).to_json() if group.first else ""))
+        material = _find(beginning, group.world)
         if group.first:
-            look_over(material, aloud=group.world == 1)  # several were warned of once already
-        run = Run(Path(group.tell(str(run.folder))))
-        training = set_up(loaded.recipe, material, group)
+            beginning = _look_over(beginning, material, aloud=group.world == 1)
+        training = set_up(beginning.recipe, material, group)
         if group.first:
-            processes = f", {group.world} processes" if group.world > 1 else ""
-            console.note(
-                f"{loaded.name}: {training.model.arch} on {len(material.train)} pictures, "
-                f"validated on {len(material.val)}, {group.device.type}{processes}; run folder "
-                f"{run.folder}"
-            )
-        ending = train_run(training, run, resume=resume is not None)
+            _introduce(beginning, training)
+        ended_by = train_run(training, beginning)
         if group.first:
-            _report(run, ending, as_json)
-    if ending == "interrupted":
-        raise typer.Exit(console.INTERRUPTED)
+            _report(beginning.run, ended_by, as_json)
+    return ended_by
 
 
-def _recipe_and_run(
-    recipe: str | None, overrides: list[str], run_dir: Path | None, resume: Path | None
-) -> "tuple[LoadedRecipe, Run]":
-    """Find what to train and where: anew, or where a run left off."""
-    from drn_cli.recipe.loading import load_recipe
+def _find(beginning: "Beginning", processes: int) -> "Material":
+    """Find the data, and see that they fit the recipe and can be shared out."""
+    from drn_cli.training.setup import check_split
+    from drn_cli.training.tasks import task_of
 
-    if resume is not None:
-        if recipe is not None or run_dir is not None:
-            raise DrnError("--resume takes the run's own recipe and folder", "leave out the others")
-        run = Run(resume)
-        if not run.last.is_file():
-            raise DrnError(f"{run.last}: no such checkpoint to go on from")
-        return load_recipe(str(run.recipe)), run
-    if recipe is None:
-        raise typer.BadParameter("a recipe is needed; `drn recipes list` names the shipped ones")
-    loaded = load_recipe(recipe, overrides)
-    run = Run(run_dir) if run_dir else new_run(loaded.name)
-    if run.last.is_file():
-        raise DrnError(
-            f"{run.folder}: holds a run already",
-            f"`drn train --resume {run.folder}`, or another --run-dir",
-        )
-    return loaded, run
+    material = task_of(beginning.recipe).find_material(beginning.recipe)
+    check_split(beginning.recipe, len(material.train), processes)
+    return material
 
 
-def _report(run: Run, ending: str, as_json: bool) -> None:
+def _look_over(beginning: "Beginning", material: "Material", *, aloud: bool) -> "Beginning":
+    """Read some of the files, and see that a run goes on with the data it began with."""
+    from drn_cli.training.resuming import check_data
+    from drn_cli.training.tasks import task_of
+
+    oddities = task_of(beginning.recipe).look_over(material)
+    if aloud:
+        for oddity in oddities:
+            console.warn(oddity)
+    return check_data(beginning, material)
+
+
+def _introduce(beginning: "Beginning", training: "Training") -> None:
+    material, group = training.material, training.group
+    start = f", going on from {beginning.start}" if beginning.start else ""
+    processes = f", {group.world} processes" if group.world > 1 else ""
+    compiled = ", compiled" if training.compiled else ""
+    console.note(
+        f"{beginning.name}: {training.model.arch} on {len(material.train)} pictures, "
+        f"validated on {len(material.val)}, {group.device.type} in {training.precision}{compiled}"
+        f"{processes}; run folder {beginning.run.folder}{start}"
+    )
+
+
+def _report(run: Run, ended_by: signal.Signals | None, as_json: bool) -> None:
     if as_json:
         best = run.best if run.best.is_file() else None
         console.emit_json(
             {
-                "ending": ending,
+                "ending": "finished" if ended_by is None else "interrupted",
+                "signal": None if ended_by is None else ended_by.name,
                 "run": str(run.folder),
                 "last": str(run.last),
                 "best": str(best) if best else None,
+                "scores": read_json(run.scores) if best else None,
             }
         )
-    elif ending == "interrupted":
+    elif ended_by is not None:
         console.note(f"interrupted; checkpoint {run.last}")
         console.note(f"go on with: drn train --resume {run.folder}")
     else:
         console.out.print(f"done; best network: {run.best}", soft_wrap=True)
         console.out.print(f"evaluate it: drn eval {run.folder}", soft_wrap=True)
+        console.out.print(f"see how it went: drn report {run.folder}", soft_wrap=True)

@@ -1,18 +1,25 @@
 """The processes of a job: who is who, sums over all of them, and fair shares of the work."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, TCPStore  # public, but nowhere exported
+
+from drn_cli.distributed.cluster import join_slurm, slurm_tasks
+from drn_cli.errors import DrnError
 
 Item = TypeVar("Item")
+
+ATTEMPT = "DRN_ATTEMPT"  # set by `drn_cli.distributed.agent`: the name of this attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,14 @@ class Group:
         """Tell whether the flag is up in any process, without waiting for the GPU."""
         return bool(self.sum(torch.tensor(int(flag))).item())
 
+    def most(self, number: int) -> int:
+        """Give the largest of the processes' numbers, without waiting for the GPU."""
+        if self.world == 1:
+            return number
+        box = torch.tensor(number)
+        dist.all_reduce(box, dist.ReduceOp.MAX)
+        return int(box)
+
     def tell(self, text: str) -> str:
         """Give the first process's text to all."""
         if self.world == 1:
@@ -51,6 +66,14 @@ class Group:
         box = [text]
         dist.broadcast_object_list(box, device=torch.device("cpu"))
         return box[0]
+
+    def gather(self, value: Item) -> list[Item]:
+        """Give the values of all processes, by rank, to all."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
 
     def align(self, tensors: Iterable[Tensor]) -> None:
         """Give the first process's tensors to all, in place."""
@@ -80,36 +103,120 @@ def first_to_fail() -> bool:
     """
     if not started_by_torchrun():
         return True
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    attempt = _attempt() or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        store = dist.TCPStore(  # type: ignore[attr-defined]
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timedelta(seconds=10)
-        )
-        return store.add(f"drn/failed/{attempt}", 1) == 1
+        return _store(attempt, timedelta(seconds=10)).add("drn/failed", 1) == 1
     except (KeyError, RuntimeError):  # twice is better than not at all
         return True
 
 
 @contextmanager
 def join() -> Iterator[Group]:
-    """Become part of the job that torchrun started; alone, be the whole job.
+    """Become part of the job that torchrun or `srun` started; alone, be the whole job.
 
     A process that fails says so before it leaves: the others fail when they miss it.
     CPU tensors are reduced by gloo and GPU tensors by NCCL, in the same job.
+
+    Raises:
+        DrnError: Another process of the job was lost, or there is no GPU for this one.
     """
+    join_slurm()
     on_gpu = torch.cuda.is_available()
     if not started_by_torchrun():
         yield Group(0, 1, torch.device("cuda" if on_gpu else "cpu"))
         return
     device = torch.device("cpu")
     if on_gpu:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", _own_gpu(int(os.environ["LOCAL_RANK"])))
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    with _losses_told():
+        _meet("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+        group = Group(dist.get_rank(), dist.get_world_size(), device)
+        try:
+            yield group
+            group.wait()  # `srun --kill-on-bad-exit` ends all when the first leaves with a code
+        except Exception:
+            first_to_fail()
+            raise
+        finally:
+            dist.destroy_process_group()
+
+
+def _meet(backend: str) -> None:
+    """Form the group, apart from what an earlier attempt left in the store.
+
+    torch's agent keeps the store when it starts processes again, and torch's own way of meeting
+    may read the addresses of the attempt before and wait for them in vain.
+    """
+    attempt = _attempt()
+    if attempt is None:
+        try:
+            dist.init_process_group(backend)
+        except dist.DistNetworkError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            port = os.environ["MASTER_PORT"]
+            raise DrnError(f"port {port} is in use", "set MASTER_PORT to another") from error
+        return
+    store = _store(attempt, timedelta(minutes=30))
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+
+
+def _attempt() -> str | None:
+    """Name the attempt that this process belongs to, where a store outlives it.
+
+    Our own agent gives it a name. torchrun counts attempts, but each machine counts its own.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    if ATTEMPT in os.environ:
+        return os.environ[ATTEMPT]
+    one_machine = os.environ.get("GROUP_WORLD_SIZE") == "1"
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT") if one_machine else None
+
+
+def _store(attempt: str, timeout: timedelta) -> PrefixStore:
+    """Reach what an attempt keeps in the store of the job."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return PrefixStore(attempt, TCPStore(address, port, timeout=timeout))
+
+
+def _own_gpu(number: int) -> int:
+    """Choose the GPU of this machine's process `number`.
+
+    Raises:
+        DrnError: There are fewer GPUs than processes.
+    """
+    there = torch.cuda.device_count()
+    if number < there:
+        return number
+    if there == 1 and slurm_tasks() > 1:
+        return 0  # SLURM shows each task its own
+    raise DrnError(
+        f"process {number} of this machine has no GPU: there are {there}",
+        f"start at most {there} processes a machine",
+    )
+
+
+# What gloo, NCCL and the store say when the other end is gone.
+_LOST = re.compile(
+    r"connection (closed|reset|refused)|closed by peer|broken pipe|socket (closed|timeout)"
+    r"|remote process exited|ncclRemoteError|communicator was aborted|got 0 bytes"
+    r"|timed out (waiting|connecting|after)|(wait|operation) timeout",
+    re.IGNORECASE,
+)
+
+
+@contextmanager
+def _losses_told() -> Iterator[None]:
+    """Turn what gloo and NCCL raise when another process is gone into one line."""
     try:
-        yield Group(dist.get_rank(), dist.get_world_size(), device)
-    except Exception:
-        first_to_fail()
-        raise
-    finally:
-        dist.destroy_process_group()
+        yield
+    except RuntimeError as error:
+        if "DataLoader" in str(error) or not (found := _LOST.search(str(error))):
+            raise
+        raise DrnError(
+            f"another process of the job was lost ({found[0].lower()})",
+            "what it said itself stands above, or where its machine writes",
+        ) from error

@@ -1,13 +1,115 @@
-"""Start many processes of `drn` on this machine, through torchrun's own agent."""
+"""Start many processes of `drn`, on this machine and on others, through torchrun's own agent."""
 
 import logging
 import os
+import re
 import signal
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import torch
-
+from drn_cli.distributed.cluster import slurm_tasks
+from drn_cli.distributed.meeting import did_not_meet, host_and_port, meeting_of
 from drn_cli.errors import DrnError
+from drn_cli.files import write_text
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+EXIT_CODE_FILE = "DRN_EXIT_CODE_FILE"
+TORCHRUN = "torch.distributed.elastic"
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOptions:
+    """What torchrun's options of the same names say.
+
+    Attributes:
+        gpus: Processes on this machine: one to a GPU, or all on the CPU where there is none;
+            "auto" is one for each GPU there is.
+        nnodes: Machines, "2", or from how many to how many, "1:4"; None is this machine alone.
+        node_rank: Number of this machine, from 0, the one that `rdzv_endpoint` names. Without
+            it, machines are numbered as they meet.
+        rdzv_endpoint: Where machines meet, "HOST[:PORT]"; HOST is one of them.
+        rdzv_id: Name of the job, the same on all machines.
+        max_restarts: How often all processes are started again after one has failed.
+        master_port: Port at which the processes of a single machine meet; by default a free one.
+
+    Raises:
+        DrnError: The options do not go together.
+    """
+
+    gpus: int | Literal["auto"] = 1
+    nnodes: str | None = None
+    node_rank: int | None = None
+    rdzv_endpoint: str | None = None
+    rdzv_id: str | None = None
+    max_restarts: int = 0
+    master_port: int | None = None
+
+    def __post_init__(self) -> None:
+        least, most = self.machines
+        if not 1 <= least <= most:
+            raise DrnError(f"--nnodes {self.nnodes}: neither a number, as 2, nor a range, as 1:4")
+        if self.nnodes is None:
+            for name in ("node_rank", "rdzv_endpoint", "rdzv_id"):
+                if getattr(self, name) is not None:
+                    raise DrnError(
+                        f"--{name.replace('_', '-')} is for several machines", "add --nnodes N"
+                    )
+        if most > 1:
+            self._check_several(least, most)
+
+    def _check_several(self, least: int, most: int) -> None:
+        nnodes = f"--nnodes {self.nnodes}"
+        if self.rdzv_endpoint is None:
+            raise DrnError(
+                f"{nnodes}: the machines need a place to meet",
+                "--rdzv-endpoint HOST:PORT, the same for all; HOST is one of them",
+            )
+        if self.master_port is not None:
+            raise DrnError(
+                "--master-port is for a single machine",
+                f"--rdzv-endpoint {host_and_port(self.rdzv_endpoint)[0]}:{self.master_port}",
+            )
+        if self.node_rank is None:
+            return
+        if least < most or self.node_rank >= most:
+            numbers = f"--nnodes {most}, --node-rank 0 to {most - 1}"
+            raise DrnError(f"{nnodes} --node-rank {self.node_rank} do not go together", numbers)
+        if self.max_restarts:
+            raise DrnError(
+                "--max-restarts: machines with fixed numbers cannot meet again",
+                "leave out --node-rank",
+            )
+
+    @property
+    def machines(self) -> tuple[int, int]:
+        """The least and the greatest number of machines; (0, 0) if `nnodes` is neither form."""
+        found = re.fullmatch(r"(\d+)(?::(\d+))?", self.nnodes or "1")
+        return (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+
+    @property
+    def processes(self) -> int:
+        """Processes of the job, if all machines come and have as many as this one."""
+        return self.machines[1] * resolve_gpus(self.gpus)
+
+    @property
+    def several(self) -> bool:
+        """Whether this command line asks for other processes than the one it runs in."""
+        return self.processes > 1 or self.max_restarts > 0
+
+
+def resolve_gpus(gpus: int | Literal["auto"]) -> int:
+    """Give the number of processes: with "auto" one for each GPU there is, and at least one."""
+    if gpus != "auto":
+        return gpus
+    import torch
+
+    return max(1, torch.cuda.device_count())
 
 
 def check_gpus(processes: int) -> None:
@@ -16,46 +118,104 @@ def check_gpus(processes: int) -> None:
     Raises:
         DrnError: There are GPUs, but too few.
     """
+    import torch
+
     there = torch.cuda.device_count()
     if 0 < there < processes:
         raise DrnError(f"--gpus {processes}: this machine has {there}", f"--gpus {there}")
 
 
-def launch(arguments: Sequence[str], processes: int) -> int:
+def leave(code: int) -> int:
+    """Give the code with which a process that was asked to stop has to exit.
+
+    torchrun's agent takes any code but 0 for a failure, and starts failed processes again. So
+    where `launch` waits, it is told the code by a file, and the process exits with 0.
+    """
+    path = os.environ.get(EXIT_CODE_FILE)
+    if path is None:
+        return code
+    write_text(Path(path), str(code))
+    return 0
+
+
+def launch(arguments: Sequence[str], options: LaunchOptions) -> int:
     """Run `drn ARGUMENTS` in several processes that form one job, and wait for them.
+
+    SIGINT, SIGTERM and SIGUSR1 are passed on to the processes, which may take their time to
+    leave; a second SIGINT gives them 30 seconds.
 
     Args:
         arguments: The command line after `drn`.
-        processes: How many; one to a GPU, or all on the CPU where there is none.
+        options: How many processes, and where the other machines are.
 
     Returns:
-        The exit code: 0, or that of the process that failed first.
+        The exit code: 0, what a process said to `leave`, 128 + the signal that ended the job, or
+        the code of the process that failed first.
 
     Raises:
-        DrnError: A process was killed by a signal.
+        DrnError: A process was killed by a signal, or the machines did not meet.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
-
+    _check_tasks(options)
+    processes = resolve_gpus(options.gpus)
     check_gpus(processes)
+
+    from torch.distributed import DistError
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+    from drn_cli.distributed.agent import Agent, spec_of
+
     # Left alone, torchrun gives each process a single thread.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // processes)))
-    # The processes say themselves what went wrong; the agent would say it again, at length.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    options = ["--standalone", "--nproc-per-node", str(processes), "-m", "drn_cli"]
-    try:
-        run(parse_args([*options, *arguments]))
-    except SignalException as received:
-        return 128 + received.sigval
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            hint = "was memory short?" if name == "SIGKILL" else None
-            raise DrnError(f"process {rank} was ended by {name}", hint) from error
-        return int(failure.exitcode)
-    return 0
+    _hush()
+    with tempfile.TemporaryDirectory(prefix="drn-launch-") as folder:
+        code_file = Path(folder) / "exit_code"
+        os.environ[EXIT_CODE_FILE] = str(code_file)
+        words = ("-u", "-m", "drn_cli", *arguments)
+        try:
+            meeting = get_rendezvous_handler(meeting_of(options))
+            spec = spec_of(sys.executable, words, processes, meeting, options.max_restarts)
+            agent = Agent(spec, DefaultLogsSpecs(log_dir=folder), code_file)
+            failures = agent.work()
+        except SignalException as received:
+            return 128 + received.sigval
+        except (RendezvousError, DistError) as error:
+            raise did_not_meet(options, error) from error
+        if failures:
+            return _exit_code(failures, agent.asked)
+        return int(code_file.read_text()) if code_file.is_file() else 0
+
+
+def _check_tasks(options: LaunchOptions) -> None:
+    """Refuse to let each task of an `srun` start a job of its own, all for the same work."""
+    tasks = slurm_tasks()
+    least, most = options.machines
+    if tasks > 1 and not least <= tasks <= most:
+        raise DrnError(
+            f"srun started {tasks} tasks, and each would start a job of its own",
+            "either one task a machine with --nnodes and --rdzv-endpoint, or one task a GPU "
+            "without --gpus and --max-restarts",
+        )
+
+
+def _exit_code(failures: "Mapping[int, ProcessFailure]", asked: signal.Signals | None) -> int:
+    from drn_cli.distributed.agent import ending, first_failure
+
+    rank, failure = first_failure(failures)
+    if failure.exitcode > 0:
+        return failure.exitcode
+    if asked is not None:  # and the process had not yet learnt to take the signal as a wish
+        return 128 + asked
+    hint = "was memory short?" if failure.exitcode == -signal.SIGKILL else None
+    raise DrnError(f"process {rank} {ending(failure)}", hint)
+
+
+def _hush() -> None:
+    """Silence torchrun: the processes say what went wrong, and it would again, at length."""
+    for name in (TORCHRUN, *logging.root.manager.loggerDict):
+        if name.startswith(TORCHRUN):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # each has a level of its own
 
 
 def _cores() -> int:

@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import drn_cli.distributed.group as group_module
 from drn_cli.distributed.group import Group, join, started_by_torchrun
+from drn_cli.errors import DrnError
 
 CPU = torch.device("cpu")
 
@@ -28,6 +30,7 @@ def test_alone_without_torchrun(monkeypatch):
         assert group.sum(torch.tensor([3])).tolist() == [3]
         assert group.any(True) and not group.any(False)
         assert group.tell("mine") == "mine"
+        assert group.gather("mine") == ["mine"]
         group.wait()
 
 
@@ -44,6 +47,7 @@ def talk(group: Group) -> dict:
         "in_place": given is counts,
         "any": [group.any(group.rank == 1), group.any(False), group.any(True)],
         "told": group.tell(f"from {group.rank}: ü"),
+        "gathered": group.gather({"rank": group.rank}),
         "share": list(group.share(range(5))),
         "pid": os.getpid(),
     }
@@ -60,4 +64,58 @@ def test_two_processes(spawn):
         assert answer["in_place"]
         assert answer["any"] == [True, False, True]
         assert answer["told"] == "from 0: ü"
+        assert answer["gathered"] == [{"rank": 0}, {"rank": 1}]
     assert (first["share"], second["share"]) == ([0, 2, 4], [1, 3])
+
+
+# As gloo, the store and NCCL say it, shortened.
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[pair.cc:545] Read error [127.0.0.1]:23735: Connection reset by peer. This is typically",
+        "[pair.cc:553] Connection closed by peer [127.0.0.1]:5121",
+        "[pair.cc:152] timed out connecting: SO_ERROR: Connection refused, remote=[127.0.0.1]",
+        "Timed out waiting 1800000ms for recv operation to complete",
+        "wait timeout after 1800000ms, keys: /default_pg/0//cpu//0/1",
+        "NCCL error: ncclRemoteError: A call failed possibly due to a network error",
+    ],
+)
+def test_a_lost_process_is_told_in_one_line(text):
+    with (
+        pytest.raises(DrnError, match=r"^another process of the job was lost \(.*\)"),
+        group_module._losses_told(),
+    ):
+        raise RuntimeError(text)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DataLoader worker (pid 3) exited: Connection reset by peer"),
+        RuntimeError("CUDA error: out of memory"),
+        ConnectionResetError("Connection reset by peer"),
+        DrnError("the picture is broken"),
+    ],
+    ids=lambda error: str(error)[:12],
+)
+def test_other_failures_stay_what_they_are(error):
+    with pytest.raises(type(error)) as raised, group_module._losses_told():
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("number", "there", "tasks", "gpu"), [(0, 1, 1, 0), (3, 4, 4, 3), (3, 1, 4, 0)]
+)
+def test_each_process_has_a_gpu_of_its_own(monkeypatch, number, there, tasks, gpu):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(tasks))
+    assert group_module._own_gpu(number) == gpu
+
+
+@pytest.mark.parametrize(("number", "there", "tasks"), [(1, 1, 1), (2, 2, 4)])
+def test_too_few_gpus(monkeypatch, number, there, tasks):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(tasks))
+    with pytest.raises(DrnError, match=f"process {number} of this machine has no GPU"):
+        group_module._own_gpu(number)
