@@ -63,7 +63,8 @@ def demo(
     _headline("Done")
     console.out.print(f"Look at {sheet}: picture, label and prediction side by side.")
     console.out.print(
-        f"Next:\n  drn predict YOUR.jpg --weights {run}\n"
+        f"Next:\n  drn report {run}\n"
+        f"  drn predict YOUR.jpg --weights {run}\n"
         "  drn data prepare camvid --help     real photographs\n"
         "  drn recipes list                   what else can be trained",
         soft_wrap=True,

@@ -27,7 +27,8 @@ def predictor(**options: object) -> Predictor:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"view": Eval(tile=64)}, {"view": Eval(flip=True)}, {"autocast": torch.bfloat16}]
+    "options",
+    [{}, {"view": Eval(tile=64)}, {"view": Eval(flip=True)}, {"autocast": torch.bfloat16}],
 )
 def test_picture_is_normalised_and_each_pixel_gets_its_class(options: dict[str, object]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (72, 80, 3)).astype(np.uint8)
