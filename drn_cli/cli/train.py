@@ -111,17 +111,15 @@ def train(
 
 def _show_plan(request: "Request", options: "LaunchOptions", as_json: bool) -> int:
     """Print what would be done and what is missing for it; give the exit code."""
-    from drn_cli.distributed.launch import resolve_gpus
     from drn_cli.recipe.loading import resolved_yaml
     from drn_cli.training.plan import make_plan
     from drn_cli.training.resuming import begin
 
     beginning = begin(request)
-    machines = options.machines[0]
     plan = make_plan(
         beginning.recipe,
-        processes=resolve_gpus(options.gpus) * machines,
-        machines=machines,
+        processes=options.processes,
+        machines=options.machines[0],
         folder=beginning.run.folder,
     )
     start = str(beginning.start) if beginning.start else None
@@ -142,12 +140,11 @@ def _show_plan(request: "Request", options: "LaunchOptions", as_json: bool) -> i
 
 def _launch(request: "Request", options: "LaunchOptions") -> int:
     """Start the processes; mistakes show here, once, before any of them."""
-    from drn_cli.distributed.launch import launch, resolve_gpus
+    from drn_cli.distributed.launch import launch
     from drn_cli.training.resuming import begin
 
     beginning = begin(request)
-    # Of machines that may come and go, the fewest: with more, the processes see for themselves.
-    material = _find(beginning, resolve_gpus(options.gpus) * options.machines[0])
+    material = _find(beginning, options.processes)
     _look_over(beginning, material, aloud=True)
     words = sys.argv[1:]
     if request.run_dir is None and request.resume in (None, "auto"):

@@ -68,7 +68,8 @@ def obey_only_the_parent(_: int) -> None:
 
     The parent's own SIGTERM counts: Python ends its children so, and waits for them, at exit.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
 

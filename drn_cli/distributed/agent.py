@@ -1,0 +1,189 @@
+"""torchrun's agent for one machine, which passes signals on and starts anew without leftovers."""
+
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import LogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousHandler
+
+from drn_cli.distributed.group import ATTEMPT
+
+STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+logger = logging.getLogger(__name__)
+
+
+def spec_of(
+    program: str,
+    words: Sequence[str],
+    processes: int,
+    meeting: RendezvousHandler,
+    restarts: int,
+) -> WorkerSpec:
+    """Say what the agent has to run.
+
+    Args:
+        program: What is started in each process.
+        words: Its command line.
+        processes: How many on this machine.
+        meeting: Where they meet those of other machines.
+        restarts: How often all are started again after one has failed.
+    """
+    return WorkerSpec(
+        role="drn",
+        local_world_size=processes,
+        rdzv_handler=meeting,
+        entrypoint=program,
+        args=tuple(words),
+        max_restarts=restarts,
+    )
+
+
+class Agent(LocalElasticAgent):
+    """torchrun's agent, of which three things are changed.
+
+    * A signal that asks the job to stop is passed on to the processes, and the agent goes on
+      watching them. torchrun's own would give them 30 seconds and leave, and know no SIGUSR1.
+    * Processes that fail after such a signal are not started again.
+    * Each attempt gets a name, by which its processes keep apart what they write into the store
+      (see `drn_cli.distributed.group.join`). The store outlives a restart, and processes that
+      find the addresses of the attempt before wait for the dead.
+
+    Args:
+        spec: What to run.
+        logs_specs: Where torch may write.
+        code_file: Where a process that was asked to stop leaves its exit code.
+    """
+
+    def __init__(self, spec: WorkerSpec, logs_specs: LogsSpecs, code_file: Path) -> None:
+        super().__init__(spec, logs_specs)
+        self.asked: signal.Signals | None = None
+        self._code_file = code_file
+        self._failures: dict[int, ProcessFailure] = {}
+
+    def work(self) -> dict[int, ProcessFailure]:
+        """Run the processes to their end; give those that failed by their rank.
+
+        Raises:
+            SignalException: A signal came that cannot wait for the processes.
+            RendezvousError: The machines did not meet.
+        """
+        handler = self.get_worker_group().spec.rdzv_handler
+        with self._signals_passed_on():
+            try:
+                result = self.run()
+            except SignalException:
+                raise  # the other machines may go on without this one
+            except BaseException:
+                handler.shutdown()
+                raise
+            finally:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # the next would leave orphans
+                self._shutdown(signal.SIGKILL)
+            handler.shutdown()
+        return dict(result.failures) if result else {}
+
+    def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        # torch remembers where the processes met at first and does not say it again, so that a
+        # machine that comes later would never learn it.
+        meeting: Any = worker_group.spec.rdzv_handler
+        meeting._bootstrap_store_info = None
+        super()._rendezvous(worker_group)
+        store: Any = worker_group.store  # one an attempt, unlike that of the processes
+        if worker_group.group_rank == 0:
+            store.set(ATTEMPT, secrets.token_hex(8))
+        os.environ[ATTEMPT] = store.get(ATTEMPT).decode()
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        self._code_file.unlink(missing_ok=True)
+        self._failures = {}
+        started: dict[int, Any] = super()._start_workers(worker_group)
+        self._listen()  # torch has just put its own handlers in the place of ours
+        return started
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        result: RunResult = super()._monitor_workers(worker_group)
+        self._failures = result.failures
+        return result
+
+    def _restart_workers(self, worker_group: WorkerGroup) -> None:
+        if self.asked is not None:  # a machine came or went meanwhile
+            raise SignalException("asked to stop", self.asked)
+        spec = worker_group.spec
+        if self._failures:
+            rank, failure = first_failure(self._failures)
+            logger.warning(
+                "process %d %s; all start again (%d of %d)",
+                rank,
+                ending(failure),
+                spec.max_restarts - self._remaining_restarts,
+                spec.max_restarts,
+            )
+        else:
+            logger.warning("another machine failed, came or went; all processes start again")
+        super()._restart_workers(worker_group)
+
+    @contextmanager
+    def _signals_passed_on(self) -> Iterator[None]:
+        before = {number: signal.getsignal(number) for number in STOP}
+        self._listen()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _listen(self) -> None:
+        for number in STOP:
+            signal.signal(number, self._pass_on)
+
+    def _pass_on(self, number: int, _: FrameType | None) -> None:
+        again = self.asked is not None and number == signal.SIGINT
+        self.asked = self.asked or signal.Signals(number)
+        self._remaining_restarts = 0
+        told = [self._tell(worker.id, number) for worker in self.get_worker_group().workers]
+        if again or not any(told):
+            raise SignalException("asked to stop", signal.Signals(number))
+
+    @staticmethod
+    def _tell(process: int | None, number: int) -> bool:
+        """Pass a signal on to a process, not to its reading processes; tell if it was there."""
+        if process is None:
+            return False
+        try:
+            os.kill(process, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+def first_failure(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+    """Find the rank and the end of the process that failed first.
+
+    Times are whole seconds. Within one, a process that was killed comes before those that
+    missed it, and those that the agent ended come last.
+    """
+
+    def order(rank: int) -> tuple[int, int]:
+        code = failures[rank].exitcode
+        return failures[rank].timestamp, 2 if code == -signal.SIGTERM else int(code > 0)
+
+    rank = min(failures, key=order)
+    return rank, failures[rank]
+
+
+def ending(failure: ProcessFailure) -> str:
+    """Say how a process ended."""
+    if failure.exitcode < 0:
+        return f"was ended by {signal.Signals(-failure.exitcode).name}"
+    return f"ended with exit code {failure.exitcode}"

@@ -1,0 +1,157 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from drn_cli.cli.app import app
+from drn_cli.cli.launching import launch_options, should_launch
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+SLURM = {
+    "SLURM_JOB_ID": "1",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "2",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NODEID": "0",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "1",
+}
+CLUSTERS = Path(__file__).parents[2] / "docs" / "clusters.md"
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    for name in (*TORCHRUN, *SLURM):
+        monkeypatch.setenv(name, "")  # so that it is put back, whatever sets it
+        monkeypatch.delenv(name)
+    return monkeypatch.setenv
+
+
+def test_alone_there_is_nothing_to_launch(variables):
+    assert not should_launch(launch_options())
+    assert "RANK" not in os.environ
+
+
+def test_what_is_launched(variables):
+    assert should_launch(launch_options(2))
+    assert should_launch(launch_options(max_restarts=1))
+    assert should_launch(launch_options(nnodes="2", rdzv_endpoint="head"))
+
+
+def test_a_process_of_the_job_launches_nothing(variables):
+    variables("RANK", "0")
+    variables("WORLD_SIZE", "2")
+    assert not should_launch(launch_options(2, max_restarts=1))
+
+
+def test_a_task_of_srun_is_a_process_of_the_job(variables):
+    for name, value in SLURM.items():
+        variables(name, value)
+    assert not should_launch(launch_options("auto" if torch.cuda.device_count() < 2 else 1))
+    assert (os.environ["RANK"], os.environ["WORLD_SIZE"]) == ("1", "2")
+
+
+@pytest.mark.parametrize("verb", ["train", "eval", "predict"])
+@pytest.mark.parametrize("gpus", ["0", "-1", "all", "1.5"])
+def test_gpus_is_a_number_or_auto(verb, gpus):
+    result = CliRunner().invoke(app, [verb, "x", "--gpus", gpus])
+    assert result.exit_code == 2
+    assert gpus in result.stderr
+
+
+def test_predict_shares_the_pictures_out(drn, trained, data_folder, tmp_path, monkeypatch):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("100", "101", "102"):
+        shutil.copy(data_folder / "pictures" / f"{name}.png", photos)
+    (photos / "1000.png").write_bytes((photos / "100.png").read_bytes()[:300])
+    words = ("predict", "photos", "--weights", trained.folder, "--json")
+    monkeypatch.chdir(tmp_path)
+    one = CliRunner().invoke(app, [*map(str, words), "--gpus", "1"])
+    first = {path: path.read_bytes() for path in (tmp_path / "predictions").rglob("*.png")}
+    assert len(first) == 9
+    shutil.rmtree(tmp_path / "predictions")
+    two = drn(*words, "--gpus", "2")
+    second = {path: path.read_bytes() for path in (tmp_path / "predictions").rglob("*.png")}
+    assert second == first
+    assert one.exit_code == two.returncode == 1  # of the broken picture
+    assert json.loads(two.stdout) == json.loads(one.stdout)
+    assert two.stderr.count("error: photos/1000.png: broken picture") == 1
+    assert two.stderr.count("1 of 4 pictures could not be read") == 1
+    assert two.stderr.count("on 4 pictures") == 1
+
+
+def sbatch_files() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", CLUSTERS.read_text(), re.DOTALL)
+    return [block for block in blocks if block.startswith("#!/bin/bash\n#SBATCH")]
+
+
+SRUN = """#!/bin/bash
+printf '%s\\n' "$@" > srun.txt
+exit $(cat code)
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = show ]; then echo node003; echo node004; else echo "$@" > scontrol.txt; fi
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A cluster whose `srun` notes what it was to start, and ends with a code."""
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    def run(script: str, code: int) -> subprocess.CompletedProcess:
+        for note in ("srun.txt", "scontrol.txt"):
+            (tmp_path / note).unlink(missing_ok=True)
+        (tmp_path / "code").write_text(str(code))
+        job = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[003-004]"}
+        return subprocess.run(
+            ["/bin/bash", "-c", script],
+            env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", **job},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["a-task-a-machine", "a-task-a-gpu"])
+def test_the_sbatch_files_of_the_handbook(cluster, tmp_path, number):
+    script = sbatch_files()[number]
+    done = cluster(script, 0)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    words = (tmp_path / "srun.txt").read_text().splitlines()
+    command = words[words.index("drn") + 1 :]
+    assert command[0] == "train"
+    # Every option is one that there is.
+    known = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).stdout
+    options = [word for word in command if word.startswith("--")]
+    assert options and all(option in known for option in options)
+    if number == 0:
+        pairs = dict(pairwise(command))
+        assert (pairs["--nnodes"], pairs["--rdzv-id"]) == ("2", "7")
+        assert pairs["--rdzv-endpoint"] == "node003:29500"
+    assert not (tmp_path / "scontrol.txt").exists()
+
+
+@pytest.mark.parametrize(("code", "again"), [(138, True), (1, False), (143, False)])
+@pytest.mark.parametrize("number", [0, 1], ids=["a-task-a-machine", "a-task-a-gpu"])
+def test_a_job_at_its_limit_queues_again(cluster, tmp_path, number, code, again):
+    done = cluster(sbatch_files()[number], code)
+    assert done.returncode == (0 if again else code)
+    assert (tmp_path / "scontrol.txt").exists() == again
+    if again:
+        assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"

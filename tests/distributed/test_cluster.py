@@ -1,0 +1,164 @@
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from drn_cli.distributed.cluster import (
+    FIRST_PORT,
+    PORTS,
+    host_names,
+    join_slurm,
+    slurm_tasks,
+    tasks_of_nodes,
+)
+from drn_cli.errors import DrnError
+
+WANTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+# What srun says to the sixth of seven tasks, on the second machine of two.
+SIXTH = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_ID": "3",
+    "SLURM_STEP_NUM_TASKS": "7",
+    "SLURM_STEP_TASKS_PER_NODE": "4,3",
+    "SLURM_STEP_NODELIST": "gpu[07-08]",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+}
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """Set SLURM's variables; leave none of torchrun's behind."""
+    for name in WANTED:
+        monkeypatch.setenv(name, "")  # so that it is put back, whatever sets it
+        monkeypatch.delenv(name)
+
+    def set_all(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_all
+
+
+def found() -> dict[str, str]:
+    return {name: os.environ[name] for name in WANTED if name in os.environ}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "hosts"),
+    [
+        ("login", ["login"]),
+        ("a,b", ["a", "b"]),
+        ("node[1-3]", ["node1", "node2", "node3"]),
+        ("node[003-005,009],gpu1", ["node003", "node004", "node005", "node009", "gpu1"]),
+        ("n[9-11]", ["n9", "n10", "n11"]),
+        ("n[098-101]", ["n098", "n099", "n100", "n101"]),
+        ("rack[1-2]n[1,3]", ["rack1n1", "rack1n3", "rack2n1", "rack2n3"]),
+        ("a[1-2].my-cluster.org", ["a1.my-cluster.org", "a2.my-cluster.org"]),
+    ],
+)
+def test_host_names(nodes, hosts):
+    assert host_names(nodes) == hosts
+
+
+@pytest.mark.parametrize("nodes", ["", "a[1-2", "a]", "a[]", "a[x-y]", "a,,b"])
+def test_not_a_list_of_machines(nodes):
+    with pytest.raises(DrnError, match="as SLURM writes"):
+        host_names(nodes)
+
+
+@pytest.mark.parametrize(
+    ("counts", "tasks"), [("8", [8]), ("4(x2),3", [4, 4, 3]), ("1(x3)", [1, 1, 1])]
+)
+def test_tasks_of_nodes(counts, tasks):
+    assert tasks_of_nodes(counts) == tasks
+
+
+def test_a_task_becomes_a_process_of_the_job(slurm):
+    slurm(**SIXTH)
+    assert slurm_tasks() == 7
+    join_slurm()
+    port = FIRST_PORT + (4711 * 1009 + 3) % PORTS
+    assert found() == {
+        "RANK": "5",
+        "WORLD_SIZE": "7",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "3",
+        "MASTER_ADDR": "gpu07",
+        "MASTER_PORT": str(port),
+    }
+    assert 1024 < FIRST_PORT <= port < FIRST_PORT + PORTS < 32768
+
+
+def test_what_the_user_set_stays(slurm):
+    slurm(**SIXTH, MASTER_ADDR="10.0.0.7", MASTER_PORT="1234")
+    join_slurm()
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("10.0.0.7", "1234")
+
+
+def test_torchruns_variables_come_first(slurm):
+    slurm(**SIXTH, RANK="0", WORLD_SIZE="2")
+    join_slurm()
+    assert found() == {"RANK": "0", "WORLD_SIZE": "2"}
+
+
+def test_a_single_task_is_alone(slurm):
+    slurm(**SIXTH | {"SLURM_STEP_NUM_TASKS": "1"})
+    join_slurm()
+    assert found() == {}
+
+
+@pytest.mark.parametrize("name", ["SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID"])
+def test_several_tasks_never_do_the_same_work_for_want_of_a_variable(slurm, name):
+    slurm(**SIXTH | {name: ""})
+    with pytest.raises(DrnError, match=f"srun started 7 tasks, but {name} is not set"):
+        join_slurm()
+    assert found() == {}
+
+
+TASK = """
+import torch
+from drn_cli.distributed.group import join
+with join() as group:
+    print(group.rank, group.world, group.sum(torch.tensor([10 + group.rank])).item())
+"""
+
+
+def free_job_number() -> int:
+    """Find a job whose port is free."""
+    for job in range(PORTS):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", FIRST_PORT + job * 1009 % PORTS))
+            except OSError:
+                continue
+            return job
+    raise AssertionError("no free port")
+
+
+def test_two_tasks_form_a_group():
+    kept = {k: v for k, v in os.environ.items() if k not in WANTED}
+    step = {
+        "SLURM_JOB_ID": str(free_job_number()),
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NODEID": "0",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-c", TASK],
+            env=kept | step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("1", "0")
+    ]
+    outputs = [task.communicate(timeout=100)[0] for task in tasks]
+    assert outputs == ["1 2 21\n", "0 2 21\n"]
