@@ -119,7 +119,7 @@ def _show_plan(request: "Request", options: "LaunchOptions", as_json: bool) -> i
     plan = make_plan(
         beginning.recipe,
         processes=options.processes,
-        machines=options.machines[0],
+        machines=options.machines[1],
         folder=beginning.run.folder,
     )
     start = str(beginning.start) if beginning.start else None
