@@ -1,4 +1,4 @@
-"""The one error that a user is meant to see: what is wrong, where, and what to do."""
+"""The errors that a user is meant to see: what is wrong, where, and what to do."""
 
 
 class DrnError(Exception):
@@ -19,3 +19,7 @@ class DrnError(Exception):
 
     def __reduce__(self) -> tuple[type["DrnError"], tuple[str, str | None]]:
         return type(self), (self.message, self.hint)
+
+
+class FaultError(DrnError):
+    """What is nobody's mistake and may go well at another try: a process was lost or killed."""

@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from drn_cli import __version__
 from drn_cli.cli import console, data, demo, evaluate, models, predict, recipes, report, runs, train
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, FaultError
 
 
 class _Verbs(TyperGroup):
@@ -85,6 +85,7 @@ def main() -> None:
         if debug:
             raise
         _tell(error)
+        _end_the_job(error)
         sys.exit(1)
     except BrokenPipeError:
         # `drn ... | head` closed the pipe: there is nobody left to tell.
@@ -96,6 +97,14 @@ def main() -> None:
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         _tell(DrnError(f"unexpected: {text}", "run again with --debug to see where"))
         sys.exit(1)
+
+
+def _end_the_job(error: DrnError) -> None:
+    """Keep a launcher from starting processes again that would make the same mistake."""
+    if "RANK" in os.environ and not isinstance(error, FaultError):
+        from drn_cli.distributed.launch import give_up
+
+        give_up(1)
 
 
 def _tell(error: DrnError) -> None:

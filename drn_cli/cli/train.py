@@ -20,6 +20,7 @@ from drn_cli.cli.launching import (
     launch_options,
     should_launch,
 )
+from drn_cli.errors import DrnError
 from drn_cli.files import read_json
 from drn_cli.runs import Run
 
@@ -123,19 +124,34 @@ def _show_plan(request: "Request", options: "LaunchOptions", as_json: bool) -> i
         folder=beginning.run.folder,
     )
     start = str(beginning.start) if beginning.start else None
+    obstacles = [*plan.missing, *_changed_data(beginning, found=plan.train_pictures is not None)]
     if as_json:
-        console.emit_json({**plan.to_json(), "start": start})
-        return 1 if plan.missing else 0
+        console.emit_json({**plan.to_json(), "missing": obstacles, "start": start})
+        return 1 if obstacles else 0
     typer.echo(f"# {beginning.name}\n{resolved_yaml(beginning.recipe)}")
     table = console.table("plan", "")
     for name, text in [*plan.rows(), *([("going on from", start)] if start else [])]:
         table.add_row(name, text)
     console.out.print(table)
-    for missing in plan.missing:
-        console.out.print(f"[bold red]missing:[/] {escape(missing)}", soft_wrap=True)
-    if not plan.missing:
+    for obstacle in obstacles:
+        console.out.print(f"[bold red]missing:[/] {escape(obstacle)}", soft_wrap=True)
+    if not obstacles:
         console.out.print("nothing is missing; nothing was started")
-    return 1 if plan.missing else 0
+    return 1 if obstacles else 0
+
+
+def _changed_data(beginning: "Beginning", *, found: bool) -> list[str]:
+    """Say whether the data of a run that would go on are not what they were."""
+    from drn_cli.training.resuming import check_data
+    from drn_cli.training.tasks import task_of
+
+    if beginning.start is None or not found:
+        return []
+    try:
+        check_data(beginning, task_of(beginning.recipe).find_material(beginning.recipe))
+    except DrnError as error:
+        return [str(error)]
+    return []
 
 
 def _launch(request: "Request", options: "LaunchOptions") -> int:

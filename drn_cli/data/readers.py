@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from drn_cli.data.cache import size
 from drn_cli.data.memory_folder import SHARED_MEMORY
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, FaultError
 
 
 @contextmanager
@@ -54,13 +54,13 @@ def _why_reading_failed(failure: Exception, text: str) -> Exception:
             "data.workers=0 needs none",
         )
     if "signal: Killed" in text:
-        return DrnError(
+        return FaultError(
             "a reading process was killed, most often because memory ran out",
             "read with fewer data.workers, or make train.batch_size smaller",
         )
     if "Caught" in text:  # a mistake of the program, in a reading process
         return failure
-    return DrnError(f"a reading process ended: {text}")
+    return FaultError(f"a reading process ended: {text}")
 
 
 def obey_only_the_parent(_: int) -> None:

@@ -54,7 +54,8 @@ class Agent(LocalElasticAgent):
 
     * A signal that asks the job to stop is passed on to the processes, and the agent goes on
       watching them. torchrun's own would give them 30 seconds and leave, and know no SIGUSR1.
-    * Processes that fail after such a signal are not started again.
+    * Processes that fail after such a signal, or through a mistake of the user's, are not started
+      again.
     * Each attempt gets a name, by which its processes keep apart what they write into the store
       (see `drn_cli.distributed.group.join`). The store outlives a restart, and processes that
       find the addresses of the attempt before wait for the dead.
@@ -62,7 +63,7 @@ class Agent(LocalElasticAgent):
     Args:
         spec: What to run.
         logs_specs: Where torch may write.
-        code_file: Where a process that was asked to stop leaves its exit code.
+        code_file: Where a process that is not to be started again leaves its exit code.
     """
 
     def __init__(self, spec: WorkerSpec, logs_specs: LogsSpecs, code_file: Path) -> None:
@@ -114,6 +115,8 @@ class Agent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
         self._failures = result.failures
+        if self._failures and self._code_file.is_file():  # it would fail again
+            self._remaining_restarts = 0
         return result
 
     def _restart_workers(self, worker_group: WorkerGroup) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, TCPStore  # public, but nowhere exported
 
 from drn_cli.distributed.cluster import join_slurm, slurm_tasks
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, FaultError
 
 Item = TypeVar("Item")
 
@@ -216,7 +216,7 @@ def _losses_told() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader" in str(error) or not (found := _LOST.search(str(error))):
             raise
-        raise DrnError(
+        raise FaultError(
             f"another process of the job was lost ({found[0].lower()})",
             "what it said itself stands above, or where its machine writes",
         ) from error

@@ -125,16 +125,21 @@ def check_gpus(processes: int) -> None:
         raise DrnError(f"--gpus {processes}: this machine has {there}", f"--gpus {there}")
 
 
+def give_up(code: int) -> None:
+    """Tell `launch`, where it waits, how this process ends, and not to start it again."""
+    if EXIT_CODE_FILE in os.environ:
+        write_text(Path(os.environ[EXIT_CODE_FILE]), str(code))
+
+
 def leave(code: int) -> int:
     """Give the code with which a process that was asked to stop has to exit.
 
     torchrun's agent takes any code but 0 for a failure, and starts failed processes again. So
     where `launch` waits, it is told the code by a file, and the process exits with 0.
     """
-    path = os.environ.get(EXIT_CODE_FILE)
-    if path is None:
+    if EXIT_CODE_FILE not in os.environ:
         return code
-    write_text(Path(path), str(code))
+    give_up(code)
     return 0
 
 

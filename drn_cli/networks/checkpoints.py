@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from drn_cli.errors import DrnError
@@ -89,7 +89,8 @@ def save_weights(path: Path, model: DRN, extra: Mapping[str, str] | None = None)
     values = ("drn", model.arch, model.task, str(model.classes))
     metadata = dict(extra or {}) | dict(zip(OWN_METADATA, values, strict=True))
     with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        # Not save_file, which writes a temporary file of its own and has errors of its own.
+        temporary.write_bytes(save(tensors, metadata))
 
 
 def archived_weights(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:

@@ -81,7 +81,7 @@ def clear_leftovers(run: Run) -> None:
 
     Only for who holds the folder: another's would be under way.
     """
-    for path in run.last.parent.glob(".*tmp*"):  # of `drn_cli.files`, and of safetensors
+    for path in run.last.parent.glob(".*.tmp"):
         with suppress(OSError):
             path.unlink()
 

@@ -126,12 +126,17 @@ def test_a_mistake_under_torchrun_is_told_once(torchrun, recipe_file):
     assert done.stderr.count("error: nowhere: no such data folder") == 1
 
 
-@pytest.mark.parametrize("gpus", ["1", "2"])
-def test_a_broken_picture_is_named_once(drn, recipe_file, own_data_folder, gpus):
-    """Only one of two processes reads it; what happens to the other is no news."""
+@pytest.mark.parametrize(
+    "again", [[], ["--gpus", "2", "--max-restarts", "2"]], ids=["alone", "two"]
+)
+def test_a_broken_picture_is_named_once(drn, recipe_file, own_data_folder, again):
+    """Only one of two processes reads it; what happens to the other is no news.
+
+    Nor does it help to start them again, which is for processes that were lost.
+    """
     picture = own_data_folder / "pictures" / "3.png"
     picture.write_bytes(picture.read_bytes()[:300])
-    done = drn("train", recipe_file, EPOCH, f"data.root={own_data_folder}", "--gpus", gpus)
+    done = drn("train", recipe_file, EPOCH, f"data.root={own_data_folder}", *again)
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if "error" in line] == [
         f"error: {picture}: broken picture: image file is truncated"

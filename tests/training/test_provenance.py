@@ -1,0 +1,128 @@
+"""What a run folder says of where the run came from."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+import drn_cli
+from drn_cli.recipe.loading import load_recipe
+from drn_cli.runs import Run
+from drn_cli.training import provenance
+from drn_cli.training.provenance import environment, fingerprints, note_resumption, revision
+from drn_cli.training.tasks import task_of
+
+
+def fingerprints_of(recipe_file: Path, *overrides: str) -> dict[str, str]:
+    recipe = load_recipe(str(recipe_file), overrides).recipe
+    return fingerprints(recipe, task_of(recipe).find_material(recipe))
+
+
+def test_the_environment_of_a_run(trained, recipe_file, data_folder):
+    told = json.loads(Run(trained.folder).environment.read_text())
+    started = datetime.fromisoformat(told.pop("started"))
+    assert started.tzinfo == UTC and started < datetime.now(UTC)
+    assert told.pop("command")[1:] == ["train", str(recipe_file), "--json"]
+    assert told.pop("parameters") == 11_178_051
+    assert told == {
+        "drn": drn_cli.__version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": "cpu",
+        "gpu_memory": None,
+        "cores": len(os.sched_getaffinity(0)),
+        "processes": 1,
+        "precision": "fp32",
+        "compiled": False,
+        "job": None,
+        "revision": revision(),
+        "seed": 0,
+        "data": fingerprints_of(recipe_file),
+        "train_pictures": 12,
+        "val_pictures": 5,
+        "resumed": [],
+    }
+
+
+def test_lists_are_known_by_their_content(recipe_file, data_folder, own_data_folder):
+    before = fingerprints_of(recipe_file)
+    assert before == {
+        name: sha256((data_folder / name).read_bytes()).hexdigest()
+        for name in (
+            "train_images.txt",
+            "train_labels.txt",
+            "val_images.txt",
+            "val_labels.txt",
+            "info.json",
+        )
+    }
+    assert fingerprints_of(recipe_file, f"data.root={own_data_folder}") == before
+    lines = (own_data_folder / "val_images.txt").read_text().splitlines()
+    (own_data_folder / "val_images.txt").write_text("\n".join(reversed(lines)) + "\n")
+    after = fingerprints_of(recipe_file, f"data.root={own_data_folder}")
+    assert {name for name in after if after[name] != before[name]} == {"val_images.txt"}
+    # The lists may lie elsewhere.
+    elsewhere = (f"data.root={data_folder}", f"data.lists={own_data_folder}")
+    assert fingerprints_of(recipe_file, *elsewhere) == after
+
+
+def test_class_folders_are_known_by_the_names_of_their_pictures(tmp_path):
+    for name in ("train/a/1", "train/b/1", "val/a/1", "val/b/1"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    words = (f"data.root={tmp_path}", "data.classes=2")
+    before = fingerprints_of(Path("drn_a_18_imagenet"), *words)
+    assert before.keys() == {"train", "val"}
+    (tmp_path / "train/a/1.png").rename(tmp_path / "train/a/2.png")
+    after = fingerprints_of(Path("drn_a_18_imagenet"), *words)
+    assert after["train"] != before["train"] and after["val"] == before["val"]
+
+
+def test_a_resumption_is_added_to_what_is_told(prepare, trained, tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    shutil.copy(Run(trained.folder).environment, run.environment)
+    before = json.loads(run.environment.read_text())
+    monkeypatch.setattr("sys.argv", ["drn", "train", "--resume", "x"])
+    training = prepare()
+    note_resumption(run, training, 7, {})
+    note_resumption(run, training, 9, {"train.lr": (0.1, 0.2)})
+    after = json.loads(run.environment.read_text())
+    first, second = after.pop("resumed")
+    assert after | {"resumed": []} == before
+    assert datetime.fromisoformat(first.pop("at")) <= datetime.fromisoformat(second.pop("at"))
+    command = ["drn", "train", "--resume", "x"]
+    assert first == {"step": 7, "processes": 1, "command": command, "changes": {}}
+    assert (second["step"], second["changes"]) == (9, {"train.lr": [0.1, 0.2]})
+
+
+def test_a_run_that_lost_its_environment_gets_another(prepare, tmp_path):
+    run, training = Run(tmp_path), prepare()
+    note_resumption(run, training, 7, {})
+    told = json.loads(run.environment.read_text())
+    assert [resumption["step"] for resumption in told["resumed"]] == [7]
+    assert told.keys() == environment(training).keys()
+
+
+def test_the_revision_is_that_of_the_checkout(tmp_path, monkeypatch):
+    package = tmp_path / "drn_cli" / "__init__.py"
+    monkeypatch.setattr(provenance.drn_cli, "__file__", str(package))
+    assert revision() is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    if shutil.which("git") is None:
+        pytest.skip("no git here")
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    assert revision() is None  # without a commit yet
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "x"], check=True)
+    head = (tmp_path / ".git" / "HEAD").read_text().removeprefix("ref: ").strip()
+    assert revision() == (tmp_path / ".git" / head).read_text().strip()

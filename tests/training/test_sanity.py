@@ -1,0 +1,113 @@
+"""What would fail later fails before the first step."""
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from training_runs import go
+
+from drn_cli.errors import DrnError
+from drn_cli.runs import Run
+from drn_cli.training.sanity import check, checkpoint_size
+
+MB = 10**6
+Usage = namedtuple("Usage", ["total", "used", "free"])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "run")
+
+
+def assert_nothing_began(run: Run) -> None:
+    assert [path.name for path in run.folder.iterdir()] == [".lock"]
+
+
+def last_of(folder: Path, kind: str) -> Path:
+    """Give the last picture or label of validation, which is tried."""
+    return folder / (folder / f"val_{kind}.txt").read_text().split()[-1]
+
+
+def test_a_broken_validation_picture_stops_it_before_the_first_step(prepare, own_data_folder, run):
+    picture = last_of(own_data_folder, "images")
+    picture.write_bytes(picture.read_bytes()[:300])
+    with pytest.raises(DrnError, match="broken picture") as caught:
+        go(prepare(f"data.root={own_data_folder}"), run)
+    assert caught.value.message.startswith(f"{picture}: ")
+    assert_nothing_began(run)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [(np.zeros((20, 64), np.uint8), "64x20"), (np.full((48, 64), 7, np.uint8), "the label 7")],
+    ids=["size", "value"],
+)
+def test_a_label_that_does_not_fit_does_so_too(prepare, own_data_folder, run, spoilt, message):
+    label = last_of(own_data_folder, "labels")
+    Image.fromarray(spoilt).save(label)
+    with pytest.raises(DrnError, match=message) as caught:
+        go(prepare(f"data.root={own_data_folder}"), run)
+    assert str(label) in caught.value.message
+    assert_nothing_began(run)
+
+
+def test_pictures_of_nothing_but_void_are_no_reason_to_stop(prepare, own_data_folder, run):
+    """The two that are tried; the others show something."""
+    void = Image.fromarray(np.full((48, 64), 255, np.uint8))
+    for name in [(own_data_folder / "val_labels.txt").read_text().split()[end] for end in (0, -1)]:
+        void.save(own_data_folder / name)
+    training = prepare(f"data.root={own_data_folder}")
+    run.folder.mkdir()
+    before = {key: value.clone() for key, value in training.model.state_dict().items()}
+    check(training, run)
+    assert all(value.equal(before[key]) for key, value in training.model.state_dict().items())
+
+
+def with_free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    def usage(_: Any) -> Usage:
+        return Usage(10 * size, 9 * size, size)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+
+
+def test_a_disk_that_is_too_small_is_told(prepare, run, monkeypatch):
+    # One checkpoint of 89 MB that is kept, one that is written, and the best network, of 45.
+    with_free(monkeypatch, 220 * MB)
+    with pytest.raises(DrnError, match=r"220\.0 MB are free .* need 223\.\d MB \(make room") as few:
+        go(prepare(), run)
+    assert str(few.value).startswith(f"{run.folder}: ")
+    assert_nothing_began(run)
+    with_free(monkeypatch, 230 * MB)
+    check(prepare(), run)
+    with pytest.raises(DrnError, match=r"train\.keep_last"):
+        check(prepare("train.keep_last=2"), run)
+    with pytest.raises(DrnError):
+        check(prepare("train.ema=0.9"), run)
+
+
+def test_what_a_run_has_written_already_needs_no_room_again(prepare, trained, run, monkeypatch):
+    shutil.copytree(trained.folder, run.folder)
+    with_free(monkeypatch, 95 * MB)
+    check(prepare(), run)
+    with_free(monkeypatch, 80 * MB)
+    with pytest.raises(DrnError, match=r"80\.0 MB are free .* need 89\.\d MB more"):
+        check(prepare(), run)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_the_size_of_a_checkpoint_is_known_beforehand(prepare, tmp_path, kind):
+    training = prepare(f"train.optimiser.kind={kind}", "train.epochs=1", "train.ema=0.9")
+    run = Run(tmp_path / kind)
+    go(training, run)
+    assert run.last.stat().st_size == pytest.approx(checkpoint_size(training), rel=0.02)
+
+
+def test_a_folder_that_cannot_be_made_is_told(prepare, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DrnError, match=r"cannot be written: .*another --run-dir") as caught:
+        go(prepare(), Run(tmp_path / "file" / "run"))
+    assert caught.value.message.startswith(str(tmp_path / "file" / "run"))

@@ -1,0 +1,141 @@
+"""When a checkpoint is written, what is kept, and what a failure leaves."""
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_runs import assert_same_run, content, go
+
+from drn_cli.errors import DrnError
+from drn_cli.runs import Run
+from drn_cli.training import loop, saving
+from drn_cli.training.checkpoint import Progress, save_checkpoint
+from drn_cli.training.saving import Saver, clear_leftovers
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "run")
+
+
+def names(run: Run) -> list[str]:
+    return sorted(path.name for path in run.last.parent.iterdir())
+
+
+def test_a_checkpoint_is_due_after_steps_or_minutes(prepare, run):
+    never = Saver(prepare("train.save_every_minutes=null"), run)
+    assert not any(never.due(step) for step in range(1, 100))
+    third = Saver(prepare("train.save_every_steps=3"), run)
+    assert [step for step in range(1, 10) if third.due(step)] == [3, 6, 9]
+    assert Saver(prepare("train.save_every_minutes=1e-9"), run).due(1)
+    assert not Saver(prepare("train.save_every_minutes=1000"), run).due(1)
+
+
+def test_how_often_it_is_written_changes_no_result(prepare, tmp_path, monkeypatch):
+    """Nor does it matter what a killed process has left behind."""
+    saved: list[int] = []
+
+    def save(path: Path, training: Any, progress: Progress, seconds: float) -> None:
+        saved.append(progress.steps)
+        save_checkpoint(path, training, progress, seconds)
+
+    monkeypatch.setattr(saving, "save_checkpoint", save)
+    runs = Run(tmp_path / "rare"), Run(tmp_path / "steps"), Run(tmp_path / "minutes")
+    cadences = "save_every_minutes=null", "save_every_steps=2", "save_every_minutes=1e-9"
+    expected = [0, 3], [0, 2, 3], [0, 1, 2, 3]
+    for run, cadence, steps in zip(runs, cadences, expected, strict=True):
+        saved.clear()
+        assert go(prepare("train.epochs=1", f"train.{cadence}"), run) is None
+        assert sorted(set(saved)) == steps
+        assert_same_run(run, runs[0])
+
+
+def test_the_last_few_are_kept_and_the_newest_has_two_names(prepare, run):
+    saver = Saver(prepare("train.keep_last=2"), run)
+    for step in (1, 2, 10):
+        saver.save(Progress(steps=step))
+        assert run.last.samefile(run.checkpoint(step))
+    assert names(run) == ["last.pt", "step-00000002.pt", "step-00000010.pt"]
+    assert content(run)["progress"]["steps"] == 10
+    # What a run that went back to step 2 takes anew is not the last any more.
+    saver.save(Progress(steps=3))
+    assert names(run) == ["last.pt", "step-00000002.pt", "step-00000003.pt"]
+    assert run.last.samefile(run.checkpoint(3))
+    Saver(prepare(), run).save(Progress(steps=4))
+    assert names(run) == ["last.pt"]
+
+
+def test_where_a_file_has_one_name_the_newest_is_copied(prepare, run, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError("Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    Saver(prepare("train.keep_last=2"), run).save(Progress(steps=1))
+    assert run.last.read_bytes() == run.checkpoint(1).read_bytes()
+    assert names(run) == ["last.pt", "step-00000001.pt"]
+
+
+@contextmanager
+def small_files() -> Iterator[None]:
+    """Let this process write no file of more than a megabyte."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_cannot_be_written_leaves_the_one_before(prepare, run, keep):
+    saver = Saver(prepare(f"train.keep_last={keep}"), run)
+    with small_files(), pytest.raises(DrnError, match="File too large") as first:
+        saver.save(Progress(steps=1))
+    assert "earlier" not in str(first.value)
+    assert names(run) == []
+    saver.save(Progress(steps=2))
+    before = names(run), run.last.read_bytes()
+    with small_files(), pytest.raises(DrnError, match="earlier checkpoint of step 2 is") as second:
+        saver.save(Progress(steps=3))
+    assert f"go on with: drn train --resume {run.folder}" in str(second.value)
+    assert (names(run), run.last.read_bytes()) == before
+    # Nor does a process that went on from it know of which step it is.
+    with small_files(), pytest.raises(DrnError, match="the earlier checkpoint is whole"):
+        Saver(prepare(f"train.keep_last={keep}"), run).save(Progress(steps=3))
+
+
+def test_what_a_killed_process_was_writing_goes(run):
+    run.last.parent.mkdir(parents=True)
+    for name in ("last.pt", "best.safetensors", "step-00000001.pt", ".last.pt.0a1b.tmp", ".tmpXy1"):
+        (run.last.parent / name).touch()
+    clear_leftovers(run)
+    assert names(run) == ["best.safetensors", "last.pt", "step-00000001.pt"]
+
+
+def test_who_goes_back_finds_no_later_checkpoint_after_a_crash(prepare, run, monkeypatch):
+    overrides = ("train.epochs=1", "train.save_every_steps=1", "train.keep_last=3")
+    go(prepare(*overrides), run)
+    earlier = run.earlier_checkpoints()[0]
+    assert earlier == run.checkpoint(1)
+    (run.last.parent / ".last.pt.0a1b.tmp").touch()
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("crash")
+
+    monkeypatch.setattr(loop, "take_step", crash)
+    with pytest.raises(RuntimeError, match="crash"):
+        go(prepare(*overrides), run, start=earlier)
+    assert content(run)["progress"]["steps"] == 1
+    assert names(run) == ["best.safetensors", "last.pt", "step-00000001.pt"]
+
+
+def test_metrics_that_cannot_be_written_are_told_with_how_to_go_on(prepare, run):
+    run.metrics.mkdir(parents=True)
+    with pytest.raises(DrnError, match=r"metrics\.jsonl: cannot be written: Is a dir") as caught:
+        go(prepare("train.epochs=1"), run)
+    assert f"go on with: drn train --resume {run.folder}" in str(caught.value)
+    assert content(run)["progress"]["steps"] == 0
