@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -83,7 +84,8 @@ def processes_of(launcher: Process) -> dict[int, int]:
 
 def ended(running: Process) -> tuple[int, str, str]:
     out, err = running.communicate(timeout=300)
-    assert "Traceback" not in err, err
+    # Of ours: the tool that measures coverage may have one when a process is ended at its end.
+    assert not re.search(r'File ".*/drn_cli/', err), err
     return running.returncode, out, err
 
 
