@@ -1,10 +1,10 @@
 """Score a classifier on labelled pictures."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +16,9 @@ from drn_cli.data.classification import ClassificationTestSet, View
 from drn_cli.data.folders import Statistics
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
-from drn_cli.inference.reading import ahead
+from drn_cli.inference.reading import one_thread_each
 
 Network = Callable[[Tensor], Tensor]  # (N, 3, S, S) to logits (N, classes)
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 GPU_BATCH = 64  # crops that a GPU takes at once
 # Readers are threads, which share memory and start at once, at every validation. They keep up
@@ -150,7 +148,7 @@ def _one_by_one(
         return count(_read(dataset, [index]))
 
     threads = min(torch.get_num_threads(), MOST_NETWORKS)
-    for hits in _ahead(work, range(len(dataset)), threads):
+    for hits in one_thread_each(work, range(len(dataset)), threads):
         yield hits, 1
 
 
@@ -164,7 +162,7 @@ def in_batches(
     whole = range(len(dataset))
     parts = [whole[start : start + at_once] for start in whole[::at_once]]
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    batches = _ahead(partial(_read, dataset), parts, max(1, min(cores, MOST_READERS)))
+    batches = one_thread_each(partial(_read, dataset), parts, max(1, min(cores, MOST_READERS)))
     if device.type == "cuda":
         # Here, and not in a reading thread, for which the first GPU would be the current one.
         batches = (Batch(*(part.pin_memory() for part in batch)) for batch in batches)
@@ -182,17 +180,3 @@ def _read(dataset: ClassificationTestSet, indices: Sequence[int]) -> Batch:
         images.append(item[0])
         targets.append(item[1])
     return Batch(torch.from_numpy(np.stack(images)), torch.tensor(targets))
-
-
-def _ahead(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Work in several threads, in each of which PyTorch has no further ones.
-
-    Several threads on one picture wait for one another, and their number decides in which order
-    sums are rounded.
-    """
-    before = torch.get_num_threads()
-    try:
-        for _, result in ahead(work, items, threads, lambda: torch.set_num_threads(1)):
-            yield result()
-    finally:
-        torch.set_num_threads(before)  # what later threads start with

@@ -11,7 +11,7 @@ from drn_cli.data.images import Pixels
 from drn_cli.distributed.group import Group
 from drn_cli.evaluation.confusion import Scores, confusion
 from drn_cli.inference.predictor import Predictor
-from drn_cli.inference.reading import ahead
+from drn_cli.inference.reading import ahead, one_thread_each
 
 MOST_THREADS = 8  # each holds the activations of a picture
 
@@ -62,23 +62,12 @@ def _on_gpu(predictor: Predictor, samples: Sequence[Sample]) -> Iterator[Tensor]
 
 
 def _on_cpu(predictor: Predictor, samples: Sequence[Sample]) -> Iterator[Tensor]:
-    """Work on as many pictures as there are threads, each in a single thread.
-
-    Several threads on one picture wait for one another, and their number decides in which order
-    sums are rounded: then a few pixels would depend on the number of processes.
-    """
-    threads = torch.get_num_threads()
+    """Work on as many pictures as there are threads, each in a single thread."""
 
     def count(sample: Sample) -> Tensor:
         return _count(predictor, sample, *read_pair(sample, predictor.classes))
 
-    try:
-        for _, counts in ahead(
-            count, samples, min(threads, MOST_THREADS), lambda: torch.set_num_threads(1)
-        ):
-            yield counts()
-    finally:
-        torch.set_num_threads(threads)  # what later threads start with
+    return one_thread_each(count, samples, min(torch.get_num_threads(), MOST_THREADS))
 
 
 def _count(predictor: Predictor, sample: Sample, image: Pixels, label: Pixels) -> Tensor:

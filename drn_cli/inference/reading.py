@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -40,3 +42,19 @@ def ahead(
     finally:
         # What is under way comes to its end here: it may use a network that is changed afterwards.
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def one_thread_each(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[Result]:
+    """Work on items in several threads, in each of which PyTorch has no further ones.
+
+    Several threads on one picture wait for one another, and their number decides in which order
+    sums are rounded: then a few pixels would depend on the number of processes.
+    """
+    before = torch.get_num_threads()
+    try:
+        for _, result in ahead(work, items, threads, lambda: torch.set_num_threads(1)):
+            yield result()
+    finally:
+        torch.set_num_threads(before)  # what later threads start with
