@@ -68,11 +68,12 @@ def room(folder: Path) -> int:
         place = place.parent
     free = shutil.disk_usage(place).free
     if place.is_relative_to(SHARED_MEMORY):
-        free = min(free, _free_memory())
+        free = min(free, free_memory())
     return free
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
+    """Give the bytes that a machine, or the container that this runs in, has left."""
     limits = []
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):

@@ -1,30 +1,122 @@
-"""What a prediction is written as."""
+"""What a prediction is written as, and what is there already."""
 
+import fcntl
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
 
 from drn_cli.data.classes import ClassSet
-from drn_cli.data.images import Pixels, overlay, write_coloured, write_image, write_index
+from drn_cli.data.images import Pixels, coloured_png, image_png, index_png, overlay
+from drn_cli.files import atomic
 
-KINDS = ("index", "colour", "overlay")  # folders below the output folder
+Kind = Literal["index", "colour", "overlay", "probabilities"]
+
+ENDINGS: dict[Kind, str] = {
+    "index": ".png",
+    "colour": ".png",
+    "overlay": ".png",
+    "probabilities": ".npz",
+}
+KINDS = tuple(ENDINGS)  # folders below the output folder
+DEFAULT_KINDS: tuple[Kind, ...] = ("index", "colour", "overlay")
+LOCK = ".lock"
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what `atomic` names files before they are whole
 
 
-def write_prediction(
-    out: Path, name: Path, image: Pixels, classes: Pixels, class_set: ClassSet
-) -> dict[str, Path]:
-    """Write index map, coloured map and overlay below `out`, each file whole or not at all.
+def output_path(out: Path, kind: Kind, name: str) -> Path:
+    """Name the file of a prediction.
 
     Args:
         out: The folder of all predictions.
-        name: Path below `out/index`, `out/colour` and `out/overlay`.
+        kind: What is written.
+        name: Path below the folder of its kind, without an ending.
+    """
+    return out / kind / f"{name}{ENDINGS[kind]}"
+
+
+def encode(
+    kind: Kind, image: Pixels, classes: Pixels, probabilities: Tensor | None, class_set: ClassSet
+) -> bytes:
+    """Make the content of a file.
+
+    Args:
+        kind: Which one: `index` is a grey PNG of class ids; `colour` the same with a palette;
+            `overlay` has the colours laid over the picture; `probabilities` is an npz file with
+            `probabilities`, float16 `(C, H, W)`, and the names of the `classes`.
         image: The picture, uint8 `(H, W, 3)`.
         classes: Its classes, uint8 `(H, W)`.
+        probabilities: Float `(C, H, W)`, if they are to be written.
         class_set: Names and colours of the classes.
+    """
+    if kind == "index":
+        return index_png(classes)
+    if kind == "colour":
+        return coloured_png(classes, class_set)
+    if kind == "overlay":
+        return image_png(overlay(image, classes, class_set))
+    assert probabilities is not None
+    file = io.BytesIO()
+    halves = probabilities.half().cpu().numpy()
+    np.savez(file, probabilities=halves, classes=np.array(class_set.names))
+    return file.getvalue()
+
+
+def write_prediction(
+    out: Path,
+    name: str,
+    kinds: Sequence[Kind],
+    image: Pixels,
+    classes: Pixels,
+    probabilities: Tensor | None,
+    class_set: ClassSet,
+) -> dict[str, str]:
+    """Write files of some kinds, each whole or not at all; as `encode`.
 
     Returns:
-        The three files, under `index`, `colour` and `overlay`.
+        The files by their kind.
+
+    Raises:
+        DrnError: A file cannot be written.
     """
-    files = {kind: out / kind / name for kind in KINDS}
-    write_index(files["index"], classes)
-    write_coloured(files["colour"], classes, class_set)
-    write_image(files["overlay"], overlay(image, classes, class_set))
+    files = {}
+    for kind in kinds:
+        path = output_path(out, kind, name)
+        with atomic(path, durable=False) as temporary:
+            temporary.write_bytes(encode(kind, image, classes, probabilities, class_set))
+        files[str(kind)] = str(path)
     return files
+
+
+def is_written(out: Path, name: str, kinds: Sequence[Kind]) -> bool:
+    """Tell whether all files of a prediction are there, none of them empty."""
+    try:
+        return all(output_path(out, kind, name).stat().st_size > 0 for kind in kinds)
+    except OSError:
+        return False
+
+
+@contextmanager
+def writing_below(out: Path) -> Iterator[None]:
+    """Hold the output folder, and first clear away the halves that killed processes left in it.
+
+    Where another process writes into it at the same time, nothing is cleared.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield
+            return
+        for kind in KINDS:
+            for folder, _, names in os.walk(out / kind):
+                for name in filter(TEMPORARY.fullmatch, names):
+                    (Path(folder) / name).unlink(missing_ok=True)
+        yield

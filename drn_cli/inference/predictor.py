@@ -1,92 +1,60 @@
-"""A network that takes pictures as they are read and gives class ids."""
+"""A segmenter that takes pictures as they are read and answers for each pixel."""
 
-import logging
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from drn_cli.data.batches import normalise
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
-from drn_cli.inference.multiscale import PLAIN, Network, best_class
+from drn_cli.inference.memory import Tiles
 from drn_cli.inference.out_of_memory import is_out_of_memory
+from drn_cli.inference.score_maps import ScoreMap, class_map, probabilities
+from drn_cli.inference.views import PLAIN, Network, look
+from drn_cli.networks.models import OUTPUT_STRIDE
 from drn_cli.recipe.schema import Eval
 
-log = logging.getLogger(__name__)
-
-SMALLEST_TILE = 128  # tiles that see less around them are no longer worth their answers
-
-
-class _Tiles:
-    """The side of the tiles that memory suffices for, which all threads of a predictor share."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._announced: int | None = None
-        self.side: int | None = None  # none: pictures are seen as the view says
-
-    def shrink(self, tried: int | None, seen: int) -> bool:
-        """Halve the side, unless another thread did while this one tried; tell if it went.
-
-        Args:
-            tried: The side that was too much.
-            seen: The longer side of what the network saw at once.
-        """
-        with self._lock:
-            if self.side == tried:
-                if seen <= SMALLEST_TILE:
-                    return False
-                self.side = max(SMALLEST_TILE, -(-seen // 16) * 8)
-            return True
-
-    def announce(self, side: int) -> None:
-        """Say once, when tiles of a side have proved to fit, what is done from here on."""
-        with self._lock:
-            if self._announced == side:
-                return
-            self._announced = side
-        log.warning(
-            "out of memory: pictures are now seen in overlapping tiles of %d pixels; "
-            "eval.tile=%d does so from the start",
-            side,
-            side,
-        )
+Answer = TypeVar("Answer")
+Finish = Callable[[Sequence[ScoreMap], int, int], Answer]  # of a picture's maps, height and width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictor:
     """A segmenter and all it needs to read a picture.
 
-    Where memory does not suffice for a picture, it is seen in tiles, and so are those after it.
+    A picture that is too large for the memory is seen in tiles. Where memory runs out nevertheless,
+    so are those after it.
 
     Attributes:
-        network: From normalised pictures `(N, 3, H, W)` to logits `(N, classes, H, W)`.
+        network: From normalised pictures `(N, 3, H, W)` to scores of classes, `(N, classes, h, w)`,
+            in evaluation mode.
         statistics: Mean and standard deviation that it was trained with.
         class_set: Names and colours of its classes.
         device: Where it runs.
+        stride: Pixels to a position of the scores: `h` is `ceil(H / stride)`.
         view: How it looks at a picture: sizes, mirrored, tiles.
         autocast: The type that it computes in where that is safe; None is float32 throughout.
+        tiles: What is known of the memory; predictors of one network may share it.
     """
 
     network: Network
     statistics: Statistics
     class_set: ClassSet
     device: torch.device
+    stride: int = OUTPUT_STRIDE
     view: Eval = PLAIN
     autocast: torch.dtype | None = None
-    _tiles: _Tiles = field(default_factory=_Tiles, init=False, repr=False, compare=False)
+    tiles: Tiles = field(default_factory=lambda: Tiles(None, torch.device("cpu")), repr=False)
 
     @property
     def classes(self) -> int:
         return len(self.class_set)
 
-    @torch.inference_mode()
     def __call__(self, image: Pixels) -> Tensor:
         """Find each pixel's class.
 
@@ -95,48 +63,66 @@ class Predictor:
         Raises:
             DrnError: Memory does not suffice for small tiles either.
         """
+        return self._answers([image], class_map)[0]
+
+    def batch(self, images: Sequence[Pixels]) -> list[Tensor]:
+        """Find the classes of pictures of one size, which a GPU does at once; as `__call__`."""
+        return self._answers(images, class_map)
+
+    def with_probabilities(self, image: Pixels) -> tuple[Tensor, Tensor]:
+        """Give the classes and each class's probability, float32 `(C, H, W)`; as `__call__`."""
+
+        def both(maps: Sequence[ScoreMap], height: int, width: int) -> tuple[Tensor, Tensor]:
+            return class_map(maps, height, width), probabilities(maps, height, width)
+
+        return self._answers([image], both)[0]
+
+    @torch.inference_mode()
+    def _answers(self, images: Sequence[Pixels], finish: Finish[Answer]) -> list[Answer]:
+        height, width, _ = images[0].shape
         while True:
-            side = self._tiles.side
-            view = self.view if side is None else self.view.model_copy(update={"tile": side})
+            learned = self.tiles.side
+            side = self.tiles.side_for(height, width, self.view)
+            view = self.view.model_copy(update={"tile": side})
             try:
-                classes = self._classes(image, view)
+                answers = self._look(images, view, finish)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
             else:
-                if side is not None:
-                    self._tiles.announce(side)
-                return classes
+                if learned is not None:
+                    self.tiles.announce(learned)
+                return answers
             # Only here, after the handler, has the error's traceback let go of the tensors.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self._see_less(image, view, side)
+            if len(images) > 1:
+                return [self._answers([image], finish)[0] for image in images]
+            self._see_less(height, width, view, learned)
 
-    def _classes(self, image: Pixels, view: Eval) -> Tensor:
-        pixels = torch.from_numpy(image.copy()).to(self.device)
-        picture = normalise(pixels[None], self.statistics)
+    def _look(self, images: Sequence[Pixels], view: Eval, finish: Finish[Answer]) -> list[Answer]:
+        height, width, _ = images[0].shape
+        # Pillow's pixels cannot be written to, which torch does not take.
+        whole = (
+            np.stack(images)
+            if len(images) > 1
+            else np.require(images[0], requirements=["C", "W"])[None]
+        )
+        pictures = torch.from_numpy(whole).to(self.device)
+        maps = look(self._network, self.stride, pictures, self.statistics, view)
+        return [finish(of_picture, height, width) for of_picture in maps]
+
+    def _network(self, x: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            return best_class(self.network, picture, view)
+            return self.network(x)
 
-    def _see_less(self, image: Pixels, view: Eval, tried: int | None) -> None:
-        height, width, _ = image.shape
+    def _see_less(self, height: int, width: int, view: Eval, learned: int | None) -> None:
         seen = int(max(height, width) * max(view.scales))
         if view.tile is not None:
             seen = min(seen, view.tile)
-        if not self._tiles.shrink(tried, seen):
+        if not self.tiles.shrink(learned, seen):
             raise DrnError(
                 f"out of memory: a picture of {width}x{height} does not fit, even in tiles of "
                 f"{seen} pixels",
                 "fewer or smaller eval.scales take less, as do other programs that end",
             )
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode for a while."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -10,6 +10,8 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+MOST_NETWORKS = 8
+
 
 def ahead(
     read: Callable[[Item], Result],
@@ -44,17 +46,33 @@ def ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def networks_at_once(device: torch.device, pictures: int = MOST_NETWORKS) -> int:
+    """Say how many pictures a network works on at the same time: one on a GPU, else some threads.
+
+    Each holds the activations of a picture.
+    """
+    if device.type == "cuda":
+        return 1
+    return max(1, min(torch.get_num_threads(), MOST_NETWORKS, pictures))
+
+
 def one_thread_each(
-    work: Callable[[Item], Result], items: Iterable[Item], threads: int
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int, inner: int = 1
 ) -> Iterator[Result]:
     """Work on items in several threads, in each of which PyTorch has no further ones.
 
     Several threads on one picture wait for one another, and their number decides in which order
     sums are rounded: then a few pixels would depend on the number of processes.
+
+    Args:
+        work: What to do with an item.
+        items: The items.
+        threads: How many are worked on at the same time.
+        inner: PyTorch's threads in each, for those who have fewer items than cores.
     """
     before = torch.get_num_threads()
     try:
-        for _, result in ahead(work, items, threads, lambda: torch.set_num_threads(1)):
+        for _, result in ahead(work, items, threads, lambda: torch.set_num_threads(inner)):
             yield result()
     finally:
         torch.set_num_threads(before)  # what later threads start with

@@ -1,12 +1,12 @@
 """Someone else's weight file made ours, after proof that it works."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from drn_cli.errors import DrnError
+from drn_cli.files import sha256
 from drn_cli.networks.catalog import Task, architecture
 from drn_cli.networks.checkpoints import OWN_METADATA, read_checkpoint, save_weights
 from drn_cli.networks.conversion import Converted, convert
@@ -62,8 +62,6 @@ def import_weights(
     load_converted(model, converted, source)
     _prove(model, source)
     save_weights(target, model, {"source": source.name, "source_format": converted.format} | extra)
-    with target.open("rb") as written:
-        digest = hashlib.file_digest(written, "sha256").hexdigest()
     return Imported(
         format=converted.format,
         arch=model.arch,
@@ -71,7 +69,7 @@ def import_weights(
         classes=model.classes,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         path=target,
-        sha256=digest,
+        sha256=sha256(target),
     )
 
 

@@ -216,6 +216,9 @@ class Train(Section):
     )
 
 
+MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the sizes of the paper's code, for `--ms`
+
+
 class Eval(Section):
     """How validation and `drn eval` look at a picture."""
 

@@ -1,20 +1,17 @@
 """How many bytes a training pass holds at its peak, found out without computing anything."""
 
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from drn_cli.data.batches import normalise
 from drn_cli.data.folders import IMAGENET
 from drn_cli.networks import create_model
 from drn_cli.networks.catalog import Task
+from drn_cli.networks.live_bytes import LiveBytes
 from drn_cli.networks.models import DRN
 from drn_cli.networks.recomputation import recompute_activations
 from drn_cli.recipe import schema
@@ -93,41 +90,3 @@ def _held(model: DRN) -> Iterable[Tensor]:
         yield parameter
         assert parameter.grad is not None
         yield parameter.grad
-
-
-class LiveBytes(TorchDispatchMode):
-    """Adds up the storages that exist, as operations make them and Python drops them.
-
-    Attributes:
-        peak: The most bytes at once.
-
-    Args:
-        held: Tensors from before, which do not count.
-    """
-
-    def __init__(self, held: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = 0
-        self._now = 0
-        self._known = weakref.WeakSet(tensor.untyped_storage() for tensor in held)
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._count(leaf.untyped_storage())
-        return out
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        if storage in self._known:  # the tensor is a view of another, or that other itself
-            return
-        size = storage.nbytes()
-        self._known.add(storage)
-        self._now += size
-        self.peak = max(self.peak, self._now)
-        weakref.finalize(storage, self._drop, size)
-
-    def _drop(self, size: int) -> None:
-        self._now -= size

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 NAMED = 16  # pictures of a batch that an error names
 
+# Scores too long for a line of metrics; best.json has them.
+LONG = frozenset({"confusion_matrix", "predicted_void", "absent_classes"})
+
 SAVE = 1  # what processes tell each other after a step: nothing, this, or the number of a signal
 
 
@@ -295,7 +298,7 @@ class _Loop:
     def _record(self, validation: Validation, epoch: int, seconds: float) -> bool:
         """Write down a validation; keep the network if it is the best so far, and tell so."""
         progress, scores = self.progress, validation.scores
-        told = {name: value for name, value in scores.items() if name != "confusion_matrix"}
+        told = {name: value for name, value in scores.items() if name not in LONG}
         self._write("val", epoch=epoch, **told, seconds=seconds)
         if self.board is not None:
             self.board.pictures(self.training, progress.steps)

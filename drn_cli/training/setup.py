@@ -17,7 +17,8 @@ from drn_cli.distributed.batchnorm import synchronise
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.inference.loading import record
-from drn_cli.inference.predictor import Predictor
+from drn_cli.inference.memory import Tiles
+from drn_cli.inference.reading import networks_at_once
 from drn_cli.networks import create_model
 from drn_cli.networks.models import DRN
 from drn_cli.networks.recomputation import recompute_activations
@@ -40,7 +41,7 @@ class Training:
         runner: The same, as it is called in training: compiled, and averaging gradients.
         parallel: What averages the gradients of several processes; None in a single one.
         averaged: The average of the weights over the steps, if the recipe asks for one.
-        predictor: Sees whole pictures in validation; made when it is first needed.
+        tiles: What validation found out about the memory.
         scaler: Scales gradients in fp16; otherwise it only leaves out steps that are not finite.
     """
 
@@ -59,7 +60,7 @@ class Training:
     compiled: bool
     order: Order
     batches: TrainingBatches
-    predictor: Predictor | None = None
+    tiles: Tiles
 
     @property
     def steps(self) -> int:
@@ -73,7 +74,8 @@ class Training:
 
     def metadata(self) -> dict[str, str]:
         """Describe the network, for whoever finds its weights."""
-        return record(self.model, self.material.statistics, self.material.class_set)
+        material = self.material
+        return record(self.model, material.statistics, material.class_set, material.folders)
 
 
 def check_split(recipe: Recipe, pictures: int, processes: int) -> None:
@@ -162,6 +164,7 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
             pin=group.device.type == "cuda",
             start=recipe.data.start_method,
         ),
+        tiles=Tiles(model.arch, group.device, networks_at_once(group.device)),
     )
 
 

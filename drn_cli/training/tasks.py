@@ -21,7 +21,9 @@ from drn_cli.data.folders import ListFolder, Statistics
 from drn_cli.data.resized_crop import ResizedCrop
 from drn_cli.errors import DrnError
 from drn_cli.evaluation import classification, segmentation
+from drn_cli.inference.classifier import Classifier
 from drn_cli.inference.predictor import Predictor
+from drn_cli.inference.preparation import prepared
 from drn_cli.recipe.schema import Recipe
 from drn_cli.training.precision import autocast_type
 
@@ -42,6 +44,7 @@ class Material:
         statistics: Mean and standard deviation of the training pictures.
         class_set: Names and colours of the classes.
         root: The folder that files are named from.
+        folders: The folder of each class, for a classifier.
     """
 
     train: Sequence[Any]
@@ -49,6 +52,7 @@ class Material:
     statistics: Statistics
     class_set: ClassSet
     root: Path
+    folders: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,24 +152,26 @@ class Segmentation:
         step: Callable[[], object],
         stop: Callable[[], bool],
     ) -> Validation | None:
-        scores = segmentation.evaluate(predictor_of(training), samples, training.group, step, stop)
+        scores = segmentation.evaluate(
+            predictor_of(training), samples, training.group, step=step, stop=stop
+        )
         if scores is None:
             return None
         return Validation(scores.miou, scores.to_json(training.material.class_set))
 
 
 def predictor_of(training: "Training") -> Predictor:
-    """Give the segmenter as it is validated; it remembers when memory was short."""
-    if training.predictor is None:
-        training.predictor = Predictor(
-            network=training.judged,
-            statistics=training.material.statistics,
-            class_set=training.material.class_set,
-            device=training.group.device,
-            view=training.recipe.eval,
-            autocast=autocast_type(training.precision),
-        )
-    return training.predictor
+    """Make the segmenter ready, as `drn eval` does, for what it is to be shown now."""
+    device, kind = training.group.device, autocast_type(training.precision)
+    return Predictor(
+        network=prepared(training.judged, device, exact=kind is None).scores,
+        statistics=training.material.statistics,
+        class_set=training.material.class_set,
+        device=device,
+        view=training.recipe.eval,
+        autocast=kind,
+        tiles=training.tiles,
+    )
 
 
 class Classification:
@@ -185,6 +191,7 @@ class Classification:
             folder.statistics(),
             ClassSet(folder.names, generic(found).colours),
             folder.root,
+            folder.folders,
         )
 
     def look_over(self, material: Material) -> list[str]:
@@ -205,19 +212,27 @@ class Classification:
         step: Callable[[], object],
         stop: Callable[[], bool],
     ) -> Validation | None:
-        recipe = training.recipe
         scores = classification.score(
-            training.judged,
-            samples,
-            training.group,
-            statistics=training.material.statistics,
-            crop=recipe.augment.crop,
-            resize=recipe.eval.resize,
-            precision=autocast_type(training.precision),
-            step=step,
-            stop=stop,
+            classifier_of(training), samples, training.group, step=step, stop=stop
         )
         return None if scores is None else Validation(scores.top1, scores.to_json())
+
+
+def classifier_of(training: "Training") -> Classifier:
+    """Make the classifier ready, as `drn eval` does, for what it is to be shown now."""
+    device, kind = training.group.device, autocast_type(training.precision)
+    model = prepared(training.judged, device, exact=kind is None)
+    return Classifier(
+        network=model,
+        maps=model.scores,
+        statistics=training.material.statistics,
+        names=training.material.class_set.names,
+        folders=training.material.folders,
+        device=device,
+        crop=training.recipe.augment.crop,
+        resize=training.recipe.eval.resize,
+        autocast=kind,
+    )
 
 
 def _cache(recipe: Recipe, material: Material, *, aloud: bool) -> DecodedCache | None:

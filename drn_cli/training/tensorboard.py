@@ -1,23 +1,23 @@
 """The same numbers for TensorBoard, and a few validation pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch.nn import functional as F
 
-from drn_cli.data.batches import normalise
+from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.decoding import read_pair
+from drn_cli.data.folders import Sample
 from drn_cli.data.images import Pixels, read_image
-from drn_cli.data.resized_crop import centre_crop
 from drn_cli.errors import DrnError
-from drn_cli.inference.predictor import evaluating
+from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.predictor import Predictor
 from drn_cli.runs import Run
 from drn_cli.training.setup import Training
-from drn_cli.training.tasks import predictor_of
+from drn_cli.training.tasks import classifier_of, predictor_of
 
 PICTURES = 4
 WIDTH = 512  # of a picture that is shown, in pixels
@@ -62,40 +62,39 @@ class Board:
 
     def pictures(self, training: Training, step: int) -> None:
         """Write what the network sees in the first validation pictures."""
-        for number, sample in enumerate(training.material.val[:PICTURES]):
-            shown = example(training, sample)
+        for number, shown in enumerate(examples(training, training.material.val[:PICTURES])):
             self._writer.add_image(f"validation/{number}", shown, step, dataformats="HWC")
         self._writer.flush()
 
 
-def example(training: Training, sample: Any) -> Pixels:
-    """Draw a sample's picture, what it is and what the network takes it for."""
-    show = _classified if training.recipe.task == "classification" else _segmented
-    with evaluating(training.judged):
-        return show(training, sample)
-
-
-def _segmented(training: Training, sample: Any) -> Pixels:
-    """Put picture, label and prediction side by side."""
+def examples(training: Training, samples: Sequence[Any]) -> Iterator[Pixels]:
+    """Draw samples: the picture, what it is and what the network takes it for."""
+    if training.recipe.task == "classification":
+        classifier = classifier_of(training)
+        return (_classified(classifier, sample) for sample in samples)
     predictor = predictor_of(training)
+    return (_segmented(predictor, sample) for sample in samples)
+
+
+def _segmented(predictor: Predictor, sample: Sample) -> Pixels:
+    """Put picture, label and prediction side by side."""
     image, label = read_pair(sample, predictor.classes)
-    palette = np.frombuffer(training.material.class_set.palette(), np.uint8).reshape(256, 3)
+    palette = np.frombuffer(predictor.class_set.palette(), np.uint8).reshape(256, 3)
     step = -(-image.shape[1] // WIDTH)  # every so many pixels
     maps = [palette[label], palette[predictor(image).cpu().numpy()]]
     return np.concatenate([part[::step, ::step] for part in (image, *maps)], axis=1)
 
 
-@torch.inference_mode()
-def _classified(training: Training, sample: Any) -> Pixels:
+def _classified(classifier: Classifier, sample: ClassSample) -> Pixels:
     """Write the true and the predicted class below the crop."""
-    recipe, material = training.recipe, training.material
-    crop = centre_crop(read_image(sample.image), recipe.augment.crop, recipe.eval.resize)
-    pixels = torch.from_numpy(crop)[None].to(training.group.device)
-    probabilities = F.softmax(training.judged(normalise(pixels, material.statistics)).float(), 1)
+    crops = classifier.crops(read_image(sample.image))
+    probabilities = classifier.log_probabilities(
+        torch.from_numpy(crops)[None].to(classifier.device)
+    )[0].exp()
     best = int(probabilities.argmax())
-    names = material.class_set.names
-    text = (f"is {names[sample.target]}", f"seen {names[best]} {probabilities[0, best]:.0%}")
-    return np.concatenate([crop, _written(text, crop.shape[1])])
+    names = classifier.names
+    text = (f"is {names[sample.target]}", f"seen {names[best]} {probabilities[best]:.0%}")
+    return np.concatenate([crops[0], _written(text, crops.shape[2])])
 
 
 def _written(lines: Sequence[str], width: int) -> Pixels:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from drn_cli.inference.predictor import evaluating
 from drn_cli.training.setup import Training
 from drn_cli.training.tasks import Validation
 
@@ -32,12 +31,12 @@ def validate(
     Raises:
         DrnError: A picture cannot be used, or the labels hold nothing to score.
     """
-    group, model = training.group, training.judged
-    group.align(model.buffers())  # without sync_bn each process has statistics of its own
+    group = training.group
+    group.align(training.judged.buffers())  # without sync_bn each process has statistics of its own
     tuned = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False  # pictures may all differ in size
     try:
-        with evaluating(model), bar(len(group.share(samples))) as shown:
+        with bar(len(group.share(samples))) as shown:
             return training.task.validate(training, samples, shown.update, stop)
     finally:
         torch.backends.cudnn.benchmark = tuned

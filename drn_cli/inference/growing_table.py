@@ -1,0 +1,91 @@
+"""A CSV file that appears whole, from rows that outlive the process that found them."""
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from drn_cli.errors import DrnError
+from drn_cli.files import write_csv
+
+
+class GrowingTable:
+    """Rows go to a hidden part file beside the table, a line each, until all are known.
+
+    Args:
+        path: The CSV file.
+        header: Its columns; the first one tells rows apart.
+        rank: Which process this is; each has a part of its own.
+        resume: Whether rows of the file and of parts that were left are kept, or thrown away.
+
+    Raises:
+        DrnError: The file that is there has other columns, or cannot be read or written.
+    """
+
+    def __init__(self, path: Path, header: Sequence[str], rank: int, *, resume: bool) -> None:
+        self.path, self.header, self.rank = path, list(header), rank
+        self._parts = f".{path.name}.*.part"
+        self._before = [*([path] if path.is_file() else []), *path.parent.glob(self._parts)]
+        if not resume:
+            self._before = []
+        self.known = {row[0] for row in self._rows(self._before)}
+
+    def begin(self) -> None:
+        """Open this process's part; to be called when every process has read what was there."""
+        part = self._part
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            if part not in self._before:
+                part.unlink(missing_ok=True)
+            elif (end := _whole_lines(part)) < part.stat().st_size:
+                os.truncate(part, end)
+            self._file = part.open("a", encoding="utf-8", newline="")
+        except OSError as error:
+            raise DrnError(f"{part}: cannot be written: {error.strerror or error}") from error
+
+    def add(self, row: Sequence[object]) -> None:
+        """Add a row; it is kept even if the process is killed."""
+        csv.writer(self._file, lineterminator="\n").writerow(row)
+        self._file.flush()
+
+    def end(self) -> None:
+        """Close this process's part."""
+        self._file.close()
+
+    def finish(self, order: Sequence[str]) -> None:
+        """Write the table from all parts, and remove them; for one process, after all have ended.
+
+        Args:
+            order: The first column of its rows. Rows that are not there yet are left out.
+        """
+        parts = sorted(self.path.parent.glob(self._parts))
+        kept = [path for path in self._before if path not in parts]
+        rows = {row[0]: row for row in self._rows([*kept, *parts])}
+        wanted = (rows[name] for name in dict.fromkeys([*order, *rows]) if name in rows)
+        write_csv(self.path, self.header, wanted)
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+    @property
+    def _part(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.{self.rank}.part")
+
+    def _rows(self, paths: Sequence[Path]) -> Iterator[list[str]]:
+        for path in paths:
+            try:
+                text = path.read_bytes()[: _whole_lines(path)].decode()
+            except (OSError, UnicodeDecodeError) as error:
+                raise DrnError(f"{path}: cannot be read: {error}") from error
+            rows = csv.reader(text.splitlines(keepends=True))
+            if path == self.path and next(rows, None) != self.header:
+                raise DrnError(
+                    f"{path}: has other columns than {','.join(self.header)}",
+                    "choose another --csv, or leave out --skip-existing",
+                )
+            yield from (row for row in rows if len(row) == len(self.header))
+
+
+def _whole_lines(path: Path) -> int:
+    """Give the length of a file up to the end of its last whole line, in bytes."""
+    content = path.read_bytes()
+    return content.rfind(b"\n") + 1

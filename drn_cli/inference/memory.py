@@ -1,0 +1,112 @@
+"""How much memory a picture takes, and how large a one may be seen at once."""
+
+import logging
+import math
+import os
+import threading
+from functools import lru_cache
+
+import torch
+
+from drn_cli.data.memory_folder import free_memory
+from drn_cli.networks.catalog import architecture
+from drn_cli.networks.live_bytes import LiveBytes
+from drn_cli.networks.models import OUTPUT_STRIDE, build
+from drn_cli.recipe.schema import Eval
+
+log = logging.getLogger(__name__)
+
+SMALLEST_TILE = 128  # tiles that see less around them are no longer worth their answers
+SHARE = 0.7  # of the memory that is free; the rest is for pictures, answers and other programs
+# An allowance for what the libraries take beside the network's own maps: the tiles of Winograd's
+# convolutions, reordered copies. On a CPU, passes took 1.3 to 1.45 times their maps.
+WORKSPACE = 1.5
+UNKNOWN = 1000.0  # bytes a pixel, where the network is not one of ours
+SIDE = 512  # of the picture on which maps are counted
+
+
+@lru_cache
+def bytes_per_pixel(arch: str | None) -> float:
+    """Estimate what a segmenter holds at once for each pixel it sees, in float32."""
+    if arch is None:
+        return UNKNOWN
+    with torch.device("meta"), torch.inference_mode():
+        model = build(architecture(arch), "segmentation", 1).eval()
+        with LiveBytes([*model.parameters(), *model.buffers()]) as live:
+            model.scores(torch.empty(1, 3, SIDE, SIDE))
+    return float(WORKSPACE * live.peak / SIDE**2)
+
+
+def available(device: torch.device) -> int:
+    """Give the bytes that this process may still take: of its GPU, or of the machine.
+
+    CPU processes of one job share the machine's.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + idle
+    return free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+class Tiles:
+    """The side of the tiles that memory suffices for, which all threads of a predictor share.
+
+    Args:
+        arch: The network's architecture, where it has one.
+        device: Where it runs.
+        at_once: How many pictures are worked on at the same time.
+    """
+
+    def __init__(self, arch: str | None, device: torch.device, at_once: int = 1) -> None:
+        self._arch, self._device, self._at_once = arch, device, at_once
+        self._lock = threading.Lock()
+        self._budget: float | None = None
+        self._announced: int | None = None
+        self.side: int | None = None  # none: memory has not run out
+
+    def side_for(self, height: int, width: int, view: Eval) -> int | None:
+        """Give the side in which a picture is to be seen; None if it may be seen whole."""
+        sides = [side for side in (view.tile, self.side) if side is not None]
+        if sides:
+            return min(sides)
+        largest = height * width * max(view.scales) ** 2
+        fitting = self._pixels()
+        if largest <= fitting:
+            return None
+        side = int(math.sqrt(fitting)) // OUTPUT_STRIDE * OUTPUT_STRIDE
+        return max(SMALLEST_TILE, side)
+
+    def _pixels(self) -> float:
+        """Give the pixels that fit, by what was free when the first picture came."""
+        with self._lock:
+            if self._budget is None:
+                self._budget = SHARE * available(self._device) / self._at_once
+        return self._budget / bytes_per_pixel(self._arch)
+
+    def shrink(self, tried: int | None, seen: int) -> bool:
+        """Halve the side, unless another thread did while this one tried; tell if it went.
+
+        Args:
+            tried: What `side` was when it was too much.
+            seen: The longer side of what the network saw at once.
+        """
+        with self._lock:
+            if self.side == tried:
+                if seen <= SMALLEST_TILE:
+                    return False
+                self.side = max(SMALLEST_TILE, -(-seen // 16) * 8)
+            return True
+
+    def announce(self, side: int) -> None:
+        """Say once, when tiles of a side have proved to fit, what is done from here on."""
+        with self._lock:
+            if self._announced == side:
+                return
+            self._announced = side
+        log.warning(
+            "out of memory: pictures are now seen in overlapping tiles of %d pixels; "
+            "eval.tile=%d does so from the start",
+            side,
+            side,
+        )

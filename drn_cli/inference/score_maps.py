@@ -1,0 +1,151 @@
+"""From class scores at an eighth of the size to an answer for each pixel, a band of rows at a time.
+
+A network's scores are brought up by its stride, and those of a view of another size are resized to
+the picture, bilinearly with anti-aliasing. Both are linear and work along one axis after the other,
+so they are done as one: a few weights for each row and each column of the picture. Nothing of the
+picture's size but the answer is ever kept, and a band stays in the processor's caches.
+
+Several views are summed as log-probabilities (`drn_cli.inference.views` has the protocol). What
+log-softmax takes from a pixel's scores is the same for all of its classes, and so is what becomes
+of it by resizing and summing: neither the highest class nor the softmax of the sum depends on it.
+That is why the sum is one of scores.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+BAND = {"cpu": 1 << 20, "cuda": 1 << 28}  # bytes of scores that are worked on at once
+COLUMNS = 256  # that are multiplied at once: each needs only the cells around it
+
+Block = tuple[int, Tensor]  # the first cell, and weights (pixels, cells from there)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreMap:
+    """What a network says of one view of a picture.
+
+    Attributes:
+        scores: Logits or log-probabilities, float32 `(h, C, w)`: a row of cells is one piece of
+            memory.
+        height, width: Size of the view, in pixels.
+        stride: Pixels to a cell; `h` is `ceil(height / stride)`.
+        mirrored: Whether the view was.
+    """
+
+    scores: Tensor
+    height: int
+    width: int
+    stride: int
+    mirrored: bool = False
+
+
+def class_map(maps: Sequence[ScoreMap], height: int, width: int) -> Tensor:
+    """Find the class of each pixel of a picture of which some views were seen.
+
+    Returns:
+        uint8 `(height, width)`.
+    """
+    classes = torch.empty(height, width, dtype=torch.uint8, device=maps[0].scores.device)
+    for rows, scores in _bands(maps, height, width):
+        # On CPUs `argmax` of such a map takes ten times as long as `max`, which finds the same.
+        classes[rows] = scores.max(1).indices
+    return classes
+
+
+def probabilities(maps: Sequence[ScoreMap], height: int, width: int) -> Tensor:
+    """Give the probability of each class in each pixel: the softmax of the mean of the views.
+
+    Its highest class is that of `class_map`.
+
+    Returns:
+        float32 `(C, height, width)`.
+    """
+    first = maps[0].scores
+    whole = first.new_empty(first.shape[1], height, width)
+    for rows, scores in _bands(maps, height, width):
+        whole[:, rows] = scores.div_(len(maps)).softmax(1).transpose(0, 1)
+    return whole
+
+
+def _bands(maps: Sequence[ScoreMap], height: int, width: int) -> Iterator[tuple[slice, Tensor]]:
+    """Give the sum of the views' scores, `(B, C, width)`, for some rows after the other."""
+    classes, device = maps[0].scores.shape[1], maps[0].scores.device
+    rows = max(1, BAND[device.type] // (4 * classes * width))
+    vertical = [_axis(height, m.height, m.stride, False, rows, device) for m in maps]
+    horizontal = [_axis(width, m.width, m.stride, m.mirrored, COLUMNS, device) for m in maps]
+    for number, top in enumerate(range(0, height, rows)):
+        total = maps[0].scores.new_zeros(min(rows, height - top), classes, width)
+        pixels = total.view(-1, width)
+        for m, along_rows, along_columns in zip(maps, vertical, horizontal, strict=True):
+            first, weights = along_rows[number]
+            band = m.scores[first : first + weights.shape[1]]
+            grown = (weights @ band.flatten(1)).view(len(pixels), -1)
+            for place, (left, weights) in enumerate(along_columns):
+                cells = grown[:, left : left + weights.shape[1]]
+                block = pixels[:, place * COLUMNS : place * COLUMNS + len(weights)]
+                block.addmm_(cells, weights.mT)
+        yield slice(top, top + rows), total
+
+
+@lru_cache(maxsize=128)
+def _axis(
+    pixels: int, seen: int, stride: int, mirrored: bool, at_once: int, device: torch.device
+) -> list[Block]:
+    """Give the weights with which cells make up pixels, for so many pixels at once.
+
+    Args:
+        pixels: Length of the picture.
+        seen: Length of the view.
+        stride: Pixels of the view to a cell.
+        mirrored: Whether the view was.
+        at_once: Pixels to a block.
+        device: Where the weights are needed.
+    """
+    cells, weights = _taps(pixels, seen, stride)
+    if mirrored:
+        cells, weights = cells[::-1], weights[::-1]
+    blocks = []
+    for start in range(0, pixels, at_once):
+        near, share = cells[start : start + at_once], weights[start : start + at_once]
+        used = near[share > 0]
+        first, last = int(used.min()), int(used.max())
+        block = np.zeros((len(near), last - first + 1))
+        here = share > 0
+        lines = np.broadcast_to(np.arange(len(near))[:, None], near.shape)
+        np.add.at(block, (lines[here], near[here] - first), share[here])
+        blocks.append((first, torch.from_numpy(block.astype(np.float32)).to(device)))
+    return blocks
+
+
+def _taps(
+    pixels: int, seen: int, stride: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Give the cells that each pixel is made of, and their weights; unused ones weigh 0.
+
+    Resizing is Pillow's: a triangle as wide as two pixels of the coarser of picture and view, its
+    weights brought to a sum of 1. Bringing up by the stride is bilinear between the centres of
+    cells, with zeros around the map (see `drn_cli.networks.models.upsample`).
+
+    Shapes: `(pixels, taps)` both.
+    """
+    ratio = seen / pixels
+    reach = max(ratio, 1.0)
+    centre = (np.arange(pixels) + 0.5) * ratio
+    first = np.floor(centre - reach + 0.5).astype(np.int64)
+    near = first[:, None] + np.arange(int(np.ceil(2 * reach)) + 1)
+    share = np.maximum(0, 1 - np.abs(near + 0.5 - centre[:, None]) / reach)
+    share[(near < 0) | (near >= seen)] = 0
+    share /= share.sum(axis=1, keepdims=True)
+    place = (near + 0.5) / stride - 0.5
+    below = np.floor(place).astype(np.int64)
+    above = place - below
+    cells = np.concatenate([below, below + 1], axis=1)
+    weights = np.concatenate([share * (1 - above), share * above], axis=1)
+    weights[(cells < 0) | (cells >= -(-seen // stride))] = 0
+    return cells, weights

@@ -1,0 +1,137 @@
+"""Pictures through a network: reading, the network and writing at the same time."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+
+from drn_cli.data.images import Pixels
+from drn_cli.errors import DrnError
+from drn_cli.inference.reading import ahead, networks_at_once, one_thread_each
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+Result = TypeVar("Result")
+
+READERS = 4
+WRITERS = 4
+GPU_BYTES = 12 << 20  # of pictures of one size that a GPU is given at once: four megapixels
+MOST_AT_ONCE = 64
+WAITING_BYTES = 4 * GPU_BYTES  # of pictures that wait for others of their size
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Generic[Item]):
+    """An item with its picture, or with why it cannot be read."""
+
+    item: Item
+    image: Pixels | DrnError
+
+
+def stream(
+    items: Sequence[Item],
+    read: Callable[[Item], Pixels],
+    answer: Callable[[Sequence[Pixels]], Sequence[Answer]],
+    finish: Callable[[Item, Pixels, Answer], Result],
+    device: torch.device,
+    at_once: int | None = None,
+) -> Iterator[tuple[Item, Result | DrnError]]:
+    """Read pictures, answer them and write what is to be written, as many ahead as is useful.
+
+    On a CPU a picture belongs to one thread, as in evaluation, unless there are fewer pictures than
+    threads. On a GPU pictures of one size are answered together.
+
+    Args:
+        items: What to work on.
+        read: Reads the picture of an item.
+        answer: Answers pictures of one size: the network.
+        finish: Makes the result of an item, in another thread: writes files.
+        device: Where the network runs.
+        at_once: Pictures to a batch of the GPU, by default as many as fill it.
+
+    Yields:
+        Each item with its result, or with why its picture could not be read; on a GPU not in order.
+
+    Raises:
+        DrnError: What `answer` or `finish` raised.
+    """
+
+    def read_item(item: Item) -> Read[Item]:
+        try:
+            return Read(item, read(item))
+        except DrnError as error:
+            return Read(item, error)
+
+    def finish_item(
+        one: tuple[Read[Item], Answer | None],
+    ) -> tuple[Item, Result | DrnError]:
+        (done, answered) = one
+        if isinstance(done.image, DrnError):
+            return done.item, done.image
+        assert answered is not None
+        return done.item, finish(done.item, done.image, answered)
+
+    reads = (result() for _, result in ahead(read_item, items, READERS))
+    if device.type == "cpu":
+        answers = _in_threads(reads, answer, device, len(items))
+    else:
+        answers = _in_batches(reads, answer, at_once)
+    for _, result in ahead(finish_item, answers, WRITERS):
+        yield result()
+
+
+def _in_threads(
+    reads: Iterable[Read[Item]],
+    answer: Callable[[Sequence[Pixels]], Sequence[Answer]],
+    device: torch.device,
+    count: int,
+) -> Iterator[tuple[Read[Item], Answer | None]]:
+    def work(one: Read[Item]) -> tuple[Read[Item], Answer | None]:
+        return one, None if isinstance(one.image, DrnError) else answer([one.image])[0]
+
+    threads = networks_at_once(device, count)
+    inner = torch.get_num_threads() // threads if count < torch.get_num_threads() else 1
+    return one_thread_each(work, reads, threads, inner)
+
+
+def _in_batches(
+    reads: Iterable[Read[Item]],
+    answer: Callable[[Sequence[Pixels]], Sequence[Answer]],
+    at_once: int | None,
+) -> Iterator[tuple[Read[Item], Answer | None]]:
+    for batch in by_size(reads, at_once):
+        pictures = [one.image for one in batch if not isinstance(one.image, DrnError)]
+        if pictures:
+            yield from zip(batch, answer(pictures), strict=True)
+        else:
+            yield batch[0], None
+
+
+def by_size(reads: Iterable[Read[Item]], at_once: int | None = None) -> Iterator[list[Read[Item]]]:
+    """Put pictures of one size together, as they come; one that cannot be read is alone.
+
+    Args:
+        reads: The pictures.
+        at_once: How many to a batch, by default as many as fill a GPU.
+    """
+    waiting: defaultdict[tuple[int, ...], list[Read[Item]]] = defaultdict(list)
+    held = 0  # bytes
+    for one in reads:
+        if isinstance(one.image, DrnError):
+            yield [one]
+            continue
+        size, area = one.image.shape, one.image.size
+        waiting[size].append(one)
+        held += area
+        full = at_once or max(1, min(MOST_AT_ONCE, GPU_BYTES // area))
+        if len(waiting[size]) < full and held > WAITING_BYTES:
+            size = max(waiting, key=lambda each: len(waiting[each]) * math.prod(each))
+        elif len(waiting[size]) < full:
+            continue
+        batch = waiting.pop(size)
+        held -= len(batch) * math.prod(size)
+        yield batch
+    yield from waiting.values()

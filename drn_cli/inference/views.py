@@ -1,0 +1,101 @@
+"""How a network looks at a picture: at one or several sizes, mirrored too, whole or in tiles.
+
+The protocol for several sizes is that of the paper's code: the picture, its pixels as they are, is
+resized to each (bicubic, sizes truncated to whole pixels, values rounded to whole levels), and the
+log-probabilities of all are resized back (bilinear with anti-aliasing) and summed.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from drn_cli.data.batches import normalise
+from drn_cli.data.folders import Statistics
+from drn_cli.data.images import Pixels
+from drn_cli.inference.score_maps import ScoreMap
+from drn_cli.inference.tiles import tiled
+from drn_cli.recipe.schema import Eval
+
+Network = Callable[[Tensor], Tensor]  # (N, 3, H, W) to scores (N, C, ceil(H / s), ceil(W / s))
+
+PLAIN = Eval()  # the whole picture, once, as it is
+
+
+def look(
+    network: Network, stride: int, pictures: Tensor, statistics: Statistics, view: Eval = PLAIN
+) -> list[list[ScoreMap]]:
+    """Run a network over all views of some pictures of one size.
+
+    Args:
+        network: Takes normalised pictures.
+        stride: Pixels to a cell of its scores.
+        pictures: uint8 `(N, H, W, 3)`.
+        statistics: What the network was trained with.
+        view: At which sizes, mirrored too or not, whole or in tiles.
+
+    Returns:
+        For each picture, a map for each view.
+    """
+    maps: list[list[ScoreMap]] = [[] for _ in pictures]
+    for seen, mirrored in _views(pictures, view):
+        height, width = int(seen.shape[1]), int(seen.shape[2])
+
+        def run(rows: slice, columns: slice, seen: Tensor = seen) -> Tensor:
+            return network(normalise(seen[:, rows, columns], statistics))
+
+        scores = tiled(run, height, width, view.tile or max(height, width), stride)
+        rows_first = scores.float().permute(0, 2, 1, 3).contiguous()
+        for of_picture, one in zip(maps, rows_first, strict=True):
+            of_picture.append(ScoreMap(one, height, width, stride, mirrored))
+    return maps
+
+
+def view_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Give height and width of a view, truncated, and at least 1."""
+    return max(1, int(height * scale)), max(1, int(width * scale))
+
+
+def _views(pictures: Tensor, view: Eval) -> Iterator[tuple[Tensor, bool]]:
+    for scale in view.scales:
+        seen = resized(pictures, *view_size(int(pictures.shape[1]), int(pictures.shape[2]), scale))
+        yield seen, False
+        if view.flip:
+            yield seen.flip(2), True
+
+
+def resized(pictures: Tensor, height: int, width: int) -> Tensor:
+    """Resize pictures as Pillow does, bicubic.
+
+    Shapes: uint8 `(N, H, W, 3)` in, `(N, height, width, 3)` out: uint8, or whole floats from 0 to
+    255 on a GPU, whose own way for bytes PyTorch lacks.
+    """
+    if pictures.shape[1:3] == (height, width):
+        return pictures
+    channels_first = pictures.permute(0, 3, 1, 2)
+    if pictures.device.type == "cpu":
+        made = F.interpolate(channels_first, (height, width), mode="bicubic", antialias=True)
+    else:
+        made = resized_floats(channels_first.float(), height, width)
+    return made.permute(0, 2, 3, 1)
+
+
+def resized_floats(pictures: Tensor, height: int, width: int) -> Tensor:
+    """Resize `(N, 3, H, W)` along one axis, then the other, with whole levels after each.
+
+    As Pillow does; it keeps what overshoots at an edge from coming back in the second pass.
+    """
+    for size in ((pictures.shape[2], width), (height, width)):
+        pictures = F.interpolate(pictures, size, mode="bicubic", antialias=True)
+        pictures = pictures.round_().clamp_(0, 255)
+    return pictures
+
+
+def resized_image(image: Pixels, height: int, width: int) -> Pixels:
+    """Resize a picture that was read, as `resized` does: `(H, W, 3)` in and out."""
+    if image.shape[:2] == (height, width):
+        return image
+    pictures = torch.from_numpy(np.require(image, requirements=["C", "W"]))[None]
+    return np.asarray(resized(pictures, height, width)[0])
