@@ -84,6 +84,13 @@ def cityscapes() -> ClassSet:
 
 
 @cache
+def cityscapes_categories() -> tuple[str, ...]:
+    """Give the category of each of the classes of Cityscapes."""
+    rows = [row for row in _rows("cityscapes_labels.csv") if row["ignore_in_eval"] == "false"]
+    return tuple(row["category"] for row in sorted(rows, key=lambda row: int(row["train_id"])))
+
+
+@cache
 def cityscapes_train_ids() -> npt.NDArray[np.uint8]:
     """Map each of 256 Cityscapes label ids to its train id; what is not evaluated is 255."""
     table = np.full(256, IGNORED, np.uint8)
@@ -91,6 +98,17 @@ def cityscapes_train_ids() -> npt.NDArray[np.uint8]:
         if row["ignore_in_eval"] == "false":
             table[int(row["id"])] = int(row["train_id"])
     return table
+
+
+@cache
+def imagenet() -> dict[str, str]:
+    """Give what people call each of the 1000 classes of ILSVRC2012, by WNID, in sorted order.
+
+    The WNIDs of our table are those of the list in timm (`imagenet_synsets.txt`), the names those
+    of torchvision's weights in the same order. WordNet's own words agree with all but two: `crane
+    bird`, to tell it from the machine, and `maillot tank suit`.
+    """
+    return {row["wnid"]: row["name"] for row in _rows("imagenet_classes.csv")}
 
 
 def generic(count: int) -> ClassSet:

@@ -128,14 +128,29 @@ class ListFolder:
             DrnError: info.json names another number of classes than `count`, or its colours are
                 none.
         """
+        named = self.named_classes()
+        if named is None:
+            return generic(count)
+        if len(named) != count:
+            raise DrnError(
+                f"{self.lists / 'info.json'}: names {len(named)} classes, the network has {count}",
+                f"set data.classes={len(named)}",
+            )
+        return named
+
+    def named_classes(self) -> ClassSet | None:
+        """Read class names and colours from info.json, if it has both.
+
+        Raises:
+            DrnError: Their numbers differ, or the colours are none.
+        """
         info = self._info()
         names, colours = info.get("classes"), info.get("colours")
         if not isinstance(names, list) or not isinstance(colours, list):
-            return generic(count)
-        if not len(names) == len(colours) == count:
+            return None
+        if len(names) != len(colours):
             raise DrnError(
-                f"{self.lists / 'info.json'}: names {len(names)} classes, the network has {count}",
-                f"set data.classes={len(names)}",
+                f"{self.lists / 'info.json'}: names {len(names)} classes and {len(colours)} colours"
             )
         try:
             # bytes() refuses what is not in 0..255

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from drn_cli.data.classes import ClassSet
+from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
 
@@ -142,19 +142,34 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 def write_index(path: Path, classes: Pixels) -> None:
     """Write class ids `(H, W)` as a grey PNG, atomically."""
-    _write(path, Image.fromarray(classes))
+    _write(path, index_png(classes))
 
 
 def write_coloured(path: Path, classes: Pixels, class_set: ClassSet) -> None:
-    """Write class ids `(H, W)` as a palette PNG: it shows colours and still holds the ids."""
-    image = Image.fromarray(classes)
-    image.putpalette(class_set.palette())
-    _write(path, image)
+    """Write class ids `(H, W)` as a palette PNG, atomically."""
+    _write(path, coloured_png(classes, class_set))
 
 
 def write_image(path: Path, picture: Pixels) -> None:
     """Write a picture `(H, W, 3)` as PNG, atomically."""
-    _write(path, Image.fromarray(picture))
+    _write(path, image_png(picture))
+
+
+def index_png(classes: Pixels) -> bytes:
+    """Encode class ids `(H, W)` as a grey PNG."""
+    return _png(Image.fromarray(classes))
+
+
+def coloured_png(classes: Pixels, class_set: ClassSet) -> bytes:
+    """Encode class ids `(H, W)` as a palette PNG: it shows colours and still holds the ids."""
+    image = Image.fromarray(classes)
+    image.putpalette(class_set.palette())
+    return _png(image)
+
+
+def image_png(picture: Pixels) -> bytes:
+    """Encode a picture `(H, W, 3)` as PNG."""
+    return _png(Image.fromarray(picture))
 
 
 def overlay(picture: Pixels, classes: Pixels, class_set: ClassSet, opacity: float = 0.5) -> Pixels:
@@ -162,11 +177,20 @@ def overlay(picture: Pixels, classes: Pixels, class_set: ClassSet, opacity: floa
 
     Shapes: `(H, W, 3)` and `(H, W)` in, `(H, W, 3)` out.
     """
-    colours = np.frombuffer(class_set.palette(), np.uint8).reshape(256, 3)[classes]
-    mixed = Image.blend(Image.fromarray(picture), Image.fromarray(colours), opacity)
-    return np.where((classes == 255)[..., None], picture, np.asarray(mixed))
+    palette = np.frombuffer(class_set.palette(), np.uint8).reshape(256, 1, 3)
+    colours = cv2.applyColorMap(classes, palette)
+    mixed = cv2.addWeighted(picture, 1 - opacity, colours, opacity, 0)
+    if (ignored := classes == IGNORED).any():
+        mixed[ignored] = picture[ignored]
+    return np.asarray(mixed, np.uint8)
 
 
-def _write(path: Path, image: Image.Image) -> None:
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
     with atomic(path, durable=False) as temporary:
-        image.save(temporary, format="PNG", compress_level=1)
+        temporary.write_bytes(content)

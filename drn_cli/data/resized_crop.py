@@ -99,7 +99,7 @@ def centre_crop(image: Pixels, size: int = 224, resize: int = 256) -> Pixels:
 
     Shapes: `(H, W, 3)` in, `(size, size, 3)` out; black where the picture does not reach.
     """
-    whole = _pad(_resize_shorter_side(image, resize), size)
+    whole = _pad(resize_shorter_side(image, resize), size)
     return np.ascontiguousarray(_centre(whole, size))
 
 
@@ -109,7 +109,7 @@ def ten_crops(image: Pixels, size: int = 224, resize: int = 256) -> Pixels:
     Shapes: `(H, W, 3)` in, `(10, size, size, 3)` out: top left, top right, bottom left, bottom
     right, centre, and the same of the mirrored picture.
     """
-    whole = _pad(_resize_shorter_side(image, resize), size)
+    whole = _pad(resize_shorter_side(image, resize), size)
     crops = []
     for view in (whole, mirror(whole)):
         for rows in (slice(size), slice(view.shape[0] - size, None)):
@@ -151,7 +151,8 @@ def _largest(height: int, width: int) -> tuple[int, int]:
     return height, width
 
 
-def _resize_shorter_side(image: Pixels, side: int) -> Pixels:
+def resize_shorter_side(image: Pixels, side: int) -> Pixels:
+    """Bring the shorter side to some pixels: `(H, W, 3)` in, of the same shape but for its size."""
     height, width = image.shape[:2]
     longer = int(side * max(height, width) / min(height, width))
     return resample(image, longer, side) if height > width else resample(image, side, longer)

@@ -1,30 +1,55 @@
 """Score a classifier on labelled pictures."""
 
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drn_cli.data.batches import Batch, normalise, on_device
+from drn_cli.data.batches import Batch, on_device
 from drn_cli.data.class_folders import ClassSample
-from drn_cli.data.classification import ClassificationTestSet, View
-from drn_cli.data.folders import Statistics
+from drn_cli.data.classification import ClassificationTestSet
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
-from drn_cli.inference.reading import one_thread_each
+from drn_cli.inference.classifier import Classifier, best_first
+from drn_cli.inference.reading import networks_at_once, one_thread_each
 
-Network = Callable[[Tensor], Tensor]  # (N, 3, S, S) to logits (N, classes)
-
+SHOWN = 5  # classes that are kept of a picture
 GPU_BATCH = 64  # crops that a GPU takes at once
 # Readers are threads, which share memory and start at once, at every validation. They keep up
 # because decoding and resizing release Python's lock, which is held for a twentieth of the work.
 MOST_READERS = 16
-MOST_NETWORKS = 8  # that work at once on a CPU; each holds the activations of a picture
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRanking:
+    """How a classifier ranked the classes of one picture.
+
+    Attributes:
+        number: Its place in the list of pictures, from 0.
+        image: The picture.
+        target: Its class.
+        rank: At which place its class came, from 1; 0 where a logit was NaN.
+        best: The first classes, at most five.
+        probabilities: Theirs.
+    """
+
+    number: int
+    image: str
+    target: int
+    rank: int
+    best: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+
+def worst_ranked(pictures: Sequence[PictureRanking]) -> list[PictureRanking]:
+    """Order pictures: those whose class came last come first."""
+    return sorted(pictures, key=lambda one: (-(one.rank or math.inf), one.number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +60,36 @@ class TopScores:
         top1: Share of the pictures whose class came first, a fraction of 1. The error is 1 - that.
         top5: Share of those whose class was among the first five.
         images: Number of pictures.
+        pictures: Each of them, in their order, where that was asked for.
     """
 
     top1: float
     top5: float
     images: int
+    pictures: tuple[PictureRanking, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Give the scores ready for JSON."""
         return {"images": self.images, "top1": self.top1, "top5": self.top5}
 
 
+class Ranked(NamedTuple):
+    """Some pictures: places of their classes from 1, the first classes, their probabilities.
+
+    Shapes: int64 `(N,)`, int64 `(N, 5)`, float64 `(N, 5)`; fewer than 5 for fewer classes.
+    """
+
+    rank: Tensor
+    best: Tensor
+    probabilities: Tensor
+
+
 def score(
-    network: Network,
+    classifier: Classifier,
     samples: Sequence[ClassSample],
     group: Group,
     *,
-    statistics: Statistics,
-    crop: int = 224,
-    resize: int = 256,
-    view: View = "1-crop",
-    precision: torch.dtype | None = None,
+    each: bool = False,
     step: Callable[[], object] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> TopScores | None:
@@ -66,15 +100,10 @@ def score(
     how many processes there are; on GPUs the batches do, and with them how sums are rounded.
 
     Args:
-        network: In evaluation mode, from normalised crops `(N, 3, crop, crop)` to logits
-            `(N, classes)`.
-        samples: All of them, at least one, in every process.
+        classifier: The network with its settings.
+        samples: All of them, at least one, in every process; `target` counts the network's classes.
         group: The processes.
-        statistics: Mean and standard deviation that the network was trained with.
-        crop: Side of a crop, in pixels.
-        resize: What the shorter side of each picture is brought to before, in pixels.
-        view: `1-crop`, or `10-crop`, where the probabilities of ten crops are averaged.
-        precision: Type that autocast computes in; None is no autocast.
+        each: Whether the ranking of each picture is wanted too.
         step: Called after each picture of this process.
         stop: Asked now and then; where it says so in any process, all give up.
 
@@ -84,80 +113,87 @@ def score(
     Raises:
         DrnError: A picture cannot be read, or is of a class that the network does not have.
     """
-    dataset = ClassificationTestSet(group.share(samples), view, crop, resize)
+    mine = group.share(samples)
+    dataset = ClassificationTestSet(mine, classifier.view, classifier.crop, classifier.resize)
     last = max(samples, key=lambda sample: sample.target)
 
-    @torch.inference_mode()
-    def count(batch: Batch) -> Tensor:
-        images = normalise(batch.images.flatten(0, -4), statistics)  # ten crops are ten pictures
-        with torch.autocast(group.device.type, precision, enabled=precision is not None):
-            logits = network(images)
-        if last.target >= logits.shape[1]:
+    def look(batch: Batch) -> Ranked:
+        images = batch.images if classifier.view == "10-crop" else batch.images[:, None]
+        scores = classifier.log_probabilities(images)
+        if last.target >= scores.shape[1]:
             raise DrnError(
-                f"{last.image}: is of class {last.target}; the network has {logits.shape[1]} "
+                f"{last.image}: is of class {last.target}; the network has {scores.shape[1]} "
                 "classes, counted from 0"
             )
-        return right(logits.view(len(batch.labels), -1, logits.shape[1]), batch.labels)
+        return ranked(scores, batch.labels)
 
     counts = torch.zeros(2, dtype=torch.int64, device=group.device)
-    if group.device.type == "cpu":
-        results = _one_by_one(count, dataset)
-    else:
-        at_once = GPU_BATCH if view == "1-crop" else GPU_BATCH // 10
-        results = in_batches(count, dataset, at_once, group.device)
+    rankings: list[Ranked] = []
     stopped = False
-    for hits, pictures in results:
-        counts += hits
-        for _ in range(pictures):
+    for part in _parts(look, dataset, classifier, group.device):
+        counts += torch.stack([(part.rank == 1).sum(), ((part.rank >= 1) & (part.rank <= 5)).sum()])
+        if each:
+            rankings.append(part)
+        for _ in range(len(part.rank)):
             step()
         if stopped := stop():
             break
     if group.any(stopped):
         return None
     top1, top5 = group.sum(counts).tolist()
-    return TopScores(top1 / len(samples), top5 / len(samples), len(samples))
+    gathered = group.gather(list(_rankings(rankings, samples, group)))
+    pictures = sorted((one for part in gathered for one in part), key=lambda one: one.number)
+    return TopScores(top1 / len(samples), top5 / len(samples), len(samples), tuple(pictures))
 
 
-def right(logits: Tensor, targets: Tensor) -> Tensor:
-    """Count the pictures whose class comes first, and those where it is among the first five.
-
-    The probabilities of a picture's crops are averaged. Of equal classes the one with the lower
-    number comes first; where a logit is NaN nothing is right.
+def ranked(log_probabilities: Tensor, targets: Tensor) -> Ranked:
+    """Rank the classes of pictures; where a probability is NaN, no class has a place.
 
     Args:
-        logits: `(N, crops, classes)`.
+        log_probabilities: `(N, classes)`.
         targets: Classes, int64 `(N,)`, on the same device.
-
-    Returns:
-        int64 `(2,)`.
     """
-    # In double precision, which keeps logits apart that differ; as logarithms, which keep small
-    # probabilities apart that would all be 0.
-    scores = logits.double().log_softmax(2).logsumexp(1)
-    first = scores.sort(dim=1, descending=True, stable=True).indices[:, :5]
-    hits = (first == targets[:, None]) & ~scores.isnan().any(1, keepdim=True)
-    return torch.stack([hits[:, 0].sum(), hits.sum()])
+    order = best_first(log_probabilities)
+    rank = (order == targets[:, None]).int().argmax(1) + 1
+    rank = rank.where(~log_probabilities.isnan().any(1), 0)
+    best = order[:, :SHOWN]
+    return Ranked(rank, best, log_probabilities.gather(1, best).exp())
 
 
-def _one_by_one(
-    count: Callable[[Batch], Tensor], dataset: ClassificationTestSet
-) -> Iterator[tuple[Tensor, int]]:
-    """Work on as many pictures as there are threads, each in a single thread."""
+def _rankings(
+    parts: Sequence[Ranked], samples: Sequence[ClassSample], group: Group
+) -> Iterator[PictureRanking]:
+    """Put what was found of this process's pictures beside their names."""
+    numbers = iter(group.share(range(len(samples))))
+    for part in parts:
+        rows = zip(*(column.tolist() for column in part), strict=True)
+        for (rank, best, likely), number in zip(rows, numbers, strict=False):
+            image, target = str(samples[number].image), samples[number].target
+            yield PictureRanking(number, image, target, rank, tuple(best), tuple(likely))
 
-    def work(index: int) -> Tensor:
-        return count(_read(dataset, [index]))
 
-    threads = min(torch.get_num_threads(), MOST_NETWORKS)
-    for hits in one_thread_each(work, range(len(dataset)), threads):
-        yield hits, 1
+def _parts(
+    look: Callable[[Batch], Ranked],
+    dataset: ClassificationTestSet,
+    classifier: Classifier,
+    device: torch.device,
+) -> Iterable[Ranked]:
+    """Work on as many pictures as there are threads, each in a single one; a GPU on batches."""
+    if device.type == "cpu":
+        threads = networks_at_once(device)
+        return one_thread_each(
+            lambda index: look(_read(dataset, [index])), range(len(dataset)), threads
+        )
+    at_once = GPU_BATCH if classifier.view == "1-crop" else GPU_BATCH // 10
+    return in_batches(look, dataset, at_once, device)
 
 
 def in_batches(
-    count: Callable[[Batch], Tensor],
+    look: Callable[[Batch], Ranked],
     dataset: ClassificationTestSet,
     at_once: int,
     device: torch.device,
-) -> Iterator[tuple[Tensor, int]]:
+) -> Iterator[Ranked]:
     """Read batches, several at the same time, while the GPU works on those before."""
     whole = range(len(dataset))
     parts = [whole[start : start + at_once] for start in whole[::at_once]]
@@ -167,7 +203,7 @@ def in_batches(
         # Here, and not in a reading thread, for which the first GPU would be the current one.
         batches = (Batch(*(part.pin_memory() for part in batch)) for batch in batches)
     for batch in on_device(batches, device):
-        yield count(batch), len(batch.labels)
+        yield look(batch)
 
 
 def _read(dataset: ClassificationTestSet, indices: Sequence[int]) -> Batch:

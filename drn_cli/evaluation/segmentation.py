@@ -1,6 +1,6 @@
-"""Score a segmenter on labelled pictures."""
+"""Score a segmenter, or predictions that were saved, on labelled pictures."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -9,29 +9,35 @@ from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import Sample
 from drn_cli.data.images import Pixels
 from drn_cli.distributed.group import Group
-from drn_cli.evaluation.confusion import Scores, confusion
+from drn_cli.evaluation.confusion import PictureScores, Scores, confusion
 from drn_cli.inference.predictor import Predictor
-from drn_cli.inference.reading import ahead, one_thread_each
+from drn_cli.inference.reading import ahead, networks_at_once, one_thread_each
 
-MOST_THREADS = 8  # each holds the activations of a picture
+Read = Callable[[Sample], tuple[Pixels, Pixels]]
 
 
 def evaluate(
     predictor: Predictor,
     samples: Sequence[Sample],
     group: Group,
+    *,
+    read: Read | None = None,
+    each: bool = False,
     step: Callable[[], object] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Scores | None:
-    """Predict every picture once, whole, and compare.
+    """Predict every picture once and compare.
 
     Each process takes its share and the matrices are added up: the scores do not depend on how
-    many processes there are.
+    many processes there are. What is kept of a picture are its scores, if anything.
 
     Args:
         predictor: The network with its settings.
         samples: All of them, in every process.
         group: The processes.
+        read: Reads picture `(H, W, 3)` and label `(H, W)` of a sample, in another thread; by
+            default as they are.
+        each: Whether the scores of each picture are wanted too.
         step: Called after each picture of this process.
         stop: Asked after it; where it says so in any process, all give up.
 
@@ -41,36 +47,84 @@ def evaluate(
     Raises:
         DrnError: A picture or label cannot be read or does not fit.
     """
-    classes = predictor.classes
-    matrix = torch.zeros(classes, classes, dtype=torch.int64, device=group.device)
-    each = _on_cpu if group.device.type == "cpu" else _on_gpu
+
+    def read_sample(sample: Sample) -> tuple[Pixels, Pixels]:
+        return read(sample) if read is not None else read_pair(sample, predictor.classes)
+
+    def count(sample: Sample, image: Pixels, label: Pixels) -> Tensor:
+        labels = torch.from_numpy(label).to(predictor.device)
+        return confusion(predictor(image), labels, predictor.classes, sample.label)
+
+    mine = group.share(samples)
+    if group.device.type == "cpu":
+        # As many pictures as there are threads, each in a single one.
+        counts = one_thread_each(
+            lambda sample: count(sample, *read_sample(sample)), mine, networks_at_once(group.device)
+        )
+    else:
+        counts = (count(sample, *pair()) for sample, pair in ahead(read_sample, mine))
+    return _add_up(counts, predictor.classes, samples, group, each, step, stop)
+
+
+def compare(
+    samples: Sequence[Sample],
+    classes: int,
+    group: Group,
+    *,
+    read: Read,
+    each: bool = False,
+    step: Callable[[], object] = lambda: None,
+) -> Scores:
+    """Compare predictions that were saved with labels; as `evaluate`.
+
+    Args:
+        samples: Whose `image` is the prediction.
+        classes: Number of classes.
+        group: The processes.
+        read: Reads prediction and label, `(H, W)` both, of a sample.
+        each: Whether the scores of each picture are wanted too.
+        step: Called after each picture of this process.
+    """
+
+    def count(sample: Sample) -> Tensor:
+        prediction, label = map(torch.from_numpy, read(sample))
+        return confusion(prediction, label, classes, sample.label).to(group.device)
+
+    threads = torch.get_num_threads()
+    counts = one_thread_each(count, group.share(samples), threads)
+    scores = _add_up(counts, classes, samples, group, each, step, lambda: False)
+    assert scores is not None  # nobody stops it
+    return scores
+
+
+def _add_up(
+    counts: Iterable[Tensor],
+    classes: int,
+    samples: Sequence[Sample],
+    group: Group,
+    each: bool,
+    step: Callable[[], object],
+    stop: Callable[[], bool],
+) -> Scores | None:
+    """Sum the matrices of this process's share, picture by picture, then those of all processes."""
+    matrix = torch.zeros(classes, classes + 1, dtype=torch.int64, device=group.device)
+    pictures: list[PictureScores] = []
     stopped = False
-    for counts in each(predictor, group.share(samples)):
-        matrix += counts
+    for number, of_picture in zip(_numbers(samples, group), counts, strict=True):
+        matrix += of_picture
+        if each:
+            image, label = samples[number].image, samples[number].label
+            scores = PictureScores.of(of_picture.cpu().numpy(), number, str(image), str(label))
+            pictures.append(scores)
         step()
         if stopped := stop():
             break
     if group.any(stopped):
         return None
-    return Scores.of(group.sum(matrix).cpu().numpy(), len(samples))
+    total = group.sum(matrix).cpu().numpy()
+    gathered = [one for part in group.gather(pictures) for one in part]
+    return Scores.of(total, len(samples), sorted(gathered, key=lambda one: one.number))
 
 
-def _on_gpu(predictor: Predictor, samples: Sequence[Sample]) -> Iterator[Tensor]:
-    """Read pictures while the GPU works on those before."""
-    for sample, pair in ahead(lambda sample: read_pair(sample, predictor.classes), samples):
-        yield _count(predictor, sample, *pair())
-
-
-def _on_cpu(predictor: Predictor, samples: Sequence[Sample]) -> Iterator[Tensor]:
-    """Work on as many pictures as there are threads, each in a single thread."""
-
-    def count(sample: Sample) -> Tensor:
-        return _count(predictor, sample, *read_pair(sample, predictor.classes))
-
-    return one_thread_each(count, samples, min(torch.get_num_threads(), MOST_THREADS))
-
-
-def _count(predictor: Predictor, sample: Sample, image: Pixels, label: Pixels) -> Tensor:
-    """Give a picture's confusion matrix."""
-    labels = torch.from_numpy(label).to(predictor.device)
-    return confusion(predictor(image), labels, predictor.classes, sample.label)
+def _numbers(samples: Sequence[Sample], group: Group) -> Iterator[int]:
+    return iter(group.share(range(len(samples))))

@@ -11,7 +11,7 @@ from drn_cli.data.prepare.imagenet.pictures import is_wnid
 from drn_cli.data.prepare.imagenet.sources import VAL_PICTURES, Sources
 from drn_cli.data.prepare.imagenet.tar import read_small
 from drn_cli.errors import DrnError
-from drn_cli.files import atomic
+from drn_cli.files import write_csv
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
@@ -45,7 +45,7 @@ def read_boxes(sources: Sources) -> Boxes | None:
     if sources.boxes is None:
         return None
     return {
-        PurePosixPath(name).stem: _from_xml(data, f"{sources.boxes}: {name}")
+        PurePosixPath(name).stem: parse_xml(data, f"{sources.boxes}: {name}")
         for name, data in _xml_files(sources.boxes)
     }
 
@@ -70,7 +70,8 @@ def _xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
             raise DrnError(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def _from_xml(data: bytes, where: str) -> list[Box]:
+def parse_xml(data: bytes, where: str) -> list[Box]:
+    """Read the boxes of an annotation file, as ImageNet has them; raises DrnError if it is none."""
     try:
         root = ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
@@ -137,8 +138,5 @@ def write_boxes(path: Path, boxes: Boxes, pictures: Mapping[str, str]) -> int:
         for name in sorted(boxes.keys() & pictures.keys())
         for box in boxes[name]
     ]
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("image", "wnid", *CORNERS))
-        writer.writerows(rows)
+    write_csv(path, ("image", "wnid", *CORNERS), rows)
     return len(rows)

@@ -1,11 +1,9 @@
 """What people call the classes of ImageNet: Kaggle's list, the devkit's meta.mat, or our table."""
 
-import csv
 import importlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,18 +26,6 @@ class Synset:
     number: int
     wnid: str
     words: str
-
-
-def shipped_names() -> dict[str, str]:
-    """Give a name for each of the 1000 classes of ILSVRC2012, by WNID.
-
-    The WNIDs of our table are those of the list in timm (`imagenet_synsets.txt`), the names those
-    of torchvision's weights in the same, sorted, order. WordNet's own words agree with all but
-    two: `crane bird`, to tell it from the machine, and `maillot tank suit`.
-    """
-    table = files("drn_cli.data") / "tables" / "imagenet_classes.csv"
-    rows = csv.DictReader(table.read_text(encoding="utf-8").splitlines())
-    return {row["wnid"]: row["name"] for row in rows}
 
 
 def names_file(sources: Sources) -> Path | None:

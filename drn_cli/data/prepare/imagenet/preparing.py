@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from drn_cli.data.classes import imagenet
 from drn_cli.data.prepare.common import Progress
 from drn_cli.data.prepare.imagenet.boxes import read_boxes, write_boxes
-from drn_cli.data.prepare.imagenet.names import read_names, shipped_names
+from drn_cli.data.prepare.imagenet.names import read_names
 from drn_cli.data.prepare.imagenet.parts import Part, extra_parts, split_parts
 from drn_cli.data.prepare.imagenet.sources import (
     BOX_ARCHIVE,
@@ -201,7 +202,7 @@ def _make(
 ) -> None:
     """Make what is to be made; what can be found wrong early is read first."""
     boxes = read_boxes(sources)
-    with_names(state, read_names(sources), shipped_names())
+    with_names(state, read_names(sources), imagenet())
     state.made_from |= {split: part.made_from for split, part in todo.items()}
     begin(out, state)
     _take(out, state, todo, progress)

@@ -1,0 +1,137 @@
+"""Which picture of a folder belongs to which label map of another, by their names."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from drn_cli.data.folders import Sample
+from drn_cli.data.images import SUFFIXES
+from drn_cli.data.prepare.matching import match_names
+from drn_cli.errors import DrnError
+
+FRAME = re.compile(r"([A-Za-z-]+_\d{6}_\d{6})(?!\d)")  # city_sequence_frame, of Cityscapes
+# Of the files that Cityscapes has of a frame: what is no label map, and which map is taken first.
+NO_MAPS = ("_instanceIds", "_instanceTrainIds", "_color")
+PREFERRED = ("_labelTrainIds", "_trainIds", "_labelIds")
+
+
+@dataclass(frozen=True, slots=True)
+class FolderPairs:
+    """Pictures, or predictions, and their label maps.
+
+    Attributes:
+        samples: The pairs, in the order of the pictures' paths.
+        by: What they were paired by, in words.
+        lone_images: Pictures without a label map.
+        lone_labels: Label maps without a picture.
+    """
+
+    samples: Sequence[Sample]
+    by: str
+    lone_images: Sequence[Path]
+    lone_labels: Sequence[Path]
+
+
+def pair_folders(
+    images: Path, labels: Path, image_suffix: str | None = None, label_suffix: str | None = None
+) -> FolderPairs:
+    """Pair the pictures and label maps of two folders, with all that is below them.
+
+    Files of Cityscapes belong together by city, sequence and frame, whatever follows. Others do by
+    their names, without a suffix that all pictures or all labels have.
+
+    Args:
+        images: Folder of the pictures.
+        labels: Folder of the label maps.
+        image_suffix: What the stems of pictures end with; others are passed over.
+        label_suffix: The same for label maps.
+
+    Raises:
+        DrnError: A folder is missing or empty, nothing belongs together, or a picture could belong
+            to several label maps.
+    """
+    found = _files(images, image_suffix)
+    maps = _files(labels, label_suffix)
+    image_frames, label_frames = _by_frame(found), _by_frame(maps)
+    common = image_frames.keys() & label_frames.keys()
+    if common:
+        pairs = {
+            _only(frame, image_frames[frame], images): _label(frame, label_frames[frame], labels)
+            for frame in common
+        }
+        return _folder_pairs(
+            pairs,
+            "city, sequence and frame",
+            [path for path in found if path not in pairs],
+            [paths[0] for frame, paths in label_frames.items() if frame not in common],
+        )
+    matching = match_names(
+        [path.relative_to(images).as_posix() for path in found],
+        [path.relative_to(labels).as_posix() for path in maps],
+        image_suffix,
+        label_suffix,
+    )
+    return _folder_pairs(
+        {images / match.image: labels / match.label for match in matching.matches},
+        f"name ({matching})",
+        [images / name for name in matching.without_label],
+        [labels / name for name in matching.without_picture],
+    )
+
+
+def _folder_pairs(
+    pairs: Mapping[Path, Path], by: str, images: Iterable[Path], labels: Iterable[Path]
+) -> FolderPairs:
+    samples = [Sample(image, pairs[image]) for image in sorted(pairs)]
+    return FolderPairs(samples, by, sorted(images), sorted(labels))
+
+
+def _files(folder: Path, suffix: str | None) -> list[Path]:
+    if not folder.is_dir():
+        raise DrnError(f"{folder}: no such folder")
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.stem.endswith(suffix or "")
+        and not path.name.startswith(".")
+        and path.is_file()
+    )
+    if not found:
+        ending = f" whose name ends with {suffix}" if suffix else ""
+        raise DrnError(f"{folder}: no pictures here{ending}")
+    return found
+
+
+def _by_frame(paths: Iterable[Path]) -> Mapping[str, list[Path]]:
+    frames: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        if found := FRAME.match(path.name):
+            frames[found[1]].append(path)
+    return frames
+
+
+def _label(frame: str, paths: Sequence[Path], folder: Path) -> Path:
+    """Choose the label map among the files of a frame."""
+    maps = [path for path in paths if not path.stem.endswith(NO_MAPS)]
+    for suffix in PREFERRED:
+        preferred = [path for path in maps if path.stem.endswith(suffix)]
+        if preferred:
+            return _only(frame, preferred, folder, "label")
+    return _only(frame, maps or paths, folder, "label")
+
+
+def _only(frame: str, paths: Sequence[Path], folder: Path, kind: str = "image") -> Path:
+    if len(paths) > 1:
+        listed = " and ".join(path.name for path in paths[:3])
+        raise DrnError(
+            f"{folder}: several files of {frame}: {listed}",
+            f"choose some by the end of their names: --{kind}-suffix {_ending(paths[0], frame)}",
+        )
+    return paths[0]
+
+
+def _ending(path: Path, frame: str) -> str:
+    return path.stem.removeprefix(frame) or path.stem

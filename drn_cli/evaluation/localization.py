@@ -1,0 +1,227 @@
+"""Score a classifier's boxes against true ones, for many thresholds in one pass.
+
+A picture counts as right at top-k if, of the k likeliest classes, one is a class of its true boxes
+and its box overlaps one of them by more than half (intersection over union), corner pixels included
+as in ImageNet's own evaluation. The error is the share of pictures that are not right.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from drn_cli.data.boxes import Box
+from drn_cli.data.images import read_image
+from drn_cli.distributed.group import Group
+from drn_cli.inference.activation import Activation, Kind, See, activate
+from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.reading import networks_at_once, one_thread_each
+
+TOP = 5  # classes of a picture that may be right
+OVERLAP = 0.5  # above which a box is right
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A picture to be scored.
+
+    Attributes:
+        image: The file.
+        boxes: Its true boxes.
+        classes: The network's class of each of them.
+    """
+
+    image: Path
+    boxes: tuple[Box, ...]
+    classes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureBoxes:
+    """What was found in one picture.
+
+    Attributes:
+        number: Its place in the list of pictures, from 0.
+        classes: The likeliest classes, at most five.
+        probabilities: Theirs.
+        boxes: In pixels, float64 `(classes, thresholds, 4)`; NaN for none.
+        iou: Of each of these boxes with the best true box of its class, 0 where there is none,
+            float64 `(classes, thresholds)`.
+    """
+
+    number: int
+    classes: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    boxes: npt.NDArray[np.float64]
+    iou: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalizationScores:
+    """Localisation errors over a set of pictures, as fractions of 1.
+
+    Attributes:
+        thresholds: That were tried; minus infinity is none.
+        top1, top5: The error at each of them.
+        top1_classification, top5_classification: Share of the pictures whose class was not first,
+            or not among the first five: no threshold can do better.
+        images: Number of pictures.
+        pictures: What was found in each, in their order, where that was asked for.
+    """
+
+    thresholds: tuple[float, ...]
+    top1: tuple[float, ...]
+    top5: tuple[float, ...]
+    top1_classification: float
+    top5_classification: float
+    images: int
+    pictures: tuple[PictureBoxes, ...] = ()
+
+    @property
+    def best(self) -> int:
+        """Which threshold has the lowest top-1 error; of equals the lowest top-5 error."""
+        return min(range(len(self.top1)), key=lambda n: (self.top1[n], self.top5[n]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it ready for JSON; no threshold is null."""
+        known = [None if np.isneginf(limit) else limit for limit in self.thresholds]
+        best = self.best
+        return {
+            "images": self.images,
+            "threshold": known[best],
+            "top1_error": self.top1[best],
+            "top5_error": self.top5[best],
+            "top1_classification_error": self.top1_classification,
+            "top5_classification_error": self.top5_classification,
+            "sweep": [
+                {"threshold": limit, "top1_error": one, "top5_error": five}
+                for limit, one, five in zip(known, self.top1, self.top5, strict=True)
+            ],
+        }
+
+
+def localize(
+    classifier: Classifier,
+    pictures: Sequence[Located],
+    group: Group,
+    thresholds: Sequence[float],
+    *,
+    see: See = "whole",
+    kind: Kind = "score",
+    each: bool = False,
+    step: Callable[[], object] = lambda: None,
+) -> LocalizationScores:
+    """Find boxes in every picture once, and compare.
+
+    Each process takes its share and the counts are added up.
+
+    Args:
+        classifier: The network.
+        pictures: All of them, at least one, in every process.
+        group: The processes.
+        thresholds: That are tried.
+        see: What is seen of a picture, as for `activate`.
+        kind: What thresholds are compared with, as for `activate`.
+        each: Whether what was found in each picture is wanted too.
+        step: Called after each picture of this process.
+
+    Raises:
+        DrnError: A picture cannot be read.
+    """
+    mine = group.share(list(enumerate(pictures)))
+
+    def work(item: tuple[int, Located]) -> PictureBoxes:
+        number, located = item
+        found = activate(classifier, read_image(located.image), see, kind)
+        return compare(found, located, thresholds, number)
+
+    threads = 1 if group.device.type == "cuda" else networks_at_once(group.device)
+    right = np.zeros((2, len(thresholds)), np.int64)
+    known = np.zeros(2, np.int64)
+    kept = []
+    for found in one_thread_each(work, mine, threads):
+        right += is_right(found)
+        true = [kind in pictures[found.number].classes for kind in found.classes]
+        known += (true[0], any(true))
+        if each:
+            kept.append(found)
+        step()
+    counts = torch.from_numpy(np.concatenate([right.ravel(), known])).to(group.device)
+    total = group.sum(counts).cpu().numpy()
+    errors = 1 - total / len(pictures)
+    top1, top5 = errors[:-2].reshape(2, -1).tolist()
+    gathered = [one for part in group.gather(kept) for one in part]
+    return LocalizationScores(
+        tuple(thresholds),
+        tuple(top1),
+        tuple(top5),
+        float(errors[-2]),
+        float(errors[-1]),
+        len(pictures),
+        tuple(sorted(gathered, key=lambda one: one.number)),
+    )
+
+
+def compare(
+    found: Activation, located: Located, thresholds: Sequence[float], number: int
+) -> PictureBoxes:
+    """Compare the boxes of a picture's likeliest classes with its true ones."""
+    classes = found.best(TOP)
+    boxes = found.boxes(classes, thresholds)
+    overlap = np.zeros(boxes.shape[:2])
+    for place, kind in enumerate(classes):
+        true = [box for box, of in zip(located.boxes, located.classes, strict=True) if of == kind]
+        if true:
+            overlap[place] = np.max([iou(boxes[place], box) for box in true], axis=0)
+    likely = found.probabilities[classes].tolist()
+    return PictureBoxes(number, tuple(classes), tuple(likely), boxes, overlap)
+
+
+def iou(boxes: npt.NDArray[np.float64], true: Box) -> npt.NDArray[np.float64]:
+    """Give intersection over union with a true box, corner pixels included; 0 for no box.
+
+    Shapes: `(..., 4)` in, `(...)` out.
+    """
+    low = np.maximum(boxes[..., :2], (true.xmin, true.ymin))
+    high = np.minimum(boxes[..., 2:], (true.xmax, true.ymax))
+    common = np.prod(np.maximum(0, high - low + 1), axis=-1)
+    area = np.prod(boxes[..., 2:] - boxes[..., :2] + 1, axis=-1)
+    whole = area + (true.xmax - true.xmin + 1) * (true.ymax - true.ymin + 1) - common
+    return np.asarray(np.nan_to_num(common / whole))
+
+
+def is_right(found: PictureBoxes) -> npt.NDArray[np.bool_]:
+    """Tell at which thresholds a picture is right at top-1, and at top-5: `(2, thresholds)`."""
+    hits = found.iou > OVERLAP
+    return np.stack([hits[0], hits.any(axis=0)])
+
+
+def worst_located(scores: LocalizationScores) -> list[PictureBoxes]:
+    """Order pictures by the overlap of their likeliest class's box, at the best threshold."""
+    best = scores.best
+    return sorted(scores.pictures, key=lambda found: (found.iou[0, best], found.number))
+
+
+def located(
+    images: Sequence[Path], truth: Mapping[str, Sequence[Box]], index: Mapping[str, int]
+) -> tuple[list[Located], int]:
+    """Put pictures together with their boxes, by their names.
+
+    Args:
+        images: The files.
+        truth: The boxes of each picture, by its name without ending.
+        index: The network's number of each class, by what its folder is called.
+
+    Returns:
+        The pictures that have boxes of known classes, and how many have none.
+    """
+    found = []
+    for image in images:
+        boxes = tuple(box for box in truth.get(image.stem, ()) if box.name in index)
+        if boxes:
+            found.append(Located(image, boxes, tuple(index[box.name] for box in boxes)))
+    return found, len(images) - len(found)

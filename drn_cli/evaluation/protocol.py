@@ -1,0 +1,142 @@
+"""How scores came about, in one paragraph that a paper can quote and in fields for a program."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drn_cli import __version__
+from drn_cli.evaluation.confusion import Scores
+from drn_cli.evaluation.folder_pairs import FolderPairs
+from drn_cli.evaluation.label_maps import Ids, Size
+from drn_cli.files import sha256
+from drn_cli.recipe.schema import Eval
+
+IDS = {
+    "label-ids": "Cityscapes label ids, mapped to the 19 train ids",
+    "train-ids": "Cityscapes train ids",
+    "class-ids": "class ids",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How a network looked at pictures.
+
+    Attributes:
+        network: Its architecture.
+        weights: Its file.
+        view: Sizes, mirrored, tiles.
+        autocast: What it computed in where that is safe; None is float32 throughout.
+    """
+
+    network: str
+    weights: Path
+    view: Eval
+    autocast: torch.dtype | None
+
+    @property
+    def precision(self) -> str:
+        return str(self.autocast or torch.float32).removeprefix("torch.")
+
+    def text(self) -> str:
+        """Say it in whole sentences."""
+        parts = [f"The network is {self.network} with {self.weights.name}, in {self.precision}."]
+        if self.view.scales != (1.0,):
+            scales = ", ".join(f"{scale:g}" for scale in self.view.scales)
+            parts.append(
+                f"Each picture was seen at {scales} of its size (bicubic), the log-probabilities "
+                "resized back (bilinear, anti-aliased) and summed."
+            )
+        parts.append(f"Mirrored pictures were {'seen too' if self.view.flip else 'not seen'}.")
+        if self.view.tile is not None:
+            parts.append(f"Pictures were seen in overlapping tiles of {self.view.tile} pixels.")
+        return " ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it ready for JSON."""
+        return {
+            "network": self.network,
+            "weights": str(self.weights),
+            "weights_sha256": sha256(self.weights),
+            "scales": list(self.view.scales),
+            "flip": self.view.flip,
+            "tile": self.view.tile,
+            "precision": self.precision,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """What was compared with what, and how.
+
+    Attributes:
+        images: Where the pictures, or the predictions, are.
+        labels: Where their label maps are.
+        pairs: What belonged together.
+        label_ids: Which ids the label maps hold.
+        size: What was brought to which size; None if all had one.
+        seen: How a network saw the pictures; or which ids given predictions hold.
+    """
+
+    images: Path
+    labels: Path
+    pairs: FolderPairs
+    label_ids: Ids
+    size: Size | None
+    seen: Seen | Ids
+
+    def to_json(self, scores: Scores) -> dict[str, Any]:
+        """Give it ready for JSON, its text too."""
+        size, pairs = self.size, self.pairs
+        told = {
+            "text": self.text(scores),
+            "drn": __version__,
+            "images": str(self.images),
+            "labels": str(self.labels),
+            "paired_by": pairs.by,
+            "pairs": len(pairs.samples),
+            "images_without_label": len(pairs.lone_images),
+            "labels_without_image": len(pairs.lone_labels),
+            "label_ids": self.label_ids,
+            "resize_to": "x".join(map(str, size)) if isinstance(size, tuple) else size,
+        }
+        if isinstance(self.seen, Seen):
+            return told | self.seen.to_json()
+        return told | {"prediction_ids": self.seen}
+
+    def text(self, scores: Scores) -> str:
+        """Say it in whole sentences."""
+        pairs, seen, classes = self.pairs, sum(i is not None for i in scores.iou), len(scores.iou)
+        lone = ((pairs.lone_images, "files"), (pairs.lone_labels, "label maps"))
+        left = [f"{len(paths)} {what}" for paths, what in lone if paths]
+        left_out = f"; {' and '.join(left)} without a counterpart were left out" if left else ""
+        absent = "" if seen == classes else ", the others occurring nowhere"
+        return " ".join(
+            [
+                f"Scored with drn {__version__}: {len(pairs.samples)} pairs, matched by "
+                f"{pairs.by}{left_out}.",
+                self.seen.text()
+                if isinstance(self.seen, Seen)
+                else f"The predictions were given as {IDS[self.seen]}.",
+                f"The label maps hold {IDS[self.label_ids]}.",
+                self._sizes(),
+                "One confusion matrix was counted over all pixels of all pairs whose label is a "
+                f"class; mIoU is the mean of TP / (TP + FP + FN) over {seen} of {classes} classes"
+                f"{absent}, accuracy the share of these pixels that is right.",
+            ]
+        )
+
+    def _sizes(self) -> str:
+        kind, way = (
+            ("Pictures", "bicubic") if isinstance(self.seen, Seen) else ("Predictions", "nearest")
+        )
+        if isinstance(self.size, tuple):
+            width, height = self.size
+            return f"{kind} ({way}) and label maps (nearest) were brought to {width}x{height}."
+        return {
+            "label": f"{kind} were brought to the size of their label maps ({way}).",
+            "none": f"Label maps were brought to the size of their {kind.lower()} (nearest).",
+            None: f"{kind} have the size of their label maps.",
+        }[self.size]
