@@ -20,8 +20,14 @@ MISTAKES = 10
 DEEP = 0.64  # share where white and black letters stand out alike, in page.css: 4.5 to 1
 
 
-def class_scores(scores: Record, colours: Colours) -> str:
-    """Show a segmentation's scores by class; nothing for scores that have no IoU of classes."""
+def class_scores(scores: Record, colours: Colours, when: str | None = None) -> str:
+    """Show a segmentation's scores by class; nothing for scores that have no IoU of classes.
+
+    Args:
+        scores: As JSON has them.
+        colours: Of the classes.
+        when: What was scored, in words; by default the best validation of a run.
+    """
     iou = scores.get("iou")
     if not isinstance(iou, dict) or not iou:
         return ""
@@ -29,7 +35,7 @@ def class_scores(scores: Record, colours: Colours) -> str:
     matrix = confusion_matrix(scores, len(by_class))
     return (
         '<section id="classes"><h2>Classes</h2>'
-        f"<p>Intersection over union in the best validation, {_when(scores)}.</p>"
+        f"<p>Intersection over union {when or f'in the best validation, {_when(scores)}'}.</p>"
         f"{_bars(by_class, matrix, colours)}</section>"
         '<section id="confusion"><h2>Confusion</h2>'
         f"{_no_matrix() if matrix is None else _confusion(by_class, matrix)}</section>"

@@ -7,38 +7,45 @@ from html import escape
 
 from drn_cli.data.classes import ClassSet
 from drn_cli.report.class_scores import swatch
-from drn_cli.report.gallery import ClassifiedPicture, Gallery, SegmentedPicture
+from drn_cli.report.gallery import Gallery
+from drn_cli.report.pictures import ClassifiedPicture, LocalizedPicture, SegmentedPicture
 from drn_cli.report.words import percent
-
-MODES = ("picture", "label", "prediction", "error")
 
 MOST_COLOURS = 40  # of which the names are shown unasked
 
-SWITCH = (
-    '<fieldset class="switch"><legend>Show</legend>'
-    + "".join(
+
+def _switch(*modes: str) -> str:
+    """Let a reader choose what all pictures show; the first is shown unasked."""
+    buttons = "".join(
         f'<label><input type="radio" name="shown" id="show-{mode}" value="{mode}"'
-        f"{' checked' if mode == 'picture' else ''}><span>{mode}</span></label>"
-        for mode in MODES
+        f"{' checked' if mode == modes[0] else ''}><span>{mode}</span></label>"
+        for mode in modes
     )
-    + "</fieldset>"
-)
+    return f'<fieldset class="switch"><legend>Show</legend>{buttons}</fieldset>'
+
+
+SWITCH = _switch("picture", "label", "prediction", "error")
+HEAT_SWITCH = _switch("picture", "heat")
 ERROR_KEY = (
     '<ul class="key error-key"><li><span class="swatch wrong"></span>striped and bright: wrong</li>'
     '<li><span class="swatch dimmed"></span>dimmed: right</li>'
     '<li><span class="swatch void"></span>grey: void, not scored</li></ul>'
 )
+BOX_KEY = (
+    '<ul class="key"><li><span class="swatch true"></span>dashed: true</li>'
+    '<li><span class="swatch found"></span>solid: found</li></ul>'
+)
 
 
 def gallery_section(gallery: Gallery) -> str:
     """Show the pictures, under a heading that says how they were chosen."""
-    number = len(gallery.pictures)
-    chosen = "all" if number == gallery.total else f"{number}, evenly spaced, of the"
-    intro = f"<p>The best network on {chosen} {gallery.total} validation pictures.</p>"
-    shots = "".join(
-        _segmented(picture) if isinstance(picture, SegmentedPicture) else _classified(picture)
-        for picture in gallery.pictures
-    )
+    intro = f"<p>{escape(gallery.intro)}</p>"
+    shots = "".join(map(_shot, gallery.pictures))
+    if isinstance(gallery.pictures[0], LocalizedPicture):
+        return (
+            f"{_open('localised')}{intro}{HEAT_SWITCH}{BOX_KEY}"
+            f'<div class="shots">{shots}</div></section>'
+        )
     if gallery.class_set is None:
         return f'{_open("classified")}{intro}<div class="shots">{shots}</div></section>'
     classes = escape(json.dumps(_by_colour(gallery.class_set)))
@@ -58,8 +65,16 @@ def _open(kind: str) -> str:
     return f'<section id="pictures" class="gallery {kind}"><h2>Pictures</h2>'
 
 
+def _shot(picture: SegmentedPicture | ClassifiedPicture | LocalizedPicture) -> str:
+    if isinstance(picture, SegmentedPicture):
+        return _segmented(picture)
+    return _classified(picture) if isinstance(picture, ClassifiedPicture) else _localized(picture)
+
+
 def _segmented(picture: SegmentedPicture) -> str:
-    right = "nothing to score" if picture.right is None else f"{percent(picture.right)} right"
+    right = miou = "nothing to score"
+    if picture.right is not None and picture.miou is not None:
+        right, miou = f"{percent(picture.right)} right", f"mIoU {percent(picture.miou)}"
     name = escape(picture.name)
     layers = (
         ("picture", "jpeg", picture.picture, picture.name),
@@ -78,7 +93,8 @@ def _segmented(picture: SegmentedPicture) -> str:
     )
     return (
         f'<figure><div class="frame">{images}<output class="pixel"></output></div>'
-        f'<figcaption><span class="name">{name}</span> <span>{right}</span></figcaption></figure>'
+        f'<figcaption><span class="name">{name}</span> '
+        f"<span>{miou if right == miou else f'{miou}, {right}'}</span></figcaption></figure>"
     )
 
 
@@ -96,6 +112,34 @@ def _classified(picture: ClassifiedPicture) -> str:
         f'<strong class="verdict">{verdict}</strong>'
         f"<dl><dt>true</dt><dd>{escape(picture.truth)}</dd>"
         f"<dt>predicted</dt>{guesses}</dl>"
+        f'<span class="name">{escape(picture.name)}</span></figcaption></figure>'
+    )
+
+
+def _localized(picture: LocalizedPicture) -> str:
+    verdict = "✓ right" if picture.is_right else "✗ wrong"
+    name, share = picture.guess
+    width, height = picture.whole
+    rectangles = [("true", box) for box in picture.true]
+    if picture.found is not None:
+        rectangles.append(("found", picture.found))
+    boxes = "".join(
+        f'<rect class="{layer} {kind}" x="{xmin:.1f}" y="{ymin:.1f}" '
+        f'width="{xmax - xmin + 1:.1f}" height="{ymax - ymin + 1:.1f}"/>'
+        for kind, (xmin, ymin, xmax, ymax) in rectangles
+        for layer in ("under", "over")
+    )
+    said = f"{picture.truth}: {len(picture.true)} true boxes, overlap {percent(picture.iou, 0)}"
+    images = _image("picture", "jpeg", picture.picture, picture.name, picture.size) + _image(
+        "heat", "jpeg", picture.heat, f"Activation of {name}", picture.size
+    )
+    return (
+        f'<figure class="{"right" if picture.is_right else "wrong"}"><div class="frame">{images}'
+        f'<svg class="boxes" viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(said)}">{boxes}</svg></div><figcaption>'
+        f'<strong class="verdict">{verdict}</strong> <span>overlap {percent(picture.iou, 0)}</span>'
+        f"<dl><dt>true</dt><dd>{escape(picture.truth)}</dd>"
+        f"<dt>predicted</dt><dd>{escape(name)} {percent(share, 0)}</dd></dl>"
         f'<span class="name">{escape(picture.name)}</span></figcaption></figure>'
     )
 

@@ -1,15 +1,9 @@
 """A run as one HTML page that needs nothing else: no network, no other file."""
 
-import hashlib
-from base64 import b64encode
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
-from drn_cli import __version__
 from drn_cli.errors import DrnError
 from drn_cli.files import write_text
 from drn_cli.report.chart import draw
@@ -21,6 +15,7 @@ from drn_cli.report.facts import (
     recipe_section,
     throughput_section,
 )
+from drn_cli.report.frame import page
 from drn_cli.report.gallery import Gallery, Step, make_gallery
 from drn_cli.report.gallery_page import gallery_section, no_gallery
 from drn_cli.report.history import Record, number, read_scores
@@ -108,26 +103,8 @@ def write_report(
         recipe_section(run.recipe.read_text(encoding="utf-8")),
         environment_section(summary.environment),
     ]
-    write_text(out, _page(_title(summary), sections))
+    write_text(out, page(_title(summary), sections))
     return Report(out, len(gallery.pictures) if gallery else 0, tuple(missing))
-
-
-def _page(title: str, sections: list[str]) -> str:
-    """Put the sections into the frame, whose policy lets a browser load nothing at all."""
-    folder = files("drn_cli.report")
-    frame, style, script = (
-        (folder / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")
-    )
-    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return Template(frame).substitute(
-        title=escape(title),
-        style=style,
-        script=script,
-        digest=digest,
-        body="\n".join(section for section in sections if section),
-        version=escape(__version__),
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    )
 
 
 def _title(summary: Summary) -> str:
