@@ -8,7 +8,19 @@ import typer
 from typer.core import TyperGroup
 
 from drn_cli import __version__
-from drn_cli.cli import console, data, demo, evaluate, models, predict, recipes, report, runs, train
+from drn_cli.cli import (
+    console,
+    data,
+    demo,
+    evaluate,
+    localize,
+    models,
+    predict,
+    recipes,
+    report,
+    runs,
+    train,
+)
 from drn_cli.errors import DrnError, FaultError
 
 
@@ -65,6 +77,7 @@ app.add_typer(data.app, name="data")
 app.command("train", epilog=train.EPILOG)(train.train)
 app.command("eval", epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command("predict", epilog=predict.EPILOG)(predict.predict)
+app.command("localize", epilog=localize.EPILOG)(localize.localize)
 app.command("report", epilog=report.EPILOG)(report.report)
 app.command("runs", epilog=runs.EPILOG)(runs.runs)
 app.add_typer(models.app, name="models")

@@ -3,13 +3,16 @@
 import json
 import logging
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from drn_cli.errors import DrnError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as shells count
 
@@ -42,6 +45,13 @@ def note(message: str) -> None:
 
     with tqdm.external_write_mode(file=sys.stderr):  # a progress bar steps aside
         err.print(escape(message), soft_wrap=True)
+
+
+def bar(total: int, *, shown: bool = True, unit: str = "picture") -> "tqdm[Any]":
+    """Make a progress bar on stderr, for terminals; one process of a job shows it."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=unit, disable=None if shown else True)
 
 
 def warn(message: str) -> None:

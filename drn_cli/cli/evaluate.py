@@ -1,105 +1,170 @@
-"""`drn eval`: score a trained network on labelled pictures."""
+"""`drn eval`: score a trained network, a folder of pictures, or predictions, against labels."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from drn_cli.cli import console
+from drn_cli.cli.evaluating.data import score_data
+from drn_cli.cli.evaluating.folders import Folders, Ids, score_folder, score_predictions
+from drn_cli.cli.evaluating.output import Output
 from drn_cli.cli.launching import Gpus
-from drn_cli.cli.source import Flip, Scales, Tile, find_source, spread
-
-if TYPE_CHECKING:
-    from drn_cli.data.classes import ClassSet
-    from drn_cli.evaluation.confusion import Scores
+from drn_cli.cli.source import (
+    Compile,
+    Flip,
+    Look,
+    MultiScale,
+    Precision,
+    Scales,
+    TenCrop,
+    Tile,
+    Weights,
+    find_source,
+    spread,
+)
 
 EPILOG = """[bold]Examples[/]
 
   drn eval                                         the newest run, on its validation pictures
 
-  drn eval runs/drn_d_22_camvid/2026-01-31_12-00-00 --json
+  drn eval runs/drn_d_22_camvid/2026-01-31_12-00-00 --ms --csv pictures.csv --report eval.html
 
-  drn eval drn-d-105_ms_cityscapes.pth --data /data/cityscapes --scales 0.5,0.75,1,1.25,1.5,1.75
+  drn eval drn-d-105_ms_cityscapes.pth --data /data/cityscapes --ms --gpus auto
 
-  drn eval --split train --gpus 2
+  drn eval --images generated/ --labels gtFine/val --weights drn-d-105_ms_cityscapes.pth --ms
+
+  drn eval --predictions predictions/index --labels data/camvid/valannot
+
+  drn eval drn_d_22 --data /data/imagenet --ten-crop
 """
+
+FOLDERS = "Pictures and labels in folders"
+
+
+def _size(text: str) -> Any:
+    if text in ("label", "none"):
+        return text
+    words = text.lower().split("x")
+    if len(words) == 2 and all(word.isdigit() and int(word) > 0 for word in words):
+        return int(words[0]), int(words[1])
+    raise typer.BadParameter(f"{text!r}: label, none, or a size as 512x256")
 
 
 def evaluate(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="RUN|CHECKPOINT", help="Run folder or file; by default the newest run."
+            metavar="RUN|FILE|NAME",
+            help="Run folder, checkpoint, or a network with published weights; by default the "
+            "newest run.",
         ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Data folder; by default that of the run's recipe.")
     ] = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Of the data.")] = "val",
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of pictures to score, instead.", rich_help_panel=FOLDERS),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of predicted index maps to score; no network.", rich_help_panel=FOLDERS
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of their label maps.", rich_help_panel=FOLDERS)
+    ] = None,
+    weights: Weights = None,
+    resize_to: Annotated[
+        Any,
+        typer.Option(
+            parser=_size,
+            metavar="label|WxH|none",
+            help="label: pictures to their labels' size (the default for pictures); none: labels "
+            "to their pictures' size; WxH: both.",
+            rich_help_panel=FOLDERS,
+        ),
+    ] = None,
+    labels_hold: Annotated[
+        Ids,
+        typer.Option(help="Ids of the label maps; auto: by looking.", rich_help_panel=FOLDERS),
+    ] = "auto",
+    predictions_hold: Annotated[
+        Ids,
+        typer.Option(help="Ids of the predictions; auto: by looking.", rich_help_panel=FOLDERS),
+    ] = "auto",
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=255,
+            help="Number of classes, for --predictions.",
+            rich_help_panel=FOLDERS,
+        ),
+    ] = None,
+    image_suffix: Annotated[
+        str | None,
+        typer.Option(
+            help="What names of pictures end with, before the format.", rich_help_panel=FOLDERS
+        ),
+    ] = None,
+    label_suffix: Annotated[
+        str | None,
+        typer.Option(help="The same for label maps.", rich_help_panel=FOLDERS),
+    ] = None,
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial", help="Leave out pictures without a label.", rich_help_panel=FOLDERS
+        ),
+    ] = False,
+    multi_scale: MultiScale = False,
     scales: Scales = None,
     flip: Flip = None,
     tile: Tile = None,
+    ten_crop: TenCrop = False,
+    precision: Precision = "fp32",
+    compile_: Compile = False,
+    csv: Annotated[
+        Path | None, typer.Option(help="File for the scores of each picture, worst first.")
+    ] = None,
+    worst: Annotated[int, typer.Option(min=0, help="How many of the worst pictures to list.")] = 5,
+    report: Annotated[
+        Path | None, typer.Option(help="HTML page with scores, confusion and pictures.")
+    ] = None,
+    pictures: Annotated[
+        int, typer.Option(min=0, max=200, help="Pictures in the page, the worst and the best.")
+    ] = 24,
     gpus: Gpus = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
-    """Score a trained network: mIoU, IoU of each class, pixel accuracy."""
-    if split not in ("train", "val", "test"):
-        raise typer.BadParameter(f"--split {split}: one of train, val, test")
-    from drn_cli.data.folders import ListFolder
-    from drn_cli.errors import DrnError
-
-    found = find_source(source)
-    view = found.view(scales, flip, tile)
-    recipe = found.recipe
-    if data is not None:
-        folder = ListFolder.open(data)
-    elif recipe is not None:
-        folder = ListFolder.open(recipe.data.root, recipe.data.lists)
-    else:
-        raise DrnError(f"{found.checkpoint}: does not say which pictures", "name them: --data DIR")
-    samples = folder.samples(split)  # type: ignore[arg-type]
+    """Score a network: mIoU and IoU of each class, or top-1 and top-5; or score predictions."""
+    if source is not None and weights is not None:
+        raise typer.BadParameter("the network is named twice, as an argument and as --weights")
+    if (labels is None) != (images is None and predictions is None):
+        raise typer.BadParameter("--labels goes with --images or --predictions, and they with it")
+    if images is not None and predictions is not None:
+        raise typer.BadParameter("--images and --predictions are two ways to score")
+    if tile is not None and ten_crop:
+        raise typer.BadParameter("--tile is for segmenters, --ten-crop for classifiers")
     spread(gpus)
-
-    from tqdm import tqdm
-
-    from drn_cli.distributed.group import join
-    from drn_cli.evaluation.segmentation import evaluate as score
-    from drn_cli.inference.loading import load_predictor
-
-    with join() as group:
-        predictor = load_predictor(
-            found.checkpoint,
-            group.device,
-            data=folder,
-            view=view,
+    output = Output(csv, worst, report, pictures, as_json)
+    if predictions is not None:
+        assert labels is not None
+        folders = Folders(
+            predictions, labels, resize_to, labels_hold, image_suffix, label_suffix, partial
         )
-        mine = len(group.share(samples))
-        with tqdm(total=mine, unit="picture", disable=None if group.first else True) as bar:
-            scores = score(predictor, samples, group, step=bar.update)
-        assert scores is not None  # nobody stops it
-        if group.first:
-            if as_json:
-                about = {"checkpoint": str(found.checkpoint), "split": split}
-                console.emit_json(about | scores.to_json(predictor.class_set))
-            else:
-                console.note(f"{found.checkpoint}, {split}: {scores.images} pictures")
-                _print(scores, predictor.class_set)
-
-
-def _print(scores: "Scores", class_set: "ClassSet") -> None:
-    numbers = ("IoU %", "labelled pixels")
-    table = console.table("class", *numbers, right=numbers)
-    for name, iou, labelled in zip(
-        class_set.names, scores.iou, scores.matrix.sum(axis=1).tolist(), strict=True
-    ):
-        table.add_row(name, "absent" if iou is None else f"{100 * iou:.2f}", f"{labelled:,}")
-    table.add_section()
-    table.add_row("[bold]mIoU[/]", f"[bold]{100 * scores.miou:.2f}[/]", "")
-    table.add_row("pixel accuracy", f"{100 * scores.pixel_accuracy:.2f}", "")
-    table.add_row("mean accuracy", f"{100 * scores.mean_accuracy:.2f}", "")
-    console.out.print(table)
-    absent = sum(iou is None for iou in scores.iou)
-    if absent:
-        console.note(
-            f"{absent} classes occur neither in labels nor in predictions; not in the mean"
+        score_predictions(folders, predictions_hold, classes, output)
+        return
+    found = find_source(source or weights)
+    look = Look(found.view(scales, flip, tile, multi_scale), ten_crop, precision, compile_)
+    if images is not None:
+        assert labels is not None
+        folders = Folders(
+            images, labels, resize_to, labels_hold, image_suffix, label_suffix, partial
         )
+        score_folder(found, folders, look, output)
+    else:
+        score_data(found, data, split, look, output)

@@ -1,123 +1,137 @@
-"""`drn predict`: label the pixels of any picture."""
+"""`drn predict`: label the pixels of any picture, or say what it shows."""
 
-import time
-from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-from drn_cli.cli import console
 from drn_cli.cli.launching import Gpus
-from drn_cli.cli.source import Flip, Scales, Tile, find_source, spread
-
-if TYPE_CHECKING:
-    from drn_cli.inference.inputs import Picture
-    from drn_cli.inference.predictor import Predictor
+from drn_cli.cli.predicting.classification import classify
+from drn_cli.cli.predicting.segmentation import Wanted, label, label_one
+from drn_cli.cli.source import (
+    Compile,
+    Flip,
+    Look,
+    MultiScale,
+    Precision,
+    Scales,
+    TenCrop,
+    Tile,
+    Weights,
+    find_source,
+    spread,
+)
 
 EPILOG = """[bold]Examples[/]
 
   drn predict street.jpg
 
-  drn predict photos/ more/*.png --out labelled
+  drn predict photos/ 'videos/**/frame_*.jpg' --out labelled --gpus auto --skip-existing
 
-  drn predict 'videos/**/frame_*.jpg' --weights runs/drn_d_22_camvid/2026-01-31_12-00-00
+  drn predict night/ --weights drn-d-105_ms_cityscapes.pth --ms --save index,probabilities
 
-  drn predict night/ --weights drn-d-105_ms_cityscapes.pth --scales 0.75,1,1.25 --json
+  drn predict - --out - < street.jpg > labelled.png
 
-  drn predict frames/ --gpus auto
+  drn predict cs/leftImg8bit/test --weights best.safetensors --cityscapes-submission results.zip
 
-Each picture gives three PNG files, in the input's folder structure: index/ (grey, the class id
-of each pixel), colour/ (the same ids with a palette) and overlay/ (colours over the picture).
-A picture that cannot be read is reported and skipped, and the exit code is 1.
+  drn predict photos/ --weights drn_d_22 --top-k 3 --csv classes.csv
+
+A segmenter writes what --save names into folders below --out, in the input's folder structure:
+index (grey PNG, the class id of each pixel), colour (the same ids with a palette), overlay (colours
+over the picture) and probabilities (npz: float16 of each class and pixel). A classifier prints the
+likeliest classes. A picture that cannot be read is reported and skipped, and the exit code is 1.
 """
+
+KINDS = ("index", "colour", "overlay", "probabilities")
+
+
+def _kinds(text: str) -> Any:
+    kinds = tuple(dict.fromkeys(text.split(",")))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise typer.BadParameter(f"{kind!r}: some of {','.join(KINDS)}")
+    return kinds
 
 
 def predict(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders or quoted globs.")
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Pictures, folders, quoted globs, or - for stdin."),
     ],
-    weights: Annotated[
-        Path | None,
+    weights: Weights = None,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR|-", help="Folder for the predictions; - is stdout.")
+    ] = Path("predictions"),
+    save: Annotated[
+        Any,  # tuple[Kind, ...] | None
         typer.Option(
-            metavar="RUN|FILE", help="Run folder or checkpoint; by default the newest run."
+            parser=_kinds,
+            metavar="KIND,...",
+            help=f"What to write: some of {','.join(KINDS)}; by default the first three.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the predictions.")] = Path("predictions"),
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Go on: leave out what is written already.")
+    ] = False,
+    submission: Annotated[
+        Path | None,
+        typer.Option(
+            "--cityscapes-submission",
+            metavar="FILE.zip",
+            help="Pack label ids of the 1525 test pictures as the Cityscapes server takes them.",
+        ),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Let the submission have fewer pictures.")
+    ] = False,
+    top_k: Annotated[
+        int, typer.Option(min=1, help="Classes to name of each picture (classifiers).")
+    ] = 5,
+    csv: Annotated[
+        Path | None, typer.Option(help="File with a line for each picture (classifiers).")
+    ] = None,
+    multi_scale: MultiScale = False,
     scales: Scales = None,
     flip: Flip = None,
     tile: Tile = None,
+    ten_crop: TenCrop = False,
+    precision: Precision = "auto",
+    compile_: Compile = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures of one size that a GPU takes at once; by default auto."),
+    ] = None,
     gpus: Gpus = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="List what was written as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="List what was found as JSON.")] = False,
 ) -> None:
-    """Label the pixels of pictures with a trained network."""
-    from drn_cli.inference.inputs import find_pictures
+    """Label the pixels of pictures with a trained network, or classify them."""
+    wanted = Wanted(out, save, skip_existing, submission, partial, batch, as_json)
+    if "-" in inputs or str(out) == "-":
+        _check_stream(inputs, wanted)
+    if "-" not in inputs:
+        spread(gpus)
+    source = find_source(weights)
+    look = Look(source.view(scales, flip, tile, multi_scale), ten_crop, precision, compile_)
 
-    pictures = find_pictures(inputs, out)
-    found = find_source(weights)
-    view = found.view(scales, flip, tile)
+    from drn_cli.inference.loading import read_network
 
-    spread(gpus)
-
-    from drn_cli.distributed.group import join
-    from drn_cli.distributed.launch import leave
-    from drn_cli.inference.loading import load_predictor
-
-    with join() as group:
-        if group.first:
-            console.note(f"{found.checkpoint} on {len(pictures)} pictures")
-        predictor = load_predictor(found.checkpoint, group.device, view=view)
-        started = time.perf_counter()
-        mine = _label(group.share(pictures), out, predictor, aloud=group.first)
-        # In the order of the pictures, which went to the processes in turn.
-        entries = [entry for row in zip_longest(*group.gather(mine)) for entry in row if entry]
-        if group.first:
-            seconds = time.perf_counter() - started
-            _report(found.checkpoint, out, entries, seconds, as_json)
-    if any("error" in entry for entry in entries):
-        raise typer.Exit(leave(1))
-
-
-def _label(
-    pictures: "Sequence[Picture]", out: Path, predictor: "Predictor", *, aloud: bool
-) -> list[dict[str, str]]:
-    """Write the predictions; give for each picture the files, or the error."""
-    from tqdm import tqdm
-
-    from drn_cli.data.images import read_image
-    from drn_cli.errors import DrnError
-    from drn_cli.inference.outputs import write_prediction
-    from drn_cli.inference.reading import ahead
-
-    entries: list[dict[str, str]] = []
-    reader = ahead(lambda picture: read_image(picture.path), pictures)
-    bar = tqdm(reader, total=len(pictures), unit="picture", disable=None if aloud else True)
-    for picture, read in bar:
-        try:
-            image = read()
-        except DrnError as error:
-            console.fail(error)
-            entries.append({"image": str(picture.path), "error": error.message})
-            continue
-        classes = predictor(image).cpu().numpy()
-        files = write_prediction(out, picture.name, image, classes, predictor.class_set)
-        entries.append({"image": str(picture.path)} | {k: str(v) for k, v in files.items()})
-    return entries
-
-
-def _report(
-    checkpoint: Path, out: Path, entries: list[dict[str, str]], seconds: float, as_json: bool
-) -> None:
-    written = [entry for entry in entries if "error" not in entry]
-    failed = [entry for entry in entries if "error" in entry]
-    if as_json:
-        console.emit_json({"checkpoint": str(checkpoint), "written": written, "failed": failed})
+    network = read_network(source.checkpoint)
+    if network.task == "classification":
+        classify(inputs, source, network, look, wanted, top_k, csv)
+        return
+    if csv is not None:
+        raise typer.BadParameter("--csv is for classifiers, and this is a segmenter")
+    if str(out) == "-":
+        label_one(inputs[0], network, look, wanted)
     else:
-        console.out.print(
-            f"{len(written)} pictures labelled, {len(written) / seconds:.1f} a second: "
-            f"{out}/index, {out}/colour, {out}/overlay",
-            soft_wrap=True,
-        )
-    if failed:
-        console.note(f"{len(failed)} of {len(entries)} pictures could not be read")
+        label(inputs, source, network, look, wanted)
+
+
+def _check_stream(inputs: list[str], wanted: Wanted) -> None:
+    """See that what comes by stdin or goes to stdout is one picture."""
+    if len(inputs) > 1:
+        raise typer.BadParameter("- stands for a single picture; give no other input with it")
+    if str(wanted.out) == "-" and (wanted.as_json or wanted.submission or wanted.skip_existing):
+        raise typer.BadParameter("--out - writes one picture to stdout, and nothing else there")
+    if str(wanted.out) == "-" and wanted.save is not None and len(wanted.save) > 1:
+        raise typer.BadParameter("--out - takes one of --save's kinds; by default colour")

@@ -1,4 +1,4 @@
-"""What `eval` and `predict` share: which network, in how many processes."""
+"""What `eval`, `predict` and `localize` share: which network, how it looks, how many processes."""
 
 import sys
 from dataclasses import dataclass
@@ -10,7 +10,11 @@ import typer
 from drn_cli.cli.launching import launch_options, should_launch
 
 if TYPE_CHECKING:
+    import torch
+
     from drn_cli.recipe.schema import Eval, Recipe
+
+VIEW = "How pictures are seen"
 
 
 def _scales(text: str) -> tuple[float, ...]:
@@ -23,18 +27,90 @@ def _scales(text: str) -> tuple[float, ...]:
     return scales
 
 
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN|FILE|NAME",
+        help="Run folder, checkpoint, or a network with published weights; by default the newest "
+        "run.",
+    ),
+]
+MultiScale = Annotated[
+    bool,
+    typer.Option(
+        "--ms", help="See at 0.5,0.75,1,1.25,1.5,1.75, as the paper does.", rich_help_panel=VIEW
+    ),
+]
 Scales = Annotated[
     Any,  # tuple[float, ...] | None
     typer.Option(
         parser=_scales,
         metavar="S,S,...",
         help="Sizes to look at, such as 0.5,1,1.5; by default the recipe's.",
+        rich_help_panel=VIEW,
     ),
 ]
 Flip = Annotated[
-    bool | None, typer.Option("--flip/--no-flip", help="Look at the mirrored picture too.")
+    bool | None,
+    typer.Option(
+        "--flip/--no-flip", help="Look at the mirrored picture too.", rich_help_panel=VIEW
+    ),
 ]
-Tile = Annotated[int | None, typer.Option(min=64, help="Side of overlapping tiles, in pixels.")]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        min=64,
+        help="Side of overlapping tiles, in pixels; by default as large as memory allows.",
+        rich_help_panel=VIEW,
+    ),
+]
+TenCrop = Annotated[
+    bool,
+    typer.Option(
+        "--ten-crop",
+        help="Average over corners, centre and their mirror images (classifiers).",
+        rich_help_panel=VIEW,
+    ),
+]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    typer.Option(
+        help="What to compute in; auto is bf16 on GPUs that have it, fp16 on others, fp32 on CPUs.",
+        rich_help_panel=VIEW,
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Through torch.compile: minutes for each size of picture, then quicker.",
+        rich_help_panel=VIEW,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How pictures are looked at, and what is computed in.
+
+    Attributes:
+        view: Sizes, mirrored, tiles (segmenters).
+        ten_crop: Whether ten crops are averaged (classifiers).
+        precision: As `--precision` says it.
+        compiled: Whether through torch.compile.
+    """
+
+    view: "Eval"
+    ten_crop: bool
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    compiled: bool
+
+    def computing(self, device: "torch.device") -> "dict[str, Any]":
+        """Give what `load_predictor` and `load_classifier` want to know of it."""
+        from drn_cli.training.precision import autocast_type, resolve_precision
+
+        kind = autocast_type(resolve_precision(self.precision, device))
+        return {"autocast": kind, "compiled": self.compiled}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +120,51 @@ class Source:
     checkpoint: Path
     recipe: "Recipe | None"
 
-    def view(self, scales: tuple[float, ...] | None, flip: bool | None, tile: int | None) -> "Eval":
-        """Say how to look at pictures: as the recipe does, unless an option says otherwise."""
-        from drn_cli.recipe.schema import Eval
+    def view(
+        self,
+        scales: tuple[float, ...] | None,
+        flip: bool | None,
+        tile: int | None,
+        multi_scale: bool = False,
+    ) -> "Eval":
+        """Say how to look at pictures: as the recipe does, unless an option says otherwise.
 
+        Raises:
+            typer.BadParameter: --ms and --scales are both given.
+        """
+        from drn_cli.recipe.schema import MULTI_SCALE, Eval
+
+        if multi_scale:
+            if scales is not None:
+                raise typer.BadParameter("--ms and --scales both say at which sizes")
+            scales = MULTI_SCALE
         settings = self.recipe.eval.model_dump() if self.recipe else {}
         options = {"scales": scales, "flip": flip, "tile": tile}
         return Eval(**settings | {k: v for k, v in options.items() if v is not None})
 
+    def crops(self) -> dict[str, Any]:
+        """Say how a classifier sees pictures: as its run did, or as on ImageNet."""
+        if self.recipe is None:
+            return {}
+        return {"crop": self.recipe.augment.crop, "resize": self.recipe.eval.resize}
+
 
 def find_source(named: Path | None) -> Source:
-    """Find the network to use: a run folder's, a file, or that of the newest run.
+    """Find the network to use: a run folder's, a file, a published one, or that of the newest run.
 
     Raises:
         DrnError: There is none.
     """
+    from drn_cli.networks.catalog import ARCHITECTURES, architecture
     from drn_cli.recipe.loading import load_recipe
     from drn_cli.runs import Run, checkpoint_of, newest_run
 
+    if named is not None and not named.exists():
+        name = str(named).lower().replace("-", "_")
+        if name in ARCHITECTURES:
+            from drn_cli.networks.weights import weights_file
+
+            return Source(weights_file(architecture(name).name, "imagenet"), None)
     checkpoint = checkpoint_of(newest_run().folder if named is None else named)
     run = Run(checkpoint.parent.parent)
     recipe = load_recipe(str(run.recipe)).recipe if run.recipe.is_file() else None

@@ -1,0 +1,67 @@
+"""`drn data check-submission`: what the Cityscapes server would say to a zip file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from drn_cli.cli import console
+
+if TYPE_CHECKING:
+    from drn_cli.evaluation.submission import Submission
+
+EPILOG = """[bold]Examples[/]
+
+  drn data check-submission results.zip
+
+  drn data check-submission results.zip --data data/cityscapes
+
+Every map is read: names, number, size, kind and values. Without --data, maps are counted for each
+test city; with it, each test picture of the data folder has to be there. The exit code is 1 if
+there are errors.
+"""
+
+
+def check_submission(
+    path: Annotated[Path, typer.Argument(metavar="FILE.zip", help="Anybody's submission.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Data folder of Cityscapes, whose test pictures count.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Findings to show.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Check a zip file for the Cityscapes server, pixel-level labelling."""
+    from drn_cli.cli.prepare.common import progress_bar
+    from drn_cli.data.folders import ListFolder
+    from drn_cli.evaluation import submission
+
+    frames = None
+    if data is not None:
+        samples = ListFolder.open(data).samples("test", labels=False)
+        named = (submission.frame_of(sample.image.name) for sample in samples)
+        frames = [frame for frame in named if frame is not None]
+    with progress_bar("map") as progress:
+        found = submission.check_submission(path, frames, progress)
+    if as_json:
+        console.emit_json({"file": str(path)} | found.to_json())
+    else:
+        _print(path, found, limit)
+    if found.errors:
+        raise typer.Exit(1)
+
+
+def _print(path: Path, found: "Submission", limit: int) -> None:
+    for finding in found.findings[:limit]:
+        colour = "red" if finding.severity == "error" else "yellow"
+        console.out.print(
+            f"[bold {colour}]{finding.severity}:[/] {escape(finding.message)}", soft_wrap=True
+        )
+    if len(found.findings) > limit:
+        console.out.print(f"and {len(found.findings) - limit:,} more")
+    verdict = "the server should take it" if not found.errors else "the server would refuse it"
+    console.out.print(
+        f"{path}: {found.pictures:,} maps, {found.bytes / 1e6:.1f} MB: {verdict}",
+        soft_wrap=True,
+        markup=False,
+    )

@@ -1,0 +1,1 @@
+"""What `drn eval` scores, and how it tells."""

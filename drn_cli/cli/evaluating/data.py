@@ -1,0 +1,127 @@
+"""A network scored on a data folder: label maps or class folders, whichever it answers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drn_cli.cli import console
+from drn_cli.cli.evaluating.output import Output
+from drn_cli.cli.source import Look, Source
+
+if TYPE_CHECKING:
+    from drn_cli.data.folders import Split
+    from drn_cli.distributed.group import Group
+    from drn_cli.inference.loading import TrainedNetwork
+    from drn_cli.recipe.schema import Recipe
+    from drn_cli.report.pictures import SegmentedPicture
+
+
+def score_data(
+    source: Source, data: Path | None, split: "Split", look: Look, output: Output
+) -> None:
+    """Score a network on a split of a data folder.
+
+    Args:
+        source: The network.
+        data: The data folder; by default that of the run's recipe.
+        split: Which part of it.
+        look: How pictures are looked at.
+        output: What is told.
+
+    Raises:
+        DrnError: The network, the folder or a file of it cannot be used.
+    """
+    from drn_cli.distributed.group import join
+    from drn_cli.errors import DrnError
+    from drn_cli.inference.loading import read_network
+
+    recipe = source.recipe
+    if data is None and recipe is None:
+        raise DrnError(f"{source.checkpoint}: does not say which pictures", "name them: --data DIR")
+    with join() as group:
+        network = read_network(source.checkpoint)
+        score = _segmentation if network.task == "segmentation" else _classification
+        score(network, source, data, split, look, output, group)
+
+
+def _about(source: Source, split: str) -> dict[str, object]:
+    return {"checkpoint": str(source.checkpoint), "split": split}
+
+
+def _root(data: Path | None, recipe: "Recipe | None") -> Path:
+    assert data is not None or recipe is not None
+    return data if data is not None else Path(recipe.data.root)  # type: ignore[union-attr]
+
+
+def _segmentation(
+    network: "TrainedNetwork",
+    source: Source,
+    data: Path | None,
+    split: "Split",
+    look: Look,
+    output: Output,
+    group: "Group",
+) -> None:
+    from drn_cli.data.decoding import read_pair
+    from drn_cli.data.folders import ListFolder
+    from drn_cli.evaluation.segmentation import evaluate
+    from drn_cli.inference.loading import load_predictor
+    from drn_cli.report.pictures import name_below, segmented_picture
+
+    lists = source.recipe.data.lists if data is None and source.recipe else None
+    folder = ListFolder.open(_root(data, source.recipe), lists)
+    samples = folder.samples(split)
+    predictor = load_predictor(
+        network, group.device, data=folder, view=look.view, **look.computing(group.device)
+    )
+    with console.bar(len(group.share(samples)), shown=group.first) as bar:
+        scores = evaluate(predictor, samples, group, each=output.each, step=bar.update)
+    assert scores is not None  # nobody stops it
+    if not group.first:
+        return
+
+    def show(number: int) -> "SegmentedPicture":
+        image, label = read_pair(samples[number], predictor.classes)
+        name = name_below(samples[number].image, folder.root)
+        prediction = predictor(image).cpu().numpy()
+        return segmented_picture(name, image, label, prediction, predictor.class_set)
+
+    console.note(f"{source.checkpoint}, {split}: {scores.images} pictures")
+    output.segmentation(scores, predictor.class_set, _about(source, split), show)
+
+
+def _classification(
+    network: "TrainedNetwork",
+    source: Source,
+    data: Path | None,
+    split: "Split",
+    look: Look,
+    output: Output,
+    group: "Group",
+) -> None:
+    from drn_cli.data.class_folders import ClassFolder
+    from drn_cli.errors import DrnError
+    from drn_cli.evaluation.class_index import class_index, renumbered
+    from drn_cli.evaluation.classification import score
+    from drn_cli.inference.loading import load_classifier
+
+    if split == "test":
+        raise DrnError("--split test: class folders have train and val")
+    folder = ClassFolder.open(_root(data, source.recipe))
+    classifier = load_classifier(
+        network,
+        group.device,
+        statistics=folder.statistics(),
+        view="10-crop" if look.ten_crop else "1-crop",
+        **source.crops(),
+        **look.computing(group.device),
+    )
+    samples = renumbered(folder.samples(split), class_index(folder, classifier))
+    with console.bar(len(group.share(samples)), shown=group.first) as bar:
+        scores = score(classifier, samples, group, each=output.each, step=bar.update)
+    assert scores is not None  # nobody stops it
+    if group.first:
+        console.note(
+            f"{source.checkpoint}, {split}: {scores.images} pictures of {len(folder.folders)} "
+            f"classes, {classifier.view}"
+        )
+        output.classification(scores, classifier, _about(source, split) | {"view": classifier.view})

@@ -1,0 +1,193 @@
+"""A folder of pictures, or of predictions, scored against a folder of label maps."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from drn_cli.cli import console
+from drn_cli.cli.evaluating.output import Output
+from drn_cli.cli.source import Look, Source
+from drn_cli.errors import DrnError
+
+if TYPE_CHECKING:
+    from drn_cli.data.classes import ClassSet
+    from drn_cli.data.folders import Sample
+    from drn_cli.evaluation.confusion import Scores
+    from drn_cli.evaluation.folder_pairs import FolderPairs
+    from drn_cli.evaluation.label_maps import Ids as FoundIds
+    from drn_cli.evaluation.label_maps import Size
+    from drn_cli.evaluation.protocol import Protocol
+    from drn_cli.report.pictures import SegmentedPicture
+
+Ids = Literal["auto", "label-ids", "train-ids", "class-ids"]
+
+ABOVE = 2  # folders above the label maps where info.json is looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Two folders and how they belong together.
+
+    Attributes:
+        images: Pictures or predictions.
+        labels: Their label maps.
+        size: As `--resize-to` says it.
+        labels_hold: Which ids the label maps hold.
+        image_suffix, label_suffix: What names end with.
+        partial: Whether pictures without a label may be left out.
+    """
+
+    images: Path
+    labels: Path
+    size: "Size | None"
+    labels_hold: Ids
+    image_suffix: str | None
+    label_suffix: str | None
+    partial: bool
+
+    def pairs(self) -> "FolderPairs":
+        """Find what belongs together, and tell what has to be left out.
+
+        Raises:
+            DrnError: A picture has no label, and that was not allowed.
+        """
+        from drn_cli.evaluation.folder_pairs import pair_folders
+
+        pairs = pair_folders(self.images, self.labels, self.image_suffix, self.label_suffix)
+        lone = pairs.lone_images
+        if lone and not self.partial:
+            more = f" (and {len(lone) - 1} more)" if len(lone) > 1 else ""
+            raise DrnError(
+                f"{lone[0]}: has no label map in {self.labels}{more}",
+                "--partial leaves such pictures out",
+            )
+        return pairs
+
+
+def score_folder(source: Source, folders: Folders, look: Look, output: Output) -> None:
+    """Score what a network makes of any folder of pictures.
+
+    Raises:
+        DrnError: The network or a file cannot be used, or nothing belongs together.
+    """
+    from drn_cli.distributed.group import join
+    from drn_cli.evaluation.label_maps import PairReader
+    from drn_cli.evaluation.protocol import Protocol, Seen
+    from drn_cli.evaluation.segmentation import evaluate
+    from drn_cli.inference.loading import load_predictor, read_network
+    from drn_cli.report.pictures import segmented_picture
+
+    pairs = folders.pairs()
+    samples = pairs.samples
+    with join() as group:
+        network = read_network(source.checkpoint, "segmentation")
+        computing = look.computing(group.device)
+        predictor = load_predictor(network, group.device, view=look.view, **computing)
+        ids = _ids(folders.labels_hold, _labels(samples), predictor.classes)
+        read = PairReader(predictor.classes, ids, folders.size or "label")
+        with console.bar(len(group.share(samples)), shown=group.first) as bar:
+            scores = evaluate(
+                predictor, samples, group, read=read, each=output.each, step=bar.update
+            )
+        assert scores is not None  # nobody stops it
+        if not group.first:
+            return
+
+        def show(number: int) -> "SegmentedPicture":
+            image, label = read(samples[number])
+            name = str(samples[number].image.relative_to(folders.images))
+            prediction = predictor(image).cpu().numpy()
+            return segmented_picture(name, image, label, prediction, predictor.class_set)
+
+        seen = Seen(network.model.arch, source.checkpoint, look.view, computing["autocast"])
+        protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, seen)
+        _tell(scores, predictor.class_set, protocol, output, show)
+
+
+def score_predictions(
+    folders: Folders, predictions_hold: Ids, classes: int | None, output: Output
+) -> None:
+    """Score predictions that were saved as index maps; no network is needed.
+
+    Args:
+        folders: The predictions and their label maps.
+        predictions_hold: Which ids the predictions hold.
+        classes: Number of classes, if it is told.
+        output: What is told.
+
+    Raises:
+        DrnError: A file cannot be used, nothing belongs together, or nobody says the classes.
+    """
+    from drn_cli.distributed.group import join
+    from drn_cli.evaluation.label_maps import MapReader
+    from drn_cli.evaluation.protocol import Protocol
+    from drn_cli.evaluation.segmentation import compare
+    from drn_cli.report.pictures import segmented_picture
+
+    pairs = folders.pairs()
+    samples = pairs.samples
+    class_set = _class_set(folders, samples, classes)
+    count = len(class_set)
+    ids = _ids(folders.labels_hold, _labels(samples), count)
+    predicted = _ids(predictions_hold, [sample.image for sample in samples], count)
+    read = MapReader(count, ids, predicted, folders.size)
+    with join() as group:
+        with console.bar(len(group.share(samples)), shown=group.first) as bar:
+            scores = compare(samples, count, group, read=read, each=output.each, step=bar.update)
+        if not group.first:
+            return
+
+        def show(number: int) -> "SegmentedPicture":
+            prediction, label = read(samples[number])
+            name = str(samples[number].image.relative_to(folders.images))
+            return segmented_picture(name, None, label, prediction, class_set)
+
+        protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, predicted)
+        _tell(scores, class_set, protocol, output, show)
+
+
+def _labels(samples: "Sequence[Sample]") -> list[Path]:
+    return [sample.label for sample in samples if sample.label is not None]
+
+
+def _ids(told: Ids, maps: list[Path], classes: int) -> "FoundIds":
+    from drn_cli.evaluation.label_maps import find_ids
+
+    return find_ids(maps, classes) if told == "auto" else told
+
+
+def _class_set(folders: Folders, samples: "Sequence[Sample]", classes: int | None) -> "ClassSet":
+    """Find the classes of label maps: as told, by an info.json above them, or those of Cityscapes.
+
+    Raises:
+        DrnError: Nothing says how many there are.
+    """
+    from drn_cli.data.classes import cityscapes, generic
+    from drn_cli.data.folders import ListFolder
+    from drn_cli.evaluation.label_maps import find_ids
+
+    near = [folders.labels.resolve(), *folders.labels.resolve().parents[:ABOVE]]
+    named = (ListFolder(place, place).named_classes() for place in near)
+    found = next((classes for classes in named if classes is not None), None)
+    if found is not None and classes in (None, len(found)):
+        return found
+    if classes is not None:
+        return generic(classes)
+    if "label-ids" in (folders.labels_hold, find_ids(_labels(samples), len(cityscapes()))):
+        return cityscapes()
+    raise DrnError(
+        f"{folders.labels}: nothing says how many classes there are", "say it: --classes N"
+    )
+
+
+def _tell(
+    scores: "Scores",
+    class_set: "ClassSet",
+    protocol: "Protocol",
+    output: Output,
+    show: "Callable[[int], SegmentedPicture]",
+) -> None:
+    output.segmentation(scores, class_set, {"protocol": protocol.to_json(scores)}, show)
+    if not output.as_json:
+        console.out.print(protocol.text(scores), markup=False)

@@ -1,0 +1,95 @@
+"""What is told of an evaluation, and where: on the terminal, as JSON, CSV and a page."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drn_cli.cli import console
+from drn_cli.cli.evaluating.tables import (
+    print_classification,
+    print_segmentation,
+    write_classification,
+    write_segmentation,
+)
+
+if TYPE_CHECKING:
+    from drn_cli.data.classes import ClassSet
+    from drn_cli.evaluation.classification import TopScores
+    from drn_cli.evaluation.confusion import Scores
+    from drn_cli.inference.classifier import Classifier
+    from drn_cli.report.pictures import SegmentedPicture
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What was asked for.
+
+    Attributes:
+        csv: File for the scores of each picture.
+        worst: How many of the worst pictures to list.
+        report: File for the page.
+        pictures: How many pictures it shows.
+        as_json: Whether JSON is printed instead of tables.
+    """
+
+    csv: Path | None
+    worst: int
+    report: Path | None
+    pictures: int
+    as_json: bool
+
+    @property
+    def each(self) -> bool:
+        """Whether the scores of each picture are needed."""
+        return bool(self.csv or self.report or (self.worst and not self.as_json))
+
+    def segmentation(
+        self,
+        scores: "Scores",
+        class_set: "ClassSet",
+        about: dict[str, Any],
+        show: "Callable[[int], SegmentedPicture]",
+    ) -> None:
+        """Tell the scores of a segmenter, or of predictions.
+
+        Args:
+            scores: The scores.
+            class_set: Names and colours of the classes.
+            about: What was scored, for JSON and the page.
+            show: Gives what the page shows of a picture, by its number.
+        """
+        if self.csv is not None:
+            write_segmentation(self.csv, scores.pictures, class_set)
+        told = about | scores.to_json(class_set)
+        if self.report is not None:
+            from drn_cli.report.evaluation import write_segmentation_page
+
+            write_segmentation_page(self.report, told, scores, class_set, show, self.pictures)
+        if self.as_json:
+            console.emit_json(told)
+        else:
+            print_segmentation(scores, class_set, self.worst)
+        self._say_files()
+
+    def classification(
+        self, scores: "TopScores", classifier: "Classifier", about: dict[str, Any]
+    ) -> None:
+        """Tell the scores of a classifier; as `segmentation`."""
+        if self.csv is not None:
+            write_classification(self.csv, scores.pictures, classifier.names)
+        told = about | scores.to_json()
+        if self.report is not None:
+            from drn_cli.report.evaluation import write_classification_page
+
+            write_classification_page(self.report, told, scores, classifier, self.pictures)
+        if self.as_json:
+            console.emit_json(told)
+        else:
+            print_classification(scores, classifier.names, self.worst)
+        self._say_files()
+
+    def _say_files(self) -> None:
+        for path in (self.csv, self.report):
+            if path is not None:
+                console.note(f"written: {path}")

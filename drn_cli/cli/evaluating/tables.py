@@ -1,0 +1,127 @@
+"""Scores as tables, and as CSV with a line for each picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drn_cli.cli import console
+
+if TYPE_CHECKING:
+    from drn_cli.data.classes import ClassSet
+    from drn_cli.evaluation.classification import PictureRanking, TopScores
+    from drn_cli.evaluation.confusion import PictureScores, Scores
+
+
+def print_segmentation(scores: "Scores", class_set: "ClassSet", worst: int) -> None:
+    """Print IoU of each class, the means, and the pictures that score lowest."""
+    from drn_cli.evaluation.confusion import worst_first
+
+    numbers = ("IoU %", "labelled pixels")
+    table = console.table("class", *numbers, right=numbers)
+    for name, iou, labelled in zip(
+        class_set.names, scores.iou, scores.matrix.sum(axis=1).tolist(), strict=True
+    ):
+        table.add_row(name, _per_cent(iou), f"{labelled:,}")
+    categories = scores.categories(class_set)
+    if categories:
+        table.add_section()
+    for name, iou in categories.items():
+        table.add_row(f"category {name}", _per_cent(iou), "")
+    table.add_section()
+    table.add_row("[bold]mIoU[/]", f"[bold]{100 * scores.miou:.2f}[/]", "")
+    for name, value in (
+        ("pixel accuracy", scores.pixel_accuracy),
+        ("mean accuracy", scores.mean_accuracy),
+        ("frequency-weighted IoU", scores.frequency_weighted_iou),
+    ):
+        table.add_row(name, _per_cent(value), "")
+    console.out.print(table)
+    absent = sum(iou is None for iou in scores.iou)
+    if absent:
+        console.note(
+            f"{absent} classes occur neither in labels nor in predictions; not in the mean"
+        )
+    lowest = [one for one in worst_first(scores.pictures) if one.miou is not None][:worst]
+    if lowest:
+        numbers = ("mIoU %", "accuracy %")
+        table = console.table("worst pictures", *numbers, right=numbers)
+        for one in lowest:
+            table.add_row(one.image, _per_cent(one.miou), _per_cent(one.pixel_accuracy))
+        console.out.print(table)
+
+
+def _per_cent(value: float | None) -> str:
+    return "absent" if value is None else f"{100 * value:.2f}"
+
+
+def write_segmentation(
+    path: Path, pictures: Sequence["PictureScores"], class_set: "ClassSet"
+) -> None:
+    """Write a line for each picture, the worst first; scores are fractions of 1.
+
+    Raises:
+        DrnError: The file cannot be written.
+    """
+    from drn_cli.evaluation.confusion import worst_first
+    from drn_cli.files import write_csv
+
+    def cell(value: float | None) -> str:
+        return "" if value is None else f"{value:.6f}"
+
+    write_csv(
+        path,
+        ("image", "label", "miou", "pixel_accuracy", *class_set.names),
+        (
+            (one.image, one.label, cell(one.miou), cell(one.pixel_accuracy), *map(cell, one.iou))
+            for one in worst_first(pictures)
+        ),
+    )
+
+
+def print_classification(scores: "TopScores", names: Sequence[str], worst: int) -> None:
+    """Print top-1 and top-5 with their errors, and the pictures that are furthest from right."""
+    from drn_cli.evaluation.classification import worst_ranked
+
+    numbers = ("accuracy %", "error %")
+    table = console.table("", *numbers, right=numbers)
+    for name, share in (("top-1", scores.top1), ("top-5", scores.top5)):
+        table.add_row(name, f"{100 * share:.2f}", f"{100 * (1 - share):.2f}")
+    console.out.print(table)
+    furthest = [one for one in worst_ranked(scores.pictures) if one.rank != 1][:worst]
+    if furthest:
+        table = console.table("worst pictures", "is", "taken for", "place", right=("place",))
+        for one in furthest:
+            table.add_row(one.image, names[one.target], names[one.best[0]], str(one.rank or "none"))
+        console.out.print(table)
+
+
+def write_classification(
+    path: Path, pictures: Sequence["PictureRanking"], names: Sequence[str]
+) -> None:
+    """Write a line for each picture, the worst first: its class, its place, the first five.
+
+    Raises:
+        DrnError: The file cannot be written.
+    """
+    from drn_cli.evaluation.classification import SHOWN, worst_ranked
+    from drn_cli.files import write_csv
+
+    shown = min(SHOWN, len(names))
+    best = [name for n in range(1, shown + 1) for name in (f"class_{n}", f"probability_{n}")]
+    write_csv(
+        path,
+        ("image", "class", "rank", *best),
+        (
+            (
+                one.image,
+                names[one.target],
+                one.rank,
+                *(
+                    cell
+                    for k, probability in zip(one.best, one.probabilities, strict=True)
+                    for cell in (names[k], f"{probability:.6f}")
+                ),
+            )
+            for one in worst_ranked(pictures)
+        ),
+    )

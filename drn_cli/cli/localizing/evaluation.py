@@ -1,0 +1,192 @@
+"""Boxes of a classifier scored against true ones, for many thresholds in one pass."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from drn_cli.cli import console
+from drn_cli.cli.source import Look, Source
+from drn_cli.errors import DrnError
+
+if TYPE_CHECKING:
+    from drn_cli.evaluation.localization import LocalizationScores, Located
+    from drn_cli.inference.classifier import Classifier
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was asked for.
+
+    Attributes:
+        thresholds: That are tried; minus infinity is none.
+        of: What they are compared with.
+        see: What is seen of a picture.
+        csv: File with a line for each box.
+        report: File for the page.
+        pictures: How many pictures it shows.
+        as_json: Whether JSON is printed.
+    """
+
+    thresholds: tuple[float, ...]
+    of: Literal["score", "probability"]
+    see: Literal["whole", "centre"]
+    csv: Path | None
+    report: Path | None
+    pictures: int
+    as_json: bool
+
+
+def evaluate_boxes(
+    inputs: Sequence[str], truth: Path, source: Source, look: Look, asked: Asked
+) -> None:
+    """Score the boxes that a classifier finds.
+
+    Args:
+        inputs: The pictures.
+        truth: Their true boxes.
+        source: The classifier.
+        look: What is computed in.
+        asked: What is tried and told.
+
+    Raises:
+        DrnError: A file cannot be used, or no picture has a box of a class that is known.
+    """
+    from drn_cli.data.boxes import read_boxes
+    from drn_cli.distributed.group import join
+    from drn_cli.evaluation.localization import localize, located
+    from drn_cli.inference.inputs import find_pictures
+    from drn_cli.inference.loading import load_classifier
+
+    images = [Path(picture.path) for picture in find_pictures(inputs)]
+    boxes = read_boxes(truth)
+    with join() as group:
+        classifier = load_classifier(
+            source.checkpoint, group.device, **source.crops(), **look.computing(group.device)
+        )
+        pictures, left_out = located(images, boxes, class_numbers(classifier))
+        if not pictures:
+            raise DrnError(
+                f"{truth}: has no box of the network's classes for any of {len(images)} pictures",
+                "boxes go by the names of pictures, and their classes by those of class folders",
+            )
+        with console.bar(len(group.share(pictures)), shown=group.first) as bar:
+            scores = localize(
+                classifier,
+                pictures,
+                group,
+                asked.thresholds,
+                see=asked.see,
+                kind=asked.of,
+                each=bool(asked.csv or asked.report),
+                step=bar.update,
+            )
+        if group.first:
+            if left_out:
+                console.note(f"{left_out} of {len(images)} pictures have no boxes and are left out")
+            _tell(scores, pictures, classifier, source, asked)
+
+
+def class_numbers(classifier: "Classifier") -> dict[str, int]:
+    """Give the number of each class, by its folder, and by its name where no folder is called so.
+
+    Names that two classes share are left out.
+    """
+    names = classifier.names
+    numbers = {name: n for n, name in enumerate(names) if names.count(name) == 1}
+    return numbers | {name: n for n, name in enumerate(classifier.folders or ())}
+
+
+def _tell(
+    scores: "LocalizationScores",
+    pictures: "Sequence[Located]",
+    classifier: "Classifier",
+    source: Source,
+    asked: Asked,
+) -> None:
+    told = {
+        "checkpoint": str(source.checkpoint),
+        "of": asked.of,
+        "see": asked.see,
+        **scores.to_json(),
+    }
+    if asked.csv is not None:
+        _write(asked.csv, scores, pictures, classifier)
+    if asked.report is not None:
+        from drn_cli.report.localization import write_localization_page
+
+        write_localization_page(
+            asked.report, told, scores, pictures, classifier, asked.see, asked.of, asked.pictures
+        )
+    if asked.as_json:
+        console.emit_json(told)
+    else:
+        _print(scores, asked)
+    for path in (asked.csv, asked.report):
+        if path is not None:
+            console.note(f"written: {path}")
+
+
+def _print(scores: "LocalizationScores", asked: Asked) -> None:
+    columns = ("top-1 error %", "top-5 error %")
+    table = console.table(f"threshold of {asked.of}", *columns, right=columns)
+    for place, (limit, one, five) in enumerate(
+        zip(scores.thresholds, scores.top1, scores.top5, strict=True)
+    ):
+        style = "bold" if place == scores.best else ""
+        cells = (in_words(limit), f"{100 * one:.2f}", f"{100 * five:.2f}")
+        table.add_row(*cells, style=style)
+    table.add_section()
+    errors = (scores.top1_classification, scores.top5_classification)
+    table.add_row("classification", *(f"{100 * error:.2f}" for error in errors))
+    console.out.print(table)
+    best = scores.best
+    console.out.print(
+        f"{scores.images} pictures; best threshold {in_words(scores.thresholds[best])}, chosen on "
+        f"these: top-1 error {100 * scores.top1[best]:.2f} %, "
+        f"top-5 error {100 * scores.top5[best]:.2f} %",
+        soft_wrap=True,
+    )
+
+
+def in_words(threshold: float) -> str:
+    """Say a threshold."""
+    return "none" if threshold == float("-inf") else f"{threshold:g}"
+
+
+def _write(
+    path: Path,
+    scores: "LocalizationScores",
+    pictures: "Sequence[Located]",
+    classifier: "Classifier",
+) -> None:
+    """Write a line for each picture, the worst first, with the box of its likeliest class."""
+    from drn_cli.evaluation.localization import is_right, worst_located
+    from drn_cli.files import write_csv
+
+    best = scores.best
+
+    def rows() -> Iterator[tuple[object, ...]]:
+        for found in worst_located(scores):
+            located, right = pictures[found.number], is_right(found)[:, best]
+            box = found.boxes[0, best]
+            yield (
+                located.image,
+                " ".join(dict.fromkeys(classifier.names[kind] for kind in located.classes)),
+                classifier.names[found.classes[0]],
+                f"{found.probabilities[0]:.6f}",
+                f"{found.iou[0, best]:.6f}",
+                int(right[0]),
+                int(right[1]),
+                *("" if isnan(number) else f"{number:.1f}" for number in box.tolist()),
+            )
+
+    write_csv(
+        path,
+        (
+            *("image", "class", "predicted", "probability", "iou", "top1_right", "top5_right"),
+            *("xmin", "ymin", "xmax", "ymax"),
+        ),
+        rows(),
+    )

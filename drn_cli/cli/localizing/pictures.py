@@ -1,0 +1,206 @@
+"""Heat maps and boxes of any pictures."""
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from math import isnan
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from drn_cli.cli import console
+from drn_cli.cli.localizing.evaluation import Asked, class_numbers
+from drn_cli.cli.predicting.segmentation import read_picture
+from drn_cli.cli.source import Look, Source
+from drn_cli.errors import DrnError
+
+if TYPE_CHECKING:
+    from drn_cli.data.images import Pixels
+    from drn_cli.inference.activation import Activation
+    from drn_cli.inference.classifier import Classifier
+    from drn_cli.inference.inputs import Picture
+
+ENDINGS = {"heatmap": ".png", "array": ".npz"}  # by the folder below the output folder
+SHOWN = 40  # boxes of which a table is printed
+
+
+def find_boxes(
+    inputs: Sequence[str],
+    out: Path,
+    save: Sequence[str],
+    wanted: Sequence[str],
+    top_k: int,
+    source: Source,
+    look: Look,
+    asked: Asked,
+) -> None:
+    """Write heat maps and arrays of pictures, and tell the boxes of their classes.
+
+    Args:
+        inputs: The pictures.
+        out: Folder for the files.
+        save: `heatmap`, `array`, or both.
+        wanted: Classes to look for; without any, the likeliest of each picture.
+        top_k: How many of these.
+        source: The classifier.
+        look: What is computed in.
+        asked: What is tried and told.
+
+    Raises:
+        DrnError: An input, the network or a class cannot be used, or a file not be written.
+        typer.Exit: A picture could not be read.
+    """
+    from drn_cli.distributed.group import join
+    from drn_cli.distributed.launch import leave
+    from drn_cli.inference.activation import activate
+    from drn_cli.inference.inputs import find_pictures
+    from drn_cli.inference.loading import load_classifier
+    from drn_cli.inference.stream import stream
+
+    pictures = find_pictures(inputs, [out / kind for kind in ENDINGS])
+    with join() as group:
+        classifier = load_classifier(
+            source.checkpoint, group.device, **source.crops(), **look.computing(group.device)
+        )
+        numbers = class_numbers(classifier)
+        classes = [_number(name, numbers) for name in wanted]
+
+        def answer(images: "Sequence[Pixels]") -> "list[Activation]":
+            return [activate(classifier, image, asked.see, asked.of) for image in images]
+
+        def finish(
+            item: "tuple[int, Picture]", image: "Pixels", found: "Activation"
+        ) -> dict[str, Any]:
+            shown = classes or found.best(top_k)
+            return _write(item[1], image, found, shown, classifier, out, save, asked)
+
+        entries: list[tuple[int, dict[str, Any]]] = []
+        mine = group.share(list(enumerate(pictures)))
+        results = stream(mine, read_picture, answer, finish, group.device)
+        with console.bar(len(mine), shown=group.first) as bar:
+            for (number, picture), result in results:
+                if isinstance(result, DrnError):
+                    console.fail(result)
+                    entries.append((number, {"image": picture.path, "error": result.message}))
+                else:
+                    entries.append((number, {"image": picture.path} | result))
+                bar.update()
+        gathered = [one for part in group.gather(entries) for one in part]
+        told = [entry for _, entry in sorted(gathered, key=itemgetter(0))]
+        found = [entry for entry in told if "error" not in entry]
+        failed = [entry for entry in told if "error" in entry]
+        if group.first:
+            _report(found, failed, source, out, save, asked)
+    if failed:
+        raise typer.Exit(leave(1))
+
+
+def _number(name: str, numbers: dict[str, int]) -> int:
+    if name in numbers:
+        return numbers[name]
+    close = get_close_matches(name, numbers, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}?" if close else None
+    raise DrnError(f"--class {name}: is no class of this network", hint)
+
+
+def _write(
+    picture: "Picture",
+    image: "Pixels",
+    found: "Activation",
+    classes: Sequence[int],
+    classifier: "Classifier",
+    out: Path,
+    save: Sequence[str],
+    asked: Asked,
+) -> dict[str, Any]:
+    """Write a picture's files; give them and its boxes, ready for JSON."""
+    from drn_cli.data.images import image_png
+    from drn_cli.files import atomic
+    from drn_cli.inference.heat_maps import arrays, heat_overlay
+
+    boxes = found.boxes(classes, asked.thresholds)
+    contents: dict[Path, bytes] = {}
+    for place, kind in enumerate(classes):
+        if "heatmap" in save:
+            name = picture.name if len(classes) == 1 else f"{picture.name}_{place + 1}"
+            drawn = heat_overlay(image, found, kind, boxes[place, 0])
+            contents[out / "heatmap" / f"{name}{ENDINGS['heatmap']}"] = image_png(drawn)
+    if "array" in save:
+        content = arrays(found, classes, classifier.names, boxes, asked.thresholds)
+        contents[out / "array" / f"{picture.name}{ENDINGS['array']}"] = content
+    for path, content in contents.items():
+        with atomic(path, durable=False) as temporary:
+            temporary.write_bytes(content)
+    limits = [None if limit == float("-inf") else limit for limit in asked.thresholds]
+    return {
+        "files": [str(path) for path in contents],
+        "classes": [
+            {
+                "class": classifier.names[kind],
+                "probability": float(found.probabilities[kind]),
+                "boxes": [
+                    {"threshold": limit, "box": corners}
+                    for limit, corners in zip(limits, _corners(boxes[place]), strict=True)
+                ],
+            }
+            for place, kind in enumerate(classes)
+        ],
+    }
+
+
+def _corners(boxes: Any) -> Iterator[list[float] | None]:
+    """Give xmin, ymin, xmax and ymax of each box; None for none."""
+    for corners in boxes.tolist():
+        yield None if isnan(corners[0]) else [round(number, 2) for number in corners]
+
+
+def _report(
+    found: Sequence[dict[str, Any]],
+    failed: Sequence[dict[str, Any]],
+    source: Source,
+    out: Path,
+    save: Sequence[str],
+    asked: Asked,
+) -> None:
+    from drn_cli.files import write_csv
+
+    rows = [
+        (entry["image"], one["class"], one["probability"], at["threshold"], at["box"])
+        for entry in found
+        for one in entry["classes"]
+        for at in one["boxes"]
+    ]
+    if asked.csv is not None:
+        write_csv(
+            asked.csv,
+            ("image", "class", "probability", "threshold", "xmin", "ymin", "xmax", "ymax"),
+            (
+                (image, name, f"{share:.6f}", _in_words(limit), *(box or [""] * 4))
+                for image, name, share, limit, box in rows
+            ),
+        )
+        console.note(f"written: {asked.csv}")
+    if asked.as_json:
+        told = {"checkpoint": str(source.checkpoint), "of": asked.of, "see": asked.see}
+        console.emit_json(told | {"localized": list(found), "failed": list(failed)})
+    else:
+        if len(rows) <= SHOWN:
+            _print(rows)
+        folders = ", ".join(str(out / kind) for kind in save)
+        console.out.print(f"{len(found)} pictures localised: {folders}", soft_wrap=True)
+    if failed:
+        console.note(f"{len(failed)} of {len(found) + len(failed)} pictures could not be read")
+
+
+def _print(rows: Sequence[tuple[str, str, float, float | None, list[float] | None]]) -> None:
+    numbers = ("probability", "threshold")
+    table = console.table("picture", "class", *numbers, "box", right=numbers)
+    for image, name, share, limit, box in rows:
+        corners = "none" if box is None else " ".join(f"{number:.0f}" for number in box)
+        table.add_row(image, name, f"{100 * share:.1f} %", _in_words(limit), corners)
+    console.out.print(table)
+
+
+def _in_words(threshold: float | None) -> str:
+    return "none" if threshold is None else f"{threshold:g}"

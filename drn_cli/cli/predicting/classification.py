@@ -1,0 +1,205 @@
+"""Pictures classified: the likeliest classes of each, as a table, CSV or JSON."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from drn_cli.cli import console
+from drn_cli.cli.predicting.segmentation import Wanted, read_picture
+from drn_cli.cli.source import Look, Source
+from drn_cli.errors import DrnError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from drn_cli.data.images import Pixels
+    from drn_cli.distributed.group import Group
+    from drn_cli.inference.classifier import Classifier
+    from drn_cli.inference.growing_table import GrowingTable
+    from drn_cli.inference.inputs import Picture
+    from drn_cli.inference.loading import TrainedNetwork
+
+SHOWN = 40  # pictures of which a table is printed unasked
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of this process's pictures.
+
+    Attributes:
+        classified, skipped: How many.
+        failed: Number of each picture that could not be read, and why.
+        found: Number of each other picture with its classes, where they are to be shown.
+    """
+
+    classified: int
+    skipped: int
+    failed: list[tuple[int, dict[str, Any]]]
+    found: list[tuple[int, dict[str, Any]]]
+
+
+def classify(
+    inputs: Sequence[str],
+    source: Source,
+    network: "TrainedNetwork",
+    look: Look,
+    wanted: Wanted,
+    top_k: int,
+    csv: Path | None,
+) -> None:
+    """Say what all pictures show that the inputs name.
+
+    Raises:
+        DrnError: An input, the network or a setting cannot be used, or a file not be written.
+        typer.Exit: A picture could not be read.
+    """
+    from drn_cli.distributed.group import join
+    from drn_cli.distributed.launch import leave
+    from drn_cli.inference.growing_table import GrowingTable
+    from drn_cli.inference.inputs import Picture, find_pictures
+    from drn_cli.inference.loading import load_classifier
+
+    if wanted.submission is not None or wanted.save is not None:
+        raise DrnError(f"{source.checkpoint}: is a classifier, which labels no pixels")
+    if wanted.skip_existing and csv is None:
+        raise DrnError("--skip-existing: a classifier goes on where a --csv FILE ends")
+    pictures = [Picture("-", "stdin")] if list(inputs) == ["-"] else find_pictures(inputs)
+    with join() as group:
+        if group.first:
+            console.note(f"{source.checkpoint} on {len(pictures)} pictures")
+        classifier = load_classifier(
+            network,
+            group.device,
+            view="10-crop" if look.ten_crop else "1-crop",
+            **source.crops(),
+            **look.computing(group.device),
+        )
+        top = min(top_k, len(classifier.names))
+        table = None
+        if csv is not None:
+            places = range(1, top + 1)
+            columns = (name for n in places for name in (f"class_{n}", f"probability_{n}"))
+            table = GrowingTable(csv, ["image", *columns], group.rank, resume=wanted.skip_existing)
+            group.wait()
+            table.begin()
+        started = time.perf_counter()
+        keep = wanted.as_json or len(pictures) <= SHOWN
+        tally = _classify_share(pictures, classifier, top, table, keep, wanted, group)
+        tallies = group.gather(tally)
+        if group.first:
+            if table is not None:
+                table.finish([picture.path for picture in pictures])
+            _report(source, classifier, tallies, time.perf_counter() - started, wanted, csv)
+    if any(tally.failed for tally in tallies):
+        raise typer.Exit(leave(1))
+
+
+def _classify_share(
+    pictures: "Sequence[Picture]",
+    classifier: "Classifier",
+    top: int,
+    table: "GrowingTable | None",
+    keep: bool,
+    wanted: Wanted,
+    group: "Group",
+) -> Tally:
+    import numpy as np
+    import torch
+
+    from drn_cli.inference.classifier import best_first
+    from drn_cli.inference.stream import stream
+
+    tally = Tally(0, 0, [], [])
+    mine = group.share(list(enumerate(pictures)))
+    known = set() if table is None else table.known
+    todo = [item for item in mine if item[1].path not in known]
+    tally.skipped = len(mine) - len(todo)
+
+    def read(item: "tuple[int, Picture]") -> "Pixels":
+        return classifier.crops(read_picture(item))
+
+    def answer(crops: "Sequence[Pixels]") -> "list[Tensor]":
+        batch = torch.from_numpy(np.stack(crops)).to(classifier.device)
+        return list(classifier.log_probabilities(batch))
+
+    def finish(_: "tuple[int, Picture]", __: "Pixels", scores: "Tensor") -> list[tuple[str, float]]:
+        best = best_first(scores.cpu()[None])[0, :top].tolist()
+        return [(classifier.names[k], float(scores[k].exp())) for k in best]
+
+    results = stream(todo, read, answer, finish, classifier.device, wanted.batch)
+    with console.bar(len(todo), shown=group.first) as bar:
+        for (number, picture), result in results:
+            if isinstance(result, DrnError):
+                console.fail(result)
+                tally.failed.append((number, {"image": picture.path, "error": result.message}))
+            else:
+                tally.classified += 1
+                if table is not None:
+                    cells = (cell for name, share in result for cell in (name, f"{share:.6f}"))
+                    table.add((picture.path, *cells))
+                if keep:
+                    classes = [{"class": name, "probability": share} for name, share in result]
+                    tally.found.append((number, {"image": picture.path, "classes": classes}))
+            bar.update()
+    if table is not None:
+        table.end()
+    return tally
+
+
+def _report(
+    source: Source,
+    classifier: "Classifier",
+    tallies: Sequence[Tally],
+    seconds: float,
+    wanted: Wanted,
+    csv: Path | None,
+) -> None:
+    classified = sum(tally.classified for tally in tallies)
+    skipped = sum(tally.skipped for tally in tallies)
+    found, failed = (
+        [entry for _, entry in sorted(entries, key=lambda one: one[0])]
+        for entries in (
+            [one for tally in tallies for one in tally.found],
+            [one for tally in tallies for one in tally.failed],
+        )
+    )
+    speed = classified / seconds
+    if wanted.as_json:
+        console.emit_json(
+            {
+                "checkpoint": str(source.checkpoint),
+                "view": classifier.view,
+                "classified": found,
+                "skipped": skipped,
+                "failed": failed,
+                "seconds": round(seconds, 3),
+                "pictures_per_second": round(speed, 3),
+            }
+        )
+    else:
+        if found:
+            _print(found)
+        before = f", {skipped} were there already" if skipped else ""
+        where = f": {csv}" if csv else ""
+        console.out.print(
+            f"{classified} pictures classified, {speed:.1f} a second{before}{where}",
+            soft_wrap=True,
+        )
+        if not found and classified and csv is None:
+            console.note("too many for a table: --csv FILE or --json has the classes of each")
+    if failed:
+        total = classified + skipped + len(failed)
+        console.note(f"{len(failed)} of {total} pictures could not be read")
+
+
+def _print(found: Sequence[dict[str, Any]]) -> None:
+    places = [str(n) for n in range(1, len(found[0]["classes"]) + 1)]
+    table = console.table("picture", *places)
+    for entry in found:
+        cells = (f"{one['class']} {100 * one['probability']:.1f} %" for one in entry["classes"])
+        table.add_row(entry["image"], *cells)
+    console.out.print(table)

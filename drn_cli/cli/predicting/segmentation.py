@@ -1,0 +1,297 @@
+"""Pictures labelled pixel by pixel, as files."""
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from drn_cli.cli import console
+from drn_cli.cli.source import Look, Source
+from drn_cli.errors import DrnError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from drn_cli.data.images import Pixels
+    from drn_cli.distributed.group import Group
+    from drn_cli.inference.inputs import Picture
+    from drn_cli.inference.loading import TrainedNetwork
+    from drn_cli.inference.outputs import Kind
+    from drn_cli.inference.predictor import Predictor
+
+RECORD = "predictions.json"  # in the output folder: what made the predictions
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What `drn predict` was asked to write.
+
+    Attributes:
+        out: Folder for the predictions, or `-`.
+        save: Which files, if that was said.
+        skip_existing: Whether to leave out what is written already.
+        submission: Zip file for the Cityscapes server.
+        partial: Whether it may lack pictures.
+        batch: Pictures of one size that a GPU takes at once.
+        as_json: Whether JSON is printed.
+    """
+
+    out: Path
+    save: "tuple[Kind, ...] | None"
+    skip_existing: bool
+    submission: Path | None
+    partial: bool
+    batch: int | None
+    as_json: bool
+
+    @property
+    def kinds(self) -> "tuple[Kind, ...]":
+        """What is written for each picture."""
+        from drn_cli.inference.outputs import DEFAULT_KINDS
+
+        kinds = self.save or DEFAULT_KINDS
+        # A submission is packed from the index maps.
+        return kinds if self.submission is None or "index" in kinds else ("index", *kinds)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of this process's pictures.
+
+    Attributes:
+        written, skipped: How many.
+        failed: Number of each picture that could not be read, with its entry for JSON.
+        files: Number of each picture that was written, with its entry; only for JSON.
+    """
+
+    written: int
+    skipped: int
+    failed: list[tuple[int, dict[str, str]]]
+    files: list[tuple[int, dict[str, str]]]
+
+
+def label(
+    inputs: Sequence[str], source: Source, network: "TrainedNetwork", look: Look, wanted: Wanted
+) -> None:
+    """Write the predictions of all pictures that the inputs name.
+
+    Raises:
+        DrnError: An input, the network or a setting cannot be used, or a file not be written.
+        typer.Exit: A picture could not be read.
+    """
+    from drn_cli.distributed.group import join
+    from drn_cli.distributed.launch import leave
+    from drn_cli.inference.inputs import Picture, find_pictures
+    from drn_cli.inference.loading import load_predictor
+    from drn_cli.inference.outputs import KINDS, writing_below
+    from drn_cli.inference.reading import networks_at_once
+
+    outputs = [wanted.out / kind for kind in KINDS]
+    stdin = list(inputs) == ["-"]
+    pictures = [Picture("-", "stdin")] if stdin else find_pictures(inputs, outputs)
+    with join() as group:
+        if wanted.submission is not None:
+            _check_submission(network, pictures, wanted)
+        if group.first:
+            console.note(f"{source.checkpoint} on {len(pictures)} pictures")
+        predictor = load_predictor(
+            network,
+            group.device,
+            view=look.view,
+            at_once=networks_at_once(group.device, len(pictures)),
+            **look.computing(group.device),
+        )
+        with writing_below(wanted.out) if group.first else nullcontext():
+            if group.first:
+                _leave_record(network, look, wanted)
+            group.wait()
+            started = time.perf_counter()
+            tally = _label_share(pictures, predictor, wanted, group)
+            seconds = time.perf_counter() - started
+            tallies = group.gather(tally)
+            if group.first and wanted.submission is not None:
+                _pack(pictures, wanted)
+        if group.first:
+            _report(source, tallies, seconds, wanted)
+    if any(tally.failed for tally in tallies):
+        raise typer.Exit(leave(1))
+
+
+def _check_submission(
+    network: "TrainedNetwork", pictures: "Sequence[Picture]", wanted: Wanted
+) -> None:
+    from drn_cli.data.classes import cityscapes
+    from drn_cli.evaluation.submission import check_inputs
+
+    classes = network.model.classes
+    if classes != len(cityscapes()):
+        raise DrnError(
+            f"{network.path}: has {classes} classes, the benchmark {len(cityscapes())} of its own"
+        )
+    check_inputs([picture.path for picture in pictures], partial=wanted.partial)
+
+
+def _leave_record(network: "TrainedNetwork", look: Look, wanted: Wanted) -> None:
+    """Write down what makes the predictions, or see that the same is going on.
+
+    Raises:
+        DrnError: What is there was made by another network, or in another way.
+    """
+    from drn_cli import __version__
+    from drn_cli.files import read_json, sha256, write_json
+
+    path = wanted.out / RECORD
+    same: dict[str, Any] = {
+        "weights_sha256": sha256(network.path),
+        "scales": list(look.view.scales),
+        "flip": look.view.flip,
+    }
+    if wanted.skip_existing and path.is_file():
+        before = read_json(path)
+        different = [key for key, value in same.items() if before.get(key) != value]
+        if different:
+            raise DrnError(
+                f"{path}: the predictions there were made with other {' and '.join(different)}",
+                "choose another --out, or leave out --skip-existing to make them anew",
+            )
+    told = {"drn": __version__, "network": network.model.arch, "weights": str(network.path)}
+    write_json(path, told | same)
+
+
+def _label_share(
+    pictures: "Sequence[Picture]", predictor: "Predictor", wanted: Wanted, group: "Group"
+) -> Tally:
+    """Write the predictions of this process's share."""
+    from drn_cli.inference.outputs import is_written, write_prediction
+    from drn_cli.inference.stream import stream
+
+    kinds, out = wanted.kinds, wanted.out
+    tally = Tally(0, 0, [], [])
+    todo = []
+    for number, picture in group.share(list(enumerate(pictures))):
+        if wanted.skip_existing and is_written(out, picture.name, kinds):
+            tally.skipped += 1
+        else:
+            todo.append((number, picture))
+
+    def answer(images: "Sequence[Pixels]") -> "list[tuple[Tensor, Tensor | None]]":
+        if "probabilities" in kinds:
+            return [predictor.with_probabilities(image) for image in images]
+        return [(classes, None) for classes in predictor.batch(images)]
+
+    def finish(
+        item: "tuple[int, Picture]", image: "Pixels", answered: "tuple[Tensor, Tensor | None]"
+    ) -> dict[str, str]:
+        classes, probabilities = answered[0].cpu().numpy(), answered[1]
+        return write_prediction(
+            out, item[1].name, kinds, image, classes, probabilities, predictor.class_set
+        )
+
+    results = stream(todo, read_picture, answer, finish, predictor.device, wanted.batch)
+    with console.bar(len(todo), shown=group.first) as bar:
+        for (number, picture), result in results:
+            if isinstance(result, DrnError):
+                console.fail(result)
+                tally.failed.append((number, {"image": picture.path, "error": result.message}))
+            else:
+                tally.written += 1
+                if wanted.as_json:
+                    tally.files.append((number, {"image": picture.path} | result))
+            bar.update()
+    return tally
+
+
+def read_picture(item: "tuple[int, Picture]") -> "Pixels":
+    """Read a picture, from stdin if that is meant; raises DrnError as `read_image`."""
+    from drn_cli.data.images import read_image
+
+    path = item[1].path
+    return read_image(sys.stdin.buffer if path == "-" else Path(path))
+
+
+def _pack(pictures: "Sequence[Picture]", wanted: Wanted) -> None:
+    """Make the submission of what was predicted, and check it as anybody's."""
+    from drn_cli.cli.prepare.common import progress_bar
+    from drn_cli.evaluation.submission import check_submission, frame_of, write_submission
+    from drn_cli.inference.outputs import output_path
+
+    assert wanted.submission is not None
+    maps = {}
+    for picture in pictures:
+        path, frame = output_path(wanted.out, "index", picture.name), frame_of(picture.path)
+        if frame is None or not path.is_file():
+            raise DrnError(
+                f"{wanted.submission}: not written, {picture.path} has no prediction",
+                "--skip-existing makes those that are missing",
+            )
+        maps[frame] = path
+    with progress_bar("map") as progress:
+        write_submission(wanted.submission, maps, progress)
+    with progress_bar("map") as progress:
+        found = check_submission(wanted.submission, maps, progress)
+    for finding in found.findings:
+        console.warn(finding.message)
+    console.note(f"{wanted.submission}: {found.pictures} maps, {found.bytes / 1e6:.1f} MB")
+
+
+def _report(source: Source, tallies: Sequence[Tally], seconds: float, wanted: Wanted) -> None:
+    written = sum(tally.written for tally in tallies)
+    skipped = sum(tally.skipped for tally in tallies)
+    failures = sorted((one for tally in tallies for one in tally.failed), key=lambda one: one[0])
+    failed = [entry for _, entry in failures]
+    speed = written / seconds
+    if wanted.as_json:
+        files = sorted(
+            ((n, e) for tally in tallies for n, e in tally.files), key=lambda one: one[0]
+        )
+        console.emit_json(
+            {
+                "checkpoint": str(source.checkpoint),
+                "written": [entry for _, entry in files],
+                "skipped": skipped,
+                "failed": failed,
+                "seconds": round(seconds, 3),
+                "pictures_per_second": round(speed, 3),
+            }
+        )
+    else:
+        folders = ", ".join(str(wanted.out / kind) for kind in wanted.kinds)
+        before = f", {skipped} were there already" if skipped else ""
+        console.out.print(
+            f"{written} pictures labelled, {speed:.1f} a second{before}: {folders}",
+            soft_wrap=True,
+        )
+    if failed:
+        total = written + skipped + len(failed)
+        console.note(f"{len(failed)} of {total} pictures could not be read")
+
+
+def label_one(path: str, network: "TrainedNetwork", look: Look, wanted: Wanted) -> None:
+    """Write what is wanted of one picture to stdout.
+
+    Raises:
+        DrnError: The picture or the network cannot be used, or there are several pictures.
+    """
+    from drn_cli.distributed.group import join
+    from drn_cli.inference.inputs import Picture, find_pictures
+    from drn_cli.inference.loading import load_predictor
+    from drn_cli.inference.outputs import encode
+
+    (kind,) = wanted.save or ("colour",)
+    pictures = [Picture("-", "stdin")] if path == "-" else find_pictures([path])
+    if len(pictures) > 1:
+        raise DrnError(f"{path}: has {len(pictures)} pictures; --out - takes one")
+    with join() as group:
+        predictor = load_predictor(
+            network, group.device, view=look.view, at_once=1, **look.computing(group.device)
+        )
+        image = read_picture((0, pictures[0]))
+        classes, probabilities = predictor.with_probabilities(image)
+        content = encode(kind, image, classes.cpu().numpy(), probabilities, predictor.class_set)
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
