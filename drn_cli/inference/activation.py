@@ -76,7 +76,8 @@ class Activation:
         origin = np.array([left, top, left, top])
         far = np.array([0, 0, 1, 1])  # the last position, and the last pixel, are inside
         edges = (cells + far) * OUTPUT_STRIDE * scale + origin - far
-        last = np.array([self.size[1], self.size[0]] * 2) - 1
+        end = (min(self.size[1], left + width), min(self.size[0], top + height))
+        last = np.array(end * 2) - 1
         clipped = np.clip(edges, 0, last)
         # A picture that was enlarged has positions smaller than its pixels.
         clipped[..., 2:] = np.maximum(clipped[..., 2:], clipped[..., :2])
@@ -96,7 +97,8 @@ class Activation:
         whole = grown[0, 0, inside, OUTPUT_STRIDE : OUTPUT_STRIDE + self.shape[1]]
         top, left, height, width = (round(number) for number in self.seen)
         heat = np.zeros(self.size, np.float32)
-        part = cv2.resize(whole.numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
+        shape = (max(1, width), max(1, height))
+        part = cv2.resize(whole.numpy(), shape, interpolation=cv2.INTER_LINEAR)
         rows, columns = slice(max(0, top), top + height), slice(max(0, left), left + width)
         heat[rows, columns] = part[max(0, -top) :, max(0, -left) :][
             : heat[rows].shape[0], : heat[:, columns].shape[1]
@@ -128,7 +130,11 @@ def activate(
     top = left = 0
     if see == "centre":
         size = classifier.crop
-        top, left = (round((have - size) / 2) for have in shown.shape[:2])
+        # What is smaller than the crop lies in its middle, on black.
+        top, left = (
+            round((have - size) / 2) if have > size else -((size - have) // 2)
+            for have in shown.shape[:2]
+        )
         shown = centre_crop(image, size, classifier.resize)
     batch = torch.from_numpy(np.ascontiguousarray(shown))[None].to(classifier.device)
     with torch.autocast(

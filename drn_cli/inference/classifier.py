@@ -12,6 +12,7 @@ from drn_cli.data.classification import View
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
 from drn_cli.data.resized_crop import centre_crop, ten_crops
+from drn_cli.errors import DrnError
 
 Network = Callable[[Tensor], Tensor]  # (N, 3, S, S) to logits (N, classes)
 
@@ -72,6 +73,12 @@ class Classifier:
         # probabilities apart that would all be 0.
         each = logits.double().view(*crops.shape[:2], -1).log_softmax(2)
         return each.logsumexp(1) - math.log(crops.shape[1])
+
+
+def check_answers(scores: Tensor) -> None:
+    """See that a network answers with numbers; raises DrnError if it does not."""
+    if scores.isnan().any():
+        raise DrnError("the network answers with NaN: its weights are broken")
 
 
 def best_first(log_probabilities: Tensor) -> Tensor:

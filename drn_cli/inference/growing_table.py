@@ -1,6 +1,8 @@
 """A CSV file that appears whole, from rows that outlive the process that found them."""
 
 import csv
+import glob
+import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,9 +26,12 @@ class GrowingTable:
 
     def __init__(self, path: Path, header: Sequence[str], rank: int, *, resume: bool) -> None:
         self.path, self.header, self.rank = path, list(header), rank
-        self._parts = f".{path.name}.*.part"
+        self._parts = f".{glob.escape(path.name)}.*.part"
         self._before = [*([path] if path.is_file() else []), *path.parent.glob(self._parts)]
         if not resume:
+            if rank == 0:
+                for part in path.parent.glob(self._parts):
+                    part.unlink()
             self._before = []
         self.known = {row[0] for row in self._rows(self._before)}
 
@@ -76,7 +81,7 @@ class GrowingTable:
                 text = path.read_bytes()[: _whole_lines(path)].decode()
             except (OSError, UnicodeDecodeError) as error:
                 raise DrnError(f"{path}: cannot be read: {error}") from error
-            rows = csv.reader(text.splitlines(keepends=True))
+            rows = csv.reader(io.StringIO(text, newline=""))
             if path == self.path and next(rows, None) != self.header:
                 raise DrnError(
                     f"{path}: has other columns than {','.join(self.header)}",

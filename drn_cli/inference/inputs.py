@@ -34,7 +34,7 @@ def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[P
 
     Args:
         inputs: What was given.
-        outputs: Folders in which a second run does not look for pictures.
+        outputs: Folders in which no pictures are looked for: those of an earlier run's predictions.
 
     Raises:
         DrnError: An input does not exist, or none of them names a picture.
@@ -44,14 +44,14 @@ def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[P
     found: dict[str, str] = {}
     seen: set[str] = set()
     for entry in inputs:
-        for path, relative in _expand(entry):
+        for path, relative, named in _expand(entry):
             folder, name = os.path.split(path)
             within = real(folder)
             place = f"{within}/{name}"  # links to one picture are still two inputs
-            if place in seen or any(f"{within}/".startswith(f"{one}/") for one in ours):
-                continue
-            seen.add(place)
-            found[path] = relative
+            hidden = not named and any(f"{within}/".startswith(f"{one}/") for one in ours)
+            if place not in seen and not hidden:
+                seen.add(place)
+                found[path] = relative
     if not found:
         raise DrnError(
             f"{', '.join(inputs)}: no pictures here", f"known: {' '.join(sorted(SUFFIXES))}"
@@ -59,13 +59,17 @@ def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[P
     return list(_named(found))
 
 
-def _expand(entry: str) -> Iterator[tuple[str, str]]:
-    """Give the pictures of an input: their path, and that below the input."""
+def _expand(entry: str) -> Iterator[tuple[str, str, bool]]:
+    """Give the pictures of an input: path, path below it, and whether the input is that file."""
     path = Path(entry)
-    if path.is_dir():
-        yield from _below(entry, "")
-    elif path.exists():
-        yield str(path), path.name
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:
+        raise DrnError(f"{entry}: cannot be read: {error.strerror or error}") from error
+    if is_folder:
+        yield from ((inner, relative, False) for inner, relative in _below(entry, ""))
+    elif is_there:
+        yield str(path), path.name, True
     elif glob.has_magic(entry):
         # The structure below the part of the pattern that has no wildcard is kept.
         fixed = Path(*_until_magic(path.parts))
@@ -74,7 +78,7 @@ def _expand(entry: str) -> Iterator[tuple[str, str]]:
             raise DrnError(f"{entry}: matches no file")
         for match in matches:
             if match.name.lower().endswith(ENDINGS) and match.is_file():
-                yield str(match), str(match.relative_to(fixed))
+                yield str(match), str(match.relative_to(fixed)), False
     else:
         raise DrnError(f"{entry}: no such file or folder")
 

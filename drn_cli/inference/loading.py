@@ -206,7 +206,7 @@ def load_classifier(
         network=_compiled(model) if compiled else model,
         maps=_compiled(model.scores) if compiled else model.scores,
         statistics=found.statistics(statistics),
-        names=names or generic(classes).names,
+        names=names or tuple(f"class {number}" for number in range(classes)),
         folders=folders,
         named=names is not None,
         device=device,

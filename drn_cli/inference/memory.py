@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 SMALLEST_TILE = 128  # tiles that see less around them are no longer worth their answers
 SHARE = 0.7  # of the memory that is free; the rest is for pictures, answers and other programs
 # An allowance for what the libraries take beside the network's own maps: the tiles of Winograd's
-# convolutions, reordered copies. On a CPU, passes took 1.3 to 1.45 times their maps.
-WORKSPACE = 1.5
+# convolutions, reordered copies. On a CPU, passes took 1.0 to 1.75 times their maps.
+WORKSPACE = 1.8
 UNKNOWN = 1000.0  # bytes a pixel, where the network is not one of ours
 SIDE = 512  # of the picture on which maps are counted
 
@@ -63,19 +63,33 @@ class Tiles:
         self._lock = threading.Lock()
         self._budget: float | None = None
         self._announced: int | None = None
+        self._told = False
         self.side: int | None = None  # none: memory has not run out
 
     def side_for(self, height: int, width: int, view: Eval) -> int | None:
         """Give the side in which a picture is to be seen; None if it may be seen whole."""
         sides = [side for side in (view.tile, self.side) if side is not None]
-        if sides:
-            return min(sides)
         largest = height * width * max(view.scales) ** 2
-        fitting = self._pixels()
-        if largest <= fitting:
-            return None
-        side = int(math.sqrt(fitting)) // OUTPUT_STRIDE * OUTPUT_STRIDE
-        return max(SMALLEST_TILE, side)
+        if view.tile is None:  # a side that was asked for is tried
+            fitting = self._pixels()
+            if min([largest, *(side**2 for side in sides)]) > fitting:
+                side = int(math.sqrt(fitting)) // OUTPUT_STRIDE * OUTPUT_STRIDE
+                sides.append(max(SMALLEST_TILE, side))
+                self._say_too_large(height, width, min(sides))
+        return min(sides, default=None)
+
+    def _say_too_large(self, height: int, width: int, side: int) -> None:
+        with self._lock:
+            if self._told:
+                return
+            self._told = True
+        log.info(
+            "a picture of %dx%d is too large for the memory that is free: such are seen in "
+            "overlapping tiles of %d pixels",
+            width,
+            height,
+            side,
+        )
 
     def _pixels(self) -> float:
         """Give the pixels that fit, by what was free when the first picture came."""

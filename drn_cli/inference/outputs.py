@@ -5,7 +5,7 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.images import Pixels, coloured_png, image_png, index_png, overlay
+from drn_cli.errors import DrnError
 from drn_cli.files import atomic
 
 Kind = Literal["index", "colour", "overlay", "probabilities"]
@@ -104,19 +105,30 @@ def is_written(out: Path, name: str, kinds: Sequence[Kind]) -> bool:
 
 @contextmanager
 def writing_below(out: Path) -> Iterator[None]:
-    """Hold the output folder, and first clear away the halves that killed processes left in it.
+    """Share the output folder, and first clear away the halves that killed processes left in it.
 
-    Where another process writes into it at the same time, nothing is cleared.
+    Where another process writes into it at the same time, nothing is cleared. The lock goes with
+    the process that has it.
+
+    Raises:
+        DrnError: The folder cannot be made or written.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / LOCK).open("w") as lock:
-        try:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / LOCK).open("w")
+    except OSError as error:
+        raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
+    with lock:
+        with suppress(OSError):  # somebody else writes, or there are no locks
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield
-            return
-        for kind in KINDS:
-            for folder, _, names in os.walk(out / kind):
-                for name in filter(TEMPORARY.fullmatch, names):
-                    (Path(folder) / name).unlink(missing_ok=True)
+            _clear_halves(out)
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
         yield
+
+
+def _clear_halves(out: Path) -> None:
+    for kind in KINDS:
+        for folder, _, names in os.walk(out / kind):
+            for name in filter(TEMPORARY.fullmatch, names):
+                (Path(folder) / name).unlink(missing_ok=True)

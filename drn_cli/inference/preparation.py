@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from drn_cli.inference.out_of_memory import is_out_of_memory
 from drn_cli.inference.winograd import WinogradConvolution, fits
 from drn_cli.networks.catalog import architecture
 from drn_cli.networks.models import DRN, build
@@ -22,13 +23,13 @@ def prepared(model: DRN, device: torch.device, *, exact: bool = True) -> DRN:
     """
     with torch.device("meta"):
         copy = build(architecture(model.arch), model.task, model.classes)
-    copy.load_state_dict(model.state_dict(), assign=True)
-    copy.eval().requires_grad_(False)
+    copy.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
+    copy.eval()
     _fold(copy)
     copy.to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu" and exact:
         _quicken(copy)
-    return copy
+    return copy.eval().requires_grad_(False)
 
 
 def _fold(module: nn.Module) -> None:
@@ -44,9 +45,17 @@ def _fold(module: nn.Module) -> None:
         previous = (name, child)
 
 
-def _quicken(module: nn.Module) -> None:
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.Conv2d) and fits(child):
-            setattr(module, name, WinogradConvolution(child))
-        else:
-            _quicken(child)
+def _quicken(model: DRN) -> None:
+    """Replace what can be quicker; nothing where memory is short, which the maps need more."""
+    try:
+        quicker = {
+            name: WinogradConvolution(module)
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Conv2d) and fits(module)
+        }
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return
+    for name, module in quicker.items():
+        model.set_submodule(name, module)

@@ -12,6 +12,7 @@ That is why the sum is one of scores.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,10 +52,12 @@ def class_map(maps: Sequence[ScoreMap], height: int, width: int) -> Tensor:
     Returns:
         uint8 `(height, width)`.
     """
-    classes = torch.empty(height, width, dtype=torch.uint8, device=maps[0].scores.device)
-    for rows, scores in _bands(maps, height, width):
-        # On CPUs `argmax` of such a map takes ten times as long as `max`, which finds the same.
-        classes[rows] = scores.max(1).indices
+    device = maps[0].scores.device
+    classes = torch.empty(height, width, dtype=torch.uint8, device=device)
+    with _exact_products(device):
+        for rows, scores in _bands(maps, height, width):
+            # On CPUs `argmax` of such a map takes ten times as long as `max`, with the same answer.
+            classes[rows] = scores.max(1).indices
     return classes
 
 
@@ -68,9 +71,23 @@ def probabilities(maps: Sequence[ScoreMap], height: int, width: int) -> Tensor:
     """
     first = maps[0].scores
     whole = first.new_empty(first.shape[1], height, width)
-    for rows, scores in _bands(maps, height, width):
-        whole[:, rows] = scores.div_(len(maps)).softmax(1).transpose(0, 1)
+    with _exact_products(first.device):
+        for rows, scores in _bands(maps, height, width):
+            whole[:, rows] = scores.div_(len(maps)).softmax(1).transpose(0, 1)
     return whole
+
+
+@contextmanager
+def _exact_products(device: torch.device) -> Iterator[None]:
+    """Keep a GPU from rounding the factors of products, as training may let it."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision(before)
 
 
 def _bands(maps: Sequence[ScoreMap], height: int, width: int) -> Iterator[tuple[slice, Tensor]]:

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from drn_cli.networks.models import OUTPUT_STRIDE
 
-OVERLAP = 0.25  # share of a tile that it has in common with the next, at most
-WIDEST = 256  # pixels of overlap, beyond which nothing is gained
-DISCARDED = 0.25  # share of an overlap, at either end, where only the other tile counts
+# Tried on photographs with a trained network (docs/performance.md): what matters is how far from
+# its edge a tile begins to count. The paper's networks look 200 to 500 pixels around.
+OVERLAP = 0.375  # share of a tile that it has in common with the next, at most
+WIDEST = 512  # pixels of overlap, beyond which little is gained
+DISCARDED = 0.4  # share of an overlap, at either end, where only the other tile counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Tile:
         for fades, distance in ((self.fades_in, near), (self.fades_out, near.flip(0))):
             if fades:
                 # Never 0: a cell that lies beyond where all tiles count still needs an answer.
-                weights *= ((distance - discarded) / fading).clamp(1e-3, 1)
+                weights *= ((distance - discarded) / fading).clamp(1e-6, 1)
         return weights
 
 

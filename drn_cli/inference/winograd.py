@@ -36,6 +36,7 @@ def fits(convolution: nn.Conv2d) -> bool:
         and convolution.dilation == convolution.padding
         and convolution.dilation[0] == convolution.dilation[1]
         and convolution.groups == 1
+        and convolution.padding_mode == "zeros"
         and min(convolution.in_channels, convolution.out_channels) >= FEWEST_CHANNELS
     )
 

@@ -228,7 +228,8 @@ def _levels_bcd(arch: Architecture) -> Iterator[nn.Module]:
 def initialise(model: nn.Module) -> None:
     """Draw convolutions from normal(0, 2 / (k * k * out_channels)); batch norm is 1 and 0."""
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        # Without content there is nothing to draw; that torch draws it takes a second to import.
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
             nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
             if module.bias is not None:

@@ -1,3 +1,6 @@
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -5,34 +8,41 @@ import pytest
 from drn_cli.errors import DrnError
 from drn_cli.inference.inputs import find_pictures
 
+KINDS = ("index", "colour")
+NOBODY = 65534
+
 
 @pytest.fixture(autouse=True)
 def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "pics"
     for name in ("b.png", "A.JPG", "deep/c.jpeg", "deep/er/frame_1.png", "notes.txt"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+        touch(folder / name)
     monkeypatch.chdir(tmp_path)
     return folder
 
 
+def touch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
 def found(*inputs: str, out: str = "predictions") -> dict[str, str]:
-    listed = find_pictures(inputs, Path(out))
-    result = {picture.path.as_posix(): picture.name.as_posix() for picture in listed}
+    listed = find_pictures(inputs, [Path(out) / kind for kind in KINDS])
+    result = {picture.path: picture.name for picture in listed}
     assert len(result) == len(listed)
     return result
 
 
 def test_file_is_named_after_itself() -> None:
-    assert found("pics/deep/c.jpeg") == {"pics/deep/c.jpeg": "c.png"}
+    assert found("pics/deep/c.jpeg") == {"pics/deep/c.jpeg": "c"}
 
 
 def test_folder_is_searched_through_and_its_structure_kept() -> None:
     assert found("pics") == {
-        "pics/A.JPG": "A.png",
-        "pics/b.png": "b.png",
-        "pics/deep/c.jpeg": "deep/c.png",
-        "pics/deep/er/frame_1.png": "deep/er/frame_1.png",
+        "pics/A.JPG": "A",
+        "pics/b.png": "b",
+        "pics/deep/c.jpeg": "deep/c",
+        "pics/deep/er/frame_1.png": "deep/er/frame_1",
     }
 
 
@@ -44,20 +54,49 @@ def test_order_is_that_of_the_inputs_and_then_of_the_names() -> None:
     ]
 
 
+@pytest.mark.parametrize("entry", ["pics", "pics/**/*.png"])
+def test_order_within_an_input_is_that_of_the_names_at_each_depth(
+    pictures: Path, entry: str
+) -> None:
+    for name in ("a10.png", "B.png", "deep.png", "a9.png", "deep/z.png", "deep/a.png"):
+        touch(pictures / name)
+    assert [path for path in found(entry) if path.endswith(".png")] == [
+        "pics/B.png",
+        "pics/a10.png",
+        "pics/a9.png",
+        "pics/b.png",
+        "pics/deep/a.png",
+        "pics/deep/er/frame_1.png",
+        "pics/deep/z.png",
+        "pics/deep.png",
+    ]
+
+
+@pytest.mark.parametrize("entry", ["pics/", "./pics", "pics/.", "pics//"])
+def test_folder_may_be_spelt_in_several_ways(entry: str) -> None:
+    assert found(entry) == found("pics")
+
+
+def test_current_folder_and_one_above_can_be_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("pics/deep")
+    assert found(".") == {"c.jpeg": "c", "er/frame_1.png": "er/frame_1"}
+    assert found("../deep") == {"../deep/c.jpeg": "c", "../deep/er/frame_1.png": "er/frame_1"}
+
+
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("pics/*.png", {"pics/b.png": "b.png"}),
-        ("pics/**/frame_*.png", {"pics/deep/er/frame_1.png": "deep/er/frame_1.png"}),
+        ("pics/*.png", {"pics/b.png": "b"}),
+        ("pics/**/frame_*.png", {"pics/deep/er/frame_1.png": "deep/er/frame_1"}),
         (
             "pics/**/*.[jp]*g",
             {
-                "pics/b.png": "b.png",
-                "pics/deep/c.jpeg": "deep/c.png",
-                "pics/deep/er/frame_1.png": "deep/er/frame_1.png",
+                "pics/b.png": "b",
+                "pics/deep/c.jpeg": "deep/c",
+                "pics/deep/er/frame_1.png": "deep/er/frame_1",
             },
         ),
-        ("p?cs/deep/*.jpeg", {"pics/deep/c.jpeg": "pics/deep/c.png"}),
+        ("p?cs/deep/*.jpeg", {"pics/deep/c.jpeg": "pics/deep/c"}),
         ("pics/notes*", None),
     ],
 )
@@ -72,57 +111,99 @@ def test_quoted_glob_keeps_the_structure_below_its_fixed_part(
 
 
 def test_absolute_glob_works_too(pictures: Path) -> None:
-    assert found(f"{pictures}/**/*.jpeg") == {f"{pictures}/deep/c.jpeg": "deep/c.png"}
+    assert found(f"{pictures}/**/*.jpeg") == {f"{pictures}/deep/c.jpeg": "deep/c"}
 
 
 def test_file_whose_name_looks_like_a_glob_is_taken_as_it_is(pictures: Path) -> None:
     (pictures / "x[1].png").touch()
-    assert found("pics/x[1].png") == {"pics/x[1].png": "x[1].png"}
+    assert found("pics/x[1].png") == {"pics/x[1].png": "x[1]"}
 
 
 @pytest.mark.parametrize(
     "again", ["pics", "pics/b.png", "./pics/b.png", "pics/deep/../b.png", "pics/*.png"]
 )
 def test_picture_that_is_named_twice_is_predicted_once(again: str) -> None:
-    assert list(found("pics", again)) == list(found("pics"))
+    assert found("pics", again) == found("pics")
 
 
 def test_picture_that_is_named_by_another_path_is_predicted_once(pictures: Path) -> None:
-    assert found("pics/b.png", str(pictures / "b.png")) == {"pics/b.png": "b.png"}
+    assert found("pics/b.png", str(pictures / "b.png")) == {"pics/b.png": "b"}
 
 
 def test_links_to_one_picture_are_pictures_of_their_own(pictures: Path) -> None:
     (pictures / "deep" / "link.png").symlink_to(pictures / "b.png")
     assert found("pics/deep/link.png", "pics/b.png") == {
-        "pics/deep/link.png": "link.png",
-        "pics/b.png": "b.png",
+        "pics/deep/link.png": "link",
+        "pics/b.png": "b",
     }
+    assert found("pics")["pics/deep/link.png"] == "deep/link"
+
+
+def test_links_to_folders_are_not_followed_below_an_input(pictures: Path) -> None:
+    before = found("pics")
+    (pictures / "deep" / "round").symlink_to(pictures)  # for ever, if it were
+    (pictures / "folder.png").symlink_to(pictures / "deep")
+    (pictures / "gone.png").symlink_to(pictures / "absent.png")
+    assert found("pics") == before
+    assert found("pics/**/*") == before
+
+
+def test_link_to_a_folder_that_is_itself_an_input_is_searched(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "pics" / "deep")
+    assert found("link") == {"link/c.jpeg": "c", "link/er/frame_1.png": "er/frame_1"}
+    assert list(found("pics", "link")) == list(found("pics"))  # the same pictures
+
+
+def test_dots_in_a_name_belong_to_it(pictures: Path) -> None:
+    for name in ("v1.2/frame.0001.png", "v1.2/archive.tar.jpg"):
+        touch(pictures / name)
+    names = found("pics/v1.2")
+    assert names["pics/v1.2/frame.0001.png"] == "frame.0001"
+    assert names["pics/v1.2/archive.tar.jpg"] == "archive.tar"
+    assert found("pics")["pics/v1.2/frame.0001.png"] == "v1.2/frame.0001"
+
+
+def test_picture_whose_name_begins_with_a_dot_is_a_picture(pictures: Path) -> None:
+    for name in (".hidden.png", ".folder/a.png"):
+        touch(pictures / name)
+    names = found("pics")
+    assert names["pics/.hidden.png"] == ".hidden"
+    assert names["pics/.folder/a.png"] == ".folder/a"
+
+
+def test_half_written_files_are_no_pictures(pictures: Path) -> None:
+    (pictures / ".b.png.1a2b3c4d.tmp").touch()
+    assert len(found("pics")) == 4
 
 
 def test_pictures_that_differ_in_their_suffix_get_names_of_their_own(pictures: Path) -> None:
     (pictures / "b.jpg").touch()
     names = found("pics")
-    assert names["pics/b.jpg"] == "b.jpg.png"
-    assert names["pics/b.png"] == "b.png.png"
-    assert names["pics/A.JPG"] == "A.png"
+    assert names["pics/b.jpg"] == "b.jpg"
+    assert names["pics/b.png"] == "b.png"
+    assert names["pics/A.JPG"] == "A"
 
 
 def test_pictures_that_would_be_written_to_one_file_are_an_error(pictures: Path) -> None:
     (pictures / "deep" / "b.png").touch()
-    with pytest.raises(DrnError, match=r"would both be written as b\.png\.png") as caught:
+    with pytest.raises(DrnError, match=r"would both be written as b\.png") as caught:
         found("pics/b.png", "pics/deep/b.png")
     assert "pics/deep/b.png and pics/b.png" in str(caught.value)
 
 
-@pytest.mark.parametrize("out", ["pics/out", "pics"])
+@pytest.mark.parametrize("out", ["pics/out", "pics", "pics/deep/../out"])
 def test_predictions_inside_the_input_are_left_out(pictures: Path, out: str) -> None:
     before = found("pics", out=out)
     assert len(before) == 4
-    for kind in ("index", "colour", "overlay"):
-        path = Path(out) / kind / "deep" / "c.png"
-        path.parent.mkdir(parents=True)
-        path.touch()
+    for kind in KINDS:
+        touch(Path(out) / kind / "deep" / "c.png")
     assert found("pics", out=out) == before
+    assert found("pics/**/*", out=out) == before
+
+
+def test_folder_whose_name_only_begins_like_an_output_is_searched(pictures: Path) -> None:
+    touch(pictures / "index2" / "d.png")
+    assert found("pics", out="pics")["pics/index2/d.png"] == "index2/d"
 
 
 def test_output_folder_above_the_input_hides_nothing() -> None:
@@ -143,6 +224,33 @@ def test_input_without_pictures_is_an_error_that_names_it(entry: str, message: s
         found(entry)
 
 
+@contextmanager
+def without_rights(folder: Path) -> Iterator[None]:
+    """Take a folder's rights away; root reads everything, and is somebody else for a while."""
+    before = os.geteuid()
+    folder.chmod(0)
+    Path.cwd().chmod(0o755)
+    if before == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("entry", ["pics", "pics/deep"])
+def test_folder_that_may_not_be_read_is_an_error_that_names_it(pictures: Path, entry: str) -> None:
+    with without_rights(pictures / "deep"), pytest.raises(DrnError) as caught:
+        found(entry)
+    assert str(caught.value) == "pics/deep: cannot be read: Permission denied"
+
+
+def test_input_below_a_folder_that_may_not_be_read_is_an_error(pictures: Path) -> None:
+    with without_rights(pictures / "deep"), pytest.raises(DrnError, match="pics/deep/er"):
+        found("pics/deep/er")
+
+
 def test_known_suffixes_are_told_when_there_is_no_picture() -> None:
     Path("bare").mkdir()
     with pytest.raises(DrnError) as caught:
@@ -151,4 +259,4 @@ def test_known_suffixes_are_told_when_there_is_no_picture() -> None:
 
 
 def test_file_of_any_suffix_is_taken_when_it_is_named() -> None:
-    assert found("pics/notes.txt") == {"pics/notes.txt": "notes.png"}
+    assert found("pics/notes.txt") == {"pics/notes.txt": "notes"}

@@ -1,36 +1,136 @@
 """A file that holds a network, and what is known of it where the file does not say."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from training_runs import ALONE, prepare_in
 
-from drn_cli.data.classes import camvid, cityscapes
-from drn_cli.data.folders import CITYSCAPES, IMAGENET, ListFolder
+from drn_cli.data.classes import ClassSet, camvid, cityscapes, imagenet
+from drn_cli.data.folders import CITYSCAPES, IMAGENET, ListFolder, Statistics
 from drn_cli.errors import DrnError
-from drn_cli.inference.loading import load_predictor
+from drn_cli.inference.loading import load_classifier, load_predictor, read_network, record
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
-from drn_cli.networks.conversion import to_original
+from drn_cli.networks.conversion import COUNTER, to_original
+from drn_cli.networks.models import DRN
 from drn_cli.recipe.schema import Eval
+from drn_cli.training.checkpoint import Progress, save_checkpoint
 
 CPU = torch.device("cpu")
+SEEN = 7  # batches, as the counters of the models below say
+OWN = Statistics((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+COLOURS = ClassSet(("a", "b", "c"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
 
 
-def original_file(path: Path, classes: int) -> Path:
-    model = create_model("drn_d_22", "segmentation", classes)
+def model_of(task: Any, classes: int = 3, arch: str = "drn_a_18") -> DRN:
+    torch.manual_seed(0)
+    model = create_model(arch, task, classes).eval()
+    for name, buffer in model.named_buffers():
+        if name.endswith(COUNTER):
+            buffer.fill_(SEEN)
+        elif name.endswith("var"):
+            buffer.uniform_(0.5, 1.5)
+        else:
+            buffer.normal_(0, 0.1)
+    return model
+
+
+def original_file(path: Path, model: DRN) -> Path:
     torch.save(to_original(model), path)
     return path
+
+
+def wrapped(path: Path, model: DRN) -> Path:
+    """Write what the original's training does: DataParallel's names, and the epoch beside them."""
+    tensors = {f"module.{key}": value for key, value in to_original(model).items()}
+    torch.save({"epoch": 3, "arch": model.arch, "state_dict": tensors}, path)
+    return path
+
+
+def own_file(path: Path, model: DRN) -> Path:
+    folders = ["n1", "n2", "n3"] if model.task == "classification" else None
+    save_weights(path, model, record(model, OWN, COLOURS, folders))
+    return path
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Memory that nobody wrote holds NaN, and the largest integers."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+@pytest.mark.parametrize("write", [own_file, original_file, wrapped])
+def test_networks_are_read_from_files_of_every_kind(
+    tmp_path: Path, poisoned: None, task: Any, write: Callable[[Path, DRN], Path]
+) -> None:
+    # The original has a `fc` that is a convolution in family D alone.
+    model = model_of(task, arch="drn_a_18" if write is own_file else "drn_d_22")
+    state = torch.get_rng_state()
+    found = read_network(write(tmp_path / "file", model), task)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (found.task, found.model.classes, found.model.arch) == (task, 3, model.arch)
+    assert not any(module.training for module in found.model.modules())
+    expected = model.state_dict()
+    if write is not own_file:
+        expected |= {k: torch.tensor(0) for k in expected if k.endswith(COUNTER)}
+    torch.testing.assert_close(found.model.state_dict(), expected, rtol=0, atol=0)
+
+
+def test_the_last_checkpoint_of_a_run_is_read(tmp_path: Path, recipe_file: Path) -> None:
+    training = prepare_in(ALONE, recipe_file, ())
+    save_checkpoint(tmp_path / "last.pt", training, Progress(), 0.0)
+    found = read_network(tmp_path / "last.pt")
+    assert found.task == "segmentation"
+    torch.testing.assert_close(found.model.state_dict(), training.model.state_dict())
+    assert found.strings("class_names") == ("red", "green", "blue")
+    assert found.statistics(IMAGENET) == training.material.statistics != IMAGENET
+
+
+@pytest.mark.parametrize(
+    ("task", "needed", "message"),
+    [
+        ("segmentation", "classification", "holds a segmentation network; a classifier is needed"),
+        ("classification", "segmentation", "holds a classifier; a segmentation network is needed"),
+    ],
+)
+def test_another_task_than_the_one_needed_is_refused(
+    tmp_path: Path, task: Any, needed: Any, message: str
+) -> None:
+    path = own_file(tmp_path / "a.safetensors", model_of(task))
+    load = load_classifier if needed == "classification" else load_predictor
+    for read in (lambda: read_network(path, needed), lambda: load(path, CPU)):
+        with pytest.raises(DrnError, match=rf"a\.safetensors: {message}"):
+            read()
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_backbone_alone_and_a_head_of_no_known_task_are_refused(
+    tmp_path: Path, head: bool
+) -> None:
+    state = model_of("classification").state_dict()
+    kept = {key: value for key, value in state.items() if head or key.startswith("backbone.")}
+    torch.save(kept, tmp_path / "a.pth")
+    with pytest.raises(DrnError, match=r"a\.pth: holds a backbone alone, or does not say") as told:
+        read_network(tmp_path / "a.pth")
+    assert "drn models import FILE --task TASK" in (told.value.hint or "")
 
 
 @pytest.mark.parametrize(
     ("classes", "statistics", "names"),
     [(19, CITYSCAPES, cityscapes().names), (11, IMAGENET, camvid().names)],
 )
-def test_an_original_file_is_known_by_its_number_of_classes(
+def test_an_original_segmenter_is_known_by_its_number_of_classes(
     tmp_path: Path, classes: int, statistics: object, names: tuple[str, ...]
 ) -> None:
-    predictor = load_predictor(original_file(tmp_path / "a.pth", classes), CPU)
+    model = model_of("segmentation", classes, "drn_d_22")
+    predictor = load_predictor(original_file(tmp_path / "a.pth", model), CPU)
     assert predictor.statistics == statistics
     assert predictor.class_set.names == names
 
@@ -40,29 +140,82 @@ def test_the_data_folder_tells_what_an_original_file_does_not(
 ) -> None:
     folder = ListFolder.open(data_folder)
     view = Eval(flip=True)
-    predictor = load_predictor(original_file(tmp_path / "a.pth", 3), CPU, data=folder, view=view)
+    path = original_file(tmp_path / "a.pth", model_of("segmentation", arch="drn_d_22"))
+    predictor = load_predictor(path, CPU, data=folder, view=view)
     assert predictor.statistics == folder.statistics()
     assert predictor.class_set == folder.class_set(3)
     assert predictor.view is view
 
 
 def test_the_file_itself_has_the_first_word(tmp_path: Path, data_folder: Path) -> None:
-    model = create_model("drn_a_18", "segmentation", 3)
-    told = {
-        "mean": "[0.1, 0.2, 0.3]",
-        "std": "[0.4, 0.5, 0.6]",
-        "class_names": '["a", "b", "c"]',
-        "colours": "[[1, 2, 3], [4, 5, 6], [7, 8, 9]]",
+    path = own_file(tmp_path / "a.safetensors", model_of("segmentation"))
+    predictor = load_predictor(path, CPU, data=ListFolder.open(data_folder))
+    assert predictor.statistics == OWN
+    assert predictor.class_set == COLOURS
+
+
+def test_a_classifiers_file_has_the_first_word_too(tmp_path: Path) -> None:
+    path = own_file(tmp_path / "a.safetensors", model_of("classification"))
+    found = load_classifier(path, CPU, statistics=CITYSCAPES)
+    assert found.statistics == OWN
+    assert (found.names, found.folders, found.named) == (COLOURS.names, ("n1", "n2", "n3"), True)
+
+
+def test_a_thousand_classes_without_names_are_imagenets(tmp_path: Path) -> None:
+    model = model_of("classification", 1000, "drn_d_22")
+    found = load_classifier(original_file(tmp_path / "a.pth", model), CPU)
+    assert found.statistics == IMAGENET
+    assert (found.names[701], (found.folders or ())[701]) == ("parachute", "n03888257")
+    assert (found.names, found.folders) == (tuple(imagenet().values()), tuple(imagenet()))
+    assert found.named
+    assert (found.crop, found.resize, found.view, found.autocast) == (224, 256, "1-crop", None)
+
+
+@pytest.mark.parametrize("classes", [3, 19])
+def test_classes_of_a_classifier_that_nobody_names_are_numbered(
+    tmp_path: Path, classes: int
+) -> None:
+    """19 of them are those of Cityscapes for segmenters alone."""
+    model = model_of("classification", classes, "drn_d_22")
+    found = load_classifier(original_file(tmp_path / "a.pth", model), CPU, statistics=OWN)
+    assert found.names == tuple(f"class {number}" for number in range(classes))
+    assert found.folders is None
+    assert not found.named
+    assert found.statistics == OWN
+
+
+def test_a_classifier_answers_as_its_network_and_keeps_its_settings(tmp_path: Path) -> None:
+    model = model_of("classification")
+    network = read_network(own_file(tmp_path / "a.safetensors", model))
+    state = torch.get_rng_state()
+    settings: dict[str, Any] = {
+        "crop": 40,
+        "resize": 50,
+        "view": "10-crop",
+        "autocast": torch.bfloat16,
     }
-    save_weights(tmp_path / "a.safetensors", model, told)
-    predictor = load_predictor(tmp_path / "a.safetensors", CPU, data=ListFolder.open(data_folder))
-    assert predictor.statistics.mean == (0.1, 0.2, 0.3)
-    assert predictor.statistics.std == (0.4, 0.5, 0.6)
-    assert predictor.class_set.names == ("a", "b", "c")
-    assert predictor.class_set.colours[2] == (7, 8, 9)
+    found = load_classifier(network, CPU, **settings)
+    assert {name: getattr(found, name) for name in settings} == settings
+    exact = load_classifier(network, CPU)
+    assert torch.equal(torch.get_rng_state(), state)
+    x = torch.randn(2, 3, 68, 60)
+    with torch.inference_mode():
+        near(exact.network(x), model(x))
+        near(exact.maps(x), model.scores(x))
+    torch.testing.assert_close(network.model.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
-def test_a_classifier_is_refused(tmp_path: Path) -> None:
-    save_weights(tmp_path / "a.safetensors", create_model("drn_a_18", "classification", 3))
-    with pytest.raises(DrnError, match=r"a\.safetensors: holds a classifier"):
-        load_predictor(tmp_path / "a.safetensors", CPU)
+def near(found: Tensor, expected: Tensor) -> None:
+    """Compare as a part of the largest value: single scores may be close to zero."""
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.slow
+def test_compiled_networks_answer_the_same(tmp_path: Path) -> None:
+    network = read_network(own_file(tmp_path / "a.safetensors", model_of("classification")))
+    plain, compiled = (load_classifier(network, CPU, compiled=on) for on in (False, True))
+    assert all(hasattr(call, "get_compiler_config") for call in (compiled.network, compiled.maps))
+    x = torch.randn(1, 3, 64, 64)  # large enough for convolutions of our own
+    with torch.inference_mode():
+        near(compiled.maps(x), plain.maps(x))

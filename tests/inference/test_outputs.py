@@ -1,34 +1,207 @@
+import io
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
 from drn_cli.data.classes import camvid
 from drn_cli.data.images import overlay, read_image, read_label
-from drn_cli.inference.outputs import write_prediction
+from drn_cli.errors import DrnError
+from drn_cli.inference.outputs import (
+    DEFAULT_KINDS,
+    KINDS,
+    encode,
+    is_written,
+    output_path,
+    write_prediction,
+    writing_below,
+)
+
+SIZE = (6, 7)
+RANDOM = np.random.default_rng(0)
+IMAGE = RANDOM.integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+CLASSES = RANDOM.integers(0, 11, SIZE).astype(np.uint8)
+PROBABILITIES = torch.from_numpy(RANDOM.random((11, *SIZE), np.float32))
+HALF = ".a.png.1a2b3c4d.tmp"  # what a killed process leaves
 
 
-def test_three_files_hold_ids_colours_and_overlay(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    image = random.integers(0, 256, (6, 7, 3)).astype(np.uint8)
-    classes = random.integers(0, 11, (6, 7)).astype(np.uint8)
-    name = Path("deep") / "a.png"
-    files = write_prediction(tmp_path / "out", name, image, classes, camvid())
-    assert files == {
-        kind: tmp_path / "out" / kind / "deep" / "a.png" for kind in ("index", "colour", "overlay")
-    }
-    for kind, mode in {"index": "L", "colour": "P", "overlay": "RGB"}.items():
-        with Image.open(files[kind]) as written:
-            assert written.mode == mode
-    assert np.array_equal(read_label(files["index"]), classes)
-    assert np.array_equal(read_label(files["colour"]), classes)
-    assert np.array_equal(read_image(files["overlay"]), overlay(image, classes, camvid()))
-    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3
+def content(kind: str) -> bytes:
+    return encode(kind, IMAGE, CLASSES, PROBABILITIES, camvid())
+
+
+def write(out: Path, name: str = "deep/a", kinds: tuple[str, ...] = KINDS) -> dict[str, str]:
+    return write_prediction(out, name, kinds, IMAGE, CLASSES, PROBABILITIES, camvid())
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("index", "L"), ("colour", "P"), ("overlay", "RGB")])
+def test_pictures_are_pngs_of_their_kind(kind: str, mode: str) -> None:
+    with Image.open(io.BytesIO(content(kind))) as made:
+        assert (made.format, made.mode, made.size) == ("PNG", mode, SIZE[::-1])
+        pixels = np.asarray(made)
+        shown = np.asarray(made.convert("RGB"))
+    if kind == "overlay":
+        assert np.array_equal(pixels, overlay(IMAGE, CLASSES, camvid()))
+    else:
+        assert np.array_equal(pixels, CLASSES)
+    if kind == "colour":
+        assert np.array_equal(shown, np.array(camvid().colours)[CLASSES])
+
+
+def test_probabilities_are_halves_with_the_names_of_the_classes() -> None:
+    with np.load(io.BytesIO(content("probabilities"))) as made:  # reads no pickles
+        assert set(made.files) == {"probabilities", "classes"}
+        assert made["probabilities"].dtype == np.float16
+        assert np.array_equal(made["probabilities"], PROBABILITIES.half().numpy())
+        assert tuple(made["classes"]) == camvid().names
+
+
+def test_files_lie_below_the_folder_of_their_kind(tmp_path: Path) -> None:
+    files = write(tmp_path / "out")
+    endings = {"index": "png", "colour": "png", "overlay": "png", "probabilities": "npz"}
+    assert files == {kind: f"{tmp_path}/out/{kind}/deep/a.{e}" for kind, e in endings.items()}
+    assert sorted(files.values()) == [f"{tmp_path}/{name}" for name in files_below(tmp_path)]
+    for kind, path in files.items():
+        assert Path(path).read_bytes() == content(kind)
+        assert output_path(tmp_path / "out", kind, "deep/a") == Path(path)
+    assert np.array_equal(read_label(Path(files["colour"])), CLASSES)
+    assert np.array_equal(read_image(Path(files["overlay"])), overlay(IMAGE, CLASSES, camvid()))
+
+
+def test_only_what_is_wanted_is_written(tmp_path: Path) -> None:
+    assert list(write(tmp_path, "a", ("overlay", "index"))) == ["overlay", "index"]
+    assert files_below(tmp_path) == ["index/a.png", "overlay/a.png"]
+    assert set(KINDS) - set(DEFAULT_KINDS) == {"probabilities"}  # these are large
+
+
+def test_dots_in_a_name_are_kept(tmp_path: Path) -> None:
+    write(tmp_path, "v1.2/frame.0001", ("index",))
+    assert files_below(tmp_path) == ["index/v1.2/frame.0001.png"]
 
 
 def test_prediction_of_before_is_replaced(tmp_path: Path) -> None:
-    image = np.zeros((2, 2, 3), np.uint8)
     for number in (1, 2):
-        classes = np.full((2, 2), number, np.uint8)
-        files = write_prediction(tmp_path, Path("a.png"), image, classes, camvid())
-    assert (read_label(files["index"]) == 2).all()
+        classes = np.full(SIZE, number, np.uint8)
+        files = write_prediction(tmp_path, "a", ("index",), IMAGE, classes, None, camvid())
+    assert (read_label(Path(files["index"])) == 2).all()
+    assert files_below(tmp_path) == ["index/a.png"]
+
+
+def test_folder_that_cannot_be_made_is_an_error_with_the_path(tmp_path: Path) -> None:
+    (tmp_path / "index").touch()
+    with pytest.raises(DrnError, match=r"index/a\.png: cannot be written"):
+        write(tmp_path, "a", ("index",))
+
+
+def test_what_is_written_is_known(tmp_path: Path) -> None:
+    assert not is_written(tmp_path, "deep/a", ("index",))
+    write(tmp_path, "deep/a", ("index", "probabilities"))
+    assert is_written(tmp_path, "deep/a", ("index",))
+    assert is_written(tmp_path, "deep/a", ("index", "probabilities"))
+    assert not is_written(tmp_path, "deep/a", ("index", "overlay"))
+    assert not is_written(tmp_path, "a", ("index",))
+    output_path(tmp_path, "probabilities", "deep/a").unlink()
+    assert not is_written(tmp_path, "deep/a", ("index", "probabilities"))
+    assert is_written(tmp_path, "deep/a", ("index",))
+
+
+def test_empty_file_is_not_written(tmp_path: Path) -> None:
+    files = write(tmp_path, "a", ("index", "colour"))
+    Path(files["colour"]).write_bytes(b"")
+    assert not is_written(tmp_path, "a", ("index", "colour"))
+
+
+def halves(out: Path) -> list[Path]:
+    paths = [out / "index" / HALF, out / "probabilities" / "deep" / ".b.npz.00ff00ff.tmp"]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    return paths
+
+
+def test_halves_of_killed_processes_are_cleared_and_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path)
+    ours = files_below(tmp_path)
+    kept = [
+        "index/.hidden.png",
+        "index/notes.tmp",
+        "index/.a.png.tmp",
+        "index/.a.png.1a2b3c4d.tmp.png",
+        "index/a.png.1a2b3c4d.tmp",
+        f"else/{HALF}",
+        HALF,
+    ]
+    for name in kept:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    halves(tmp_path)
+    with writing_below(tmp_path):
+        assert set(files_below(tmp_path)) - {".lock"} == {*ours, *kept}
+
+
+def test_output_folder_is_made(tmp_path: Path) -> None:
+    with writing_below(tmp_path / "deep" / "out"):
+        assert (tmp_path / "deep" / "out").is_dir()
+
+
+@pytest.mark.parametrize("out", ["a.txt", "a.txt/deep"])
+def test_output_folder_that_cannot_be_made_is_an_error_in_one_line(
+    tmp_path: Path, out: str
+) -> None:
+    (tmp_path / "a.txt").touch()
+    with (
+        pytest.raises(DrnError, match=r"a\.txt.*: cannot be written"),
+        writing_below(tmp_path / out),
+    ):
+        pass
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from drn_cli.inference.outputs import writing_below
+with writing_below(Path(sys.argv[1])):
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_nothing_is_cleared_while_another_process_writes_until_it_is_killed(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+        left = halves(tmp_path)
+        with writing_below(tmp_path):
+            assert all(path.exists() for path in left)
+        process.kill()
+    with writing_below(tmp_path):
+        assert not any(path.exists() for path in left)
+
+
+def test_nothing_is_cleared_while_one_writes_that_was_not_the_first(tmp_path: Path) -> None:
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(writing_below(tmp_path))
+        second.enter_context(writing_below(tmp_path))
+        first.close()
+        left = halves(tmp_path)
+        with writing_below(tmp_path):
+            assert all(path.exists() for path in left)
+
+
+def test_folder_is_free_again_after_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), writing_below(tmp_path):
+        raise ZeroDivisionError
+    left = halves(tmp_path)
+    with writing_below(tmp_path):
+        assert not any(path.exists() for path in left)

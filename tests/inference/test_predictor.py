@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +12,9 @@ from torch import Tensor
 from drn_cli.data.classes import generic
 from drn_cli.data.folders import Statistics
 from drn_cli.errors import DrnError
-from drn_cli.inference.predictor import Predictor, evaluating
+from drn_cli.inference import memory
+from drn_cli.inference.memory import Tiles
+from drn_cli.inference.predictor import Predictor
 from drn_cli.recipe.schema import Eval
 
 STATISTICS = Statistics((0.2, 0.4, 0.6), (0.1, 0.2, 0.3))
@@ -23,7 +26,7 @@ def strongest_channel(pictures: Tensor) -> Tensor:
 
 def predictor(**options: object) -> Predictor:
     fixed = {"statistics": STATISTICS, "class_set": generic(3), "device": torch.device("cpu")}
-    return Predictor(**{"network": strongest_channel, **fixed, **options})
+    return Predictor(**{"network": strongest_channel, "stride": 1, **fixed, **options})
 
 
 @pytest.mark.parametrize(
@@ -43,32 +46,115 @@ def test_picture_is_normalised_and_each_pixel_gets_its_class(options: dict[str, 
     assert predictor().classes == 3
 
 
-def test_network_is_put_back_into_its_mode_whatever_happens() -> None:
-    model = torch.nn.Linear(1, 1)
-    for mode in (True, False):
-        model.train(mode)
-        with pytest.raises(RuntimeError, match="stop"), evaluating(model):
-            assert not model.training
-            raise RuntimeError("stop")
-        assert model.training is mode
-
-
-def noise(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
 class Limited:
-    """Looks at neighbours too, and at no more than so many pixels."""
+    """Looks at neighbours too, and at no more than so many pixels at once."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.seen: list[tuple[int, ...]] = []
+        self.pictures: list[int] = []
 
     def __call__(self, pictures: Tensor) -> Tensor:
         self.seen.append(tuple(pictures.shape[-2:]))
-        if pictures[0, 0].numel() > self.most:
+        self.pictures.append(len(pictures))
+        if pictures[:, 0].numel() > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return torch.nn.functional.avg_pool2d(pictures, 5, stride=1, padding=2)
+        # Back to colours, of which each is as often the strongest as the others.
+        mean, std = (torch.tensor(x).view(3, 1, 1) for x in (STATISTICS.mean, STATISTICS.std))
+        return 20 * torch.nn.functional.avg_pool2d(pictures * std + mean, 5, stride=1, padding=2)
+
+
+VIEWS = [Eval(), Eval(scales=(0.5, 1.25), flip=True), Eval(tile=64)]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_pictures_of_a_batch_get_what_each_gets_alone(view: Eval) -> None:
+    images = [noise(72, 90, seed) for seed in range(3)]
+    images[1] = images[1][:, ::-1]
+    images[2].setflags(write=False)
+    network = Limited(10**9)
+    together = predictor(network=network, view=view).batch(images)
+    assert set(network.pictures) == {3}
+    alone = [predictor(network=network, view=view)(image) for image in images]
+    assert len(together) == 3
+    for found, expected in zip(together, alone, strict=True):
+        assert (found == expected).float().mean() > 0.999
+    assert (alone[0] == alone[1]).float().mean() < 0.5
+
+
+def test_a_batch_that_does_not_fit_is_seen_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    network = Limited(100 * 100)
+    limited = predictor(network=network)
+    images = [noise(100, 100, seed) for seed in range(3)]
+    found = limited.batch(images)
+    assert network.pictures == [3, 1, 1, 1]
+    assert set(network.seen) == {(100, 100)}  # each is still seen whole
+    assert limited.tiles.side is None
+    assert not caplog.records
+    for image, classes in zip(images, found, strict=True):
+        assert torch.equal(classes, predictor(network=Limited(10**9))(image))
+
+
+def test_a_batch_of_pictures_none_of_which_fits_is_seen_in_tiles() -> None:
+    network = Limited(160 * 160)
+    images = [noise(300, 280, seed) for seed in range(2)]
+    found = predictor(network=network).batch(images)
+    assert network.pictures[:3] == [2, 1, 1]
+    assert max(network.seen[-1]) == 152
+    expected = predictor(network=Limited(10**9), view=Eval(tile=152))
+    for image, classes in zip(images, found, strict=True):
+        assert torch.equal(classes, expected(image))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_probabilities_come_with_the_classes_that_are_found_without(view: Eval) -> None:
+    image = noise(72, 90)
+    image.setflags(write=False)
+    looking = predictor(network=Limited(10**9), view=view)
+    classes, shares = looking.with_probabilities(image)
+    assert torch.equal(classes, looking(image))
+    assert shares.shape == (3, 72, 90)
+    assert shares.dtype == torch.float32
+    torch.testing.assert_close(shares.sum(0), torch.ones(72, 90))
+    chosen = shares.gather(0, classes.long()[None])[0]
+    assert (shares.max(0).values - chosen).max() < 1e-6
+    assert shares.min() < 0.2
+    assert shares.max() > 0.8
+
+
+def test_probabilities_of_a_picture_that_does_not_fit_come_in_tiles_too() -> None:
+    network = Limited(160 * 160)
+    classes, _ = predictor(network=network).with_probabilities(noise(300, 280))
+    assert max(network.seen[-1]) == 152
+    expected = predictor(network=Limited(10**9), view=Eval(tile=152))(noise(300, 280))
+    assert torch.equal(classes, expected)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, None])
+def test_the_network_alone_computes_in_16_bits(kind: torch.dtype | None) -> None:
+    weights = torch.eye(3).view(3, 3, 1, 1)
+    inside, scores = [], []
+
+    def network(pictures: Tensor) -> Tensor:
+        inside.append(torch.is_autocast_enabled("cpu"))
+        assert pictures.dtype == torch.float32
+        scores.append(torch.nn.functional.conv2d(pictures, weights))
+        return scores[-1]
+
+    image = noise(32, 40)
+    _, shares = predictor(network=network, autocast=kind, view=Eval(flip=True)).with_probabilities(
+        image
+    )
+    assert not torch.is_autocast_enabled("cpu")
+    assert inside == [kind is not None] * 2
+    assert scores[0].dtype == (kind or torch.float32)
+    # The mean of the two views, whose scores are the same, is not rounded once more.
+    expected = scores[0].float().softmax(1)[0]
+    torch.testing.assert_close(shares, expected, rtol=0, atol=1e-5)
 
 
 def test_picture_that_does_not_fit_is_seen_in_tiles_and_so_are_those_after_it(
@@ -91,6 +177,39 @@ def test_picture_that_does_not_fit_is_seen_in_tiles_and_so_are_those_after_it(
     assert torch.equal(limited(image), expected)
     assert {max(size) for size in network.seen} == {152}
     assert len(caplog.records) == 1
+
+
+def test_what_the_network_held_is_let_go_before_it_tries_again() -> None:
+    held: list[weakref.ref[torch.UntypedStorage]] = []
+
+    def network(pictures: Tensor) -> Tensor:
+        assert all(reference() is None for reference in held)
+        near = torch.nn.functional.avg_pool2d(pictures, 5, stride=1, padding=2)
+        if pictures.shape[-1] > 160:
+            held.append(weakref.ref(near.untyped_storage()))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return near
+
+    predictor(network=network)(noise(300, 600))
+    assert len(held) == 2
+
+
+def test_a_picture_too_large_for_what_is_free_is_seen_in_tiles_from_the_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fitting = 160 * 160 * memory.bytes_per_pixel(None)
+    monkeypatch.setattr(memory, "available", lambda _: fitting / memory.SHARE + 1)
+    network = Limited(160 * 160)
+    tiles = Tiles(None, torch.device("cpu"))
+    image = noise(300, 280)
+    classes = predictor(network=network, tiles=tiles)(image)
+    assert {max(size) for size in network.seen} == {160}
+    assert torch.equal(classes, predictor(network=Limited(10**9), view=Eval(tile=160))(image))
+    # Predictors share what is known: this one has never seen a picture.
+    other = Limited(160 * 160)
+    predictor(network=other, tiles=tiles)(noise(200, 200))
+    assert max(max(size) for size in other.seen) == 160
+    assert not caplog.records  # nothing ran out
 
 
 @pytest.mark.parametrize(
@@ -161,7 +280,7 @@ def network(x):
     return near.repeat(1, 21, 1, 1).relu()[:, -3:]
 
 def make(**options):
-    return Predictor(network=network, statistics=IMAGENET, class_set=generic(3),
+    return Predictor(network=network, stride=1, statistics=IMAGENET, class_set=generic(3),
                      device=torch.device("cpu"), **options)
 
 sides = []

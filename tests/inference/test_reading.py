@@ -1,9 +1,18 @@
 import threading
+from collections.abc import Iterator
 
 import pytest
+import torch
 
 from drn_cli.errors import DrnError
-from drn_cli.inference.reading import ahead
+from drn_cli.inference.reading import ahead, networks_at_once, one_thread_each
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 20])
@@ -53,3 +62,86 @@ def test_stopping_early_reads_no_further() -> None:
     next(reader)[1]()
     reader.close()
     assert len(seen) <= 4
+
+
+def test_each_thread_is_prepared_before_its_first_item() -> None:
+    prepared: list[int] = []
+    reader = ahead(
+        lambda _: threading.get_ident() in prepared,
+        range(20),
+        depth=3,
+        prepare=lambda: prepared.append(threading.get_ident()),
+    )
+    assert all(read() for _, read in reader)
+    assert 1 <= len(prepared) <= 3
+
+
+def test_closing_waits_for_what_is_under_way() -> None:
+    begun, go_on, done = threading.Event(), threading.Event(), []
+
+    def read(number: int) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        done.append(number)
+
+    reader = ahead(read, range(100), depth=1)
+    next(reader)
+    assert begun.wait(60)
+    later = threading.Timer(0.2, go_on.set)
+    later.start()
+    reader.close()
+    finished = list(done)
+    later.join()
+    assert finished
+    assert done == finished
+
+
+def test_a_network_works_on_as_many_pictures_as_there_are_threads() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    torch.set_num_threads(4)
+    assert networks_at_once(cpu) == 4
+    assert networks_at_once(cpu, 3) == 3
+    assert networks_at_once(cpu, 1) == networks_at_once(cpu, 0) == 1
+    assert networks_at_once(cpu, 1000) == 4
+    assert networks_at_once(gpu) == networks_at_once(gpu, 9) == 1
+    torch.set_num_threads(64)
+    assert networks_at_once(cpu) == networks_at_once(cpu, 1000) == 8
+
+
+def threads_of_a_later_thread() -> int:
+    found: list[int] = []
+    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    return found[0]
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, 1), ({"inner": 3}, 3)])
+def test_threads_have_no_more_of_their_own_than_they_are_given(
+    options: dict[str, int], expected: int
+) -> None:
+    torch.set_num_threads(5)
+    together = threading.Barrier(2)
+
+    def work(number: int) -> tuple[int, int]:
+        together.wait(60)  # two at the same time, or this never ends
+        return number, torch.get_num_threads()
+
+    results = list(one_thread_each(work, range(6), 2, **options))
+    assert results == [(number, expected) for number in range(6)]
+    assert torch.get_num_threads() == threads_of_a_later_thread() == 5
+
+
+def test_threads_are_put_back_when_work_fails_or_nobody_wants_more() -> None:
+    torch.set_num_threads(5)
+    with pytest.raises(DrnError, match="broken"):
+        list(one_thread_each(fail, range(3), 2))
+    assert threads_of_a_later_thread() == 5
+    results = one_thread_each(str, range(100), 2)
+    assert next(results) == "0"
+    results.close()
+    assert threads_of_a_later_thread() == 5
+
+
+def fail(_: int) -> None:
+    raise DrnError("broken")

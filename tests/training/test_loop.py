@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_runs import ALONE, assert_same_run, content, go, prepare_in, read_best
+from training_runs import assert_same_run, content, go, prepare_in, read_best
 
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
-from drn_cli.inference.loading import load_predictor
+from drn_cli.inference.loading import read_network
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.runs import Run
 from drn_cli.training.setup import check_split
@@ -181,7 +181,7 @@ def test_the_average_is_what_is_validated_and_kept(prepare, tmp_path, read_metri
 def test_starts_from_weights(prepare, trained):
     best = Run(trained.folder).best
     training = prepare(f"model.weights={best}")
-    expected = load_predictor(best, ALONE.device).network.state_dict()  # type: ignore[attr-defined]
+    expected = read_network(best).model.state_dict()
     torch.testing.assert_close(training.model.state_dict(), expected, rtol=0, atol=0)
 
 

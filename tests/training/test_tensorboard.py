@@ -5,7 +5,7 @@ from training_runs import ALONE, go, prepare_in
 from drn_cli.errors import DrnError
 from drn_cli.runs import Run
 from drn_cli.training import tensorboard
-from drn_cli.training.tensorboard import example
+from drn_cli.training.tensorboard import examples
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -39,7 +39,7 @@ def test_tensorboard_reads_what_was_measured(watched, read_metrics):
 
 def test_an_example_shows_the_label(watched):
     training = watched[0]
-    shown = example(training, training.material.val[0])
+    (shown,) = examples(training, training.material.val[:1])
     colours = {tuple(colour) for colour in shown[:, 64:128].reshape(-1, 3).tolist()}
     assert colours <= {*training.material.class_set.colours, (0, 0, 0)}
     assert len(colours) > 2

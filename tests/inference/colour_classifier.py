@@ -1,0 +1,118 @@
+"""A classifier of a real architecture that was made by hand: it sees colours, and where they are.
+
+The stem takes the contrast of each colour to the others over two by two pixels, everything after it
+passes that on, and the head scores it. So it is known what the classifier must say of a picture.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from drn_cli.data.classes import ClassSet
+from drn_cli.data.folders import Statistics
+from drn_cli.data.images import Pixels
+from drn_cli.inference.loading import record
+from drn_cli.networks import create_model
+from drn_cli.networks.checkpoints import save_weights
+from drn_cli.networks.models import DRN
+
+# What of red, green and blue makes a colour; nothing makes `other`, which wins where no colour is.
+CONTRASTS = {
+    "red": (1.0, -0.5, -0.5),
+    "green": (-0.5, 1.0, -0.5),
+    "blue": (-0.5, -0.5, 1.0),
+    "yellow": (0.5, 0.5, -1.0),
+}
+NAMES = (*CONTRASTS, "other")
+WNIDS = tuple(f"n0000000{number}" for number in range(1, 6))
+PAINT = {
+    "red": (200, 40, 40),
+    "green": (40, 200, 40),
+    "blue": (40, 40, 200),
+    "yellow": (190, 190, 30),
+    "other": (128, 128, 128),
+}
+FAINT = 0.12  # contrast, of 1, that counts as none
+GAIN = 10.0  # score of a contrast of 1
+OTHER = 0.3  # the score of `other`, everywhere
+STATISTICS = Statistics((0.45, 0.5, 0.4), (0.25, 0.2, 0.3))
+CELL = 8  # pixels to a position
+
+
+def score(name: str, rgb: Iterable[int]) -> float:
+    """Say what a colour's class must score on a large area of some other colour."""
+    if name == "other":
+        return OTHER
+    contrast = float(np.dot(CONTRASTS[name], np.array(rgb) / 255))
+    return GAIN * max(0.0, contrast - FAINT)
+
+
+@torch.no_grad()
+def build() -> DRN:
+    """Make the classifier: a drn_a_18 whose residual branches are silent."""
+    model = create_model("drn_a_18", "classification", len(NAMES)).eval()
+    for parameter in model.parameters():
+        parameter.zero_()
+    convolution, norm = model.backbone.layer0[0], model.backbone.layer0[1]
+    norm.weight.fill_(1)
+    for channel, weights in enumerate(CONTRASTS.values()):
+        # The pixels beyond the middle of the kernel: together a position's lie in its own cell.
+        for place, weight in enumerate(weights):
+            convolution.weight[channel, place, 5:7, 5:7] = weight * STATISTICS.std[place] / 4
+        norm.bias[channel] = np.dot(weights, STATISTICS.mean) - FAINT
+        model.head.weight[channel, channel] = GAIN
+    model.head.bias[-1] = OTHER
+    for name, module in model.named_modules():
+        if name.endswith("downsample"):
+            assert isinstance(module, nn.Sequential)
+            module[1].weight.fill_(1)
+            for channel in range(len(CONTRASTS)):
+                module[0].weight[channel, channel] = 1
+    return model
+
+
+def write(path: Path) -> Path:
+    """Write the classifier's checkpoint, which tells all that a run's would."""
+    model = build()
+    class_set = ClassSet(NAMES, tuple(PAINT[name] for name in NAMES))
+    save_weights(path, model, record(model, STATISTICS, class_set, WNIDS))
+    return path
+
+
+def write_run(folder: Path, *, side: int, resize: int, data: Path = Path("nowhere")) -> Path:
+    """Write a run folder around it, whose recipe says at which size pictures are seen."""
+    write(folder / "checkpoints" / "best.safetensors")
+    recipe = {
+        "task": "classification",
+        "model": {"arch": "drn_a_18"},
+        "data": {"root": str(data), "classes": len(NAMES)},
+        "augment": {"crop": side},
+        "eval": {"resize": resize},
+        "train": {"epochs": 1, "batch_size": 1, "lr": 0.1},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+def draw(
+    height: int, width: int, painted: dict[str, tuple[int, int, int, int]], seed: int = 0
+) -> Pixels:
+    """Draw rectangles on grey noise: xmin, ymin, xmax, ymax by colour, corner pixels included."""
+    random = np.random.default_rng(seed)
+    picture = np.full((height, width, 3), 128.0)
+    for name, (xmin, ymin, xmax, ymax) in painted.items():
+        picture[ymin : ymax + 1, xmin : xmax + 1] = PAINT[name]
+    noisy = picture + random.normal(0, 8, picture.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def save(path: Path, picture: Pixels) -> Path:
+    """Write a picture, and the folder that it is to be in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+    return path

@@ -1,0 +1,91 @@
+"""Heat maps laid over their picture, and the arrays that are written of them."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from drn_cli.inference.activation import Activation
+from drn_cli.inference.heat_maps import arrays, heat_overlay
+
+HEIGHT, WIDTH = 48, 72
+GREY = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+NOTHING = np.full(4, np.nan)
+BOX = np.array([16.4, 8.0, 50.6, 40.0])
+
+
+@pytest.fixture
+def found() -> Activation:
+    """Class 1 is hot around the position in row 1 and column 6, and cold in the last rows."""
+    maps = torch.zeros(3, 6, 9)
+    maps[0] = torch.arange(54).reshape(6, 9)
+    maps[1, 0:3, 5:8] = 4
+    maps[1, 1, 6] = 8
+    maps[1, 4:] = -8
+    likely = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    whole = (0.0, 0.0, float(HEIGHT), float(WIDTH))
+    return Activation(maps, likely, (HEIGHT, WIDTH), whole, (HEIGHT, WIDTH))
+
+
+def test_it_is_red_where_the_map_is_hot_and_blue_where_it_is_cold(found: Activation) -> None:
+    drawn = heat_overlay(GREY, found, 1).astype(int)
+    assert drawn.shape == (HEIGHT, WIDTH, 3)
+    red_to_blue = drawn[..., 0] - drawn[..., 2]
+    assert red_to_blue[8:16, 48:56].min() > 30
+    assert red_to_blue[36:, :].max() < 0
+    assert not np.array_equal(drawn, heat_overlay(GREY, found, 0)), "each class has its own"
+
+
+def test_the_picture_is_seen_through_it(found: Activation) -> None:
+    """Half of each pixel is the picture's, wherever the map is hot or cold."""
+    black, white = (heat_overlay(np.full_like(GREY, v), found, 1).astype(int) for v in (0, 255))
+    assert np.abs(white - black - 127.5).max() <= 1
+
+
+def test_the_picture_itself_is_left_as_it_is(found: Activation) -> None:
+    image = GREY.copy()
+    image.setflags(write=False)  # as pictures of some readers are
+    heat_overlay(image, found, 1, BOX)
+    assert np.array_equal(image, GREY)
+
+
+def test_a_box_is_drawn_light_on_dark(found: Activation) -> None:
+    plain, boxed = heat_overlay(GREY, found, 1), heat_overlay(GREY, found, 1, BOX)
+    for x, y in ((16, 8), (51, 8), (16, 40), (51, 40), (30, 8), (30, 40), (16, 20), (51, 20)):
+        assert boxed[y, x].tolist() == [255, 255, 255], (x, y)
+    assert boxed[20, 15].tolist() == boxed[20, 17].tolist() == [0, 0, 0]
+    untouched = np.ones((HEIGHT, WIDTH), bool)
+    untouched[6:43, 14:54] = False
+    untouched[12:37, 20:48] = True
+    assert np.array_equal(plain[untouched], boxed[untouched])
+
+
+def test_no_box_is_drawn_where_there_is_none(found: Activation) -> None:
+    plain = heat_overlay(GREY, found, 1)
+    assert np.array_equal(heat_overlay(GREY, found, 1, NOTHING), plain)
+
+
+def test_a_box_at_the_border_is_drawn(found: Activation) -> None:
+    drawn = heat_overlay(GREY, found, 1, np.array([0.0, 0.0, WIDTH - 1, HEIGHT - 1]))
+    for edge in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]):
+        assert (edge == 255).all()
+
+
+def test_arrays_hold_what_was_found(found: Activation) -> None:
+    limits = (float("-inf"), 5.0, 9.0)
+    boxes = found.boxes([1, 0], limits)
+    content = arrays(found, [1, 0], ("cat", "dog", "bird"), boxes, limits)
+    with np.load(io.BytesIO(content), allow_pickle=False) as read:
+        back = dict(read)
+    assert np.array_equal(back.pop("maps"), found.maps[[1, 0]].numpy())
+    assert np.array_equal(back.pop("boxes"), boxes, equal_nan=True)
+    assert {name: values.tolist() for name, values in back.items()} == {
+        "classes": [1, 0],
+        "names": ["dog", "cat"],
+        "probabilities": [0.5, 0.2],
+        "thresholds": [float("-inf"), 5, 9],
+        "size": [HEIGHT, WIDTH],
+        "seen": [0, 0, HEIGHT, WIDTH],
+    }
+    assert np.isnan(boxes).any() and not np.isnan(boxes).all(), "such boxes would prove little"

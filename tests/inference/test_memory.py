@@ -1,0 +1,209 @@
+"""What a picture takes, and the side of the tiles in which it is seen."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from drn_cli.inference import memory
+from drn_cli.inference.memory import SMALLEST_TILE, Tiles, available, bytes_per_pixel
+from drn_cli.networks import list_models
+from drn_cli.networks.live_bytes import LiveBytes
+from drn_cli.recipe.schema import Eval
+
+CPU = torch.device("cpu")
+
+
+def test_storages_count_from_when_they_are_made_until_they_are_dropped() -> None:
+    held = torch.zeros(1000)
+    with LiveBytes([held]) as live:
+        held.add_(1)
+        assert live.peak == 0
+        first = held + 1
+        assert live.peak == 4000
+        views = [first[10:], first.view(10, 100), first.relu_()]
+        assert live.peak == 4000
+        second = first.double()
+        assert live.peak == 12000
+        del first
+        del views
+        third = second.to(torch.uint8)
+        assert live.peak == 12000
+        fourth = third.repeat(8)
+        assert live.peak == 8000 + 1000 + 8000
+    assert len(fourth) == 8 * len(third)
+
+
+@pytest.mark.parametrize("arch", list_models())
+def test_every_network_takes_more_than_its_widest_map(arch: str) -> None:
+    # Levels 0 and 1 of families B, C and D have 16 channels at the picture's size; the stem of A
+    # has 64 at a half.
+    stem = 4 * (16 if arch.startswith("drn_a") else 2 * 16)
+    assert stem < bytes_per_pixel(arch) < 1500
+
+
+def test_wider_networks_take_more_and_deeper_ones_as_much() -> None:
+    assert bytes_per_pixel("drn_a_18") == bytes_per_pixel("drn_a_34") < bytes_per_pixel("drn_a_50")
+    assert bytes_per_pixel("drn_d_22") == bytes_per_pixel("drn_d_38") < bytes_per_pixel("drn_d_54")
+    assert bytes_per_pixel(None) > 0
+
+
+def test_maps_are_counted_once_for_each_network() -> None:
+    bytes_per_pixel("drn_d_22")
+    before = bytes_per_pixel.cache_info()
+    bytes_per_pixel("drn_d_22")
+    assert bytes_per_pixel.cache_info() == before._replace(hits=before.hits + 1)
+
+
+REAL = """
+import torch
+from drn_cli.inference.memory import bytes_per_pixel
+from drn_cli.inference.preparation import prepared
+from drn_cli.networks import create_model
+
+def resident(what):
+    [line] = [line for line in open("/proc/self/status") if line.startswith(what)]
+    return int(line.split()[1]) * 1024
+
+x = torch.rand(1, 3, 320, 448).to(memory_format=torch.channels_last)
+with torch.inference_mode():
+    model = prepared(create_model("drn_d_22", "segmentation", 19), torch.device("cpu"))
+    model.scores(x[..., :64, :64])  # what the libraries take the first time is theirs
+    open("/proc/self/clear_refs", "w").write("5")  # the peak is that of now
+    before = resident("VmRSS")
+    model.scores(x)
+    taken = resident("VmHWM") - before
+print(bytes_per_pixel("drn_d_22") * 320 * 448 / taken)
+"""
+
+
+def test_a_real_pass_takes_what_was_estimated() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REAL],
+        # What was freed goes back to the system, and so is counted when it is taken again.
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0.7 < float(done.stdout) < 1.4
+
+
+def test_what_is_available_is_shared_by_the_processes_of_a_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda: 1000)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert available(CPU) == 1000
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert available(CPU) == 250
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Say what is free: the list's last number."""
+    told = [0.0]
+    monkeypatch.setattr(memory, "available", lambda _: told[-1])
+    return told
+
+
+def bytes_for(height: float, width: float, arch: str | None = None) -> float:
+    """Give what has to be free for a picture to be seen whole."""
+    return height * width * bytes_per_pixel(arch) / memory.SHARE + 1
+
+
+def test_a_picture_that_fits_is_seen_whole_and_a_larger_one_in_tiles(
+    free: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "drn_cli")
+    free.append(bytes_for(600, 800))
+    tiles = Tiles(None, CPU)
+    for size in ((600, 800), (800, 600), (100, 4800), (1, 1)):
+        assert tiles.side_for(*size, Eval()) is None
+    assert not caplog.records
+    side = tiles.side_for(600, 801, Eval())
+    assert side is not None
+    assert side % 8 == 0
+    assert side**2 <= 600 * 800 < (side + 8) ** 2
+    assert tiles.side_for(6000, 8000, Eval()) == side
+    assert tiles.side is None  # nothing was learned yet
+    assert [record.args for record in caplog.records] == [(801, 600, side)]  # told once
+
+
+def test_the_largest_view_has_to_fit(free: list[float]) -> None:
+    free.append(bytes_for(600, 800))
+    tiles = Tiles(None, CPU)
+    assert tiles.side_for(400, 533, Eval(scales=(0.5, 1.5))) is None
+    assert tiles.side_for(400, 534, Eval(scales=(1.5, 0.5))) is not None
+    assert tiles.side_for(1200, 1600, Eval(scales=(0.5,))) is None
+
+
+def test_a_network_that_takes_more_gets_smaller_tiles(free: list[float]) -> None:
+    free.append(bytes_for(512, 512, "drn_d_22"))
+    few, many = (
+        Tiles(arch, CPU).side_for(4000, 4000, Eval()) for arch in ("drn_d_22", "drn_d_105")
+    )
+    assert few == 512
+    assert many is not None
+    assert bytes_for(many, many, "drn_d_105") < free[-1] < bytes_for(few, few, "drn_d_105")
+
+
+def test_pictures_at_once_share_what_is_free(free: list[float]) -> None:
+    free.append(bytes_for(512, 512))
+    assert Tiles(None, CPU).side_for(512, 512, Eval()) is None
+    assert Tiles(None, CPU, at_once=4).side_for(512, 512, Eval()) == 256
+    free.append(4 * free[-1])
+    assert Tiles(None, CPU, at_once=4).side_for(512, 512, Eval()) is None
+
+
+def test_tiles_never_get_too_small_to_see_anything(free: list[float]) -> None:
+    assert Tiles(None, CPU).side_for(2000, 2000, Eval()) == SMALLEST_TILE
+
+
+def test_what_was_free_at_first_counts_for_all_pictures(free: list[float]) -> None:
+    # Later the first pictures' own maps would be taken for other programs'.
+    free.append(bytes_for(512, 512))
+    tiles = Tiles(None, CPU)
+    side = tiles.side_for(1000, 1000, Eval())
+    free.append(0)
+    assert tiles.side_for(1000, 1000, Eval()) == side
+    assert tiles.side_for(512, 512, Eval()) is None
+
+
+def test_the_tile_that_is_asked_for_and_what_was_learned_go_before_estimates(
+    free: list[float],
+) -> None:
+    free.append(bytes_for(512, 512))
+    tiles = Tiles(None, CPU)
+    for size in ((100, 100), (512, 512), (3000, 4000)):
+        assert tiles.side_for(*size, Eval(tile=768)) == 768
+        assert tiles.side_for(*size, Eval(tile=64)) == 64
+    assert tiles.shrink(None, 512)
+    assert tiles.side == 256
+    assert tiles.side_for(100, 100, Eval()) == 256
+    assert tiles.side_for(3000, 4000, Eval(tile=768)) == 256
+    assert tiles.side_for(3000, 4000, Eval(tile=128)) == 128
+
+
+def test_a_side_is_halved_once_for_all_who_tried_it(caplog: pytest.LogCaptureFixture) -> None:
+    tiles = Tiles(None, CPU)
+    assert tiles.shrink(None, 600)
+    assert tiles.side == 304
+    assert tiles.shrink(None, 600)  # another thread, which tried the same
+    assert tiles.side == 304
+    assert tiles.shrink(304, 304)
+    assert tiles.side == 152
+    assert tiles.shrink(None, 600)  # a slow one, which had begun with the whole
+    assert tiles.side == 152
+    assert tiles.shrink(152, 152)
+    assert tiles.side == SMALLEST_TILE
+    assert not tiles.shrink(SMALLEST_TILE, SMALLEST_TILE)
+    assert tiles.side == SMALLEST_TILE
+    assert not caplog.records
+    for side in (304, 304, 152):
+        tiles.announce(side)
+    assert [record.args[0] for record in caplog.records] == [304, 152]

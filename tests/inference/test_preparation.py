@@ -1,0 +1,186 @@
+"""A network that was made ready answers as before, and the one it was made from stays as it is."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from drn_cli.distributed.batchnorm import SyncBatchNormCPU, synchronise
+from drn_cli.inference import preparation, winograd
+from drn_cli.inference.preparation import prepared
+from drn_cli.inference.winograd import WinogradConvolution
+from drn_cli.networks import create_model, list_models
+from drn_cli.networks.models import DRN
+from drn_cli.networks.recomputation import recompute_activations
+
+CPU = torch.device("cpu")
+CLASSES = 5
+
+
+def network(arch: str) -> DRN:
+    """Build a segmenter whose maps stay small at any depth, with batch norms that do something."""
+    with torch.device("meta"):
+        model = create_model(arch, "segmentation", CLASSES)
+    model.to_empty(device=CPU).eval()
+    random = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            bound = (3 / module.weight[0].numel()) ** 0.5
+            nn.init.uniform_(module.weight, -bound, bound, generator=random)
+            if module.bias is not None:
+                nn.init.uniform_(module.bias, -1, 1, generator=random)
+        elif isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (module.weight, 0.5, 1),
+                (module.bias, -0.2, 0.2),
+                (module.running_mean, -0.2, 0.2),
+                (module.running_var, 0.5, 1.5),
+            ):
+                nn.init.uniform_(tensor, low, high, generator=random)
+            module.num_batches_tracked.fill_(7)
+    return model
+
+
+def pictures(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def kinds(model: nn.Module, kind: type[nn.Module]) -> int:
+    return sum(isinstance(module, kind) for module in model.modules())
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """Give the largest difference, as a part of the largest logit."""
+    assert found.shape == expected.shape
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def classifier(segmenter: DRN) -> DRN:
+    """Build the classifier of the same weights."""
+    with torch.device("meta"):
+        model = create_model(segmenter.arch, "classification", CLASSES)
+    model.load_state_dict(segmenter.state_dict(), assign=True)
+    return model.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", list_models())
+def test_answers_stay_the_same(monkeypatch: pytest.MonkeyPatch, arch: str) -> None:
+    monkeypatch.setattr(winograd, "WORTHWHILE", math.inf)  # small as the maps are
+    segmenter, x = network(arch), pictures(1, 3, 40, 56)
+    # Both tasks have the same convolutions: they are transformed for one.
+    for model, exact in ((segmenter, True), (classifier(segmenter), False)):
+        made = prepared(model, CPU, exact=exact)
+        assert (made.arch, made.task, made.classes) == (arch, model.task, CLASSES)
+        assert kinds(made, nn.BatchNorm2d) == 0
+        assert (kinds(made, WinogradConvolution) > 0) == exact
+        assert difference(made(x), model(x)) < 1e-4
+
+
+@torch.no_grad()
+def test_a_batch_norm_that_is_a_little_off_would_be_seen() -> None:
+    model, x = network("drn_a_18"), pictures(1, 3, 40, 56)
+    exact = copy.deepcopy(model).double()(x.double())
+    assert difference(prepared(model, CPU)(x), exact) < 1e-5
+    *_, last = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    last.running_mean += 1e-3
+    assert difference(prepared(model, CPU)(x), exact) > 1e-4
+
+
+@torch.no_grad()
+def test_large_maps_go_the_quicker_way() -> None:
+    model, x = network("drn_d_22"), pictures(1, 3, 257, 200)
+    made, direct = prepared(model, CPU), []
+    for module in made.modules():
+        if isinstance(module, WinogradConvolution):
+            module.direct.register_forward_hook(lambda *_: direct.append(1))
+    assert difference(made.scores(x), model.scores(x)) < 1e-4
+    assert not direct
+    made(x[..., :8, :8])
+    assert len(direct) == kinds(made, WinogradConvolution)
+
+
+@torch.no_grad()
+def test_it_does_not_matter_what_the_original_was_doing() -> None:
+    model, x = network("drn_a_18"), pictures(1, 3, 40, 56)
+    expected = model(x)
+    recompute_activations(model)
+    synchronise(model.train(), CPU)
+    assert kinds(model, SyncBatchNormCPU) > 0
+    made = prepared(model, CPU)
+    assert difference(made(x), expected) < 1e-4
+    assert kinds(made, nn.BatchNorm2d) == 0
+    assert not made.training
+    assert not any(parameter.requires_grad for parameter in made.parameters())
+
+
+def test_the_original_and_the_random_state_stay_as_they_are() -> None:
+    model = network("drn_d_22").train()
+    model.backbone.layer0.requires_grad_(False)
+    model.backbone.layer1.eval()
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    learning = [parameter.requires_grad for parameter in model.parameters()]
+    modules = [(name, type(module), module.training) for name, module in model.named_modules()]
+    strides = [parameter.stride() for parameter in model.parameters()]
+    state = torch.random.get_rng_state()
+
+    made = prepared(model, CPU)
+    made(pictures(1, 3, 40, 56))
+
+    assert torch.equal(torch.random.get_rng_state(), state)
+    after = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    assert all(after[name] is tensor for name, tensor in tensors.items())
+    assert all(torch.equal(after[name], values) for name, values in before.items())
+    assert [parameter.requires_grad for parameter in model.parameters()] == learning
+    assert [(n, type(m), m.training) for n, m in model.named_modules()] == modules
+    assert [parameter.stride() for parameter in model.parameters()] == strides
+
+
+@torch.no_grad()
+def test_what_the_original_learns_afterwards_is_not_for_the_copy() -> None:
+    model, x = network("drn_a_18"), pictures(1, 3, 40, 56)
+    made = prepared(model, CPU)
+    before = made(x)
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor.add_(1)
+    assert torch.equal(made(x), before)
+
+
+@torch.no_grad()
+def test_in_16_bits_convolutions_stay_as_they_are() -> None:
+    model, x = network("drn_d_22"), pictures(1, 3, 129, 136)
+    made = prepared(model, CPU, exact=False)
+    assert kinds(made, WinogradConvolution) == 0
+    assert kinds(made, nn.BatchNorm2d) == 0
+    assert difference(made.scores(x), model.scores(x)) < 1e-4
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = made.scores(x), model.scores(x)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    # Folded weights are rounded to other numbers: no closer than bfloat16 is to float32.
+    assert difference(found.float(), expected.float()) < 0.03
+
+
+def test_short_memory_leaves_convolutions_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network("drn_a_18")
+    all_of_them = kinds(prepared(model, CPU), WinogradConvolution)
+    assert all_of_them > 3
+    made = 0
+
+    class Heavy(WinogradConvolution):
+        def __init__(self, convolution: nn.Conv2d) -> None:
+            nonlocal made
+            made += 1
+            if made == all_of_them:
+                torch.empty(1 << 60)  # more than any machine has
+            super().__init__(convolution)
+
+    monkeypatch.setattr(preparation, "WinogradConvolution", Heavy)
+    copied = prepared(model, CPU)
+    assert made == all_of_them
+    assert kinds(copied, WinogradConvolution) == 0
+    x = pictures(1, 3, 40, 56)
+    with torch.inference_mode():
+        assert difference(copied.scores(x), model.scores(x)) < 1e-4

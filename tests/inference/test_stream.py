@@ -1,0 +1,315 @@
+import gc
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from drn_cli.data.classes import generic
+from drn_cli.data.folders import IMAGENET
+from drn_cli.data.images import Pixels
+from drn_cli.errors import DrnError
+from drn_cli.inference.predictor import Predictor
+from drn_cli.inference.stream import (
+    GPU_BYTES,
+    MOST_AT_ONCE,
+    WAITING_BYTES,
+    WRITERS,
+    Read,
+    by_size,
+    stream,
+)
+from drn_cli.networks import create_model
+
+CPU = torch.device("cpu")
+GPU = torch.device("cuda")  # nothing here computes on it: it only says which way to go
+DEVICES = pytest.mark.parametrize("device", [CPU, GPU], ids=str)
+PATIENCE = 60  # seconds, for what should happen at once
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[Callable[[int], None]]:
+    """Set the number of PyTorch's threads, for the length of a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def picture(number: int) -> Pixels:
+    """Draw a picture of one of three sizes, from its number; every seventh is broken."""
+    if number % 7 == 6:
+        raise DrnError(f"{number}: broken picture")
+    return np.full((4 + number % 3, 5, 3), number, np.uint8)
+
+
+def first_values(images: Sequence[Pixels]) -> list[int]:
+    return [int(image[0, 0, 0]) for image in images]
+
+
+def together(number: int, image: Pixels, answer: int) -> tuple[int, int]:
+    return int(image[0, 0, 0]), answer
+
+
+def run(count: int, device: torch.device = CPU, **given: Any) -> list[tuple[int, Any]]:
+    ways = {"read": picture, "answer": first_values, "finish": together} | given
+    return list(stream(range(count), device=device, **ways))
+
+
+def errors(results: Sequence[tuple[int, Any]]) -> dict[int, str]:
+    return {item: str(result) for item, result in results if isinstance(result, DrnError)}
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_results_come_in_order_on_a_cpu(threads: Callable[[int], None], number: int) -> None:
+    threads(number)
+    results = run(40)
+    assert [item for item, _ in results] == list(range(40))
+    assert [result for _, result in results if not isinstance(result, DrnError)] == [
+        (n, n) for n in range(40) if n % 7 != 6
+    ]
+
+
+@DEVICES
+def test_each_item_comes_once_with_its_own_result(device: torch.device) -> None:
+    results = dict(run(40, device, at_once=4))
+    assert len(results) == 40
+    assert all(results[n] == (n, n) for n in range(40) if n % 7 != 6)
+
+
+@DEVICES
+def test_pictures_that_cannot_be_read_come_back_with_the_reason(device: torch.device) -> None:
+    expected = {n: f"{n}: broken picture" for n in (6, 13, 20)}
+    assert errors(run(21, device)) == expected
+
+
+@DEVICES
+def test_nothing_but_broken_pictures(device: torch.device) -> None:
+    def read(number: int) -> Pixels:
+        raise DrnError(f"{number}: broken")
+
+    assert errors(run(9, device, read=read)) == {n: f"{n}: broken" for n in range(9)}
+
+
+@DEVICES
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_picture_and_one_picture(device: torch.device, count: int) -> None:
+    assert run(count, device) == [(0, (0, 0))][:count]
+
+
+def test_results_are_those_of_one_by_one(threads: Callable[[int], None]) -> None:
+    torch.manual_seed(0)
+    model = create_model("drn_d_22", "segmentation", 5).eval()
+    options = {"statistics": IMAGENET, "class_set": generic(5), "device": CPU}
+    predictor = Predictor(network=model.scores, **options)
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (24 + 8 * n, 40, 3)).astype(np.uint8) for n in range(3)] * 2
+    alone = [predictor(image).numpy() for image in images]
+    for number in (1, 2):
+        threads(number)
+        results = stream(images, lambda one: one, predictor.batch, lambda _, __, a: a, CPU)
+        for (_, classes), expected in zip(results, alone, strict=True):
+            assert np.array_equal(classes.numpy(), expected)
+
+
+def threads_inside(count: int) -> set[int]:
+    used = set()
+
+    def answer(images: Sequence[Pixels]) -> list[int]:
+        used.add(torch.get_num_threads())
+        return first_values(images)
+
+    assert len(run(count, answer=answer)) == count
+    return used
+
+
+@pytest.mark.parametrize(
+    ("number", "count", "inside"),
+    [(6, 1, 6), (6, 2, 3), (6, 3, 2), (6, 4, 1), (6, 6, 1), (6, 20, 1), (20, 10, 2), (20, 20, 1)],
+)
+def test_fewer_pictures_than_threads_get_several_threads_each(
+    threads: Callable[[int], None], number: int, count: int, inside: int
+) -> None:
+    threads(number)
+    assert threads_inside(count) == {inside}
+    assert_threads(number)
+
+
+def assert_threads(number: int) -> None:
+    """See that this thread and a new one have so many of PyTorch's."""
+    assert torch.get_num_threads() == number
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == number
+
+
+def test_pictures_are_answered_at_the_same_time(threads: Callable[[int], None]) -> None:
+    threads(3)
+    meeting = threading.Barrier(3)
+
+    def answer(images: Sequence[Pixels]) -> list[int]:
+        meeting.wait(PATIENCE)
+        return first_values(images)
+
+    assert len(run(6, answer=answer)) == 6
+
+
+@DEVICES
+def test_files_are_written_in_other_threads_while_the_network_works(device: torch.device) -> None:
+    """The first is only finished when the network has begun with a later one."""
+    begun = threading.Event()
+    finishers = set()
+
+    def answer(images: Sequence[Pixels]) -> list[int]:
+        if images[0][0, 0, 0] >= 2:
+            begun.set()
+        return first_values(images)
+
+    def finish(number: int, image: Pixels, answer: int) -> bool:
+        finishers.add(threading.current_thread())
+        return begun.wait(PATIENCE)
+
+    results = run(6, device, answer=answer, finish=finish, at_once=1)
+    assert [result for _, result in results] == [True] * 6
+    assert threading.current_thread() not in finishers
+
+
+@DEVICES
+def test_several_files_are_written_at_the_same_time(device: torch.device) -> None:
+    meeting = threading.Barrier(WRITERS)
+
+    def finish(number: int, image: Pixels, answer: int) -> int:
+        return meeting.wait(PATIENCE)
+
+    # A multiple of the writers, none of them broken.
+    assert len(run(WRITERS, device, finish=finish, at_once=1)) == WRITERS
+
+
+@DEVICES
+def test_no_more_is_read_ahead_than_is_useful(device: torch.device) -> None:
+    read = []
+
+    def note(number: int) -> Pixels:
+        read.append(number)
+        return np.zeros((4, 4, 3), np.uint8)
+
+    results = stream(range(1000), note, first_values, together, device, at_once=1)
+    next(results)
+    results.close()
+    assert len(read) < 50
+
+
+def fail(*_: Any) -> Any:
+    raise DrnError("the disk is full")
+
+
+@DEVICES
+@pytest.mark.parametrize("where", ["answer", "finish"])
+def test_failure_ends_it_and_the_threads_are_put_back(
+    threads: Callable[[int], None], device: torch.device, where: str
+) -> None:
+    threads(2)
+    before = set(threading.enumerate())
+    answered = []
+
+    def note(images: Sequence[Pixels]) -> list[int]:
+        answered.append(len(images))
+        return first_values(images)
+
+    with pytest.raises(DrnError, match="the disk is full"):
+        run(1000, device, **{"answer": note, "at_once": 1, where: fail})
+    gc.collect()
+    assert len(answered) < 50
+    assert_threads(2)
+    assert set(threading.enumerate()) <= before
+
+
+def test_threads_are_put_back_when_nobody_wants_the_rest(threads: Callable[[int], None]) -> None:
+    threads(2)
+    before = set(threading.enumerate())
+    results = stream(range(100), picture, first_values, together, CPU)
+    next(results)
+    results.close()
+    assert_threads(2)
+    assert set(threading.enumerate()) <= before
+
+
+def empty(height: int, width: int) -> Pixels:
+    """Make a picture that takes no memory."""
+    return np.broadcast_to(np.zeros(3, np.uint8), (height, width, 3))
+
+
+def reads(images: Sequence[Pixels | DrnError]) -> Iterator[Read[int]]:
+    return (Read(number, image) for number, image in enumerate(images))
+
+
+def items(batches: Sequence[Sequence[Read[int]]]) -> list[list[int]]:
+    return [[one.item for one in batch] for batch in batches]
+
+
+def test_pictures_of_one_size_are_put_together_as_they_come() -> None:
+    images = [empty(4 + n % 3, 5) for n in range(10)]
+    assert items(list(by_size(reads(images), 2))) == [
+        [0, 3], [1, 4], [2, 5], [6, 9], [7], [8],
+    ]  # fmt: skip
+    images = [empty(2, 3), empty(3, 2)]  # as many pixels, and yet another size
+    assert items(list(by_size(reads(images), 2))) == [[0], [1]]
+
+
+def test_picture_that_cannot_be_read_is_alone_and_holds_nobody_up() -> None:
+    images = [empty(4, 5), DrnError("broken"), empty(4, 5)]
+    assert items(list(by_size(reads(images), 3))) == [[1], [0, 2]]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 5])
+def test_the_network_sees_one_size_and_no_more_than_at_once(at_once: int) -> None:
+    seen = []
+
+    def answer(images: Sequence[Pixels]) -> list[int]:
+        seen.append([image.shape for image in images])
+        return first_values(images)
+
+    run(60, GPU, answer=answer, at_once=at_once)
+    assert all(len(set(shapes)) == 1 for shapes in seen)
+    assert max(map(len, seen)) == at_once
+    assert sum(map(len, seen)) == 60 - 60 // 7
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((64, 64), MOST_AT_ONCE), ((1024, 2048), 2), ((2000, 2000), 1), ((9000, 9000), 1)],
+)
+def test_as_many_as_fill_a_gpu_by_default(size: tuple[int, int], expected: int) -> None:
+    batches = list(by_size(reads([empty(*size)] * 130)))
+    assert {len(batch) for batch in batches[:-1]} == {expected}
+    assert expected == 1 or expected * size[0] * size[1] * 3 <= GPU_BYTES
+
+
+@pytest.mark.parametrize("at_once", [None, 1000])
+def test_what_waits_for_others_of_its_size_is_bounded(at_once: int | None) -> None:
+    """Every picture has a size of its own: only the bound lets one go before the end."""
+    images = [empty(1000 + n % 97, 1000 + n) for n in range(200)]
+    given, gone, most = 0, 0, 0
+
+    def counted() -> Iterator[Read[int]]:
+        nonlocal given, most
+        for one in reads(images):
+            most = max(most, given - gone)
+            given += one.image.size
+            yield one
+
+    let_go = []
+    for batch in by_size(counted(), at_once):
+        gone += sum(one.image.size for one in batch)
+        let_go += [one.item for one in batch]
+    assert sorted(let_go) == list(range(200))
+    assert WAITING_BYTES / 2 < most <= WAITING_BYTES  # and it is made use of
+
+
+def test_the_most_that_waits_goes_first() -> None:
+    large, small = empty(1000, 1000), empty(900, 900)
+    fitting = (WAITING_BYTES - 3 * large.size) // small.size
+    first, second = by_size(reads([large] * 3 + [small] * (fitting + 1)), 1000)
+    assert {one.image.shape for one in first} == {small.shape}
+    assert {one.image.shape for one in second} == {large.shape}
