@@ -179,7 +179,8 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
 def normalise(images: Tensor, statistics: Statistics) -> Tensor:
     """Turn pixels into what the network takes: in 0..1, minus mean, over std.
 
-    Shapes: uint8 `(N, H, W, 3)` in, float32 `(N, 3, H, W)` in channels-last memory out.
+    Shapes: `(N, H, W, 3)` in, uint8 or whole floats; float32 `(N, 3, H, W)` in channels-last memory
+    out.
     """
     count, height, width, _ = images.shape
     # A row at a time: with three channels innermost, a CPU would work on three numbers at once.
@@ -187,5 +188,6 @@ def normalise(images: Tensor, statistics: Statistics) -> Tensor:
         torch.tensor(values, device=images.device).repeat(width)
         for values in (statistics.mean, statistics.std)
     )
-    rows = images.reshape(count, height, 3 * width).float().div_(255).sub_(mean).div_(std)
+    rows = images.reshape(count, height, 3 * width).to(torch.float32, copy=True)
+    rows.div_(255).sub_(mean).div_(std)
     return rows.view(count, height, width, 3).permute(0, 3, 1, 2)

@@ -6,6 +6,7 @@ corner pixels, as in all of these.
 """
 
 import csv
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def _read(path: Path) -> Iterator[tuple[str, Box]]:
     elif next(csv.reader(lines[:1]), []) == HEADER:
         for name, found in read_solution(path).items():
             for box in found:
-                yield name, _box(box.wnid, box.corners, str(path))
+                yield name, _box(box.wnid, box.corners, f"{path}: {name}")
     else:
         yield from _table(lines, path)
 
@@ -121,6 +122,8 @@ def _tiny(lines: Iterable[str], path: Path) -> Iterator[tuple[str, Box]]:
 def _box(name: str, corners: Sequence[str], where: str) -> Box:
     try:
         xmin, ymin, xmax, ymax = map(float, corners)
+        if not all(map(math.isfinite, (xmin, ymin, xmax, ymax))):
+            raise ValueError
     except ValueError as error:
         raise DrnError(f"{where}: `{' '.join(corners)}` are no four numbers") from error
     if xmax < xmin or ymax < ymin:

@@ -85,8 +85,8 @@ def _open(path: Path | IO[bytes]) -> Image.Image | Pixels:
     try:
         data = path.read_bytes() if isinstance(path, Path) else path.read()
         with warnings.catch_warnings():
-            # Pillow warns of large pictures well below the size that it refuses.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Of large pictures well below the size that Pillow refuses, and of odd metadata.
+            warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
                 pixels = _quickly(image, data)
                 if pixels is not None:
@@ -99,7 +99,9 @@ def _open(path: Path | IO[bytes]) -> Image.Image | Pixels:
         raise DrnError(f"{name}: not a picture in a known format") from error
     except Image.DecompressionBombError as error:
         raise DrnError(f"{name}: refused: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # what a broken file raises has no bounds
         raise DrnError(f"{name}: broken picture: {error}") from error
 
 

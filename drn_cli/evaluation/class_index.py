@@ -37,8 +37,9 @@ def class_index(folder: ClassFolder, classifier: Classifier) -> tuple[int, ...]:
             f"{len(classifier.names)} and does not name them"
         )
     known = classifier.folders or classifier.names
-    strangers = [name for name in folder.folders if name not in known]
-    stranger = strangers[0] if strangers else folder.folders[0]
+    ours = folder.names if classifier.folders is None else folder.folders
+    strangers = [name for name in ours if name not in known]
+    stranger = strangers[0] if strangers else ours[0]
     raise DrnError(
         f"{folder.root}: the class {stranger} is none of the network's {len(known)}, such as "
         f"{', '.join(known[:3])}"

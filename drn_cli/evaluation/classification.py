@@ -48,8 +48,16 @@ class PictureRanking:
 
 
 def worst_ranked(pictures: Sequence[PictureRanking]) -> list[PictureRanking]:
-    """Order pictures: those whose class came last come first."""
-    return sorted(pictures, key=lambda one: (-(one.rank or math.inf), one.number))
+    """Order pictures: those whose class came last come first.
+
+    Of wrong ones at the same place those that were surest come first, of right ones last.
+    """
+
+    def order(one: PictureRanking) -> tuple[float, float, int]:
+        sure = one.probabilities[0]
+        return -(one.rank or math.inf), sure if one.rank == 1 else -sure, one.number
+
+    return sorted(pictures, key=order)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,15 @@ def pair_folders(
             pairs,
             "city, sequence and frame",
             [path for path in found if path not in pairs],
-            [paths[0] for frame, paths in label_frames.items() if frame not in common],
+            [
+                *(paths[0] for frame, paths in label_frames.items() if frame not in common),
+                *(path for path in maps if not FRAME.match(path.name)),
+            ],
+        )
+    if image_frames and label_frames:
+        raise DrnError(
+            f"{images} and {labels}: have no frame in common: pictures of "
+            f"{next(iter(image_frames))}, label maps of {next(iter(label_frames))}"
         )
     matching = match_names(
         [path.relative_to(images).as_posix() for path in found],
@@ -125,13 +133,11 @@ def _label(frame: str, paths: Sequence[Path], folder: Path) -> Path:
 
 def _only(frame: str, paths: Sequence[Path], folder: Path, kind: str = "image") -> Path:
     if len(paths) > 1:
-        listed = " and ".join(path.name for path in paths[:3])
-        raise DrnError(
-            f"{folder}: several files of {frame}: {listed}",
-            f"choose some by the end of their names: --{kind}-suffix {_ending(paths[0], frame)}",
-        )
+        names = [path.relative_to(folder) for path in paths[:3]]
+        endings = [path.stem.removeprefix(frame) for path in paths]
+        hint = f"give one of the folders, such as {paths[0].parent}"
+        if len(set(endings)) > 1:
+            ending = next(filter(None, endings))
+            hint = f"choose some by the end of their names: --{kind}-suffix {ending}"
+        raise DrnError(f"{folder}: several files of {frame}: {' and '.join(map(str, names))}", hint)
     return paths[0]
-
-
-def _ending(path: Path, frame: str) -> str:
-    return path.stem.removeprefix(frame) or path.stem

@@ -46,7 +46,7 @@ def find_ids(paths: Sequence[Path], classes: int) -> Ids:
         return "train-ids"
     if all(stem.endswith("labelids") for stem in stems):
         return "label-ids"
-    for looked_at in (evenly(paths, LOOKED_AT), paths):
+    for looked_at in (evenly(paths, LOOKED_AT), paths)[: 1 + (len(paths) > LOOKED_AT)]:
         values: set[int] = set()
         with ThreadPoolExecutor(THREADS) as pool:
             for found in pool.map(_values, looked_at):

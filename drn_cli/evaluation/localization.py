@@ -7,6 +7,7 @@ as in ImageNet's own evaluation. The error is the share of pictures that are not
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,10 @@ def localize(
     kept = []
     for found in one_thread_each(work, mine, threads):
         right += is_right(found)
-        true = [kind in pictures[found.number].classes for kind in found.classes]
+        true = [
+            kind in pictures[found.number].classes and not isnan(share)
+            for kind, share in zip(found.classes, found.probabilities, strict=True)
+        ]
         known += (true[0], any(true))
         if each:
             kept.append(found)
@@ -201,9 +205,15 @@ def is_right(found: PictureBoxes) -> npt.NDArray[np.bool_]:
 
 
 def worst_located(scores: LocalizationScores) -> list[PictureBoxes]:
-    """Order pictures by the overlap of their likeliest class's box, at the best threshold."""
-    best = scores.best
-    return sorted(scores.pictures, key=lambda found: (found.iou[0, best], found.number))
+    """Order pictures by the overlap of their likeliest class's box, at the best threshold.
+
+    Of those without any, the surest come first.
+    """
+
+    def order(found: PictureBoxes) -> tuple[float, float, int]:
+        return float(found.iou[0, scores.best]), -found.probabilities[0], found.number
+
+    return sorted(scores.pictures, key=order)
 
 
 def located(

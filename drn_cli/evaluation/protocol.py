@@ -109,13 +109,15 @@ class Protocol:
     def text(self, scores: Scores) -> str:
         """Say it in whole sentences."""
         pairs, seen, classes = self.pairs, sum(i is not None for i in scores.iou), len(scores.iou)
-        lone = ((pairs.lone_images, "files"), (pairs.lone_labels, "label maps"))
-        left = [f"{len(paths)} {what}" for paths, what in lone if paths]
-        left_out = f"; {' and '.join(left)} without a counterpart were left out" if left else ""
+        lone = ((pairs.lone_images, "file"), (pairs.lone_labels, "label map"))
+        left = [_count(len(paths), what) for paths, what in lone if paths]
+        verb = "was" if len(pairs.lone_images) + len(pairs.lone_labels) == 1 else "were"
+        left_out = f"; {' and '.join(left)} without a counterpart {verb} left out" if left else ""
         absent = "" if seen == classes else ", the others occurring nowhere"
         return " ".join(
             [
-                f"Scored with drn {__version__}: {len(pairs.samples)} pairs, matched by "
+                f"Scored with drn {__version__}: {_count(len(pairs.samples), 'pair')}, "
+                f"matched by "
                 f"{pairs.by}{left_out}.",
                 self.seen.text()
                 if isinstance(self.seen, Seen)
@@ -140,3 +142,7 @@ class Protocol:
             "none": f"Label maps were brought to the size of their {kind.lower()} (nearest).",
             None: f"{kind} have the size of their label maps.",
         }[self.size]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -6,18 +6,21 @@ else. That is what the benchmark's submission page and its own evaluation script
 """
 
 import io
+import lzma
 import re
+import warnings
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from drn_cli.data.audit.labels import LABEL_ID
 from drn_cli.data.classes import IGNORED, cityscapes_train_ids
@@ -113,10 +116,18 @@ def check_inputs(paths: Sequence[str], *, partial: bool) -> None:
 
 def _size(path: str) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
+        with _without_warnings(), Image.open(path) as image:
             return image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DrnError(f"{path}: cannot be read: {error}") from error
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep Pillow from warning of large pictures: their size is looked at here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def _wrong_cities(frames: Iterable[str]) -> str:
@@ -192,7 +203,7 @@ def check_submission(
             findings += _check_maps(archive, maps, progress)
     except FileNotFoundError as error:
         raise DrnError(f"{path}: no such file") from error
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise DrnError(f"{path}: not a zip file, or a broken one: {error}") from error
     return Submission(len(maps), path.stat().st_size, tuple(findings))
 
@@ -263,13 +274,14 @@ def _read_map(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Pixels:
     if info.file_size > LARGEST_FILE:
         raise DrnError(f"has {info.file_size} bytes, too many for a label map")
     try:
-        with Image.open(io.BytesIO(archive.read(info))) as image:
+        content = archive.read(info)
+        with _without_warnings(), Image.open(io.BytesIO(content)) as image:
             if image.size != SIZE:
                 raise DrnError(f"is {image.width}x{image.height}, not {SIZE[0]}x{SIZE[1]}")
             if image.mode not in {"L", "P"}:
                 raise DrnError(f"has pixels of mode {image.mode}, not single ids of 8 bits")
             return np.asarray(image)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise DrnError(f"cannot be read: {error}") from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, EOFError) as error:
         raise DrnError(f"cannot be unpacked: {error}") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DrnError(f"cannot be read: {error}") from error

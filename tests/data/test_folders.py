@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from drn_cli.data.classes import cityscapes, generic
+from drn_cli.data.classes import ClassSet, cityscapes, generic
 from drn_cli.data.folders import ListFolder, Sample, Statistics
 from drn_cli.errors import DrnError
 
@@ -168,9 +168,27 @@ def test_class_names_without_colours_are_made_up(root: Path) -> None:
     assert ListFolder.open(root).class_set(3) == generic(3)
 
 
-@pytest.mark.parametrize("colours", [2, 3])
-def test_other_number_of_classes_is_an_error_with_both_numbers(root: Path, colours: int) -> None:
-    extra = {"classes": ["cat", "dog"], "colours": [[1, 2, 3]] * colours}
+def test_classes_are_known_where_names_and_colours_are(root: Path) -> None:
+    folder = ListFolder.open(root)
+    for extra in ({}, {"classes": ["cat"]}, {"colours": [[1, 2, 3]]}):
+        (root / "info.json").write_text(json.dumps(INFO | extra))
+        assert folder.named_classes() is None
+    (root / "info.json").write_text('{"classes": ["cat"], "colours": [[1, 2, 3]]}')
+    assert folder.named_classes() == ClassSet(("cat",), ((1, 2, 3),))
+    (root / "info.json").unlink()
+    assert folder.named_classes() is None
+
+
+def test_other_number_of_colours_is_an_error_with_both_numbers(root: Path) -> None:
+    extra = {"classes": ["cat", "dog"], "colours": [[1, 2, 3]] * 3}
+    (root / "info.json").write_text(json.dumps(INFO | extra))
+    with pytest.raises(DrnError, match="names 2 classes and 3 colours") as caught:
+        ListFolder.open(root).named_classes()
+    assert str(root / "info.json") in caught.value.message
+
+
+def test_other_number_of_classes_is_an_error_with_both_numbers(root: Path) -> None:
+    extra = {"classes": ["cat", "dog"], "colours": [[1, 2, 3]] * 2}
     (root / "info.json").write_text(json.dumps(INFO | extra))
     with pytest.raises(DrnError, match="names 2 classes, the network has 3") as caught:
         ListFolder.open(root).class_set(3)

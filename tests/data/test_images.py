@@ -4,6 +4,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,6 +64,22 @@ def test_lossless_webp_is_read_as_it_is(tmp_path: Path) -> None:
 def test_picture_of_one_pixel(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.new("RGB", (1, 1), (1, 2, 3)))
     assert read_image(path).tolist() == [[[1, 2, 3]]]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3)])
+@pytest.mark.parametrize(
+    "mode",
+    ["1", "L", "P", "PA", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I", "I;16", "F"],
+)
+def test_picture_of_any_mode_becomes_rgb(tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
+    image = read_image(saved(tmp_path / "a.tif", Image.new(mode, size)))
+    assert (image.shape, image.dtype) == ((size[1], size[0], 3), np.uint8)
+
+
+def test_sixteen_bits_of_each_colour_are_brought_to_eight(tmp_path: Path) -> None:
+    values = np.array([[[0, 0x1234, 65535], [128 * 257, 3 * 257, 255 * 257]]], np.uint16)
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", values[..., ::-1])[1].tobytes())
+    assert read_image(tmp_path / "a.png").tolist() == [[[0, 0x12, 255], [128, 3, 255]]]
 
 
 def test_grey_is_repeated_in_all_channels(tmp_path: Path) -> None:
@@ -227,21 +244,20 @@ def empty(folder: Path) -> Path:
     return folder / "a.png"
 
 
-def bomb(folder: Path) -> Path:
-    """Claim to be 10 gigapixels in a hundred bytes."""
+def bomb(side: int) -> Callable[[Path], Path]:
+    """Claim to be 0.4 or 10 gigapixels in a hundred bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(kind + data))
         return struct.pack(">I", len(data)) + kind + data + check
 
-    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    (folder / "a.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(100)))
-        + chunk(b"IEND", b"")
-    )
-    return folder / "a.png"
+    def make(folder: Path) -> Path:
+        header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+        chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100)))
+        (folder / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks + chunk(b"IEND", b""))
+        return folder / "a.png"
+
+    return make
 
 
 @pytest.mark.parametrize("read", [read_image, read_label])
@@ -254,9 +270,10 @@ def bomb(folder: Path) -> Path:
         (empty, "not a picture"),
         (lambda folder: folder / "absent.png", "no such file"),
         (lambda folder: folder, "broken picture"),
-        (bomb, "refused"),
+        (bomb(20_000), "refused"),
+        (bomb(100_000), "refused"),
     ],
-    ids=["png", "jpeg", "text", "empty", "missing", "folder", "bomb"],
+    ids=["png", "jpeg", "text", "empty", "missing", "folder", "bomb", "larger-bomb"],
 )
 def test_unusable_file_is_an_error_with_its_path(
     tmp_path: Path,
@@ -363,3 +380,18 @@ def test_overlay_mixes_colours_and_leaves_what_is_ignored() -> None:
     for x, number in enumerate((0, 3)):
         expected = 0.75 * 100 + 0.25 * np.array(camvid().colours[number])
         assert np.abs(mixed[0, x] - expected).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (31, 33)])
+def test_overlay_is_pillows_blend_but_for_a_level(shape: tuple[int, int]) -> None:
+    picture, classes = noise(*shape, 3), noise(*shape) % 13
+    classes[classes > 10] = 255
+    shown = Image.fromarray(classes)
+    shown.putpalette(camvid().palette())
+    blend = np.asarray(Image.blend(Image.fromarray(picture), shown.convert("RGB"), 0.5))
+    expected = np.where((classes == 255)[..., None], picture, blend)
+    picture.setflags(write=False)  # as Pillow gives them
+    mixed = overlay(picture, classes, camvid())
+    assert mixed.dtype == np.uint8
+    assert np.abs(mixed.astype(int) - expected).max() <= 1
+    assert np.array_equal(mixed[classes == 255], picture[classes == 255])

@@ -1,7 +1,9 @@
 """Scoring a classifier on class folders: the numbers, and what they do not depend on."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,25 @@ from torchvision.transforms import v2
 
 from drn_cli.data.batches import Batch
 from drn_cli.data.class_folders import ClassSample
-from drn_cli.data.classification import ClassificationTestSet
+from drn_cli.data.classification import ClassificationTestSet, View
 from drn_cli.data.folders import Statistics
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
-from drn_cli.evaluation.classification import TopScores, in_batches, right, score
+from drn_cli.evaluation.classification import (
+    PictureRanking,
+    Ranked,
+    TopScores,
+    in_batches,
+    ranked,
+    score,
+    worst_ranked,
+)
+from drn_cli.inference.classifier import Classifier
 
-ALONE = Group(0, 1, torch.device("cpu"))
+CPU = torch.device("cpu")
+ALONE = Group(0, 1, CPU)
 STATISTICS = Statistics((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 CROP, RESIZE = 24, 28
-VIEW = {"statistics": STATISTICS, "crop": CROP, "resize": RESIZE}
 CLASSES = 9
 PICTURES = 23
 
@@ -61,11 +72,28 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * CROP * CROP, CLASSES))
 
 
+def classifier(
+    network: Callable[[Tensor], Tensor] | None = None, view: View = "1-crop"
+) -> Classifier:
+    network = network or linear()
+    return Classifier(
+        network=network,
+        maps=network,
+        statistics=STATISTICS,
+        names=tuple(map(str, range(CLASSES))),
+        folders=None,
+        device=CPU,
+        crop=CROP,
+        resize=RESIZE,
+        view=view,
+    )
+
+
 def expected(samples: Sequence[ClassSample], view: str = "1-crop") -> TopScores:
     """Score as one would write it down: torchvision's transforms, a picture at a time, a loop."""
-    network, first, five = linear(), 0, 0
+    network, pictures = linear(), []
     cut = v2.CenterCrop(CROP) if view == "1-crop" else v2.TenCrop(CROP)
-    for sample in samples:
+    for number, sample in enumerate(samples):
         pixels = v2.functional.to_image(Image.open(sample.image))
         crops = cut(v2.functional.resize(pixels, RESIZE, antialias=True))
         ready = [
@@ -73,41 +101,70 @@ def expected(samples: Sequence[ClassSample], view: str = "1-crop") -> TopScores:
             for crop in ([crops] if view == "1-crop" else crops)
         ]
         with torch.no_grad():
-            probabilities = network(torch.stack(ready)).softmax(1).mean(0).tolist()
-        ranking = sorted(range(CLASSES), key=lambda one: -probabilities[one])
-        first += ranking[0] == sample.target
-        five += sample.target in ranking[:5]
-    return TopScores(first / len(samples), five / len(samples), len(samples))
+            likely = network(torch.stack(ready)).softmax(1).mean(0).tolist()
+        order = sorted(range(CLASSES), key=lambda one: -likely[one])
+        rank, five = order.index(sample.target) + 1, tuple(order[:5])
+        shares = tuple(likely[one] for one in five)
+        image = str(sample.image)
+        pictures.append(PictureRanking(number, image, sample.target, rank, five, shares))
+    top1, top5 = (sum(one.rank <= k for one in pictures) / len(pictures) for k in (1, 5))
+    return TopScores(top1, top5, len(samples), tuple(pictures))
+
+
+def numbers(scores: TopScores | None) -> TopScores:
+    """Leave the single pictures out."""
+    assert scores is not None
+    return replace(scores, pictures=())
 
 
 @pytest.mark.parametrize("view", ["1-crop", "10-crop"])
 def test_scores_are_those_of_torchvisions_transforms_and_a_loop(
-    samples: list[ClassSample], view: str
+    samples: list[ClassSample], view: View
 ) -> None:
     seen: list[int] = []
-    scores = score(linear(), samples, ALONE, **VIEW, view=view, step=lambda: seen.append(1))
-    assert scores == expected(samples, view)
+    scores = score(classifier(view=view), samples, ALONE, step=lambda: seen.append(1))
+    assert scores == numbers(expected(samples, view)), "and no pictures, which nobody asked for"
     assert 0 < scores.top1 < scores.top5 < 1, "such scores would prove little"
     assert len(seen) == PICTURES
 
 
+@pytest.mark.parametrize("view", ["1-crop", "10-crop"])
+def test_each_picture_is_ranked_in_the_order_of_the_list(
+    samples: list[ClassSample], view: View
+) -> None:
+    scores = score(classifier(view=view), samples, ALONE, each=True)
+    right = expected(samples, view)
+    assert numbers(scores) == numbers(right)
+    assert scores is not None
+    for found, one in zip(scores.pictures, right.pictures, strict=True):
+        assert replace(found, probabilities=()) == replace(one, probabilities=())
+        assert found.probabilities == pytest.approx(one.probabilities, rel=1e-4)
+
+
+def test_pictures_whose_class_came_last_come_first_and_nan_before_all() -> None:
+    """Among equals, mistakes begin with the surest, and what is right ends with it."""
+    ranks = [(1, 0.9), (3, 0.4), (0, 0.5), (7, 0.1), (3, 0.8), (1, 0.3), (3, 0.4)]
+    pictures = [PictureRanking(n, "", 0, rank, (0,), (p,)) for n, (rank, p) in enumerate(ranks)]
+    assert [one.number for one in worst_ranked(pictures)] == [2, 3, 4, 1, 6, 5, 0]
+
+
 def test_views_differ(samples: list[ClassSample]) -> None:
-    assert expected(samples) != expected(samples, "10-crop")
+    assert numbers(expected(samples)) != numbers(expected(samples, "10-crop"))
 
 
 @pytest.mark.parametrize(("view", "at_once"), [("1-crop", 4), ("1-crop", 64), ("10-crop", 3)])
 def test_batches_give_what_single_pictures_give(
-    samples: list[ClassSample], view: str, at_once: int
+    samples: list[ClassSample], view: View, at_once: int
 ) -> None:
     dataset = ClassificationTestSet(samples, view, CROP, RESIZE)
     batches: list[Batch] = []
 
-    def count(batch: Batch) -> Tensor:
+    def keep(batch: Batch) -> Ranked:
         batches.append(batch)
-        return torch.tensor([len(batches), 0])
+        return Ranked(batch.labels, batch.labels, batch.labels)
 
-    results = list(in_batches(count, dataset, at_once, torch.device("cpu")))
-    assert [pictures for _, pictures in results] == [len(batch.labels) for batch in batches]
+    results = list(in_batches(keep, dataset, at_once, CPU))
+    assert all(one.rank is batch.labels for one, batch in zip(results, batches, strict=True))
     assert max(len(batch.labels) for batch in batches) == min(at_once, PICTURES)
     items = [dataset[index] for index in range(PICTURES)]
     assert torch.cat([batch.labels for batch in batches]).tolist() == [item[1] for item in items]
@@ -121,23 +178,24 @@ def test_batches_name_a_broken_picture_and_put_the_threads_back(
     dataset = ClassificationTestSet([*samples, broken(tmp_path)], "1-crop", CROP, RESIZE)
     torch.set_num_threads(2)
     with pytest.raises(DrnError, match=r"cut_off\.png: broken picture"):
-        list(in_batches(lambda batch: torch.zeros(2), dataset, 4, torch.device("cpu")))
+        list(in_batches(lambda batch: Ranked(*[batch.labels] * 3), dataset, 4, CPU))
     assert threads_of_a_later_thread() == 2
 
 
-def scored(group: Group, samples: list[ClassSample], view: str) -> tuple[Any, int]:
+def scored(group: Group, samples: list[ClassSample], view: View) -> tuple[Any, int]:
     seen: list[int] = []
-    scores = score(linear(), samples, group, **VIEW, view=view, step=lambda: seen.append(1))
-    return scores, len(seen)
+    look = classifier(view=view)
+    return score(look, samples, group, each=True, step=lambda: seen.append(1)), len(seen)
 
 
 def stopped(group: Group, samples: list[ClassSample]) -> Any:
-    return score(linear(), samples, group, **VIEW, stop=lambda: group.rank == 1)
+    return score(classifier(), samples, group, stop=lambda: group.rank == 1)
 
 
 def test_number_of_processes_changes_nothing(samples: list[ClassSample], spawn: Any) -> None:
     first, second = spawn(scored, 2, samples, "10-crop")
-    assert first[0] == second[0] == expected(samples, "10-crop")
+    alone = scored(ALONE, samples, "10-crop")
+    assert first[0] == second[0] == alone[0], "rankings too, to the last bit"
     assert (first[1], second[1]) == (12, 11), "no picture is seen twice"
 
 
@@ -146,7 +204,7 @@ def test_process_without_a_picture_has_the_scores_too(
 ) -> None:
     results = spawn(scored, 3, samples[:2], "1-crop")
     assert [seen for _, seen in results] == [1, 1, 0]
-    assert {scores for scores, _ in results} == {expected(samples[:2])}
+    assert {scores for scores, _ in results} == {scored(ALONE, samples[:2], "1-crop")[0]}
 
 
 def test_one_process_that_stops_stops_all(samples: list[ClassSample], spawn: Any) -> None:
@@ -156,7 +214,7 @@ def test_one_process_that_stops_stops_all(samples: list[ClassSample], spawn: Any
 def test_stop_gives_up_early(samples: list[ClassSample]) -> None:
     seen: list[int] = []
     scores = score(
-        linear(), samples, ALONE, **VIEW, step=lambda: seen.append(1), stop=lambda: len(seen) == 3
+        classifier(), samples, ALONE, step=lambda: seen.append(1), stop=lambda: len(seen) == 3
     )
     assert scores is None
     assert len(seen) == 3
@@ -169,11 +227,12 @@ def test_number_of_threads_changes_nothing_and_is_put_back(
 
     def network(x: Tensor) -> Tensor:
         used.add((len(x), torch.get_num_threads(), torch.is_inference_mode_enabled()))
-        return model(x)
+        logits: Tensor = model(x)
+        return logits
 
     for number in (1, 3):
         torch.set_num_threads(number)
-        assert score(network, samples, ALONE, **VIEW) == expected(samples)
+        assert score(classifier(network), samples, ALONE) == numbers(expected(samples))
         assert torch.get_num_threads() == threads_of_a_later_thread() == number
     assert used == {(1, 1, True)}, "a picture is alone, in one thread, without gradients"
 
@@ -189,8 +248,9 @@ def test_autocast_reaches_the_network(
         types.add(logits.dtype)
         return logits
 
-    scores = score(network, samples, ALONE, **VIEW, precision=precision)
+    scores = score(replace(classifier(network), autocast=precision), samples, ALONE)
     assert types == {precision or torch.float32}
+    assert scores is not None
     assert scores.top1 == pytest.approx(expected(samples).top1, abs=3 / PICTURES)
 
 
@@ -206,61 +266,79 @@ def test_broken_picture_is_an_error_and_the_threads_are_put_back(
 ) -> None:
     torch.set_num_threads(2)
     with pytest.raises(DrnError, match=r"cut_off\.png: broken picture"):
-        score(linear(), [*samples[:3], broken(tmp_path), *samples[3:]], ALONE, **VIEW)
+        score(classifier(), [*samples[:3], broken(tmp_path), *samples[3:]], ALONE)
     assert threads_of_a_later_thread() == 2
 
 
 def test_class_that_the_network_does_not_have_is_an_error(samples: list[ClassSample]) -> None:
     stranger = ClassSample(samples[4].image, CLASSES)
     with pytest.raises(DrnError, match=f"4.png: is of class {CLASSES}; the network has {CLASSES}"):
-        score(linear(), [*samples, stranger], ALONE, **VIEW)
+        score(classifier(), [*samples, stranger], ALONE)
 
 
-def counted(logits: Any, target: int) -> list[int]:
-    """Count a picture, given its crops' logits, beside one that is certain to be right."""
+def looked(logits: Any, target: int) -> Ranked:
+    """Rank a picture, given its crops' logits, beside one that is certain to be right."""
     values = torch.tensor(logits, dtype=torch.float32)
     certain = torch.zeros_like(values)
     certain[:, 0] = 1
-    both = right(torch.stack([certain, values]), torch.tensor([0, target])) - 1
-    return both.tolist()
+    answers = torch.cat([certain, values])
+    crops = torch.zeros(2, len(values), CROP, CROP, 3, dtype=torch.uint8)
+    scores = classifier(lambda x: answers[: len(x)]).log_probabilities(crops)
+    both = ranked(scores, torch.tensor([0, target]))
+    assert both.rank[0] == 1, "pictures do not change each other"
+    return Ranked(*(column[1] for column in both))
 
 
-@pytest.mark.parametrize(("target", "hits"), [(6, [1, 1]), (2, [0, 1]), (1, [0, 0]), (0, [0, 0])])
-def test_first_and_first_five_by_hand(target: int, hits: list[int]) -> None:
-    assert counted([[-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0]], target) == hits
+@pytest.mark.parametrize("target", range(7))
+def test_places_by_hand(target: int) -> None:
+    found = looked([[-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0]], target)
+    assert found.rank == 7 - target
+    assert found.best.tolist() == [6, 5, 4, 3, 2]
+    shares = np.exp(np.arange(4, -1, -1)) / np.exp(np.arange(-2, 5)).sum()
+    assert found.probabilities.tolist() == pytest.approx(shares.tolist())
 
 
-def test_of_three_classes_all_are_among_the_first_five() -> None:
-    assert [counted([[1.0, 3.0, 2.0]], target) for target in range(3)] == [[0, 1], [1, 1], [0, 1]]
+def test_of_three_classes_all_are_kept() -> None:
+    assert [int(looked([[1.0, 3.0, 2.0]], target).rank) for target in range(3)] == [3, 1, 2]
+    assert looked([[1.0, 3.0, 2.0]], 0).best.tolist() == [1, 2, 0]
 
 
 def test_network_that_says_the_same_of_all_classes_has_the_first_right_alone() -> None:
-    assert [counted([[0.5] * 7], target) for target in range(7)] == [[1, 1], *[[0, 1]] * 4] + [
-        [0, 0]
-    ] * 2
+    assert [int(looked([[0.5] * 7], target).rank) for target in range(7)] == list(range(1, 8))
 
 
 @pytest.mark.parametrize("classes", [3, 7])
 @pytest.mark.parametrize("where", ["all", "the target", "another"])
-def test_nan_is_never_right(classes: int, where: str) -> None:
+def test_nan_is_never_right(classes: int, where: str, samples: list[ClassSample]) -> None:
     logits = [0.0] * classes
     logits[1] = 5.0
     for index in {"all": range(classes), "the target": [1], "another": [2]}[where]:
-        logits[index] = float("nan")
-    assert counted([logits], 1) == [0, 0]
+        logits[index] = math.nan
+    assert looked([logits], 1).rank == 0
+    sample, answer = replace(samples[0], target=1), torch.tensor([logits])
+    scores = score(classifier(lambda x: answer), [sample], ALONE)
+    assert (scores.top1, scores.top5) == (0, 0)  # type: ignore[union-attr]
 
 
 def test_classes_far_behind_keep_their_order() -> None:
     """Their probabilities would all be 0."""
     logits = [[0.0, -6000.0, -5000.0, -1000.0, -2000.0, -3000.0, -4000.0]]
-    assert counted(logits, 6) == [0, 1]
-    assert counted(logits, 2) == [0, 0]
+    assert looked(logits, 6).rank == 5
+    assert looked(logits, 2).rank == 6
+
+
+def test_logits_that_hardly_differ_keep_their_order() -> None:
+    """The softmax of single precision would round them to the same."""
+    assert [int(looked([[0.0, 1e-9, 0.0]], target).rank) for target in range(3)] == [2, 1, 3]
 
 
 def test_probabilities_of_the_crops_are_averaged_and_not_their_logits() -> None:
     one_is_certain_of_0, nine_lean_to_1 = [[100.0, 0.0]], [[0.0, 2.0]] * 9
-    assert counted(one_is_certain_of_0 + nine_lean_to_1, 1) == [1, 1]
-    assert counted(one_is_certain_of_0 * 6 + nine_lean_to_1[:4], 1) == [0, 1]
+    assert looked(one_is_certain_of_0 + nine_lean_to_1, 1).rank == 1
+    assert looked(one_is_certain_of_0 * 6 + nine_lean_to_1[:4], 1).rank == 2
+    share = 0.4 / (1 + math.exp(-2))
+    mixed = looked(one_is_certain_of_0 * 6 + nine_lean_to_1[:4], 1)
+    assert mixed.probabilities.tolist() == pytest.approx([1 - share, share])
 
 
 def test_json_has_fractions_of_one() -> None:

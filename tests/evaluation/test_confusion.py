@@ -1,3 +1,5 @@
+"""The confusion matrix and its scores, against loops over pixels and numbers worked out by hand."""
+
 import json
 from pathlib import Path
 
@@ -5,32 +7,59 @@ import numpy as np
 import pytest
 import torch
 
-from drn_cli.data.classes import camvid, generic
+from drn_cli.data.classes import IGNORED, camvid, cityscapes, cityscapes_categories, generic
 from drn_cli.errors import DrnError
-from drn_cli.evaluation.confusion import Scores, confusion
+from drn_cli.evaluation.confusion import (
+    Matrix,
+    NothingToScoreError,
+    PictureScores,
+    Scores,
+    class_iou,
+    confusion,
+    worst_first,
+)
 
 NAME = Path("labels") / "a.png"
 
 
-def counted(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
-    matrix = np.zeros((classes, classes), np.int64)
+def counted(prediction: np.ndarray, label: np.ndarray, classes: int) -> Matrix:
+    matrix = np.zeros((classes, classes + 1), np.int64)
     for y in range(label.shape[0]):
         for x in range(label.shape[1]):
-            if label[y, x] != 255:
-                matrix[label[y, x], prediction[y, x]] += 1
+            if label[y, x] != IGNORED:
+                matrix[label[y, x], min(int(prediction[y, x]), classes)] += 1
     return matrix
+
+
+def maps(classes: int, present: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a prediction of all classes and a label of the first, void here and there in both."""
+    random = np.random.default_rng(seed)
+    label = random.integers(0, present, (23, 31)).astype(np.uint8)
+    prediction = np.where(
+        random.random(label.shape) < 0.5, label, random.integers(0, classes, label.shape)
+    ).astype(np.uint8)
+    label[random.random(label.shape) < 0.3] = IGNORED
+    prediction[random.random(label.shape) < 0.2] = IGNORED
+    return prediction, label
+
+
+def matrix_of(prediction: np.ndarray, label: np.ndarray, classes: int) -> Matrix:
+    return confusion(torch.from_numpy(prediction), torch.from_numpy(label), classes).numpy()
+
+
+def with_void(*rows: list[int]) -> Matrix:
+    """Give a square matrix the column of void predictions, of which there are none."""
+    return np.pad(np.array(rows, np.int64), ((0, 0), (0, 1)))
 
 
 @pytest.mark.parametrize(("classes", "seed"), [(1, 0), (2, 1), (11, 2), (19, 3), (255, 4)])
 def test_matrix_is_that_of_a_double_loop(classes: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    present = max(1, classes - 3)  # the last classes occur in predictions only
-    label = random.integers(0, present, (23, 31)).astype(np.uint8)
-    label[random.random(label.shape) < 0.3] = 255
-    prediction = random.integers(0, classes, label.shape).astype(np.uint8)
+    prediction, label = maps(classes, max(1, classes - 3), seed)  # the last are predicted only
     matrix = confusion(torch.from_numpy(prediction), torch.from_numpy(label), classes)
     assert matrix.dtype == torch.int64
+    assert matrix.shape == (classes, classes + 1)
     assert np.array_equal(matrix.numpy(), counted(prediction, label, classes))
+    assert matrix[:, classes].sum() > 0, "void predictions should have been tried"
 
 
 def test_label_out_of_range_is_an_error_with_file_and_value() -> None:
@@ -55,63 +84,186 @@ def test_sizes_that_differ_are_an_error_with_file_and_both_sizes() -> None:
 
 
 def test_scores_of_two_classes_by_hand() -> None:
-    # Class 0: 3 right of 4, 1 taken for class 1; class 1: 2 right of 4.
-    scores = Scores.of(np.array([[3, 1], [2, 2]], np.int64), images=1)
-    assert scores.iou == pytest.approx((3 / 6, 2 / 5))
-    assert scores.miou == pytest.approx((3 / 6 + 2 / 5) / 2)
-    assert scores.pixel_accuracy == pytest.approx(5 / 8)
-    assert scores.mean_accuracy == pytest.approx((3 / 4 + 2 / 4) / 2)
+    # Class 0: 5 right of 6, 1 taken for class 1; class 1: 2 right of 4, 2 taken for class 0.
+    scores = Scores.of(with_void([5, 1], [2, 2]), images=1)
+    assert scores.iou == pytest.approx((5 / 8, 2 / 5))
+    assert scores.miou == pytest.approx((5 / 8 + 2 / 5) / 2)
+    assert scores.pixel_accuracy == pytest.approx(7 / 10)
+    assert scores.mean_accuracy == pytest.approx((5 / 6 + 2 / 4) / 2)
+    assert scores.frequency_weighted_iou == pytest.approx(0.6 * 5 / 8 + 0.4 * 2 / 5)
     assert scores.images == 1
+    assert scores.pictures == ()
 
 
-def test_class_in_neither_labels_nor_predictions_is_left_out_of_the_mean() -> None:
-    scores = Scores.of(np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]], np.int64), images=1)
+def test_predicted_void_is_a_miss_and_nobodys_false_alarm() -> None:
+    # Of class 0, 3 pixels are right and 1 is void; of class 1, 2 are right and 4 are void.
+    scores = Scores.of(np.array([[3, 0, 1], [0, 2, 4]], np.int64), images=1)
+    assert scores.iou == pytest.approx((3 / 4, 2 / 6))
+    assert scores.pixel_accuracy == pytest.approx(5 / 10)
+    assert scores.mean_accuracy == pytest.approx((3 / 4 + 2 / 6) / 2)
+    assert scores.frequency_weighted_iou == pytest.approx(0.4 * 3 / 4 + 0.6 * 2 / 6)
+
+
+def test_prediction_where_the_label_is_void_counts_nowhere() -> None:
+    label = np.array([[0, 0, 1, IGNORED, IGNORED]], np.uint8)
+    scores = Scores.of(matrix_of(np.array([[0, 0, 1, 1, 2]], np.uint8), label, 3), images=1)
+    assert scores.iou == (1, 1, None)
+
+
+def test_class_in_neither_labels_nor_predictions_is_left_out_of_the_means() -> None:
+    scores = Scores.of(with_void([3, 1, 0], [2, 2, 0], [0, 0, 0]), images=1)
     assert scores.iou[2] is None
     assert scores.miou == pytest.approx((3 / 6 + 2 / 5) / 2)
     assert scores.mean_accuracy == pytest.approx((3 / 4 + 2 / 4) / 2)
+    assert scores.frequency_weighted_iou == pytest.approx((3 / 6 + 2 / 5) / 2)
 
 
 def test_class_in_predictions_only_counts_as_zero_in_the_mean() -> None:
-    scores = Scores.of(np.array([[3, 1], [0, 0]], np.int64), images=1)
+    scores = Scores.of(with_void([3, 1], [0, 0]), images=1)
     assert scores.iou == pytest.approx((3 / 4, 0))
     assert scores.miou == pytest.approx(3 / 8)
     assert scores.mean_accuracy == pytest.approx(3 / 4)
+    assert scores.frequency_weighted_iou == pytest.approx(3 / 4)
 
 
 def test_counts_beyond_32_bits_keep_their_value() -> None:
     many = 2**40
-    scores = Scores.of(np.array([[3 * many, many], [0, 4 * many]], np.int64), images=2)
+    scores = Scores.of(with_void([3 * many, many], [0, 4 * many]), images=2)
     assert scores.iou == pytest.approx((3 / 4, 4 / 5))
+    assert scores.by_category(["a", "b"]) == pytest.approx({"a": 3 / 4, "b": 4 / 5})
 
 
 def test_labels_that_are_all_ignored_are_an_error() -> None:
-    label = torch.full((2, 2), 255, dtype=torch.uint8)
+    label = torch.full((2, 2), IGNORED, dtype=torch.uint8)
     matrix = confusion(torch.zeros_like(label), label, 3)
     assert not matrix.any()
-    with pytest.raises(DrnError, match="nothing to score"):
+    with pytest.raises(NothingToScoreError, match="nothing to score"):
         Scores.of(matrix.numpy(), images=1)
 
 
-def test_json_has_class_names_and_null_for_absent_classes() -> None:
-    matrix = np.zeros((11, 11), np.int64)
-    matrix[0, 0], matrix[3, 3], matrix[3, 0] = 6, 4, 2
-    value = json.loads(json.dumps(Scores.of(matrix, images=5).to_json(camvid())))
-    assert set(value) == {
-        "images",
-        "miou",
-        "pixel_accuracy",
-        "mean_accuracy",
-        "iou",
-        "confusion_matrix",
-    }
+def iou_by_pixels(prediction: np.ndarray, label: np.ndarray, wanted: list[bool]) -> float | None:
+    """Compare a set of classes with all others, a pixel at a time."""
+    both = either = 0
+    for p, t in zip(prediction.flat, label.flat, strict=True):
+        if t != IGNORED:
+            predicted, true = p != IGNORED and wanted[p], wanted[t]
+            both += predicted and true
+            either += predicted or true
+    return both / either if either else None
+
+
+@pytest.mark.parametrize(("present", "seed"), [(19, 0), (13, 1), (2, 2)])
+def test_categories_are_those_of_a_loop_over_pixels(present: int, seed: int) -> None:
+    prediction, label = maps(19, present, seed)
+    prediction[prediction >= 18] = IGNORED
+    if present == 2:  # nothing but flat things: all else is absent
+        prediction[prediction > 1] = IGNORED
+    found = Scores.of(matrix_of(prediction, label, 19), images=1).categories(cityscapes())
+    categories = cityscapes_categories()
+    assert list(found) == list(dict.fromkeys(categories))
+    for name, iou in found.items():
+        wanted = [category == name for category in categories]
+        assert iou == iou_by_pixels(prediction, label, wanted)
+    assert (None in found.values()) == (present == 2)
+
+
+def test_a_class_taken_for_another_of_its_category_is_right() -> None:
+    # The third is predicted as void once, which is wrong in its category too.
+    matrix = np.array([[1, 3, 0, 0], [0, 2, 1, 0], [0, 0, 4, 1]], np.int64)
+    found = Scores.of(matrix, images=1).by_category(["near", "near", "far"])
+    assert found == pytest.approx({"near": 6 / 7, "far": 4 / 6})
+
+
+def test_only_the_classes_of_cityscapes_have_categories() -> None:
+    assert Scores.of(with_void(*np.eye(11, dtype=int).tolist()), 1).categories(camvid()) == {}
+    assert (
+        len(Scores.of(with_void(*np.eye(19, dtype=int).tolist()), 1).categories(generic(19))) == 7
+    )
+
+
+def test_a_picture_is_scored_over_its_own_classes() -> None:
+    one = PictureScores.of(
+        np.array([[3, 1, 0, 1], [0] * 4, [0] * 4], np.int64), 4, "a.png", "l.png"
+    )
+    assert (one.number, one.image, one.label) == (4, "a.png", "l.png")
+    assert one.iou == (pytest.approx(3 / 5), 0, None)
+    assert one.miou == pytest.approx(3 / 10)
+    assert one.pixel_accuracy == pytest.approx(3 / 5)
+
+
+def test_a_picture_whose_label_is_all_void_has_no_scores() -> None:
+    one = PictureScores.of(np.zeros((2, 3), np.int64), 0, "a.png", "l.png")
+    assert (one.iou, one.miou, one.pixel_accuracy) == ((None, None), None, None)
+
+
+def test_worst_pictures_come_first_and_those_without_scores_last() -> None:
+    void = np.zeros((2, 3), np.int64)
+    matrices = [void, with_void([4, 0], [0, 4]), with_void([0, 4], [4, 0]), void]
+    matrices += [with_void([3, 1], [1, 3]), with_void([4, 0], [0, 4])]
+    pictures = [PictureScores.of(m, n, f"{n}.png", "l.png") for n, m in enumerate(matrices)]
+    assert [one.number for one in worst_first(pictures)] == [2, 4, 1, 5, 0, 3]
+    assert [one.number for one in worst_first(pictures[::-1])] == [2, 4, 1, 5, 0, 3]
+
+
+def test_iou_of_a_matrix_is_nan_for_absent_classes() -> None:
+    iou = class_iou(np.array([[3, 0, 1], [0, 0, 0]], np.int64))
+    assert iou[0] == pytest.approx(3 / 4)
+    assert np.isnan(iou[1])
+
+
+KEYS = [
+    "images",
+    "miou",
+    "pixel_accuracy",
+    "mean_accuracy",
+    "frequency_weighted_iou",
+    "iou",
+    "absent_classes",
+    "confusion_matrix",
+    "predicted_void",
+]
+
+
+def test_json_has_fractions_class_names_and_null_for_absent_classes() -> None:
+    matrix = np.zeros((11, 12), np.int64)
+    matrix[0, 0], matrix[3, 3], matrix[3, 0], matrix[3, 11] = 6, 4, 2, 4
+    matrix[0, 1] = 2  # Building: predicted and wrong is not absent
+    scores = Scores.of(matrix, images=5)
+    value = json.loads(json.dumps(scores.to_json(camvid()), allow_nan=False))
+    assert list(value) == KEYS
     assert value["images"] == 5
     assert list(value["iou"]) == list(camvid().names)
-    assert value["iou"]["Road"] == pytest.approx(4 / 6)
-    assert value["iou"]["Sky"] == pytest.approx(6 / 8)
+    assert value["iou"]["Road"] == pytest.approx(4 / 10)
+    assert value["iou"]["Sky"] == pytest.approx(6 / 10)
+    assert value["iou"]["Building"] == 0
     assert value["iou"]["Car"] is None
-    assert value["confusion_matrix"] == matrix.tolist()
+    present = {"Sky", "Road", "Building"}
+    assert value["absent_classes"] == [name for name in camvid().names if name not in present]
+    assert value["miou"] == pytest.approx((4 / 10 + 6 / 10 + 0) / 3)
+    assert value["pixel_accuracy"] == pytest.approx(10 / 18)
+    assert value["mean_accuracy"] == pytest.approx((6 / 8 + 4 / 10) / 2)
+    assert value["frequency_weighted_iou"] == pytest.approx((8 * 6 / 10 + 10 * 4 / 10) / 18)
+    assert value["confusion_matrix"] == matrix[:, :11].tolist()
+    assert value["predicted_void"] == matrix[:, 11].tolist()
+
+
+def test_json_of_cityscapes_has_categories_too() -> None:
+    matrix = np.zeros((19, 20), np.int64)
+    matrix[0, 0], matrix[0, 1], matrix[13, 14], matrix[13, 13], matrix[10, 19] = 3, 1, 2, 5, 1
+    value = json.loads(json.dumps(Scores.of(matrix, images=1).to_json(cityscapes())))
+    assert set(value) == {*KEYS, "category_miou", "category_iou"}
+    assert value["category_iou"] == {
+        "flat": 1,
+        "construction": None,
+        "object": None,
+        "nature": None,
+        "sky": 0,
+        "human": None,
+        "vehicle": 1,
+    }
+    assert value["category_miou"] == pytest.approx(2 / 3)
 
 
 def test_json_with_class_names_of_another_number_is_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
-        Scores.of(np.eye(3, dtype=np.int64), images=1).to_json(generic(4))
+        Scores.of(with_void(*np.eye(3, dtype=int).tolist()), images=1).to_json(generic(4))

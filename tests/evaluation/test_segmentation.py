@@ -1,18 +1,27 @@
 """Scoring a network on a folder: the numbers, and what they do not depend on."""
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from drn_cli.data.classes import generic
-from drn_cli.data.folders import IMAGENET, ListFolder
-from drn_cli.data.images import read_label
+from drn_cli.data.decoding import read_pair
+from drn_cli.data.folders import IMAGENET, ListFolder, Sample
+from drn_cli.data.images import Pixels, read_label
 from drn_cli.distributed.group import Group
-from drn_cli.evaluation.segmentation import evaluate
+from drn_cli.errors import DrnError
+from drn_cli.evaluation.confusion import PictureScores, Scores
+from drn_cli.evaluation.label_maps import MapReader
+from drn_cli.evaluation.segmentation import compare, evaluate
 from drn_cli.inference.predictor import Predictor
 from drn_cli.networks import create_model
 
@@ -28,12 +37,21 @@ def threads() -> Iterator[None]:
 
 def predictor(network: object) -> Predictor:
     return Predictor(
-        network=network, statistics=IMAGENET, class_set=generic(3), device=torch.device("cpu")
+        network=network,
+        stride=1,
+        statistics=IMAGENET,
+        class_set=generic(3),
+        device=torch.device("cpu"),
     )
 
 
 def always_class_one(x: Tensor) -> Tensor:
     return torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, *x.shape[-2:])
+
+
+def strongest_channel(x: Tensor) -> Tensor:
+    """Answer with the colours, which are the classes, leaning to the second."""
+    return x + torch.tensor([0.0, 1.8, 0.0]).view(1, 3, 1, 1)
 
 
 def test_scores_are_those_of_the_label_maps(data_folder: Path) -> None:
@@ -79,3 +97,171 @@ def test_broken_label_is_an_error_and_the_threads_are_put_back(
     with pytest.raises(Exception, match=f"{samples[2].label.name}: not a picture"):
         evaluate(predictor(always_class_one), samples, ALONE)
     assert torch.get_num_threads() == 2
+
+
+def test_each_picture_has_the_scores_that_it_has_alone(data_folder: Path) -> None:
+    samples = ListFolder.open(data_folder).samples("val")
+    segmenter = predictor(strongest_channel)
+    together = evaluate(segmenter, samples, ALONE, each=True)
+    assert len(set(together.pictures)) == len(samples)
+    for number, (sample, one) in enumerate(zip(samples, together.pictures, strict=True)):
+        alone = evaluate(segmenter, [sample], ALONE)
+        assert one == PictureScores(
+            number,
+            str(sample.image),
+            str(sample.label),
+            alone.iou,
+            alone.miou,
+            alone.pixel_accuracy,
+        )
+    assert len({one.miou for one in together.pictures}) > 1, "such pictures would prove little"
+    assert evaluate(segmenter, samples, ALONE).pictures == ()
+
+
+def test_pictures_and_labels_may_be_read_in_another_way(data_folder: Path) -> None:
+    samples = ListFolder.open(data_folder).samples("val")
+
+    def read(sample: Sample) -> tuple[Pixels, Pixels]:
+        """Give half of the picture, and the first class for the second."""
+        image, label = read_pair(sample, 3)
+        return image[:24], np.where(label == 0, 1, label)[:24]
+
+    labels = np.stack([read(sample)[1] for sample in samples])
+    scores = evaluate(predictor(always_class_one), samples, ALONE, read=read)
+    valid = (labels != 255).sum()
+    assert scores.matrix.sum() == valid
+    assert scores.pixel_accuracy == pytest.approx((labels == 1).sum() / valid)
+    assert scores.iou[0] is None
+
+
+def test_stop_gives_up_after_the_picture(data_folder: Path) -> None:
+    samples, seen = ListFolder.open(data_folder).samples("val"), []
+    segmenter, step = predictor(always_class_one), lambda: seen.append(1)
+    assert evaluate(segmenter, samples, ALONE, step=step, stop=lambda: len(seen) == 2) is None
+    assert len(seen) == 2
+
+
+READ_MAPS = MapReader(3, "class-ids", "class-ids")
+
+
+@pytest.fixture(scope="module")
+def predictions(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """Seven saved predictions of different sizes with their labels, void in both."""
+    folder, random = tmp_path_factory.mktemp("saved"), np.random.default_rng(0)
+    samples = []
+    for number in range(7):
+        sample = Sample(folder / f"{number}.png", folder / f"{number}_label.png")
+        size = random.integers(5, 40, 2)
+        for path in (sample.image, sample.label):
+            Image.fromarray(random.choice([0, 1, 2, 255], size).astype(np.uint8)).save(path)
+        samples.append(sample)
+    return samples
+
+
+def counted(samples: Sequence[Sample]) -> np.ndarray:
+    """Count by numpy; void predictions are in the last column."""
+    matrix = np.zeros((3, 4), int)
+    for sample in samples:
+        prediction, label = (read_label(path) for path in (sample.image, sample.label))
+        valid = label != 255
+        np.add.at(matrix, (label[valid], prediction[valid].clip(max=3)), 1)
+    return matrix
+
+
+def test_saved_predictions_are_compared_as_they_are(predictions: list[Sample]) -> None:
+    seen = []
+    scores = compare(predictions, 3, ALONE, read=READ_MAPS, each=True, step=lambda: seen.append(1))
+    assert np.array_equal(scores.matrix, counted(predictions))
+    assert scores.images == len(seen) == 7
+    assert scores.pictures == tuple(
+        PictureScores.of(counted([one]), n, str(one.image), str(one.label))
+        for n, one in enumerate(predictions)
+    )
+    assert compare(predictions, 3, ALONE, read=READ_MAPS).pictures == ()
+
+
+def test_label_of_a_saved_prediction_that_is_no_class_is_an_error(
+    predictions: list[Sample], tmp_path: Path, threads: None
+) -> None:
+    strange = Sample(predictions[0].image, tmp_path / "strange.png")
+    Image.fromarray(np.full_like(read_label(strange.image), 7)).save(strange.label)
+    torch.set_num_threads(2)
+    with pytest.raises(DrnError, match=r"strange\.png: .* the label 7; labels are 0 to 2"):
+        compare([*predictions, strange], 3, ALONE, read=READ_MAPS)
+    assert torch.get_num_threads() == 2
+
+
+def shared(group: Group, folder: Path, saved: list[Sample]) -> tuple[Scores, Scores, int]:
+    samples, seen = ListFolder.open(folder).samples("val"), []
+    step = lambda: seen.append(1)  # noqa: E731
+    segmenter = predictor(strongest_channel)
+    scores = evaluate(segmenter, samples, group, each=True, step=step)
+    return scores, compare(saved, 3, group, read=READ_MAPS, each=True, step=step), len(seen)
+
+
+def test_two_processes_give_what_one_gives(
+    data_folder: Path, predictions: list[Sample], spawn: Any
+) -> None:
+    """Of odd numbers of pictures, so that shares are unequal."""
+    *alone, _ = shared(ALONE, data_folder, predictions)
+    results = spawn(shared, 2, data_folder, predictions)
+    assert [seen for *_, seen in results] == [3 + 4, 2 + 3], "no picture is seen twice"
+    for *scores, _ in results:
+        for one, expected in zip(scores, alone, strict=True):
+            assert np.array_equal(one.matrix, expected.matrix)
+            assert one.images == expected.images
+            assert one.pictures == expected.pictures
+            assert (one.iou, one.miou) == (expected.iou, expected.miou)
+
+
+STREAMED = """
+import sys
+from pathlib import Path
+import torch
+from drn_cli.data.classes import generic
+from drn_cli.data.folders import IMAGENET, Sample
+from drn_cli.distributed.group import Group
+from drn_cli.evaluation.label_maps import MapReader, PairReader
+from drn_cli.evaluation.segmentation import compare, evaluate
+from drn_cli.inference.predictor import Predictor
+
+def peak():
+    [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+cpu = torch.device("cpu")
+segmenter = Predictor(
+    network=lambda x: x, stride=1, statistics=IMAGENET, class_set=generic(3), device=cpu
+)
+large, small = (Sample(path, path) for path in map(Path, sys.argv[1:]))
+told = {"group": Group(0, 1, cpu), "each": True}
+
+def evaluated(count):
+    evaluate(segmenter, [small] * count, read=PairReader(3, "class-ids"), **told)
+    return peak()
+
+def compared(count):
+    compare([large] * count, 3, read=MapReader(3, "class-ids", "class-ids"), **told)
+    return peak()
+
+for score in (evaluated, compared):
+    print(-score(10) + score(60))
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
+    """50 pictures and label maps more would take 32 MB, 50 predictions more and labels 100 MB."""
+    files = tmp_path / "large.png", tmp_path / "small.png"
+    for path, side in zip(files, (1024, 400), strict=True):
+        Image.new("L", (side, side), 1).save(path)
+    done = subprocess.run(
+        [sys.executable, "-c", STREAMED, *files],
+        # Arrays that are freed are given back at once, and do not make the peak a matter of luck.
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert max(map(float, done.stdout.split())) < 10, done.stdout

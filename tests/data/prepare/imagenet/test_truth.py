@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from drn_cli.data.classes import imagenet
 from drn_cli.data.prepare.imagenet.boxes import Box, read_boxes
-from drn_cli.data.prepare.imagenet.names import read_names, read_synsets, shipped_names
+from drn_cli.data.prepare.imagenet.names import read_names, read_synsets
 from drn_cli.data.prepare.imagenet.sources import find_sources
 from drn_cli.data.prepare.imagenet.truth import read_truth
 from drn_cli.errors import DrnError
@@ -188,7 +189,7 @@ def test_list_of_names_that_is_wrong(tmp_path: Path, text: str) -> None:
 
 
 def test_the_shipped_table_has_a_name_of_its_own_for_each_class() -> None:
-    names = shipped_names()
+    names = imagenet()
     assert len(names) == len(set(names.values())) == 1000
     assert list(names) == sorted(names)
     known = {

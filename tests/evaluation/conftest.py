@@ -1,0 +1,35 @@
+"""The Cityscapes benchmark's own scorer, where it is installed."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+OFFICIAL = "DRN_OFFICIAL_PYTHON"  # a Python that has the package cityscapesscripts
+
+Scorer = Callable[[Path, Path], dict[str, Any]]
+
+
+@pytest.fixture
+def official_scorer(tmp_path: Path) -> Scorer:
+    """Score submitted maps of label ids against `*_gtFine_labelIds.png`; gives its JSON.
+
+    The package wants older versions of numpy and Pillow than ours may be, so it lives in a virtual
+    environment of its own: `pip install cityscapesscripts 'numpy<2.4' 'pillow<13'`.
+    """
+    python = os.environ.get(OFFICIAL)
+    if not python:
+        pytest.skip(f"{OFFICIAL} names no Python with cityscapesscripts")
+
+    def score(predictions: Path, labels: Path) -> dict[str, Any]:
+        script, result = Path(__file__).with_name("official_scorer.py"), tmp_path / "official.json"
+        command = [python, script, predictions, labels, result]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(result.read_text())
+
+    return score

@@ -1,0 +1,267 @@
+"""Pairing two folders: names are all that counts, so the files are empty."""
+
+from pathlib import Path
+
+import pytest
+
+from drn_cli.errors import DrnError
+from drn_cli.evaluation.folder_pairs import FolderPairs, pair_folders
+
+FRAMES = "city, sequence and frame"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    return tmp_path / "labels"
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def names(pairs: FolderPairs, images: Path, labels: Path) -> list[tuple[str, str]]:
+    """Give the pairs as paths below their folders."""
+    return [
+        (str(one.image.relative_to(images)), str(one.label.relative_to(labels)))
+        for one in pairs.samples
+        if one.label is not None
+    ]
+
+
+def below(folder: Path, *names: str) -> list[Path]:
+    return [folder / name for name in names]
+
+
+def test_frames_of_cityscapes_belong_together_whatever_follows(images: Path, labels: Path) -> None:
+    touch(
+        images,
+        "aachen_000001_000019_leftImg8bit.png",
+        "deep/er/ulm_000000_000019_synthesized_image.jpg",
+        "ulm_000001_000019.PNG",
+        "ulm_000001_000019.txt",
+    )
+    touch(
+        labels,
+        "aachen/aachen_000001_000019_gtFine_labelIds.png",
+        "ulm/ulm_000000_000019_gtFine_labelIds.png",
+        "ulm/ulm_000001_000019_gtFine_labelIds.png",
+        "ulm/ulm_000001_000019_gtFine_polygons.json",
+    )
+    pairs = pair_folders(images, labels)
+    assert names(pairs, images, labels) == [
+        ("aachen_000001_000019_leftImg8bit.png", "aachen/aachen_000001_000019_gtFine_labelIds.png"),
+        (
+            "deep/er/ulm_000000_000019_synthesized_image.jpg",
+            "ulm/ulm_000000_000019_gtFine_labelIds.png",
+        ),
+        ("ulm_000001_000019.PNG", "ulm/ulm_000001_000019_gtFine_labelIds.png"),
+    ]
+    assert (pairs.by, pairs.lone_images, pairs.lone_labels) == (FRAMES, [], [])
+
+
+KINDS = ("labelTrainIds", "trainIds", "labelIds", "instanceIds", "instanceTrainIds", "color")
+
+
+@pytest.mark.parametrize(
+    ("there", "taken"),
+    [
+        (KINDS, "labelTrainIds"),
+        (KINDS[1:], "trainIds"),
+        (KINDS[2:], "labelIds"),
+        (("color", "instanceIds", "instanceTrainIds", "somebodysOwn"), "somebodysOwn"),
+        (("color",), "color"),  # reading it says what is wrong with it
+    ],
+)
+def test_of_the_maps_of_a_frame_the_best_is_taken(
+    images: Path, labels: Path, there: tuple[str, ...], taken: str
+) -> None:
+    touch(images, "ulm_000000_000019_leftImg8bit.png")
+    touch(labels, *(f"ulm/ulm_000000_000019_gtFine_{kind}.png" for kind in there))
+    pairs = pair_folders(images, labels)
+    assert names(pairs, images, labels) == [
+        ("ulm_000000_000019_leftImg8bit.png", f"ulm/ulm_000000_000019_gtFine_{taken}.png")
+    ]
+    assert pairs.lone_labels == []
+
+
+def test_suffix_of_labels_takes_another_kind(images: Path, labels: Path) -> None:
+    touch(images, "ulm_000000_000019_leftImg8bit.png")
+    touch(labels, *(f"ulm_000000_000019_gtFine_{kind}.png" for kind in KINDS))
+    pairs = pair_folders(images, labels, label_suffix="_labelIds")
+    assert names(pairs, images, labels)[0][1] == "ulm_000000_000019_gtFine_labelIds.png"
+
+
+def test_several_pictures_of_a_frame_are_refused_until_a_suffix_chooses(
+    images: Path, labels: Path
+) -> None:
+    touch(
+        images,
+        "ulm_000000_000019_leftImg8bit.png",
+        "ulm_000000_000019_rightImg8bit.png",
+        "zurich_000000_000019_leftImg8bit.png",
+    )
+    touch(labels, "ulm_000000_000019_gtFine_labelIds.png", "zurich_000000_000019_x.png")
+    with pytest.raises(DrnError, match=r"several files of ulm_000000_000019: ") as caught:
+        pair_folders(images, labels)
+    assert caught.value.message.startswith(f"{images}: ")
+    assert "_leftImg8bit.png and ulm_000000_000019_rightImg8bit.png" in caught.value.message
+    assert str(caught.value.hint).endswith("--image-suffix _leftImg8bit")
+    pairs = pair_folders(images, labels, "_leftImg8bit")
+    assert len(pairs.samples) == 2
+    assert pairs.lone_images == []
+
+
+def test_several_labels_of_a_frame_are_refused_until_a_suffix_chooses(
+    images: Path, labels: Path
+) -> None:
+    touch(images, "ulm_000000_000019.png")
+    touch(labels, "ulm_000000_000019_mine.png", "ulm_000000_000019_yours.png")
+    with pytest.raises(DrnError, match=r"several files of ulm_000000_000019: ") as caught:
+        pair_folders(images, labels)
+    assert caught.value.message.startswith(f"{labels}: ")
+    assert str(caught.value.hint).endswith("--label-suffix _mine")
+    pairs = pair_folders(images, labels, label_suffix="_yours")
+    assert names(pairs, images, labels) == [
+        ("ulm_000000_000019.png", "ulm_000000_000019_yours.png")
+    ]
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(images: Path, labels: Path) -> None:
+    """As where predictions lie in several forms below one folder: no suffix would choose."""
+    touch(images, "colour/ulm_000000_000019.png", "index/ulm_000000_000019.png")
+    touch(labels, "ulm_000000_000019_gtFine_labelIds.png")
+    with pytest.raises(DrnError, match=r"several files of ulm_000000_000019: ") as caught:
+        pair_folders(images, labels)
+    assert "colour/ulm_000000_000019.png" in caught.value.message
+    assert "index/ulm_000000_000019.png" in caught.value.message
+    assert "suffix" not in str(caught.value.hint)
+
+
+def test_frames_without_a_counterpart_are_reported(images: Path, labels: Path) -> None:
+    touch(images, "ulm_000000_000019_a.png", "ulm_000002_000019_a.png", "holiday.jpg")
+    touch(
+        labels,
+        "ulm_000000_000019_gtFine_labelIds.png",
+        "ulm_000001_000019_gtFine_labelIds.png",
+        "ulm_000001_000019_gtFine_color.png",
+    )
+    pairs = pair_folders(images, labels)
+    assert len(pairs.samples) == 1
+    assert pairs.lone_images == below(images, "holiday.jpg", "ulm_000002_000019_a.png")
+    [lone] = pairs.lone_labels
+    assert lone.name.startswith("ulm_000001_000019_")
+
+
+def test_label_map_of_no_frame_is_reported_too(images: Path, labels: Path) -> None:
+    touch(images, "ulm_000000_000019.png")
+    touch(labels, "ulm_000000_000019_gtFine_labelIds.png", "holiday.png")
+    assert pair_folders(images, labels).lone_labels == below(labels, "holiday.png")
+
+
+def test_frames_are_told_apart_by_all_their_digits(images: Path, labels: Path) -> None:
+    touch(images, "ulm_000000_000019.png", "ulm_000000_0000191.png")
+    touch(labels, "ulm_000000_000019_labelIds.png")
+    pairs = pair_folders(images, labels)
+    assert [one.image.name for one in pairs.samples] == ["ulm_000000_000019.png"]
+    assert pairs.lone_images == below(images, "ulm_000000_0000191.png")
+
+
+@pytest.mark.parametrize(
+    ("pictures", "maps", "told"),
+    [
+        (["a.jpg", "b.jpg"], ["a.png", "b.png"], "labels: the same stem, 2 pairs"),
+        (["a.png", "b.png"], ["a_mask.png", "b_mask.png"], "labels: stem + _mask, 2 pairs"),
+        (["x/a.png", "y/a.png"], ["x/a.png", "y/a.png"], "labels: the same stem, 2 pairs"),
+        (["flat_a.png", "flat_b.png"], ["x/flat_a.png", "y/flat_b.png"], "labels: the same stem"),
+    ],
+)
+def test_other_files_are_paired_by_name(
+    images: Path, labels: Path, pictures: list[str], maps: list[str], told: str
+) -> None:
+    touch(images, *pictures)
+    touch(labels, *maps)
+    pairs = pair_folders(images, labels)
+    assert names(pairs, images, labels) == list(zip(pictures, maps, strict=True))
+    assert pairs.by.startswith(f"name ({told}")
+    assert (pairs.lone_images, pairs.lone_labels) == ([], [])
+
+
+def test_files_without_a_counterpart_are_reported(images: Path, labels: Path) -> None:
+    touch(images, "z.png", "a.png", "b.png", "c.png")
+    touch(labels, "a.png", "b.png", "deep/y.png")
+    pairs = pair_folders(images, labels)
+    assert names(pairs, images, labels) == [("a.png", "a.png"), ("b.png", "b.png")]
+    assert pairs.lone_images == below(images, "c.png", "z.png")
+    assert pairs.lone_labels == below(labels, "deep/y.png")
+
+
+def test_suffixes_choose_among_files_that_have_no_frame(images: Path, labels: Path) -> None:
+    touch(images, "a_left.png", "a_right.png", "b_left.png", "b_right.png")
+    touch(labels, "a_fine.png", "a_coarse.png", "b_fine.png", "b_coarse.png")
+    pairs = pair_folders(images, labels, "_right", "_coarse")
+    assert names(pairs, images, labels) == [
+        ("a_right.png", "a_coarse.png"),
+        ("b_right.png", "b_coarse.png"),
+    ]
+    assert (pairs.lone_images, pairs.lone_labels) == ([], [])
+
+
+def test_suffixes_that_are_given_are_all_that_names_differ_by(images: Path, labels: Path) -> None:
+    touch(images, "a_right.png")
+    touch(labels, "a_night_coarse.png")
+    assert len(pair_folders(images, labels).samples) == 1
+    with pytest.raises(DrnError, match="no label is named as a picture is"):
+        pair_folders(images, labels, "_right", "_coarse")
+
+
+def test_nothing_that_belongs_together_is_an_error(images: Path, labels: Path) -> None:
+    touch(images, "a.png", "b.png")
+    touch(labels, "x.png", "y.png")
+    with pytest.raises(DrnError, match="no label is named as a picture is"):
+        pair_folders(images, labels)
+
+
+def test_frames_that_differ_never_belong_together(images: Path, labels: Path) -> None:
+    """Their sequence is no suffix, though all pictures share one and all labels another."""
+    touch(images, "ulm_000000_000019.png", "aachen_000000_000019.png")
+    touch(labels, "ulm_000001_000019.png", "aachen_000001_000019.png")
+    with pytest.raises(DrnError):
+        pair_folders(images, labels)
+
+
+def test_hidden_files_and_other_formats_are_passed_over(images: Path, labels: Path) -> None:
+    touch(images, "a.png", "._a.png", "a.txt", "b.png/inside.txt")
+    touch(labels, "a.png", ".DS_Store", "a.json")
+    pairs = pair_folders(images, labels)
+    assert names(pairs, images, labels) == [("a.png", "a.png")]
+    assert (pairs.lone_images, pairs.lone_labels) == ([], [])
+
+
+@pytest.mark.parametrize("which", ["images", "labels"])
+@pytest.mark.parametrize("wrong", ["missing", "empty", "suffix"])
+def test_missing_and_empty_folders_are_errors_with_their_path(
+    tmp_path: Path, images: Path, labels: Path, which: str, wrong: str
+) -> None:
+    touch(images, "a.png")
+    touch(labels, "a.png")
+    folders, suffixes = {"images": images, "labels": labels}, {"images": None, "labels": None}
+    expected = {
+        "missing": "nowhere: no such folder",
+        "empty": "empty: no pictures here",
+        "suffix": f"{which}: no pictures here whose name ends with _left",
+    }[wrong]
+    if wrong == "suffix":
+        suffixes[which] = "_left"
+    else:
+        folders[which] = tmp_path / {"missing": "nowhere", "empty": "empty"}[wrong]
+    touch(tmp_path / "empty", "notes.txt")
+    with pytest.raises(DrnError) as caught:
+        pair_folders(folders["images"], folders["labels"], suffixes["images"], suffixes["labels"])
+    assert caught.value.message == f"{tmp_path}/{expected}"

@@ -1,0 +1,317 @@
+"""Errors of boxes: what counts as right, and what the numbers do not depend on."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import colour_classifier
+import numpy as np
+import pytest
+import torch
+from colour_classifier import NAMES, WNIDS, draw, save
+
+from drn_cli.data.boxes import Box
+from drn_cli.data.images import read_image
+from drn_cli.distributed.group import Group
+from drn_cli.errors import DrnError
+from drn_cli.evaluation.localization import (
+    LocalizationScores,
+    Located,
+    PictureBoxes,
+    compare,
+    iou,
+    is_right,
+    localize,
+    located,
+    worst_located,
+)
+from drn_cli.inference.activation import Activation, activate
+from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.loading import load_classifier
+
+CPU = torch.device("cpu")
+ALONE = Group(0, 1, CPU)
+NONE = float("-inf")
+LIMITS = (NONE, 0.5, 2.0, 4.0, 5.5, 20.0)
+
+
+def pixels(xmin: float, ymin: float, xmax: float, ymax: float) -> set[tuple[int, int]]:
+    return {
+        (x, y) for x in range(int(xmin), int(xmax) + 1) for y in range(int(ymin), int(ymax) + 1)
+    }
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        (3, 4, 12, 9),  # the same
+        (5, 5, 8, 7),  # inside
+        (0, 0, 20, 20),  # around
+        (10, 2, 15, 6),
+        (12, 9, 18, 18),  # a pixel in common
+        (13, 4, 18, 9),  # beside
+        (0, 0, 2, 3),  # far
+        (3, 4, 3, 4),  # a pixel
+    ],
+)
+def test_overlap_is_that_of_counted_pixels(found: tuple[int, ...]) -> None:
+    true = (3, 4, 12, 9)
+    one, other = pixels(*found), pixels(*true)
+    result = iou(np.array(found, float), Box("", *true))
+    assert float(result) == pytest.approx(len(one & other) / len(one | other))
+
+
+def test_no_box_overlaps_nothing() -> None:
+    boxes = np.array([[[np.nan] * 4, [0, 0, 9, 9]], [[5, 0, 14, 9], [np.nan] * 4]])
+    assert iou(boxes, Box("", 0, 0, 9, 9)).tolist() == [[0, 1], [pytest.approx(1 / 3), 0]]
+
+
+def activation(*boxes: tuple[int, int, int, int] | None, likely: list[float]) -> Activation:
+    """Make what was seen of a picture of 80x80 in which some classes win a box of positions each.
+
+    The last class wins everywhere else.
+    """
+    maps = torch.zeros(len(boxes) + 1, 10, 10)
+    maps[-1] = 1
+    for kind, box in enumerate(boxes):
+        if box is not None:
+            xmin, ymin, xmax, ymax = box
+            maps[kind, ymin : ymax + 1, xmin : xmax + 1] = 2
+    probabilities = torch.tensor(likely, dtype=torch.float64)
+    return Activation(maps, probabilities, (80, 80), (0, 0, 80, 80), (80, 80))
+
+
+def true(*boxes: tuple[int, tuple[int, int, int, int]]) -> Located:
+    """Make a picture with true boxes of positions, by class."""
+    made = [
+        Box("", 8 * xmin, 8 * ymin, 8 * xmax + 7, 8 * ymax + 7)
+        for _, (xmin, ymin, xmax, ymax) in boxes
+    ]
+    return Located(Path("a.png"), tuple(made), tuple(kind for kind, _ in boxes))
+
+
+def rightness(found: Activation, truth: Located, *limits: float) -> list[list[bool]]:
+    one = compare(found, truth, limits or (NONE,), 0)
+    return is_right(one).tolist()
+
+
+def test_half_is_not_more_than_half() -> None:
+    found = activation((0, 0, 3, 3), None, likely=[0.6, 0.1, 0.3])
+    assert compare(found, true((0, (0, 0, 3, 7))), (NONE,), 0).iou[0, 0] == 0.5
+    assert rightness(found, true((0, (0, 0, 3, 7)))) == [[False], [False]]
+    assert rightness(found, true((0, (0, 0, 3, 6)))) == [[True], [True]]
+
+
+def test_the_likeliest_class_decides_top_1_and_five_decide_top_5() -> None:
+    box = (2, 2, 6, 6)
+    by_likelihood = [0.05, 0.2, 0.3, 0.15, 0.08, 0.12, 0.1]
+    found = activation(box, None, None, None, None, None, likely=by_likelihood)
+    assert rightness(found, true((0, box))) == [[False], [False]], "it is the seventh"
+    for rest, place in (([0.31, 0.2, 0.3], True), ([0.25, 0.2, 0.3], False)):
+        found = activation(box, None, likely=rest)
+        assert rightness(found, true((0, box))) == [[place], [True]]
+    sixth = activation(box, None, None, None, None, None, likely=[0.09, *by_likelihood[1:]])
+    fifth = activation(box, None, None, None, None, None, likely=[0.11, *by_likelihood[1:]])
+    assert rightness(sixth, true((0, box)))[1] == rightness(fifth, true((0, box)))[0] == [False]
+    assert rightness(fifth, true((0, box)))[1] == [True]
+
+
+def test_right_place_of_another_class_is_wrong() -> None:
+    box = (2, 2, 6, 6)
+    found = activation(box, None, likely=[0.6, 0.1, 0.3])
+    assert rightness(found, true((1, box))) == [[False], [False]]
+
+
+def test_one_of_several_boxes_and_classes_is_enough() -> None:
+    one, other, far = (0, 0, 3, 3), (5, 5, 9, 9), (9, 0, 9, 0)
+    found = activation(one, other, likely=[0.3, 0.6, 0.1])
+    assert rightness(found, true((1, far), (1, other))) == [[True], [True]]
+    assert rightness(found, true((1, far), (0, one))) == [[False], [True]]
+    assert rightness(found, true((1, one), (0, other))) == [[False], [False]], "not each other's"
+    best = compare(found, true((1, far), (1, other), (1, (4, 4, 9, 9))), (NONE,), 3)
+    assert best.iou.tolist() == [[1], [0], [0]]
+    assert (best.number, best.classes, best.probabilities) == (3, (1, 0, 2), (0.6, 0.3, 0.1))
+
+
+def test_each_threshold_has_its_own_box() -> None:
+    found = activation((0, 0, 3, 3), None, likely=[0.6, 0.1, 0.3])
+    found.maps[0, 0, 0] = 3
+    truth = true((0, (0, 0, 3, 3)))
+    assert rightness(found, truth, NONE, 1.5, 2.5, 3.5) == [[True, True, False, False]] * 2
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    path = colour_classifier.write(tmp_path_factory.mktemp("colours") / "colours.safetensors")
+    return load_classifier(path, CPU, crop=64, resize=64)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Located]:
+    """Rectangles of four colours, most of them with their true box; seven pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(5)
+    made = []
+    for number in range(7):
+        kind = int(random.integers(4))
+        left, top = random.integers(0, 30, 2).tolist()
+        box = (left, top, left + int(random.integers(25, 40)), top + int(random.integers(20, 33)))
+        path = save(folder / f"{number}.png", draw(64, 80, {NAMES[kind]: box}, number))
+        # Of every third the truth is elsewhere, and of another a different class.
+        shift = 25 if number % 3 == 1 else 0
+        told = (kind + 1) % 4 if number == 3 else kind
+        corners = (box[0] + shift, box[1] + shift, box[2] + shift, box[3] + shift)
+        made.append(Located(path, (Box(WNIDS[told], *corners),), (told,)))
+    return made
+
+
+def test_sweep_is_what_each_threshold_gives_alone(
+    classifier: Classifier, pictures: list[Located]
+) -> None:
+    seen: list[int] = []
+    scores = localize(classifier, pictures, ALONE, LIMITS, each=True, step=lambda: seen.append(1))
+    assert len(seen) == scores.images == 7
+    assert scores.thresholds == LIMITS
+    alone = [localize(classifier, pictures, ALONE, [limit]) for limit in LIMITS]
+    assert scores.top1 == tuple(one.top1[0] for one in alone)
+    assert scores.top5 == tuple(one.top5[0] for one in alone)
+    assert {one.top1_classification for one in alone} == {scores.top1_classification}
+    for found, picture in zip(scores.pictures, pictures, strict=True):
+        here = activate(classifier, read_image(picture.image))
+        for place, kind in enumerate(here.best(5)):
+            for n, limit in enumerate(LIMITS):
+                [[box]] = here.boxes([kind], [limit])
+                assert np.array_equal(found.boxes[place, n], box, equal_nan=True)
+
+
+def test_errors_are_shares_of_the_pictures(classifier: Classifier, pictures: list[Located]) -> None:
+    """Of seven pictures, 1 and 4 have their true box elsewhere, and 3 is told to be another's."""
+    scores = localize(classifier, pictures, ALONE, [0.5, 20])
+    assert scores.top1 == pytest.approx((3 / 7, 1))
+    assert scores.top5 == pytest.approx((3 / 7, 1))
+    assert scores.top1_classification == pytest.approx(1 / 7)
+    assert scores.top5_classification == 0, "of five classes, all are among the first five"
+    assert scores.pictures == (), "which nobody asked for"
+
+
+@pytest.mark.parametrize(("others", "error"), [([], 0), ([1], 0), ([1, 2], 0), (None, 1)])
+def test_a_picture_is_classified_right_if_the_first_is_any_of_its_classes(
+    classifier: Classifier, pictures: list[Located], others: list[int] | None, error: int
+) -> None:
+    """Wherever its boxes are."""
+    far = Box("", 0, 0, 1, 1)
+    [kind] = pictures[0].classes
+    classes = [(kind + step) % 4 for step in ([1] if others is None else [*others, 0])]
+    picture = Located(pictures[0].image, (far,) * len(classes), tuple(classes))
+    scores = localize(classifier, [picture], ALONE, [NONE])
+    assert (scores.top1, scores.top1_classification) == ((1,), error)
+
+
+def test_network_that_says_nan_is_never_right(
+    classifier: Classifier, pictures: list[Located]
+) -> None:
+    broken = replace(classifier, maps=lambda x: classifier.maps(x) * math.nan)
+    of_the_first = [replace(picture, classes=(0,)) for picture in pictures[:2]]
+    scores = localize(broken, of_the_first, ALONE, [NONE])
+    assert (scores.top1, scores.top5) == ((1,), (1,))
+    assert (scores.top1_classification, scores.top5_classification) == (1, 1)
+
+
+def test_settings_reach_the_activation(classifier: Classifier, pictures: list[Located]) -> None:
+    small, image = replace(classifier, crop=24), read_image(pictures[0].image)
+    settings: list[Any] = [("whole", "score"), ("whole", "probability"), ("centre", "score")]
+    told = set()
+    for see, kind in settings:
+        [one] = localize(small, pictures[:1], ALONE, [1.0], see=see, kind=kind, each=True).pictures
+        here = activate(small, image, see, kind)
+        assert np.array_equal(one.boxes, here.boxes(here.best(5), [1.0]), equal_nan=True)
+        told.add(str(one.boxes))
+    assert len(told) == 3, "equal ones would prove little"
+
+
+def swept(group: Group, checkpoint: Path, pictures: list[Located]) -> Any:
+    seen: list[int] = []
+    colours = load_classifier(checkpoint, CPU, crop=64, resize=64)
+    scores = localize(colours, pictures, group, LIMITS, each=True, step=lambda: seen.append(1))
+    boxes = [one.boxes for one in scores.pictures]
+    plain = [(one.number, one.classes, one.probabilities) for one in scores.pictures]
+    return replace(scores, pictures=()), plain, boxes, len(seen)
+
+
+def test_two_processes_find_what_one_does(
+    pictures: list[Located], tmp_path: Path, spawn: Any
+) -> None:
+    """Seven pictures: unequal shares, and back in their order."""
+    checkpoint = colour_classifier.write(tmp_path / "colours.safetensors")
+    alone = swept(ALONE, checkpoint, pictures)
+    first, second = spawn(swept, 2, checkpoint, pictures)
+    for one in (first, second):
+        assert one[:2] == alone[:2]
+        for found, right in zip(one[2], alone[2], strict=True):
+            assert np.array_equal(found, right, equal_nan=True)
+    assert (first[3], second[3]) == (4, 3)
+
+
+def test_broken_picture_is_named(
+    classifier: Classifier, pictures: list[Located], tmp_path: Path
+) -> None:
+    (tmp_path / "cut.png").write_bytes(pictures[0].image.read_bytes()[:90])
+    with pytest.raises(DrnError, match=r"cut\.png: broken picture"):
+        localize(classifier, [replace(pictures[0], image=tmp_path / "cut.png")], ALONE, [NONE])
+
+
+def scores_of(top1: list[float], top5: list[float]) -> LocalizationScores:
+    limits = (NONE, *map(float, range(1, len(top1))))
+    return LocalizationScores(limits, tuple(top1), tuple(top5), 0.1, 0.05, 8)
+
+
+def test_best_threshold_has_the_lowest_top_1_error_and_of_equals_the_lowest_top_5() -> None:
+    assert scores_of([0.5, 0.25, 0.5], [0.1, 0.25, 0.1]).best == 1
+    assert scores_of([0.5, 0.25, 0.25, 0.25], [0, 0.25, 0.125, 0.125]).best == 2
+
+
+def test_json_says_null_for_no_threshold() -> None:
+    told = scores_of([0.25, 0.5], [0.125, 0.5]).to_json()
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert told == {
+        "images": 8,
+        "threshold": None,
+        "top1_error": 0.25,
+        "top5_error": 0.125,
+        "top1_classification_error": 0.1,
+        "top5_classification_error": 0.05,
+        "sweep": [
+            {"threshold": None, "top1_error": 0.25, "top5_error": 0.125},
+            {"threshold": 1, "top1_error": 0.5, "top5_error": 0.5},
+        ],
+    }
+
+
+def test_worst_pictures_are_those_that_overlap_least_at_the_best_threshold() -> None:
+    def picture(number: int, *overlap: float) -> PictureBoxes:
+        nothing = np.full((2, 2, 4), np.nan)
+        return PictureBoxes(number, (0, 1), (0.6, 0.4), nothing, np.array([overlap, (1, 1)]))
+
+    scores = replace(
+        scores_of([0.5, 0.25], [0.5, 0.25]),
+        pictures=(picture(0, 0, 0.9), picture(1, 1, 0.2), picture(2, 1, 0), picture(3, 1, 0.2)),
+    )
+    assert [one.number for one in worst_located(scores)] == [2, 1, 3, 0]
+
+
+def test_pictures_meet_their_boxes_by_name_and_others_are_left_out() -> None:
+    images = [Path(f"a/{name}") for name in ("one.JPEG", "two.png", "three.png", "four.png")]
+    truth = {
+        "one": [Box("n1", 0, 0, 1, 1), Box("n9", 2, 2, 3, 3), Box("n2", 4, 4, 5, 5)],
+        "two": [Box("n9", 0, 0, 1, 1)],
+        "four": [Box("n2", 0, 0, 1, 1)],
+        "unseen": [Box("n1", 0, 0, 1, 1)],
+    }
+    found, left_out = located(images, truth, {"n1": 4, "n2": 7})
+    assert left_out == 2, "one is of no class that is known, one has no box"
+    assert found == [
+        Located(images[0], (truth["one"][0], truth["one"][2]), (4, 7)),
+        Located(images[3], (truth["four"][0],), (7,)),
+    ]
