@@ -10,6 +10,7 @@ from drn_cli.report.history import Record, number
 from drn_cli.report.words import percent
 
 Matrix = npt.NDArray[np.int64]  # rows are labels, columns predictions, pixels
+Pixels = npt.NDArray[np.int64]  # of each class
 Colours = Mapping[str, tuple[int, int, int]]  # of classes, where they are known
 
 MOST_BARS = 60  # more classes are shown by their best and their worst
@@ -33,12 +34,15 @@ def class_scores(scores: Record, colours: Colours, when: str | None = None) -> s
         return ""
     by_class = {name: number(iou, name) for name in iou}
     matrix = confusion_matrix(scores, len(by_class))
+    labelled = None if matrix is None else labelled_pixels(scores, matrix)
+    confusion = _no_matrix()
+    if matrix is not None and labelled is not None:
+        confusion = _confusion(by_class, matrix, labelled)
     return (
         '<section id="classes"><h2>Classes</h2>'
         f"<p>Intersection over union {when or f'in the best validation, {_when(scores)}'}.</p>"
-        f"{_bars(by_class, matrix, colours)}</section>"
-        '<section id="confusion"><h2>Confusion</h2>'
-        f"{_no_matrix() if matrix is None else _confusion(by_class, matrix)}</section>"
+        f"{_bars(by_class, labelled, colours)}{_categories(scores)}</section>"
+        f'<section id="confusion"><h2>Confusion</h2>{confusion}</section>'
     )
 
 
@@ -49,6 +53,16 @@ def confusion_matrix(scores: Record, classes: int) -> Matrix | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return matrix if matrix.shape == (classes, classes) else None
+
+
+def labelled_pixels(scores: Record, matrix: Matrix) -> Pixels:
+    """Count the pixels of each label, those that were predicted as void too."""
+    pixels: Pixels = matrix.sum(axis=1)
+    try:
+        void = np.asarray(scores.get("predicted_void", 0), np.int64)
+    except (TypeError, ValueError, OverflowError):
+        return pixels
+    return np.add(pixels, void) if void.shape in ((), pixels.shape) else pixels
 
 
 def swatch(colour: tuple[int, int, int]) -> str:
@@ -66,10 +80,10 @@ def _no_matrix() -> str:
     return "<p>This run kept no confusion matrix. <code>drn eval RUN --json</code> computes it.</p>"
 
 
-def _bars(iou: Mapping[str, float | None], matrix: Matrix | None, colours: Colours) -> str:
-    labelled = None if matrix is None else matrix.sum(axis=1) / max(1, matrix.sum())
+def _bars(iou: Mapping[str, float | None], labelled: Pixels | None, colours: Colours) -> str:
+    shares = None if labelled is None else labelled / max(1, labelled.sum())
     rows = {
-        name: _bar(name, value, None if labelled is None else float(labelled[place]), colours)
+        name: _bar(name, value, None if shares is None else float(shares[place]), colours)
         for place, (name, value) in enumerate(iou.items())
     }
     if len(rows) <= MOST_BARS:
@@ -85,6 +99,15 @@ def _bars(iou: Mapping[str, float | None], matrix: Matrix | None, colours: Colou
         )
         for kind, names in parts
     )
+
+
+def _categories(scores: Record) -> str:
+    """Show the IoU of categories, of scores that have them."""
+    iou = scores.get("category_iou")
+    if not isinstance(iou, dict) or not iou:
+        return ""
+    rows = [_bar(name, number(iou, name), None, {}) for name in iou]
+    return _bar_table("IoU of each category", rows, False)
 
 
 def _bar_table(caption: str, rows: Sequence[str], shares: bool) -> str:
@@ -108,7 +131,7 @@ def _bar(name: str, value: float | None, share: float | None, colours: Colours) 
     )
 
 
-def _confusion(iou: Mapping[str, float | None], matrix: Matrix) -> str:
+def _confusion(iou: Mapping[str, float | None], matrix: Matrix, labelled: Pixels) -> str:
     names = list(iou)
     shown = list(range(len(names)))
     selection = ""
@@ -119,12 +142,13 @@ def _confusion(iou: Mapping[str, float | None], matrix: Matrix) -> str:
         selection = f" Of {len(names)} classes, the {len(shown)} with the lowest IoU are shown."
     return (
         "<p>Each row is what the pixels of one label were taken for, in per cent of them."
-        f"{selection}</p>{_heat_map(names, matrix, shown)}{_mistakes(names, matrix)}"
+        f"{selection}</p>{_heat_map(names, matrix, labelled, shown)}"
+        f"{_mistakes(names, matrix, labelled)}"
     )
 
 
-def _heat_map(names: Sequence[str], matrix: Matrix, shown: Sequence[int]) -> str:
-    shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+def _heat_map(names: Sequence[str], matrix: Matrix, labelled: Pixels, shown: Sequence[int]) -> str:
+    shares = matrix / np.maximum(1, labelled)[:, None]
     numbers = len(shown) <= WITH_NUMBERS
     head = "".join(f'<th scope="col"><span>{escape(names[column])}</span></th>' for column in shown)
     rows = []
@@ -155,13 +179,12 @@ def _in_a_cell(share: float) -> str:
     return f"{100 * share:.0f}" if share >= 0.005 else "·"
 
 
-def _mistakes(names: Sequence[str], matrix: Matrix) -> str:
+def _mistakes(names: Sequence[str], matrix: Matrix, labelled: Pixels) -> str:
     """List the pairs of classes that cost most pixels."""
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(wrong, axis=None, kind="stable")[::-1][:MISTAKES]
     pairs = [divmod(int(cell), len(names)) for cell in order]
-    labelled = matrix.sum(axis=1)
     rows = [
         f'<tr><th scope="row">{escape(names[row])}</th><td>{escape(names[column])}</td>'
         f'<td class="number">{percent(float(wrong[row, column] / labelled[row]))}</td>'

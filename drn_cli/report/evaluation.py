@@ -59,12 +59,21 @@ def write_segmentation_page(
     """
     scored = [one for one in worst_first(scores.pictures) if one.miou is not None]
     chosen = worst_and_best(scored, count)
-    pictures = [show(one.number) for one in chosen]
+    which = intro(len(chosen), len(scored), "mIoU")
+    if void := len(scores.pictures) - len(scored):
+        which += f" {void} more, all void, have no score."
+    gallery = Gallery(
+        which,
+        class_set,
+        [show(one.number) for one in chosen],
+        best_from(len(chosen), len(scored)),
+        has_pictures="prediction_ids" not in told.get("protocol", {}),
+    )
     colours = dict(zip(class_set.names, class_set.colours, strict=True))
     sections = [
         _header(told),
         class_scores(dict(told), colours, f"over {scores.images} pictures"),
-        gallery_or_none(Gallery(intro(len(chosen), len(scored), "mIoU"), class_set, pictures)),
+        gallery_or_none(gallery),
     ]
     write_text(path, page(_title(told), sections))
 
@@ -80,8 +89,8 @@ def write_classification_page(
         for one in chosen
     ]
     which = intro(len(chosen), len(ranked), "the place of the true class")
-    gallery = gallery_or_none(Gallery(which, None, pictures))
-    write_text(path, page(_title(told), [_header(told), gallery]))
+    gallery = Gallery(which, None, pictures, best_from(len(chosen), len(ranked)))
+    write_text(path, page(_title(told), [_header(told), gallery_or_none(gallery)]))
 
 
 def worst_and_best(ordered: Sequence[One], count: int) -> list[One]:
@@ -94,13 +103,19 @@ def worst_and_best(ordered: Sequence[One], count: int) -> list[One]:
 
 def intro(shown: int, total: int, score: str) -> str:
     """Say which pictures are shown."""
-    if shown == total:
-        return f"All {total} pictures by {score}, the worst first."
-    best = shown // 2
+    best = best_from(shown, total)
+    if best is None:
+        which = f"All {total} pictures" if shown == total else f"Of {total} pictures the worst"
+        return f"{which} by {score}, the worst first."
     return (
-        f"Of {total} pictures the {shown - best} worst and the {best} best by {score}, "
+        f"Of {total} pictures the {best} worst and the {shown - best} best by {score}, "
         "the worst first."
     )
+
+
+def best_from(shown: int, total: int) -> int | None:
+    """Say at which of the pictures that are shown the best begin; None if all are shown, or one."""
+    return shown - shown // 2 if 1 < shown < total else None
 
 
 def gallery_or_none(gallery: Gallery) -> str:
@@ -129,6 +144,9 @@ def _header(told: Mapping[str, Any]) -> str:
     facts.append(("Pictures", f"{told['images']:,}"))
     if "view" in told:
         facts.append(("View", told["view"]))
+    if "scales" in told:
+        sizes = ", ".join(f"{scale:g}" for scale in told["scales"])
+        facts.append(("Sizes", f"{sizes}{', mirrored too' if told['flip'] else ''}"))
     absent = told.get("absent_classes") or []
     if absent:
         facts.append(("Absent classes, not in the mean", ", ".join(absent)))

@@ -14,6 +14,7 @@ from drn_cli.data.folders import ListFolder
 from drn_cli.data.images import read_image
 from drn_cli.data.showing.samples import Choice
 from drn_cli.errors import DrnError
+from drn_cli.evaluation.class_index import class_index, renumbered
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.recipe.schema import Recipe
@@ -39,11 +40,15 @@ class Gallery:
         intro: Which ones, in a sentence.
         class_set: Names and colours; only for segmentation.
         pictures: Those that are shown, of one kind.
+        best_from: Where the best begin, if the worst come first.
+        has_pictures: Whether there are more than maps to show.
     """
 
     intro: str
     class_set: ClassSet | None
     pictures: Sequence[SegmentedPicture] | Sequence[ClassifiedPicture] | Sequence[LocalizedPicture]
+    best_from: int | None = None
+    has_pictures: bool = True
 
 
 def make_gallery(
@@ -104,10 +109,7 @@ def _classification(
         crop=recipe.augment.crop,
         resize=recipe.eval.resize,
     )
-    if len(classifier.names) != len(folder.names):
-        raise DrnError(
-            f"{folder.root}: has {len(folder.names)} classes, {run.best} {len(classifier.names)}"
-        )
+    samples = renumbered(samples, class_index(folder, classifier))
 
     def show(number: int) -> ClassifiedPicture:
         sample = samples[number]

@@ -11,6 +11,7 @@ from drn_cli.report.gallery import Gallery
 from drn_cli.report.pictures import ClassifiedPicture, LocalizedPicture, SegmentedPicture
 from drn_cli.report.words import percent
 
+LETTERS = 28  # that go beside each other along a picture with boxes
 MOST_COLOURS = 40  # of which the names are shown unasked
 
 
@@ -25,6 +26,7 @@ def _switch(*modes: str) -> str:
 
 
 SWITCH = _switch("picture", "label", "prediction", "error")
+MAP_SWITCH = _switch("prediction", "label", "error")
 HEAT_SWITCH = _switch("picture", "heat")
 ERROR_KEY = (
     '<ul class="key error-key"><li><span class="swatch wrong"></span>striped and bright: wrong</li>'
@@ -40,7 +42,7 @@ BOX_KEY = (
 def gallery_section(gallery: Gallery) -> str:
     """Show the pictures, under a heading that says how they were chosen."""
     intro = f"<p>{escape(gallery.intro)}</p>"
-    shots = "".join(map(_shot, gallery.pictures))
+    shots = _shots(gallery)
     if isinstance(gallery.pictures[0], LocalizedPicture):
         return (
             f"{_open('localised')}{intro}{HEAT_SWITCH}{BOX_KEY}"
@@ -50,10 +52,19 @@ def gallery_section(gallery: Gallery) -> str:
         return f'{_open("classified")}{intro}<div class="shots">{shots}</div></section>'
     classes = escape(json.dumps(_by_colour(gallery.class_set)))
     return (
-        f"{_open('segmented')}{intro}{SWITCH}"
+        f"{_open('segmented')}{intro}{SWITCH if gallery.has_pictures else MAP_SWITCH}"
         f"{ERROR_KEY}{_legend(gallery.class_set)}"
         f'<div class="shots" data-classes="{classes}">{shots}</div></section>'
     )
+
+
+def _shots(gallery: Gallery) -> str:
+    """Show the pictures; where the worst come first, say where the best begin."""
+    shots = list(map(_shot, gallery.pictures))
+    if gallery.best_from is not None:
+        shots.insert(gallery.best_from, "<h3>The best</h3>")
+        shots.insert(0, "<h3>The worst</h3>")
+    return "".join(shots)
 
 
 def no_gallery(reason: str) -> str:
@@ -120,16 +131,20 @@ def _localized(picture: LocalizedPicture) -> str:
     verdict = "✓ right" if picture.is_right else "✗ wrong"
     name, share = picture.guess
     width, height = picture.whole
-    rectangles = [("true", box) for box in picture.true]
+    boxes = "".join(_rectangle("true", box) for _, box in picture.true)
     if picture.found is not None:
-        rectangles.append(("found", picture.found))
-    boxes = "".join(
-        f'<rect class="{layer} {kind}" x="{xmin:.1f}" y="{ymin:.1f}" '
-        f'width="{xmax - xmin + 1:.1f}" height="{ymax - ymin + 1:.1f}"/>'
-        for kind, (xmin, ymin, xmax, ymax) in rectangles
-        for layer in ("under", "over")
+        boxes += _rectangle("found", picture.found)
+    names = list(dict.fromkeys(of for of, _ in picture.true))
+    if len(names) > 1:
+        boxes += "".join(
+            f'<text x="{box[0]:.1f}" y="{box[1]:.1f}" dx="0.3em" dy="1.1em" '
+            f'font-size="{max(picture.whole) / LETTERS:.1f}">{escape(of)}</text>'
+            for of, box in picture.true
+        )
+    truth, count = ", ".join(names), len(picture.true)
+    said = (
+        f"{truth}: {count} true box{'' if count == 1 else 'es'}, overlap {percent(picture.iou, 0)}"
     )
-    said = f"{picture.truth}: {len(picture.true)} true boxes, overlap {percent(picture.iou, 0)}"
     images = _image("picture", "jpeg", picture.picture, picture.name, picture.size) + _image(
         "heat", "jpeg", picture.heat, f"Activation of {name}", picture.size
     )
@@ -138,9 +153,19 @@ def _localized(picture: LocalizedPicture) -> str:
         f'<svg class="boxes" viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img" '
         f'aria-label="{escape(said)}">{boxes}</svg></div><figcaption>'
         f'<strong class="verdict">{verdict}</strong> <span>overlap {percent(picture.iou, 0)}</span>'
-        f"<dl><dt>true</dt><dd>{escape(picture.truth)}</dd>"
+        f"<dl><dt>true</dt><dd>{escape(truth)}</dd>"
         f"<dt>predicted</dt><dd>{escape(name)} {percent(share, 0)}</dd></dl>"
         f'<span class="name">{escape(picture.name)}</span></figcaption></figure>'
+    )
+
+
+def _rectangle(kind: str, box: Sequence[float]) -> str:
+    """Draw a box twice, so that it is seen on whatever is behind; its last pixels are inside."""
+    xmin, ymin, xmax, ymax = box
+    return "".join(
+        f'<rect class="{layer} {kind}" x="{xmin:.1f}" y="{ymin:.1f}" '
+        f'width="{xmax - xmin + 1:.1f}" height="{ymax - ymin + 1:.1f}"/>'
+        for layer in ("under", "over")
     )
 
 

@@ -19,7 +19,13 @@ from drn_cli.files import write_text
 from drn_cli.inference.activation import Kind, See, activate
 from drn_cli.inference.classifier import Classifier
 from drn_cli.inference.heat_maps import heat_overlay
-from drn_cli.report.evaluation import command_line, gallery_or_none, intro, worst_and_best
+from drn_cli.report.evaluation import (
+    best_from,
+    command_line,
+    gallery_or_none,
+    intro,
+    worst_and_best,
+)
 from drn_cli.report.facts import definitions
 from drn_cli.report.frame import page
 from drn_cli.report.gallery import Gallery
@@ -58,7 +64,8 @@ def write_localization_page(
     best = scores.best
     shown = [_shown(one, pictures[one.number], classifier, see, kind, best) for one in chosen]
     which = intro(len(chosen), len(ordered), "the overlap of the likeliest class's box")
-    sections = [_header(told, scores), _sweep(scores), gallery_or_none(Gallery(which, None, shown))]
+    gallery = Gallery(which, None, shown, best_from(len(chosen), len(ordered)))
+    sections = [_header(told, scores), _sweep(scores), gallery_or_none(gallery)]
     write_text(path, page(f"Localisation: {told['checkpoint']}", sections))
 
 
@@ -70,16 +77,17 @@ def _shown(
     heat = heat_overlay(image, activate(classifier, image, see, kind), first)
     box = found.boxes[0, best]
     shown = small(image)
-    names = dict.fromkeys(classifier.names[of] for of in located.classes)
     return LocalizedPicture(
         name=str(located.image),
         size=(shown.shape[1], shown.shape[0]),
         picture=jpeg(shown),
         heat=jpeg(small(heat)),
         whole=(image.shape[1], image.shape[0]),
-        true=tuple((true.xmin, true.ymin, true.xmax, true.ymax) for true in located.boxes),
+        true=tuple(
+            (classifier.names[of], (true.xmin, true.ymin, true.xmax, true.ymax))
+            for true, of in zip(located.boxes, located.classes, strict=True)
+        ),
         found=None if np.isnan(box).any() else tuple(box.tolist()),
-        truth=", ".join(names),
         guess=(classifier.names[first], found.probabilities[0]),
         iou=float(found.iou[0, best]),
         is_right=bool(is_right(found)[0, best]),
@@ -102,7 +110,9 @@ def _header(told: Mapping[str, Any], scores: LocalizationScores) -> str:
         f"<header><h1>Localisation: {escape(str(told['checkpoint'])).replace('/', '/<wbr>')}</h1>"
         f'<p class="name">{escape(command_line())}</p>{definitions(facts, "tiles")}'
         "<p>A picture is right if a box of its class overlaps a true one by more than half. The "
-        "threshold was chosen on these pictures.</p></header>"
+        "threshold was chosen on these pictures. The heat is that of the likeliest class, from its "
+        "lowest value in the picture to its highest; its box is around the positions where it is "
+        "the highest of all classes, which need not be the hottest.</p></header>"
     )
 
 

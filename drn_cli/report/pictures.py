@@ -10,7 +10,7 @@ import torch
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.images import Pixels
 from drn_cli.evaluation.confusion import PictureScores, confusion
-from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.classifier import Classifier, best_first
 from drn_cli.report.small_pictures import (
     error_map,
     error_png,
@@ -85,9 +85,8 @@ class LocalizedPicture:
         picture: JPEG.
         heat: JPEG of the same with the likeliest class's activation laid over it.
         whole: Width and height of the picture itself, which boxes are in.
-        true: xmin, ymin, xmax, ymax of the true boxes.
-        found: The same of the box that was found, if there is one.
-        truth: What the true boxes are of.
+        true: Class and xmin, ymin, xmax, ymax of the true boxes.
+        found: Corners of the box that was found, if there is one.
         guess: The likeliest class and its probability.
         iou: Overlap of the box that was found with the best true one of its class.
         is_right: Whether that is enough.
@@ -98,9 +97,8 @@ class LocalizedPicture:
     picture: bytes
     heat: bytes
     whole: tuple[int, int]
-    true: tuple[tuple[float, ...], ...]
+    true: tuple[tuple[str, tuple[float, ...]], ...]
     found: tuple[float, ...] | None
-    truth: str
     guess: tuple[str, float]
     iou: float
     is_right: bool
@@ -134,7 +132,7 @@ def segmented_picture(
         label_png(shown_label, class_set),
         label_png(shown_prediction, class_set),
         error_png(error_map(shown_label, shown_prediction)),
-        _largest(label, class_set.names),
+        _largest(label[label != IGNORED], class_set.names),
         _largest(prediction, class_set.names),
         scores.miou,
         scores.pixel_accuracy,
@@ -142,10 +140,9 @@ def segmented_picture(
 
 
 def _largest(classes: Pixels, names: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    valid = classes[classes != IGNORED]
-    counts = np.bincount(valid, minlength=len(names))
+    counts = np.bincount(classes.ravel(), minlength=len(names))[: len(names)]
     order = np.argsort(-counts, kind="stable")[:GUESSES]
-    return tuple((names[k], float(counts[k] / valid.size)) for k in order if counts[k])
+    return tuple((names[k], float(counts[k] / classes.size)) for k in order if counts[k])
 
 
 def classified_picture(
@@ -161,10 +158,10 @@ def classified_picture(
     """
     crops = classifier.crops(image)
     batch = torch.from_numpy(crops)[None].to(classifier.device)
-    probabilities = classifier.log_probabilities(batch)[0].exp().cpu()
-    values, classes = probabilities.topk(min(GUESSES, len(classifier.names)))
-    numbers = classes.tolist()
-    guesses = ((classifier.names[k], p) for k, p in zip(numbers, values.tolist(), strict=True))
+    scores = classifier.log_probabilities(batch).cpu()
+    numbers = best_first(scores)[0, :GUESSES].tolist()
+    shares = scores[0, numbers].exp().tolist()
+    guesses = ((classifier.names[k], share) for k, share in zip(numbers, shares, strict=True))
     shown = small(crops[CENTRE if len(crops) > 1 else 0])
     return ClassifiedPicture(
         name,
@@ -172,7 +169,7 @@ def classified_picture(
         jpeg(shown),
         classifier.names[truth],
         tuple(guesses),
-        numbers[0] == truth,
+        numbers[0] == truth and not scores.isnan().any(),
     )
 
 

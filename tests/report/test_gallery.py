@@ -14,9 +14,10 @@ from drn_cli.data.folders import ListFolder
 from drn_cli.data.images import read_image, read_label
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.classification import score
-from drn_cli.inference.loading import load_predictor
-from drn_cli.networks import create_model
-from drn_cli.report.gallery import ClassifiedPicture, SegmentedPicture, make_gallery
+from drn_cli.evaluation.confusion import PictureScores, confusion
+from drn_cli.inference.loading import load_classifier, load_predictor
+from drn_cli.report.gallery import make_gallery
+from drn_cli.report.pictures import ClassifiedPicture, SegmentedPicture
 from drn_cli.runs import Run
 
 from .folders import ALONE
@@ -28,7 +29,7 @@ def copied(run: Run, tmp_path: Path) -> Run:
 
 def test_it_shows_what_the_best_network_predicts(segmentation_run: Run, data_folder: Path) -> None:
     gallery = make_gallery(segmentation_run, 3)
-    assert gallery.total == 5
+    assert gallery.intro == "The best network on 3, evenly spaced, of the 5 validation pictures."
     assert gallery.class_set is not None
     assert gallery.class_set.names == ("red", "green", "blue")
     assert [picture.name for picture in gallery.pictures] == [
@@ -43,6 +44,8 @@ def test_it_shows_what_the_best_network_predicts(segmentation_run: Run, data_fol
     valid = label != 255
     assert shown.right == pytest.approx((label == prediction)[valid].mean())
     assert 0 < shown.right < 1
+    matrix = confusion(torch.from_numpy(prediction), torch.from_numpy(label), 3).numpy()
+    assert shown.miou == PictureScores.of(matrix, 0, "", "").miou
     for content, expected in ((shown.label, label), (shown.prediction, prediction)):
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), expected)
     name, share = shown.label_classes[0]
@@ -53,6 +56,7 @@ def test_it_shows_what_the_best_network_predicts(segmentation_run: Run, data_fol
 def test_each_picture_is_reported(segmentation_run: Run) -> None:
     steps: list[tuple[int, int]] = []
     gallery = make_gallery(segmentation_run, 100, step=lambda *done: steps.append(done))
+    assert gallery.intro == "The best network on all 5 validation pictures."
     assert len(gallery.pictures) == 5
     assert steps == [(n, 5) for n in range(1, 6)]
 
@@ -71,7 +75,7 @@ def test_a_picture_of_void_alone_has_nothing_to_score(
     Image.fromarray(np.full((48, 64), 255, np.uint8)).save(own_data_folder / "labels" / "100.png")
     [shown] = make_gallery(segmentation_run, 1, own_data_folder).pictures
     assert isinstance(shown, SegmentedPicture)
-    assert (shown.right, shown.label_classes) == (None, ())
+    assert (shown.miou, shown.right, shown.label_classes) == (None, None, ())
 
 
 def test_before_the_first_validation_there_is_none(segmentation_run: Run, tmp_path: Path) -> None:
@@ -89,10 +93,8 @@ def test_a_classifiers_guesses_are_those_that_are_scored(
     shown = [picture for picture in gallery.pictures if isinstance(picture, ClassifiedPicture)]
     assert [picture.truth for picture in shown] == ["robin", "robin", "tit", "tit", "wren", "wren"]
     folder = ClassFolder.open(birds)
-    model = create_model("drn_a_18", "classification", 3, classification_run.best).eval()
-    scores = score(
-        model, folder.samples("val"), ALONE, statistics=folder.statistics(), crop=32, resize=40
-    )
+    classifier = load_classifier(classification_run.best, ALONE.device, crop=32, resize=40)
+    scores = score(classifier, folder.samples("val"), ALONE)
     assert scores is not None
     assert sum(picture.is_right for picture in shown) == pytest.approx(6 * scores.top1)
     for picture in shown:
@@ -108,8 +110,18 @@ def test_other_class_folders_are_refused(classification_run: Run, tmp_path: Path
         for split in ("train", "val"):
             (tmp_path / split / name).mkdir(parents=True)
             Image.new("RGB", (40, 40)).save(tmp_path / split / name / "0.png")
-    with pytest.raises(DrnError, match="has 2 classes"):
+    with pytest.raises(DrnError, match="the class one is none of the network's 3"):
         make_gallery(classification_run, 2, tmp_path)
+
+
+def test_class_folders_of_other_names_are_refused(classification_run: Run, tmp_path: Path) -> None:
+    """As `drn eval` refuses them: the third folder is not the network's third class."""
+    for name in ("owl", "robin", "tit"):
+        for split in ("train", "val"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (40, 40)).save(tmp_path / split / name / "0.png")
+    with pytest.raises(DrnError, match="owl"):
+        make_gallery(classification_run, 3, tmp_path)
 
 
 def test_a_device_without_memory_is_a_reason(

@@ -1,16 +1,14 @@
 """Whole pages of runs in every state that a run can be in."""
 
 import json
-import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from drn_cli.errors import DrnError
-from drn_cli.report.page import Report, write_report
+from drn_cli.report.page import write_report
 from drn_cli.runs import Run
 
 from .folders import (
@@ -23,61 +21,11 @@ from .folders import (
     write_lines,
     write_run,
 )
-
-VOID = {"meta", "link", "img", "input", "wbr"}
-
-
-class Outline(HTMLParser):
-    """Checks that tags are closed in order, and collects what a browser might fetch."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.headings: list[str] = []
-        self.sources: list[str] = []
-        self.text: list[str] = []
-        self.feed(html)
-        self.close()
-        assert not self.open
-        assert len(self.ids) == len(set(self.ids))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if tag not in VOID | {"path"}:
-            self.open.append(tag)
-        if "id" in given:
-            self.ids.append(given["id"] or "")
-        if tag == "img":
-            assert given["alt"]
-        if re.fullmatch("h[1-6]", tag):
-            self.headings.append(tag)
-        self.sources += [given[key] or "" for key in ("src", "href", "srcset") if key in given]
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag == "path"
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] not in (["style"], ["script"]):
-            self.text.append(data)
-
-
-def read(made: Report) -> tuple[str, str]:
-    """Give a page's HTML and its text, having looked at its structure."""
-    html = made.path.read_text(encoding="utf-8")
-    outline = Outline(html)
-    assert all(source.startswith("data:") for source in outline.sources)
-    assert outline.headings[0] == "h1"
-    assert outline.headings.count("h1") == 1
-    assert "http" not in re.sub("http-equiv", "", html).replace("http://www.w3.org/2000/svg", "")
-    return html, " ".join(" ".join(outline.text).split())
+from .outline import Outline, read_page
 
 
 def test_a_finished_run(segmentation_run: Run, page: Path) -> None:
-    html, text = read(Report(page, 5, ()))
+    html, text = read_page(page)
     scores = json.loads(segmentation_run.scores.read_text())
     assert "easy/ 2026-01-31_12-00-00 ✓ finished" in text
     assert f"mIoU {100 * scores['miou']:.2f} %" in text
@@ -109,7 +57,7 @@ def test_runs_of_all_ages(
 ) -> None:
     run = write_run(tmp_path / "run", segmentation_recipe(data_folder), lines)
     made = write_report(run, tmp_path / "page.html")
-    _, text = read(made)
+    _, text = read_page(made.path)
     assert said in text
     assert "not there yet" in text
     assert made.pictures == 0
@@ -120,7 +68,7 @@ def test_a_run_without_best_json_shows_the_best_line(segmentation_run: Run, tmp_
     run = Run(Path(shutil.copytree(segmentation_run.folder, tmp_path / "run")))
     run.scores.unlink()
     made = write_report(run, tmp_path / "page.html", pictures=0)
-    _, text = read(made)
+    _, text = read_page(made.path)
     assert "mIoU 50.00 %" in text
     assert "kept no confusion matrix" in text
     assert "No pictures: none were asked for." in text
@@ -134,7 +82,7 @@ def test_what_is_broken_is_said_and_the_page_made(segmentation_run: Run, tmp_pat
     with run.metrics.open("a") as file:
         file.write('gibberish\n{"kind": "train", "st')
     made = write_report(run, tmp_path / "page.html", data=tmp_path / "absent")
-    _, text = read(made)
+    _, text = read_page(made.path)
     assert "mIoU 25.00 %" in text
     assert "best.json:1: not valid JSON" in text
     assert "metrics.jsonl: 1 lines cannot be read" in text
@@ -144,7 +92,7 @@ def test_what_is_broken_is_said_and_the_page_made(segmentation_run: Run, tmp_pat
 
 def test_a_classification_run(classification_run: Run, tmp_path: Path) -> None:
     made = write_report(classification_run, tmp_path / "page.html", pictures=4)
-    html, text = read(made)
+    html, text = read_page(made.path)
     assert made.pictures == 4
     assert "4, evenly spaced, of the 6 validation pictures" in text
     assert "Top-1 accuracy 25.00 % Top-5 accuracy 75.00 %" in text
@@ -158,7 +106,7 @@ def test_a_thousand_classes(tmp_path: Path) -> None:
     lines = [train_line(10), val_line(1, top1=0.7, top5=0.9)]
     recipe = classification_recipe(tmp_path / "imagenet", 1000)
     run = write_run(tmp_path / "run", recipe, lines)
-    _, text = read(write_report(run, tmp_path / "page.html"))
+    _, text = read_page(write_report(run, tmp_path / "page.html").path)
     assert "Top-1 accuracy 70.00 %" in text
 
 
