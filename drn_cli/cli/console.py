@@ -21,14 +21,20 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False)
 
 
-def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """Start a table in the house style; columns named in `right` hold numbers."""
+def table(*columns: str, right: tuple[str, ...] = (), fold: bool = False) -> Table:
+    """Start a table in the house style.
+
+    Args:
+        columns: What they are called.
+        right: Those that hold numbers.
+        fold: Whether the first column may be broken, as paths may; else it is kept whole.
+    """
     made = Table(header_style="bold", box=None, pad_edge=False)
     for number, column in enumerate(columns):
         made.add_column(
             column,
             justify="right" if column in right else "left",
-            no_wrap=number == 0,  # it names the row: better whole
+            no_wrap=number == 0 and not fold,  # it names the row: better whole
             overflow="fold",
         )
     return made
@@ -36,7 +42,9 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 def emit_json(value: Any) -> None:
     """Print the one JSON document of a `--json` run, with nothing else on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    # Names of files need not be UTF-8; JSON has an escape for what is not.
+    sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
 
 
 def note(message: str) -> None:

@@ -34,6 +34,7 @@ def check_submission(
     """Check a zip file for the Cityscapes server, pixel-level labelling."""
     from drn_cli.cli.prepare.common import progress_bar
     from drn_cli.data.folders import ListFolder
+    from drn_cli.errors import DrnError
     from drn_cli.evaluation import submission
 
     frames = None
@@ -41,6 +42,8 @@ def check_submission(
         samples = ListFolder.open(data).samples("test", labels=False)
         named = (submission.frame_of(sample.image.name) for sample in samples)
         frames = [frame for frame in named if frame is not None]
+        if not frames:
+            raise DrnError(f"{data}: its test pictures are none of Cityscapes")
     with progress_bar("map") as progress:
         found = submission.check_submission(path, frames, progress)
     if as_json:

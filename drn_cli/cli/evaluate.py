@@ -147,19 +147,33 @@ def evaluate(
         raise typer.BadParameter("--labels goes with --images or --predictions, and they with it")
     if images is not None and predictions is not None:
         raise typer.BadParameter("--images and --predictions are two ways to score")
-    if tile is not None and ten_crop:
-        raise typer.BadParameter("--tile is for segmenters, --ten-crop for classifiers")
-    spread(gpus)
+    seen = {"--ms": multi_scale, "--scales": scales, "--flip": flip, "--tile": tile}
+    seen |= {"--ten-crop": ten_crop, "--compile": compile_, "--weights": weights, "RUN": source}
+    paired = {"--resize-to": resize_to, "--image-suffix": image_suffix, "--partial": partial}
+    paired |= {"--label-suffix": label_suffix, "--labels-hold": labels_hold != "auto"}
+    compared = {"--classes": classes, "--predictions-hold": predictions_hold != "auto"}
+    if labels is not None:
+        _refuse({"--data": data, "--split": split != "val"}, "a data folder, not folders to pair")
+    else:
+        _refuse(paired, "folders to pair, with --labels")
+    if predictions is not None:
+        _refuse(seen, "a network, which --predictions needs none of")
+    else:
+        _refuse(compared, "--predictions")
     output = Output(csv, worst, report, pictures, as_json)
     if predictions is not None:
         assert labels is not None
+        spread(gpus)
         folders = Folders(
             predictions, labels, resize_to, labels_hold, image_suffix, label_suffix, partial
         )
         score_predictions(folders, predictions_hold, classes, output)
         return
     found = find_source(source or weights)
-    look = Look(found.view(scales, flip, tile, multi_scale), ten_crop, precision, compile_)
+    view = found.view(scales, flip, tile, multi_scale)
+    changed = bool(multi_scale or scales or flip or tile)
+    look = Look(view, ten_crop, precision, compile_, changed)
+    spread(gpus)
     if images is not None:
         assert labels is not None
         folders = Folders(
@@ -168,3 +182,10 @@ def evaluate(
         score_folder(found, folders, look, output)
     else:
         score_data(found, data, split, look, output)
+
+
+def _refuse(options: dict[str, Any], what: str) -> None:
+    """See that no option was given that would mean nothing here."""
+    for name, value in options.items():
+        if value:
+            raise typer.BadParameter(f"{name} is for {what}")

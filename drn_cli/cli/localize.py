@@ -1,5 +1,6 @@
 """`drn localize`: where in pictures a classifier sees its classes, and how right it is."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,18 +38,17 @@ def _thresholds(text: str) -> Any:
         try:
             if word == "none":
                 found.append(NONE)
-            elif ":" in word:
-                start, stop, step = map(float, word.split(":"))
-                count = int((stop - start) / step + 1e-9)
-                found += [start + n * step for n in range(count + 1)]
-            else:
-                found.append(float(word))
-        except (ValueError, ZeroDivisionError) as error:
+                continue
+            start, stop, step = map(float, word.split(":")) if ":" in word else (float(word), 0, 0)
+            count = math.floor((stop - start) / step + 1e-9) + 1 if ":" in word else 1
+            some = [start + n * step for n in range(count)]
+            if not some or not all(map(math.isfinite, some)):
+                raise ValueError
+            found += some
+        except (ValueError, OverflowError, ZeroDivisionError) as error:
             raise typer.BadParameter(
                 f"{word!r}: none, a number, or START:STOP:STEP, with commas between"
             ) from error
-    if not found:
-        raise typer.BadParameter(f"{text!r}: holds no threshold")
     return tuple(found)
 
 
@@ -73,7 +73,7 @@ def localize(
         typer.Option(
             parser=_saved, metavar="KIND,...", help=f"What to write: some of {','.join(SAVED)}."
         ),
-    ] = ("heatmap",),
+    ] = "heatmap",
     top_k: Annotated[int, typer.Option(min=1, help="Classes to look for in each picture.")] = 1,
     class_: Annotated[
         list[str] | None,
@@ -95,6 +95,13 @@ def localize(
         Literal["whole", "centre"],
         typer.Option(help="All of a picture, or the centre that classifiers are tested on."),
     ] = "whole",
+    side: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            help="Pixels that the shorter side is brought to; by default as in tests.",
+        ),
+    ] = None,
     evaluate: Annotated[
         bool, typer.Option("--eval", help="Score boxes against true ones instead.")
     ] = False,
@@ -122,15 +129,15 @@ def localize(
         raise typer.BadParameter("--report goes with --eval")
     if evaluate and class_:
         raise typer.BadParameter("--class does not go with --eval")
-    spread(gpus)
     from drn_cli.recipe.schema import Eval
 
     source = find_source(weights)
     look = Look(Eval(), False, precision, compile_)
+    spread(gpus)
     if boxes is not None:
         sweep = DEFAULT_SWEEP if of == "score" else DEFAULT_SHARES
-        asked = Asked(thresholds or sweep, of, see, csv, report, pictures, as_json)
+        asked = Asked(thresholds or sweep, of, see, side, csv, report, pictures, as_json)
         evaluate_boxes(inputs, boxes, source, look, asked)
     else:
-        asked = Asked(thresholds or (NONE,), of, see, csv, None, 0, as_json)
+        asked = Asked(thresholds or (NONE,), of, see, side, csv, None, 0, as_json)
         find_boxes(inputs, out, save, class_ or (), top_k, source, look, asked)

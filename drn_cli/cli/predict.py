@@ -108,14 +108,17 @@ def predict(
     wanted = Wanted(out, save, skip_existing, submission, partial, batch, as_json)
     if "-" in inputs or str(out) == "-":
         _check_stream(inputs, wanted)
-    if "-" not in inputs:
-        spread(gpus)
     source = find_source(weights)
-    look = Look(source.view(scales, flip, tile, multi_scale), ten_crop, precision, compile_)
+    view = source.view(scales, flip, tile, multi_scale)
+    changed = bool(multi_scale or scales or flip or tile)
+    look = Look(view, ten_crop, precision, compile_, changed)
+    if "-" not in inputs and str(out) != "-":
+        spread(gpus)
 
     from drn_cli.inference.loading import read_network
 
     network = read_network(source.checkpoint)
+    look.check(network.task)
     if network.task == "classification":
         classify(inputs, source, network, look, wanted, top_k, csv)
         return

@@ -98,12 +98,29 @@ class Look:
         ten_crop: Whether ten crops are averaged (classifiers).
         precision: As `--precision` says it.
         compiled: Whether through torch.compile.
+        changed: Whether an option changed the view.
     """
 
     view: "Eval"
     ten_crop: bool
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     compiled: bool
+    changed: bool = False
+
+    def check(self, task: str) -> None:
+        """See that no option was given that means nothing for a task.
+
+        Raises:
+            DrnError: One was.
+        """
+        from drn_cli.errors import DrnError
+
+        if task == "segmentation" and self.ten_crop:
+            raise DrnError("--ten-crop: is for classifiers, and this is a segmenter")
+        if task == "classification" and self.changed:
+            raise DrnError(
+                "--ms, --scales, --flip, --tile: are for segmenters, not for classifiers"
+            )
 
     def computing(self, device: "torch.device") -> "dict[str, Any]":
         """Give what `load_predictor` and `load_classifier` want to know of it."""

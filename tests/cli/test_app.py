@@ -112,7 +112,7 @@ def test_debug_reaches_the_processes(drn, trained, data_folder, tmp_path):
     (tmp_path / "noise").write_bytes(b"noise" * 100)
     done = drn("eval", "noise", "--data", data_folder, "--gpus", "2", "--debug")
     assert done.returncode == 1
-    assert "in load_predictor" in done.stderr
+    assert "in read_network" in done.stderr
 
 
 def test_what_is_unexpected_is_told_in_a_line_too(drn):

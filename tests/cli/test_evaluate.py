@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 
@@ -23,18 +24,29 @@ def evaluate(monkeypatch, tmp_path):
     return lambda *words: CliRunner().invoke(app, ["eval", *map(str, words)])
 
 
+def mean_iou(counts: np.ndarray) -> float:
+    """Give mIoU where every class occurs."""
+    right = np.diag(counts)
+    return float((right / (counts.sum(0) + counts.sum(1) - right)).mean())
+
+
 @pytest.fixture(scope="session")
-def matrix(trained, data_folder) -> np.ndarray:
-    """The confusion matrix, counted pixel by pixel without the package's evaluation."""
+def matrices(trained, data_folder) -> dict[str, np.ndarray]:
+    """The confusion matrix of each picture, counted without the package's evaluation."""
     best = trained.folder / "checkpoints" / "best.safetensors"
     predictor = load_predictor(best, torch.device("cpu"))
-    counts = np.zeros((3, 3), int)
+    found = {}
     for name in (data_folder / "val_images.txt").read_text().split():
         prediction = predictor(read_image(data_folder / name)).numpy()
         label = read_label(data_folder / name.replace("pictures", "labels"))
-        valid = label != 255
-        np.add.at(counts, (label[valid], prediction[valid]), 1)
-    return counts
+        valid, found[name] = label != 255, np.zeros((3, 3), int)
+        np.add.at(found[name], (label[valid], prediction[valid]), 1)
+    return found
+
+
+@pytest.fixture(scope="session")
+def matrix(matrices) -> np.ndarray:
+    return sum(matrices.values())
 
 
 def test_one_and_two_processes_give_the_same_document(drn, trained, matrix):
@@ -145,15 +157,122 @@ def test_a_broken_checkpoint_is_told_once(drn, trained, data_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [["--split", "all"], ["--scales", "big"], ["--scales", "0"], ["--tile", "1"]]
+    ("words", "told"),
+    [
+        (["--split", "all"], "--split"),
+        (["--scales", "big"], "--scales"),
+        (["--scales", "0"], "--scales"),
+        (["--scales", "0.5,nan"], "--scales"),
+        (["--tile", "1"], "--tile"),
+        (["run", "--weights", "run"], "named twice"),
+        (["--images", "a"], "--labels goes with --images or --predictions"),
+        (["--predictions", "a"], "--labels goes with --images or --predictions"),
+        (["--labels", "a"], "--labels goes with --images or --predictions"),
+        (["--labels", "a", "--images", "a", "--predictions", "a"], "two ways to score"),
+        (["--images", "a", "--labels", "b", "--resize-to", "labels"], "--resize-to"),
+        (["--images", "a", "--labels", "b", "--resize-to", "0x5"], "--resize-to"),
+        (["--images", "a", "--labels", "b", "--resize-to", "5x"], "--resize-to"),
+        (["--predictions", "a", "--labels", "b", "--labels-hold", "any"], "--labels-hold"),
+        (["--classes", "256"], "--classes"),
+        (["--gpus", "0"], "--gpus"),
+    ],
 )
-def test_usage_errors(evaluate, words):
+def test_usage_errors(evaluate, words, told):
     result = evaluate(*words)
     assert result.exit_code == 2
-    assert words[0] in result.stderr
+    assert told in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_ten_crops_are_not_for_segmenters(evaluate, trained):
+    error = evaluate(trained.folder, "--ten-crop").exception
+    assert isinstance(error, DrnError)
+    assert "--ten-crop: is for classifiers" in str(error)
 
 
 def test_missing_checkpoint(evaluate):
-    error = evaluate(Path("nowhere")).exception
+    for words in (["nowhere"], ["--weights", "nowhere"], ["drn_d_23"]):
+        error = evaluate(*words).exception
+        assert isinstance(error, DrnError)
+        assert str(error) == f"{words[-1]}: no such run folder or checkpoint file"
+
+
+def test_all_scales_of_the_paper_by_one_option(evaluate, trained, matrix):
+    multi_scale = evaluate(trained.folder, "--ms", "--json")
+    named = evaluate(trained.folder, "--scales", "0.5,0.75,1,1.25,1.5,1.75", "--json")
+    assert scores(multi_scale) == scores(named)
+    assert scores(named)["confusion_matrix"] != matrix.tolist()
+    both = evaluate(trained.folder, "--ms", "--scales", "1")
+    assert both.exit_code == 2
+    assert "--ms and --scales" in both.stderr
+
+
+@pytest.fixture
+def unreachable(monkeypatch, tmp_path) -> Path:
+    """An empty cache, and no way out: every address is asked of a proxy that is not there."""
+    monkeypatch.setenv("DRN_CACHE", str(tmp_path / "cache"))
+    for name in ("DRN_MIRRORS", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for scheme in ("http", "https"):
+        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
+    return tmp_path / "cache" / "weights"
+
+
+@pytest.mark.parametrize("words", [["drn_d_22"], ["--weights", "DRN-D-22"]])
+def test_name_of_a_network_means_its_published_weights(evaluate, data_folder, unreachable, words):
+    error = evaluate(*words, "--data", data_folder).exception
     assert isinstance(error, DrnError)
-    assert str(error) == "nowhere: no such run folder or checkpoint file"
+    assert "the weights of drn_d_22 could not be downloaded" in str(error)
+    assert "put drn_d_22-4bd2f8ea.pth or drnd22-0823-5c2c6a0c.pth or " in error.hint
+    assert str(unreachable) in error.hint
+
+
+def test_network_without_published_weights(evaluate, data_folder, unreachable):
+    error = evaluate("drn_b_26", "--data", data_folder).exception
+    assert isinstance(error, DrnError)
+    assert "nobody published imagenet weights for drn_b_26" in str(error)
+
+
+def test_csv_has_the_worst_picture_first(evaluate, trained, data_folder, matrices, tmp_path):
+    result = evaluate(trained.folder, "--csv", "deep/pictures.csv", "--json")
+    assert scores(result)["images"] == 5
+    assert "written: deep/pictures.csv" in result.stderr
+    with (tmp_path / "deep" / "pictures.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["image", "label", "miou", "pixel_accuracy", "red", "green", "blue"]
+    expected = sorted(matrices, key=lambda name: mean_iou(matrices[name]))
+    assert [row[0] for row in rows] == [str(data_folder / name) for name in expected]
+    for name, row in zip(expected, rows, strict=True):
+        counts = matrices[name]
+        assert row[1] == str(data_folder / name.replace("pictures", "labels"))
+        right = np.diag(counts)
+        iou = right / (counts.sum(0) + counts.sum(1) - right)
+        numbers = [iou.mean(), right.sum() / counts.sum(), *iou]
+        assert row[2:] == [f"{number:.6f}" for number in numbers]
+
+
+def test_the_worst_pictures_are_listed(evaluate, trained, data_folder, matrices):
+    def listed(*words: str) -> list[list[str]]:
+        lines = evaluate(trained.folder, *words).stdout.splitlines()
+        return [line.split() for line in lines if line.startswith(str(data_folder))]
+
+    order = sorted(matrices, key=lambda name: mean_iou(matrices[name]))
+    expected = [
+        [
+            str(data_folder / name),
+            f"{100 * mean_iou(matrices[name]):.2f}",
+            f"{100 * np.trace(matrices[name]) / matrices[name].sum():.2f}",
+        ]
+        for name in order
+    ]
+    assert listed() == expected
+    assert listed("--worst", "2") == expected[:2]
+    assert listed("--worst", "0") == []
+
+
+def test_report_is_a_page_with_the_score(evaluate, trained, matrix, tmp_path):
+    result = evaluate(trained.folder, "--report", "eval.html", "--pictures", "2", "--json")
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "eval.html").read_text()
+    assert f"{100 * mean_iou(matrix):.2f}" in page
+    assert "1 worst and the 1 best" in page
+    assert "written: eval.html" in result.stderr

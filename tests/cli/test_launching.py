@@ -1,7 +1,5 @@
-import json
 import os
 import re
-import shutil
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -65,28 +63,6 @@ def test_gpus_is_a_number_or_auto(verb, gpus):
     result = CliRunner().invoke(app, [verb, "x", "--gpus", gpus])
     assert result.exit_code == 2
     assert gpus in result.stderr
-
-
-def test_predict_shares_the_pictures_out(drn, trained, data_folder, tmp_path, monkeypatch):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for name in ("100", "101", "102"):
-        shutil.copy(data_folder / "pictures" / f"{name}.png", photos)
-    (photos / "1000.png").write_bytes((photos / "100.png").read_bytes()[:300])
-    words = ("predict", "photos", "--weights", trained.folder, "--json")
-    monkeypatch.chdir(tmp_path)
-    one = CliRunner().invoke(app, [*map(str, words), "--gpus", "1"])
-    first = {path: path.read_bytes() for path in (tmp_path / "predictions").rglob("*.png")}
-    assert len(first) == 9
-    shutil.rmtree(tmp_path / "predictions")
-    two = drn(*words, "--gpus", "2")
-    second = {path: path.read_bytes() for path in (tmp_path / "predictions").rglob("*.png")}
-    assert second == first
-    assert one.exit_code == two.returncode == 1  # of the broken picture
-    assert json.loads(two.stdout) == json.loads(one.stdout)
-    assert two.stderr.count("error: photos/1000.png: broken picture") == 1
-    assert two.stderr.count("1 of 4 pictures could not be read") == 1
-    assert two.stderr.count("on 4 pictures") == 1
 
 
 def sbatch_files() -> list[str]:

@@ -1,7 +1,7 @@
 """A network scored on a data folder: label maps or class folders, whichever it answers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from drn_cli.cli import console
 from drn_cli.cli.evaluating.output import Output
@@ -39,11 +39,12 @@ def score_data(
         raise DrnError(f"{source.checkpoint}: does not say which pictures", "name them: --data DIR")
     with join() as group:
         network = read_network(source.checkpoint)
+        look.check(network.task)
         score = _segmentation if network.task == "segmentation" else _classification
         score(network, source, data, split, look, output, group)
 
 
-def _about(source: Source, split: str) -> dict[str, object]:
+def _about(source: Source, split: str) -> dict[str, Any]:
     return {"checkpoint": str(source.checkpoint), "split": split}
 
 
@@ -86,7 +87,8 @@ def _segmentation(
         return segmented_picture(name, image, label, prediction, predictor.class_set)
 
     console.note(f"{source.checkpoint}, {split}: {scores.images} pictures")
-    output.segmentation(scores, predictor.class_set, _about(source, split), show)
+    view = {"scales": list(look.view.scales), "flip": look.view.flip, "tile": look.view.tile}
+    output.segmentation(scores, predictor.class_set, _about(source, split) | view, show)
 
 
 def _classification(

@@ -1,6 +1,7 @@
 """A folder of pictures, or of predictions, scored against a folder of label maps."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Ids = Literal["auto", "label-ids", "train-ids", "class-ids"]
 
+CITYSCAPES_IDS = ("label-ids", "train-ids")
 ABOVE = 2  # folders above the label maps where info.json is looked for
 
 
@@ -82,6 +84,7 @@ def score_folder(source: Source, folders: Folders, look: Look, output: Output) -
     samples = pairs.samples
     with join() as group:
         network = read_network(source.checkpoint, "segmentation")
+        look.check(network.task)
         computing = look.computing(group.device)
         predictor = load_predictor(network, group.device, view=look.view, **computing)
         ids = _ids(folders.labels_hold, _labels(samples), predictor.classes)
@@ -164,21 +167,39 @@ def _class_set(folders: Folders, samples: "Sequence[Sample]", classes: int | Non
         DrnError: Nothing says how many there are.
     """
     from drn_cli.data.classes import cityscapes, generic
-    from drn_cli.data.folders import ListFolder
-    from drn_cli.evaluation.label_maps import find_ids
 
-    near = [folders.labels.resolve(), *folders.labels.resolve().parents[:ABOVE]]
-    named = (ListFolder(place, place).named_classes() for place in near)
-    found = next((classes for classes in named if classes is not None), None)
-    if found is not None and classes in (None, len(found)):
+    found = _named_classes(folders.labels) if classes is None else None
+    if found is not None:
         return found
     if classes is not None:
-        return generic(classes)
-    if "label-ids" in (folders.labels_hold, find_ids(_labels(samples), len(cityscapes()))):
+        with suppress(DrnError):  # an info.json that is of something else
+            found = _named_classes(folders.labels)
+        return found if found is not None and len(found) == classes else generic(classes)
+    if folders.labels_hold in CITYSCAPES_IDS or (
+        folders.labels_hold == "auto" and _are_of_cityscapes(_labels(samples))
+    ):
         return cityscapes()
     raise DrnError(
         f"{folders.labels}: nothing says how many classes there are", "say it: --classes N"
     )
+
+
+def _named_classes(labels: Path) -> "ClassSet | None":
+    from drn_cli.data.folders import ListFolder
+
+    near = [labels.resolve(), *labels.resolve().parents[:ABOVE]]
+    named = (ListFolder(place, place).named_classes() for place in near)
+    return next((classes for classes in named if classes is not None), None)
+
+
+def _are_of_cityscapes(maps: list[Path]) -> bool:
+    """Tell by names or values whether maps hold Cityscapes' ids of either kind."""
+    from drn_cli.data.classes import cityscapes
+    from drn_cli.evaluation.label_maps import find_ids
+
+    if all(path.stem.lower().endswith("trainids") for path in maps):
+        return True
+    return find_ids(maps, len(cityscapes())) == "label-ids"
 
 
 def _tell(

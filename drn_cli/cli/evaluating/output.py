@@ -59,34 +59,35 @@ class Output:
             about: What was scored, for JSON and the page.
             show: Gives what the page shows of a picture, by its number.
         """
-        if self.csv is not None:
-            write_segmentation(self.csv, scores.pictures, class_set)
         told = about | scores.to_json(class_set)
-        if self.report is not None:
-            from drn_cli.report.evaluation import write_segmentation_page
-
-            write_segmentation_page(self.report, told, scores, class_set, show, self.pictures)
+        # First of all: a file that cannot be written should not cost the scores.
         if self.as_json:
             console.emit_json(told)
         else:
             print_segmentation(scores, class_set, self.worst)
+        if self.csv is not None:
+            write_segmentation(self.csv, scores.pictures, class_set)
+        if self.report is not None:
+            from drn_cli.report.evaluation import write_segmentation_page
+
+            write_segmentation_page(self.report, told, scores, class_set, show, self.pictures)
         self._say_files()
 
     def classification(
         self, scores: "TopScores", classifier: "Classifier", about: dict[str, Any]
     ) -> None:
         """Tell the scores of a classifier; as `segmentation`."""
-        if self.csv is not None:
-            write_classification(self.csv, scores.pictures, classifier.names)
         told = about | scores.to_json()
-        if self.report is not None:
-            from drn_cli.report.evaluation import write_classification_page
-
-            write_classification_page(self.report, told, scores, classifier, self.pictures)
         if self.as_json:
             console.emit_json(told)
         else:
             print_classification(scores, classifier.names, self.worst)
+        if self.csv is not None:
+            write_classification(self.csv, scores.pictures, classifier.names)
+        if self.report is not None:
+            from drn_cli.report.evaluation import write_classification_page
+
+            write_classification_page(self.report, told, scores, classifier, self.pictures)
         self._say_files()
 
     def _say_files(self) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from drn_cli.cli import console
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ def print_segmentation(scores: "Scores", class_set: "ClassSet", worst: int) -> N
     for name, iou, labelled in zip(
         class_set.names, scores.iou, scores.matrix.sum(axis=1).tolist(), strict=True
     ):
-        table.add_row(name, _per_cent(iou), f"{labelled:,}")
+        table.add_row(escape(name), _per_cent(iou), f"{labelled:,}")
     categories = scores.categories(class_set)
     if categories:
         table.add_section()
@@ -44,9 +46,9 @@ def print_segmentation(scores: "Scores", class_set: "ClassSet", worst: int) -> N
     lowest = [one for one in worst_first(scores.pictures) if one.miou is not None][:worst]
     if lowest:
         numbers = ("mIoU %", "accuracy %")
-        table = console.table("worst pictures", *numbers, right=numbers)
+        table = console.table("worst pictures", *numbers, right=numbers, fold=True)
         for one in lowest:
-            table.add_row(one.image, _per_cent(one.miou), _per_cent(one.pixel_accuracy))
+            table.add_row(escape(one.image), _per_cent(one.miou), _per_cent(one.pixel_accuracy))
         console.out.print(table)
 
 
@@ -89,9 +91,12 @@ def print_classification(scores: "TopScores", names: Sequence[str], worst: int) 
     console.out.print(table)
     furthest = [one for one in worst_ranked(scores.pictures) if one.rank != 1][:worst]
     if furthest:
-        table = console.table("worst pictures", "is", "taken for", "place", right=("place",))
+        table = console.table(
+            "worst pictures", "is", "taken for", "place", right=("place",), fold=True
+        )
         for one in furthest:
-            table.add_row(one.image, names[one.target], names[one.best[0]], str(one.rank or "none"))
+            cells = (one.image, names[one.target], names[one.best[0]], str(one.rank or "none"))
+            table.add_row(*map(escape, cells))
         console.out.print(table)
 
 

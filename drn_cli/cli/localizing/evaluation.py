@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from drn_cli.cli import console
 from drn_cli.cli.source import Look, Source
@@ -23,6 +23,7 @@ class Asked:
         thresholds: That are tried; minus infinity is none.
         of: What they are compared with.
         see: What is seen of a picture.
+        side: What its shorter side is brought to, in pixels, if that was said.
         csv: File with a line for each box.
         report: File for the page.
         pictures: How many pictures it shows.
@@ -32,10 +33,15 @@ class Asked:
     thresholds: tuple[float, ...]
     of: Literal["score", "probability"]
     see: Literal["whole", "centre"]
+    side: int | None
     csv: Path | None
     report: Path | None
     pictures: int
     as_json: bool
+
+    def crops(self, source: Source) -> dict[str, Any]:
+        """Say how the classifier sees pictures."""
+        return source.crops() | ({} if self.side is None else {"resize": self.side})
 
 
 def evaluate_boxes(
@@ -63,7 +69,10 @@ def evaluate_boxes(
     boxes = read_boxes(truth)
     with join() as group:
         classifier = load_classifier(
-            source.checkpoint, group.device, **source.crops(), **look.computing(group.device)
+            source.checkpoint,
+            group.device,
+            **asked.crops(source),
+            **look.computing(group.device),
         )
         pictures, left_out = located(images, boxes, class_numbers(classifier))
         if not pictures:
@@ -111,6 +120,10 @@ def _tell(
         "see": asked.see,
         **scores.to_json(),
     }
+    if asked.as_json:
+        console.emit_json(told)
+    else:
+        _print(scores, asked)
     if asked.csv is not None:
         _write(asked.csv, scores, pictures, classifier)
     if asked.report is not None:
@@ -119,10 +132,6 @@ def _tell(
         write_localization_page(
             asked.report, told, scores, pictures, classifier, asked.see, asked.of, asked.pictures
         )
-    if asked.as_json:
-        console.emit_json(told)
-    else:
-        _print(scores, asked)
     for path in (asked.csv, asked.report):
         if path is not None:
             console.note(f"written: {path}")

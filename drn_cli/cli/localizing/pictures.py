@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.markup import escape
 
 from drn_cli.cli import console
 from drn_cli.cli.localizing.evaluation import Asked, class_numbers
@@ -54,6 +55,7 @@ def find_boxes(
     from drn_cli.distributed.group import join
     from drn_cli.distributed.launch import leave
     from drn_cli.inference.activation import activate
+    from drn_cli.inference.classifier import check_answers
     from drn_cli.inference.inputs import find_pictures
     from drn_cli.inference.loading import load_classifier
     from drn_cli.inference.stream import stream
@@ -61,7 +63,10 @@ def find_boxes(
     pictures = find_pictures(inputs, [out / kind for kind in ENDINGS])
     with join() as group:
         classifier = load_classifier(
-            source.checkpoint, group.device, **source.crops(), **look.computing(group.device)
+            source.checkpoint,
+            group.device,
+            **asked.crops(source),
+            **look.computing(group.device),
         )
         numbers = class_numbers(classifier)
         classes = [_number(name, numbers) for name in wanted]
@@ -72,6 +77,7 @@ def find_boxes(
         def finish(
             item: "tuple[int, Picture]", image: "Pixels", found: "Activation"
         ) -> dict[str, Any]:
+            check_answers(found.probabilities)
             shown = classes or found.best(top_k)
             return _write(item[1], image, found, shown, classifier, out, save, asked)
 
@@ -195,10 +201,12 @@ def _report(
 
 def _print(rows: Sequence[tuple[str, str, float, float | None, list[float] | None]]) -> None:
     numbers = ("probability", "threshold")
-    table = console.table("picture", "class", *numbers, "box", right=numbers)
+    table = console.table("picture", "class", *numbers, "box", right=numbers, fold=True)
     for image, name, share, limit, box in rows:
         corners = "none" if box is None else " ".join(f"{number:.0f}" for number in box)
-        table.add_row(image, name, f"{100 * share:.1f} %", _in_words(limit), corners)
+        table.add_row(
+            escape(image), escape(name), f"{100 * share:.1f} %", _in_words(limit), corners
+        )
     console.out.print(table)
 
 

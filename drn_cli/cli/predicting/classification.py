@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.markup import escape
 
 from drn_cli.cli import console
+from drn_cli.cli.predicting.record import leave_record
 from drn_cli.cli.predicting.segmentation import Wanted, read_picture
 from drn_cli.cli.source import Look, Source
 from drn_cli.errors import DrnError
@@ -84,6 +86,9 @@ def classify(
             places = range(1, top + 1)
             columns = (name for n in places for name in (f"class_{n}", f"probability_{n}"))
             table = GrowingTable(csv, ["image", *columns], group.rank, resume=wanted.skip_existing)
+            if group.first:
+                record = csv.with_name(f".{csv.name}.json")
+                leave_record(record, network, {"view": classifier.view}, wanted.skip_existing)
             group.wait()
             table.begin()
         started = time.perf_counter()
@@ -110,7 +115,7 @@ def _classify_share(
     import numpy as np
     import torch
 
-    from drn_cli.inference.classifier import best_first
+    from drn_cli.inference.classifier import best_first, check_answers
     from drn_cli.inference.stream import stream
 
     tally = Tally(0, 0, [], [])
@@ -127,6 +132,7 @@ def _classify_share(
         return list(classifier.log_probabilities(batch))
 
     def finish(_: "tuple[int, Picture]", __: "Pixels", scores: "Tensor") -> list[tuple[str, float]]:
+        check_answers(scores)
         best = best_first(scores.cpu()[None])[0, :top].tolist()
         return [(classifier.names[k], float(scores[k].exp())) for k in best]
 
@@ -198,8 +204,8 @@ def _report(
 
 def _print(found: Sequence[dict[str, Any]]) -> None:
     places = [str(n) for n in range(1, len(found[0]["classes"]) + 1)]
-    table = console.table("picture", *places)
+    table = console.table("picture", *places, fold=True)
     for entry in found:
         cells = (f"{one['class']} {100 * one['probability']:.1f} %" for one in entry["classes"])
-        table.add_row(entry["image"], *cells)
+        table.add_row(escape(entry["image"]), *map(escape, cells))
     console.out.print(table)

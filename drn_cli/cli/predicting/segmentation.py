@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.predicting.record import leave_record
 from drn_cli.cli.source import Look, Source
 from drn_cli.errors import DrnError
 
@@ -108,16 +109,20 @@ def label(
         )
         with writing_below(wanted.out) if group.first else nullcontext():
             if group.first:
-                _leave_record(network, look, wanted)
+                view = {"scales": list(look.view.scales), "flip": look.view.flip}
+                leave_record(wanted.out / RECORD, network, view, wanted.skip_existing)
             group.wait()
             started = time.perf_counter()
             tally = _label_share(pictures, predictor, wanted, group)
             seconds = time.perf_counter() - started
             tallies = group.gather(tally)
-            if group.first and wanted.submission is not None:
+            whole = not any(tally.failed for tally in tallies)
+            if group.first and wanted.submission is not None and whole:
                 _pack(pictures, wanted)
         if group.first:
             _report(source, tallies, seconds, wanted)
+            if wanted.submission is not None and not whole:
+                console.warn(f"{wanted.submission}: not written, some pictures have no prediction")
     if any(tally.failed for tally in tallies):
         raise typer.Exit(leave(1))
 
@@ -134,33 +139,6 @@ def _check_submission(
             f"{network.path}: has {classes} classes, the benchmark {len(cityscapes())} of its own"
         )
     check_inputs([picture.path for picture in pictures], partial=wanted.partial)
-
-
-def _leave_record(network: "TrainedNetwork", look: Look, wanted: Wanted) -> None:
-    """Write down what makes the predictions, or see that the same is going on.
-
-    Raises:
-        DrnError: What is there was made by another network, or in another way.
-    """
-    from drn_cli import __version__
-    from drn_cli.files import read_json, sha256, write_json
-
-    path = wanted.out / RECORD
-    same: dict[str, Any] = {
-        "weights_sha256": sha256(network.path),
-        "scales": list(look.view.scales),
-        "flip": look.view.flip,
-    }
-    if wanted.skip_existing and path.is_file():
-        before = read_json(path)
-        different = [key for key, value in same.items() if before.get(key) != value]
-        if different:
-            raise DrnError(
-                f"{path}: the predictions there were made with other {' and '.join(different)}",
-                "choose another --out, or leave out --skip-existing to make them anew",
-            )
-    told = {"drn": __version__, "network": network.model.arch, "weights": str(network.path)}
-    write_json(path, told | same)
 
 
 def _label_share(

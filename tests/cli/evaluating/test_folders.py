@@ -1,0 +1,223 @@
+"""Pictures, and predictions, in one folder against label maps in another."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from drn_cli.cli.app import app
+from drn_cli.data.classes import cityscapes
+from drn_cli.data.folders import Sample
+from drn_cli.errors import DrnError
+from drn_cli.evaluation.label_maps import PairReader
+from drn_cli.inference.loading import load_predictor
+
+
+def scores(result) -> dict:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def evaluate(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: CliRunner().invoke(app, ["eval", *map(str, words)])
+
+
+def best_of(trained) -> Path:
+    return trained.folder / "checkpoints" / "best.safetensors"
+
+
+@pytest.fixture
+def drawn(data_folder, tmp_path) -> tuple[Path, Path]:
+    """The validation pictures, smaller, in one folder, and their label maps in another."""
+    for folder in ("drawn", "truth/maps"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in (data_folder / "val_images.txt").read_text().split():
+        picture, stem = Image.open(data_folder / name), Path(name).stem
+        picture.resize((50, 37)).save(tmp_path / "drawn" / f"{stem}_drawn.png")
+        label = data_folder / "labels" / f"{stem}.png"
+        shutil.copy(label, tmp_path / "truth" / "maps" / f"{stem}.png")
+    return Path("drawn"), Path("truth")
+
+
+def folders(kind: str, names: tuple[Path, Path]) -> list[str | Path]:
+    return [f"--{kind}", names[0], "--labels", names[1]]
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        ([], "label"),
+        (["--resize-to", "label"], "label"),
+        (["--resize-to", "none"], "none"),
+        (["--resize-to", "40x56"], (40, 56)),
+    ],
+)
+def test_drawn_pictures_against_labels(evaluate, trained, drawn, words, size):
+    found = scores(
+        evaluate("--weights", trained.folder, *folders("images", drawn), *words, "--json")
+    )
+    read, counts = PairReader(3, "class-ids", size), np.zeros((3, 3), int)
+    predictor = load_predictor(best_of(trained), torch.device("cpu"))
+    for path in sorted(drawn[0].iterdir()):
+        name = path.name.replace("_drawn", "")
+        image, label = read(Sample(path, drawn[1] / "maps" / name))
+        valid = label != 255
+        np.add.at(counts, (label[valid], predictor(image).numpy()[valid]), 1)
+    assert found["confusion_matrix"] == counts.tolist()
+    assert list(found["iou"]) == ["red", "green", "blue"]
+    told = found["protocol"]
+    assert told["resize_to"] == ("40x56" if size == (40, 56) else size)
+    assert (told["images"], told["labels"], told["pairs"]) == ("drawn", "truth", 5)
+    assert "pictures: stem + _drawn" in told["paired_by"]
+    assert (told["label_ids"], told["scales"], told["precision"]) == ("class-ids", [1.0], "float32")
+    assert told["weights"] == str(best_of(trained))
+    assert told["weights_sha256"] == hashlib.sha256(best_of(trained).read_bytes()).hexdigest()
+
+
+def test_one_and_two_processes_give_the_same_files(evaluate, drn, trained, drawn, tmp_path):
+    words = [trained.folder, *folders("images", drawn), "--ms", "--json"]
+    one = evaluate(*words, "--csv", "one.csv")
+    two = drn("eval", *words, "--csv", "two.csv", "--gpus", "2")
+    assert two.returncode == 0, two.stderr
+    assert one.stdout == two.stdout
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    assert scores(one)["protocol"]["scales"] == [0.5, 0.75, 1, 1.25, 1.5, 1.75]
+
+
+def test_table_of_folders_ends_with_the_protocol(evaluate, trained, drawn):
+    result = evaluate(trained.folder, *folders("images", drawn))
+    assert result.exit_code == 0, result.output
+    text = scores(evaluate(trained.folder, *folders("images", drawn), "--json"))["protocol"]["text"]
+    assert " ".join(result.stdout.split()).endswith(text)
+    assert "worst pictures" in result.stdout
+
+
+def test_picture_without_a_label_is_refused_unless_that_is_meant(evaluate, trained, drawn):
+    for stem in ("7", "8"):
+        shutil.copy(drawn[0] / "100_drawn.png", drawn[0] / f"{stem}_drawn.png")
+    words = [trained.folder, *folders("images", drawn), "--json"]
+    error = evaluate(*words).exception
+    assert isinstance(error, DrnError)
+    assert error.message == "drawn/7_drawn.png: has no label map in truth (and 1 more)"
+    assert "--partial" in error.hint
+    found = scores(evaluate(*words, "--partial"))
+    assert (found["images"], found["protocol"]["images_without_label"]) == (5, 2)
+    assert "2 files without a counterpart were left out" in found["protocol"]["text"]
+
+
+def test_saved_predictions_score_as_the_network_does(evaluate, trained, data_folder):
+    pictures = [str(data_folder / n) for n in (data_folder / "val_images.txt").read_text().split()]
+    words = ["predict", *pictures, "--weights", str(trained.folder), "--save", "index,colour"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    expected = scores(evaluate(trained.folder, "--json"))
+    for kind in ("index", "colour"):  # the palette's indices are the ids
+        saved = (Path("predictions") / kind, data_folder / "labels")
+        found = scores(evaluate(*folders("predictions", saved), "--json"))
+        protocol = found.pop("protocol")
+        assert found == {key: expected[key] for key in found}
+        seen = {"scales", "flip", "tile"}
+        assert expected.keys() - found.keys() == {"checkpoint", "split"} | seen
+        assert (protocol["prediction_ids"], protocol["resize_to"]) == ("class-ids", None)
+        assert (protocol["pairs"], protocol["labels_without_image"]) == (5, 12)
+
+
+@pytest.fixture
+def saved(tmp_path) -> tuple[Path, Path]:
+    """A prediction and its label, of classes 0 to 2."""
+    for folder, values in (("saved", [[0, 1, 2, 2]]), ("deep/er/truth", [[0, 1, 1, 255]])):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.fromarray(np.array(values, np.uint8)).save(tmp_path / folder / "a.png")
+    return Path("saved"), Path("deep/er/truth")
+
+
+INFO = {"classes": ["cat", "dog", "owl"], "colours": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}
+
+
+@pytest.mark.parametrize("place", ["deep/er/truth", "deep/er", "deep"])
+def test_classes_are_those_of_info_above_the_labels(evaluate, saved, place):
+    (Path(place) / "info.json").write_text(json.dumps(INFO))
+    words = [*folders("predictions", saved), "--json"]
+    found = scores(evaluate(*words))
+    assert found["iou"] == {"cat": 1, "dog": 1 / 2, "owl": 0}
+    assert scores(evaluate(*words, "--classes", "3")) == found
+    other = scores(evaluate(*words, "--classes", "4"))
+    assert other["iou"] == {"class 0": 1, "class 1": 1 / 2, "class 2": 0, "class 3": None}
+    assert other["absent_classes"] == ["class 3"]
+
+
+def test_number_of_classes_has_to_be_said_where_nothing_says_it(evaluate, saved):
+    error = evaluate(*folders("predictions", saved)).exception
+    assert isinstance(error, DrnError)
+    assert error.message == "deep/er/truth: nothing says how many classes there are"
+    assert "--classes N" in error.hint
+    found = scores(evaluate(*folders("predictions", saved), "--classes", "3", "--json"))
+    assert found["miou"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    beyond = evaluate(*folders("predictions", saved), "--classes", "2").exception
+    assert isinstance(beyond, DrnError)
+    assert "a.png: 2 pixels have the label 2" in str(beyond)
+
+
+@pytest.mark.parametrize("ids", ["label-ids", "train-ids"])
+def test_ids_of_cityscapes_say_how_many_classes_there_are(evaluate, saved, ids):
+    Image.new("L", (4, 1), 7).save(saved[1] / "a.png")  # a class as either
+    words = [*folders("predictions", saved), "--labels-hold", ids, "--predictions-hold", ids]
+    found = scores(evaluate(*words, "--json"))
+    assert list(found["iou"]) == list(cityscapes().names)
+    assert found["iou"]["road" if ids == "label-ids" else "traffic sign"] == 0
+    assert found["iou"]["sidewalk"] == (None if ids == "label-ids" else 0)
+    told = found["protocol"]
+    assert (told["label_ids"], told["prediction_ids"]) == (ids, ids)
+
+
+def test_ids_of_predictions_and_labels_are_found_by_looking(evaluate, saved):
+    for folder, values in zip(saved, ([0, 1, 13, 13], [7, 8, 26, 4]), strict=True):
+        Image.fromarray(np.array([values], np.uint8)).save(folder / "a.png")
+    found = scores(evaluate(*folders("predictions", saved), "--json"))
+    assert (found["pixel_accuracy"], np.sum(found["confusion_matrix"])) == (1, 3)
+    told = found["protocol"]
+    assert (told["label_ids"], told["prediction_ids"]) == ("label-ids", "train-ids")
+
+
+def test_name_of_train_ids_says_how_many_classes_there_are(evaluate, saved):
+    for folder, kind in zip(saved, ("x", "gtFine_labelTrainIds"), strict=True):
+        (folder / "a.png").rename(folder / f"ulm_000000_000019_{kind}.png")
+    found = scores(evaluate(*folders("predictions", saved), "--json"))
+    assert list(found["iou"]) == list(cityscapes().names)
+
+
+def test_predictions_of_another_size_are_refused_or_resized(evaluate, saved):
+    Image.new("L", (8, 2), 1).save(saved[0] / "a.png")
+    words = [*folders("predictions", saved), "--classes", "3", "--json"]
+    error = evaluate(*words).exception
+    assert isinstance(error, DrnError)
+    assert "saved/a.png: is 8x2" in str(error)
+    for size, pixels in (("label", 3), ("none", 12), ("2x1", 1)):
+        found = scores(evaluate(*words, "--resize-to", size))
+        assert np.sum(found["confusion_matrix"]) == pixels
+        assert found["protocol"]["resize_to"] == size
+
+
+@pytest.mark.parametrize("folder", ["[old]", "a[/b]"])
+def test_brackets_in_names_are_shown(evaluate, saved, folder):
+    shutil.copytree(saved[0], folder)
+    result = evaluate(*folders("predictions", (Path(folder), saved[1])), "--classes", "3")
+    assert result.exit_code == 0, result.output
+    [line] = [line for line in result.stdout.splitlines() if "a.png" in line]
+    assert line.split() == [f"{folder}/a.png", "50.00", "66.67"]
+
+
+def test_long_name_leaves_room_for_the_scores(evaluate, saved):
+    folder = Path("d" * 100, "e" * 100)
+    shutil.copytree(saved[0], folder)
+    result = evaluate(*folders("predictions", (folder, saved[1])), "--classes", "3")
+    shown = result.stdout[result.stdout.index("worst pictures") :]
+    assert "e/a.png" in shown
+    assert "66.67" in shown

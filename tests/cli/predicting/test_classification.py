@@ -1,0 +1,234 @@
+"""What pictures show, by a classifier: as a table, CSV or JSON."""
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from drn_cli.cli.predicting import classification
+from drn_cli.data.classes import ClassSet, generic
+from drn_cli.data.folders import Statistics
+from drn_cli.data.images import read_image
+from drn_cli.data.resized_crop import centre_crop, ten_crops
+from drn_cli.errors import DrnError
+from drn_cli.inference.loading import record
+from drn_cli.networks import create_model
+from drn_cli.networks.checkpoints import save_weights
+from drn_cli.networks.models import DRN
+
+NAMES = ("cat", "dog", "tea pot", "crane, bird")
+CROP, RESIZE = 64, 72
+STATISTICS = Statistics((0.4, 0.5, 0.6), (0.3, 0.25, 0.2))
+PICTURES = ("photos/a.png", "photos/b.jpg", "photos/c.png", "photos/deep/d.png")
+
+
+@pytest.fixture(scope="session")
+def model() -> DRN:
+    torch.manual_seed(0)
+    model = create_model("drn_a_18", "classification", len(NAMES)).eval()
+    with torch.no_grad():
+        model.head.weight /= 100  # so that no class is certain
+    return model
+
+
+@pytest.fixture(scope="session")
+def classifier(model: DRN, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder around it, whose recipe says that pictures are seen small."""
+    folder = tmp_path_factory.mktemp("classifier")
+    class_set = ClassSet(NAMES, generic(len(NAMES)).colours)
+    weights = folder / "checkpoints" / "best.safetensors"
+    save_weights(weights, model, record(model, STATISTICS, class_set))
+    recipe = {
+        "task": "classification",
+        "model": {"arch": "drn_a_18"},
+        "data": {"root": "nowhere", "classes": len(NAMES)},
+        "augment": {"crop": CROP},
+        "eval": {"resize": RESIZE},
+        "train": {"epochs": 1, "batch_size": 1, "lr": 0.1},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+@pytest.fixture
+def classify(predict: Callable[..., Any], classifier: Path) -> Callable[..., Any]:
+    return lambda *words, weights=classifier, **given: predict(*words, weights=weights, **given)
+
+
+@pytest.fixture(scope="session")
+def expected(model: DRN) -> Callable[..., Tensor]:
+    """What the network says of some crops, by plain torch."""
+
+    @torch.no_grad()
+    def probabilities(
+        path: str | Path,
+        crops: Callable[..., Any] = centre_crop,
+        side: int = CROP,
+        to: int = RESIZE,
+    ) -> Tensor:
+        pixels = np.asarray(crops(read_image(Path(path)), side, to), np.float64)
+        normal = (pixels.reshape(-1, side, side, 3) / 255 - STATISTICS.mean) / STATISTICS.std
+        logits = model(torch.from_numpy(normal.astype(np.float32)).permute(0, 3, 1, 2))
+        return logits.double().softmax(1).mean(0)
+
+    return probabilities
+
+
+def rows(path: str) -> list[list[str]]:
+    with Path(path).open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def assert_classes(
+    classes: list[dict[str, Any]], probabilities: Tensor, within: float = 1e-4
+) -> None:
+    order = probabilities.argsort(descending=True)[: len(classes)].tolist()
+    assert [one["class"] for one in classes] == [NAMES[k] for k in order]
+    found = [one["probability"] for one in classes]
+    assert found == pytest.approx([float(probabilities[k]) for k in order], abs=within)
+
+
+def test_table_names_the_likeliest_classes(classify, photos, expected):
+    result = classify("photos", "--top-k", "2")
+    assert result.exit_code == 0, result.output
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
+    for path in PICTURES:
+        cells = re.fullmatch(rf"{path} +(.+?) (\d+\.\d) % +(.+?) (\d+\.\d) % *", lines[path])
+        assert cells is not None, lines[path]
+        likeliest = [{"class": cells[n], "probability": float(cells[n + 1]) / 100} for n in (1, 3)]
+        assert_classes(likeliest, expected(path), within=6e-4)
+    assert re.search(r"^4 pictures classified, \d+\.\d a second$", result.stdout, re.MULTILINE)
+    assert "best.safetensors on 4 pictures" in result.stderr
+    assert not Path("predictions").exists()
+
+
+def test_json_has_everything_and_is_all_of_stdout(classify, classifier, photos, expected):
+    (photos / "aa.png").write_bytes(b"broken")
+    result = classify("photos", "--json")
+    assert result.exit_code == 1  # of the broken one
+    found = json.loads(result.stdout)
+    assert list(found) == [
+        "checkpoint", "view", "classified", "skipped", "failed", "seconds", "pictures_per_second",
+    ]  # fmt: skip
+    assert (found["checkpoint"], found["view"]) == (
+        str(classifier / "checkpoints" / "best.safetensors"),
+        "1-crop",
+    )
+    assert [entry["image"] for entry in found["classified"]] == list(PICTURES)
+    for entry in found["classified"]:
+        assert len(entry["classes"]) == len(NAMES)  # the five that are shown by default
+        assert_classes(entry["classes"], expected(entry["image"]))
+    assert found["skipped"] == 0
+    (failed,) = found["failed"]
+    assert failed["image"] == "photos/aa.png"
+    assert "not a picture" in failed["error"]
+    assert found["pictures_per_second"] == pytest.approx(4 / found["seconds"], rel=0.01)
+    assert "1 of 5 pictures could not be read" in result.stderr
+
+
+def test_ten_crops_are_averaged(classify, photos, expected):
+    result = classify("photos/b.jpg", "--ten-crop", "--json", "--top-k", "4")
+    found = json.loads(result.stdout)
+    assert found["view"] == "10-crop"
+    ten = expected("photos/b.jpg", ten_crops)
+    assert_classes(found["classified"][0]["classes"], ten)
+    assert (ten - expected("photos/b.jpg")).abs().max() > 1e-3
+
+
+def test_csv_has_a_line_for_each_picture(classify, photos, expected):
+    (photos / "aa.png").write_bytes(b"broken")
+    result = classify("photos", "--csv", "out/classes.csv", "--top-k", "3")
+    assert result.exit_code == 1
+    header, *lines = rows("out/classes.csv")
+    assert header == [
+        "image", "class_1", "probability_1", "class_2", "probability_2", "class_3", "probability_3",
+    ]  # fmt: skip
+    assert [line[0] for line in lines] == list(PICTURES)
+    for path, *cells in lines:
+        classes = [
+            {"class": name, "probability": float(share)}
+            for name, share in zip(cells[::2], cells[1::2], strict=True)
+        ]
+        assert_classes(classes, expected(path))
+        assert all(re.fullmatch(r"\d\.\d{6}", share) for share in cells[1::2])
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        ".classes.csv.json",  # what made it, for --skip-existing
+        "classes.csv",
+    ]
+    assert re.search(r"^4 pictures .* a second: out/classes.csv$", result.stdout, re.MULTILINE)
+
+
+def test_only_what_the_csv_lacks_is_classified(classify, photos):
+    classify("photos/c.png", "photos/a.png", "--csv", "classes.csv")
+    header, *lines = rows("classes.csv")
+    Path("classes.csv").write_text(
+        "\n".join([",".join(header), *(",".join([line[0], *["mine"] * 8]) for line in lines)])
+        + "\n"
+    )
+    (photos / "b.jpg").unlink()
+    result = classify("photos", "--csv", "classes.csv", "--skip-existing", "--json")
+    found = json.loads(result.stdout)
+    assert [entry["image"] for entry in found["classified"]] == ["photos/deep/d.png"]
+    assert found["skipped"] == 2
+    assert [line[0] for line in rows("classes.csv")] == [
+        "image", "photos/a.png", "photos/c.png", "photos/deep/d.png",
+    ]  # fmt: skip
+    assert [line[1] == "mine" for line in rows("classes.csv")] == [False, True, True, False]
+    again = classify("photos", "--csv", "classes.csv", "--skip-existing")
+    assert "0 pictures classified" in again.stdout
+    assert "3 were there already" in again.stdout
+
+
+def test_csv_of_another_number_of_classes_is_not_gone_on_with(classify, photos):
+    classify("photos/a.png", "--csv", "classes.csv")
+    before = Path("classes.csv").read_bytes()
+    refused = classify("photos", "--csv", "classes.csv", "--skip-existing", "--top-k", "1")
+    assert isinstance(refused.exception, DrnError)
+    assert "classes.csv: has other columns" in str(refused.exception)
+    assert Path("classes.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--save", "index"], "best.safetensors: is a classifier, which labels no pixels"),
+        (["--cityscapes-submission", "a.zip"], "is a classifier, which labels no pixels"),
+        (["--skip-existing"], "a classifier goes on where a --csv FILE ends"),
+    ],
+)
+def test_what_is_for_segmenters_is_refused(classify, photos, words, message):
+    result = classify("photos", *words)
+    assert isinstance(result.exception, DrnError)
+    assert message in str(result.exception)
+    assert result.stdout == ""
+
+
+def test_more_pictures_than_a_screen_has_lines_are_not_shown(classify, photos, monkeypatch):
+    monkeypatch.setattr(classification, "SHOWN", 3)
+    result = classify("photos")
+    assert result.stdout.startswith("4 pictures classified")
+    assert "--csv" in result.stderr
+    assert len(json.loads(classify("photos", "--json").stdout)["classified"]) == 4
+    told = classify("photos", "--csv", "classes.csv")
+    assert "too many" not in told.stderr
+    assert len(rows("classes.csv")) == 5
+
+
+def test_a_picture_by_stdin_and_a_file_outside_of_a_run(
+    classify, classifier, photos, expected, tmp_path
+):
+    """Without a recipe it is seen as ImageNet's are."""
+    alone = tmp_path / "alone.safetensors"
+    alone.symlink_to(classifier / "checkpoints" / "best.safetensors")
+    result = classify("-", "--json", stdin=(photos / "a.png").read_bytes(), weights=alone)
+    (entry,) = json.loads(result.stdout)["classified"]
+    assert_classes(entry["classes"], expected("photos/a.png", centre_crop, 224, 256))
+    assert entry["image"] == "-"

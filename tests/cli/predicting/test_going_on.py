@@ -1,0 +1,204 @@
+"""Predictions that go on where others ended: by themselves, killed, interrupted, or shared out."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drn_cli import __version__
+from drn_cli.errors import DrnError
+from drn_cli.files import sha256
+
+SOME = 60  # pictures, of which a process is killed in the middle
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.[pn][np][gz]")}
+
+
+def labelled(result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.stdout.partition(" a second")[2].partition(":")[0]
+
+
+def test_only_what_is_missing_is_predicted(predict, photos, files_in, segmenter, tmp_path):
+    out = Path("predictions")
+    predict("photos", "--out", "whole")
+    predict("photos/a.png", "photos/c.png")
+    before = times(out)
+    (tmp_path / "moved.safetensors").symlink_to(segmenter)  # where the weights lie is all the same
+    result = predict("photos", "--skip-existing", weights=tmp_path / "moved.safetensors")
+    assert labelled(result) == ", 2 were there already"
+    assert result.stdout.startswith("2 pictures labelled")
+    assert before.items() <= times(out).items()
+    found, whole = files_in(out), files_in(Path("whole"))
+    assert found.pop("predictions.json") != whole.pop("predictions.json")
+    assert found == whole
+
+
+def test_without_it_everything_is_predicted_again(predict, photos):
+    for _ in range(2):
+        assert labelled(predict("photos/a.png")) == ""
+        Image.open("predictions/index/a.png").load()
+        Path("predictions/index/a.png").write_bytes(b"old")
+
+
+def test_picture_of_which_a_kind_is_missing_or_empty_is_done_again(predict, photos, files_in):
+    predict("photos")
+    whole = files_in(Path("predictions"))
+    Path("predictions/overlay/c.png").unlink()
+    Path("predictions/colour/deep/d.png").write_bytes(b"")
+    found = json.loads(predict("photos", "--skip-existing", "--json").stdout)
+    assert [entry["image"] for entry in found["written"]] == ["photos/c.png", "photos/deep/d.png"]
+    assert found["skipped"] == 2
+    assert files_in(Path("predictions")) == whole
+
+
+def test_another_kind_is_added_to_all(predict, photos):
+    predict("photos/a.png", "--save", "index")
+    more = predict("photos/a.png", "--save", "index,probabilities", "--skip-existing")
+    assert labelled(more) == ""
+    fewer = predict("photos/a.png", "--save", "probabilities", "--skip-existing")
+    assert labelled(fewer) == ", 1 were there already"
+
+
+def test_broken_picture_is_tried_again(predict, photos):
+    whole = (photos / "a.png").read_bytes()
+    (photos / "a.png").write_bytes(whole[:300])
+    assert predict("photos").exit_code == 1
+    (photos / "a.png").write_bytes(whole)
+    assert labelled(predict("photos", "--skip-existing")) == ", 3 were there already"
+
+
+def test_record_says_what_made_the_predictions(predict, photos, segmenter):
+    predict("photos/a.png", "--scales", "0.5,1", "--flip")
+    assert json.loads(Path("predictions/predictions.json").read_text()) == {
+        "drn": __version__,
+        "network": "drn_a_18",
+        "weights": str(segmenter),
+        "weights_sha256": sha256(segmenter),
+        "scales": [0.5, 1.0],
+        "flip": True,
+    }
+
+
+def test_predictions_of_another_network_or_view_are_not_gone_on_with(
+    predict, photos, files_in, other_segmenter, segmenter
+):
+    predict("photos/a.png")
+    before = files_in(Path("predictions"))
+    for weights, options, words in (
+        (segmenter, ["--scales", "0.5"], "scales"),
+        (segmenter, ["--ms", "--flip"], "scales and flip"),
+        (other_segmenter, [], "weights_sha256"),
+    ):
+        refused = predict("photos", *options, "--skip-existing", weights=weights)
+        assert isinstance(refused.exception, DrnError)
+        assert refused.exception.message == (
+            f"predictions/predictions.json: the predictions there were made with other {words}"
+        )
+        assert "leave out --skip-existing" in str(refused.exception.hint)
+        assert files_in(Path("predictions")) == before
+    # To make all of them anew is fine, and so is to go on from there.
+    assert labelled(predict("photos/a.png", "--flip")) == ""
+    again = predict("photos/a.png", "--flip", "--skip-existing")
+    assert labelled(again) == ", 1 were there already"
+
+
+@pytest.mark.parametrize("content", ["half of a rec", "[]"])
+def test_record_that_is_none_is_an_error(predict, photos, content):
+    Path("predictions").mkdir()
+    Path("predictions/predictions.json").write_text(content)
+    refused = predict("photos", "--skip-existing")
+    assert isinstance(refused.exception, DrnError)
+    assert str(refused.exception).startswith("predictions/predictions.json")
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch, drawn) -> list[str]:
+    """Pictures that take a while, in the folder `many`; gives their names."""
+    monkeypatch.chdir(tmp_path)
+    Path("many").mkdir()
+    for number in range(SOME):
+        drawn(number, 80, 80).save(f"many/{number:02}.png")
+    return [f"{number:02}.png" for number in range(SOME)]
+
+
+def all_of(names: list[str]) -> set[str]:
+    kinds = ("index", "colour", "overlay")
+    return {f"{kind}/{name}" for kind in kinds for name in names} | {"predictions.json"}
+
+
+def half_written(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_killed_process_is_gone_on_with(drn, predict, segmenter, many, files_in, until):
+    out = Path("predictions")
+    process = drn.begin("predict", "many", "--weights", segmenter)
+    until(lambda: len(list(out.glob("overlay/*.png"))) >= 5)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    half = out / "index" / ".07.png.1a2b3c4d.tmp"  # if it was not in the middle of one
+    half.write_bytes(b"half")
+    before = times(out)
+    whole = [name for name in many if all((out / k / name).exists() for k in ("index", "overlay"))]
+    assert 5 <= len(whole) < SOME
+
+    result = predict("many", "--skip-existing")
+    assert result.stdout.startswith(f"{SOME - len(whole)} pictures labelled")
+    assert labelled(result) == f", {len(whole)} were there already"
+    assert files_in(out).keys() == all_of(many)
+    assert half_written(out) == []
+    after = times(out)
+    kept = {path for path in before if path.name in whole}
+    assert len(kept) == 3 * len(whole)
+    assert all(after[path] == before[path] for path in kept)
+    predict("many", "--out", "undisturbed")
+    assert files_in(out) == files_in(Path("undisturbed"))
+
+
+def test_ctrl_c_leaves_whole_files_only(drn, segmenter, many, until):
+    out = Path("predictions")
+    process = drn.begin("predict", "many", "--weights", segmenter, "--json")
+    until(lambda: len(list(out.glob("overlay/*.png"))) >= 5)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in stderr
+    written = list(out.rglob("*.png"))
+    assert 15 <= len(written) < 3 * SOME
+    assert half_written(out) == []
+    for path in written:
+        with Image.open(path) as image:
+            assert np.asarray(image).shape[:2] == (80, 80)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_pictures_and_find_what_one_finds(
+    drn, predict, segmenter, photos, files_in, drawn
+):
+    for number in range(5, 9):
+        drawn(number).save(photos / f"{number}.png")
+    (photos / "4.png").write_bytes(b"broken")
+    words = ("photos", "--json", "--save", "index,overlay")
+    one = json.loads(predict(*words, "--out", "one").stdout)
+    done = drn("predict", *words, "--out", "two", "--weights", segmenter, "--gpus", "2")
+    assert done.returncode == 1, done.stderr  # of the broken picture
+    two = json.loads(done.stdout.replace('"two/', '"one/'))
+    assert len(two["written"]) == 8
+    for found in (one, two):
+        del found["seconds"], found["pictures_per_second"]
+    assert two == one  # in this order, none of them twice
+    assert files_in(Path("two")) == files_in(Path("one"))
+    assert done.stderr.count("photos/4.png") == 1
+    assert done.stderr.count("1 of 9 pictures could not be read") == 1
+    assert half_written(Path("two")) == []

@@ -1,0 +1,182 @@
+"""What is written for each picture, of whatever kind, and what is said of it."""
+
+import io
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drn_cli.errors import DrnError
+from drn_cli.inference import memory
+
+KINDS = ("index", "colour", "overlay")
+
+
+def test_three_kinds_by_default_and_what_made_them(predict, photos, files_in):
+    result = predict("photos")
+    assert result.exit_code == 0, result.output
+    names = ("a", "b", "c", "deep/d")
+    assert files_in(Path("predictions")).keys() == {
+        *(f"{kind}/{name}.png" for kind in KINDS for name in names),
+        "predictions.json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("save", "kinds"),
+    [
+        ("index", ("index",)),
+        ("overlay,index", ("overlay", "index")),
+        ("colour,colour", ("colour",)),
+        ("probabilities", ("probabilities",)),
+        ("index,colour,overlay,probabilities", (*KINDS, "probabilities")),
+    ],
+)
+def test_save_says_what_is_written(predict, photos, files_in, save, kinds):
+    result = predict("photos/a.png", "--save", save, "--json")
+    assert result.exit_code == 0, result.output
+    ending = {"probabilities": "npz"}
+    written = {f"{kind}/a.{ending.get(kind, 'png')}" for kind in kinds}
+    assert files_in(Path("predictions")).keys() == {*written, "predictions.json"}
+    (entry,) = json.loads(result.stdout)["written"]
+    assert list(entry) == ["image", *kinds]
+
+
+def test_probabilities_are_those_of_the_classes(predict, photos):
+    predict("photos/a.png", "--save", "index,probabilities")
+    with np.load("predictions/probabilities/a.npz") as made:
+        assert list(made["classes"]) == ["red", "green", "blue"]
+        probabilities = made["probabilities"].astype(np.float32)
+    index = np.asarray(Image.open("predictions/index/a.png"))
+    assert probabilities.shape == (3, *index.shape)
+    assert np.abs(probabilities.sum(0) - 1).max() < 2e-3
+    chosen = np.take_along_axis(probabilities, index[None].astype(int), 0)[0]
+    assert (chosen == probabilities.max(0)).all()  # rounded, others may be as likely
+    assert len(np.unique(index)) > 1
+
+
+@pytest.mark.parametrize("save", ["labels", "index,", "", "index colour", "Index"])
+def test_unknown_kind_is_a_usage_error(predict, photos, save):
+    result = predict("photos", "--save", save)
+    assert result.exit_code == 2
+    assert "index,colour,overlay,probabilities" in re.sub(r"[│\s]", "", result.stderr)
+    assert not Path("predictions").exists()
+
+
+def test_csv_is_not_for_segmenters(predict, photos):
+    result = predict("photos", "--csv", "classes.csv")
+    assert result.exit_code == 2
+    assert "--csv is for classifiers" in re.sub(r"[│\s]+", " ", result.stderr)
+    assert not Path("predictions").exists() and not Path("classes.csv").exists()
+
+
+def test_summary_says_how_many_how_quickly_and_where(predict, photos):
+    result = predict("photos", "--out", "else/where", "--save", "index,overlay")
+    assert re.fullmatch(
+        r"4 pictures labelled, \d+\.\d a second: else/where/index, else/where/overlay\n",
+        result.stdout,
+    )
+    assert "net.safetensors on 4 pictures" in result.stderr
+
+
+def test_json_says_the_same_and_is_all_of_stdout(predict, photos, segmenter):
+    whole = (photos / "a.png").read_bytes()
+    (photos / "aa.png").write_bytes(whole[: len(whole) // 2])
+    predict("photos/c.png")
+    result = predict("photos", "--json", "--skip-existing", "--save", "index")
+    assert result.exit_code == 1  # of the broken one
+    found = json.loads(result.stdout)
+    assert list(found) == [
+        "checkpoint", "written", "skipped", "failed", "seconds", "pictures_per_second",
+    ]  # fmt: skip
+    assert found["checkpoint"] == str(segmenter)
+    assert found["written"] == [
+        {"image": f"photos/{name}", "index": f"predictions/index/{Path(name).stem}.png"}
+        for name in ("a.png", "b.jpg")
+    ] + [{"image": "photos/deep/d.png", "index": "predictions/index/deep/d.png"}]
+    assert found["skipped"] == 1
+    assert found["failed"] == [{"image": "photos/aa.png", "error": found["failed"][0]["error"]}]
+    assert found["failed"][0]["error"].startswith("photos/aa.png: broken picture: ")
+    assert found["seconds"] > 0
+    assert found["pictures_per_second"] == pytest.approx(3 / found["seconds"], rel=0.01)
+    assert "1 of 5 pictures could not be read" in result.stderr
+
+
+def odd_pictures(folder: Path, drawn) -> dict[str, np.ndarray]:
+    """Write pictures of odd kinds; give their pixels as anybody would see them."""
+    folder.mkdir()
+    plain = drawn(5, 40, 56)
+    shown = {}
+
+    def add(name: str, image: Image.Image, **options) -> None:
+        image.save(folder / name, **options)
+        with Image.open(folder / name) as written:
+            shown[Path(name).stem] = np.asarray(written.convert("RGB"))
+
+    add("one_pixel.png", Image.new("RGB", (1, 1), (200, 40, 40)))
+    add("one_row.png", plain.crop((0, 0, 50, 1)))
+    add("palette.png", plain.quantize(16))
+    add("cmyk.jpg", plain.convert("CMYK"))
+    add("grey.png", plain.convert("L"))
+    add("transparent.png", plain.convert("RGBA"))
+    add("tiff.tif", plain)
+    grey = np.asarray(plain.convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "sixteen_bits.png")
+    shown["sixteen_bits"] = grey[..., None].repeat(3, 2)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    plain.save(folder / "turned.png", exif=exif)
+    shown["turned"] = np.rot90(np.asarray(plain), -1)
+    return shown
+
+
+def test_pictures_of_any_kind_are_labelled_as_they_look(predict, photos, files_in, drawn):
+    shown = odd_pictures(photos / "odd", drawn)
+    for name, pixels in shown.items():
+        (photos / "plain").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(photos / "plain" / f"{name}.png")
+    for folder in ("odd", "plain"):
+        result = predict(photos / folder, "--out", folder)
+        assert result.exit_code == 0, result.output
+    odd, plain = files_in(Path("odd")), files_in(Path("plain"))
+    assert odd == plain
+    for name, pixels in shown.items():
+        index = Image.open(io.BytesIO(odd[f"index/{name}.png"]))
+        assert index.size == pixels.shape[1::-1]
+
+
+def test_picture_that_is_too_large_for_the_memory_is_seen_in_tiles(
+    predict, photos, files_in, drawn, monkeypatch
+):
+    drawn(6, 300, 400).save(photos / "large.png")
+    words = ("photos/large.png", "--save", "index,probabilities")
+    predict(*words, "--out", "whole")
+    predict(*words, "--out", "tiles", "--tile", "192")
+    pixels = 195 * 195  # down to a multiple of 8
+    free = pixels * memory.bytes_per_pixel("drn_a_18") / memory.SHARE
+    monkeypatch.setattr(memory, "available", lambda device: free)
+    assert predict(*words, "--out", "short").exit_code == 0
+    whole, tiles, short = (files_in(Path(name)) for name in ("whole", "tiles", "short"))
+    assert short == tiles
+    assert short["probabilities/large.npz"] != whole["probabilities/large.npz"]
+
+
+def test_output_folder_that_is_a_file_is_an_error_in_one_line(predict, photos):
+    result = predict("photos", "--out", "photos/a.png")
+    assert isinstance(result.exception, DrnError)
+    assert str(result.exception).startswith("photos/a.png")
+
+
+def test_names_that_are_no_utf8_do_no_harm(predict, photos, files_in):
+    good, broken = (os.fsdecode(name) for name in (b"caf\xe9.png", b"th\xe9.png"))
+    shutil.copy(photos / "a.png", photos / good)
+    (photos / broken).write_bytes(b"broken")
+    result = predict(f"photos/{good}", f"photos/{broken}")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert f"index/{Path(good).stem}.png" in files_in(Path("predictions"))

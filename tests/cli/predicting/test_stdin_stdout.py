@@ -1,0 +1,97 @@
+"""One picture by stdin, or to stdout."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drn_cli.errors import DrnError
+
+
+def test_a_png_goes_in_and_the_coloured_map_comes_out(piped, predict, photos):
+    done = piped((photos / "a.png").read_bytes(), "-", "--out", "-")
+    assert done.returncode == 0, done.stderr
+    with Image.open(io.BytesIO(done.stdout)) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "P", (64, 48))
+    predict("photos/a.png")
+    assert done.stdout == Path("predictions/colour/a.png").read_bytes()
+    assert done.stderr == b""
+
+
+def test_broken_bytes_are_told_in_one_line_and_nothing_comes_out(piped, photos):
+    done = piped((photos / "a.png").read_bytes()[:700], "-", "--out", "-")
+    assert (done.returncode, done.stdout) == (1, b"")
+    (line,) = done.stderr.decode().splitlines()
+    assert re.match(r"error: .*broken picture", line)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture"])
+def test_what_is_no_picture_is_an_error(predict, photos, content):
+    result = predict("-", "--out", "-", stdin=content)
+    assert isinstance(result.exception, DrnError)
+    assert "not a picture" in str(result.exception)
+    assert result.stdout_bytes == b""
+
+
+@pytest.mark.parametrize("save", ["index,index", "overlay", "probabilities"])
+def test_any_kind_comes_out_of_any_picture(predict, photos, save):
+    result = predict("-", "--out", "-", "--save", save, stdin=(photos / "b.jpg").read_bytes())
+    assert result.exit_code == 0, result.output
+    predict("photos/b.jpg", "--save", save)
+    (path,) = Path("predictions", save.partition(",")[0]).iterdir()
+    assert result.stdout_bytes == path.read_bytes()
+
+
+def test_a_file_comes_out_too_and_looks_as_it_is_told_to(predict, photos):
+    words = ("photos/b.jpg", "--scales", "0.5,1", "--flip")
+    result = predict(*words, "--out", "-")
+    predict(*words)
+    assert result.stdout_bytes == Path("predictions/colour/b.png").read_bytes()
+    plain = predict("photos/b.jpg", "--out", "-")
+    assert result.stdout_bytes != plain.stdout_bytes
+
+
+def test_stdin_may_be_written_to_a_folder(predict, photos):
+    result = predict("-", "--save", "index", stdin=(photos / "a.png").read_bytes())
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("1 pictures labelled")
+    found = np.asarray(Image.open("predictions/index/stdin.png"))
+    expected = predict("photos/a.png", "--save", "index", "--out", "-").stdout_bytes
+    assert np.array_equal(found, np.asarray(Image.open(io.BytesIO(expected))))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-", "photos/a.png"], "- stands for a single picture"),
+        (["photos/a.png", "photos/c.png", "--out", "-"], "- stands for a single picture"),
+        (["-", "--out", "-", "--json"], "--out - writes one picture to stdout"),
+        (["-", "--out", "-", "--skip-existing"], "--out - writes one picture to stdout"),
+        (
+            ["photos/a.png", "--out", "-", "--cityscapes-submission", "a.zip"],
+            "--out - writes one picture to stdout",
+        ),
+        (["-", "--out", "-", "--save", "index,colour"], "--out - takes one of --save's kinds"),
+    ],
+)
+def test_what_does_not_go_with_it_is_a_usage_error(predict, photos, words, message):
+    result = predict(*words, stdin=b"")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in re.sub(r"[│\s]+", " ", result.stderr)
+
+
+def test_a_folder_goes_to_stdout_if_it_has_one_picture(predict, photos):
+    result = predict("photos", "--out", "-")
+    assert isinstance(result.exception, DrnError)
+    assert str(result.exception) == "photos: has 4 pictures; --out - takes one"
+    deep = predict("photos/deep", "--out", "-")
+    assert deep.stdout_bytes == predict("photos/deep/d.png", "--out", "-").stdout_bytes
+    assert deep.stdout_bytes.startswith(b"\x89PNG")
+
+
+def test_several_processes_do_not_all_write_to_stdout(piped, photos):
+    done = piped(b"", "photos/a.png", "--out", "-", "--gpus", "2")
+    assert done.returncode == 2 or done.stdout.count(b"IEND") == 1

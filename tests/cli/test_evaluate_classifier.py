@@ -1,0 +1,165 @@
+"""`drn eval` of a classifier on class folders."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import colour_classifier
+import pytest
+import torch
+from colour_classifier import NAMES, WNIDS, draw, save
+from typer.testing import CliRunner
+
+from drn_cli.cli.app import app
+from drn_cli.data.class_folders import ClassSample
+from drn_cli.data.classification import View
+from drn_cli.distributed.group import Group
+from drn_cli.errors import DrnError
+from drn_cli.evaluation.classification import TopScores, score, worst_ranked
+from drn_cli.inference.loading import load_classifier
+
+CPU = torch.device("cpu")
+SIDE, RESIZE = 64, 72
+BOX = (12, 12, 59, 59)  # of the colour, in pictures of 72x96
+FOLDERS = ("red", "blue", "green")  # of the network's five classes, in another order
+PAINTED = {  # by folder; one picture lies in a wrong one
+    "red": ["red", "red"],
+    "blue": ["blue", "blue"],
+    "green": ["green", "blue"],
+}
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures to test on, and one to train on, in the folders of three classes."""
+    root = tmp_path_factory.mktemp("classes")
+    for folder, painted in PAINTED.items():
+        wnid = WNIDS[NAMES.index(folder)]
+        for number, colour in enumerate(painted):
+            picture = draw(72, 96, {colour: BOX, "yellow": (80, 2, 93, 15)}, number)
+            save(root / "val" / wnid / f"{number}.png", picture)
+        (root / "train" / wnid).mkdir(parents=True)
+    save(root / "train" / WNIDS[0] / "a.png", draw(72, 96, {"red": BOX}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "colours"
+    return colour_classifier.write_run(folder, side=SIDE, resize=RESIZE, data=classes)
+
+
+@pytest.fixture
+def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: CliRunner().invoke(app, ["eval", *map(str, words)])
+
+
+def expected(run: Path, classes: Path, view: View) -> TopScores:
+    """Score without the command line, the classes counted as the network does."""
+    best = run / "checkpoints" / "best.safetensors"
+    found = load_classifier(best, CPU, crop=SIDE, resize=RESIZE, view=view)
+    samples = [
+        ClassSample(path, WNIDS.index(path.parent.name))
+        for path in sorted((classes / "val").rglob("*.png"))
+    ]
+    scores = score(found, samples, Group(0, 1, CPU), each=True)
+    assert scores is not None
+    return scores
+
+
+def test_table_and_the_pictures_furthest_from_right(
+    evaluate: Callable[..., Any], run: Path, classes: Path
+) -> None:
+    result = evaluate(run)
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert ["top-1", "83.33", "16.67"] in rows
+    assert ["top-5", "100.00", "0.00"] in rows
+    wrong = str(classes / "val" / WNIDS[NAMES.index("green")] / "1.png")
+    [listed] = [row for row in rows if row and row[0].endswith(".png")]
+    assert listed[:3] == [wrong, "green", "blue"]
+    assert int(listed[3]) > 2, "after blue and yellow, which are in the picture"
+    assert "val: 6 pictures of 3 classes, 1-crop" in result.stderr
+    assert "worst pictures" not in evaluate(run, "--worst", 0).stdout
+
+
+@pytest.mark.parametrize(("words", "view"), [([], "1-crop"), (["--ten-crop"], "10-crop")])
+def test_json_and_a_line_of_csv_for_each_picture(
+    evaluate: Callable[..., Any], run: Path, classes: Path, words: list[str], view: View
+) -> None:
+    result = evaluate(run, "--json", "--csv", "out/pictures.csv", *words)
+    assert result.exit_code == 0, result.output
+    scores = expected(run, classes, view)
+    assert json.loads(result.stdout) == {
+        "checkpoint": str(run / "checkpoints" / "best.safetensors"),
+        "split": "val",
+        "view": view,
+        **scores.to_json(),
+    }
+    assert f"classes, {view}" in result.stderr and "written: out/pictures.csv" in result.stderr
+    with Path("out/pictures.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, one in zip(rows, worst_ranked(scores.pictures), strict=True):
+        assert (row["image"], row["class"], int(row["rank"])) == (
+            one.image,
+            NAMES[one.target],
+            one.rank,
+        )
+        for place, (kind, share) in enumerate(zip(one.best, one.probabilities, strict=True), 1):
+            assert row[f"class_{place}"] == NAMES[kind]
+            assert float(row[f"probability_{place}"]) == pytest.approx(share, abs=1e-6)
+    assert rows[0]["class"] == "green" and rows[0]["class_1"] == "blue", "the worst first"
+
+
+def test_ten_crops_see_more_than_one(run: Path, classes: Path) -> None:
+    """Else the test above would prove little."""
+    one, ten = (expected(run, classes, view) for view in ("1-crop", "10-crop"))
+    for single, averaged in zip(one.pictures, ten.pictures, strict=True):
+        assert single.probabilities != pytest.approx(averaged.probabilities, rel=1e-3)
+
+
+def test_the_training_pictures_can_be_scored(evaluate: Callable[..., Any], run: Path) -> None:
+    result = evaluate(run, "--split", "train", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["split"], told["images"], told["top1"]) == ("train", 1, 1)
+
+
+def test_class_folders_have_no_test_split(evaluate: Callable[..., Any], run: Path) -> None:
+    error = evaluate(run, "--split", "test").exception
+    assert isinstance(error, DrnError)
+    assert error.message == "--split test: class folders have train and val"
+
+
+def test_folders_of_other_classes_are_refused(evaluate: Callable[..., Any], run: Path) -> None:
+    for name in (WNIDS[0], "n09999999"):
+        save(Path("other/val") / name / "a.png", draw(20, 20, {}))
+    error = evaluate(run, "--data", "other").exception
+    assert isinstance(error, DrnError)
+    assert error.message.startswith("other: the class n09999999 is none of the network's 5")
+
+
+def test_label_maps_are_refused(evaluate: Callable[..., Any], run: Path, data_folder: Path) -> None:
+    error = evaluate(run, "--data", data_folder).exception
+    assert isinstance(error, DrnError)
+    assert "has no folders train/CLASS or val/CLASS" in error.message
+
+
+def test_broken_picture_is_an_error(evaluate: Callable[..., Any], run: Path) -> None:
+    path = save(Path("broken/val") / WNIDS[0] / "a.png", draw(72, 96, {"red": BOX}))
+    path.write_bytes(path.read_bytes()[:100])
+    error = evaluate(run, "--data", "broken").exception
+    assert isinstance(error, DrnError)
+    assert error.message.startswith(f"{path}: broken picture")
+
+
+@pytest.mark.parametrize("words", [["--tile", 64], ["--ms"], ["--scales", "0.5,1"], ["--flip"]])
+def test_what_is_for_segmenters_is_refused(
+    evaluate: Callable[..., Any], run: Path, words: list[Any]
+) -> None:
+    error = evaluate(run, *words).exception
+    assert isinstance(error, DrnError)
+    assert str(words[0]) in error.message and "for segmenters" in error.message
