@@ -1,0 +1,286 @@
+"""How fast `drn` predicts and evaluates, against the way of the paper's code, in one run.
+
+    python benchmarks/inference.py                       what this machine can do
+    python benchmarks/inference.py --json > today.json
+    python benchmarks/inference.py --only ms --rounds 5 --pictures 8
+
+Three comparisons on the CPU, with DRN-D-22 and pictures of CamVid's size (480x360), or those of
+--images; and on a GPU the network's pass over 1024x2048 in several ways.
+
+predict: files to files. The plain way reads with Pillow, runs the network in eager float32, takes
+    the arg-max of the whole map and writes index and colour pictures, one after the other, as the
+    paper's code does. Ours is `drn predict`'s own stream: index, colour and overlay.
+ms: the same for six sizes. The plain way resizes each class's log-probabilities with Pillow in as
+    many threads as there are classes, as the paper's code does.
+confusion: the share of an evaluation that counting costs.
+
+Ways take turns, and medians over the rounds are compared. The weights are random unless --weights
+names some: times do not depend on them.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import drn_cli
+from drn_cli.data.classes import generic
+from drn_cli.data.folders import IMAGENET
+from drn_cli.data.images import read_image
+from drn_cli.evaluation.confusion import confusion
+from drn_cli.inference.inputs import Picture, find_pictures
+from drn_cli.inference.loading import TrainedNetwork, load_predictor, read_network
+from drn_cli.inference.outputs import DEFAULT_KINDS, write_prediction
+from drn_cli.inference.predictor import Predictor
+from drn_cli.inference.reading import networks_at_once
+from drn_cli.inference.stream import stream
+from drn_cli.networks.models import DRN
+from drn_cli.recipe.schema import MULTI_SCALE, Eval
+
+CAMVID = (360, 480)
+CLASSES = 11
+CPU = torch.device("cpu")
+
+
+def draw_pictures(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """Write pictures whose PNGs are as large as photographs': smooth shapes with some noise."""
+    height, width = size
+    for number in range(count):
+        random = np.random.default_rng(number)
+        coarse = random.integers(0, 256, (height // 24, width // 24, 3)).astype(np.uint8)
+        smooth = np.asarray(
+            Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        )
+        noisy = np.clip(smooth + random.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / f"{number:03}.png")
+
+
+# ---- The way of the paper's code ----
+
+
+@torch.inference_mode()
+def plainly(model: DRN, pictures: Sequence[Picture], out: Path, scales: Sequence[float]) -> None:
+    """Read, run and write one picture after the other."""
+    palette = np.frombuffer(generic(CLASSES).palette(), np.uint8).reshape(256, 3)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
+
+    def tensor(image: Image.Image) -> torch.Tensor:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+        return ((pixels - mean) / std)[None].contiguous()
+
+    for picture in pictures:
+        image = Image.open(picture.path).convert("RGB")
+        if tuple(scales) == (1.0,):
+            prediction = model(tensor(image)).argmax(1)[0].numpy()
+        else:
+            sizes = [(int(image.width * s), int(image.height * s)) for s in scales]
+            views = [image.resize(size, Image.Resampling.BICUBIC) for size in sizes]
+            maps = [model(tensor(view)).log_softmax(1)[0].numpy() for view in views]
+            prediction = sum(_resized(one, image.size) for one in maps).argmax(0)
+        classes = prediction.astype(np.uint8)
+        Image.fromarray(classes).save(out / f"{picture.name}.png")
+        Image.fromarray(palette[classes]).save(out / f"{picture.name}_colour.png")
+
+
+def _resized(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize each class's map, a thread for each."""
+
+    def resize(one: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BILINEAR))
+
+    with ThreadPoolExecutor(len(scores)) as pool:
+        return np.stack(list(pool.map(resize, scores)))
+
+
+# ---- Ours ----
+
+
+def ours(predictor: Predictor, pictures: Sequence[Picture], out: Path) -> None:
+    """Predict as `drn predict` does."""
+
+    def finish(picture: Picture, image: np.ndarray, classes: torch.Tensor) -> dict[str, str]:
+        return write_prediction(
+            out, picture.name, DEFAULT_KINDS, image, classes.numpy(), None, predictor.class_set
+        )
+
+    for _ in stream(
+        pictures, lambda picture: read_image(Path(picture.path)), predictor.batch, finish, CPU
+    ):
+        pass
+
+
+# ---- Measuring ----
+
+
+def in_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Run each way once for nothing, then all in turns; give each one's median seconds."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def compare_predictions(
+    network: TrainedNetwork, pictures: Sequence[Picture], scales: Sequence[float], rounds: int
+) -> dict[str, float]:
+    """Time both ways, in seconds a picture."""
+    model = network.model
+    view = Eval(scales=tuple(scales))
+    at_once = networks_at_once(CPU, len(pictures))
+    predictor = load_predictor(network, CPU, view=view, at_once=at_once)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        seconds = in_turns(
+            {
+                "plain": lambda: plainly(model, pictures, out, scales),
+                "drn": lambda: ours(predictor, pictures, out),
+            },
+            rounds,
+        )
+    return {name: value / len(pictures) for name, value in seconds.items()}
+
+
+def compare_counting(
+    network: TrainedNetwork, pictures: Sequence[Picture], rounds: int
+) -> dict[str, float]:
+    """Time predicting and counting in one thread each, in seconds a picture."""
+    predictor = load_predictor(network, CPU)
+    images = [read_image(Path(picture.path)) for picture in pictures]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    maps = [predictor(image) for image in images]
+    seconds = in_turns(
+        {
+            "predict": lambda: [predictor(image) for image in images],
+            "count": lambda: [confusion(one, one, predictor.classes) for one in maps],
+        },
+        rounds,
+    )
+    torch.set_num_threads(threads)
+    return {name: value / len(pictures) for name, value in seconds.items()}
+
+
+@torch.inference_mode()
+def on_gpu(network: TrainedNetwork, rounds: int) -> dict[str, float]:
+    """Time whole predictions of 1024x2048 on a GPU, in seconds a picture."""
+    device = torch.device("cuda")
+    image = np.random.default_rng(0).integers(0, 256, (1024, 2048, 3)).astype(np.uint8)
+    plain = network.model.to(device)
+    mean, std = (
+        torch.tensor(values, device=device).view(3, 1, 1)
+        for values in (IMAGENET.mean, IMAGENET.std)
+    )
+
+    def eagerly() -> None:
+        pixels = torch.from_numpy(image).to(device).permute(2, 0, 1).float() / 255
+        plain(((pixels - mean) / std)[None].contiguous()).argmax(1)
+        torch.cuda.synchronize()
+
+    ways: dict[str, Callable[[], object]] = {"plain, float32": eagerly}
+    for name, options in (
+        ("drn, float32", {}),
+        ("drn, bf16", {"autocast": torch.bfloat16}),
+        ("drn, bf16, compiled", {"autocast": torch.bfloat16, "compiled": True}),
+    ):
+        predictor = load_predictor(network, device, **options)  # type: ignore[arg-type]
+
+        def whole(predictor: Predictor = predictor) -> None:
+            predictor.batch([image])
+            torch.cuda.synchronize()
+
+        ways[name] = whole
+    return in_turns(ways, max(rounds, 20))
+
+
+def machine() -> dict[str, str]:
+    """Say what this ran on."""
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "cpu": f"{cpu}, {torch.get_num_threads()} threads",
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "drn": drn_cli.__version__,
+    }
+
+
+def table(title: str, seconds: dict[str, float]) -> None:
+    """Print ways beside the first."""
+    print(f"\n{title}")
+    first = next(iter(seconds.values()))
+    for name, value in seconds.items():
+        print(f"  {name:<22}{1000 * value:10.1f} ms{1 / value:10.2f} a second{first / value:8.2f}x")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--arch", default="drn_d_22")
+    parser.add_argument("--weights", type=Path, help="a checkpoint, instead of random weights")
+    parser.add_argument("--images", type=Path, help="a folder of pictures, instead of drawn ones")
+    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=("predict", "ms", "confusion", "gpu"))
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+
+    if args.weights is not None:
+        network = read_network(args.weights, "segmentation")
+    else:
+        model = drn_cli.create_model(args.arch, "segmentation", CLASSES).eval()
+        network = TrainedNetwork(Path(args.arch), model, {})
+    results: dict[str, Any] = {"machine": machine(), "arch": network.model.arch}
+    with tempfile.TemporaryDirectory() as folder:
+        if args.images is None:
+            draw_pictures(Path(folder), args.pictures, CAMVID)
+        pictures = find_pictures([str(args.images or folder)])[: args.pictures]
+        if args.only in (None, "predict"):
+            results["predict"] = compare_predictions(network, pictures, (1.0,), args.rounds)
+        if args.only in (None, "ms"):
+            few = pictures[: max(2, args.pictures // 4)]
+            results["ms"] = compare_predictions(network, few, MULTI_SCALE, args.rounds)
+        if args.only in (None, "confusion"):
+            results["confusion"] = compare_counting(network, pictures, args.rounds)
+        if args.only in (None, "gpu") and torch.cuda.is_available():
+            results["gpu"] = on_gpu(network, args.rounds)
+    if args.json:
+        print(json.dumps(results, indent=2))
+        return
+    print(", ".join(results["machine"].values()), "|", network.model.arch)
+    for name, title in (
+        ("predict", "drn predict, files to files, a picture"),
+        ("ms", "drn predict --ms, files to files, a picture"),
+        ("gpu", "1024x2048 on a GPU, a picture"),
+    ):
+        if name in results:
+            table(title, results[name])
+    if "confusion" in results:
+        share = results["confusion"]["count"] / sum(results["confusion"].values())
+        print(f"\nThe confusion matrix takes {100 * share:.2f} % of an evaluation")
+
+
+if __name__ == "__main__":
+    main()
