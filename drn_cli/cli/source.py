@@ -60,7 +60,7 @@ Tile = Annotated[
     int | None,
     typer.Option(
         min=64,
-        help="Side of overlapping tiles, in pixels; by default as large as memory allows.",
+        help="Longest side of overlapping tiles, in pixels; by default as large as memory allows.",
         rich_help_panel=VIEW,
     ),
 ]

@@ -15,7 +15,7 @@ from drn_cli.networks.models import OUTPUT_STRIDE
 
 # Tried on photographs with a trained network (docs/performance.md): what matters is how far from
 # its edge a tile begins to count. The paper's networks look 200 to 500 pixels around.
-OVERLAP = 0.375  # share of a tile that it has in common with the next, at most
+OVERLAP = 0.5  # share of a tile that it has in common with the next, at most
 WIDEST = 512  # pixels of overlap, beyond which little is gained
 DISCARDED = 0.4  # share of an overlap, at either end, where only the other tile counts
 
@@ -55,17 +55,16 @@ class Tile:
 
 
 def place_tiles(length: int, side: int) -> list[Tile]:
-    """Cover a length with tiles of a side, evenly, the first and the last flush with the ends."""
-    side = max(OUTPUT_STRIDE, side // OUTPUT_STRIDE * OUTPUT_STRIDE)
+    """Cover a length with tiles of a side or a little less, evenly, flush with both ends."""
+    grid = OUTPUT_STRIDE
+    side = max(grid, side // grid * grid)
     if length <= side:
         return [Tile(0, length, False, False, 0)]
-    overlap = min(WIDEST, int(OVERLAP * side)) // OUTPUT_STRIDE * OUTPUT_STRIDE
+    overlap = min(WIDEST, int(OVERLAP * side)) // grid * grid
     count = -(-(length - overlap) // (side - overlap))
-    last = length - side
-    starts = [
-        last * number // (count - 1) // OUTPUT_STRIDE * OUTPUT_STRIDE for number in range(count)
-    ]
-    starts[-1] = -(-last // OUTPUT_STRIDE) * OUTPUT_STRIDE
+    side = -(-(length + (count - 1) * overlap) // (count * grid)) * grid  # so many need no more
+    last = -(-(length - side) // grid)
+    starts = [last * number // (count - 1) * grid for number in range(count)]
     return [
         Tile(start, min(start + side, length), number > 0, number < count - 1, overlap)
         for number, start in enumerate(starts)

@@ -74,7 +74,7 @@ def test_tiles_cover_a_length_and_start_where_cells_do(length: int, side: int) -
     for before, after in itertools.pairwise(tiles):
         assert before.start < after.start
         assert before.stop < after.stop
-        assert before.stop - after.start >= max(0, after.overlap - 8)
+        assert before.stop - after.start >= after.overlap
 
 
 @pytest.mark.parametrize(("length", "side"), TILED)
@@ -85,6 +85,9 @@ def test_tiles_are_no_more_than_are_needed_and_lie_evenly(length: int, side: int
     # One fewer would have less in common than was announced.
     one_fewer = (len(tiles) - 1) * (side // 8 * 8 - tiles[0].overlap) + tiles[0].overlap
     assert one_fewer < length
+    # And they are no larger than so many have to be.
+    lengths = sum(tile.stop - tile.start for tile in tiles)
+    assert lengths - (len(tiles) - 1) * tiles[0].overlap < length + 8 * len(tiles)
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 63, 64])

@@ -235,7 +235,7 @@ def test_every_view_is_seen_in_tiles_of_the_side_that_is_asked_for() -> None:
         [expected] = look(whole, 1, batch(image), STATISTICS, Eval(scales=scales, flip=True))
         view = Eval(scales=scales, flip=True, tile=64)
         [found] = look(tiled, 1, batch(image), STATISTICS, view)
-        assert max(max(size) for size in tiled.sizes) == 64
+        assert 32 < max(max(size) for size in tiled.sizes) <= 64
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one.scores, other.scores, rtol=1e-5, atol=1e-5)
     assert (40, 50) in tiled.sizes  # what is no larger than a tile stays whole
