@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from math import isnan
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from rich.markup import escape
 
 from drn_cli.cli import console
 from drn_cli.cli.localizing.evaluation import Asked, class_numbers
-from drn_cli.cli.predicting.segmentation import read_picture
+from drn_cli.cli.pictures import in_order, read_picture, results_of
 from drn_cli.cli.source import Look, Source
 from drn_cli.errors import DrnError
 
@@ -82,20 +81,12 @@ def find_boxes(
             return _write(item[1], image, found, shown, classifier, out, save, asked)
 
         entries: list[tuple[int, dict[str, Any]]] = []
+        broken: list[tuple[int, dict[str, Any]]] = []
         mine = group.share(list(enumerate(pictures)))
         results = stream(mine, read_picture, answer, finish, group.device)
-        with console.bar(len(mine), shown=group.first) as bar:
-            for (number, picture), result in results:
-                if isinstance(result, DrnError):
-                    console.fail(result)
-                    entries.append((number, {"image": picture.path, "error": result.message}))
-                else:
-                    entries.append((number, {"image": picture.path} | result))
-                bar.update()
-        gathered = [one for part in group.gather(entries) for one in part]
-        told = [entry for _, entry in sorted(gathered, key=itemgetter(0))]
-        found = [entry for entry in told if "error" not in entry]
-        failed = [entry for entry in told if "error" in entry]
+        for number, picture, result in results_of(results, len(mine), broken, shown=group.first):
+            entries.append((number, {"image": picture.path} | result))
+        found, failed = in_order(group.gather(entries)), in_order(group.gather(broken))
         if group.first:
             _report(found, failed, source, out, save, asked)
     if failed:

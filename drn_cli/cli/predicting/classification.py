@@ -10,8 +10,9 @@ import typer
 from rich.markup import escape
 
 from drn_cli.cli import console
+from drn_cli.cli.pictures import in_order, read_picture, results_of
 from drn_cli.cli.predicting.record import leave_record
-from drn_cli.cli.predicting.segmentation import Wanted, read_picture
+from drn_cli.cli.predicting.segmentation import Wanted
 from drn_cli.cli.source import Look, Source
 from drn_cli.errors import DrnError
 
@@ -137,20 +138,15 @@ def _classify_share(
         return [(classifier.names[k], float(scores[k].exp())) for k in best]
 
     results = stream(todo, read, answer, finish, classifier.device, wanted.batch)
-    with console.bar(len(todo), shown=group.first) as bar:
-        for (number, picture), result in results:
-            if isinstance(result, DrnError):
-                console.fail(result)
-                tally.failed.append((number, {"image": picture.path, "error": result.message}))
-            else:
-                tally.classified += 1
-                if table is not None:
-                    cells = (cell for name, share in result for cell in (name, f"{share:.6f}"))
-                    table.add((picture.path, *cells))
-                if keep:
-                    classes = [{"class": name, "probability": share} for name, share in result]
-                    tally.found.append((number, {"image": picture.path, "classes": classes}))
-            bar.update()
+    found = results_of(results, len(todo), tally.failed, shown=group.first)
+    for number, picture, best in found:
+        tally.classified += 1
+        if table is not None:
+            cells = (cell for name, share in best for cell in (name, f"{share:.6f}"))
+            table.add((picture.path, *cells))
+        if keep:
+            classes = [{"class": name, "probability": share} for name, share in best]
+            tally.found.append((number, {"image": picture.path, "classes": classes}))
     if table is not None:
         table.end()
     return tally
@@ -166,13 +162,8 @@ def _report(
 ) -> None:
     classified = sum(tally.classified for tally in tallies)
     skipped = sum(tally.skipped for tally in tallies)
-    found, failed = (
-        [entry for _, entry in sorted(entries, key=lambda one: one[0])]
-        for entries in (
-            [one for tally in tallies for one in tally.found],
-            [one for tally in tallies for one in tally.failed],
-        )
-    )
+    found = in_order(tally.found for tally in tallies)
+    failed = in_order(tally.failed for tally in tallies)
     speed = classified / seconds
     if wanted.as_json:
         console.emit_json(

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.pictures import in_order, read_picture, results_of
 from drn_cli.cli.predicting.record import leave_record
 from drn_cli.cli.source import Look, Source
 from drn_cli.errors import DrnError
@@ -72,7 +73,7 @@ class Tally:
 
     written: int
     skipped: int
-    failed: list[tuple[int, dict[str, str]]]
+    failed: list[tuple[int, dict[str, Any]]]
     files: list[tuple[int, dict[str, str]]]
 
 
@@ -158,9 +159,7 @@ def _label_share(
             todo.append((number, picture))
 
     def answer(images: "Sequence[Pixels]") -> "list[tuple[Tensor, Tensor | None]]":
-        if "probabilities" in kinds:
-            return [predictor.with_probabilities(image) for image in images]
-        return [(classes, None) for classes in predictor.batch(images)]
+        return _answers(predictor, images, kinds)
 
     def finish(
         item: "tuple[int, Picture]", image: "Pixels", answered: "tuple[Tensor, Tensor | None]"
@@ -171,25 +170,21 @@ def _label_share(
         )
 
     results = stream(todo, read_picture, answer, finish, predictor.device, wanted.batch)
-    with console.bar(len(todo), shown=group.first) as bar:
-        for (number, picture), result in results:
-            if isinstance(result, DrnError):
-                console.fail(result)
-                tally.failed.append((number, {"image": picture.path, "error": result.message}))
-            else:
-                tally.written += 1
-                if wanted.as_json:
-                    tally.files.append((number, {"image": picture.path} | result))
-            bar.update()
+    found = results_of(results, len(todo), tally.failed, shown=group.first)
+    for number, picture, files in found:
+        tally.written += 1
+        if wanted.as_json:
+            tally.files.append((number, {"image": picture.path} | files))
     return tally
 
 
-def read_picture(item: "tuple[int, Picture]") -> "Pixels":
-    """Read a picture, from stdin if that is meant; raises DrnError as `read_image`."""
-    from drn_cli.data.images import read_image
-
-    path = item[1].path
-    return read_image(sys.stdin.buffer if path == "-" else Path(path))
+def _answers(
+    predictor: "Predictor", images: "Sequence[Pixels]", kinds: "Sequence[Kind]"
+) -> "list[tuple[Tensor, Tensor | None]]":
+    """Give the classes of pictures of one size, and their probabilities if they are to be kept."""
+    if "probabilities" in kinds:
+        return [predictor.with_probabilities(image) for image in images]
+    return [(classes, None) for classes in predictor.batch(images)]
 
 
 def _pack(pictures: "Sequence[Picture]", wanted: Wanted) -> None:
@@ -220,17 +215,13 @@ def _pack(pictures: "Sequence[Picture]", wanted: Wanted) -> None:
 def _report(source: Source, tallies: Sequence[Tally], seconds: float, wanted: Wanted) -> None:
     written = sum(tally.written for tally in tallies)
     skipped = sum(tally.skipped for tally in tallies)
-    failures = sorted((one for tally in tallies for one in tally.failed), key=lambda one: one[0])
-    failed = [entry for _, entry in failures]
+    failed = in_order(tally.failed for tally in tallies)
     speed = written / seconds
     if wanted.as_json:
-        files = sorted(
-            ((n, e) for tally in tallies for n, e in tally.files), key=lambda one: one[0]
-        )
         console.emit_json(
             {
                 "checkpoint": str(source.checkpoint),
-                "written": [entry for _, entry in files],
+                "written": in_order(tally.files for tally in tallies),
                 "skipped": skipped,
                 "failed": failed,
                 "seconds": round(seconds, 3),
@@ -269,7 +260,7 @@ def label_one(path: str, network: "TrainedNetwork", look: Look, wanted: Wanted) 
             network, group.device, view=look.view, at_once=1, **look.computing(group.device)
         )
         image = read_picture((0, pictures[0]))
-        classes, probabilities = predictor.with_probabilities(image)
+        [(classes, probabilities)] = _answers(predictor, [image], [kind])
         content = encode(kind, image, classes.cpu().numpy(), probabilities, predictor.class_set)
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()

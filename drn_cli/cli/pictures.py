@@ -1,0 +1,57 @@
+"""What `predict` and `localize` share: pictures in, one result each, also of several processes."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from drn_cli.cli import console
+from drn_cli.errors import DrnError
+
+if TYPE_CHECKING:
+    from drn_cli.data.images import Pixels
+    from drn_cli.inference.inputs import Picture
+
+    Numbered = tuple[int, Picture]
+
+Result = TypeVar("Result")
+
+
+def read_picture(item: "Numbered") -> "Pixels":
+    """Read a picture, from stdin if that is meant; raises DrnError as `read_image`."""
+    from drn_cli.data.images import read_image
+
+    path = item[1].path
+    return read_image(sys.stdin.buffer if path == "-" else Path(path))
+
+
+def results_of(
+    results: "Iterable[tuple[Numbered, Result | DrnError]]",
+    total: int,
+    failed: list[tuple[int, dict[str, Any]]],
+    *,
+    shown: bool,
+) -> "Iterator[tuple[int, Picture, Result]]":
+    """Show progress and give each picture's result; say which could not be read.
+
+    Args:
+        results: As `stream` gives them.
+        total: How many there will be.
+        failed: Gets the number of each that could not be read, with its entry for JSON.
+        shown: Whether this process shows the progress.
+    """
+    with console.bar(total, shown=shown) as bar:
+        for (number, picture), result in results:
+            if isinstance(result, DrnError):
+                console.fail(result)
+                failed.append((number, {"image": picture.path, "error": result.message}))
+            else:
+                yield number, picture, result
+            bar.update()
+
+
+def in_order(parts: Iterable[Iterable[tuple[int, Result]]]) -> list[Result]:
+    """Put together what processes have of their pictures, in the pictures' order."""
+    numbered = (one for part in parts for one in part)
+    return [entry for _, entry in sorted(numbered, key=itemgetter(0))]
