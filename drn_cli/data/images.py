@@ -81,7 +81,7 @@ def _open(path: Path | IO[bytes]) -> Image.Image | Pixels:
     Returns:
         Pixels `(H, W)` or `(H, W, 3)` where there was a quick way, or else Pillow's picture.
     """
-    name = path if isinstance(path, Path) else "picture"
+    name = path if isinstance(path, Path) else getattr(path, "name", "picture")
     try:
         data = path.read_bytes() if isinstance(path, Path) else path.read()
         with warnings.catch_warnings():
