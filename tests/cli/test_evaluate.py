@@ -214,6 +214,8 @@ def unreachable(monkeypatch, tmp_path) -> Path:
         monkeypatch.delenv(name, raising=False)
     for scheme in ("http", "https"):
         monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
+    # urllib reads these once, and would keep them for the tests after this one.
+    monkeypatch.setattr("urllib.request._opener", None)
     return tmp_path / "cache" / "weights"
 
 

@@ -88,6 +88,8 @@ def sums():
     from drn_cli.errors import DrnError
 
     lost = len(list(Path().glob("loss*")))
+    # It is to say that the other was lost before the launcher ends it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if rank == "0" and lost:
         time.sleep(1)
     try:
