@@ -1,7 +1,6 @@
 """The one way a picture or a label map is read and written."""
 
 import io
-import warnings
 from pathlib import Path
 from typing import IO
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from drn_cli.data.classes import IGNORED, ClassSet
+from drn_cli.data.silence import silence
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
 
@@ -84,15 +84,12 @@ def _open(path: Path | IO[bytes]) -> Image.Image | Pixels:
     name = path if isinstance(path, Path) else getattr(path, "name", "picture")
     try:
         data = path.read_bytes() if isinstance(path, Path) else path.read()
-        with warnings.catch_warnings():
-            # Of large pictures well below the size that Pillow refuses, and of odd metadata.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                pixels = _quickly(image, data)
-                if pixels is not None:
-                    return pixels
-                image.load()
-                return ImageOps.exif_transpose(image)
+        with silence, Image.open(io.BytesIO(data)) as image:
+            pixels = _quickly(image, data)
+            if pixels is not None:
+                return pixels
+            image.load()
+            return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise DrnError(f"{name}: no such file") from error
     except UnidentifiedImageError as error:

@@ -8,13 +8,11 @@ else. That is what the benchmark's submission page and its own evaluation script
 import io
 import lzma
 import re
-import warnings
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -26,6 +24,7 @@ from drn_cli.data.audit.labels import LABEL_ID
 from drn_cli.data.classes import IGNORED, cityscapes_train_ids
 from drn_cli.data.images import Pixels, index_png, read_label
 from drn_cli.data.prepare.common import Progress
+from drn_cli.data.silence import silence
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
 
@@ -116,18 +115,10 @@ def check_inputs(paths: Sequence[str], *, partial: bool) -> None:
 
 def _size(path: str) -> tuple[int, int]:
     try:
-        with _without_warnings(), Image.open(path) as image:
+        with silence, Image.open(path) as image:
             return image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DrnError(f"{path}: cannot be read: {error}") from error
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Keep Pillow from warning of large pictures: their size is looked at here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
 
 
 def _wrong_cities(frames: Iterable[str]) -> str:
@@ -275,7 +266,7 @@ def _read_map(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Pixels:
         raise DrnError(f"has {info.file_size} bytes, too many for a label map")
     try:
         content = archive.read(info)
-        with _without_warnings(), Image.open(io.BytesIO(content)) as image:
+        with silence, Image.open(io.BytesIO(content)) as image:
             if image.size != SIZE:
                 raise DrnError(f"is {image.width}x{image.height}, not {SIZE[0]}x{SIZE[1]}")
             if image.mode not in {"L", "P"}:

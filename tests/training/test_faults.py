@@ -335,18 +335,21 @@ def test_a_poisoned_step_of_one_process_is_skipped_by_all(spawn, recipe_file, ru
 # Short memory.
 
 
-def leave_memory(running: Process, size: int) -> None:
-    """Allow a process so many bytes more than it has now."""
+def memory_of(running: Process) -> int:
+    """Give the bytes that a process has; 0 when it is gone."""
     status = Path(f"/proc/{running.pid}/status").read_text()
-    [has] = [line.split()[1] for line in status.splitlines() if line.startswith("VmSize:")]
-    limit = int(has) * 1024 + size
+    has = [line.split()[1] for line in status.splitlines() if line.startswith("VmSize:")]
+    return int(has[0]) * 1024 if has else 0
+
+
+def limit_memory(running: Process, limit: int) -> None:
     resource.prlimit(running.pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
 def test_short_memory_in_training_names_what_takes_less(drn, recipe_file, run, until):
     running = drn.begin("train", recipe_file, "augment.crop=768", "--run-dir", "run")
     until(lambda: run.last.is_file() or running.poll() is not None)
-    leave_memory(running, 300 * MIB)
+    limit_memory(running, memory_of(running) + 300 * MIB)
     code, _, err = ended(running)
     assert code == 1
     [error] = errors(err)
@@ -361,7 +364,7 @@ def test_short_memory_in_validation_is_no_end(
     """A picture far larger than the crops is seen in tiles."""
     random = np.random.default_rng(0)
     name = (own_data_folder / "val_images.txt").read_text().split()[1]  # not tried before step 0
-    for folder, shape in (("pictures", (1024, 1024, 3)), ("labels", (1024, 1024))):
+    for folder, shape in (("pictures", (1536, 1536, 3)), ("labels", (1536, 1536))):
         noise = random.integers(0, 3, shape, dtype=np.uint8)
         Image.fromarray(noise).save(own_data_folder / folder / Path(name).name)
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # others would take addresses that nobody uses
@@ -369,9 +372,19 @@ def test_short_memory_in_validation_is_no_end(
         *("train", recipe_file, f"data.root={own_data_folder}", "train.epochs=1"),
         *("--run-dir", "run"),
     )
-    until(lambda: run.metrics.is_file() or running.poll() is not None)
-    # The whole picture was seen to take 260 MiB.
-    leave_memory(running, 180 * MIB)
+    trained = 0
+
+    def is_trained() -> bool:
+        nonlocal trained
+        now = memory_of(running)
+        if run.metrics.is_file() or running.poll() is not None:
+            return True
+        trained = now  # surely before the validation
+        return False
+
+    until(is_trained)
+    # The whole picture was seen to take 580 MiB.
+    limit_memory(running, trained + 350 * MIB)
     code, _, err = ended(running)
     assert code == 0, err
     assert "out of memory: pictures are now seen in overlapping tiles of" in err

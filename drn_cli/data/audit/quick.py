@@ -1,6 +1,5 @@
 """The cheap part of the audit, before training: a bad label is told before the first step."""
 
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from drn_cli.data.audit.labels import size_finding, value_findings
 from drn_cli.data.audit.reading import Item, Size, look
 from drn_cli.data.folders import Sample
 from drn_cli.data.images import ORIENTATION
+from drn_cli.data.silence import silence
 
 HEADERS = 2000  # pairs whose headers are read
 WHOLE = 32  # labels that are read whole
@@ -37,9 +37,7 @@ def quick(samples: Sequence[Sample], classes: int) -> list[Finding]:
     """
     labelled = [(sample.image, sample.label) for sample in samples if sample.label]
     findings: list[Finding] = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
-        # Set once for all threads: the size that Pillow warns of is no reason to stop.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with silence, ThreadPoolExecutor(THREADS) as pool:
         for found in pool.map(_compare, evenly(labelled, HEADERS)):
             findings += found
             if len(findings) >= ENOUGH:

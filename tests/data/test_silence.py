@@ -1,0 +1,56 @@
+"""Warnings that are kept quiet in threads come back afterwards, and only then."""
+
+import os
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from drn_cli.data.silence import silence
+
+
+def warn() -> None:
+    warnings.warn("odd", UserWarning, stacklevel=1)
+
+
+def test_nothing_warns_inside_and_everything_afterwards() -> None:
+    with silence, silence:
+        warn()
+    with pytest.raises(UserWarning, match="odd"):  # the tests' own filter
+        warn()
+
+
+def test_the_first_thread_to_leave_does_not_speak_for_the_last() -> None:
+    filters = list(warnings.filters)
+    first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
+
+    def first() -> None:
+        with silence:
+            first_is_in.set()
+            assert second_is_in.wait(30)
+        first_is_out.set()
+
+    def second() -> None:
+        assert first_is_in.wait(30)
+        with silence:
+            second_is_in.set()
+            assert first_is_out.wait(30)
+            warn()
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(first), pool.submit(second)]:
+            future.result()
+    assert list(warnings.filters) == filters
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks, where there are threads
+def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have() -> None:
+    with silence._lock:
+        child = os.fork()
+        if child == 0:
+            with silence:
+                warn()
+            os._exit(5)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 5
