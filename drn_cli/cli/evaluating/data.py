@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from drn_cli.data.folders import Split
     from drn_cli.distributed.group import Group
     from drn_cli.inference.loading import TrainedNetwork
-    from drn_cli.recipe.schema import Recipe
     from drn_cli.report.pictures import SegmentedPicture
 
 
@@ -31,32 +30,38 @@ def score_data(
         DrnError: The network, the folder or a file of it cannot be used.
     """
     from drn_cli.distributed.group import join
-    from drn_cli.errors import DrnError
     from drn_cli.inference.loading import read_network
 
-    recipe = source.recipe
-    if data is None and recipe is None:
-        raise DrnError(f"{source.checkpoint}: does not say which pictures", "name them: --data DIR")
+    root, lists = _place(source, data)
     with join() as group:
         network = read_network(source.checkpoint)
         look.check(network.task)
-        score = _segmentation if network.task == "segmentation" else _classification
-        score(network, source, data, split, look, output, group)
+        if network.task == "segmentation":
+            _segmentation(network, source, root, lists, split, look, output, group)
+        else:
+            _classification(network, source, root, split, look, output, group)
+
+
+def _place(source: Source, data: Path | None) -> tuple[Path, str | None]:
+    """Give the data folder, and that of its lists where it is another."""
+    from drn_cli.errors import DrnError
+
+    if data is not None:
+        return data, None
+    if source.recipe is None:
+        raise DrnError(f"{source.checkpoint}: does not say which pictures", "name them: --data DIR")
+    return Path(source.recipe.data.root), source.recipe.data.lists
 
 
 def _about(source: Source, split: str) -> dict[str, Any]:
     return {"checkpoint": str(source.checkpoint), "split": split}
 
 
-def _root(data: Path | None, recipe: "Recipe | None") -> Path:
-    assert data is not None or recipe is not None
-    return data if data is not None else Path(recipe.data.root)  # type: ignore[union-attr]
-
-
 def _segmentation(
     network: "TrainedNetwork",
     source: Source,
-    data: Path | None,
+    root: Path,
+    lists: str | None,
     split: "Split",
     look: Look,
     output: Output,
@@ -68,8 +73,7 @@ def _segmentation(
     from drn_cli.inference.loading import load_predictor
     from drn_cli.report.pictures import name_below, segmented_picture
 
-    lists = source.recipe.data.lists if data is None and source.recipe else None
-    folder = ListFolder.open(_root(data, source.recipe), lists)
+    folder = ListFolder.open(root, lists)
     samples = folder.samples(split)
     predictor = load_predictor(
         network, group.device, data=folder, view=look.view, **look.computing(group.device)
@@ -94,7 +98,7 @@ def _segmentation(
 def _classification(
     network: "TrainedNetwork",
     source: Source,
-    data: Path | None,
+    root: Path,
     split: "Split",
     look: Look,
     output: Output,
@@ -108,7 +112,7 @@ def _classification(
 
     if split == "test":
         raise DrnError("--split test: class folders have train and val")
-    folder = ClassFolder.open(_root(data, source.recipe))
+    folder = ClassFolder.open(root)
     classifier = load_classifier(
         network,
         group.device,
