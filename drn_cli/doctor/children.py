@@ -1,0 +1,80 @@
+"""Processes that are started together, watched, and never left behind.
+
+What crashes there, or hangs, does not take the doctor with it.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+POLL = 0.02  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a process ended.
+
+    Attributes:
+        code: Its exit code, minus the signal that killed it, or None if we had to end it.
+        text: All that it wrote.
+    """
+
+    code: int | None
+    text: str
+
+    @property
+    def last_line(self) -> str:
+        """The last line that it wrote, where Python says what was raised."""
+        lines = self.text.strip().splitlines()
+        if lines:
+            return lines[-1].strip()
+        return "it said nothing" if self.code is None else f"it ended with {self.code}"
+
+
+def run_together(
+    commands: Sequence[Sequence[str]], timeout: float, *, all_or_none: bool = False
+) -> list[Ending]:
+    """Run commands at the same time, and end those that take too long.
+
+    Args:
+        commands: Each a program and its arguments.
+        timeout: Seconds for all of them.
+        all_or_none: Whether all are to be ended as soon as one fails.
+    """
+    with ExitStack() as stack:
+        # Files, unlike pipes, are never full.
+        outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in commands]
+        running: list[subprocess.Popen[bytes]] = []
+        stack.callback(_end, running)  # on Ctrl-C as well
+        for command, output in zip(commands, outputs, strict=True):
+            running.append(
+                subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                )
+            )
+        end = time.monotonic() + timeout
+        codes = [process.poll() for process in running]
+        while None in codes and time.monotonic() < end and not (all_or_none and any(codes)):
+            time.sleep(POLL)
+            codes = [process.poll() for process in running]
+        _end(running)
+        endings = []
+        for code, output in zip(codes, outputs, strict=True):
+            output.seek(0)
+            endings.append(Ending(code, output.read().decode(errors="replace")))
+        return endings
+
+
+def python(*words: str) -> tuple[str, ...]:
+    """Give the command that runs this very Python."""
+    return (sys.executable, *words)
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.kill()
+        process.wait()
