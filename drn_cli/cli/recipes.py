@@ -140,3 +140,11 @@ def schema() -> None:
     from drn_cli.recipe.loading import json_schema
 
     console.emit_json(json_schema())
+
+
+@app.command(epilog="Example: [bold]drn recipes reference > recipes.md[/]")
+def reference() -> None:
+    """Print every key of a recipe with its values, default and meaning, as Markdown."""
+    from drn_cli.recipe.reference import reference as describe
+
+    typer.echo(describe(), nl=False)
