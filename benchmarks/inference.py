@@ -39,9 +39,10 @@ from drn_cli.data.folders import IMAGENET
 from drn_cli.data.images import read_image
 from drn_cli.evaluation.confusion import confusion
 from drn_cli.inference.inputs import Picture, find_pictures
-from drn_cli.inference.loading import TrainedNetwork, load_predictor, read_network
+from drn_cli.inference.loading import load_predictor
+from drn_cli.inference.opening import TrainedNetwork, read_network
 from drn_cli.inference.outputs import DEFAULT_KINDS, write_prediction
-from drn_cli.inference.predictor import Predictor
+from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.inference.reading import networks_at_once
 from drn_cli.inference.stream import stream
 from drn_cli.networks.models import DRN
@@ -105,7 +106,7 @@ def _resized(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 # ---- Ours ----
 
 
-def ours(predictor: Predictor, pictures: Sequence[Picture], out: Path) -> None:
+def ours(predictor: PixelPredictor, pictures: Sequence[Picture], out: Path) -> None:
     """Predict as `drn predict` does."""
 
     def finish(picture: Picture, image: np.ndarray, classes: torch.Tensor) -> dict[str, str]:
@@ -198,7 +199,7 @@ def on_gpu(network: TrainedNetwork, rounds: int) -> dict[str, float]:
     ):
         predictor = load_predictor(network, device, **options)  # type: ignore[arg-type]
 
-        def whole(predictor: Predictor = predictor) -> None:
+        def whole(predictor: PixelPredictor = predictor) -> None:
             predictor.batch([image])
             torch.cuda.synchronize()
 

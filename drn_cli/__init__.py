@@ -12,13 +12,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from drn_cli.api import Classification, Prediction, Predictor
     from drn_cli.errors import DrnError
     from drn_cli.networks import create_model, list_models
     from drn_cli.networks.weights import load_weights
+    from drn_cli.recipe.schema import MULTI_SCALE
 
-__all__ = ["DrnError", "__version__", "create_model", "list_models", "load_weights"]
+__all__ = [
+    "MULTI_SCALE",
+    "Classification",
+    "DrnError",
+    "Prediction",
+    "Predictor",
+    "__version__",
+    "create_model",
+    "list_models",
+    "load_weights",
+]
 
 _HOMES = {
+    "Classification": "drn_cli.api",
+    "MULTI_SCALE": "drn_cli.recipe.schema",
+    "Prediction": "drn_cli.api",
+    "Predictor": "drn_cli.api",
     "DrnError": "drn_cli.errors",
     "create_model": "drn_cli.networks",
     "list_models": "drn_cli.networks",

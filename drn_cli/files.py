@@ -110,3 +110,23 @@ def read_json(path: Path) -> Any:
         raise DrnError(f"{path}: cannot be read: {error}") from error
     except json.JSONDecodeError as error:
         raise DrnError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+
+
+def move_together(scratch: Path, names: Sequence[str], folder: Path) -> list[Path]:
+    """Move finished files that belong together to another folder of the same disk, in this order.
+
+    Older ones of these names go first, so that nobody ever finds a new one beside an old one.
+
+    Raises:
+        DrnError: The folder cannot be written.
+    """
+    try:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+        for name in names:
+            with (scratch / name).open("rb") as file:
+                os.fsync(file.fileno())
+            (scratch / name).replace(folder / name)
+    except OSError as error:
+        raise DrnError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return [folder / name for name in names]

@@ -17,13 +17,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("inference",),
     ("evaluation",),
     ("training",),
-    ("export", "report"),
+    ("api", "bench", "doctor", "export", "report"),
     ("cli",),
 )
 # Within a layer, a package knows itself alone; of a lower one it may know everything.
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 ENTRY = "__main__"
-FACADE = "__init__"  # of drn_cli itself: gives names of errors and networks when they are asked for
+FACADE = "__init__"  # of drn_cli itself: gives names of the parts below when they are asked for
 
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
@@ -66,7 +66,7 @@ def allowed(importer: str, imported: str) -> bool:
     if above == ENTRY:
         return True
     if above == FACADE:
-        return below in ("errors", "networks")
+        return below in ("api", "errors", "networks", "recipe")
     if above == below or below not in HEIGHT:
         return above == below
     if below == "networks.catalog" and above in ("data", "distributed"):

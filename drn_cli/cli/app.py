@@ -12,7 +12,9 @@ from drn_cli.cli import (
     console,
     data,
     demo,
+    doctor,
     evaluate,
+    export,
     localize,
     models,
     predict,
@@ -54,10 +56,12 @@ def _version(wanted: bool) -> None:
 @app.callback(
     epilog="[bold]Start here[/]\n\n"
     "  drn demo          everything once, on pictures it draws itself\n\n"
+    "  drn doctor        is this machine fit for it?\n\n"
     "  drn data prepare camvid SRC --out data/camvid\n\n"
     "  drn train drn_d_22_camvid data.root=data/camvid\n\n"
     "  drn eval          the newest run, on its validation pictures\n\n"
     "  drn predict street.jpg --out predictions\n\n"
+    "  drn export        the newest run, for ONNX Runtime\n\n"
     "Each verb has examples of its own: [bold]drn VERB --help[/]"
 )
 def _drn(
@@ -70,7 +74,7 @@ def _drn(
         typer.Option("--debug", help="Show tracebacks; works after a verb too."),
     ] = False,
 ) -> None:
-    """Dilated Residual Networks: prepare data, train, evaluate and predict."""
+    """Dilated Residual Networks: prepare data, train, evaluate, predict and export."""
 
 
 app.add_typer(data.app, name="data")
@@ -78,10 +82,12 @@ app.command("train", epilog=train.EPILOG)(train.train)
 app.command("eval", epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command("predict", epilog=predict.EPILOG)(predict.predict)
 app.command("localize", epilog=localize.EPILOG)(localize.localize)
+app.command("export", epilog=export.EPILOG)(export.export)
 app.command("report", epilog=report.EPILOG)(report.report)
 app.command("runs", epilog=runs.EPILOG)(runs.runs)
 app.add_typer(models.app, name="models")
 app.add_typer(recipes.app, name="recipes")
+app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
 app.command("demo", epilog=demo.EPILOG)(demo.demo)
 
 

@@ -19,8 +19,8 @@ from drn_cli.cli.source import (
     TenCrop,
     Tile,
     Weights,
-    find_source,
     spread,
+    view_of,
 )
 
 EPILOG = """[bold]Examples[/]
@@ -55,8 +55,8 @@ def evaluate(
         Path | None,
         typer.Argument(
             metavar="RUN|FILE|NAME",
-            help="Run folder, checkpoint, or a network with published weights; by default the "
-            "newest run.",
+            help="Run folder, checkpoint, exported network, or a network with published weights; "
+            "by default the newest run.",
         ),
     ] = None,
     data: Annotated[
@@ -169,8 +169,10 @@ def evaluate(
         )
         score_predictions(folders, predictions_hold, classes, output)
         return
+    from drn_cli.inference.source import find_source
+
     found = find_source(source or weights)
-    view = found.view(scales, flip, tile, multi_scale)
+    view = view_of(found, scales, flip, tile, multi_scale)
     changed = bool(multi_scale or scales or flip or tile)
     look = Look(view, ten_crop, precision, compile_, changed)
     spread(gpus)

@@ -9,7 +9,7 @@ import typer
 from drn_cli.cli.launching import Gpus
 from drn_cli.cli.localizing.evaluation import Asked, evaluate_boxes
 from drn_cli.cli.localizing.pictures import find_boxes
-from drn_cli.cli.source import Compile, Look, Precision, Weights, find_source, spread
+from drn_cli.cli.source import Compile, Look, Precision, Weights, spread
 
 EPILOG = """[bold]Examples[/]
 
@@ -129,6 +129,7 @@ def localize(
         raise typer.BadParameter("--report goes with --eval")
     if evaluate and class_:
         raise typer.BadParameter("--class does not go with --eval")
+    from drn_cli.inference.source import find_source
     from drn_cli.recipe.schema import Eval
 
     source = find_source(weights)

@@ -18,8 +18,8 @@ from drn_cli.cli.source import (
     TenCrop,
     Tile,
     Weights,
-    find_source,
     spread,
+    view_of,
 )
 
 EPILOG = """[bold]Examples[/]
@@ -108,17 +108,19 @@ def predict(
     wanted = Wanted(out, save, skip_existing, submission, partial, batch, as_json)
     if "-" in inputs or str(out) == "-":
         _check_stream(inputs, wanted)
+    from drn_cli.inference.source import find_source
+
     source = find_source(weights)
-    view = source.view(scales, flip, tile, multi_scale)
+    view = view_of(source, scales, flip, tile, multi_scale)
     changed = bool(multi_scale or scales or flip or tile)
     look = Look(view, ten_crop, precision, compile_, changed)
     if "-" not in inputs and str(out) != "-":
         spread(gpus)
 
-    from drn_cli.inference.loading import read_network
+    from drn_cli.inference.opening import open_network
 
-    network = read_network(source.checkpoint)
-    look.check(network.task)
+    network = open_network(source.checkpoint)
+    look.check(network)
     if network.task == "classification":
         classify(inputs, source, network, look, wanted, top_k, csv)
         return

@@ -12,7 +12,9 @@ from drn_cli.cli.launching import launch_options, should_launch
 if TYPE_CHECKING:
     import torch
 
-    from drn_cli.recipe.schema import Eval, Recipe
+    from drn_cli.inference.opening import Found
+    from drn_cli.inference.source import Source
+    from drn_cli.recipe.schema import Eval
 
 VIEW = "How pictures are seen"
 
@@ -31,8 +33,8 @@ Weights = Annotated[
     Path | None,
     typer.Option(
         metavar="RUN|FILE|NAME",
-        help="Run folder, checkpoint, or a network with published weights; by default the newest "
-        "run.",
+        help="Run folder, checkpoint, exported network, or a network with published weights; by "
+        "default the newest run.",
     ),
 ]
 MultiScale = Annotated[
@@ -107,19 +109,24 @@ class Look:
     compiled: bool
     changed: bool = False
 
-    def check(self, task: str) -> None:
-        """See that no option was given that means nothing for a task.
+    def check(self, network: "Found") -> None:
+        """See that no option was given that means nothing for a network.
 
         Raises:
             DrnError: One was.
         """
         from drn_cli.errors import DrnError
+        from drn_cli.inference.exported.network import ExportedNetwork
 
-        if task == "segmentation" and self.ten_crop:
+        if network.task == "segmentation" and self.ten_crop:
             raise DrnError("--ten-crop: is for classifiers, and this is a segmenter")
-        if task == "classification" and self.changed:
+        if network.task == "classification" and self.changed:
             raise DrnError(
                 "--ms, --scales, --flip, --tile: are for segmenters, not for classifiers"
+            )
+        if isinstance(network, ExportedNetwork) and self.precision not in ("auto", "fp32"):
+            raise DrnError(
+                f"--precision {self.precision}: {network.path} computes in what it was exported in"
             )
 
     def computing(self, device: "torch.device") -> "dict[str, Any]":
@@ -130,62 +137,25 @@ class Look:
         return {"autocast": kind, "compiled": self.compiled}
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A checkpoint, and the recipe of its run if it lies in a run folder."""
-
-    checkpoint: Path
-    recipe: "Recipe | None"
-
-    def view(
-        self,
-        scales: tuple[float, ...] | None,
-        flip: bool | None,
-        tile: int | None,
-        multi_scale: bool = False,
-    ) -> "Eval":
-        """Say how to look at pictures: as the recipe does, unless an option says otherwise.
-
-        Raises:
-            typer.BadParameter: --ms and --scales are both given.
-        """
-        from drn_cli.recipe.schema import MULTI_SCALE, Eval
-
-        if multi_scale:
-            if scales is not None:
-                raise typer.BadParameter("--ms and --scales both say at which sizes")
-            scales = MULTI_SCALE
-        settings = self.recipe.eval.model_dump() if self.recipe else {}
-        options = {"scales": scales, "flip": flip, "tile": tile}
-        return Eval(**settings | {k: v for k, v in options.items() if v is not None})
-
-    def crops(self) -> dict[str, Any]:
-        """Say how a classifier sees pictures: as its run did, or as on ImageNet."""
-        if self.recipe is None:
-            return {}
-        return {"crop": self.recipe.augment.crop, "resize": self.recipe.eval.resize}
-
-
-def find_source(named: Path | None) -> Source:
-    """Find the network to use: a run folder's, a file, a published one, or that of the newest run.
+def view_of(
+    source: "Source",
+    scales: tuple[float, ...] | None,
+    flip: bool | None,
+    tile: int | None,
+    multi_scale: bool,
+) -> "Eval":
+    """Say how to look at pictures: as the recipe does, unless an option says otherwise.
 
     Raises:
-        DrnError: There is none.
+        typer.BadParameter: --ms and --scales are both given.
     """
-    from drn_cli.networks.catalog import ARCHITECTURES, architecture
-    from drn_cli.recipe.loading import load_recipe
-    from drn_cli.runs import Run, checkpoint_of, newest_run
+    from drn_cli.recipe.schema import MULTI_SCALE
 
-    if named is not None and not named.exists():
-        name = str(named).lower().replace("-", "_")
-        if name in ARCHITECTURES:
-            from drn_cli.networks.weights import weights_file
-
-            return Source(weights_file(architecture(name).name, "imagenet"), None)
-    checkpoint = checkpoint_of(newest_run().folder if named is None else named)
-    run = Run(checkpoint.parent.parent)
-    recipe = load_recipe(str(run.recipe)).recipe if run.recipe.is_file() else None
-    return Source(checkpoint, recipe)
+    if multi_scale:
+        if scales is not None:
+            raise typer.BadParameter("--ms and --scales both say at which sizes")
+        scales = MULTI_SCALE
+    return source.view(scales, flip, tile)
 
 
 def spread(gpus: int | Literal["auto"]) -> None:

@@ -10,14 +10,14 @@ from drn_cli.data.folders import Sample
 from drn_cli.data.images import Pixels
 from drn_cli.distributed.group import Group
 from drn_cli.evaluation.confusion import PictureScores, Scores, confusion
-from drn_cli.inference.predictor import Predictor
+from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.inference.reading import ahead, networks_at_once, one_thread_each
 
 Read = Callable[[Sample], tuple[Pixels, Pixels]]
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: PixelPredictor,
     samples: Sequence[Sample],
     group: Group,
     *,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drn_cli.data.batches import normalise
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
@@ -24,7 +25,7 @@ Finish = Callable[[Sequence[ScoreMap], int, int], Answer]  # of a picture's maps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Predictor:
+class PixelPredictor:
     """A segmenter and all it needs to read a picture.
 
     A picture that is too large for the memory is seen in tiles. Where memory runs out nevertheless,
@@ -40,6 +41,8 @@ class Predictor:
         view: How it looks at a picture: sizes, mirrored, tiles.
         autocast: The type that it computes in where that is safe; None is float32 throughout.
         tiles: What is known of the memory; predictors of one network may share it.
+        answers_classes: Whether the network gives classes, uint8 `(N, H, W)`, instead of scores;
+            then it sees whole pictures, once.
     """
 
     network: Network
@@ -50,6 +53,7 @@ class Predictor:
     view: Eval = PLAIN
     autocast: torch.dtype | None = None
     tiles: Tiles = field(default_factory=lambda: Tiles(None, torch.device("cpu")), repr=False)
+    answers_classes: bool = False
 
     @property
     def classes(self) -> int:
@@ -63,19 +67,29 @@ class Predictor:
         Raises:
             DrnError: Memory does not suffice for small tiles either.
         """
-        return self._answers([image], class_map)[0]
+        return self.batch([image])[0]
 
     def batch(self, images: Sequence[Pixels]) -> list[Tensor]:
         """Find the classes of pictures of one size, which a GPU does at once; as `__call__`."""
+        if self.answers_classes:
+            return self._indexed(images)
         return self._answers(images, class_map)
 
     def with_probabilities(self, image: Pixels) -> tuple[Tensor, Tensor]:
         """Give the classes and each class's probability, float32 `(C, H, W)`; as `__call__`."""
+        if self.answers_classes:
+            raise DrnError(
+                "probabilities: this network gives classes alone", "export it without --argmax"
+            )
 
         def both(maps: Sequence[ScoreMap], height: int, width: int) -> tuple[Tensor, Tensor]:
             return class_map(maps, height, width), probabilities(maps, height, width)
 
         return self._answers([image], both)[0]
+
+    def score_maps(self, image: Pixels) -> list[ScoreMap]:
+        """Give what the network says of each view of a picture; as `__call__`."""
+        return self._answers([image], lambda maps, _, __: list(maps))[0]
 
     @torch.inference_mode()
     def _answers(self, images: Sequence[Pixels], finish: Finish[Answer]) -> list[Answer]:
@@ -100,17 +114,24 @@ class Predictor:
                 return [self._answers([image], finish)[0] for image in images]
             self._see_less(height, width, view, learned)
 
+    @torch.inference_mode()
+    def _indexed(self, images: Sequence[Pixels]) -> list[Tensor]:
+        return list(self.network(normalise(self._pictures(images), self.statistics)))
+
     def _look(self, images: Sequence[Pixels], view: Eval, finish: Finish[Answer]) -> list[Answer]:
         height, width, _ = images[0].shape
+        maps = look(self._network, self.stride, self._pictures(images), self.statistics, view)
+        return [finish(of_picture, height, width) for of_picture in maps]
+
+    def _pictures(self, images: Sequence[Pixels]) -> Tensor:
+        """Bring pictures of one size to the device, uint8 `(N, H, W, 3)`."""
         # Pillow's pixels cannot be written to, which torch does not take.
         whole = (
             np.stack(images)
             if len(images) > 1
             else np.require(images[0], requirements=["C", "W"])[None]
         )
-        pictures = torch.from_numpy(whole).to(self.device)
-        maps = look(self._network, self.stride, pictures, self.statistics, view)
-        return [finish(of_picture, height, width) for of_picture in maps]
+        return torch.from_numpy(whole).to(self.device)
 
     def _network(self, x: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):

@@ -21,15 +21,20 @@ def prepared(model: DRN, device: torch.device, *, exact: bool = True) -> DRN:
         exact: Whether it will compute in float32. In 16 bits Winograd's transforms would lose too
             much, and convolutions stay as they are.
     """
+    copy = folded(model).to(device).to(memory_format=torch.channels_last)
+    if device.type == "cpu" and exact:
+        _quicken(copy)
+    return copy.eval().requires_grad_(False)
+
+
+def folded(model: DRN) -> DRN:
+    """Copy a network with its batch norms folded into its convolutions; as `prepared`."""
     with torch.device("meta"):
         copy = build(architecture(model.arch), model.task, model.classes)
     copy.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
     copy.eval()
     _fold(copy)
-    copy.to(device).to(memory_format=torch.channels_last)
-    if device.type == "cpu" and exact:
-        _quicken(copy)
-    return copy.eval().requires_grad_(False)
+    return copy.requires_grad_(False)
 
 
 def _fold(module: nn.Module) -> None:

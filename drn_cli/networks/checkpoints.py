@@ -35,6 +35,9 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 OWN_METADATA = ("format", "arch", "task", "classes")
+# Where modules keep the versions of their formats in a state dict, and our strings' name there:
+# whoever loads one looks for names of modules alone.
+VERSIONS, ATTACHED = "_metadata", "drn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,8 @@ def _unwrap(content: Any, path: Path) -> Checkpoint:
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
+    attached = getattr(content, VERSIONS, {}).get(ATTACHED, {})
+    metadata |= {key: value for key, value in attached.items() if isinstance(value, str)}
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise DrnError(

@@ -16,9 +16,9 @@ from drn_cli.data.order import Order
 from drn_cli.distributed.batchnorm import synchronise
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
-from drn_cli.inference.loading import record
 from drn_cli.inference.memory import Tiles
 from drn_cli.inference.reading import networks_at_once
+from drn_cli.inference.told import record
 from drn_cli.networks import create_model
 from drn_cli.networks.models import DRN
 from drn_cli.networks.recomputation import recompute_activations

@@ -22,7 +22,7 @@ from drn_cli.data.resized_crop import ResizedCrop
 from drn_cli.errors import DrnError
 from drn_cli.evaluation import classification, segmentation
 from drn_cli.inference.classifier import Classifier
-from drn_cli.inference.predictor import Predictor
+from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.inference.preparation import prepared
 from drn_cli.recipe.schema import Recipe
 from drn_cli.training.precision import autocast_type
@@ -160,10 +160,10 @@ class Segmentation:
         return Validation(scores.miou, scores.to_json(training.material.class_set))
 
 
-def predictor_of(training: "Training") -> Predictor:
+def predictor_of(training: "Training") -> PixelPredictor:
     """Make the segmenter ready, as `drn eval` does, for what it is to be shown now."""
     device, kind = training.group.device, autocast_type(training.precision)
-    return Predictor(
+    return PixelPredictor(
         network=prepared(training.judged, device, exact=kind is None).scores,
         statistics=training.material.statistics,
         class_set=training.material.class_set,

@@ -14,7 +14,7 @@ from drn_cli.data.folders import Sample
 from drn_cli.data.images import Pixels, read_image
 from drn_cli.errors import DrnError
 from drn_cli.inference.classifier import Classifier
-from drn_cli.inference.predictor import Predictor
+from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.runs import Run
 from drn_cli.training.setup import Training
 from drn_cli.training.tasks import classifier_of, predictor_of
@@ -76,7 +76,7 @@ def examples(training: Training, samples: Sequence[Any]) -> Iterator[Pixels]:
     return (_segmented(predictor, sample) for sample in samples)
 
 
-def _segmented(predictor: Predictor, sample: Sample) -> Pixels:
+def _segmented(predictor: PixelPredictor, sample: Sample) -> Pixels:
     """Put picture, label and prediction side by side."""
     image, label = read_pair(sample, predictor.classes)
     palette = np.frombuffer(predictor.class_set.palette(), np.uint8).reshape(256, 3)

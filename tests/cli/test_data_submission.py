@@ -19,7 +19,7 @@ from drn_cli.data.classes import cityscapes, cityscapes_train_ids
 from drn_cli.data.folders import CITYSCAPES
 from drn_cli.errors import DrnError
 from drn_cli.evaluation import submission
-from drn_cli.inference.loading import record
+from drn_cli.inference.told import record
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 

@@ -22,7 +22,7 @@ from drn_cli.errors import DrnError
 from drn_cli.evaluation.confusion import PictureScores, Scores
 from drn_cli.evaluation.label_maps import MapReader
 from drn_cli.evaluation.segmentation import compare, evaluate
-from drn_cli.inference.predictor import Predictor
+from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.networks import create_model
 
 ALONE = Group(0, 1, torch.device("cpu"))
@@ -35,8 +35,8 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def predictor(network: object) -> Predictor:
-    return Predictor(
+def predictor(network: object) -> PixelPredictor:
+    return PixelPredictor(
         network=network,
         stride=1,
         statistics=IMAGENET,
@@ -223,14 +223,14 @@ from drn_cli.data.folders import IMAGENET, Sample
 from drn_cli.distributed.group import Group
 from drn_cli.evaluation.label_maps import MapReader, PairReader
 from drn_cli.evaluation.segmentation import compare, evaluate
-from drn_cli.inference.predictor import Predictor
+from drn_cli.inference.predictor import PixelPredictor
 
 def peak():
     [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
 
 cpu = torch.device("cpu")
-segmenter = Predictor(
+segmenter = PixelPredictor(
     network=lambda x: x, stride=1, statistics=IMAGENET, class_set=generic(3), device=cpu
 )
 large, small = (Sample(path, path) for path in map(Path, sys.argv[1:]))

@@ -16,7 +16,7 @@ from torch import nn
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
-from drn_cli.inference.loading import record
+from drn_cli.inference.told import record
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.models import DRN

@@ -12,7 +12,10 @@ from training_runs import ALONE, prepare_in
 from drn_cli.data.classes import ClassSet, camvid, cityscapes, imagenet
 from drn_cli.data.folders import CITYSCAPES, IMAGENET, ListFolder, Statistics
 from drn_cli.errors import DrnError
-from drn_cli.inference.loading import load_classifier, load_predictor, read_network, record
+from drn_cli.inference import told
+from drn_cli.inference.loading import load_classifier, load_predictor
+from drn_cli.inference.opening import read_network
+from drn_cli.inference.told import record
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.conversion import COUNTER, to_original
@@ -89,8 +92,8 @@ def test_the_last_checkpoint_of_a_run_is_read(tmp_path: Path, recipe_file: Path)
     found = read_network(tmp_path / "last.pt")
     assert found.task == "segmentation"
     torch.testing.assert_close(found.model.state_dict(), training.model.state_dict())
-    assert found.strings("class_names") == ("red", "green", "blue")
-    assert found.statistics(IMAGENET) == training.material.statistics != IMAGENET
+    assert told.strings(found.told, "class_names") == ("red", "green", "blue")
+    assert told.statistics(found.told, IMAGENET) == training.material.statistics != IMAGENET
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from drn_cli.data.folders import Statistics
 from drn_cli.errors import DrnError
 from drn_cli.inference import memory
 from drn_cli.inference.memory import Tiles
-from drn_cli.inference.predictor import Predictor
+from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.recipe.schema import Eval
 
 STATISTICS = Statistics((0.2, 0.4, 0.6), (0.1, 0.2, 0.3))
@@ -24,9 +24,9 @@ def strongest_channel(pictures: Tensor) -> Tensor:
     return pictures
 
 
-def predictor(**options: object) -> Predictor:
+def predictor(**options: object) -> PixelPredictor:
     fixed = {"statistics": STATISTICS, "class_set": generic(3), "device": torch.device("cpu")}
-    return Predictor(**{"network": strongest_channel, "stride": 1, **fixed, **options})
+    return PixelPredictor(**{"network": strongest_channel, "stride": 1, **fixed, **options})
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ import numpy as np
 import torch
 from drn_cli.data.classes import generic
 from drn_cli.data.folders import IMAGENET
-from drn_cli.inference.predictor import Predictor
+from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.recipe.schema import Eval
 
 class Warnings(logging.Handler):
@@ -293,7 +293,7 @@ def network(x):
     return near.repeat(1, 21, 1, 1).relu()[:, -3:]
 
 def make(**options):
-    return Predictor(network=network, stride=1, statistics=IMAGENET, class_set=generic(3),
+    return PixelPredictor(network=network, stride=1, statistics=IMAGENET, class_set=generic(3),
                      device=torch.device("cpu"), **options)
 
 sides = []

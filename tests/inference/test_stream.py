@@ -12,7 +12,7 @@ from drn_cli.data.classes import generic
 from drn_cli.data.folders import IMAGENET
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
-from drn_cli.inference.predictor import Predictor
+from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.inference.stream import (
     GPU_BYTES,
     MOST_AT_ONCE,
@@ -103,7 +103,7 @@ def test_results_are_those_of_one_by_one(threads: Callable[[int], None]) -> None
     torch.manual_seed(0)
     model = create_model("drn_d_22", "segmentation", 5).eval()
     options = {"statistics": IMAGENET, "class_set": generic(5), "device": CPU}
-    predictor = Predictor(network=model.scores, **options)
+    predictor = PixelPredictor(network=model.scores, **options)
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (24 + 8 * n, 40, 3)).astype(np.uint8) for n in range(3)] * 2
     alone = [predictor(image).numpy() for image in images]

@@ -12,7 +12,8 @@ from drn_cli.data.classes import ClassSet, generic
 from drn_cli.data.folders import ListFolder
 from drn_cli.distributed.group import Group
 from drn_cli.evaluation.segmentation import evaluate
-from drn_cli.inference.loading import load_predictor, record
+from drn_cli.inference.loading import load_predictor
+from drn_cli.inference.told import record
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.recipe.loading import load_recipe, resolved_yaml

@@ -16,7 +16,7 @@ from drn_cli.evaluation.segmentation import evaluate
 from drn_cli.inference.activation import Kind, See
 from drn_cli.inference.classifier import Classifier
 from drn_cli.inference.loading import load_classifier, load_predictor
-from drn_cli.inference.predictor import Predictor
+from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.report.evaluation import write_classification_page, write_segmentation_page
 from drn_cli.report.localization import write_localization_page
 from drn_cli.report.pictures import SegmentedPicture, segmented_picture
@@ -52,7 +52,7 @@ DRAWN: dict[str, tuple[int, dict[str, Corners], tuple[tuple[int, Corners], ...]]
 class Segmented:
     """A segmenter, scored on the validation of a data folder."""
 
-    predictor: Predictor
+    predictor: PixelPredictor
     samples: list[Sample]
     scores: Scores
 

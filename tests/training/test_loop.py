@@ -9,7 +9,7 @@ from training_runs import assert_same_run, content, go, prepare_in, read_best
 
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
-from drn_cli.inference.loading import read_network
+from drn_cli.inference.opening import read_network
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.runs import Run
 from drn_cli.training.setup import check_split

@@ -5,17 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 from drn_cli.cli import console
 from drn_cli.cli.evaluating.output import Output
-from drn_cli.cli.source import Look, Source
+from drn_cli.cli.source import Look
 
 if TYPE_CHECKING:
     from drn_cli.data.folders import Split
     from drn_cli.distributed.group import Group
-    from drn_cli.inference.loading import TrainedNetwork
+    from drn_cli.inference.opening import Found
+    from drn_cli.inference.source import Source
     from drn_cli.report.pictures import SegmentedPicture
 
 
 def score_data(
-    source: Source, data: Path | None, split: "Split", look: Look, output: Output
+    source: "Source", data: Path | None, split: "Split", look: Look, output: Output
 ) -> None:
     """Score a network on a split of a data folder.
 
@@ -30,19 +31,19 @@ def score_data(
         DrnError: The network, the folder or a file of it cannot be used.
     """
     from drn_cli.distributed.group import join
-    from drn_cli.inference.loading import read_network
+    from drn_cli.inference.opening import open_network
 
     root, lists = _place(source, data)
     with join() as group:
-        network = read_network(source.checkpoint)
-        look.check(network.task)
+        network = open_network(source.checkpoint)
+        look.check(network)
         if network.task == "segmentation":
             _segmentation(network, source, root, lists, split, look, output, group)
         else:
             _classification(network, source, root, split, look, output, group)
 
 
-def _place(source: Source, data: Path | None) -> tuple[Path, str | None]:
+def _place(source: "Source", data: Path | None) -> tuple[Path, str | None]:
     """Give the data folder, and that of its lists where it is another."""
     from drn_cli.errors import DrnError
 
@@ -53,13 +54,13 @@ def _place(source: Source, data: Path | None) -> tuple[Path, str | None]:
     return Path(source.recipe.data.root), source.recipe.data.lists
 
 
-def _about(source: Source, split: str) -> dict[str, Any]:
+def _about(source: "Source", split: str) -> dict[str, Any]:
     return {"checkpoint": str(source.checkpoint), "split": split}
 
 
 def _segmentation(
-    network: "TrainedNetwork",
-    source: Source,
+    network: "Found",
+    source: "Source",
     root: Path,
     lists: str | None,
     split: "Split",
@@ -96,8 +97,8 @@ def _segmentation(
 
 
 def _classification(
-    network: "TrainedNetwork",
-    source: Source,
+    network: "Found",
+    source: "Source",
     root: Path,
     split: "Split",
     look: Look,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from drn_cli.cli import console
 from drn_cli.cli.evaluating.output import Output
-from drn_cli.cli.source import Look, Source
+from drn_cli.cli.source import Look
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from drn_cli.evaluation.label_maps import Ids as FoundIds
     from drn_cli.evaluation.label_maps import Size
     from drn_cli.evaluation.protocol import Protocol
+    from drn_cli.inference.source import Source
     from drn_cli.report.pictures import SegmentedPicture
 
 Ids = Literal["auto", "label-ids", "train-ids", "class-ids"]
@@ -67,7 +68,7 @@ class Folders:
         return pairs
 
 
-def score_folder(source: Source, folders: Folders, look: Look, output: Output) -> None:
+def score_folder(source: "Source", folders: Folders, look: Look, output: Output) -> None:
     """Score what a network makes of any folder of pictures.
 
     Raises:
@@ -77,14 +78,15 @@ def score_folder(source: Source, folders: Folders, look: Look, output: Output) -
     from drn_cli.evaluation.label_maps import PairReader
     from drn_cli.evaluation.protocol import Protocol, Seen
     from drn_cli.evaluation.segmentation import evaluate
-    from drn_cli.inference.loading import load_predictor, read_network
+    from drn_cli.inference.loading import load_predictor
+    from drn_cli.inference.opening import open_network
     from drn_cli.report.pictures import segmented_picture
 
     pairs = folders.pairs()
     samples = pairs.samples
     with join() as group:
-        network = read_network(source.checkpoint, "segmentation")
-        look.check(network.task)
+        network = open_network(source.checkpoint, "segmentation")
+        look.check(network)
         computing = look.computing(group.device)
         predictor = load_predictor(network, group.device, view=look.view, **computing)
         ids = _ids(folders.labels_hold, _labels(samples), predictor.classes)
@@ -103,7 +105,7 @@ def score_folder(source: Source, folders: Folders, look: Look, output: Output) -
             prediction = predictor(image).cpu().numpy()
             return segmented_picture(name, image, label, prediction, predictor.class_set)
 
-        seen = Seen(network.model.arch, source.checkpoint, look.view, computing["autocast"])
+        seen = Seen(network.arch, source.checkpoint, look.view, computing["autocast"])
         protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, seen)
         _tell(scores, predictor.class_set, protocol, output, show)
 

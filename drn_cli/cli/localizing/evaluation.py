@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from drn_cli.cli import console
-from drn_cli.cli.source import Look, Source
+from drn_cli.cli.source import Look
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
     from drn_cli.evaluation.localization import LocalizationScores, Located
     from drn_cli.inference.classifier import Classifier
+    from drn_cli.inference.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,13 @@ class Asked:
     pictures: int
     as_json: bool
 
-    def crops(self, source: Source) -> dict[str, Any]:
+    def crops(self, source: "Source") -> dict[str, Any]:
         """Say how the classifier sees pictures."""
         return source.crops() | ({} if self.side is None else {"resize": self.side})
 
 
 def evaluate_boxes(
-    inputs: Sequence[str], truth: Path, source: Source, look: Look, asked: Asked
+    inputs: Sequence[str], truth: Path, source: "Source", look: Look, asked: Asked
 ) -> None:
     """Score the boxes that a classifier finds.
 
@@ -111,7 +112,7 @@ def _tell(
     scores: "LocalizationScores",
     pictures: "Sequence[Located]",
     classifier: "Classifier",
-    source: Source,
+    source: "Source",
     asked: Asked,
 ) -> None:
     told = {

@@ -12,7 +12,7 @@ from rich.markup import escape
 from drn_cli.cli import console
 from drn_cli.cli.localizing.evaluation import Asked, class_numbers
 from drn_cli.cli.pictures import in_order, read_picture, results_of
-from drn_cli.cli.source import Look, Source
+from drn_cli.cli.source import Look
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from drn_cli.inference.activation import Activation
     from drn_cli.inference.classifier import Classifier
     from drn_cli.inference.inputs import Picture
+    from drn_cli.inference.source import Source
 
 ENDINGS = {"heatmap": ".png", "array": ".npz"}  # by the folder below the output folder
 SHOWN = 40  # boxes of which a table is printed
@@ -31,7 +32,7 @@ def find_boxes(
     save: Sequence[str],
     wanted: Sequence[str],
     top_k: int,
-    source: Source,
+    source: "Source",
     look: Look,
     asked: Asked,
 ) -> None:
@@ -155,7 +156,7 @@ def _corners(boxes: Any) -> Iterator[list[float] | None]:
 def _report(
     found: Sequence[dict[str, Any]],
     failed: Sequence[dict[str, Any]],
-    source: Source,
+    source: "Source",
     out: Path,
     save: Sequence[str],
     asked: Asked,

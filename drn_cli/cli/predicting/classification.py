@@ -13,7 +13,7 @@ from drn_cli.cli import console
 from drn_cli.cli.pictures import in_order, read_picture, results_of
 from drn_cli.cli.predicting.record import leave_record
 from drn_cli.cli.predicting.segmentation import Wanted
-from drn_cli.cli.source import Look, Source
+from drn_cli.cli.source import Look
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from drn_cli.inference.classifier import Classifier
     from drn_cli.inference.growing_table import GrowingTable
     from drn_cli.inference.inputs import Picture
-    from drn_cli.inference.loading import TrainedNetwork
+    from drn_cli.inference.opening import Found
+    from drn_cli.inference.source import Source
 
 SHOWN = 40  # pictures of which a table is printed unasked
 
@@ -47,8 +48,8 @@ class Tally:
 
 def classify(
     inputs: Sequence[str],
-    source: Source,
-    network: "TrainedNetwork",
+    source: "Source",
+    network: "Found",
     look: Look,
     wanted: Wanted,
     top_k: int,
@@ -153,7 +154,7 @@ def _classify_share(
 
 
 def _report(
-    source: Source,
+    source: "Source",
     classifier: "Classifier",
     tallies: Sequence[Tally],
     seconds: float,

@@ -9,12 +9,10 @@ from drn_cli.errors import DrnError
 from drn_cli.files import read_json, sha256, write_json
 
 if TYPE_CHECKING:
-    from drn_cli.inference.loading import TrainedNetwork
+    from drn_cli.inference.opening import Found
 
 
-def leave_record(
-    path: Path, network: "TrainedNetwork", view: Mapping[str, Any], resume: bool
-) -> None:
+def leave_record(path: Path, network: "Found", view: Mapping[str, Any], resume: bool) -> None:
     """Write down what makes the predictions, or see that the same is going on.
 
     Args:
@@ -37,5 +35,5 @@ def leave_record(
                 f"{path}: the predictions there were made with other {' and '.join(different)}",
                 "write somewhere else, or leave out --skip-existing to make them anew",
             )
-    told = {"drn": __version__, "network": network.model.arch, "weights": str(network.path)}
+    told = {"drn": __version__, "network": network.arch, "weights": str(network.path)}
     write_json(path, told | same)

@@ -13,7 +13,7 @@ import typer
 from drn_cli.cli import console
 from drn_cli.cli.pictures import in_order, read_picture, results_of
 from drn_cli.cli.predicting.record import leave_record
-from drn_cli.cli.source import Look, Source
+from drn_cli.cli.source import Look
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from drn_cli.data.images import Pixels
     from drn_cli.distributed.group import Group
     from drn_cli.inference.inputs import Picture
-    from drn_cli.inference.loading import TrainedNetwork
+    from drn_cli.inference.opening import Found
     from drn_cli.inference.outputs import Kind
-    from drn_cli.inference.predictor import Predictor
+    from drn_cli.inference.predictor import PixelPredictor
+    from drn_cli.inference.source import Source
 
 RECORD = "predictions.json"  # in the output folder: what made the predictions
 
@@ -78,7 +79,7 @@ class Tally:
 
 
 def label(
-    inputs: Sequence[str], source: Source, network: "TrainedNetwork", look: Look, wanted: Wanted
+    inputs: Sequence[str], source: "Source", network: "Found", look: Look, wanted: Wanted
 ) -> None:
     """Write the predictions of all pictures that the inputs name.
 
@@ -128,13 +129,11 @@ def label(
         raise typer.Exit(leave(1))
 
 
-def _check_submission(
-    network: "TrainedNetwork", pictures: "Sequence[Picture]", wanted: Wanted
-) -> None:
+def _check_submission(network: "Found", pictures: "Sequence[Picture]", wanted: Wanted) -> None:
     from drn_cli.data.classes import cityscapes
     from drn_cli.evaluation.submission import check_inputs
 
-    classes = network.model.classes
+    classes = network.classes
     if classes != len(cityscapes()):
         raise DrnError(
             f"{network.path}: has {classes} classes, the benchmark {len(cityscapes())} of its own"
@@ -143,7 +142,7 @@ def _check_submission(
 
 
 def _label_share(
-    pictures: "Sequence[Picture]", predictor: "Predictor", wanted: Wanted, group: "Group"
+    pictures: "Sequence[Picture]", predictor: "PixelPredictor", wanted: Wanted, group: "Group"
 ) -> Tally:
     """Write the predictions of this process's share."""
     from drn_cli.inference.outputs import is_written, write_prediction
@@ -179,7 +178,7 @@ def _label_share(
 
 
 def _answers(
-    predictor: "Predictor", images: "Sequence[Pixels]", kinds: "Sequence[Kind]"
+    predictor: "PixelPredictor", images: "Sequence[Pixels]", kinds: "Sequence[Kind]"
 ) -> "list[tuple[Tensor, Tensor | None]]":
     """Give the classes of pictures of one size, and their probabilities if they are to be kept."""
     if "probabilities" in kinds:
@@ -212,7 +211,7 @@ def _pack(pictures: "Sequence[Picture]", wanted: Wanted) -> None:
     console.note(f"{wanted.submission}: {found.pictures} maps, {found.bytes / 1e6:.1f} MB")
 
 
-def _report(source: Source, tallies: Sequence[Tally], seconds: float, wanted: Wanted) -> None:
+def _report(source: "Source", tallies: Sequence[Tally], seconds: float, wanted: Wanted) -> None:
     written = sum(tally.written for tally in tallies)
     skipped = sum(tally.skipped for tally in tallies)
     failed = in_order(tally.failed for tally in tallies)
@@ -240,7 +239,7 @@ def _report(source: Source, tallies: Sequence[Tally], seconds: float, wanted: Wa
         console.note(f"{len(failed)} of {total} pictures could not be read")
 
 
-def label_one(path: str, network: "TrainedNetwork", look: Look, wanted: Wanted) -> None:
+def label_one(path: str, network: "Found", look: Look, wanted: Wanted) -> None:
     """Write what is wanted of one picture to stdout.
 
     Raises:

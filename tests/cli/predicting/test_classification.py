@@ -19,7 +19,7 @@ from drn_cli.data.folders import Statistics
 from drn_cli.data.images import read_image
 from drn_cli.data.resized_crop import centre_crop, ten_crops
 from drn_cli.errors import DrnError
-from drn_cli.inference.loading import record
+from drn_cli.inference.told import record
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.models import DRN

@@ -1,0 +1,189 @@
+"""One line in a notebook: a network of any kind, and what it says of a picture.
+
+>>> import drn_cli
+>>> drn_cli.Predictor("model.onnx")("street.jpg").overlay.save("seen.png")
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from drn_cli.data.classes import ClassSet
+from drn_cli.data.images import Pixels, overlay, read_image
+from drn_cli.errors import DrnError
+from drn_cli.inference.classifier import Classifier, best_first, check_answers
+from drn_cli.inference.loading import load_classifier, load_predictor
+from drn_cli.inference.opening import open_network
+from drn_cli.inference.score_maps import ScoreMap, class_map, probabilities
+from drn_cli.inference.source import find_source
+from drn_cli.training.precision import autocast_type, resolve_precision
+
+Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a segmenter says of a picture.
+
+    Attributes:
+        picture: What it saw, uint8 `(H, W, 3)`.
+        index: The class of each pixel, uint8 `(H, W)`.
+        class_set: Names and colours of the classes.
+    """
+
+    picture: Pixels
+    index: Pixels
+    class_set: ClassSet
+    _maps: Sequence[ScoreMap] | None = field(repr=False)
+
+    @property
+    def colours(self) -> Image.Image:
+        """The index map as a picture with the classes' palette; its pixels are the ids."""
+        image = Image.fromarray(self.index)
+        image.putpalette(self.class_set.palette())
+        return image
+
+    @property
+    def overlay(self) -> Image.Image:
+        """The colours laid over the picture."""
+        return Image.fromarray(overlay(self.picture, self.index, self.class_set))
+
+    @cached_property
+    def probabilities(self) -> npt.NDArray[np.float32]:
+        """The probability of each class in each pixel, float32 `(classes, H, W)`.
+
+        Raises:
+            DrnError: The network gives classes alone.
+        """
+        if self._maps is None:
+            raise DrnError(
+                "probabilities: this network gives classes alone", "export it without --argmax"
+            )
+        return probabilities(self._maps, *self.index.shape).cpu().numpy()
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Which part of the picture each class that occurs takes up, the largest first."""
+        ids, counts = np.unique(self.index, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        names = self.class_set.names
+        return {names[ids[k]]: float(counts[k] / self.index.size) for k in order}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """What a classifier says of a picture.
+
+    Attributes:
+        names: Of its classes.
+        probabilities: Of each, float64 `(classes,)`.
+    """
+
+    names: tuple[str, ...]
+    probabilities: npt.NDArray[np.float64]
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """Give the likeliest classes with their probabilities, the first of equals first."""
+        order = best_first(torch.from_numpy(self.probabilities)[None])[0, :count].tolist()
+        return [(self.names[k], float(self.probabilities[k])) for k in order]
+
+
+class Predictor:
+    """A network that is ready for pictures: a segmenter or a classifier, of any file.
+
+    Args:
+        source: A run folder, a checkpoint of any known format, an exported network (.onnx, .xml,
+            .pt2), or the name of a network with published weights; None is the newest run.
+        device: `cuda`, `cuda:1`, `cpu`; by default a GPU if there is one.
+        scales: Sizes that a segmenter sees a picture at, `drn_cli.MULTI_SCALE` being the paper's;
+            by default as in the run's recipe, or once.
+        flip: Whether it sees the mirrored picture too.
+        tile: Longest side of the tiles it sees, in pixels; by default as large as memory allows.
+        ten_crop: Whether a classifier averages over ten crops.
+        precision: What it computes in; auto is 16 bits on GPUs.
+
+    Raises:
+        DrnError: There is no such network, or it cannot do what is asked of it.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | None = None,
+        *,
+        device: str | torch.device | None = None,
+        scales: Sequence[float] | None = None,
+        flip: bool | None = None,
+        tile: int | None = None,
+        ten_crop: bool = False,
+        precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    ) -> None:
+        found = find_source(None if source is None else Path(source))
+        network = open_network(found.checkpoint)
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        computing: dict[str, Any] = {"autocast": autocast_type(resolve_precision(precision, place))}
+        self.arch, self.task = network.arch, network.task
+        self._network = (
+            load_classifier(
+                network,
+                place,
+                view="10-crop" if ten_crop else "1-crop",
+                **found.crops(),
+                **computing,
+            )
+            if network.task == "classification"
+            else load_predictor(
+                network,
+                place,
+                view=found.view(None if scales is None else tuple(scales), flip, tile),
+                at_once=1,
+                **computing,
+            )
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of its classes."""
+        network = self._network
+        return network.names if isinstance(network, Classifier) else network.class_set.names
+
+    def __call__(self, image: Picture) -> Prediction | Classification:
+        """Look at a picture.
+
+        Args:
+            image: A file, a Pillow image, or RGB pixels, uint8 `(H, W, 3)`.
+
+        Raises:
+            DrnError: It cannot be read, or memory does not suffice.
+        """
+        pixels = _pixels(image)
+        network = self._network
+        if isinstance(network, Classifier):
+            crops = torch.from_numpy(np.array(network.crops(pixels)))[None].to(network.device)
+            scores = network.log_probabilities(crops)[0].cpu()
+            check_answers(scores)
+            return Classification(names=network.names, probabilities=scores.exp().numpy())
+        maps = None if network.answers_classes else network.score_maps(pixels)
+        index = network(pixels) if maps is None else class_map(maps, *pixels.shape[:2])
+        return Prediction(
+            picture=pixels, index=index.cpu().numpy(), class_set=network.class_set, _maps=maps
+        )
+
+
+def _pixels(image: Picture) -> Pixels:
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise DrnError(
+            f"an array of {image.dtype} {image.shape}: RGB pixels are uint8 (H, W, 3)",
+            "a file name or a Pillow image will do, too",
+        )
+    return image

@@ -1,0 +1,174 @@
+"""`drn export`: a trained network as a file for another runtime."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from drn_cli.cli import console
+
+if TYPE_CHECKING:
+    from drn_cli.export.exporting import Exported
+    from drn_cli.export.form import Form
+
+EPILOG = """[bold]Examples[/]
+
+  drn export runs/drn_d_22_camvid/2026-01-31_12-00-00 --format onnx
+
+  drn export drn-d-105_ms_cityscapes.pth --format onnx --argmax --normalize --out street.onnx
+
+  drn export best.safetensors --format openvino --int8 --calibration photos/
+
+  drn export best.safetensors --format pt2 --half --size 1024x2048
+
+  drn export best.safetensors --format fyu --out for_the_original_code.pth
+
+Each file is loaded back by its own runtime and compared with PyTorch, on pictures and on random
+pixels, at sizes that it was not made with. Where they differ, no file is left. A report lies beside
+the file, FILE.parity.json. `drn predict` and `drn eval` take .onnx, .xml and .pt2 as --weights.
+"""
+
+GRAPH = "Input and output (onnx, pt2, openvino)"
+
+
+def _size(text: str) -> Any:
+    words = text.lower().split("x")
+    if len(words) == 2 and all(word.isdigit() and int(word) > 0 for word in words):
+        return int(words[0]), int(words[1])
+    raise typer.BadParameter(f"{text!r}: height and width, as 512x1024")
+
+
+def export(
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN|FILE|NAME",
+            help="Run folder, checkpoint, or a network with published weights; by default the "
+            "newest run.",
+        ),
+    ] = None,
+    format_: Annotated[
+        Literal["onnx", "pt2", "openvino", "fyu", "safetensors"],
+        typer.Option(
+            "--format",
+            help="fyu: weights for the original code; safetensors: ours; pt2: torch.export.",
+        ),
+    ] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; by default ARCHITECTURE.ENDING, here.")
+    ] = None,
+    argmax: Annotated[
+        bool,
+        typer.Option("--argmax", help="Give the index map, not scores.", rich_help_panel=GRAPH),
+    ] = False,
+    normalize: Annotated[
+        bool,
+        typer.Option(
+            "--normalize",
+            help="Take uint8 pixels: mean and standard deviation are inside.",
+            rich_help_panel=GRAPH,
+        ),
+    ] = False,
+    size: Annotated[
+        Any,
+        typer.Option(
+            parser=_size,
+            metavar="HxW",
+            help="Take this height and width only; by default any.",
+            rich_help_panel=GRAPH,
+        ),
+    ] = None,
+    half: Annotated[
+        bool,
+        typer.Option(
+            "--half", help="16-bit floats (openvino, fyu, safetensors: of the weights alone)."
+        ),
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="8-bit whole numbers: quicker on CPUs (onnx, openvino).")
+    ] = False,
+    calibration: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT",
+            help="Pictures, folders or globs that --int8 looks at, may be repeated; by default the "
+            "run's training pictures.",
+        ),
+    ] = None,
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT",
+            help="The same, for the comparison; by default the run's validation pictures, or drawn "
+            "ones.",
+        ),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the weights, for the file's metadata.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Write a network for ONNX Runtime, OpenVINO, torch.export or the original code; compare."""
+    if half and int8:
+        raise typer.BadParameter("--half and --int8 both say how numbers are kept")
+    if calibration and not int8:
+        raise typer.BadParameter("--calibration goes with --int8")
+
+    from drn_cli.export.exporting import export as export_network
+    from drn_cli.export.form import ENDINGS, Form
+    from drn_cli.inference.source import find_source
+
+    form = Form(
+        format=format_,
+        argmax=argmax,
+        normalize=normalize,
+        precision="float16" if half else "int8" if int8 else "float32",
+        size=size,
+    )
+    if out is not None and out.suffix != ENDINGS[format_]:
+        raise typer.BadParameter(f"--out {out}: should end with {ENDINGS[format_]}")
+    done = export_network(
+        find_source(source),
+        form,
+        out,
+        pictures=pictures or (),
+        calibration=calibration or (),
+        licence=licence,
+        force=force,
+        tell=console.note,
+    )
+    _report(done, form, as_json)
+
+
+def _report(done: "Exported", form: "Form", as_json: bool) -> None:
+    from dataclasses import asdict
+
+    file = done.files[-1]
+    if as_json:
+        console.emit_json(
+            {
+                "file": str(file),
+                "files": [str(path) for path in done.files],
+                "arch": done.network.arch,
+                "task": done.network.task,
+                "form": asdict(form),
+            }
+            | done.parity.to_json()
+        )
+        return
+    numbers = ("difference", "largest logit", "same class")
+    table = console.table("compared on", "pictures", *numbers, right=numbers)
+    for one in done.parity.comparisons:
+        count, _, height, width = one.shape
+        table.add_row(
+            one.inputs,
+            f"{count} of {width}x{height}",
+            "" if one.difference is None else f"{one.difference:.1e}",
+            f"{one.largest:.1f}",
+            f"{100 * one.agreement:.3f} %",
+        )
+    console.out.print(table)
+    size = sum(path.stat().st_size for path in done.files) / 1e6
+    what = f"{file}: {done.network.arch}, {done.network.task}, {size:.1f} MB"
+    console.out.print(f"{what}; {done.parity.runtime} answers as PyTorch does", soft_wrap=True)

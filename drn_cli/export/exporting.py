@@ -1,0 +1,151 @@
+"""From a checkpoint to an exported file that was found to answer as it does, or to no file."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from drn_cli.data.folders import Statistics
+from drn_cli.data.images import Pixels
+from drn_cli.errors import DrnError
+from drn_cli.export.facts import describe
+from drn_cli.export.form import ENDINGS, WEIGHTS_ALONE, Form
+from drn_cli.export.int8 import inputs_of, quantise_onnx
+from drn_cli.export.parity import Parity, compare
+from drn_cli.export.probes import find_examples, make_probes, shrunk
+from drn_cli.files import move_together, sha256, write_json
+from drn_cli.inference.opening import TrainedNetwork, open_network, read_network
+from drn_cli.inference.source import Source
+
+PICTURES, PICTURES_FOR_INT8 = 2, 8  # that are compared, of each size
+CALIBRATING = 30  # pictures that the ranges of whole numbers are taken from
+REPORT = ".parity.json"  # behind the file's own name
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A file that was written.
+
+    Attributes:
+        files: The file itself comes last, after what lies beside it.
+        network: What it was made of.
+        parity: How alike it answers.
+    """
+
+    files: list[Path]
+    network: TrainedNetwork
+    parity: Parity
+
+
+def export(
+    source: Source,
+    form: Form,
+    out: Path | None = None,
+    *,
+    pictures: Sequence[str] = (),
+    calibration: Sequence[str] = (),
+    licence: str | None = None,
+    force: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
+) -> Exported:
+    """Write a network in another format, load it back, and compare.
+
+    Args:
+        source: The checkpoint.
+        form: What it is to become.
+        out: The file; by default the architecture's name, in the current folder.
+        pictures: Files, folders or globs to compare on; by default some of the run's validation
+            pictures, or drawn ones.
+        calibration: The same for int8; by default some of the run's training pictures.
+        licence: Of the weights.
+        force: Whether what is there may be replaced.
+        tell: Called with each step, in words.
+
+    Raises:
+        DrnError: The checkpoint, a picture or the form cannot be used, something is not installed,
+            the file cannot be written, or it answers differently: then nothing is left of it.
+    """
+    network = read_network(source.checkpoint)
+    form.check(network.task)
+    out = out or Path(network.arch + ENDINGS[form.format])
+    report = out.with_name(out.name + REPORT)
+    if not force:
+        _check_absent(out, report, *([out.with_suffix(".bin")] * (form.format == "openvino")))
+    count = PICTURES if form.precision != "int8" else PICTURES_FOR_INT8
+    probes = make_probes(find_examples(pictures, source, "val", count), form)
+    calibrating = _calibrating(source, calibration) if form.precision == "int8" else []
+    strings, statistics = describe(network, source, form, licence)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    except OSError as error:
+        raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
+    with scratch as name:
+        folder = Path(name)
+        made = folder / out.name
+        tell(f"writing {out.name}")
+        _write(made, network, statistics, form, strings, calibrating)
+        tell("comparing it with PyTorch")
+        parity = compare(network, open_network(made), statistics, form.precision, probes)
+        if not parity.passed:
+            raise DrnError(
+                f"{out}: not written: in {parity.runtime}, {parity.worst}",
+                "another precision or format may do",
+            )
+        sums = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+        what = {"files": sums, "arch": network.arch, "task": network.task, "form": asdict(form)}
+        write_json(folder / report.name, what | parity.to_json())
+        # An .xml has its weights beside it.
+        names = sorted((path.name for path in folder.iterdir()), key=lambda each: each == out.name)
+        files = move_together(folder, names, out.parent)
+    return Exported(files, network, parity)
+
+
+def _check_absent(*paths: Path) -> None:
+    for path in paths:
+        if path.exists():
+            raise DrnError(f"{path}: is there already", "--force replaces it, --out names another")
+
+
+def _calibrating(source: Source, named: Sequence[str]) -> list[Pixels]:
+    examples = find_examples(named, source, "train", CALIBRATING)
+    if examples is None:
+        raise DrnError(
+            "--int8: needs pictures like those that it will see",
+            "name some thirty: --calibration DIR",
+        )
+    return [shrunk(image) for image in examples.images]
+
+
+def _write(
+    path: Path,
+    network: TrainedNetwork,
+    statistics: Statistics,
+    form: Form,
+    strings: dict[str, str],
+    calibrating: Sequence[Pixels],
+) -> None:
+    """Write a network in its form; what a format needs is imported for it alone."""
+    half = form.precision == "float16"
+    if form.format in WEIGHTS_ALONE:
+        from drn_cli.export.weights import write_original, write_safetensors
+
+        write = write_original if form.format == "fyu" else write_safetensors
+        write(path, network.model, strings, half=half)
+        return
+    from drn_cli.export.program import trace, write_program
+
+    program = trace(network.model, statistics, form)
+    inputs = inputs_of(calibrating, statistics, form)
+    if form.format == "pt2":
+        write_program(path, program, strings)
+    elif form.format == "openvino":
+        from drn_cli.export.openvino import write_openvino
+
+        write_openvino(path, program, form.outputs, strings, half=half, calibrating=inputs)
+    else:
+        from drn_cli.export.onnx import write_onnx
+
+        write_onnx(path, program, form.outputs, strings)
+        if inputs:
+            quantise_onnx(path, inputs)

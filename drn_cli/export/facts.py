@@ -1,0 +1,90 @@
+"""What an exported file says of itself."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from drn_cli import __version__
+from drn_cli.data.classes import ClassSet, generic, imagenet
+from drn_cli.data.folders import Statistics
+from drn_cli.export.form import WEIGHTS_ALONE, Form
+from drn_cli.files import read_json, sha256
+from drn_cli.inference import told
+from drn_cli.inference.exported.network import UINT8
+from drn_cli.inference.loading import facts
+from drn_cli.inference.opening import TrainedNetwork
+from drn_cli.inference.source import Source
+from drn_cli.networks.published import PUBLISHED
+from drn_cli.runs import Run
+
+# What is taken over from a run's environment.json.
+TRAINING = (
+    *("drn", "torch", "torchvision", "device", "processes", "precision", "revision", "seed"),
+    *("data", "started", "train_pictures", "val_pictures"),
+)
+# Where things lay on the machine that trained says nothing to others.
+PLACES = {"data": {"root", "lists", "cache_folder"}, "model": {"weights"}}
+
+
+def describe(
+    network: TrainedNetwork, source: Source, form: Form, licence: str | None
+) -> tuple[dict[str, str], Statistics]:
+    """Give the strings of a file, and the statistics that are among them.
+
+    Args:
+        network: What is exported.
+        source: Where it comes from.
+        form: What it becomes.
+        licence: Of the weights, if it is known.
+    """
+    statistics, class_set = facts(network)
+    folders = told.strings(network.told, "class_folders")
+    if network.task == "classification" and "class_names" not in network.told:
+        class_set, folders = _named(network.classes)
+    strings = dict(network.told) | told.record(network.model, statistics, class_set, folders)
+    if network.task == "classification":
+        strings |= {key: str(pixels) for key, pixels in source.crops().items()}
+    strings |= {
+        "drn": __version__,
+        "precision": form.precision,
+        "licence": licence or network.told.get("licence") or _published_licence(source),
+        "provenance": json.dumps(_provenance(source)),
+    }
+    if form.format not in WEIGHTS_ALONE:
+        strings["input"] = UINT8 if form.normalize else "normalised"
+        strings["outputs"] = ",".join(form.outputs)
+        if form.size is not None:
+            strings["size"] = "{}x{}".format(*form.size)
+    return strings, statistics
+
+
+def _named(classes: int) -> tuple[ClassSet, tuple[str, ...] | None]:
+    """Name the classes of a classifier whose file does not: a thousand are ImageNet's."""
+    plain = generic(classes)
+    if classes != len(imagenet()):
+        return ClassSet(tuple(f"class {n}" for n in range(classes)), plain.colours), None
+    return ClassSet(tuple(imagenet().values()), plain.colours), tuple(imagenet())
+
+
+def _published_licence(source: Source) -> str:
+    known = (file.licence for file in PUBLISHED if file.name == source.checkpoint.name)
+    return next(known, "not stated")
+
+
+def _provenance(source: Source) -> dict[str, Any]:
+    """Say what the weights are, and how their run came about, as far as its folder tells."""
+    run = Run(source.checkpoint.parent.parent)
+    made: dict[str, Any] = {
+        "checkpoint": source.checkpoint.name,
+        "sha256": sha256(source.checkpoint),
+        "exported": datetime.now(UTC).isoformat(timespec="seconds"),
+        "exported_with": {"drn": __version__, "torch": torch.__version__},
+    }
+    if source.recipe is not None:
+        made["recipe"] = source.recipe.model_dump(mode="json", exclude=PLACES)
+    if source.recipe is not None and run.environment.is_file():
+        environment = read_json(run.environment)
+        made["training"] = {key: environment[key] for key in TRAINING if key in environment}
+    return made

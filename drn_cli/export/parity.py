@@ -1,0 +1,166 @@
+"""Whether an exported network answers as the one that it was made of."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drn_cli.data.batches import normalise
+from drn_cli.data.folders import Statistics
+from drn_cli.export.form import Precision
+from drn_cli.export.probes import Probe
+from drn_cli.inference.exported.network import AS_PIXELS, ExportedNetwork
+from drn_cli.inference.opening import Found, TrainedNetwork
+from drn_cli.networks.models import DRN, upsample
+
+DIFFERENCE = 1e-4  # in float32, of the largest score, or of 1 where all are smaller
+AGREEMENT: Mapping[Precision, float] = {"float32": 0.999, "float16": 0.999, "int8": 0.98}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How alike two networks answer to one probe.
+
+    Attributes:
+        inputs: What was seen.
+        real: Whether it was pictures of something.
+        shape: `(N, 3, H, W)`.
+        difference: The largest one between their logits; None where there are no logits.
+        largest: The largest logit, without its sign.
+        agreement: Share of the pixels (of a classifier: of the pictures) with the same class.
+    """
+
+    inputs: str
+    real: bool
+    shape: tuple[int, ...]
+    difference: float | None
+    largest: float
+    agreement: float
+
+    def passes(self, precision: Precision) -> bool:
+        """Tell whether it is within what a precision allows.
+
+        Whole numbers are calibrated on pictures, so random pixels say nothing of them.
+        """
+        if precision == "int8" and not self.real:
+            return True
+        if precision == "float32" and self.difference is not None:
+            # Written so that NaN does not pass.
+            return self.difference <= DIFFERENCE * max(1.0, self.largest)
+        return self.agreement >= AGREEMENT[precision]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """What came of all comparisons.
+
+    Attributes:
+        runtime: What ran the exported network.
+        original: What ran the other one.
+        precision: What the exported one computes in.
+        comparisons: One for each probe.
+    """
+
+    runtime: str
+    original: str
+    precision: Precision
+    comparisons: list[Comparison]
+
+    @property
+    def passed(self) -> bool:
+        return all(one.passes(self.precision) for one in self.comparisons)
+
+    @property
+    def worst(self) -> str:
+        """Say in words how the exported network fails, or nearly does."""
+        one = min(self.comparisons, key=lambda one: (one.passes(self.precision), one.agreement))
+        count, _, height, width = one.shape
+        apart = "" if one.difference is None else f"logits differ by {one.difference:.2g}, and "
+        return (
+            f"{apart}{100 * one.agreement:.3f} % of the classes are the same on {one.inputs} "
+            f"({count} of {width}x{height})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        limit = DIFFERENCE if self.precision == "float32" else None
+        allowed = {"difference": limit, "agreement": AGREEMENT[self.precision]}
+        return asdict(self) | {"allowed": allowed}
+
+
+Answer = Callable[[Tensor], dict[str, Tensor]]  # from uint8 `(N, H, W, 3)` to outputs by name
+
+
+def answering(found: Found, statistics: Statistics) -> Answer:
+    """Give what a network answers to pixels: classes, and logits and scores where it has them."""
+    if not isinstance(found, ExportedNetwork):
+        return lambda pixels: _answered(found.model, normalise(pixels, statistics))
+    run = found.run(torch.device("cpu"), 1)
+    inside = AS_PIXELS if found.takes_pixels else statistics
+
+    def answer(pixels: Tensor) -> dict[str, Tensor]:
+        x = normalise(pixels, inside)
+        if found.answers_classes:
+            return {"classes": run(x, "classes")}
+        return _outputs(run(x, "logits"), run(x, "scores"))
+
+    return answer
+
+
+def _answered(model: DRN, x: Tensor) -> dict[str, Tensor]:
+    scores = model.scores(x)
+    if model.task == "classification":
+        return _outputs(model(x), scores)
+    return _outputs(upsample(scores, x.shape[-2], x.shape[-1]), scores)  # as it does itself
+
+
+def _outputs(logits: Tensor, scores: Tensor) -> dict[str, Tensor]:
+    return {"logits": logits, "scores": scores, "classes": logits.max(1).indices}
+
+
+@torch.inference_mode()
+def compare(
+    original: TrainedNetwork,
+    exported: Found,
+    statistics: Statistics,
+    precision: Precision,
+    probes: Sequence[Probe],
+) -> Parity:
+    """Show two networks the same inputs.
+
+    Args:
+        original: What is right.
+        exported: What was made of it.
+        statistics: What pixels are normalised with.
+        precision: What the exported one computes in.
+        probes: The inputs.
+    """
+    right, other = answering(original, statistics), answering(exported, statistics)
+    comparisons = []
+    for probe in probes:
+        pixels = torch.from_numpy(probe.pixels)
+        expected, given = right(pixels), other(pixels)
+        apart = [
+            float((given[name] - expected[name]).abs().max())
+            for name in ("logits", "scores")
+            if name in given
+        ]
+        same = given["classes"].long() == expected["classes"]
+        count, height, width, _ = pixels.shape
+        comparisons.append(
+            Comparison(
+                inputs=probe.kind,
+                real=probe.real,
+                shape=(count, 3, height, width),
+                difference=max(apart, default=None),
+                largest=float(expected["logits"].abs().max()),
+                agreement=float(same.double().mean()),
+            )
+        )
+    return Parity(
+        runtime=exported.runtime,
+        original=f"{original.runtime}, float32",
+        precision=precision,
+        comparisons=comparisons,
+    )

@@ -1,0 +1,39 @@
+"""Files of weights alone: ours, and those of the original code."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from drn_cli.errors import DrnError
+from drn_cli.networks.catalog import ARCHITECTURES
+from drn_cli.networks.checkpoints import ATTACHED, VERSIONS
+from drn_cli.networks.conversion import to_original
+from drn_cli.networks.models import DRN
+
+
+def write_safetensors(path: Path, model: DRN, told: Mapping[str, str], *, half: bool) -> None:
+    """Write our own format, with what the file says of itself."""
+    tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+    path.write_bytes(save(_halved(tensors) if half else tensors, dict(told)))
+
+
+def write_original(path: Path, model: DRN, told: Mapping[str, str], *, half: bool) -> None:
+    """Write a plain state dict with the original's names, in a way that old PyTorch reads.
+
+    Raises:
+        DrnError: The original code does not have such a network.
+    """
+    if ARCHITECTURES[model.arch].family == "B":
+        raise DrnError(f"{model.arch}: the original code has no DRN-B", "the others can be given")
+    tensors = to_original(model)
+    state = OrderedDict(_halved(tensors) if half else tensors)
+    setattr(state, VERSIONS, OrderedDict({ATTACHED: dict(told)}))
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+
+
+def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}

@@ -1,0 +1,1 @@
+"""Networks that were exported, run by their own runtimes."""

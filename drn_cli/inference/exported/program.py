@@ -1,0 +1,82 @@
+"""Programs of torch.export, run by PyTorch without the code of the network."""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export.passes import move_to_device_pass
+from torch.fx.graph import CodeGen
+
+from drn_cli.errors import DrnError
+from drn_cli.inference.exported.network import Output, Run, Start
+from drn_cli.inference.exported.runtime import damaged
+
+TOLD = "drn.json"  # our strings, among the files in the archive
+
+
+def open_program(path: Path) -> tuple[Mapping[str, str], str, Start]:
+    """Read a program, after a look whether it would unpickle more than tensors.
+
+    Raises:
+        DrnError: It cannot be read, or holds pickled objects.
+    """
+    files = {TOLD: "{}"}
+    try:
+        _refuse_pickles(path)
+        program = torch.export.load(path, extra_files=files)
+    except DrnError:
+        raise
+    except Exception as error:  # what a damaged archive raises has no bounds
+        raise damaged(path, error) from error
+    told = json.loads(files[TOLD])
+
+    def start(device: torch.device, threads: int, at_once: int) -> Run:
+        moved = program if device.type == "cpu" else move_to_device_pass(program, device)
+
+        @lru_cache
+        def part(output: Output) -> Any:
+            return _computing(moved, told["outputs"].split(",").index(output))
+
+        def run(x: Tensor, output: Output) -> Tensor:
+            with torch.inference_mode():
+                answer: Tensor = part(output)(x)
+            return answer
+
+        return run
+
+    return told, f"PyTorch {torch.__version__}", start
+
+
+def _refuse_pickles(path: Path) -> None:
+    """See that nothing in an archive runs code when it is read: all tensors are plain bytes."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(("weights_config.json", "constants_config.json")):
+                entries = json.loads(archive.read(name))["config"].values()
+                if any(entry.get("use_pickle", True) for entry in entries):
+                    raise DrnError(
+                        f"{path}: refused: holds pickled objects, which could run code",
+                        "networks that `drn export` wrote can be used",
+                    )
+            elif name.endswith(".pt"):  # the pictures that it was traced with
+                torch.load(io.BytesIO(archive.read(name)), weights_only=True)
+
+
+def _computing(program: torch.export.ExportedProgram, number: int) -> torch.fx.GraphModule:
+    """Cut a program down to what one of its outputs needs."""
+    # What it would check is that sides are above 8; it computes smaller ones as well.
+    module = program.module(check_guards=False)
+    result = module.graph.output_node()
+    outputs = result.args[0]
+    assert isinstance(outputs, tuple | list)
+    result.args = (outputs[number],)
+    module.graph.set_codegen(CodeGen())  # the old one wants all outputs
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module

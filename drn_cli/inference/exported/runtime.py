@@ -1,0 +1,33 @@
+"""Packages that are not always there, and how they say that a file is broken."""
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from drn_cli.errors import DrnError
+
+
+def need(package: str, extra: str, who: str) -> ModuleType:
+    """Import a package of one of our extras.
+
+    Args:
+        package: Its name.
+        extra: What installs it.
+        who: What needs it: the error's beginning.
+
+    Raises:
+        DrnError: It is not installed.
+    """
+    try:
+        return import_module(package)
+    except ModuleNotFoundError as error:
+        raise DrnError(
+            f"{who}: needs {error.name}, which is not installed", f"pip install 'drn-cli[{extra}]'"
+        ) from error
+
+
+def damaged(path: Path, error: Exception) -> DrnError:
+    """Say in one line that a runtime cannot read a file."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
+    return DrnError(f"{path}: cannot be read: {reason}", "copy it again, or export it again")
