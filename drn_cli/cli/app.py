@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from drn_cli import __version__
 from drn_cli.cli import (
+    bench,
     console,
     data,
     demo,
@@ -87,6 +88,7 @@ app.command("report", epilog=report.EPILOG)(report.report)
 app.command("runs", epilog=runs.EPILOG)(runs.runs)
 app.add_typer(models.app, name="models")
 app.add_typer(recipes.app, name="recipes")
+app.command("bench", epilog=bench.EPILOG)(bench.bench)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
 app.command("demo", epilog=demo.EPILOG)(demo.demo)
 

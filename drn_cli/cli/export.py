@@ -170,5 +170,5 @@ def _report(done: "Exported", form: "Form", as_json: bool) -> None:
         )
     console.out.print(table)
     size = sum(path.stat().st_size for path in done.files) / 1e6
-    what = f"{file}: {done.network.arch}, {done.network.task}, {size:.1f} MB"
-    console.out.print(f"{what}; {done.parity.runtime} answers as PyTorch does", soft_wrap=True)
+    what = f"{file}: {done.network.arch}, {done.network.task}, {form.precision}, {size:.1f} MB"
+    console.out.print(f"{what}, checked in {done.parity.runtime}", soft_wrap=True)

@@ -18,11 +18,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command("list", epilog="Example: [bold]drn models list[/]")
 def list_(json: Json = False) -> None:
-    """List the networks: size, published ImageNet errors, and whether weights are at hand.
+    """List the networks: size, arithmetic, published scores, and whether weights are at hand.
 
-    Weights are cached (in the cache folder), published (`drn models fetch` gets them), or none.
+    GFLOPs are those of a 224x224 picture, 2 for each multiply-add. Errors are those of one crop on
+    ImageNet, mIoU is that on the validation pictures of Cityscapes. Weights are cached (in the
+    cache folder), published (`drn models fetch` gets them), or none.
     """
     from drn_cli.networks.catalog import ARCHITECTURES
+    from drn_cli.networks.cost import forward_flops
     from drn_cli.networks.models import parameters
 
     rows: list[dict[str, Any]] = [
@@ -30,8 +33,10 @@ def list_(json: Json = False) -> None:
             "name": arch.name,
             "family": arch.family,
             "parameters": parameters(arch),
+            "flops": forward_flops(arch),
             "top1_error": arch.one_crop.top1 if arch.one_crop else None,
             "top5_error": arch.one_crop.top5 if arch.one_crop else None,
+            "miou": arch.miou,
             "weights": _at_hand(arch.name),
         }
         for arch in ARCHITECTURES.values()
@@ -39,16 +44,17 @@ def list_(json: Json = False) -> None:
     if json:
         console.emit_json(rows)
         return
-    numbers = ("parameters", "top-1 error %", "top-5 error %")
+    numbers = ("parameters", "GFLOPs at 224x224", "top-1 error %", "top-5 error %", "mIoU %")
     table = console.table("name", "family", *numbers, "weights", right=numbers)
     for row in rows:
         table.add_row(
             row["name"],
             row["family"],
             f"{row['parameters']:,}",
+            f"{row['flops'] / 1e9:.1f}",
             *(
-                "" if row[key] is None else f"{row[key]:.2f}"
-                for key in ("top1_error", "top5_error")
+                "" if row[key] is None else f"{row[key]:.{digits}f}"
+                for key, digits in (("top1_error", 2), ("top5_error", 2), ("miou", 1))
             ),
             row["weights"],
         )
@@ -57,8 +63,9 @@ def list_(json: Json = False) -> None:
 
 @app.command(epilog="Example: [bold]drn models show drn_d_22[/]")
 def show(arch: Arch, json: Json = False) -> None:
-    """Show all that is known of a network: structure, errors, weight files and their addresses."""
+    """Show all that is known of a network: structure, scores, weight files and their addresses."""
     from drn_cli.networks.catalog import architecture
+    from drn_cli.networks.cost import forward_flops
     from drn_cli.networks.models import parameters
     from drn_cli.networks.published import known_files
 
@@ -72,8 +79,10 @@ def show(arch: Arch, json: Json = False) -> None:
         "out_channels": found.out_channels,
         "parameters": parameters(found),
         "parameters_segmentation": parameters(found, "segmentation", 19),
+        "flops": forward_flops(found),
         "one_crop": _errors(found.one_crop),
         "ten_crop": _errors(found.ten_crop),
+        "miou": found.miou,
         "weights": files,
     }
     if json:
@@ -87,8 +96,11 @@ def show(arch: Arch, json: Json = False) -> None:
     table.add_row("channels", f"{found.out_channels} in the last map, an eighth of the picture")
     table.add_row("parameters", f"{facts['parameters']:,} with 1000 classes (classification)")
     table.add_row("", f"{facts['parameters_segmentation']:,} with 19 classes (segmentation)")
+    table.add_row("arithmetic", f"{facts['flops'] / 1e9:.1f} GFLOPs for a picture of 224x224")
     table.add_row("1-crop error", _errors_text(found.one_crop))
     table.add_row("10-crop error", _errors_text(found.ten_crop))
+    miou = "not published" if found.miou is None else f"{found.miou:.1f}% on Cityscapes val"
+    table.add_row("mIoU", miou)
     console.out.print(table)
     for file in files:
         errors = "" if file["top5_error"] is None else f", top-5 error {file['top5_error']:.2f}%"

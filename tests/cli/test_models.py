@@ -51,21 +51,24 @@ def test_lists_every_network(cache: Path) -> None:
         "name": "drn_c_26",
         "family": "C",
         "parameters": 21_126_584,
+        "flops": 33_942_478_848,
         "top1_error": 24.86,
         "top5_error": 7.55,
+        "miou": 68.0,
         "weights": "published",
     }
     assert rows["drn_d_24"]["weights"] == "none"
-    assert rows["drn_d_24"]["top1_error"] is None
+    assert rows["drn_d_24"]["top1_error"] is rows["drn_d_24"]["miou"] is None
     (cache / "weights").mkdir(parents=True)
     (cache / "weights" / published("drn_c_26")[1].name).write_bytes(b"")
     lines = run("list").stdout.splitlines()
     assert lines[0].split() == [
-        *("name", "family", "parameters"),
-        *("top-1", "error", "%", "top-5", "error", "%", "weights"),
+        *("name", "family", "parameters", "GFLOPs", "at", "224x224"),
+        *("top-1", "error", "%", "top-5", "error", "%", "mIoU", "%", "weights"),
     ]
-    assert ["drn_c_26", "C", "21,126,584", "24.86", "7.55", "cached"] in map(str.split, lines)
-    assert ["drn_d_24", "D", "21,114,392", "none"] in map(str.split, lines)
+    numbers = ("21,126,584", "33.9", "24.86", "7.55", "68.0")
+    assert ["drn_c_26", "C", *numbers, "cached"] in map(str.split, lines)
+    assert ["drn_d_24", "D", "21,114,392", "33.5", "none"] in map(str.split, lines)
 
 
 def test_shows_a_network(cache: Path) -> None:
@@ -74,6 +77,8 @@ def test_shows_a_network(cache: Path) -> None:
     assert (facts["block"], facts["blocks"]) == ("bottleneck", [3, 4, 6, 3])
     assert facts["parameters"] == 25_557_032
     assert facts["parameters_segmentation"] == 25_557_032 - (1000 - 19) * (2048 + 1)
+    assert facts["flops"] == 38_158_729_216
+    assert facts["miou"] == 67.3
     assert facts["one_crop"] == {"top1": 22.94, "top5": 6.57}
     assert facts["ten_crop"] == {"top1": 21.34, "top5": 5.74}
     assert [file["keyword"] for file in facts["weights"]] == ["imagenet", "imagenet-retrained"]
@@ -90,7 +95,9 @@ def test_shows_a_network_in_plain_text(cache: Path) -> None:
     text = run("show", "drn_d_22").stdout
     for part in (
         "top-1 25.80%, top-5 8.20%",
+        "26.1 GFLOPs for a picture of 224x224",
         "not published",  # over ten crops
+        "68.0% on Cityscapes val",
         "http://dl.yf.io/drn/drn_d_22-4bd2f8ea.pth\n",
         "SHA256 begins 4bd2f8ea, BSD-3-Clause",
         f"cached: {cache / 'weights' / file.name}",

@@ -1,0 +1,1 @@
+"""What a network costs on this machine: arithmetic, memory, time."""
