@@ -3,18 +3,19 @@
 >>> torch.hub.load("path/to/checkout", "drn_d_22", source="local", task="segmentation", classes=19)
 """
 
-from functools import partial
+from functools import partial as _partial
 
-from drn_cli.networks import create_model
-from drn_cli.networks.catalog import ARCHITECTURES
+from drn_cli.networks import create_model as _create_model
+from drn_cli.networks.catalog import ARCHITECTURES as _ARCHITECTURES
 
+# What has no underscore in front is an entry point to torch.hub.
 dependencies = ["torch", "torchvision", "numpy", "PIL", "cv2", "imagecodecs", "pydantic", "yaml"]
 dependencies += ["safetensors"]
 
 
-def _entry(arch: str) -> partial[object]:
+def _entry(arch: str) -> _partial[object]:
     """Give the entry point of an architecture: `create_model` with its name filled in."""
-    entry = partial(create_model, arch)
+    entry = _partial(_create_model, arch)
     entry.__doc__ = f"""Build {arch}.
 
     Args:
@@ -25,4 +26,4 @@ def _entry(arch: str) -> partial[object]:
     return entry
 
 
-globals().update({name: _entry(name) for name in ARCHITECTURES})
+globals().update({name: _entry(name) for name in _ARCHITECTURES})

@@ -3,8 +3,9 @@
     python benchmarks/inference.py                       what this machine can do
     python benchmarks/inference.py --json > today.json
     python benchmarks/inference.py --only ms --rounds 5 --pictures 8
+    python benchmarks/inference.py --only runtimes --weights W --images test/ --calibration train/
 
-Three comparisons on the CPU, with DRN-D-22 and pictures of CamVid's size (480x360), or those of
+Four comparisons on the CPU, with DRN-D-22 and pictures of CamVid's size (480x360), or those of
 --images; and on a GPU the network's pass over 1024x2048 in several ways.
 
 predict: files to files. The plain way reads with Pillow, runs the network in eager float32, takes
@@ -13,6 +14,9 @@ predict: files to files. The plain way reads with Pillow, runs the network in ea
 ms: the same for six sizes. The plain way resizes each class's log-probabilities with Pillow in as
     many threads as there are classes, as the paper's code does.
 confusion: the share of an evaluation that counting costs.
+runtimes: one picture from pixels to classes, in eager PyTorch as the paper's code does it, in drn's
+    own way, in ONNX Runtime and in OpenVINO, and with --compile through torch.compile; with
+    --calibration in 8 bits as well. Also how many pixels have the class that eager PyTorch finds.
 
 Ways take turns, and medians over the rounds are compared. The weights are random unless --weights
 names some: times do not depend on them.
@@ -24,8 +28,10 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +40,25 @@ import torch
 from PIL import Image
 
 import drn_cli
+from drn_cli.data.batches import normalise
 from drn_cli.data.classes import generic
 from drn_cli.data.folders import IMAGENET
-from drn_cli.data.images import read_image
+from drn_cli.data.images import Pixels, read_image
 from drn_cli.evaluation.confusion import confusion
+from drn_cli.export.exporting import export
+from drn_cli.export.form import ENDINGS, Form
+from drn_cli.inference.exported.opening import open_exported
 from drn_cli.inference.inputs import Picture, find_pictures
 from drn_cli.inference.loading import load_predictor
 from drn_cli.inference.opening import TrainedNetwork, read_network
 from drn_cli.inference.outputs import DEFAULT_KINDS, write_prediction
 from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.preparation import prepared
 from drn_cli.inference.reading import networks_at_once
+from drn_cli.inference.source import Source
 from drn_cli.inference.stream import stream
+from drn_cli.inference.views import resized_image
+from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.models import DRN
 from drn_cli.recipe.schema import MULTI_SCALE, Eval
 
@@ -123,7 +137,7 @@ def ours(predictor: PixelPredictor, pictures: Sequence[Picture], out: Path) -> N
 # ---- Measuring ----
 
 
-def in_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Run each way once for nothing, then all in turns; give each one's median seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
@@ -173,6 +187,73 @@ def compare_counting(
     )
     torch.set_num_threads(threads)
     return {name: value / len(pictures) for name, value in seconds.items()}
+
+
+def compare_runtimes(
+    network: TrainedNetwork,
+    image: Pixels,
+    threads: int,
+    rounds: int,
+    calibration: Sequence[str],
+    compiled: bool,
+) -> dict[str, dict[str, float]]:
+    """Time a picture in every runtime, in seconds, and see how many of its pixels are the same."""
+    torch.set_num_threads(threads)
+    predictors = {
+        "folded": replace(
+            load_predictor(network, CPU), network=prepared(network.model, CPU, exact=False).scores
+        ),
+        "drn": load_predictor(network, CPU, at_once=1),
+    }
+    if compiled:
+        for name, predictor in list(predictors.items()):
+            inner = torch.compile(predictor.network, dynamic=False)
+            predictors[f"{name}, compiled"] = replace(predictor, network=inner)
+        predictors["drn, bf16"] = load_predictor(network, CPU, autocast=torch.bfloat16, at_once=1)
+    forms = [Form(format="onnx"), Form(format="openvino")]
+    if calibration:
+        forms += [replace(form, precision="int8") for form in forms]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Source(Path(folder) / "network.safetensors", None)
+        save_weights(source.checkpoint, network.model, network.told)
+        for number, form in enumerate(forms):
+            out = Path(folder) / f"{number}{ENDINGS[form.format]}"
+            export(source, form, out, calibration=calibration, pictures=calibration)
+            predictor = load_predictor(out, CPU, at_once=1)
+            name = f"{open_exported(out).runtime}, {form.precision}"
+            predictors[name] = predictor
+        tensor = normalise(torch.from_numpy(image)[None], predictors["drn"].statistics).contiguous()
+
+        @torch.inference_mode()
+        def plainly_one() -> torch.Tensor:
+            return network.model(tensor).argmax(1)[0]
+
+        right = plainly_one()
+        ways: dict[str, Callable[[], torch.Tensor]] = {"plain": plainly_one}
+        ways |= {name: partial(one, image) for name, one in predictors.items()}
+        same = {
+            name: float((one(image) == right).double().mean()) for name, one in predictors.items()
+        }
+        seconds = in_turns(ways, rounds)
+    return {
+        name: {"seconds": value, "agreement": same.get(name, 1.0)}
+        for name, value in seconds.items()
+    }
+
+
+def all_runtimes(
+    network: TrainedNetwork, image: Pixels, args: argparse.Namespace
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Compare runtimes with one thread, with all, and on a picture of 2048x1024."""
+    whole, threads = np.array(image), torch.get_num_threads()
+    large = np.array(resized_image(whole, 1024, 2048))
+    found = {}
+    for picture, count in ((whole, 1), (whole, threads), (large, threads)):
+        title = f"{picture.shape[1]}x{picture.shape[0]}, {count} threads"
+        found[title] = compare_runtimes(
+            network, picture, count, args.rounds, args.calibration, args.compile
+        )
+    return found
 
 
 @torch.inference_mode()
@@ -227,12 +308,34 @@ def machine() -> dict[str, str]:
     }
 
 
-def table(title: str, seconds: dict[str, float]) -> None:
-    """Print ways beside the first."""
+def table(title: str, seconds: dict[str, float], same: dict[str, float] | None = None) -> None:
+    """Print ways beside the first, and which share of the pixels is the same."""
     print(f"\n{title}")
     first = next(iter(seconds.values()))
     for name, value in seconds.items():
-        print(f"  {name:<22}{1000 * value:10.1f} ms{1 / value:10.2f} a second{first / value:8.2f}x")
+        agreement = f"{100 * same[name]:12.3f} % the same" if same else ""
+        speed = f"{1 / value:10.2f} a second{first / value:8.2f}x{agreement}"
+        print(f"  {name:<32}{1000 * value:10.1f} ms{speed}")
+
+
+def tell(results: dict[str, Any]) -> None:
+    """Print everything as tables."""
+    print(", ".join(results["machine"].values()), "|", results["arch"])
+    for name, title in (
+        ("predict", "drn predict, files to files, a picture"),
+        ("ms", "drn predict --ms, files to files, a picture"),
+        ("gpu", "1024x2048 on a GPU, a picture"),
+    ):
+        if name in results:
+            table(title, results[name])
+    if "confusion" in results:
+        share = results["confusion"]["count"] / sum(results["confusion"].values())
+        print(f"\nThe confusion matrix takes {100 * share:.2f} % of an evaluation")
+    for title, found in results.get("runtimes", {}).items():
+        seconds, same = (
+            {name: one[key] for name, one in found.items()} for key in ("seconds", "agreement")
+        )
+        table(f"{title}, a picture", seconds, same)
 
 
 def main() -> None:
@@ -244,7 +347,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="a folder of pictures, instead of drawn ones")
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=("predict", "ms", "confusion", "gpu"))
+    parser.add_argument("--only", choices=("predict", "ms", "confusion", "runtimes", "gpu"))
+    parser.add_argument("--calibration", default=(), nargs="+", help="pictures, for 8 bits")
+    parser.add_argument("--compile", action="store_true", help="torch.compile and bfloat16, too")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
 
@@ -265,22 +370,15 @@ def main() -> None:
             results["ms"] = compare_predictions(network, few, MULTI_SCALE, args.rounds)
         if args.only in (None, "confusion"):
             results["confusion"] = compare_counting(network, pictures, args.rounds)
+        if args.only in (None, "runtimes"):
+            image = read_image(Path(pictures[0].path))
+            results["runtimes"] = all_runtimes(network, image, args)
         if args.only in (None, "gpu") and torch.cuda.is_available():
             results["gpu"] = on_gpu(network, args.rounds)
     if args.json:
         print(json.dumps(results, indent=2))
         return
-    print(", ".join(results["machine"].values()), "|", network.model.arch)
-    for name, title in (
-        ("predict", "drn predict, files to files, a picture"),
-        ("ms", "drn predict --ms, files to files, a picture"),
-        ("gpu", "1024x2048 on a GPU, a picture"),
-    ):
-        if name in results:
-            table(title, results[name])
-    if "confusion" in results:
-        share = results["confusion"]["count"] / sum(results["confusion"].values())
-        print(f"\nThe confusion matrix takes {100 * share:.2f} % of an evaluation")
+    tell(results)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from drn_cli.data.classes import ClassSet
 from drn_cli.data.images import Pixels, overlay, read_image
 from drn_cli.errors import DrnError
 from drn_cli.inference.classifier import Classifier, best_first, check_answers
+from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.loading import load_classifier, load_predictor
-from drn_cli.inference.opening import open_network
+from drn_cli.inference.opening import Found, open_network
 from drn_cli.inference.score_maps import ScoreMap, class_map, probabilities
 from drn_cli.inference.source import find_source
 from drn_cli.training.precision import autocast_type, resolve_precision
@@ -126,6 +127,7 @@ class Predictor:
     ) -> None:
         found = find_source(None if source is None else Path(source))
         network = open_network(found.checkpoint)
+        _check(network, ten_crop, (scales, flip, tile) != (None, None, None), precision)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         computing: dict[str, Any] = {"autocast": autocast_type(resolve_precision(precision, place))}
         self.arch, self.task = network.arch, network.task
@@ -173,6 +175,18 @@ class Predictor:
         index = network(pixels) if maps is None else class_map(maps, *pixels.shape[:2])
         return Prediction(
             picture=pixels, index=index.cpu().numpy(), class_set=network.class_set, _maps=maps
+        )
+
+
+def _check(network: Found, ten_crop: bool, viewed: bool, precision: str) -> None:
+    """See that nothing is asked for that means nothing for a network."""
+    if ten_crop and network.task == "segmentation":
+        raise DrnError("ten_crop: is for classifiers, and this is a segmenter")
+    if viewed and network.task == "classification":
+        raise DrnError("scales, flip, tile: are for segmenters, and this is a classifier")
+    if isinstance(network, ExportedNetwork) and precision not in ("auto", "fp32"):
+        raise DrnError(
+            f"precision={precision!r}: {network.path} computes in what it was exported in"
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from drn_cli.errors import DrnError
-from drn_cli.files import atomic, atomic_folder, read_json, write_json, write_text
+from drn_cli.files import atomic, atomic_folder, move_together, read_json, write_json, write_text
 
 WITH_UMASK = """
 import os, sys
@@ -178,3 +178,47 @@ def test_json_that_cannot_be_read_is_an_error_with_the_file(tmp_path: Path) -> N
         with pytest.raises(DrnError, match=message) as caught:
             read_json(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
+
+
+def test_files_that_belong_together_are_moved_in_order(tmp_path: Path) -> None:
+    scratch, folder = tmp_path / "scratch", tmp_path / "folder"
+    for where in (scratch, folder):
+        where.mkdir()
+    for name in ("a", "b", "c"):
+        (scratch / name).write_text(f"new {name}")
+    (folder / "b").write_text("old b")
+    (folder / "other").write_text("other")
+    assert move_together(scratch, ["b", "a"], folder) == [folder / "b", folder / "a"]
+    assert names(folder) == ["a", "b", "other"]
+    assert [(folder / name).read_text() for name in ("a", "b")] == ["new a", "new b"]
+    assert names(scratch) == ["c"]
+
+
+def test_nobody_finds_a_new_file_beside_an_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch, folder = tmp_path / "scratch", tmp_path / "folder"
+    for where, word in ((scratch, "new"), (folder, "old")):
+        where.mkdir()
+        for name in ("a", "b"):
+            (where / name).write_text(word)
+    seen: list[set[str]] = []
+    real = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        seen.append({each.read_text() for each in folder.iterdir()})
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    move_together(scratch, ["a", "b"], folder)
+    assert seen == [set(), {"new"}]
+
+
+def test_files_that_cannot_be_moved_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("new")
+    with pytest.raises(DrnError, match="nowhere: cannot be written: No such file"):
+        move_together(tmp_path, ["a"], tmp_path / "nowhere")
+    (tmp_path / "folder" / "a").mkdir(parents=True)
+    with pytest.raises(DrnError, match="folder: cannot be written: "):
+        move_together(tmp_path, ["a"], tmp_path / "folder")
+    assert (tmp_path / "a").read_text() == "new"

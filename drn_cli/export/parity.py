@@ -1,5 +1,6 @@
 """Whether an exported network answers as the one that it was made of."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -42,12 +43,14 @@ class Comparison:
     def passes(self, precision: Precision) -> bool:
         """Tell whether it is within what a precision allows.
 
-        Whole numbers are calibrated on pictures, so random pixels say nothing of them.
+        Whole numbers are calibrated on pictures, so random pixels say nothing of them. NaN and
+        infinity never pass.
         """
+        if self.difference is not None and not math.isfinite(self.difference):
+            return False
         if precision == "int8" and not self.real:
             return True
         if precision == "float32" and self.difference is not None:
-            # Written so that NaN does not pass.
             return self.difference <= DIFFERENCE * max(1.0, self.largest)
         return self.agreement >= AGREEMENT[precision]
 
@@ -142,7 +145,7 @@ def compare(
         pixels = torch.from_numpy(probe.pixels)
         expected, given = right(pixels), other(pixels)
         apart = [
-            float((given[name] - expected[name]).abs().max())
+            (given[name] - expected[name]).abs().max()
             for name in ("logits", "scores")
             if name in given
         ]
@@ -153,7 +156,7 @@ def compare(
                 inputs=probe.kind,
                 real=probe.real,
                 shape=(count, 3, height, width),
-                difference=max(apart, default=None),
+                difference=float(torch.stack(apart).max()) if apart else None,  # keeps a NaN
                 largest=float(expected["logits"].abs().max()),
                 agreement=float(same.double().mean()),
             )

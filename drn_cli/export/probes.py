@@ -19,7 +19,7 @@ from drn_cli.inference.views import resized_image
 
 Split = Literal["train", "val"]
 
-SIZES = ((241, 321), (360, 264))  # height and width; neither was traced, and one is odd
+SIZES = ((193, 257), (264, 200))  # height and width; neither was traced, and one is odd
 DRAWN = 2  # street scenes, where there are no pictures
 LARGEST = 640  # the longer side of a picture that calibrates, in pixels
 

@@ -65,12 +65,15 @@ def evaluate_boxes(
     from drn_cli.evaluation.localization import localize, located
     from drn_cli.inference.inputs import find_pictures
     from drn_cli.inference.loading import load_classifier
+    from drn_cli.inference.opening import open_network
 
     images = [Path(picture.path) for picture in find_pictures(inputs)]
     boxes = read_boxes(truth)
     with join() as group:
+        network = open_network(source.checkpoint, "classification")
+        look.check(network)
         classifier = load_classifier(
-            source.checkpoint,
+            network,
             group.device,
             **asked.crops(source),
             **look.computing(group.device),

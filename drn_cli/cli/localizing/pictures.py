@@ -58,12 +58,15 @@ def find_boxes(
     from drn_cli.inference.classifier import check_answers
     from drn_cli.inference.inputs import find_pictures
     from drn_cli.inference.loading import load_classifier
+    from drn_cli.inference.opening import open_network
     from drn_cli.inference.stream import stream
 
     pictures = find_pictures(inputs, [out / kind for kind in ENDINGS])
     with join() as group:
+        network = open_network(source.checkpoint, "classification")
+        look.check(network)
         classifier = load_classifier(
-            source.checkpoint,
+            network,
             group.device,
             **asked.crops(source),
             **look.computing(group.device),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drn_cli.errors import DrnError
 from drn_cli.inference.exported.network import Output, Run, Start
 from drn_cli.inference.exported.runtime import damaged, need
 
@@ -25,7 +26,12 @@ def open_openvino(path: Path) -> tuple[Mapping[str, str], str, Start]:
     openvino = need("openvino", "openvino", str(path))
     core = openvino.Core()
     try:
+        with path.open("rb") as file:
+            if file.read(5) != b"<?xml":  # it would try all the formats that it knows
+                raise damaged(path, "not an .xml file")
         model = core.read_model(path)
+    except DrnError:
+        raise
     except Exception as error:  # its errors have no class of their own
         raise damaged(path, error) from error
     told = json.loads(model.get_rt_info([TOLD]).value) if model.has_rt_info([TOLD]) else {}
@@ -48,7 +54,8 @@ def open_openvino(path: Path) -> tuple[Mapping[str, str], str, Start]:
             mine = requests.__dict__
             if output not in mine:
                 mine[output] = compiled(output).create_infer_request()
-            answer = mine[output].infer([x.contiguous().cpu().numpy()], share_inputs=True)[0]
+            given = [x.contiguous().cpu().numpy()]
+            answer = mine[output].infer(given, share_inputs=True, share_outputs=True)[0]
             return torch.from_numpy(answer.copy()).to(x.device)  # the request's memory is its own
 
         return run

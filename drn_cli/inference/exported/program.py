@@ -1,8 +1,8 @@
 """Programs of torch.export, run by PyTorch without the code of the network."""
 
-import io
 import json
-import zipfile
+import logging
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch.export.passes import move_to_device_pass
 from torch.fx.graph import CodeGen
 
 from drn_cli.errors import DrnError
+from drn_cli.inference.exported.archive import check_archive
 from drn_cli.inference.exported.network import Output, Run, Start
 from drn_cli.inference.exported.runtime import damaged
 
@@ -21,15 +22,17 @@ TOLD = "drn.json"  # our strings, among the files in the archive
 
 
 def open_program(path: Path) -> tuple[Mapping[str, str], str, Start]:
-    """Read a program, after a look whether it would unpickle more than tensors.
+    """Read a program, after a look whether that could run code.
 
     Raises:
-        DrnError: It cannot be read, or holds pickled objects.
+        DrnError: It cannot be read, or could run code.
     """
+    logging.getLogger("torch.export").setLevel(logging.ERROR)  # it shows tracebacks as warnings
     files = {TOLD: "{}"}
     try:
-        _refuse_pickles(path)
-        program = torch.export.load(path, extra_files=files)
+        check_archive(path)
+        with warnings.catch_warnings(action="ignore"):  # of torch 2.11, about its own buffers
+            program = torch.export.load(path, extra_files=files)
     except DrnError:
         raise
     except Exception as error:  # what a damaged archive raises has no bounds
@@ -51,21 +54,6 @@ def open_program(path: Path) -> tuple[Mapping[str, str], str, Start]:
         return run
 
     return told, f"PyTorch {torch.__version__}", start
-
-
-def _refuse_pickles(path: Path) -> None:
-    """See that nothing in an archive runs code when it is read: all tensors are plain bytes."""
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith(("weights_config.json", "constants_config.json")):
-                entries = json.loads(archive.read(name))["config"].values()
-                if any(entry.get("use_pickle", True) for entry in entries):
-                    raise DrnError(
-                        f"{path}: refused: holds pickled objects, which could run code",
-                        "networks that `drn export` wrote can be used",
-                    )
-            elif name.endswith(".pt"):  # the pictures that it was traced with
-                torch.load(io.BytesIO(archive.read(name)), weights_only=True)
 
 
 def _computing(program: torch.export.ExportedProgram, number: int) -> torch.fx.GraphModule:

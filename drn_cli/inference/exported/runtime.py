@@ -26,8 +26,14 @@ def need(package: str, extra: str, who: str) -> ModuleType:
         ) from error
 
 
-def damaged(path: Path, error: Exception) -> DrnError:
+def damaged(path: Path, error: Exception | str) -> DrnError:
     """Say in one line that a runtime cannot read a file."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
+    # OpenVINO and PyTorch begin with places in their own code.
+    telling = [
+        line.partition("] . ")[2] if line.startswith("[enforce fail at ") else line
+        for line in lines
+        if not line.startswith(("Exception from ", "Check '"))
+    ]
+    reason = telling[0].split(". ")[0] if telling else type(error).__name__
     return DrnError(f"{path}: cannot be read: {reason}", "copy it again, or export it again")

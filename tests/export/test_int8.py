@@ -1,0 +1,121 @@
+"""8-bit and 16-bit networks: found to agree on real pictures, or not written."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+from exported_networks import STATISTICS, noise, normal
+
+from drn_cli.data.images import read_image
+from drn_cli.export import int8, parity
+from drn_cli.export.exporting import export
+from drn_cli.export.form import Form
+from drn_cli.export.int8 import inputs_of
+from drn_cli.inference.exported.network import INPUT
+from drn_cli.inference.loading import load_predictor
+from drn_cli.inference.source import find_source
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("form", "shape", "kind"),
+    [
+        ({}, (1, 3, 20, 30), np.float32),
+        ({"normalize": True}, (1, 3, 20, 30), np.uint8),
+        ({"size": (16, 24)}, (1, 3, 16, 24), np.float32),
+    ],
+)
+def test_calibration_sees_what_the_network_takes(
+    form: dict[str, Any], shape: tuple[int, ...], kind: Any
+) -> None:
+    [found] = inputs_of([noise(20, 30)], STATISTICS, Form(format="onnx", **form))
+    assert (found.shape, found.dtype) == (shape, kind)
+    if "normalize" in form:
+        assert np.array_equal(found[0].transpose(1, 2, 0), noise(20, 30))
+    elif not form:
+        assert np.allclose(found, normal(noise(20, 30)[None]), atol=1e-5)
+
+
+def test_pictures_are_handed_over_one_by_one_and_in_parts() -> None:
+    pictures = [np.full((1, 3, 2, 2), number) for number in range(5)]
+    reader = int8._Reader(pictures)
+    assert len(reader) == 5
+    reader.set_range(1, 3)
+    seen = []
+    while (given := reader.get_next()) is not None:
+        seen.append(int(given[INPUT].max()))
+    assert seen == [1, 2]
+
+
+def assert_scores_as_its_run(weights: Path, run: Path, data: Path, least: float) -> None:
+    exported, right = (load_predictor(find_source(one).checkpoint, CPU) for one in (weights, run))
+    names = (data / "val_images.txt").read_text().split()
+    images = [read_image(data / name) for name in names]
+    same = [(exported(image) == right(image)).float().mean() for image in images]
+    assert float(torch.stack(same).mean()) > least
+
+
+@pytest.fixture
+def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let networks pass that were trained for seconds, and are hardly sure of anything."""
+    monkeypatch.setattr(parity, "AGREEMENT", {"int8": 0.9, "float16": 0.99})
+
+
+@pytest.mark.slow
+def test_onnx_in_8_bits(
+    trained: Any,
+    data_folder: Path,
+    tmp_path: Path,
+    lenient: None,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    form = Form(format="onnx", precision="int8", size=(48, 64))
+    done = export(find_source(trained.folder), form, tmp_path / "a.onnx")
+    assert capfd.readouterr().out == ""  # where --json prints
+    assert done.parity.to_json()["allowed"] == {"difference": None, "agreement": 0.9}
+    assert done.parity.comparisons[0].inputs == "val pictures of the run"
+    file = done.files[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "a.onnx.parity.json"]
+    assert file.stat().st_size < 0.45 * 44e6
+    model = onnx.load(file)
+    onnx.checker.check_model(model, full_check=True)
+    names = {entry.key: entry.value for entry in model.metadata_props}
+    assert (names["arch"], names["precision"]) == ("drn_a_18", "int8")
+    assert str(tmp_path).encode() not in file.read_bytes()
+    producers = {node.output[0]: node.op_type for node in model.graph.node}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    inside = [producers.get(node.input[1]) == "DequantizeLinear" for node in convolutions]
+    assert inside == [False] * 3 + [True] * (len(inside) - 5) + [False] * 2
+    assert_scores_as_its_run(file, trained.folder, data_folder, 0.95)
+
+
+@pytest.mark.slow
+def test_openvino_in_8_bits(
+    trained: Any,
+    data_folder: Path,
+    tmp_path: Path,
+    lenient: None,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    form = Form(format="openvino", precision="int8", size=(48, 64))
+    source = find_source(trained.folder)
+    done = export(source, form, tmp_path / "a.xml", calibration=[str(data_folder / "pictures")])
+    assert capfd.readouterr().out == ""
+    assert done.parity.precision == "int8"
+    model = openvino.Core().read_model(tmp_path / "a.xml")
+    assert any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
+    assert (tmp_path / "a.bin").stat().st_size < 0.45 * 44e6
+    assert_scores_as_its_run(tmp_path / "a.xml", trained.folder, data_folder, 0.95)
+
+
+@pytest.mark.slow
+def test_onnx_in_16_bits(trained: Any, data_folder: Path, tmp_path: Path, lenient: None) -> None:
+    form = Form(format="onnx", precision="float16", size=(48, 64))
+    file = export(find_source(trained.folder), form, tmp_path / "a.onnx").files[-1]
+    assert file.stat().st_size < 0.52 * 44.8e6
+    assert_scores_as_its_run(file, trained.folder, data_folder, 0.99)

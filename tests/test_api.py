@@ -1,0 +1,245 @@
+"""The Python API: one call from a picture to what a network says of it."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from exported_networks import CLASS_SET, CROP, RUNTIMES, Exports, expected, noise
+from PIL import Image
+
+import drn_cli
+from drn_cli.data.images import overlay
+from drn_cli.data.resized_crop import centre_crop, ten_crops
+from drn_cli.inference.loading import load_predictor
+from drn_cli.recipe.schema import Eval
+
+PIXELS = noise(48, 64)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    return Exports(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def segmenter(exports: Exports) -> drn_cli.Predictor:
+    return drn_cli.Predictor(exports.run(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def classifier(exports: Exports) -> drn_cli.Predictor:
+    return drn_cli.Predictor(exports.run("classification"), device="cpu")
+
+
+def seen(predictor: drn_cli.Predictor, image: Any = PIXELS) -> drn_cli.Prediction:
+    found = predictor(image)
+    assert isinstance(found, drn_cli.Prediction)
+    return found
+
+
+def classified(predictor: drn_cli.Predictor, image: Any = PIXELS) -> drn_cli.Classification:
+    found = predictor(image)
+    assert isinstance(found, drn_cli.Classification)
+    return found
+
+
+def test_a_segmenter_labels_each_pixel(segmenter: drn_cli.Predictor) -> None:
+    assert (segmenter.arch, segmenter.task) == ("drn_a_18", "segmentation")
+    assert segmenter.classes == CLASS_SET.names
+    found = seen(segmenter)
+    logits, _ = expected("segmentation", PIXELS[None])
+    assert (found.index.dtype, found.index.shape) == (np.uint8, (48, 64))
+    assert (found.index == logits[0].argmax(0)).mean() > 0.999
+    shares = torch.from_numpy(logits[0]).softmax(0).numpy()
+    assert (found.probabilities.dtype, found.probabilities.shape) == (np.float32, (3, 48, 64))
+    assert np.abs(found.probabilities - shares).max() < 1e-4
+    assert found.probabilities is found.probabilities  # computed once
+    assert np.array_equal(found.picture, PIXELS)
+
+
+def test_colours_and_overlay_show_the_classes(segmenter: drn_cli.Predictor) -> None:
+    found = seen(segmenter)
+    assert found.colours.mode == "P"
+    assert np.array_equal(np.asarray(found.colours), found.index)
+    painted = np.array(CLASS_SET.colours, np.uint8)[found.index]
+    assert np.array_equal(np.asarray(found.colours.convert("RGB")), painted)
+    assert np.array_equal(np.asarray(found.overlay), overlay(PIXELS, found.index, CLASS_SET))
+    assert np.abs(np.asarray(found.overlay) - (PIXELS / 2 + painted / 2)).max() <= 1
+
+
+def test_shares_of_the_classes_that_occur(segmenter: drn_cli.Predictor) -> None:
+    found = seen(segmenter)
+    assert list(found.shares.values()) == sorted(found.shares.values(), reverse=True)
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert len(found.shares) == 3
+    for name, share in found.shares.items():
+        assert share == pytest.approx((found.index == CLASS_SET.names.index(name)).mean())
+    assert len(seen(segmenter, noise(1, 1)).shares) == 1
+
+
+def test_pictures_of_every_kind(segmenter: drn_cli.Predictor, tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    Image.fromarray(PIXELS).save(file)
+    right = seen(segmenter).index
+    with Image.open(file) as opened:
+        for image in (file, str(file), opened, Image.fromarray(PIXELS), PIXELS[:, :, :]):
+            assert np.array_equal(seen(segmenter, image).index, right)
+    mirrored = seen(segmenter, PIXELS[:, ::-1]).index  # in memory that runs backwards
+    assert np.array_equal(mirrored, seen(segmenter, PIXELS[:, ::-1].copy()).index)
+    assert not np.array_equal(mirrored, right)
+
+
+def test_grey_and_palette_pictures_become_rgb(segmenter: drn_cli.Predictor) -> None:
+    grey = Image.fromarray(PIXELS).convert("L")
+    palette = Image.fromarray(PIXELS).quantize(16)
+    clear = Image.fromarray(PIXELS).convert("RGBA")
+    for image in (grey, palette, clear):
+        found = seen(segmenter, image)
+        assert np.array_equal(found.picture, np.asarray(image.convert("RGB")))
+        assert np.array_equal(found.index, seen(segmenter, found.picture).index)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        PIXELS.astype(np.float32),
+        PIXELS[:, :, 0],
+        PIXELS[None],
+        PIXELS.transpose(2, 0, 1),
+        np.zeros((48, 64, 4), np.uint8),
+    ],
+    ids=lambda array: f"{array.dtype} {array.shape}",
+)
+def test_other_arrays_are_refused(segmenter: drn_cli.Predictor, array: Any) -> None:
+    with pytest.raises(drn_cli.DrnError, match=r"RGB pixels are uint8 \(H, W, 3\)") as raised:
+        segmenter(array)
+    assert f"{array.dtype} {array.shape}" in str(raised.value)
+
+
+def test_what_cannot_be_read_is_a_mistake_in_a_line(
+    segmenter: drn_cli.Predictor, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"noise")
+    for name in ("none.png", "broken.png"):
+        with pytest.raises(drn_cli.DrnError, match=rf"{name}: "):
+            segmenter(tmp_path / name)
+    with pytest.raises(drn_cli.DrnError, match="no such run folder or checkpoint"):
+        drn_cli.Predictor(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("format_", [*RUNTIMES, "fyu"])
+def test_exported_networks_say_the_same(
+    exports: Exports, segmenter: drn_cli.Predictor, format_: str
+) -> None:
+    exported = drn_cli.Predictor(str(exports(format=format_)), device="cpu")
+    assert exported.classes == segmenter.classes
+    found, right = seen(exported), seen(segmenter)
+    assert (found.index == right.index).mean() > 0.999
+    assert np.abs(found.probabilities - right.probabilities).max() < 1e-4
+
+
+def test_a_network_of_classes_alone_has_no_probabilities(
+    exports: Exports, segmenter: drn_cli.Predictor
+) -> None:
+    file = exports(format="onnx", argmax=True, normalize=True)
+    found = seen(drn_cli.Predictor(file, device="cpu"))
+    assert (found.index == seen(segmenter).index).mean() > 0.999
+    assert set(found.shares) == set(CLASS_SET.names)
+    assert found.overlay.size == (64, 48)
+    with pytest.raises(drn_cli.DrnError, match=r"classes alone .*without --argmax"):
+        _ = found.probabilities
+    with pytest.raises(drn_cli.DrnError, match="gives classes alone"):
+        drn_cli.Predictor(file, device="cpu", flip=True)
+
+
+def test_views(exports: Exports) -> None:
+    checkpoint = exports.run() / "checkpoints" / "best.safetensors"
+    options: dict[str, Any] = {"scales": (0.5, 1.5), "flip": True, "tile": 64}
+    found = seen(drn_cli.Predictor(checkpoint, device="cpu", **options), noise(48, 80))
+    right = load_predictor(checkpoint, CPU, view=Eval(**options)).with_probabilities(noise(48, 80))
+    assert np.array_equal(found.index, right[0].numpy())
+    assert np.array_equal(found.probabilities, right[1].numpy())
+    assert drn_cli.MULTI_SCALE == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+@pytest.mark.parametrize("ten", [False, True])
+def test_a_classifier_says_what_it_shows(exports: Exports, ten: bool) -> None:
+    run = exports.run("classification")
+    predictor = drn_cli.Predictor(run, device="cpu", ten_crop=ten)
+    assert (predictor.task, predictor.classes) == ("classification", CLASS_SET.names)
+    found = classified(predictor)
+    crops = ten_crops(PIXELS, CROP, 48) if ten else centre_crop(PIXELS, CROP, 48)[None]
+    logits = torch.from_numpy(expected("classification", crops)[0]).double()
+    shares = logits.softmax(1).mean(0).numpy()
+    assert found.names == CLASS_SET.names
+    assert np.abs(found.probabilities - shares).max() < 1e-5
+    order = np.argsort(-shares)
+    assert [name for name, _ in found.top()] == [CLASS_SET.names[k] for k in order]
+    assert [share for _, share in found.top(2)] == pytest.approx(shares[order[:2]], abs=1e-5)
+
+
+def test_the_first_of_equal_classes_comes_first() -> None:
+    found = drn_cli.Classification(
+        names=("a", "b", "c", "d"), probabilities=np.array([0.1, 0.4, 0.1, 0.4])
+    )
+    assert found.top(3) == [("b", 0.4), ("d", 0.4), ("a", 0.1)]
+
+
+def test_an_exported_classifier_sees_pictures_as_its_run_did(
+    exports: Exports, classifier: drn_cli.Predictor
+) -> None:
+    exported = drn_cli.Predictor(exports("classification", format="onnx"), device="cpu")
+    assert exported.classes == CLASS_SET.names
+    found, right = classified(exported), classified(classifier)
+    assert np.abs(found.probabilities - right.probabilities).max() < 1e-5
+
+
+def test_a_broken_classifier_is_told(
+    classifier: drn_cli.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        type(classifier._network),
+        "log_probabilities",
+        lambda *_: torch.full((1, 3), torch.nan, dtype=torch.float64),
+    )
+    with pytest.raises(drn_cli.DrnError, match="answers with NaN"):
+        classifier(PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("segmentation", {"ten_crop": True}, "ten_crop: is for classifiers"),
+        ("classification", {"flip": False}, "scales, flip, tile: are for segmenters"),
+        ("classification", {"scales": (1,)}, "scales, flip, tile: are for segmenters"),
+        ("classification", {"precision": "bf16"}, r"net\.onnx computes in what it was exported in"),
+    ],
+)
+def test_what_means_nothing_for_a_network_is_refused(
+    exports: Exports, task: Any, options: dict[str, Any], message: str
+) -> None:
+    source = exports(task, format="onnx") if "precision" in options else exports.run(task)
+    with pytest.raises(drn_cli.DrnError, match=message):
+        drn_cli.Predictor(source, device="cpu", **options)
+
+
+def test_names_are_there_without_importing_torch() -> None:
+    code = (
+        "import sys, drn_cli; print(sorted(set(drn_cli.__all__) - set(dir(drn_cli))),"
+        " 'torch' in sys.modules, drn_cli.__version__); drn_cli.Predictor;"
+        " print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"[] False {drn_cli.__version__}\nTrue\n"
+
+
+@pytest.mark.parametrize("name", drn_cli.__all__)
+def test_every_name_is_found(name: str) -> None:
+    assert getattr(drn_cli, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = drn_cli.nothing
