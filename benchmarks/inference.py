@@ -189,56 +189,52 @@ def compare_counting(
     return {name: value / len(pictures) for name, value in seconds.items()}
 
 
+def export_all(
+    network: TrainedNetwork, folder: Path, calibration: Sequence[str]
+) -> dict[str, Path]:
+    """Export a network for each runtime on CPUs; give the files by what runs them, and in what."""
+    forms = [Form(format="onnx"), Form(format="openvino")]
+    if calibration:
+        forms += [replace(form, precision="int8") for form in forms]
+    source = Source(folder / "network.safetensors", None)
+    save_weights(source.checkpoint, network.model, network.told)
+    files = {}
+    for number, form in enumerate(forms):
+        out = folder / f"{number}{ENDINGS[form.format]}"
+        export(source, form, out, calibration=calibration, pictures=calibration)
+        files[f"{open_exported(out).runtime}, {form.precision}"] = out
+    return files
+
+
 def compare_runtimes(
     network: TrainedNetwork,
+    exported: Mapping[str, Path],
     image: Pixels,
-    threads: int,
     rounds: int,
-    calibration: Sequence[str],
     compiled: bool,
 ) -> dict[str, dict[str, float]]:
     """Time a picture in every runtime, in seconds, and see how many of its pixels are the same."""
-    torch.set_num_threads(threads)
-    predictors = {
-        "folded": replace(
-            load_predictor(network, CPU), network=prepared(network.model, CPU, exact=False).scores
-        ),
-        "drn": load_predictor(network, CPU, at_once=1),
-    }
+    drn = load_predictor(network, CPU, at_once=1)
+    folded = replace(drn, network=prepared(network.model, CPU, exact=False).scores)
+    predictors = {"folded": folded, "drn": drn}
     if compiled:
         for name, predictor in list(predictors.items()):
             inner = torch.compile(predictor.network, dynamic=False)
             predictors[f"{name}, compiled"] = replace(predictor, network=inner)
         predictors["drn, bf16"] = load_predictor(network, CPU, autocast=torch.bfloat16, at_once=1)
-    forms = [Form(format="onnx"), Form(format="openvino")]
-    if calibration:
-        forms += [replace(form, precision="int8") for form in forms]
-    with tempfile.TemporaryDirectory() as folder:
-        source = Source(Path(folder) / "network.safetensors", None)
-        save_weights(source.checkpoint, network.model, network.told)
-        for number, form in enumerate(forms):
-            out = Path(folder) / f"{number}{ENDINGS[form.format]}"
-            export(source, form, out, calibration=calibration, pictures=calibration)
-            predictor = load_predictor(out, CPU, at_once=1)
-            name = f"{open_exported(out).runtime}, {form.precision}"
-            predictors[name] = predictor
-        tensor = normalise(torch.from_numpy(image)[None], predictors["drn"].statistics).contiguous()
+    predictors |= {name: load_predictor(out, CPU, at_once=1) for name, out in exported.items()}
+    tensor = normalise(torch.from_numpy(image)[None], drn.statistics).contiguous()
 
-        @torch.inference_mode()
-        def plainly_one() -> torch.Tensor:
-            return network.model(tensor).argmax(1)[0]
+    @torch.inference_mode()
+    def plainly_one() -> torch.Tensor:
+        return network.model(tensor).argmax(1)[0]
 
-        right = plainly_one()
-        ways: dict[str, Callable[[], torch.Tensor]] = {"plain": plainly_one}
-        ways |= {name: partial(one, image) for name, one in predictors.items()}
-        same = {
-            name: float((one(image) == right).double().mean()) for name, one in predictors.items()
-        }
-        seconds = in_turns(ways, rounds)
-    return {
-        name: {"seconds": value, "agreement": same.get(name, 1.0)}
-        for name, value in seconds.items()
-    }
+    right = plainly_one()
+    ways: dict[str, Callable[[], torch.Tensor]] = {"plain": plainly_one}
+    ways |= {name: partial(one, image) for name, one in predictors.items()}
+    same = {name: float((way() == right).double().mean()) for name, way in ways.items()}
+    seconds = in_turns(ways, rounds)
+    return {name: {"seconds": seconds[name], "agreement": same[name]} for name in ways}
 
 
 def all_runtimes(
@@ -248,11 +244,12 @@ def all_runtimes(
     whole, threads = np.array(image), torch.get_num_threads()
     large = np.array(resized_image(whole, 1024, 2048))
     found = {}
-    for picture, count in ((whole, 1), (whole, threads), (large, threads)):
-        title = f"{picture.shape[1]}x{picture.shape[0]}, {count} threads"
-        found[title] = compare_runtimes(
-            network, picture, count, args.rounds, args.calibration, args.compile
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        exported = export_all(network, Path(folder), args.calibration)
+        for picture, count in ((whole, 1), (whole, threads), (large, threads)):
+            title = f"{picture.shape[1]}x{picture.shape[0]}, {count} threads"
+            torch.set_num_threads(count)
+            found[title] = compare_runtimes(network, exported, picture, args.rounds, args.compile)
     return found
 
 
