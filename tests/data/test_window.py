@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import step_by_step
@@ -50,6 +51,55 @@ def test_rotation_is_that_of_the_picture_reflected_all_around(
     # Noise is the hardest: a 32nd of a pixel, which is OpenCV's finest step, is several levels.
     assert np.abs(turned.astype(int) - expected).mean() < 2
     assert (labels == expected_labels).mean() > 0.97
+
+
+@pytest.mark.parametrize("angle", [-170, -135, -45, -8, 3, 30, 90.5, 180.5])
+@pytest.mark.parametrize(("height", "width"), [(24, 37), (37, 24), (9, 60)])
+def test_rotated_window_equals_the_rotation_of_the_reflected_image(
+    height: int, width: int, angle: float
+) -> None:
+    """Every window, at the far edges too, against OpenCV on the image reflected all around."""
+    image, label = noise(height, width)
+    image = cv2.GaussianBlur(image, (0, 0), 1.5)  # 1/32 of a pixel must not matter
+    margin = max(height, width)
+    border = ((margin, margin), (margin, margin))
+    reflected = np.pad(image, (*border, (0, 0)), "reflect")
+    surrounded = np.pad(label, border, constant_values=255)
+    centre = (margin + (width - 1) / 2, margin + (height - 1) / 2)
+    matrix = cv2.getRotationMatrix2D(centre, angle, 1)
+    size = (width + 2 * margin, height + 2 * margin)
+    middle = (slice(margin, margin + height), slice(margin, margin + width))
+    expected = cv2.warpAffine(reflected, matrix, size, flags=cv2.INTER_LINEAR)[middle]
+    labels = cv2.warpAffine(surrounded, matrix, size, flags=cv2.INTER_NEAREST)[middle]
+    random = np.random.default_rng(1)
+    for _ in range(60):
+        top, left = int(random.integers(0, height)), int(random.integers(0, width))
+        rows = Span(top, int(random.integers(top + 1, height + 1)))
+        columns = Span(left, int(random.integers(left + 1, width + 1)))
+        window = Window(rows, columns)
+        part, part_labels = cut(image, label, angle, 1, window)
+        assert np.abs(part.astype(int) - window.of(expected)).max() <= 3
+        assert np.count_nonzero(part_labels != window.of(labels)) <= 1 + part_labels.size // 20
+
+
+@pytest.mark.parametrize("ratio", [0.26, 0.5, 0.75, 0.9, 1.1, 4 / 3, 1.9])
+@pytest.mark.parametrize(("height", "width"), [(33, 47), (47, 12), (3, 60)])
+def test_resized_window_is_what_pillow_makes_of_the_whole(
+    height: int, width: int, ratio: float
+) -> None:
+    image, label = noise(height, width)
+    image = 80 + image // 3  # filters overshoot: no clipping between Pillow's two passes
+    expected, expected_labels = step_by_step.resize(image, label, ratio)
+    random = np.random.default_rng(2)
+    for _ in range(60):
+        top = int(random.integers(0, expected_labels.shape[0]))
+        left = int(random.integers(0, expected_labels.shape[1]))
+        rows = Span(top, int(random.integers(top + 1, expected_labels.shape[0] + 1)))
+        columns = Span(left, int(random.integers(left + 1, expected_labels.shape[1] + 1)))
+        window = Window(rows, columns)
+        part, labels = cut(image, label, 0, ratio, window)
+        assert np.array_equal(labels, window.of(expected_labels))
+        assert np.abs(part.astype(int) - window.of(expected)).max() <= 1
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.7, 1, 1.6])
