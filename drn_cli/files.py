@@ -1,17 +1,27 @@
-"""Writing files so that a reader sees the old one or the new one, never half of either."""
+"""Read files that may be broken; write so that a reader sees the old file or the new one.
+
+Nothing here writes through a symbolic link that lies in place of a file: `atomic` replaces the
+link, `open_lock` and `open_append` refuse it.
+"""
 
 import csv
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from drn_cli.errors import DrnError
+
+NAME_MAX = 255  # bytes of a file's name, on every file system in use
 
 
 @contextmanager
@@ -22,7 +32,8 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
     Args:
         path: The final file. Its folder is made when it is missing.
-        durable: Wait until the bytes are on the disk. Pictures by the thousand can do without.
+        durable: Wait until the bytes and the new name are on the disk. Images by the thousand can
+            do without.
 
     Raises:
         DrnError: The folder cannot be made or written.
@@ -36,6 +47,8 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
         temporary.replace(path)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         raise DrnError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -59,15 +72,79 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         temporary.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise DrnError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Wait until names that were made, replaced or removed in a folder are on the disk.
+
+    Raises:
+        OSError: The disk failed. A file system that has no such operation is no failure.
+    """
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # a folder that may be written but not listed
+        return
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(opened)
+
+
+def hidden_beside(path: Path, ending: str) -> Path:
+    """Name a hidden file beside `path`, `.NAME.ENDING`; a NAME too long for that is cut short."""
+    name = path.name
+    while len(os.fsencode(f".{name}.{ending}")) > NAME_MAX:
+        name = name[:-1]
+    return path.with_name(f".{name}.{ending}")
+
+
 def _beside(path: Path) -> Path:
     # Named before it is made: an interrupt between the two leaves nothing behind.
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    return hidden_beside(path, f"{secrets.token_hex(4)}.tmp")
+
+
+def open_lock(path: Path) -> IO[bytes]:
+    """Open a lock file, made when it is missing, as it is: neither emptied nor through a link.
+
+    Raises:
+        DrnError: It is a link or no regular file, or it cannot be opened.
+    """
+    return os.fdopen(_open_own(path, os.O_RDWR), "r+b", buffering=0)
+
+
+def open_append(path: Path) -> IO[str]:
+    """Open a text file to add lines to, made when it is missing, never through a link.
+
+    Raises:
+        DrnError: It is a link or no regular file, or it cannot be opened.
+    """
+    return os.fdopen(_open_own(path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8", newline="")
+
+
+def _open_own(path: Path, flags: int) -> int:
+    # O_NONBLOCK: a named pipe in place of the file fails, instead of waiting for a reader.
+    flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        opened = os.open(path, flags, 0o666)
+        if stat.S_ISREG(os.fstat(opened).st_mode):
+            return opened
+        os.close(opened)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise DrnError(f"{path}: cannot be written: {error.strerror or error}") from error
+    kind = "symbolic link" if path.is_symlink() else "special file"
+    raise DrnError(
+        f"{path}: is a {kind}, and nothing is written through it",
+        "remove it or choose another folder",
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -100,16 +177,70 @@ def sha256(path: Path) -> str:
         raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; raises DrnError naming the file and line when it is not one."""
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file; raises DrnError if it is missing, no regular file or cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        # A named pipe would wait for a writer for ever, and a device might never end.
+        with open(path, "rb", opener=_without_waiting) as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file.read()
+        raise DrnError(f"{path}: is not a regular file")
+    except IsADirectoryError as error:
+        raise DrnError(f"{path}: is a folder, not a file") from error
     except FileNotFoundError as error:
         raise DrnError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DrnError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def decode_text(content: bytes, where: str) -> str:
+    """Decode UTF-8; raises DrnError naming the line and the byte that is not."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = f"byte 0x{content[error.start]:02x}"
+        raise DrnError(f"{where}:{line}: not UTF-8 text: {byte}") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises DrnError naming the file and line when it is not one."""
+    return _parse(decode_text(read_bytes(path), str(path)), str(path), lines=True)
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Parse JSON that is a part of something; NaN and Infinity are numbers, as Python writes them.
+
+    Args:
+        text: The JSON; bytes have to be UTF-8.
+        where: What names it in a message: `FILE:LINE`, or `FILE: metadata KEY`.
+
+    Raises:
+        DrnError: It is not JSON, is nested too deep, or has a number of thousands of digits.
+    """
+    decoded = decode_text(text, where) if isinstance(text, bytes) else text
+    return _parse(decoded, where, lines=False)
+
+
+def _parse(text: str, where: str, *, lines: bool) -> Any:
+    def at(line: int) -> str:
+        return f"{where}:{line}" if lines else where
+
+    try:
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DrnError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+        raise DrnError(f"{at(error.lineno)}: not valid JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise DrnError(f"{where}: not usable JSON: nested too deep") from error
+    except ValueError as error:  # Python refuses to convert whole numbers that take it too long
+        digits = re.search(rf"\d{{{sys.get_int_max_str_digits() + 1},}}", text)
+        line = text.count("\n", 0, digits.start()) + 1 if digits else 1
+        many = f"a number of {len(digits[0])} digits" if digits else str(error)
+        raise DrnError(f"{at(line)}: not usable JSON: {many}") from error
 
 
 def move_together(scratch: Path, names: Sequence[str], folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from drn_cli.errors import DrnError
+from drn_cli.files import open_lock
 
 RUNS = Path("runs")
 DEPTH = 3  # folders between a root and a run, at most: sweep/recipe/time
@@ -70,7 +71,7 @@ class Run:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = self._lock.open("w")
+            file = open_lock(self._lock)
         except OSError as error:
             raise DrnError(
                 f"{self.folder}: cannot be written: {error.strerror or error}",
@@ -87,7 +88,7 @@ class Run:
     def in_use(self) -> bool:
         """Tell whether another process trains in the folder now."""
         try:
-            with self._lock.open("r+") as file:
+            with self._lock.open("r+b") as file:
                 return not _lock(file)
         except OSError:
             return False
@@ -97,7 +98,7 @@ class Run:
         return self.folder / ".lock"
 
 
-def _lock(file: IO[str]) -> bool:
+def _lock(file: IO[bytes]) -> bool:
     """Lock a file; False if another process has. Where locks are unknown, nobody has."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

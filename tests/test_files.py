@@ -2,12 +2,27 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from drn_cli.errors import DrnError
-from drn_cli.files import atomic, atomic_folder, move_together, read_json, write_json, write_text
+from drn_cli.files import (
+    atomic,
+    atomic_folder,
+    move_together,
+    open_append,
+    open_lock,
+    parse_json,
+    read_json,
+    write_json,
+    write_text,
+)
+from drn_cli.inference.outputs import writing_below
+from drn_cli.runs import Run
 
 WITH_UMASK = """
 import os, sys
@@ -159,25 +174,113 @@ def test_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert text.endswith("}\n")
 
 
-def test_json_that_is_none_is_an_error_with_file_and_line(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    path.write_text('{\n  "mean": 1,\n  oops\n}\n')
-    with pytest.raises(DrnError, match="not valid JSON") as caught:
-        read_json(path)
-    assert str(caught.value).startswith(f"{path}:3: ")
-
-
-def test_json_that_cannot_be_read_is_an_error_with_the_file(tmp_path: Path) -> None:
-    (tmp_path / "latin.json").write_bytes(b'"Z\xfcrich"')
-    (tmp_path / "folder.json").mkdir()
-    for name, message in {
-        "absent.json": "no such file",
-        "latin.json": "cannot be read",
-        "folder.json": "cannot be read",
+def spoil(folder: Path) -> Path:
+    """Write files that are no JSON, by what is wrong with each."""
+    for name, content in {
+        "syntax": b'{\n  "mean": 1,\n  oops\n}\n',
+        "latin": b'\n"Z\xfcrich"',
+        "deep": b'{"a":' * 50_000,
+        "deep_list": b"[" * 50_000 + b"]" * 50_000,
+        "digits": b'{\n"count": ' + b"9" * 5_000 + b"}",
+        "empty": b"",
     }.items():
-        with pytest.raises(DrnError, match=message) as caught:
-            read_json(tmp_path / name)
-        assert str(tmp_path / name) in str(caught.value)
+        (folder / f"{name}.json").write_bytes(content)
+    (folder / "folder.json").mkdir()
+    os.mkfifo(folder / "pipe.json")
+    (folder / "device.json").symlink_to("/dev/zero")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("syntax", ":3: not valid JSON: Expecting property name enclosed in double quotes"),
+        ("latin", ":2: not UTF-8 text: byte 0xfc"),
+        ("deep", ": not usable JSON: nested too deep"),
+        ("deep_list", ": not usable JSON: nested too deep"),
+        ("digits", ":2: not usable JSON: a number of 5000 digits"),
+        ("empty", ":1: not valid JSON: Expecting value"),
+        ("absent", ": no such file"),
+        ("folder", ": is a folder, not a file"),
+        ("pipe", ": is not a regular file"),
+        ("device", ": is not a regular file"),
+    ],
+)
+def test_json_that_cannot_be_used_is_an_error_with_file_and_line(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    path = spoil(tmp_path) / f"{name}.json"
+    with pytest.raises(DrnError) as caught:
+        read_json(path)
+    assert str(caught.value) == f"{path}{message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1,", "not valid JSON: Expecting value"),
+        (b'"\xff"', "not UTF-8 text: byte 0xff"),
+        ("[" * 50_000, "not usable JSON: nested too deep"),
+        ("1" * 5_000, "not usable JSON: a number of 5000 digits"),
+    ],
+)
+def test_json_inside_of_something_is_an_error_with_what_names_it(
+    text: str | bytes, message: str
+) -> None:
+    with pytest.raises(DrnError) as caught:
+        parse_json(text, "x.pt2: metadata mean")
+    assert str(caught.value).startswith("x.pt2: metadata mean:")
+    assert str(caught.value).endswith(message)
+
+
+def longest(ending: str = "") -> str:
+    """The longest name a file may have: 255 bytes, most of them in characters of two."""
+    return "é" * ((255 - len(ending)) // 2) + ending
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_names_as_long_as_names_may_be_are_kept(tmp_path: Path, durable: bool) -> None:
+    with atomic(tmp_path / longest(".png"), durable=durable) as temporary:
+        temporary.write_text("file")
+    with atomic_folder(tmp_path / longest()):
+        pass
+    assert names(tmp_path) == sorted([longest(".png"), longest()])
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_link_in_place_of_the_file_is_replaced_and_what_it_names_stays(
+    tmp_path: Path, durable: bool
+) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "file").symlink_to("precious")
+    with atomic(tmp_path / "file", durable=durable) as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert (tmp_path / "file").read_text() == "new"
+    assert not (tmp_path / "file").is_symlink()
+
+
+@pytest.mark.parametrize("opened", [open_lock, open_append])
+def test_what_stays_open_is_made_kept_as_it_is_and_never_a_link(
+    tmp_path: Path, opened: Callable[[Path], IO]
+) -> None:
+    path = tmp_path / "file"
+    for _ in range(2):
+        opened(path).close()
+        path.write_text("kept")
+    opened(path).close()
+    assert path.read_text() == "kept"
+    for name, target in {"link": "file", "dangling": "nowhere"}.items():
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(DrnError, match=f"{name}: is a symbolic link"):
+            opened(tmp_path / name)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DrnError, match="pipe: is a special file"):
+        opened(tmp_path / "pipe")
+    with pytest.raises(DrnError, match="cannot be written: No such file"):
+        opened(tmp_path / "absent" / "file")
+    assert path.read_text() == "kept"
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_files_that_belong_together_are_moved_in_order(tmp_path: Path) -> None:
@@ -222,3 +325,18 @@ def test_files_that_cannot_be_moved_are_told(tmp_path: Path) -> None:
     with pytest.raises(DrnError, match="folder: cannot be written: "):
         move_together(tmp_path, ["a"], tmp_path / "folder")
     assert (tmp_path / "a").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [lambda folder: Run(folder).claimed(), writing_below],
+    ids=["run", "predictions"],
+)
+def test_lock_of_a_folder_that_is_a_link_leaves_what_it_names(
+    tmp_path: Path, lock: Callable[[Path], AbstractContextManager]
+) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / ".lock").symlink_to("precious")
+    with pytest.raises(DrnError, match=r"\.lock: is a symbolic link"), lock(tmp_path):
+        pass
+    assert (tmp_path / "precious").read_text() == "precious"

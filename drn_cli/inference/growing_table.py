@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from drn_cli.errors import DrnError
-from drn_cli.files import write_csv
+from drn_cli.files import hidden_beside, open_append, write_csv
 
 
 class GrowingTable:
@@ -26,7 +26,9 @@ class GrowingTable:
 
     def __init__(self, path: Path, header: Sequence[str], rank: int, *, resume: bool) -> None:
         self.path, self.header, self.rank = path, list(header), rank
-        self._parts = f".{glob.escape(path.name)}.*.part"
+        # A name too long for the ending is cut short, at the same place for every rank.
+        self._start = hidden_beside(path, f"{0:06}.part").name.removesuffix(f"{0:06}.part")
+        self._parts = f"{glob.escape(self._start)}*.part"
         self._before = [*([path] if path.is_file() else []), *path.parent.glob(self._parts)]
         if not resume:
             if rank == 0:
@@ -44,7 +46,7 @@ class GrowingTable:
                 part.unlink(missing_ok=True)
             elif (end := _whole_lines(part)) < part.stat().st_size:
                 os.truncate(part, end)
-            self._file = part.open("a", encoding="utf-8", newline="")
+            self._file = open_append(part)
         except OSError as error:
             raise DrnError(f"{part}: cannot be written: {error.strerror or error}") from error
 
@@ -73,7 +75,7 @@ class GrowingTable:
 
     @property
     def _part(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.{self.rank}.part")
+        return self.path.with_name(f"{self._start}{self.rank}.part")
 
     def _rows(self, paths: Sequence[Path]) -> Iterator[list[str]]:
         for path in paths:

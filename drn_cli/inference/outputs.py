@@ -15,7 +15,7 @@ from torch import Tensor
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.images import Pixels, coloured_png, image_png, index_png, overlay
 from drn_cli.errors import DrnError
-from drn_cli.files import atomic
+from drn_cli.files import atomic, open_lock
 
 Kind = Literal["index", "colour", "overlay", "probabilities"]
 
@@ -115,7 +115,7 @@ def writing_below(out: Path) -> Iterator[None]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / LOCK).open("w")
+        lock = open_lock(out / LOCK)
     except OSError as error:
         raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
     with lock:

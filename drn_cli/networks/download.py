@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from drn_cli import __version__
 from drn_cli.errors import DrnError
-from drn_cli.files import atomic
+from drn_cli.files import atomic, open_lock
 from drn_cli.networks.checkpoints import archived_weights
 from drn_cli.networks.published import WeightFile
 
@@ -91,7 +91,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Let one process at a time work in the folder: all ranks of a run want the same file."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
+        lock = open_lock(folder / ".lock")
     except OSError as error:
         raise DrnError(
             f"{folder}: cannot be written: {error.strerror or error}", "set DRN_CACHE to a folder"

@@ -1,13 +1,12 @@
 """What a run measured, read back from metrics.jsonl and best.json while it may still be written."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drn_cli.errors import DrnError
-from drn_cli.files import read_json
+from drn_cli.files import parse_json, read_json
 
 Record = dict[str, Any]
 
@@ -94,8 +93,8 @@ def read_history(path: Path) -> History:
 
 def _record(line: str) -> Record | None:
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = parse_json(line, "")
+    except DrnError:
         return None
     known = isinstance(record, dict) and "kind" in record and isinstance(record.get("step"), int)
     return record if known else None

@@ -313,4 +313,5 @@ class _Loop:
 
     def _save(self) -> None:
         self.progress.meter = self.meter.read()
+        self.metrics.sync()
         self.saver.save(self.progress)

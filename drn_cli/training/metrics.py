@@ -2,11 +2,14 @@
 
 import json
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from drn_cli.errors import DrnError
-from drn_cli.files import write_text
+from drn_cli.files import open_append, parse_json, sync_folder, write_text
 
 END = "end"  # kind of the line that says how a run ended
 
@@ -26,7 +29,7 @@ class MetricsLog:
         """
         if self._path is None or not self._path.is_file():
             return
-        lines = self._path.read_text(encoding="utf-8").splitlines()
+        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
         kept = [line for line in lines if _step(line) <= (step, validated)]
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
@@ -38,12 +41,31 @@ class MetricsLog:
         """
         if self._path is None:
             return
+        with self._opened() as file:
+            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk, as they should be before the next checkpoint is.
+
+        Raises:
+            DrnError: The disk failed.
+        """
+        if self._path is None or not self._path.is_file():
+            return
+        with self._opened() as file:
+            os.fsync(file.fileno())
+            sync_folder(self._path.parent)
+
+    @contextmanager
+    def _opened(self) -> Iterator[IO[str]]:
+        assert self._path is not None
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        except OSError as error:
+            with open_append(self._path) as file:
+                yield file
+        except (OSError, DrnError) as error:
+            problem = f"{self._path}: cannot be written: "
             raise DrnError(
-                f"{self._path}: cannot be written: {error.strerror or error}",
+                error.message if isinstance(error, DrnError) else problem + str(error.strerror),
                 f"when that is mended, go on with: drn train --resume {self._path.parent}",
             ) from error
 
@@ -54,8 +76,8 @@ def _step(line: str) -> tuple[float, bool]:
     Half a line, left by a crash, and the end are later than any.
     """
     try:
-        record = json.loads(line)
+        record = parse_json(line, "")
         step = math.inf if record["kind"] == END else int(record["step"])
         return step, record["kind"] == "val"
-    except (ValueError, KeyError, TypeError):
+    except (DrnError, ValueError, KeyError, TypeError):
         return math.inf, True

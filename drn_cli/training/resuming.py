@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drn_cli.errors import DrnError
-from drn_cli.files import read_json
+from drn_cli.files import parse_json, read_json
 from drn_cli.recipe.differences import differences
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.recipe.schema import Recipe
@@ -222,12 +222,12 @@ def _unfinished_runs(recipe: str) -> Iterator[Run]:
 def _is_finished(run: Run) -> bool:
     if not run.metrics.is_file():
         return False
-    last = run.metrics.read_text(encoding="utf-8").splitlines()[-1:]
     try:
-        record = json.loads(last[0])
-    except (IndexError, ValueError):
+        last = run.metrics.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
+        record = parse_json(last[0], str(run.metrics))
+        return bool(record.get("kind") == END and record.get("ending") == "finished")
+    except (OSError, IndexError, AttributeError, DrnError):
         return False
-    return bool(record.get("kind") == END and record.get("ending") == "finished")
 
 
 def _started_again() -> bool:

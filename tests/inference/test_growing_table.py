@@ -306,3 +306,12 @@ def test_table_may_have_any_name(path: Path, name: str) -> None:
     finished(path.with_name(name), "a.png")
     assert lines(path.with_name(name))[1:] == ["a.png,cat,0.5"]
     assert others(path.with_name(name)) == []
+
+
+def test_name_as_long_as_names_may_be(tmp_path: Path, begun: Begin) -> None:
+    path = tmp_path / ("n" * 251 + ".csv")
+    for rank in (0, 10):
+        begun(rank, path=path).add(row(f"{rank}.png"))
+    begun(0, path=path, resume=True).finish(["0.png", "10.png"])
+    assert [line.split(",")[0] for line in path.read_text().splitlines()[1:]] == ["0.png", "10.png"]
+    assert list(tmp_path.iterdir()) == [path]

@@ -74,3 +74,24 @@ def test_a_validation_that_is_repeated_is_dropped(tmp_path, validated, kept):
 def test_a_log_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(DrnError, match=r"metrics\.jsonl: cannot be written: No such file"):
         MetricsLog(tmp_path / "gone" / "metrics.jsonl", first=True).write("train", step=1)
+
+
+def test_a_log_is_never_written_through_a_link(tmp_path):
+    (tmp_path / "precious").write_text("precious\n")
+    (tmp_path / "metrics.jsonl").symlink_to("precious")
+    log = MetricsLog(tmp_path / "metrics.jsonl", first=True)
+    for write in (lambda: log.write("train", step=1), log.sync):
+        with pytest.raises(DrnError, match=r"metrics\.jsonl: is a symbolic link") as caught:
+            write()
+        assert "drn train --resume" in caught.value.hint
+    log.keep_until(0)  # which replaces the link
+    assert (tmp_path / "precious").read_text() == "precious\n"
+
+
+@pytest.mark.parametrize("line", ["[" * 50_000, '{"step": ' + "1" * 5_000 + "}", "\udcff", "7"])
+def test_a_broken_line_is_dropped(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    good = '{"kind": "train", "step": 10}\n'
+    path.write_text(f"{good}{line}\n", errors="surrogateescape")
+    MetricsLog(path, first=True).keep_until(100)
+    assert path.read_text() == good
