@@ -18,11 +18,11 @@ from PIL import Image
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.images import Pixels, overlay, read_image
 from drn_cli.errors import DrnError
-from drn_cli.inference.classifier import Classifier, best_first, check_answers
+from drn_cli.inference.classifier import Classifier, best_first
 from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.inference.opening import Found, open_network
-from drn_cli.inference.score_maps import ScoreMap, class_map, probabilities
+from drn_cli.inference.score_maps import ScoreMap, class_map, probabilities, scores_of
 from drn_cli.inference.source import find_source
 from drn_cli.training.precision import autocast_type, resolve_precision
 
@@ -162,16 +162,18 @@ class Predictor:
             image: A file, a Pillow image, or RGB pixels, uint8 `(H, W, 3)`.
 
         Raises:
-            DrnError: It cannot be read, or memory does not suffice.
+            DrnError: It cannot be read, its scores are not finite, or memory does not suffice.
         """
         pixels = _pixels(image)
+        name = image if isinstance(image, str | Path) else "the image"
         network = self._network
         if isinstance(network, Classifier):
             crops = torch.from_numpy(np.array(network.crops(pixels)))[None].to(network.device)
-            scores = network.log_probabilities(crops)[0].cpu()
-            check_answers(scores)
+            with scores_of(name):
+                scores = network.log_probabilities(crops)[0].cpu()
             return Classification(names=network.names, probabilities=scores.exp().numpy())
-        maps = None if network.answers_classes else network.score_maps(pixels)
+        with scores_of(name):
+            maps = None if network.answers_classes else network.score_maps(pixels)
         index = network(pixels) if maps is None else class_map(maps, *pixels.shape[:2])
         return Prediction(
             picture=pixels, index=index.cpu().numpy(), class_set=network.class_set, _maps=maps

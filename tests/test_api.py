@@ -199,18 +199,6 @@ def test_an_exported_classifier_sees_pictures_as_its_run_did(
     assert np.abs(found.probabilities - right.probabilities).max() < 1e-5
 
 
-def test_a_broken_classifier_is_told(
-    classifier: drn_cli.Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        type(classifier._network),
-        "log_probabilities",
-        lambda *_: torch.full((1, 3), torch.nan, dtype=torch.float64),
-    )
-    with pytest.raises(drn_cli.DrnError, match="answers with NaN"):
-        classifier(PIXELS)
-
-
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [

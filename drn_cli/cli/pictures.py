@@ -26,6 +26,11 @@ def read_picture(item: "Numbered") -> "Pixels":
     return read_image(sys.stdin.buffer if path == "-" else Path(path))
 
 
+def name_of(picture: "Picture") -> str:
+    """Return what messages call an image."""
+    return "stdin" if picture.path == "-" else picture.path
+
+
 def results_of(
     results: "Iterable[tuple[Numbered, Result | DrnError]]",
     total: int,
@@ -33,19 +38,23 @@ def results_of(
     *,
     shown: bool,
 ) -> "Iterator[tuple[int, Picture, Result]]":
-    """Show progress and give each picture's result; say which could not be read.
+    """Show progress and give each image's result; report those that failed.
 
     Args:
         results: As `stream` gives them.
         total: How many there will be.
-        failed: Gets the number of each that could not be read, with its entry for JSON.
+        failed: Gets the number of each image without a result, with its entry for JSON.
         shown: Whether this process shows the progress.
     """
+    from drn_cli.inference.score_maps import NonFiniteScoresError
+
     with console.bar(total, shown=shown) as bar:
         for (number, picture), result in results:
             if isinstance(result, DrnError):
-                console.fail(result)
-                failed.append((number, {"image": picture.path, "error": result.message}))
+                nameless = isinstance(result, NonFiniteScoresError)
+                error = NonFiniteScoresError(name_of(picture)) if nameless else result
+                console.fail(error)
+                failed.append((number, {"image": picture.path, "error": error.message}))
             else:
                 yield number, picture, result
             bar.update()

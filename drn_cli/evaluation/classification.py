@@ -1,6 +1,5 @@
 """Score a classifier on labelled pictures."""
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.inference.classifier import Classifier, best_first
 from drn_cli.inference.reading import networks_at_once, one_thread_each
+from drn_cli.inference.score_maps import NonFiniteScoresError
 
 SHOWN = 5  # classes that are kept of a picture
 GPU_BATCH = 64  # crops that a GPU takes at once
@@ -34,7 +34,7 @@ class PictureRanking:
         number: Its place in the list of pictures, from 0.
         image: The picture.
         target: Its class.
-        rank: At which place its class came, from 1; 0 where a logit was NaN.
+        rank: At which place its class came, from 1.
         best: The first classes, at most five.
         probabilities: Theirs.
     """
@@ -55,7 +55,7 @@ def worst_ranked(pictures: Sequence[PictureRanking]) -> list[PictureRanking]:
 
     def order(one: PictureRanking) -> tuple[float, float, int]:
         sure = one.probabilities[0]
-        return -(one.rank or math.inf), sure if one.rank == 1 else -sure, one.number
+        return -one.rank, sure if one.rank == 1 else -sure, one.number
 
     return sorted(pictures, key=order)
 
@@ -119,6 +119,7 @@ def score(
         The scores; None if it was given up.
 
     Raises:
+        NonFiniteScoresError: A logit of an image is NaN or infinite.
         DrnError: A picture cannot be read, or is of a class that the network does not have.
     """
     mine = group.share(samples)
@@ -138,8 +139,8 @@ def score(
     counts = torch.zeros(2, dtype=torch.int64, device=group.device)
     rankings: list[Ranked] = []
     stopped = False
-    for part in _parts(look, dataset, classifier, group.device):
-        counts += torch.stack([(part.rank == 1).sum(), ((part.rank >= 1) & (part.rank <= 5)).sum()])
+    for part in _naming(_parts(look, dataset, classifier, group.device), mine):
+        counts += torch.stack([(part.rank == 1).sum(), (part.rank <= 5).sum()])
         if each:
             rankings.append(part)
         for _ in range(len(part.rank)):
@@ -155,7 +156,7 @@ def score(
 
 
 def ranked(log_probabilities: Tensor, targets: Tensor) -> Ranked:
-    """Rank the classes of pictures; where a probability is NaN, no class has a place.
+    """Rank the classes of images.
 
     Args:
         log_probabilities: `(N, classes)`.
@@ -163,7 +164,6 @@ def ranked(log_probabilities: Tensor, targets: Tensor) -> Ranked:
     """
     order = best_first(log_probabilities)
     rank = (order == targets[:, None]).int().argmax(1) + 1
-    rank = rank.where(~log_probabilities.isnan().any(1), 0)
     best = order[:, :SHOWN]
     return Ranked(rank, best, log_probabilities.gather(1, best).exp())
 
@@ -178,6 +178,17 @@ def _rankings(
         for (rank, best, likely), number in zip(rows, numbers, strict=False):
             image, target = str(samples[number].image), samples[number].target
             yield PictureRanking(number, image, target, rank, tuple(best), tuple(likely))
+
+
+def _naming(parts: Iterable[Ranked], samples: Sequence[ClassSample]) -> Iterator[Ranked]:
+    """Name the image in a NonFiniteScoresError that the next part raises."""
+    seen = 0
+    try:
+        for part in parts:
+            yield part
+            seen += len(part.rank)
+    except NonFiniteScoresError as error:
+        raise NonFiniteScoresError(samples[seen + error.number].image) from None
 
 
 def _parts(

@@ -7,7 +7,6 @@ as in ImageNet's own evaluation. The error is the share of pictures that are not
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from drn_cli.distributed.group import Group
 from drn_cli.inference.activation import Activation, Kind, See, activate
 from drn_cli.inference.classifier import Classifier
 from drn_cli.inference.reading import networks_at_once, one_thread_each
+from drn_cli.inference.score_maps import scores_of
 
 TOP = 5  # classes of a picture that may be right
 OVERLAP = 0.5  # above which a box is right
@@ -131,13 +131,15 @@ def localize(
         step: Called after each picture of this process.
 
     Raises:
-        DrnError: A picture cannot be read.
+        DrnError: An image cannot be read, or its scores are not finite.
     """
     mine = group.share(list(enumerate(pictures)))
 
     def work(item: tuple[int, Located]) -> PictureBoxes:
         number, located = item
-        found = activate(classifier, read_image(located.image), see, kind)
+        image = read_image(located.image)
+        with scores_of(located.image):
+            found = activate(classifier, image, see, kind)
         return compare(found, located, thresholds, number)
 
     threads = 1 if group.device.type == "cuda" else networks_at_once(group.device)
@@ -146,10 +148,7 @@ def localize(
     kept = []
     for found in one_thread_each(work, mine, threads):
         right += is_right(found)
-        true = [
-            kind in pictures[found.number].classes and not isnan(share)
-            for kind, share in zip(found.classes, found.probabilities, strict=True)
-        ]
+        true = [kind in pictures[found.number].classes for kind in found.classes]
         known += (true[0], any(true))
         if each:
             kept.append(found)

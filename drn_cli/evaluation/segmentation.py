@@ -12,6 +12,7 @@ from drn_cli.distributed.group import Group
 from drn_cli.evaluation.confusion import PictureScores, Scores, confusion
 from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.inference.reading import ahead, networks_at_once, one_thread_each
+from drn_cli.inference.score_maps import scores_of
 
 Read = Callable[[Sample], tuple[Pixels, Pixels]]
 
@@ -45,6 +46,7 @@ def evaluate(
         The scores; None if it was given up.
 
     Raises:
+        NonFiniteScoresError: A score of an image is NaN or infinite.
         DrnError: A picture or label cannot be read or does not fit.
     """
 
@@ -53,7 +55,9 @@ def evaluate(
 
     def count(sample: Sample, image: Pixels, label: Pixels) -> Tensor:
         labels = torch.from_numpy(label).to(predictor.device)
-        return confusion(predictor(image), labels, predictor.classes, sample.label)
+        with scores_of(sample.image):
+            classes = predictor(image)
+        return confusion(classes, labels, predictor.classes, sample.label)
 
     mine = group.share(samples)
     if group.device.type == "cpu":

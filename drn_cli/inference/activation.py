@@ -20,6 +20,7 @@ from drn_cli.data.batches import normalise
 from drn_cli.data.images import Pixels
 from drn_cli.data.resized_crop import centre_crop, resize_shorter_side
 from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.score_maps import check_finite
 from drn_cli.networks.models import OUTPUT_STRIDE, upsample
 
 See = Literal["whole", "centre"]
@@ -123,6 +124,9 @@ def activate(
         see: `whole` is all of the picture, its shorter side brought to `classifier.resize`;
             `centre` the crop that a classifier is tested on.
         kind: Whether maps are of scores (logits), or of probabilities, the softmax over classes.
+
+    Raises:
+        NonFiniteScoresError: A score is NaN or infinite.
     """
     height, width = image.shape[:2]
     shown = resize_shorter_side(image, classifier.resize)
@@ -141,6 +145,7 @@ def activate(
         classifier.device.type, classifier.autocast, enabled=classifier.autocast is not None
     ):
         scores = classifier.maps(normalise(batch, classifier.statistics))
+    check_finite(scores)
     scores = scores[0].float().cpu()
     probabilities = scores.double().mean(dim=(1, 2)).softmax(0)
     rows, columns = shown.shape[:2]

@@ -12,7 +12,7 @@ from drn_cli.data.classification import View
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
 from drn_cli.data.resized_crop import centre_crop, ten_crops
-from drn_cli.errors import DrnError
+from drn_cli.inference.score_maps import check_finite
 
 Network = Callable[[Tensor], Tensor]  # (N, 3, S, S) to logits (N, classes)
 
@@ -64,21 +64,20 @@ class Classifier:
 
         Returns:
             Logarithms of the mean over the crops of each class's probability, float64
-            `(N, classes)`; NaN throughout where a logit is.
+            `(N, classes)`.
+
+        Raises:
+            NonFiniteScoresError: A logit is NaN or infinite.
         """
         images = normalise(crops.flatten(0, 1), self.statistics)
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             logits = self.network(images)
         # In double precision, which keeps logits apart that differ; as logarithms, which keep small
         # probabilities apart that would all be 0.
-        each = logits.double().view(*crops.shape[:2], -1).log_softmax(2)
+        each = logits.double().view(*crops.shape[:2], -1)
+        check_finite(each)
+        each = each.log_softmax(2)
         return each.logsumexp(1) - math.log(crops.shape[1])
-
-
-def check_answers(scores: Tensor) -> None:
-    """See that a network answers with numbers; raises DrnError if it does not."""
-    if scores.isnan().any():
-        raise DrnError("the network answers with NaN: its weights are broken")
 
 
 def best_first(log_probabilities: Tensor) -> Tensor:

@@ -65,6 +65,8 @@ class PixelPredictor:
         Shapes: uint8 `(H, W, 3)` in, uint8 `(H, W)` out, on the predictor's device.
 
         Raises:
+            NonFiniteScoresError: A score is NaN or infinite. Networks that answer classes alone
+                cannot show it.
             DrnError: Memory does not suffice for small tiles either.
         """
         return self.batch([image])[0]

@@ -11,6 +11,7 @@ import torch
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
 from drn_cli.inference.reading import ahead, networks_at_once, one_thread_each
+from drn_cli.inference.score_maps import NonFiniteScoresError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -25,7 +26,7 @@ WAITING_BYTES = 4 * GPU_BYTES  # of pictures that wait for others of their size
 
 @dataclass(frozen=True, slots=True)
 class Read(Generic[Item]):
-    """An item with its picture, or with why it cannot be read."""
+    """An item with its picture, or with why it has no answer."""
 
     item: Item
     image: Pixels | DrnError
@@ -53,10 +54,11 @@ def stream(
         at_once: Pictures to a batch of the GPU, by default as many as fill it.
 
     Yields:
-        Each item with its result, or with why its picture could not be read; on a GPU not in order.
+        Each item with its result, or with why its image could not be read or has scores that are
+        not finite; on a GPU not in order.
 
     Raises:
-        DrnError: What `answer` or `finish` raised.
+        DrnError: What else `answer` or `finish` raised.
     """
 
     def read_item(item: Item) -> Read[Item]:
@@ -90,7 +92,8 @@ def _in_threads(
     count: int,
 ) -> Iterator[tuple[Read[Item], Answer | None]]:
     def work(one: Read[Item]) -> tuple[Read[Item], Answer | None]:
-        return one, None if isinstance(one.image, DrnError) else answer([one.image])[0]
+        ((answered, found),) = _answered([one], answer)
+        return answered, found
 
     threads = networks_at_once(device, count)
     inner = torch.get_num_threads() // threads if count < torch.get_num_threads() else 1
@@ -103,11 +106,27 @@ def _in_batches(
     at_once: int | None,
 ) -> Iterator[tuple[Read[Item], Answer | None]]:
     for batch in by_size(reads, at_once):
-        pictures = [one.image for one in batch if not isinstance(one.image, DrnError)]
-        if pictures:
-            yield from zip(batch, answer(pictures), strict=True)
+        yield from _answered(batch, answer)
+
+
+def _answered(
+    batch: Sequence[Read[Item]], answer: Callable[[Sequence[Pixels]], Sequence[Answer]]
+) -> Iterator[tuple[Read[Item], Answer | None]]:
+    """Answer images of one size, each alone where the scores of one are not finite."""
+    images = [one.image for one in batch if not isinstance(one.image, DrnError)]
+    if not images:  # what cannot be read is alone
+        yield batch[0], None
+        return
+    try:
+        answers = answer(images)
+    except NonFiniteScoresError as error:
+        if len(batch) == 1:
+            yield Read(batch[0].item, error), None
         else:
-            yield batch[0], None
+            for one in batch:
+                yield from _answered([one], answer)
+    else:
+        yield from zip(batch, answers, strict=True)
 
 
 def by_size(reads: Iterable[Read[Item]], at_once: int | None = None) -> Iterator[list[Read[Item]]]:

@@ -169,7 +169,7 @@ def classified_picture(
         jpeg(shown),
         classifier.names[truth],
         tuple(guesses),
-        numbers[0] == truth and not scores.isnan().any(),
+        numbers[0] == truth,
     )
 
 

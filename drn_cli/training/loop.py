@@ -18,6 +18,7 @@ from drn_cli.data.readers import reading_failures
 from drn_cli.errors import DrnError
 from drn_cli.files import write_json, write_text
 from drn_cli.inference.out_of_memory import is_out_of_memory
+from drn_cli.inference.score_maps import NonFiniteScoresError
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.recipe.loading import resolved_yaml
 from drn_cli.training.checkpoint import Found, Progress, load_checkpoint
@@ -281,12 +282,19 @@ class _Loop:
             if self.saver.saved_step != progress.steps:
                 self._save()  # a validation takes long, and may fail
             start = time.perf_counter()
-            validation = validate(
-                self.training,
-                self.training.material.val,
-                stop=lambda: bool(self.interrupt.number),
-                bar=self.display.validating,
-            )
+            try:
+                validation = validate(
+                    self.training,
+                    self.training.material.val,
+                    stop=lambda: bool(self.interrupt.number),
+                    bar=self.display.validating,
+                )
+            except NonFiniteScoresError as error:
+                raise DrnError(
+                    f"validation after step {progress.steps}: {error.message}",
+                    f"a lower train.lr than {self.settings.lr:g}, a warm-up or "
+                    f"train.precision=fp32 may help; the checkpoint of this step: {self.run.last}",
+                ) from None
             if validation is None:
                 return self.group.most(self.interrupt.number)
             best = self._record(validation, epoch, time.perf_counter() - start)

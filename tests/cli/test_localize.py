@@ -198,7 +198,7 @@ def test_broken_picture_is_told_and_the_others_are_done(
     assert failed["image"] == "photos/cut.png"
     assert failed["error"].startswith("photos/cut.png: broken picture")
     assert "error: photos/cut.png: broken picture" in " ".join(result.stderr.split())
-    assert "1 of 4 pictures could not be read" in result.stderr
+    assert "1 of 4 images failed" in result.stderr
     assert Path("localized/heatmap/red.png").is_file()
 
 

@@ -1,7 +1,6 @@
 """Errors of boxes: what counts as right, and what the numbers do not depend on."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -207,16 +206,6 @@ def test_a_picture_is_classified_right_if_the_first_is_any_of_its_classes(
     picture = Located(pictures[0].image, (far,) * len(classes), tuple(classes))
     scores = localize(classifier, [picture], ALONE, [NONE])
     assert (scores.top1, scores.top1_classification) == ((1,), error)
-
-
-def test_network_that_says_nan_is_never_right(
-    classifier: Classifier, pictures: list[Located]
-) -> None:
-    broken = replace(classifier, maps=lambda x: classifier.maps(x) * math.nan)
-    of_the_first = [replace(picture, classes=(0,)) for picture in pictures[:2]]
-    scores = localize(broken, of_the_first, ALONE, [NONE])
-    assert (scores.top1, scores.top5) == ((1,), (1,))
-    assert (scores.top1_classification, scores.top5_classification) == (1, 1)
 
 
 def test_settings_reach_the_activation(classifier: Classifier, pictures: list[Located]) -> None:

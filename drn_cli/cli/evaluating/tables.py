@@ -95,7 +95,7 @@ def print_classification(scores: "TopScores", names: Sequence[str], worst: int) 
             "worst pictures", "is", "taken for", "place", right=("place",), fold=True
         )
         for one in furthest:
-            cells = (one.image, names[one.target], names[one.best[0]], str(one.rank or "none"))
+            cells = (one.image, names[one.target], names[one.best[0]], str(one.rank))
             table.add_row(*map(escape, cells))
         console.out.print(table)
 

@@ -50,12 +50,11 @@ def find_boxes(
 
     Raises:
         DrnError: An input, the network or a class cannot be used, or a file not be written.
-        typer.Exit: A picture could not be read.
+        typer.Exit: An image could not be read, or its scores are not finite.
     """
     from drn_cli.distributed.group import join
     from drn_cli.distributed.launch import leave
     from drn_cli.inference.activation import activate
-    from drn_cli.inference.classifier import check_answers
     from drn_cli.inference.inputs import find_pictures
     from drn_cli.inference.loading import load_classifier
     from drn_cli.inference.opening import open_network
@@ -80,7 +79,6 @@ def find_boxes(
         def finish(
             item: "tuple[int, Picture]", image: "Pixels", found: "Activation"
         ) -> dict[str, Any]:
-            check_answers(found.probabilities)
             shown = classes or found.best(top_k)
             return _write(item[1], image, found, shown, classifier, out, save, asked)
 
@@ -191,7 +189,7 @@ def _report(
         folders = ", ".join(str(out / kind) for kind in save)
         console.out.print(f"{len(found)} pictures localised: {folders}", soft_wrap=True)
     if failed:
-        console.note(f"{len(failed)} of {len(found) + len(failed)} pictures could not be read")
+        console.note(f"{len(failed)} of {len(found) + len(failed)} images failed")
 
 
 def _print(rows: Sequence[tuple[str, str, float, float | None, list[float] | None]]) -> None:

@@ -36,7 +36,7 @@ class Tally:
 
     Attributes:
         classified, skipped: How many.
-        failed: Number of each picture that could not be read, and why.
+        failed: Number of each image without a result, and why.
         found: Number of each other picture with its classes, where they are to be shown.
     """
 
@@ -59,7 +59,7 @@ def classify(
 
     Raises:
         DrnError: An input, the network or a setting cannot be used, or a file not be written.
-        typer.Exit: A picture could not be read.
+        typer.Exit: An image could not be read, or its scores are not finite.
     """
     from drn_cli.distributed.group import join
     from drn_cli.distributed.launch import leave
@@ -117,7 +117,7 @@ def _classify_share(
     import numpy as np
     import torch
 
-    from drn_cli.inference.classifier import best_first, check_answers
+    from drn_cli.inference.classifier import best_first
     from drn_cli.inference.stream import stream
 
     tally = Tally(0, 0, [], [])
@@ -134,7 +134,6 @@ def _classify_share(
         return list(classifier.log_probabilities(batch))
 
     def finish(_: "tuple[int, Picture]", __: "Pixels", scores: "Tensor") -> list[tuple[str, float]]:
-        check_answers(scores)
         best = best_first(scores.cpu()[None])[0, :top].tolist()
         return [(classifier.names[k], float(scores[k].exp())) for k in best]
 
@@ -191,7 +190,7 @@ def _report(
             console.note("too many for a table: --csv FILE or --json has the classes of each")
     if failed:
         total = classified + skipped + len(failed)
-        console.note(f"{len(failed)} of {total} pictures could not be read")
+        console.note(f"{len(failed)} of {total} images failed")
 
 
 def _print(found: Sequence[dict[str, Any]]) -> None:

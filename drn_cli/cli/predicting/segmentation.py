@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from drn_cli.cli import console
-from drn_cli.cli.pictures import in_order, read_picture, results_of
+from drn_cli.cli.pictures import in_order, name_of, read_picture, results_of
 from drn_cli.cli.predicting.record import leave_record
 from drn_cli.cli.source import Look
 from drn_cli.errors import DrnError
@@ -68,7 +68,7 @@ class Tally:
 
     Attributes:
         written, skipped: How many.
-        failed: Number of each picture that could not be read, with its entry for JSON.
+        failed: Number of each image without a result, with its entry for JSON.
         files: Number of each picture that was written, with its entry; only for JSON.
     """
 
@@ -85,7 +85,7 @@ def label(
 
     Raises:
         DrnError: An input, the network or a setting cannot be used, or a file not be written.
-        typer.Exit: A picture could not be read.
+        typer.Exit: An image could not be read, or its scores are not finite.
     """
     from drn_cli.distributed.group import join
     from drn_cli.distributed.launch import leave
@@ -236,7 +236,7 @@ def _report(source: "Source", tallies: Sequence[Tally], seconds: float, wanted: 
         )
     if failed:
         total = written + skipped + len(failed)
-        console.note(f"{len(failed)} of {total} pictures could not be read")
+        console.note(f"{len(failed)} of {total} images failed")
 
 
 def label_one(path: str, network: "Found", look: Look, wanted: Wanted) -> None:
@@ -249,6 +249,7 @@ def label_one(path: str, network: "Found", look: Look, wanted: Wanted) -> None:
     from drn_cli.inference.inputs import Picture, find_pictures
     from drn_cli.inference.loading import load_predictor
     from drn_cli.inference.outputs import encode
+    from drn_cli.inference.score_maps import scores_of
 
     (kind,) = wanted.save or ("colour",)
     pictures = [Picture("-", "stdin")] if path == "-" else find_pictures([path])
@@ -259,7 +260,8 @@ def label_one(path: str, network: "Found", look: Look, wanted: Wanted) -> None:
             network, group.device, view=look.view, at_once=1, **look.computing(group.device)
         )
         image = read_picture((0, pictures[0]))
-        [(classes, probabilities)] = _answers(predictor, [image], [kind])
+        with scores_of(name_of(pictures[0])):
+            [(classes, probabilities)] = _answers(predictor, [image], [kind])
         content = encode(kind, image, classes.cpu().numpy(), probabilities, predictor.class_set)
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()

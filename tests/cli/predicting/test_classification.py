@@ -131,7 +131,7 @@ def test_json_has_everything_and_is_all_of_stdout(classify, classifier, photos, 
     assert failed["image"] == "photos/aa.png"
     assert "not a picture" in failed["error"]
     assert found["pictures_per_second"] == pytest.approx(4 / found["seconds"], rel=0.01)
-    assert "1 of 5 pictures could not be read" in result.stderr
+    assert "1 of 5 images failed" in result.stderr
 
 
 def test_ten_crops_are_averaged(classify, photos, expected):

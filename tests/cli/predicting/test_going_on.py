@@ -200,5 +200,5 @@ def test_two_processes_share_the_pictures_and_find_what_one_finds(
     assert two == one  # in this order, none of them twice
     assert files_in(Path("two")) == files_in(Path("one"))
     assert done.stderr.count("photos/4.png") == 1
-    assert done.stderr.count("1 of 9 pictures could not be read") == 1
+    assert done.stderr.count("1 of 9 images failed") == 1
     assert half_written(Path("two")) == []

@@ -104,7 +104,7 @@ def test_json_says_the_same_and_is_all_of_stdout(predict, photos, segmenter):
     assert found["failed"][0]["error"].startswith("photos/aa.png: broken picture: ")
     assert found["seconds"] > 0
     assert found["pictures_per_second"] == pytest.approx(3 / found["seconds"], rel=0.01)
-    assert "1 of 5 pictures could not be read" in result.stderr
+    assert "1 of 5 images failed" in result.stderr
 
 
 def odd_pictures(folder: Path, drawn) -> dict[str, np.ndarray]:

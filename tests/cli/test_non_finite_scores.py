@@ -1,0 +1,185 @@
+"""Networks whose scores overflow: every command names the image, and none counts it as class 0."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+import drn_cli
+from drn_cli.cli.app import app
+from drn_cli.data.classes import ClassSet
+from drn_cli.data.folders import Statistics
+from drn_cli.errors import DrnError
+from drn_cli.inference.exported.network import ExportedNetwork
+from drn_cli.inference.loading import load_classifier, load_predictor
+from drn_cli.inference.score_maps import NonFiniteScoresError
+from drn_cli.inference.told import record
+from drn_cli.networks import create_model
+from drn_cli.networks.checkpoints import save_weights
+
+CLASSES = ClassSet(("a", "b"), ((1, 2, 3), (200, 100, 0)))
+AS_IT_IS = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # black is 0, and stays 0 in every layer
+FAILS = "bright.png: the network's scores are not finite (NaN or infinity)"
+
+
+@pytest.fixture(scope="module")
+def overflowing(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Networks with finite weights that have finite scores for black images alone."""
+    files = {}
+    for task in ("segmentation", "classification"):
+        torch.manual_seed(0)
+        model = create_model("drn_a_18", task, len(CLASSES))
+        with torch.no_grad():
+            model.head.bias.copy_(torch.tensor([1.0, 2.0]))
+            for parameter in model.parameters():
+                if parameter.ndim == 4 and parameter is not model.head.weight:
+                    parameter.mul_(1e12)
+        folders = None if task == "segmentation" else ["n1", "n2"]
+        files[task] = tmp_path_factory.mktemp(task) / "net.safetensors"
+        save_weights(files[task], model, record(model, AS_IT_IS, CLASSES, folders))
+    return files
+
+
+def draw(path: Path, value: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((32, 40, 3), value, np.uint8)).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders of three images of which one overflows, with what evaluations need beside them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, value in (("black", 0), ("bright", 255), ("dark", 0)):
+        draw(Path(f"photos/{name}.png"), value)
+        draw(Path(f"folders/val/n2/{name}.png"), value)
+        label = Path(f"labels/{name}.png")
+        label.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.ones((32, 40), np.uint8)).save(label)
+    Path("folders/train/n1").mkdir(parents=True)
+    shutil.copy("photos/dark.png", "folders/train/n1")
+    shutil.copytree("folders/train/n1", "folders/train/n2")
+    lines = [f"{name},n2,1,1,9,9" for name in ("black.png", "bright.png", "dark.png")]
+    Path("boxes.csv").write_text("image,class,xmin,ymin,xmax,ymax\n" + "\n".join(lines) + "\n")
+    return Path("photos")
+
+
+def drn(*words: str | Path) -> Any:
+    return CliRunner().invoke(app, [*map(str, words)])
+
+
+@pytest.mark.parametrize(
+    ("command", "task", "done"),
+    [
+        (("predict", "photos"), "segmentation", "written"),
+        (("predict", "photos", "--ms", "--tile", "64"), "segmentation", "written"),
+        (("predict", "photos", "--csv", "a.csv"), "classification", "classified"),
+        (("predict", "photos", "--ten-crop"), "classification", "classified"),
+        (("localize", "photos"), "classification", "localized"),
+        (("localize", "photos", "--of", "probability"), "classification", "localized"),
+    ],
+)
+def test_image_fails_and_the_others_do_not(
+    photos: Path, overflowing: dict[str, Path], command: tuple[str, ...], task: str, done: str
+) -> None:
+    result = drn(*command, "--weights", overflowing[task], "--json")
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert [entry["image"] for entry in told[done]] == ["photos/black.png", "photos/dark.png"]
+    assert told["failed"] == [{"image": "photos/bright.png", "error": f"photos/{FAILS}"}]
+    assert f"error: photos/{FAILS} -> the weights may be damaged" in result.stderr
+    assert "1 of 3 images failed" in result.stderr
+    for path in Path("predictions/index").glob("*.png"):
+        assert path.stem in ("black", "dark")
+        assert np.unique(Image.open(path)).tolist() == [1]
+    if "--csv" in command:
+        with Path("a.csv").open() as file:
+            assert [row["image"] for row in csv.DictReader(file)] == [
+                "photos/black.png",
+                "photos/dark.png",
+            ]
+
+
+@pytest.mark.parametrize(
+    ("command", "task"),
+    [
+        (("eval", "--images", "photos", "--labels", "labels"), "segmentation"),
+        (("eval", "--data", "folders"), "classification"),
+        (("localize", "photos", "--eval", "--boxes", "boxes.csv"), "classification"),
+        (("predict", "photos/bright.png", "--out", "-"), "segmentation"),
+    ],
+)
+def test_scores_of_the_others_are_not_shown_as_those_of_all(
+    photos: Path, overflowing: dict[str, Path], command: tuple[str, ...], task: str
+) -> None:
+    result = drn(*command, "--weights", overflowing[task])
+    assert isinstance(result.exception, DrnError)
+    assert FAILS in str(result.exception)
+    assert result.stdout == ""
+
+
+def test_api_names_the_file(photos: Path, overflowing: dict[str, Path]) -> None:
+    for file in overflowing.values():
+        predictor = drn_cli.Predictor(file)
+        predictor(photos / "black.png")
+        with pytest.raises(
+            NonFiniteScoresError, match=r"^photos/bright\.png: the network's scores"
+        ):
+            predictor(photos / "bright.png")
+        with pytest.raises(NonFiniteScoresError, match=r"^the image: the network's scores"):
+            predictor(np.full((8, 8, 3), 255, np.uint8))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_scores_of_other_runtimes_are_held_to_the_same(task: Any, value: float) -> None:
+    answer = torch.zeros((1, 2, 5, 4) if task == "segmentation" else (1, 2))
+    answer.view(-1)[-1] = value
+    told = {"arch": "drn_a_18", "task": task, "classes": "2", "input": "float32"}
+    told |= {"outputs": "logits,scores"}
+    network = ExportedNetwork(
+        path=Path("net.onnx"), told=told, runtime="", start=lambda *_: lambda *_: answer
+    )
+    image, cpu = np.zeros((40, 32, 3), np.uint8), torch.device("cpu")
+    ask: dict[str, Callable[[], object]] = {
+        "segmentation": lambda: load_predictor(network, cpu)(image),
+        "classification": lambda: load_classifier(network, cpu).log_probabilities(
+            torch.zeros(1, 1, 224, 224, 3, dtype=torch.uint8)
+        ),
+    }
+    with pytest.raises(NonFiniteScoresError):
+        ask[task]()
+
+
+def test_validation_ends_the_training_and_names_image_and_step(
+    photos: Path, overflowing: dict[str, Path]
+) -> None:
+    """The images that are tried before the first step are black, and so are those trained on."""
+    for split, names in (("train", ["black"] * 4), ("val", ["dark", "bright", "dark"])):
+        for kind, folder in (("images", "photos"), ("labels", "labels")):
+            lines = "".join(f"{folder}/{name}.png\n" for name in names)
+            Path(f"{split}_{kind}.txt").write_text(lines)
+    info = {"mean": AS_IT_IS.mean, "std": AS_IT_IS.std, "classes": CLASSES.names}
+    Path("info.json").write_text(json.dumps(info | {"colours": CLASSES.colours}))
+    recipe = {
+        "task": "segmentation",
+        "model": {"arch": "drn_a_18", "weights": str(overflowing["segmentation"])},
+        "data": {"root": ".", "classes": 2, "workers": 0},
+        "augment": {"crop": 32, "scale": 1.0, "rotate": 0, "flip": False},
+        "train": {"epochs": 1, "batch_size": 2, "lr": 1e-9},
+    }
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    result = drn("train", "recipe.yaml", "--run-dir", "run")
+    assert isinstance(result.exception, DrnError)
+    assert f"validation after step 2: photos/{FAILS}" in str(result.exception)
+    assert Path("run/checkpoints/last.pt").is_file()
+    assert not Path("run/checkpoints/best.safetensors").exists()
