@@ -115,14 +115,15 @@ class Drn:
             check=False,
         )
 
-    def begin(self, *words: str | Path) -> subprocess.Popen[str]:
-        """Start it and come back at once; it leads a process group of its own."""
+    def begin(self, *words: str | Path, terminal: int | None = None) -> subprocess.Popen[str]:
+        """Start it and come back at once; it leads a process group and a session of its own."""
         return subprocess.Popen(
             [*self.start, *map(str, words)],
             cwd=self.cwd,
             env=environ(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdin=terminal,
+            stdout=subprocess.PIPE if terminal is None else terminal,
+            stderr=subprocess.PIPE if terminal is None else terminal,
             text=True,
             start_new_session=True,
         )

@@ -44,13 +44,14 @@ EPILOG = """[bold]Examples[/]
 
   drn train drn_d_22_camvid --resume auto     go on if there is something to go on with
 
-  torchrun --nproc-per-node 2 -m drn_cli train drn_d_22_camvid
+  torchrun --nproc-per-node 2 --no-python drn train drn_d_22_camvid
 
 Shipped recipes: [bold]drn recipes list[/]. What a recipe can say: [bold]drn recipes schema[/].
 Several machines, SLURM: docs/clusters.md.
 
-Ctrl-C, SIGTERM and SIGUSR1 finish the current step, write the checkpoint and leave; the exit code
-is then 130, 143 or 138. A finished run exits with 0, a mistake with 1.
+Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal (SIGHUP) finish the current step, write the
+checkpoint and leave; the exit code is then 130, 143, 138 or 129. Under `nohup`, a closed terminal
+is ignored. A finished run exits with 0, a mistake with 1.
 """
 
 

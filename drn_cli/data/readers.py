@@ -64,11 +64,11 @@ def _why_reading_failed(failure: Exception, text: str) -> Exception:
 
 
 def obey_only_the_parent(_: int) -> None:
-    """Ctrl-C, and a cluster's SIGTERM, reach every process; the parent ends its step first.
+    """Leave Ctrl-C, a closed terminal and a cluster's SIGTERM to the parent, which ends its step.
 
     The parent's own SIGTERM counts: Python ends its children so, and waits for them, at exit.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_when_the_parent_says, daemon=True).start()

@@ -17,8 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousHandler
 
 from drn_cli.distributed.group import ATTEMPT
-
-STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+from drn_cli.distributed.launch import stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +68,7 @@ class Agent(LocalElasticAgent):
     def __init__(self, spec: WorkerSpec, logs_specs: LogsSpecs, code_file: Path) -> None:
         super().__init__(spec, logs_specs)
         self.asked: signal.Signals | None = None
+        self._stop_signals = stop_signals()
         self._code_file = code_file
         self._failures: dict[int, ProcessFailure] = {}
 
@@ -109,7 +109,6 @@ class Agent(LocalElasticAgent):
         self._code_file.unlink(missing_ok=True)
         self._failures = {}
         started: dict[int, Any] = super()._start_workers(worker_group)
-        self._listen()  # torch has just put its own handlers in the place of ours
         return started
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -138,7 +137,10 @@ class Agent(LocalElasticAgent):
 
     @contextmanager
     def _signals_passed_on(self) -> Iterator[None]:
-        before = {number: signal.getsignal(number) for number in STOP}
+        before = {number: signal.getsignal(number) for number in self._stop_signals}
+        # torch's handlers, which stand while processes are started, would end the agent by a
+        # SIGHUP that `nohup` has it ignore.
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
         self._listen()
         try:
             yield
@@ -147,7 +149,7 @@ class Agent(LocalElasticAgent):
                 signal.signal(number, handler)
 
     def _listen(self) -> None:
-        for number in STOP:
+        for number in self._stop_signals:
             signal.signal(number, self._pass_on)
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:

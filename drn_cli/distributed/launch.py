@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 EXIT_CODE_FILE = "DRN_EXIT_CODE_FILE"
 TORCHRUN = "torch.distributed.elastic"
 
+# Ctrl-C; what clusters and `kill` send; what SLURM sends some time before the limit; and what
+# comes when the terminal or the SSH connection closes.
+STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Signals that ask this process to stop; not SIGHUP where `nohup` has it ignored."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in STOP if not (ignored and number == signal.SIGHUP)]
+
 
 @dataclass(frozen=True, slots=True)
 class LaunchOptions:
@@ -146,7 +156,7 @@ def leave(code: int) -> int:
 def launch(arguments: Sequence[str], options: LaunchOptions) -> int:
     """Run `drn ARGUMENTS` in several processes that form one job, and wait for them.
 
-    SIGINT, SIGTERM and SIGUSR1 are passed on to the processes, which may take their time to
+    SIGINT, SIGTERM, SIGUSR1 and SIGHUP are passed on to the processes, which may take their time to
     leave; a second SIGINT gives them 30 seconds.
 
     Args:
@@ -177,7 +187,7 @@ def launch(arguments: Sequence[str], options: LaunchOptions) -> int:
     with tempfile.TemporaryDirectory(prefix="drn-launch-") as folder:
         code_file = Path(folder) / "exit_code"
         os.environ[EXIT_CODE_FILE] = str(code_file)
-        words = ("-u", "-m", "drn_cli", *arguments)
+        words = ("-P", "-u", "-m", "drn_cli", *arguments)  # nothing from the current folder
         try:
             meeting = get_rendezvous_handler(meeting_of(options))
             spec = spec_of(sys.executable, words, processes, meeting, options.max_restarts)

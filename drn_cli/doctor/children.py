@@ -70,8 +70,8 @@ def run_together(
 
 
 def python(*words: str) -> tuple[str, ...]:
-    """Give the command that runs this very Python."""
-    return (sys.executable, *words)
+    """Return the command that runs this Python, without modules of the current folder."""
+    return (sys.executable, "-P", *words)
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -138,7 +139,9 @@ class Display:
             table.add_column(name, min_width=9)  # so that the tables of epochs line up
         table.add_row(*cells.values())
         classes = {} if validation is None else validation.scores.get("iou", {})
-        with tqdm.external_write_mode(file=sys.stderr):  # the moving line steps aside
+        # The moving line steps aside. A terminal that was closed, or a log's full disk, is no
+        # reason to stop.
+        with suppress(OSError), tqdm.external_write_mode(file=sys.stderr):
             self._console.print(table)
             if 0 < len(classes) <= MOST_CLASSES:
                 shown = [

@@ -49,7 +49,7 @@ SAVE = 1  # what processes tell each other after a step: nothing, this, or the n
 def train(training: Training, beginning: Beginning) -> signal.Signals | None:
     """Train from the start, or from a run's checkpoint, until the end or a signal.
 
-    SIGINT, SIGTERM and SIGUSR1 end the current step, write the checkpoint and return.
+    SIGINT, SIGTERM, SIGUSR1 and SIGHUP end the current step, write the checkpoint and return.
 
     Returns:
         The signal that ended training; None if it is finished.

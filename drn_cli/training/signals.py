@@ -1,15 +1,16 @@
 """What asks a run to stop, and how it answers."""
 
 import logging
+import os
 import signal
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-log = logging.getLogger(__name__)
+from drn_cli.distributed.launch import stop_signals
 
-# Ctrl-C; what clusters and `kill` send; and what SLURM sends some time before the limit.
-HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -25,14 +26,27 @@ def interruptible(*, aloud: bool) -> Iterator[Interrupt]:
     interrupt = Interrupt()
 
     def handle(number: int, _: object) -> None:
+        leave_closed_terminal()
         if aloud and not interrupt.number:
             log.info("%s: stopping after this step", signal.Signals(number).name)
         interrupt.number = interrupt.number or number
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, handle) for number in HEEDED}
+    before = {number: signal.signal(number, handle) for number in stop_signals()}
     try:
         yield interrupt
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave_closed_terminal() -> None:
+    """Send what is printed nowhere, from here on, if the terminal it went to is closed.
+
+    Each write to it would fail (EIO) and end the run before its checkpoint.
+    """
+    for descriptor in (1, 2):
+        with suppress(OSError):  # it may be closed itself
+            device = stat.S_ISCHR(os.fstat(descriptor).st_mode)
+            if device and not os.isatty(descriptor):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -131,3 +132,38 @@ def test_a_job_at_its_limit_queues_again(cluster, tmp_path, number, code, again)
     assert (tmp_path / "scontrol.txt").exists() == again
     if again:
         assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"
+
+
+# What the processes import, and Python itself where it starts others.
+SHADOWED = ("yaml", "torch", "typing_extensions", "numpy", "multiprocessing", "socket", "drn_cli")
+MARK = "open('imported', 'a').write(__name__)\nraise SystemExit(99)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train RECIPE --gpus 2 train.epochs=1 --run-dir run",
+        "data prepare pairs --images DATA/pictures --labels DATA/labels --write-classes c.csv",
+        "doctor",
+    ],
+    ids=["workers", "preparation", "doctor"],
+)
+def test_no_process_imports_from_the_current_folder(
+    drn, tmp_path, recipe_file, data_folder, command
+):
+    for name in SHADOWED:
+        (tmp_path / f"{name}.py").write_text(MARK)
+    script = shutil.which("drn") or pytest.skip("drn is not installed here")
+    words = command.replace("RECIPE", str(recipe_file)).replace("DATA", str(data_folder)).split()
+    done = type(drn)(tmp_path, (script,))(*words)
+    assert not (tmp_path / "imported").exists()
+    assert "Traceback" not in done.stderr and done.returncode < 2
+
+
+def test_python_m_imports_only_itself_from_the_current_folder(drn, tmp_path):
+    """`python -m` looks there before our first line runs; after it, nothing does."""
+    for name in ("typer", "rich", "torch", "yaml", "typing_extensions"):
+        (tmp_path / f"{name}.py").write_text(MARK)
+    done = drn("recipes", "list")
+    assert (done.returncode, (tmp_path / "imported").exists()) == (0, False), done.stderr

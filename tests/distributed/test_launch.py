@@ -21,9 +21,10 @@ from drn_cli.distributed.launch import (
 from drn_cli.errors import DrnError
 
 LAUNCH = """
-import json, sys
+import json, os, sys
 from drn_cli.distributed.launch import LaunchOptions, launch
 from drn_cli.errors import DrnError
+os.environ["PYTHONPATH"] = os.getcwd() + ":" + os.environ.get("PYTHONPATH", "")
 try:
     sys.exit(launch(sys.argv[2:], LaunchOptions(**json.loads(sys.argv[1]))))
 except DrnError as error:
@@ -115,7 +116,8 @@ def begin(drn, tmp_path):
     package.mkdir()
     (package / "__init__.py").write_text(PACKAGE)
     (package / "__main__.py").write_text(WORKER)
-    # The launcher itself is the real one: with -P it does not look into its own folder.
+    # The launcher itself is the real one: with -P it does not look into its own folder, where
+    # PYTHONPATH, which it sets after its imports, leads its processes.
     launcher = type(drn)(tmp_path, (sys.executable, "-P", "-c", LAUNCH))
     return lambda *words, **options: launcher.begin(json.dumps(options), *words)
 

@@ -7,8 +7,9 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,49 @@ def test_each_signal_ends_a_step_with_a_checkpoint_and_a_code_of_its_own(
     assert_same_run(run, Run(trained.folder))
     assert_same_best(run, Run(trained.folder))
     assert read_metrics(run.folder) == read_metrics(trained.folder)
+
+
+IN_A_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_a_closed_terminal_ends_a_step_with_a_checkpoint(drn, recipe_file, run, until, gpus):
+    """The kernel sends SIGHUP, and from then on whatever is printed is an error."""
+    ours, theirs = os.openpty()
+    start = ("env", "--default-signal=HUP", sys.executable, "-c", IN_A_TERMINAL, *drn.start)
+    words = ("train", recipe_file, "data.workers=1", "--gpus", str(gpus), "--run-dir", "run")
+    running = type(drn)(drn.cwd, start).begin(*words, terminal=theirs)
+    os.close(theirs)
+    os.set_blocking(ours, False)
+
+    def is_trained() -> bool:
+        with suppress(BlockingIOError):
+            os.read(ours, 65536)
+        return measured(run) > 0 or running.poll() is not None
+
+    until(is_trained)
+    os.close(ours)
+    assert running.wait(300) == 128 + signal.SIGHUP
+    assert 0 < content(run)["progress"]["steps"] < 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_nohup_outlives_a_closed_terminal(drn, recipe_file, run, under_way, gpus):
+    drn = type(drn)(drn.cwd, ("env", "--ignore-signal=HUP", *drn.start))
+    words = ("train", recipe_file, "data.workers=1", "--gpus", gpus, "--run-dir", "run")
+    running = drn.begin(*map(str, words))
+    under_way(running, run)
+    for process in (running.pid, *processes_of(running).values()):
+        os.killpg(process, signal.SIGHUP)
+    code, _, err = ended(running)
+    assert code == 0, err
+    assert content(run)["progress"]["steps"] == 12
 
 
 # Jobs of two processes.

@@ -5,8 +5,9 @@ import pytest
 from drn_cli.training.signals import interruptible
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_is_a_wish(number, caplog):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     before = signal.getsignal(number)
     with caplog.at_level("INFO"), interruptible(aloud=True) as interrupt:
         assert not interrupt.number
