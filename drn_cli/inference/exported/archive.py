@@ -1,90 +1,129 @@
 """What lies in a .pt2, before PyTorch reads it: tensors and a computation, or what could run code.
 
-PyTorch unpickles objects that an archive holds, loads compiled libraries from it, finds functions
-by the names in its graph, and evaluates the sizes in it as Python. None of that is needed for what
-`drn export` writes, so what is not known to be harmless is refused.
+PyTorch unpickles objects that an archive holds, loads compiled libraries from it, and looks up and
+evaluates much of what its JSON says. None of that is needed for what `drn export` writes, so an
+archive may hold those records only, laid out as PyTorch lays them out, and its JSON is held against
+a schema of what we write.
 """
 
 import io
-import json
 import re
+import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import torch
 
 from drn_cli.errors import DrnError
-
-GRAPH = "models/model.json"
-TRACED = "data/sample_inputs/model.pt"  # the pictures that it was traced with
-TABLES = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
-BYTES = re.compile(r"data/(weights/weight|constants/tensor)_\d+|extra/.+")
-MARKS = re.compile(r"archive_format|archive_version|version|byteorder|\.\w+|\.data/\w+")
-OPERATION = re.compile(
-    r"torch\.ops\.aten\.[a-zA-Z_]\w*\.[a-zA-Z]\w*"
-    r"|_operator\.(add|sub|mul|neg|floordiv|truediv|mod|pow|eq|ne|lt|le|gt|ge)"
+from drn_cli.inference.exported.schema import (
+    Part,
+    Program,
+    RefusedError,
+    Tensors,
+    check_json,
+    parse,
 )
-# Sizes are sums, products and quotients of whole numbers and of names such as 's63'.
-SIZE = re.compile(
-    r"(?:Symbol|Integer|Add|Mul|Pow|Max|Min|FloorDiv|CeilDiv|Mod|PythonMod"
-    r"|'[su]\d+'|(?:positive|integer|nonnegative)=True|\d|[-(), ])*+"
+from drn_cli.integrity import ZIP_ERRORS, check_zip, damaged
+
+TRACED = "data/sample_inputs/model.pt"  # the images that it was traced with
+TOLD = "extra/drn.json"  # our metadata
+JSON: dict[str, type[Part]] = {
+    "models/model.json": Program,
+    "data/weights/model_weights_config.json": Tensors,
+    "data/constants/model_constants_config.json": Tensors,
+}
+FIXED = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
+PLAIN = re.compile(
+    r"data/(weights/weight|constants/tensor)_\d{1,6}|\.data/(version|serialization_id)"
 )
+LARGEST = dict.fromkeys([*JSON, TRACED, TOLD], 64 << 20)  # bytes
+
+LOCAL = struct.Struct("<4s22xHH")  # a record's own header: lengths of its name and of extra fields
+END = struct.Struct("<4s4H2LH")  # at the end of an archive
+END64 = struct.Struct("<4sQ4x2L4Q4sLQL")  # before it, of PyTorch: the same again in 64 bits
+DESCRIPTORS = (0, 16, 24)  # bytes behind a record, for its checksum and sizes
 
 
-def check_archive(path: Path) -> None:
-    """See that nothing in a .pt2 runs code when it is read.
+def check_archive(path: Path) -> bool:
+    """Check that a .pt2 is whole, and that nothing in it runs code when it is read.
+
+    Returns:
+        Whether its records have checksums.
 
     Raises:
-        DrnError: Something could.
-        RuntimeError: It is no such archive.
+        DrnError: It is damaged, or could run code.
     """
-    from torch.export.pt2_archive import PT2ArchiveReader  # which takes a second
-
-    reader = PT2ArchiveReader(str(path))  # what reads it afterwards: to others it may look harmless
-    for name in reader.get_file_names():
-        if name == GRAPH:
-            _check_graph(json.loads(reader.read_bytes(name)), path)
-        elif name in TABLES:
-            entries = json.loads(reader.read_bytes(name))["config"].values()
-            if any(entry["use_pickle"] or not _is_plain(entry["path_name"]) for entry in entries):
-                raise _refused(path, "pickled objects")
-        elif name == TRACED:
-            _check_pictures(reader.read_bytes(name), path)
-        elif not BYTES.fullmatch(name) and not MARKS.fullmatch(name):
-            raise _refused(path, name)
-    with zipfile.ZipFile(path) as archive:
-        if "version" in archive.namelist():  # PyTorch's older format, which is all pickles
-            raise _refused(path, "pickled objects")
-
-
-def _is_plain(name: str) -> bool:
-    return re.fullmatch(r"(weight|tensor)_\d+", name) is not None
-
-
-def _check_pictures(content: bytes, path: Path) -> None:
     try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            _check_layout(archive.infolist(), file, path)
+            verified = check_zip(file, path, stored=True)
+            records = archive.infolist()
+            root = records[0].filename.partition("/")[0] + "/"
+            for record in records:
+                content = partial(archive.read, record)
+                _check_record(record.filename.removeprefix(root), content, record.file_size, path)
+    except ZIP_ERRORS as error:
+        raise damaged(path, error) from error
+    return verified
+
+
+def _check_layout(records: list[zipfile.ZipInfo], file: IO[bytes], path: Path) -> None:
+    """Check that the records fill the file from its first byte to the index at its end.
+
+    What lies before, between or behind them could be a program of another kind, or a second index
+    that another reader of zip archives prefers.
+    """
+    size = file.seek(0, 2)
+    file.seek(size - END.size)
+    signature, *counts, length, start, comment = END.unpack(file.read(END.size))
+    end, count = start + length, len(records)
+    whole = signature == b"PK\5\6" and counts == [0, 0, count, count] and comment == 0
+    if end + END.size != size:
+        file.seek(size - END.size - END64.size)
+        again = END64.unpack(file.read(END64.size))
+        expected = (b"PK\6\6", 44, 0, 0, count, count, length, start, b"PK\6\7", 0, end, 1)
+        whole = whole and again == expected and end + END64.size + END.size == size
+    at = 0
+    for record in sorted(records, key=lambda record: record.header_offset):
+        file.seek(record.header_offset)
+        head, name, extra = LOCAL.unpack(file.read(LOCAL.size))
+        gaps = DESCRIPTORS if at else (0,)
+        whole = whole and head == b"PK\3\4" and record.header_offset - at in gaps
+        at = record.header_offset + LOCAL.size + name + extra + record.compress_size
+    if not whole or start - at not in DESCRIPTORS:
+        raise _refused(path, "data outside of its records")
+
+
+def _check_record(name: str, content: Callable[[], bytes], size: int, path: Path) -> None:
+    if size > LARGEST.get(name, size):
+        raise _refused(path, f"{size:,} bytes of {name}")
+    try:
+        if name in JSON:
+            check_json(content(), JSON[name])
+        elif name == TRACED:
+            _check_traced(content(), path)
+        elif name == TOLD:
+            parse(content())
+        elif name in FIXED:
+            if content() != FIXED[name]:
+                raise RefusedError(f"{content()[:20]!r} as {name}")
+        elif not PLAIN.fullmatch(name):
+            raise _refused(path, repr(name[:80]))
+    except RefusedError as error:
+        raise _refused(path, str(error)) from error
+
+
+def _check_traced(content: bytes, path: Path) -> None:
+    if not content:
+        return
+    try:
+        check_zip(io.BytesIO(content), path, stored=True)
         torch.load(io.BytesIO(content), weights_only=True)
     except Exception as error:  # PyTorch would go on without `weights_only`
         raise _refused(path, "pickled objects") from error
-
-
-def _check_graph(graph: Any, path: Path) -> None:
-    for key, value in _entries(graph):
-        if key == "target" and not OPERATION.fullmatch(str(value)):
-            raise _refused(path, f"a call of {str(value)[:80]!r}")
-        if key == "expr_str" and not SIZE.fullmatch(str(value)):
-            raise _refused(path, f"the expression {str(value)[:80]!r}")
-
-
-def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """Give every key with its value, however deep."""
-    if isinstance(value, dict):
-        yield from value.items()
-    if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _entries(inner)
 
 
 def _refused(path: Path, what: str) -> DrnError:

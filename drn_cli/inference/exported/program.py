@@ -1,6 +1,5 @@
 """Programs of torch.export, run by PyTorch without the code of the network."""
 
-import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from drn_cli.errors import DrnError
 from drn_cli.inference.exported.archive import check_archive
 from drn_cli.inference.exported.network import Output, Run, Start
 from drn_cli.inference.exported.runtime import damaged
+from drn_cli.inference.exported.schema import parse
 
 TOLD = "drn.json"  # our strings, among the files in the archive
 
@@ -37,7 +37,7 @@ def open_program(path: Path) -> tuple[Mapping[str, str], str, Start]:
         raise
     except Exception as error:  # what a damaged archive raises has no bounds
         raise damaged(path, error) from error
-    told = json.loads(files[TOLD])
+    told = parse(files[TOLD])
 
     def start(device: torch.device, threads: int, at_once: int) -> Run:
         moved = program if device.type == "cpu" else move_to_device_pass(program, device)
