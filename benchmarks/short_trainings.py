@@ -125,7 +125,7 @@ def command_of(args: argparse.Namespace, recipe: Path, folder: Path, trainings: 
         command += ["--work", str(recipe), "--trainings", str(trainings)]
         command += ["--limit", str(args.limit), *args.overrides]
     if args.strace:
-        command = ["strace", "-f", "-tt", "-e", TRACED, "-o", "strace.txt", *command]
+        command = ["strace", "-f", "-tt", "-e", TRACED, "-o", str(folder / "strace.txt"), *command]
     return command
 
 
@@ -137,6 +137,9 @@ def environment(folder: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "COVERAGE_FILE": str(folder / ".coverage"),
+        # A worker whose coverage cannot be saved ends with exit code 1, and says why only here.
+        "COVERAGE_DEBUG": "multiproc",
+        "COVERAGE_DEBUG_FILE": str(folder / "coverage.txt"),
     }
 
 
@@ -147,7 +150,8 @@ def run_process(args: argparse.Namespace, recipe: Path, folder: Path, trainings:
     with (folder / "log.txt").open("wb") as log:
         child = subprocess.Popen(
             command_of(args, recipe, folder, trainings),
-            cwd=folder,  # core files lie there
+            # coverage wants the folder of its settings; core files lie where a process is.
+            cwd=ROOT if args.mode == "pytest" else folder,
             env=environment(folder),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -177,6 +181,9 @@ def run_process(args: argparse.Namespace, recipe: Path, folder: Path, trainings:
     else:
         ending = "finished" if finished == trainings else "vanished"
     good = ending == "finished"
+    for core in ROOT.glob("core*"):
+        if core.is_file():
+            shutil.move(core, folder)
     if good:
         shutil.rmtree(folder, ignore_errors=True)
     seconds = round(time.monotonic() - start, 1)
