@@ -101,7 +101,8 @@ class Predictor:
 
     Args:
         source: A run folder, a checkpoint of any known format, an exported network (.onnx, .xml,
-            .pt2), or the name of a network with published weights; None is the newest run.
+            .pt2), or the name of a network with published weights; None is the newest run
+            that has a best network.
         device: `cuda`, `cuda:1`, `cpu`; by default a GPU if there is one.
         scales: Sizes that a segmenter sees a picture at, `drn_cli.MULTI_SCALE` being the paper's;
             by default as in the run's recipe, or once.

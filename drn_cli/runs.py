@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import IO
 
@@ -73,10 +74,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = open_lock(self._lock)
         except OSError as error:
-            raise DrnError(
-                f"{self.folder}: cannot be written: {error.strerror or error}",
-                "choose another --run-dir",
-            ) from error
+            raise _not_writable(self.folder, error.strerror or str(error)) from error
         with file:
             if not _lock(file):
                 raise DrnError(
@@ -107,31 +105,72 @@ def _lock(file: IO[bytes]) -> bool:
     return True
 
 
-def new_run(recipe: str, root: Path = RUNS) -> Run:
-    """Name a folder that does not exist yet, `runs/<recipe>/<time>`."""
+def new_run(recipe: str, root: Path = RUNS, *, make: bool = False) -> Run:
+    """Name a folder that does not exist yet, `runs/<recipe>/<time>`.
+
+    Args:
+        recipe: Name of the recipe.
+        root: Folder of all runs.
+        make: Whether to make the folder: of several processes that start in the same second, each
+            gets one of its own.
+
+    Raises:
+        DrnError: The folder cannot be made.
+    """
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder = root / recipe / stamp
-    number = 2
-    while folder.exists():
-        folder = root / recipe / f"{stamp}_{number}"
-        number += 1
-    return Run(folder)
+    names = chain([stamp], (f"{stamp}_{number}" for number in count(2)))
+    folders = (root / recipe / name for name in names)
+    if not make:
+        return Run(next(folder for folder in folders if not folder.exists()))
+    return Run(next(folder for folder in folders if _make(folder)))
+
+
+def _make(folder: Path) -> bool:
+    """Make a folder; False if it exists."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except FileExistsError:
+        if folder.parent.is_dir():
+            return False
+        raise _not_writable(folder, "a file is in the way") from None
+    except OSError as error:
+        raise _not_writable(folder, error.strerror or str(error)) from error
+    return True
+
+
+def _not_writable(folder: Path, reason: str) -> DrnError:
+    return DrnError(f"{folder}: cannot be written: {reason}", "choose another --run-dir")
 
 
 def newest_run(root: Path = RUNS) -> Run:
-    """Find the run whose checkpoint was written last.
+    """Find the run with a best network whose checkpoint was written last.
+
+    A run that was not validated yet may hold random weights: it has to be named.
 
     Raises:
-        DrnError: There is no run with a checkpoint.
+        DrnError: There is no run with a best network.
     """
     runs = find_runs(root) if root.is_dir() else []
-    checkpoints = [path for run in runs for path in (run.last, run.best) if path.is_file()]
-    if not checkpoints:
+    trained = [run for run in runs if run.best.is_file()]
+    if trained:
+        return max(trained, key=_checkpointed)
+    unproven = [run for run in runs if run.last.is_file()]
+    if not unproven:
         raise DrnError(
             f"{root}: no trained run here",
             "train one (`drn train drn_d_22_camvid`), or name a run folder or a checkpoint file",
         )
-    return Run(max(checkpoints, key=lambda path: path.stat().st_mtime).parent.parent)
+    folder = max(unproven, key=_checkpointed).folder
+    raise DrnError(
+        f"{root}: no run here has a best network yet; the newest with a checkpoint is {folder}",
+        f"to use it, name it: `drn eval {folder}`, `drn predict INPUT --weights {folder}`",
+    )
+
+
+def _checkpointed(run: Run) -> float:
+    """Return when a run wrote a checkpoint last."""
+    return max(path.stat().st_mtime for path in (run.last, run.best) if path.is_file())
 
 
 def find_runs(root: Path = RUNS) -> list[Run]:
@@ -167,7 +206,7 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Run]:
 
 
 def last_written(root: Path = RUNS) -> Run:
-    """Find the run that measured last, with a checkpoint or without.
+    """Find the run that measured last, with a checkpoint or without: the one to report on.
 
     Raises:
         DrnError: There is none.

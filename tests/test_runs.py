@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -29,19 +31,43 @@ def test_new_run_is_named_by_recipe_and_time_and_not_made(
     run = new_run("camvid", tmp_path)
     assert run.folder == tmp_path / "camvid" / "2026-01-31_12-00-05"
     assert not run.folder.exists()
+    made = [new_run("camvid", tmp_path, make=True).folder for _ in range(3)]
+    assert [folder.name.removeprefix("2026-01-31_12-00-05") for folder in made] == ["", "_2", "_3"]
 
 
-def test_new_runs_of_one_second_do_not_collide(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runs, "datetime", Stopped)
-    folders = set()
-    for _ in range(4):
-        folder = new_run("camvid", tmp_path).folder
-        folder.mkdir(parents=True)  # raises if there already
-        folders.add(folder.name)
-    stamp = "2026-01-31_12-00-05"
-    assert folders == {stamp, f"{stamp}_2", f"{stamp}_3", f"{stamp}_4"}
+CLAIMER = """
+import sys, time
+from pathlib import Path
+from drn_cli.runs import new_run
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(20):
+    print(new_run("camvid", Path(sys.argv[1]), make=True).folder.name)
+"""
+
+
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    """Five processes, each of them twenty times: no name is given twice, nothing fails."""
+    command = [sys.executable, "-c", CLAIMER, str(tmp_path)]
+    pipe = subprocess.PIPE
+    started = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(5)]
+    for process in started:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    names = [name for process in started for name in process.communicate()[0].split()]
+    assert [process.returncode for process in started] == [0] * 5
+    assert len(names) == 100
+    assert set(names) == {path.name for path in (tmp_path / "camvid").iterdir()}
+    assert len(set(names)) == 100
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "camvid").write_text("a file")
+    with pytest.raises(DrnError, match=r"camvid/.*: cannot be written: .* \(choose another"):
+        new_run("camvid", tmp_path, make=True)
 
 
 def test_files_of_a_run(tmp_path: Path) -> None:
@@ -60,14 +86,24 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     ]
 
 
-def test_newest_run_is_the_one_whose_checkpoint_was_written_last(tmp_path: Path) -> None:
-    checkpoint(Run(tmp_path / "a" / "2026-03").last, 100)
-    checkpoint(Run(tmp_path / "b" / "2026-01").last, 300)
-    checkpoint(Run(tmp_path / "c" / "2026-02").best, 200)
-    (tmp_path / "d" / "2026-04" / "checkpoints").mkdir(parents=True)
-    assert newest_run(tmp_path).folder == tmp_path / "b" / "2026-01"
-    checkpoint(Run(tmp_path / "c" / "2026-02").best, 400)
-    assert newest_run(tmp_path).folder == tmp_path / "c" / "2026-02"
+def test_newest_run_is_the_last_written_one_that_has_a_best(tmp_path: Path) -> None:
+    one, two, unproven = (Run(tmp_path / name / "2026") for name in "abc")
+    checkpoint(one.best, 100)
+    checkpoint(two.best, 200)
+    checkpoint(unproven.last, 300)
+    (tmp_path / "d" / "2026" / "checkpoints").mkdir(parents=True)
+    assert newest_run(tmp_path) == two
+    checkpoint(one.last, 250)  # it went on, and did not get better
+    assert newest_run(tmp_path) == one
+
+
+def test_without_a_best_network_the_newest_checkpoint_is_named(tmp_path: Path) -> None:
+    checkpoint(Run(tmp_path / "a").last, 200)
+    checkpoint(Run(tmp_path / "b").last, 100)
+    with pytest.raises(DrnError, match="no run here has a best network yet") as caught:
+        newest_run(tmp_path)
+    assert caught.value.message.endswith(str(tmp_path / "a"))
+    assert f"--weights {tmp_path / 'a'}" in (caught.value.hint or "")
 
 
 def test_newest_run_without_a_checkpoint_is_an_error_with_a_hint(tmp_path: Path) -> None:

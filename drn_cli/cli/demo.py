@@ -40,7 +40,6 @@ def demo(
     from drn_cli.runs import new_run
 
     data, predictions = out / "data", out / "predictions"
-    run = new_run("demo", out / "runs").folder
     pictures = data / "leftImg8bit" / "val"
     settings = [f"data.root={data}", *(overrides or [])]
 
@@ -48,6 +47,7 @@ def demo(
     make_scenes(data)
     console.note(f"{data}: 48 scenes to train on, 12 to validate with, 4 without labels")
 
+    run = new_run("demo", out / "runs", make=True).folder
     _headline("Training", f"drn train demo {' '.join(settings)} --run-dir {run}")
     train("demo", settings, run_dir=run)
 

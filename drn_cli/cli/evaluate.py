@@ -19,6 +19,7 @@ from drn_cli.cli.source import (
     TenCrop,
     Tile,
     Weights,
+    announce,
     spread,
     view_of,
 )
@@ -56,7 +57,7 @@ def evaluate(
         typer.Argument(
             metavar="RUN|FILE|NAME",
             help="Run folder, checkpoint, exported network, or a network with published weights; "
-            "by default the newest run.",
+            "by default the newest run that has a best network.",
         ),
     ] = None,
     data: Annotated[
@@ -176,6 +177,7 @@ def evaluate(
     changed = bool(multi_scale or scales or flip or tile)
     look = Look(view, ten_crop, precision, compile_, changed)
     spread(gpus)
+    announce(found)
     if images is not None:
         assert labels is not None
         folders = Folders(

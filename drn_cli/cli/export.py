@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.source import announce
 
 if TYPE_CHECKING:
     from drn_cli.export.exporting import Exported
     from drn_cli.export.form import Form
+    from drn_cli.inference.source import Source
 
 EPILOG = """[bold]Examples[/]
 
@@ -44,7 +46,7 @@ def export(
         typer.Argument(
             metavar="RUN|FILE|NAME",
             help="Run folder, checkpoint, or a network with published weights; by default the "
-            "newest run.",
+            "newest run that has a best network.",
         ),
     ] = None,
     format_: Annotated[
@@ -128,8 +130,10 @@ def export(
     )
     if out is not None and out.suffix != ENDINGS[format_]:
         raise typer.BadParameter(f"--out {out}: should end with {ENDINGS[format_]}")
+    found = find_source(source)
+    announce(found)
     done = export_network(
-        find_source(source),
+        found,
         form,
         out,
         pictures=pictures or (),
@@ -138,10 +142,10 @@ def export(
         force=force,
         tell=console.note,
     )
-    _report(done, form, as_json)
+    _report(done, found, form, as_json)
 
 
-def _report(done: "Exported", form: "Form", as_json: bool) -> None:
+def _report(done: "Exported", found: "Source", form: "Form", as_json: bool) -> None:
     from dataclasses import asdict
 
     file = done.files[-1]
@@ -150,6 +154,7 @@ def _report(done: "Exported", form: "Form", as_json: bool) -> None:
             {
                 "file": str(file),
                 "files": [str(path) for path in done.files],
+                **found.to_json(),
                 "arch": done.network.arch,
                 "task": done.network.task,
                 "form": asdict(form),

@@ -9,7 +9,7 @@ import typer
 from drn_cli.cli.launching import Gpus
 from drn_cli.cli.localizing.evaluation import Asked, evaluate_boxes
 from drn_cli.cli.localizing.pictures import find_boxes
-from drn_cli.cli.source import Compile, Look, Precision, Weights, spread
+from drn_cli.cli.source import Compile, Look, Precision, Weights, announce, spread
 
 EPILOG = """[bold]Examples[/]
 
@@ -135,6 +135,7 @@ def localize(
     source = find_source(weights)
     look = Look(Eval(), False, precision, compile_)
     spread(gpus)
+    announce(source)
     if boxes is not None:
         sweep = DEFAULT_SWEEP if of == "score" else DEFAULT_SHARES
         asked = Asked(thresholds or sweep, of, see, side, csv, report, pictures, as_json)

@@ -18,6 +18,7 @@ from drn_cli.cli.source import (
     TenCrop,
     Tile,
     Weights,
+    announce,
     spread,
     view_of,
 )
@@ -116,6 +117,7 @@ def predict(
     look = Look(view, ten_crop, precision, compile_, changed)
     if "-" not in inputs and str(out) != "-":
         spread(gpus)
+    announce(source)
 
     from drn_cli.inference.opening import open_network
 

@@ -45,6 +45,8 @@ def report(
     if run is not None and not run.is_dir():
         raise DrnError(f"{run}: no such run folder", "`drn runs` lists those below ./runs")
     found = last_written() if run is None else Run(run)
+    if run is None:
+        console.note(f"run: {found.folder} (the one that measured last)")
 
     from tqdm import tqdm
 

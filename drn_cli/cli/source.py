@@ -1,5 +1,6 @@
 """What `eval`, `predict` and `localize` share: which network, how it looks, how many processes."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from drn_cli.cli import console
 from drn_cli.cli.launching import launch_options, should_launch
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ Weights = Annotated[
     typer.Option(
         metavar="RUN|FILE|NAME",
         help="Run folder, checkpoint, exported network, or a network with published weights; by "
-        "default the newest run.",
+        "default the newest run that has a best network.",
     ),
 ]
 MultiScale = Annotated[
@@ -165,3 +167,9 @@ def spread(gpus: int | Literal["auto"]) -> None:
     options = launch_options(gpus)
     if should_launch(options):
         raise typer.Exit(launch(sys.argv[1:], options))
+
+
+def announce(source: "Source") -> None:
+    """Print which weights are used, unless their file was named; one process of a job does."""
+    if source.choice is not None and os.environ.get("RANK", "0") == "0":
+        console.note(f"weights: {source.checkpoint} ({source.choice})")

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -162,7 +163,7 @@ def _launch(request: "Request", options: "LaunchOptions") -> int:
 
     beginning = begin(request)
     material = _find(beginning, options.processes)
-    _look_over(beginning, material, aloud=True)
+    beginning = _look_over(beginning, material, aloud=True).claim()
     words = sys.argv[1:]
     if request.run_dir is None and request.resume in (None, "auto"):
         # All processes should mean the same folder, and again after a restart.
@@ -184,6 +185,10 @@ def _work(request: "Request", as_json: bool) -> signal.Signals | None:
         if group.first:
             beginning = _look_over(beginning, material, aloud=group.world == 1)
         training = set_up(beginning.recipe, material, group)
+        if group.first:
+            beginning = beginning.claim()
+        run = group.tell(str(beginning.run.folder))
+        beginning = replace(beginning, run=Run(Path(run)))
         if group.first:
             _introduce(beginning, training)
         ended_by = train_run(training, beginning)

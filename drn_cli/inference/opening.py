@@ -1,5 +1,7 @@
 """From a file of any kind to the network in it."""
 
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from drn_cli.networks.checkpoints import read_checkpoint
 from drn_cli.networks.conversion import convert
 from drn_cli.networks.models import DRN
 from drn_cli.networks.weights import load_converted
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,8 @@ def read_network(path: Path, task: Task | None = None) -> TrainedNetwork:
             "`drn models import FILE --task TASK` writes one that does",
         )
     _check_task(path, found.task, task)
+    if checkpoint.metadata.get("steps") == "0" and os.environ.get("RANK", "0") == "0":
+        log.warning("%s: checkpoint of step 0: this network has not been trained", path)
     with torch.device("meta"):
         model = create_model(found.archs[0], found.task, found.classes)
     model.to_empty(device="cpu").eval()

@@ -13,10 +13,26 @@ from drn_cli.runs import Run, checkpoint_of, newest_run
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The file of a network, and the recipe of its run if it lies in a run folder."""
+    """The file of a network, and the recipe of its run if it lies in a run folder.
+
+    Attributes:
+        checkpoint: The file.
+        recipe: That of its run.
+        run: The run folder.
+        choice: How the file was chosen, where it was not named itself.
+    """
 
     checkpoint: Path
     recipe: Recipe | None
+    run: Path | None = None
+    choice: str | None = None
+
+    def to_json(self) -> dict[str, str | None]:
+        """Name the file and the run folder, ready for JSON."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            "run": None if self.run is None else str(self.run),
+        }
 
     def view(self, scales: tuple[float, ...] | None, flip: bool | None, tile: int | None) -> Eval:
         """Say how to look at pictures: as the recipe does, unless something else is asked for."""
@@ -36,7 +52,7 @@ def find_source(named: Path | None) -> Source:
 
     Args:
         named: A run folder, a file, or the name of a network with published weights; None is the
-            newest run.
+            newest run that has a best network.
 
     Raises:
         DrnError: There is none.
@@ -45,7 +61,12 @@ def find_source(named: Path | None) -> Source:
         name = str(named).lower().replace("-", "_")
         if name in ARCHITECTURES:
             return Source(weights_file(architecture(name).name, "imagenet"), None)
-    checkpoint = checkpoint_of(newest_run().folder if named is None else named)
+    place = newest_run().folder if named is None else named
+    checkpoint = checkpoint_of(place)
     run = Run(checkpoint.parent.parent)
-    recipe = load_recipe(str(run.recipe)).recipe if run.recipe.is_file() else None
-    return Source(checkpoint, recipe)
+    choice = "of the newest run with a best network" if named is None else None
+    if named is not None and named.is_dir() and checkpoint == run.last:
+        choice = "the run has no best network yet"
+    if not run.recipe.is_file():
+        return Source(checkpoint, None, choice=choice)
+    return Source(checkpoint, load_recipe(str(run.recipe)).recipe, run.folder, choice)

@@ -191,6 +191,8 @@ def _unwrap(content: Any, path: Path) -> Checkpoint:
         for key, value in content.items()
         if isinstance(key, str) and isinstance(value, str)
     }
+    if isinstance(progress := content.get("progress"), Mapping) and "steps" in progress:
+        metadata["steps"] = str(progress["steps"])
     for key in NESTED:
         if isinstance(content.get(key), Mapping):
             content = content[key]

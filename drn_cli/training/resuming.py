@@ -47,6 +47,7 @@ class Beginning:
         start: The checkpoint to go on from; None starts anew.
         changes: What is not as in the run so far: old and new value, by key.
         allow_changes: Whether more of them are fine.
+        named: Whether the run's folder has a name alone, and is not made yet.
     """
 
     run: Run
@@ -55,6 +56,17 @@ class Beginning:
     start: Path | None = None
     changes: Changes = field(default_factory=dict)
     allow_changes: bool = False
+    named: bool = False
+
+    def claim(self) -> "Beginning":
+        """Make the folder of a new run, under a name that no other process has.
+
+        Raises:
+            DrnError: It cannot be made.
+        """
+        if not self.named:
+            return self
+        return replace(self, run=new_run(self.name, make=True), named=False)
 
     def to_json(self) -> str:
         """Write it down, for the other processes of a job."""
@@ -95,17 +107,17 @@ def begin(request: Request) -> Beginning:
         return _go_on(*_checkpoint(Path(request.resume)), request)
     assert request.recipe is not None
     loaded = load_recipe(request.recipe, request.overrides)
-    run = Run(request.run_dir) if request.run_dir else new_run(loaded.name)
-    if _started_again():
-        run = run if request.run_dir else _run_of_this_job(loaded.name) or run
-        start = run.last if run.last.is_file() else None
-        return Beginning(run, loaded.name, loaded.recipe, start)
+    found = Run(request.run_dir) if request.run_dir else None
+    if _started_again() and (found := found or _run_of_this_job(loaded.name)):
+        start = found.last if found.last.is_file() else None
+        return Beginning(found, loaded.name, loaded.recipe, start)
+    run = found or new_run(loaded.name)
     if run.last.is_file():
         raise DrnError(
             f"{run.folder}: holds a run already",
             f"`drn train --resume {run.folder}`, or another --run-dir",
         )
-    return Beginning(run, loaded.name, loaded.recipe)
+    return Beginning(run, loaded.name, loaded.recipe, named=found is None)
 
 
 def _begin_automatically(request: Request) -> Beginning:
@@ -126,7 +138,7 @@ def _begin_automatically(request: Request) -> Beginning:
         others += 1
     if others:
         log.info("%d unfinished runs of %s have other settings; starting anew", others, loaded.name)
-    return Beginning(new_run(loaded.name), loaded.name, loaded.recipe)
+    return Beginning(new_run(loaded.name), loaded.name, loaded.recipe, named=True)
 
 
 def _go_on(run: Run, start: Path, request: Request) -> Beginning:

@@ -1,16 +1,20 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from training_runs import ALONE, prepare_in
 from typer.testing import CliRunner
 
 from drn_cli.cli.app import app
 from drn_cli.data.images import read_image, read_label
 from drn_cli.errors import DrnError
 from drn_cli.inference.loading import load_predictor
+from drn_cli.runs import Run
+from drn_cli.training.checkpoint import Progress, save_checkpoint
 
 
 def scores(result) -> dict:
@@ -78,11 +82,70 @@ def test_more_processes_than_pictures(drn, trained, own_data_folder):
 
 def test_newest_run_without_a_name(evaluate, trained, monkeypatch, matrix):
     monkeypatch.chdir(trained.cwd)
-    found = scores(evaluate("--json"))
-    assert trained.cwd / found["checkpoint"] == (
-        trained.folder / "checkpoints" / "best.safetensors"
-    )
+    result = evaluate("--json")
+    found = scores(result)
+    best = trained.folder / "checkpoints" / "best.safetensors"
+    assert trained.cwd / found["checkpoint"] == best
+    assert trained.cwd / found["run"] == trained.folder
+    assert f"weights: {best.relative_to(trained.cwd)} (of the newest run with a b" in result.stderr
     assert found["confusion_matrix"] == matrix.tolist()
+
+
+@pytest.fixture
+def with_unproven(trained, recipe_file, tmp_path) -> Path:
+    """Runs below a folder: a finished one, and a newer one that was killed before its first step.
+
+    Gives the folder of the newer one.
+    """
+    shutil.copytree(trained.cwd / "runs", tmp_path / "runs")
+    run = Run(tmp_path / "runs" / "easy" / "newer")
+    training = prepare_in(ALONE, recipe_file, ())
+    save_checkpoint(run.last, training, Progress(), 0)
+    shutil.copy(trained.folder / "recipe.yaml", run.recipe)
+    run.metrics.write_text("")
+    return run.folder
+
+
+UNTRAINED = "last.pt: checkpoint of step 0: this network has not been trained"
+
+
+def test_a_run_that_was_killed_before_its_first_step_is_used_only_when_named(
+    evaluate, with_unproven, matrix, data_folder, caplog
+):
+    newer = with_unproven.relative_to(Path.cwd())
+    assert scores(evaluate("--json"))["confusion_matrix"] == matrix.tolist()
+    image = data_folder / "pictures" / "0.png"
+    for verb in (
+        ["predict", str(image), "--out", "out"],
+        ["export", "--format", "safetensors", "--out", "out/a.safetensors", "--json"],
+    ):
+        result = CliRunner().invoke(app, verb)
+        assert result.exit_code == 0, result.output
+        assert "(of the newest run with a best network)" in result.stderr
+        assert str(newer) not in result.stderr
+    assert UNTRAINED not in caplog.text
+    for named in (newer, newer / "checkpoints" / "last.pt"):
+        caplog.clear()
+        result = evaluate(named, "--json")
+        assert scores(result)["checkpoint"] == str(newer / "checkpoints" / "last.pt")
+        assert UNTRAINED in caplog.text
+        assert ("(the run has no best network yet)" in result.stderr) == (named == newer)
+    # The report shows the newest run, also while it trains.
+    reported = CliRunner().invoke(app, ["report", "--pictures", "0", "--json"])
+    assert json.loads(reported.stdout)["run"] == str(newer)
+    assert f"run: {newer} (the one that measured last)" in reported.stderr
+
+
+def test_without_a_best_network_all_verbs_say_so(evaluate, with_unproven, data_folder):
+    for run in with_unproven.parent.iterdir():
+        if run != with_unproven:
+            shutil.rmtree(run)
+    image = str(data_folder / "pictures" / "0.png")
+    for words in (["eval"], ["predict", image], ["localize", image], ["export"]):
+        result = CliRunner().invoke(app, words)
+        assert isinstance(result.exception, DrnError)
+        assert "no run here has a best network yet" in str(result.exception)
+        assert "runs/easy/newer" in str(result.exception)
 
 
 def test_run_folder_best_and_last(evaluate, trained, read_metrics):

@@ -55,7 +55,7 @@ def _place(source: "Source", data: Path | None) -> tuple[Path, str | None]:
 
 
 def _about(source: "Source", split: str) -> dict[str, Any]:
-    return {"checkpoint": str(source.checkpoint), "split": split}
+    return {**source.to_json(), "split": split}
 
 
 def _segmentation(

@@ -119,7 +119,7 @@ def _tell(
     asked: Asked,
 ) -> None:
     told = {
-        "checkpoint": str(source.checkpoint),
+        **source.to_json(),
         "of": asked.of,
         "see": asked.see,
         **scores.to_json(),

@@ -181,7 +181,7 @@ def _report(
         )
         console.note(f"written: {asked.csv}")
     if asked.as_json:
-        told = {"checkpoint": str(source.checkpoint), "of": asked.of, "see": asked.see}
+        told = {**source.to_json(), "of": asked.of, "see": asked.see}
         console.emit_json(told | {"localized": list(found), "failed": list(failed)})
     else:
         if len(rows) <= SHOWN:

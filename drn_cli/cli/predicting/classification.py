@@ -168,7 +168,7 @@ def _report(
     if wanted.as_json:
         console.emit_json(
             {
-                "checkpoint": str(source.checkpoint),
+                **source.to_json(),
                 "view": classifier.view,
                 "classified": found,
                 "skipped": skipped,

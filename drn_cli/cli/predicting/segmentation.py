@@ -219,7 +219,7 @@ def _report(source: "Source", tallies: Sequence[Tally], seconds: float, wanted: 
     if wanted.as_json:
         console.emit_json(
             {
-                "checkpoint": str(source.checkpoint),
+                **source.to_json(),
                 "written": in_order(tally.files for tally in tallies),
                 "skipped": skipped,
                 "failed": failed,
