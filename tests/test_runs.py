@@ -70,6 +70,23 @@ def test_a_folder_that_cannot_be_made_is_an_error_in_one_line(tmp_path: Path) ->
         new_run("camvid", tmp_path, make=True)
 
 
+def test_the_lock_of_a_run_is_neither_emptied_nor_taken_through_a_link(tmp_path: Path) -> None:
+    precious = tmp_path / "precious.txt"
+    precious.write_text("precious")
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    lock = run.folder / ".lock"
+    lock.symlink_to(precious)
+    with pytest.raises(DrnError, match=r"\.lock: is a symbolic link"), run.claimed():
+        pass
+    assert not run.in_use()
+    lock.unlink()
+    lock.write_text("kept")
+    with run.claimed():
+        pass
+    assert (precious.read_text(), lock.read_text()) == ("precious", "kept")
+
+
 def test_files_of_a_run(tmp_path: Path) -> None:
     run = Run(tmp_path)
     names = [

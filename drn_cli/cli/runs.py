@@ -70,8 +70,11 @@ def _look_at(run: Run) -> _Found:
 
 
 def _changed(run: Run) -> datetime:
-    """Say when a run folder last changed; it stands in for the start that the run does not tell."""
-    return datetime.fromtimestamp(run.folder.stat().st_mtime, UTC)
+    """Return when a run folder last changed; stands in for a start that the run does not name."""
+    try:
+        return datetime.fromtimestamp(run.folder.stat().st_mtime, UTC)
+    except (OSError, ValueError, OverflowError):
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def _print(found: list[_Found], root: Path) -> None:

@@ -1,12 +1,13 @@
 """What a run measured, read back from metrics.jsonl and best.json while it may still be written."""
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drn_cli.errors import DrnError
-from drn_cli.files import parse_json, read_json
+from drn_cli.files import parse_json, read_bytes, read_json
 
 Record = dict[str, Any]
 
@@ -64,7 +65,10 @@ def number(record: Record, name: str) -> float | None:
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
 
 
 def read_history(path: Path) -> History:
@@ -73,12 +77,9 @@ def read_history(path: Path) -> History:
     Raises:
         DrnError: The file is there and cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return History()
-    except OSError as error:
-        raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
+    text = read_bytes(path).decode(errors="replace")
     whole, _, _ = text.rpartition("\n")  # what follows is being written, or was when it crashed
     records = [_record(line) for line in whole.splitlines() if line.strip()]
     read = [record for record in records if record is not None]
@@ -111,7 +112,7 @@ def read_scores(path: Path, fallback: Record | None) -> Record | None:
     Raises:
         DrnError: The file is there and cannot be read.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return fallback
     scores = read_json(path)
     if not isinstance(scores, dict):

@@ -1,5 +1,6 @@
 """A run in a line: which network, how far, how good."""
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 import yaml
 
 from drn_cli.errors import DrnError
-from drn_cli.files import read_json
+from drn_cli.files import decode_text, read_bytes, read_json
 from drn_cli.report.history import SCORE, History, Record, number, read_history
 from drn_cli.runs import Run
 
@@ -75,7 +76,7 @@ def summarise(run: Run) -> Summary:
         DrnError: recipe.yaml is missing, or a file cannot be read.
     """
     network, task, epochs = _recipe(run)
-    environment = read_json(run.environment) if run.environment.is_file() else {}
+    environment = read_json(run.environment) if os.path.lexists(run.environment) else {}
     if not isinstance(environment, dict):
         raise DrnError(f"{run.environment}: should hold an object")
     history = read_history(run.metrics)
@@ -87,31 +88,37 @@ def summarise(run: Run) -> Summary:
 
 def _recipe(run: Run) -> tuple[str, str, float]:
     """Read network, task and epochs, without asking for the rest to be what it is today."""
+    if not os.path.lexists(run.recipe):
+        raise DrnError(f"{run.folder}: no run folder, it has no {run.recipe.name}")
+    text = decode_text(read_bytes(run.recipe), str(run.recipe))
     try:
-        recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
+        recipe = yaml.safe_load(text)
         network, task = recipe["model"]["arch"], recipe["task"]
-        epochs = float(recipe["train"]["epochs"])
-    except FileNotFoundError as error:
-        raise DrnError(f"{run.folder}: no run folder, it has no {run.recipe.name}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DrnError(f"{run.recipe}: cannot be read: {error}") from error
+        epochs = number(recipe["train"], "epochs")
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise DrnError(f"{run.recipe}{line}: not valid YAML") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except RecursionError as error:
+        raise DrnError(f"{run.recipe}: not usable YAML: nested too deep") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DrnError(f"{run.recipe}: not a recipe: lacks task, model or train") from error
-    if task not in SCORE:
-        raise DrnError(f"{run.recipe}: task: {task!r} is none of {', '.join(SCORE)}")
-    return str(network), task, epochs
+    if not isinstance(task, str) or task not in SCORE:
+        shown = repr(task) if isinstance(task, str) else f"a {type(task).__name__}"
+        raise DrnError(f"{run.recipe}: task: {shown} is none of {', '.join(SCORE)}")
+    if not isinstance(network, str):
+        raise DrnError(f"{run.recipe}: model.arch: a {type(network).__name__}, not a name")
+    if epochs is None:
+        raise DrnError(f"{run.recipe}: train.epochs: is no number")
+    return network, task, epochs
 
 
 def _time(written: object) -> datetime | None:
     try:
         time = datetime.fromisoformat(str(written))
-    except ValueError:
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _state(history: History, epochs: float) -> State:

@@ -1,6 +1,7 @@
 """`drn runs`: mostly in this process; the run folders hold what the listing reads, and no more."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -127,3 +128,81 @@ def test_listing_is_quick_to_start(root: Path, drn) -> None:
     )
     done = type(drn)(drn.cwd, (sys.executable, "-c", script))("runs", root, "--json")
     assert done.stdout.splitlines()[-1] == "False False"
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+DIGITS = "9" * 5000
+GARBAGE = b"\x80\x02\xff\x00PNG" * 100
+LINE = '{"kind": "train", "step": 9, "epoch": 1, "loss": 0.5}\n'
+
+# What one file of a run holds, and whether the run is still told of in a whole row.
+HOSTILE = [
+    ("recipe.yaml", DEEP, False),
+    ("recipe.yaml", GARBAGE, False),
+    ("recipe.yaml", "", False),
+    ("recipe.yaml", "- a\n- b\n", False),
+    ("recipe.yaml", f"task: segmentation\nmodel: {{arch: a}}\ntrain: {{epochs: {DIGITS}}}", False),
+    ("recipe.yaml", "task: segmentation\nmodel: {arch: a}\ntrain: {epochs: .nan}", False),
+    ("recipe.yaml", "task: segmentation\nmodel: {arch: a}\ntrain: 7", False),
+    ("recipe.yaml", "task: [segmentation]\nmodel: {arch: a}\ntrain: {epochs: 1}", False),
+    ("recipe.yaml", "task: segmentation\nmodel: {arch: [a]}\ntrain: {epochs: 1}", False),
+    ("environment.json", DEEP, False),
+    ("environment.json", f'{{"seed": {DIGITS}}}', False),
+    ("environment.json", GARBAGE, False),
+    ("environment.json", "[]", False),
+    ("environment.json", '{"started": "0001-01-01T00:00:00+14:00"}', True),
+    ("environment.json", '{"started": {"a": NaN}, "cores": Infinity}', True),
+    ("metrics.jsonl", f"{DEEP}\n{LINE}", True),
+    ("metrics.jsonl", f'{{"kind": "train", "step": {DIGITS}}}\n{LINE}', True),
+    ("metrics.jsonl", f'{{"kind": "val", "step": 1{"0" * 400}}}\n{LINE}', True),
+    (
+        "metrics.jsonl",
+        f'{{"kind": "val", "step": 9, "epoch": NaN, "miou": Infinity}}\n{LINE}',
+        True,
+    ),
+    ("metrics.jsonl", f'{{"kind": ["val"], "step": 9, "miou": 1{"0" * 400}}}\n{LINE}', True),
+    ("metrics.jsonl", f'{LINE}{{"kind": "train", "st', True),
+    ("metrics.jsonl", GARBAGE + b"\n" + LINE.encode(), True),
+    ("best.json", DEEP, True),
+    ("best.json", f'{{"miou": {DIGITS}}}', True),
+    ("best.json", GARBAGE, True),
+    ("best.json", '{"iou": {"a": "b", "c": [1]}, "confusion_matrix": [[1, 2], ["x"]]}', True),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "whole"), HOSTILE)
+def test_a_damaged_file_is_a_matter_of_its_run_alone(root: Path, name, content, whole) -> None:
+    """The list stays complete and valid JSON; a report is written, or refused in one line."""
+    make(root / "bad", 20, {"kind": "val", "step": 1, "epoch": 1, "miou": 0.5})
+    content = content if isinstance(content, bytes) else content.encode()
+    (root / "bad" / name).write_bytes(content)
+    done = list_runs("--json")
+    assert done.exit_code == 0, done.output
+    listed = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert len(listed) == 6
+    [row] = [run for run in listed if run["run"] == "runs/bad"]
+    assert ("problem" not in row) == whole
+    if not whole:
+        assert row["problem"].startswith(f"runs/bad/{name}")
+        assert "\n" not in row["problem"]
+    assert list_runs().exit_code == 0
+    reported = CliRunner().invoke(app, ["report", "runs/bad", "--pictures", "0"])
+    if whole:
+        assert reported.exit_code == 0, reported.output
+        assert (root / "bad" / "report.html").is_file()
+    else:
+        assert isinstance(reported.exception, DrnError)
+        assert str(reported.exception).startswith(f"runs/bad/{name}")
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "environment.json", "metrics.jsonl"])
+def test_a_pipe_or_a_dead_link_in_place_of_a_file_is_a_broken_run(root: Path, name: str) -> None:
+    for make_it in (os.mkfifo, lambda path: path.symlink_to("nowhere")):
+        folder = root / f"bad_{make_it.__name__}"
+        make(folder, 20)
+        (folder / name).unlink()
+        make_it(folder / name)
+    listed = json.loads(list_runs("--json").stdout)
+    problems = [run["problem"] for run in listed if run["run"].startswith("runs/bad_")]
+    assert len(problems) == 2
+    assert all(problem.startswith("runs/bad_") for problem in problems)

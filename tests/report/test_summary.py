@@ -103,7 +103,7 @@ def test_a_recipe_of_another_version_is_enough(run: Run) -> None:
         ("a: b\n  c: [", r"recipe\.yaml:2: not valid YAML"),
         ("- 1", "not a recipe"),
         ("task: x\nmodel: {arch: y}\ntrain: {epochs: 1}", "task: 'x' is none of"),
-        ("task: segmentation\nmodel: {arch: y}\ntrain: {epochs: many}", "not a recipe"),
+        ("task: segmentation\nmodel: {arch: y}\ntrain: {epochs: many}", "epochs: is no number"),
     ],
 )
 def test_a_broken_recipe_is_named(run: Run, text: str | None, said: str) -> None:
