@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from drn_cli.errors import DrnError
 
+FORMULA = re.compile(r"'*[=+\-@\t]")  # text that spreadsheets compute, or that was kept from it
 NAME_MAX = 255  # bytes of a file's name, on every file system in use
 
 
@@ -158,10 +159,29 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table whose text no spreadsheet computes: formulas get an apostrophe in front."""
     with atomic(path) as temporary, _opened(temporary) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerow(map(_csv_cell, header))
+        writer.writerows(map(_csv_cell, row) for row in rows)
+
+
+def _csv_cell(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace("\r", "\\r")  # the writer would not quote it, and readers end a row there
+    if not FORMULA.match(cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def csv_text(cell: str) -> str:
+    """Return the text that `write_csv` wrote as a cell."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def _opened(path: Path) -> IO[str]:

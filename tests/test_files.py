@@ -1,3 +1,4 @@
+import csv
 import os
 import stat
 import subprocess
@@ -13,11 +14,13 @@ from drn_cli.errors import DrnError
 from drn_cli.files import (
     atomic,
     atomic_folder,
+    csv_text,
     move_together,
     open_append,
     open_lock,
     parse_json,
     read_json,
+    write_csv,
     write_json,
     write_text,
 )
@@ -340,3 +343,14 @@ def test_lock_of_a_folder_that_is_a_link_leaves_what_it_names(
     with pytest.raises(DrnError, match=r"\.lock: is a symbolic link"), lock(tmp_path):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+a", "-a.png", "@SUM(1)", "\t=1", "'=1", "''-a"])
+def test_csv_files_hold_formulas_as_text_that_can_be_read_back(tmp_path: Path, text: str) -> None:
+    write_csv(tmp_path / "a.csv", ["name", text], [(text, -0.5), ("it's\r", "-0.250000")])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        header, row, plain = csv.reader(file)
+    assert header == ["name", f"'{text}"]
+    assert row == [f"'{text}", "-0.5"]
+    assert plain == ["it's\\r", "-0.250000"]
+    assert [csv_text(cell) for cell in (*row, *plain)] == [text, "-0.5", *plain]

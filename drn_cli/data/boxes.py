@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from drn_cli.data.prepare.imagenet.boxes import CORNERS, HEADER, parse_xml, read_solution
 from drn_cli.errors import DrnError
+from drn_cli.files import csv_text
 
 TINY_VAL, TINY_TRAIN = "val_annotations.txt", "_boxes.txt"
 
@@ -102,7 +103,7 @@ def _table(lines: Sequence[str], path: Path) -> Iterator[tuple[str, Box]]:
         where = f"{path}:{rows.line_num}"
         if len(row) != len(header):
             raise DrnError(f"{where}: has {len(row)} columns, not {len(header)}")
-        yield row[0], _box(row[1], row[2:], where)
+        yield csv_text(row[0]), _box(csv_text(row[1]), row[2:], where)
 
 
 def _tiny(lines: Iterable[str], path: Path) -> Iterator[tuple[str, Box]]:

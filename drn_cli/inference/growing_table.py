@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from drn_cli.errors import DrnError
-from drn_cli.files import hidden_beside, open_append, write_csv
+from drn_cli.files import csv_text, hidden_beside, open_append, write_csv
 
 
 class GrowingTable:
@@ -44,15 +44,16 @@ class GrowingTable:
             part.parent.mkdir(parents=True, exist_ok=True)
             if part not in self._before:
                 part.unlink(missing_ok=True)
-            elif (end := _whole_lines(part)) < part.stat().st_size:
-                os.truncate(part, end)
             self._file = open_append(part)
+            os.truncate(self._file.fileno(), _whole_lines(part))
         except OSError as error:
             raise DrnError(f"{part}: cannot be written: {error.strerror or error}") from error
 
     def add(self, row: Sequence[object]) -> None:
         """Add a row; it is kept even if the process is killed."""
-        csv.writer(self._file, lineterminator="\n").writerow(row)
+        cells = (str(cell).encode(errors="backslashreplace").decode() for cell in row)
+        cells = (cell.replace("\r", "\\r") for cell in cells)  # the writer would not quote it
+        csv.writer(self._file, lineterminator="\n").writerow(cells)
         self._file.flush()
 
     def end(self) -> None:
@@ -83,7 +84,9 @@ class GrowingTable:
                 text = path.read_bytes()[: _whole_lines(path)].decode()
             except (OSError, UnicodeDecodeError) as error:
                 raise DrnError(f"{path}: cannot be read: {error}") from error
-            rows = csv.reader(io.StringIO(text, newline=""))
+            rows: Iterator[list[str]] = csv.reader(io.StringIO(text, newline=""))
+            if path == self.path:  # parts hold the text as it is
+                rows = (list(map(csv_text, row)) for row in rows)
             if path == self.path and next(rows, None) != self.header:
                 raise DrnError(
                     f"{path}: has other columns than {','.join(self.header)}",

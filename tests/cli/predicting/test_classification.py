@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,13 @@ from drn_cli.data.folders import Statistics
 from drn_cli.data.images import read_image
 from drn_cli.data.resized_crop import centre_crop, ten_crops
 from drn_cli.errors import DrnError
+from drn_cli.files import csv_text
 from drn_cli.inference.told import record
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.models import DRN
 
-NAMES = ("cat", "dog", "tea pot", "crane, bird")
+NAMES = ("cat", "=dog()", "tea pot", "crane, bird")
 CROP, RESIZE = 64, 72
 STATISTICS = Statistics((0.4, 0.5, 0.6), (0.3, 0.25, 0.2))
 PICTURES = ("photos/a.png", "photos/b.jpg", "photos/c.png", "photos/deep/d.png")
@@ -84,7 +87,7 @@ def expected(model: DRN) -> Callable[..., Tensor]:
 
 def rows(path: str) -> list[list[str]]:
     with Path(path).open(newline="") as file:
-        return list(csv.reader(file))
+        return [[csv_text(cell) for cell in row] for row in csv.reader(file)]
 
 
 def assert_classes(
@@ -185,6 +188,22 @@ def test_only_what_the_csv_lacks_is_classified(classify, photos):
     again = classify("photos", "--csv", "classes.csv", "--skip-existing")
     assert "0 pictures classified" in again.stdout
     assert "3 were there already" in again.stdout
+
+
+def test_names_that_are_formulas_stay_text_and_are_known_again(classify, photos):
+    names = ["=1+1.png", "-a.png", "'@b.png", os.fsdecode(b"caf\xe9.png")]
+    for name in names:
+        shutil.copy(photos / "a.png", name)
+    words = [f"./{name}" if name.startswith("-") else name for name in names]
+    assert classify(*words, "--csv", "a.csv", "--json").exit_code == 0
+    lines = Path("a.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == [
+        "'=1+1.png", "'-a.png", "''@b.png", "caf\\udce9.png",
+    ]  # fmt: skip
+    assert all("'=dog()" in line for line in lines)
+    again = json.loads(classify(*words[:3], "--csv", "a.csv", "--skip-existing", "--json").stdout)
+    assert (again["classified"], again["skipped"]) == ([], 3)
+    assert Path("a.csv").read_text().splitlines()[1:] == lines
 
 
 def test_csv_of_another_number_of_classes_is_not_gone_on_with(classify, photos):
