@@ -69,6 +69,22 @@ def encode(
     return file.getvalue()
 
 
+def check_place(out: Path, path: Path) -> None:
+    """Refuse a file whose folder below the output folder is reached through a symbolic link.
+
+    Raises:
+        DrnError: It is.
+    """
+    for folder in path.parents:
+        if folder == out:
+            return
+        if folder.is_symlink():
+            raise DrnError(
+                f"{folder}: is a symbolic link, and nothing is written through it",
+                "remove it or choose another --out",
+            )
+
+
 def write_prediction(
     out: Path,
     name: str,
@@ -84,11 +100,12 @@ def write_prediction(
         The files by their kind.
 
     Raises:
-        DrnError: A file cannot be written.
+        DrnError: A file cannot be written, or would be through a symbolic link.
     """
     files = {}
     for kind in kinds:
         path = output_path(out, kind, name)
+        check_place(out, path)
         with atomic(path, durable=False) as temporary:
             temporary.write_bytes(encode(kind, image, classes, probabilities, class_set))
         files[str(kind)] = str(path)
@@ -111,8 +128,10 @@ def writing_below(out: Path) -> Iterator[None]:
     the process that has it.
 
     Raises:
-        DrnError: The folder cannot be made or written.
+        DrnError: The folder cannot be made or written, or one in it is a symbolic link.
     """
+    for kind in KINDS:
+        check_place(out, out / kind / "any")
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = open_lock(out / LOCK)

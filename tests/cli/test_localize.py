@@ -327,3 +327,15 @@ def test_usage_errors(drn_localize: Localize, photos: Path, words: list[str]) ->
     result = drn_localize(photos, *words)
     assert result.exit_code == 2, result.output
     assert words[0] in result.stderr
+
+
+def test_nothing_is_written_through_a_link_in_the_output_folder(
+    drn_localize: Localize, photos: Path
+) -> None:
+    Path("elsewhere").mkdir()
+    Path("localized/heatmap").mkdir(parents=True)
+    Path("localized/heatmap/deep").symlink_to(Path("elsewhere").resolve())
+    result = drn_localize(photos)
+    assert isinstance(result.exception, DrnError)
+    assert "localized/heatmap/deep: is a symbolic link" in str(result.exception)
+    assert not list(Path("elsewhere").iterdir())

@@ -117,6 +117,7 @@ def _write(
     from drn_cli.data.images import image_png
     from drn_cli.files import atomic
     from drn_cli.inference.heat_maps import arrays, heat_overlay
+    from drn_cli.inference.outputs import check_place
 
     boxes = found.boxes(classes, asked.thresholds)
     contents: dict[Path, bytes] = {}
@@ -129,6 +130,7 @@ def _write(
         content = arrays(found, classes, classifier.names, boxes, asked.thresholds)
         contents[out / "array" / f"{picture.name}{ENDINGS['array']}"] = content
     for path, content in contents.items():
+        check_place(out, path)
         with atomic(path, durable=False) as temporary:
             temporary.write_bytes(content)
     limits = [None if limit == float("-inf") else limit for limit in asked.thresholds]

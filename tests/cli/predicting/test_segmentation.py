@@ -180,3 +180,25 @@ def test_names_that_are_no_utf8_do_no_harm(predict, photos, files_in):
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
     assert f"index/{Path(good).stem}.png" in files_in(Path("predictions"))
+
+
+@pytest.mark.parametrize("link", [".lock", "index", "overlay/deep", "index/a.png"])
+def test_nothing_is_written_through_a_link_in_the_output_folder(predict, photos, link):
+    """A linked file is replaced, anything else refused."""
+    place, target = Path("predictions", link), Path("elsewhere")
+    place.parent.mkdir(parents=True)
+    if link.endswith((".png", ".lock")):
+        target.write_text("mine")
+    else:
+        target.mkdir()
+        (target / ".a.png.01234567.tmp").write_text("mine")
+    before = [path.read_bytes() for path in (*target.glob("*"), target) if path.is_file()]
+    place.symlink_to(target.resolve())
+    result = predict("photos")
+    if link.endswith(".png"):
+        assert result.exit_code == 0, result.output
+        assert not place.is_symlink()
+    else:
+        assert isinstance(result.exception, DrnError)
+        assert f"{place}: is a symbolic link" in str(result.exception)
+    assert before == [path.read_bytes() for path in (*target.glob("*"), target) if path.is_file()]
