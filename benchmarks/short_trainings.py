@@ -116,7 +116,8 @@ def command_of(args: argparse.Namespace, recipe: Path, folder: Path, trainings: 
     if args.mode == "pytest":
         # The plugin prints stacks before the limit of this script ends the process.
         settings = str(ROOT / "pyproject.toml")
-        command = [sys.executable, "-X", "faulthandler", "-m", "pytest", "-q", "-n", "1", "--cov"]
+        command = [sys.executable, "-X", "faulthandler", "-m", "pytest", "-q", "-n", "1"]
+        command += [f"--cov={ROOT / 'drn_cli'}"]
         command += ["-c", settings, f"--rootdir={ROOT}", f"--basetemp={folder / 'tmp'}"]
         command += [f"--cov-config={settings}", "--cov-report=", "--cov-fail-under=0"]
         command += ["-o", f"faulthandler_timeout={args.limit}", str(ROOT / TEST)]
