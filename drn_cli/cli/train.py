@@ -114,6 +114,7 @@ def train(
 
 def _show_plan(request: "Request", options: "LaunchOptions", as_json: bool) -> int:
     """Print what would be done and what is missing for it; give the exit code."""
+    from drn_cli.distributed.cluster import expected_processes
     from drn_cli.recipe.loading import resolved_yaml
     from drn_cli.training.plan import make_plan
     from drn_cli.training.resuming import begin
@@ -126,9 +127,13 @@ def _show_plan(request: "Request", options: "LaunchOptions", as_json: bool) -> i
         folder=beginning.run.folder,
     )
     start = str(beginning.start) if beginning.start else None
+    expected = expected_processes()
     obstacles = [*plan.missing, *_changed_data(beginning, found=plan.train_pictures is not None)]
+    if expected is not None:
+        console.warn(f"a run would begin by {expected.text}; {expected.remedy}")
     if as_json:
-        console.emit_json({**plan.to_json(), "missing": obstacles, "start": start})
+        waits = expected.text if expected else None
+        console.emit_json({**plan.to_json(), "missing": obstacles, "start": start, "waits": waits})
         return 1 if obstacles else 0
     typer.echo(f"# {beginning.name}\n{resolved_yaml(beginning.recipe)}")
     table = console.table("plan", "")

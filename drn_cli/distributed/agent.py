@@ -4,20 +4,30 @@ import logging
 import os
 import secrets
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
+from torch.distributed.elastic.agent.server.api import (
+    RunResult,
+    WorkerGroup,
+    WorkerSpec,
+    WorkerState,
+)
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import LogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousHandler
 
-from drn_cli.distributed.group import ATTEMPT
+from drn_cli.distributed.group import ATTEMPT, FAILED, store_of
+from drn_cli.distributed.heartbeat import GRACE, Stall, Watch, is_halted
 from drn_cli.distributed.launch import stop_signals
+
+HALTED = 10.0  # seconds that a stopped process gets after the job was asked to stop
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +59,7 @@ def spec_of(
 
 
 class Agent(LocalElasticAgent):
-    """torchrun's agent, of which three things are changed.
+    """torchrun's agent, of which four things are changed.
 
     * A signal that asks the job to stop is passed on to the processes, and the agent goes on
       watching them. torchrun's own would give them 30 seconds and leave, and know no SIGUSR1.
@@ -58,6 +68,8 @@ class Agent(LocalElasticAgent):
     * Each attempt gets a name, by which its processes keep apart what they write into the store
       (see `drn_cli.distributed.group.join`). The store outlives a restart, and processes that
       find the addresses of the attempt before wait for the dead.
+    * A process that holds the others up for too long is killed, and counts as failed (see
+      `drn_cli.distributed.heartbeat`).
 
     Args:
         spec: What to run.
@@ -68,7 +80,10 @@ class Agent(LocalElasticAgent):
     def __init__(self, spec: WorkerSpec, logs_specs: LogsSpecs, code_file: Path) -> None:
         super().__init__(spec, logs_specs)
         self.asked: signal.Signals | None = None
+        self.stall: Stall | None = None
+        self._asked_at = 0.0
         self._stop_signals = stop_signals()
+        self._watch: Watch | None = None
         self._code_file = code_file
         self._failures: dict[int, ProcessFailure] = {}
 
@@ -107,16 +122,56 @@ class Agent(LocalElasticAgent):
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._code_file.unlink(missing_ok=True)
-        self._failures = {}
+        self._failures, self.stall = {}, None
         started: dict[int, Any] = super()._start_workers(worker_group)
+        self._watch = self._watch_over(worker_group, started)
         return started
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
+        if result.state == WorkerState.HEALTHY:
+            result = self._end_stalled(worker_group) or result
         self._failures = result.failures
         if self._failures and self._code_file.is_file():  # it would fail again
             self._remaining_restarts = 0
         return result
+
+    def _watch_over(self, worker_group: WorkerGroup, started: Mapping[int, int]) -> Watch | None:
+        if not worker_group.spec.rdzv_handler.use_agent_store:
+            return None  # the first process holds the store, and may be the one that hangs
+        workers = worker_group.workers
+        local = {worker.global_rank: started[worker.local_rank] for worker in workers}
+        return Watch(self._attempt_store(worker_group), workers[0].world_size, local)
+
+    @staticmethod
+    def _attempt_store(worker_group: WorkerGroup) -> Any:
+        address, port = worker_group.master_addr, worker_group.master_port
+        assert address is not None and port is not None
+        return store_of(os.environ[ATTEMPT], address, int(port), timedelta(seconds=30))
+
+    def _end_stalled(self, worker_group: WorkerGroup) -> RunResult | None:
+        """Kill the processes of this machine that hold the job up, if it was for too long."""
+        local = {worker.global_rank: worker.id for worker in worker_group.workers}
+        stall = self._watch.stall() if self._watch is not None else None
+        if self.asked is not None and time.monotonic() - self._asked_at > HALTED:
+            halted = tuple(rank for rank, process in local.items() if is_halted(process))
+            if halted:
+                text = f"rank {halted[0]} is stopped, and cannot answer {self.asked.name}"
+                stall = Stall(halted, text, 0.0)
+        if stall is None:
+            return None
+        ranks = [rank for rank in stall.ranks if rank in local]
+        if not ranks and stall.overdue < GRACE:
+            return None  # the machine of those ranks ends them
+        self.stall = stall
+        with suppress(RuntimeError):  # the others, which miss them, need not say so
+            self._attempt_store(worker_group).add(FAILED, 1)
+        failures = {}
+        for rank in ranks or local:
+            with suppress(ProcessLookupError):
+                os.killpg(local[rank], signal.SIGKILL)  # with its data loader workers
+            failures[rank] = ProcessFailure(rank, local[rank], -signal.SIGKILL, "")
+        return RunResult(state=WorkerState.FAILED, failures=failures)
 
     def _restart_workers(self, worker_group: WorkerGroup) -> None:
         if self.asked is not None:  # a machine came or went meanwhile
@@ -125,9 +180,8 @@ class Agent(LocalElasticAgent):
         if self._failures:
             rank, failure = first_failure(self._failures)
             logger.warning(
-                "process %d %s; all start again (%d of %d)",
-                rank,
-                ending(failure),
+                "%s; all start again (%d of %d)",
+                self.stall.text if self.stall else f"process {rank} {ending(failure)}",
                 spec.max_restarts - self._remaining_restarts,
                 spec.max_restarts,
             )
@@ -154,7 +208,8 @@ class Agent(LocalElasticAgent):
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
         again = self.asked is not None and number == signal.SIGINT
-        self.asked = self.asked or signal.Signals(number)
+        if self.asked is None:
+            self.asked, self._asked_at = signal.Signals(number), time.monotonic()
         self._remaining_restarts = 0
         told = [self._tell(worker.id, number) for worker in self.get_worker_group().workers]
         if again or not any(told):

@@ -1,12 +1,19 @@
 """SLURM: the tasks of one `srun` become the processes of one job."""
 
+import logging
 import os
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from drn_cli.errors import DrnError
 
 # Below the ports that Linux gives to outgoing connections, which start at 32768.
 FIRST_PORT, PORTS = 10000, 20000
+
+log = logging.getLogger(__name__)
 
 
 def slurm_tasks() -> int:
@@ -95,3 +102,85 @@ def _told(*names: str) -> str:
         f"srun started {tasks} tasks, but {names[0]} is not set",
         "start the processes with torchrun or --gpus",
     )
+
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The processes that this one has to wait for, because its environment says so.
+
+    Attributes:
+        text: What is waited for, where, and which variable is the reason.
+        remedy: How to train without them.
+    """
+
+    text: str
+    remedy: str
+
+
+def expected_processes() -> Expected | None:
+    """Return what this process will wait for; None where it is alone or an agent started it.
+
+    The variables may be left over from another job, or from the shell of a SLURM allocation.
+
+    Raises:
+        DrnError: The variables of a job are set, but not all, or not to numbers.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's agent has started the others
+        return None
+    tasks = slurm_tasks()
+    by_slurm = tasks > 1 and os.environ.get("RANK") in (None, os.environ.get("SLURM_PROCID"))
+    if by_slurm:
+        join_slurm()
+    elif not ("RANK" in os.environ and "WORLD_SIZE" in os.environ):
+        return None
+    present = [name for name in VARIABLES if name in os.environ]
+    leave = "unset " + " ".join(["SLURM_STEP_NUM_TASKS"] * by_slurm + present)
+    remedy = f"to train without them: `{leave}`, and start again"
+    rank, world, port = (_number(name, leave) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    if not os.environ.get("MASTER_ADDR"):
+        raise DrnError(f"WORLD_SIZE={world} is set, but not MASTER_ADDR", remedy)
+    if world == 1:
+        return None
+    place = f"{os.environ['MASTER_ADDR']}:{port}"
+    reason = f"SLURM_STEP_NUM_TASKS={tasks}" if by_slurm else f"WORLD_SIZE={world}"
+    others = f"{world - 1} more process{'es' if world > 2 else ''}" if rank == 0 else "process 0"
+    return Expected(f"waiting for {others} at {place} because {reason} is set", remedy)
+
+
+def _number(name: str, leave: str) -> int:
+    text = os.environ.get(name, "")
+    if not text.isdecimal():
+        problem = f"is {text!r}, not a number" if text else "is not set"
+        raise DrnError(
+            f"RANK and WORLD_SIZE are set, but {name} {problem}",
+            f"to train in a single process: `{leave}`; to start several: --gpus N",
+        )
+    return int(text)
+
+
+@contextmanager
+def waiting_announced(remind: float = 60.0) -> Iterator[None]:
+    """Say what is waited for, at once, and how to leave, if that takes long.
+
+    Args:
+        remind: Seconds after which the way out is named.
+    """
+    expected = expected_processes()
+    if expected is None:
+        yield
+        return
+    # Of the tasks of a step one line is enough.
+    if os.environ["RANK"] == "0" or slurm_tasks() == 1:
+        log.info("%s", expected.text)
+    late = threading.Timer(
+        remind, lambda: log.warning("still %s; %s", expected.text, expected.remedy)
+    )
+    late.daemon = True
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()

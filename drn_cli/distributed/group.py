@@ -14,11 +14,18 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, TCPStore  # public, but nowhere exported
 
-from drn_cli.distributed.cluster import join_slurm, slurm_tasks
+from drn_cli.distributed.cluster import (
+    expected_processes,
+    join_slurm,
+    slurm_tasks,
+    waiting_announced,
+)
+from drn_cli.distributed.heartbeat import Progress
 from drn_cli.errors import DrnError, FaultError
 
 Item = TypeVar("Item")
 
+FAILED = "drn/failed"  # in the store: how many processes have failed
 ATTEMPT = "DRN_ATTEMPT"  # set by `drn_cli.distributed.agent`: the name of this attempt
 
 
@@ -30,11 +37,13 @@ class Group:
         rank: Number of this process, from 0.
         world: Number of processes.
         device: Where this process computes.
+        progress: Where an agent of ours watches the processes, what it is shown.
     """
 
     rank: int
     world: int
     device: torch.device
+    progress: Progress | None = None
 
     @property
     def first(self) -> bool:
@@ -85,6 +94,25 @@ class Group:
         """Return when every process has come here."""
         self.any(False)
 
+    def watch(self, limit: float | None) -> None:
+        """Let the agent end a process that holds the others up for longer than `limit` seconds.
+
+        From here on, `advance` has to be called whenever work was done.
+        """
+        if self.progress is None or limit is None:
+            return
+        self.progress.limit = limit
+        # Of both limits, ours is the one that names the process.
+        patience = timedelta(seconds=max(1800.0, 2 * limit))
+        set_timeout = getattr(dist, "set_timeout", dist.distributed_c10d._set_pg_timeout)
+        if self.world > 1:
+            set_timeout(patience)
+
+    def advance(self, doing: str | None = None, step: int | None = None) -> None:
+        """Report that the work advanced: what comes next, after which step, if that is new."""
+        if self.progress is not None:
+            self.progress.report(doing, step)
+
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """Take this process's share: every item belongs to exactly one process, none twice."""
         return items[self.rank :: self.world]
@@ -105,7 +133,7 @@ def first_to_fail() -> bool:
         return True
     attempt = _attempt() or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        return _store(attempt, timedelta(seconds=10)).add("drn/failed", 1) == 1
+        return _store(attempt, timedelta(seconds=10)).add(FAILED, 1) == 1
     except (KeyError, RuntimeError):  # twice is better than not at all
         return True
 
@@ -127,11 +155,14 @@ def join() -> Iterator[Group]:
         return
     device = torch.device("cpu")
     if on_gpu:
-        device = torch.device("cuda", _own_gpu(int(os.environ["LOCAL_RANK"])))
+        device = torch.device("cuda", _own_gpu(int(os.environ.get("LOCAL_RANK", "0"))))
         torch.cuda.set_device(device)
     with _losses_told():
         _meet("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
-        group = Group(dist.get_rank(), dist.get_world_size(), device)
+        progress = None
+        if ATTEMPT in os.environ and (attempt := _attempt()) is not None:
+            progress = Progress(_store(attempt, timedelta(minutes=5)), dist.get_rank())
+        group = Group(dist.get_rank(), dist.get_world_size(), device, progress)
         try:
             yield group
             group.wait()  # `srun --kill-on-bad-exit` ends all when the first leaves with a code
@@ -150,13 +181,17 @@ def _meet(backend: str) -> None:
     """
     attempt = _attempt()
     if attempt is None:
+        expected = expected_processes()
         try:
-            dist.init_process_group(backend)
-        except dist.DistNetworkError as error:
-            if "EADDRINUSE" not in str(error):
-                raise
+            with waiting_announced():
+                dist.init_process_group(backend)
+        except (dist.DistNetworkError, dist.DistStoreError) as error:
             port = os.environ["MASTER_PORT"]
-            raise DrnError(f"port {port} is in use", "set MASTER_PORT to another") from error
+            if "EADDRINUSE" in str(error):
+                raise DrnError(f"port {port} is in use", "set MASTER_PORT to another") from error
+            if expected is None:
+                raise
+            raise DrnError(f"gave up {expected.text}", expected.remedy) from error
         return
     store = _store(attempt, timedelta(minutes=30))
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -177,8 +212,11 @@ def _attempt() -> str | None:
 
 
 def _store(attempt: str, timeout: timedelta) -> PrefixStore:
+    return store_of(attempt, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout)
+
+
+def store_of(attempt: str, address: str, port: int, timeout: timedelta) -> PrefixStore:
     """Reach what an attempt keeps in the store of the job."""
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return PrefixStore(attempt, TCPStore(address, port, timeout=timeout))
 
 

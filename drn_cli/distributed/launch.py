@@ -19,8 +19,12 @@ from drn_cli.files import write_text
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+    from drn_cli.distributed.agent import Agent
+
 EXIT_CODE_FILE = "DRN_EXIT_CODE_FILE"
 TORCHRUN = "torch.distributed.elastic"
+
+logger = logging.getLogger(__name__)
 
 # Ctrl-C; what clusters and `kill` send; what SLURM sends some time before the limit; and what
 # comes when the terminal or the SSH connection closes.
@@ -198,7 +202,7 @@ def launch(arguments: Sequence[str], options: LaunchOptions) -> int:
         except (RendezvousError, DistError) as error:
             raise did_not_meet(options, error) from error
         if failures:
-            return _exit_code(failures, agent.asked)
+            return _exit_code(failures, agent)
         return int(code_file.read_text()) if code_file.is_file() else 0
 
 
@@ -214,10 +218,19 @@ def _check_tasks(options: LaunchOptions) -> None:
         )
 
 
-def _exit_code(failures: "Mapping[int, ProcessFailure]", asked: signal.Signals | None) -> int:
+def _exit_code(failures: "Mapping[int, ProcessFailure]", agent: "Agent") -> int:
     from drn_cli.distributed.agent import ending, first_failure
 
     rank, failure = first_failure(failures)
+    asked, stall = agent.asked, agent.stall
+    if stall is not None and asked is not None:
+        logger.warning("%s; it was killed, without a checkpoint of its last step", stall.text)
+    elif stall is not None:
+        raise DrnError(
+            stall.text,
+            "does its machine or file system hang? train.timeout is the limit; --max-restarts N "
+            "starts all again, and --resume goes on from the last checkpoint",
+        )
     if failure.exitcode > 0:
         return failure.exitcode
     if asked is not None:  # and the process had not yet learnt to take the signal as a wish

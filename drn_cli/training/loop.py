@@ -15,6 +15,7 @@ import torch
 
 from drn_cli.data.batches import Batch, on_device
 from drn_cli.data.readers import reading_failures
+from drn_cli.distributed.heartbeat import CHECKPOINT, COMPILATION, READING, TRAINING
 from drn_cli.errors import DrnError
 from drn_cli.files import write_json, write_text
 from drn_cli.inference.out_of_memory import is_out_of_memory
@@ -90,6 +91,7 @@ class _Loop:
         self.meter = Meter(self.group.device, self.progress.meter)
         self.board = self._board()
         self.skipped, self.rate, self.pace = self.meter.skipped, 0.0, Pace()
+        self.compiles = training.compiled  # in the step that comes next
 
     def _board(self) -> Board | None:
         wanted = self.settings.tensorboard and self.group.first
@@ -113,6 +115,8 @@ class _Loop:
 
     def begin(self) -> None:
         """Try what can fail later, and write down what this run is, or that it goes on."""
+        self.group.watch(self.settings.timeout)
+        self.group.advance("start", self.progress.steps)
         check(self.training, self.run)
         if self.group.first:
             self._introduce()
@@ -178,6 +182,8 @@ class _Loop:
         return 0
 
     def _take_step(self, passes: Sequence[Batch]) -> None:
+        self.group.advance(COMPILATION if self.compiles else TRAINING, self.progress.steps)
+        self.compiles = False
         try:
             take_step(self.training, passes, self.rate, self.progress.steps, self.meter)
             return
@@ -199,6 +205,7 @@ class _Loop:
         batches = on_device(read, self.group.device)
         while True:
             start = time.perf_counter()
+            self.group.advance(READING, progress.steps)
             passes = list(islice(batches, self.settings.accumulate))
             if not passes:
                 return
@@ -321,5 +328,6 @@ class _Loop:
 
     def _save(self) -> None:
         self.progress.meter = self.meter.read()
+        self.group.advance(CHECKPOINT, self.progress.steps)
         self.metrics.sync()
         self.saver.save(self.progress)

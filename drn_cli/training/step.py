@@ -81,6 +81,7 @@ def take_step(
             # DistributedDataParallel divides the gradients by the number of processes.
             scaler.scale(loss * (group.world / expected)).backward()
         totals += torch.stack([loss.detach(), weight]).double()
+        group.advance()
     group.sum(totals)
     gradients = [p.grad for p in training.model.parameters() if p.grad is not None]
     torch._foreach_mul_(gradients, _factor(totals, expected))

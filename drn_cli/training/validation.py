@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from drn_cli.distributed.heartbeat import VALIDATION
 from drn_cli.training.setup import Training
 from drn_cli.training.tasks import Validation
 
@@ -32,11 +33,17 @@ def validate(
         DrnError: A picture cannot be used, or the labels hold nothing to score.
     """
     group = training.group
+    group.advance(VALIDATION)
     group.align(training.judged.buffers())  # without sync_bn each process has statistics of its own
     tuned = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False  # pictures may all differ in size
     try:
         with bar(len(group.share(samples))) as shown:
-            return training.task.validate(training, samples, shown.update, stop)
+
+            def step() -> None:
+                shown.update()
+                group.advance()
+
+            return training.task.validate(training, samples, step, stop)
     finally:
         torch.backends.cudnn.benchmark = tuned

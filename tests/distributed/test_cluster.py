@@ -1,17 +1,21 @@
+import json
 import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from drn_cli.distributed.cluster import (
     FIRST_PORT,
     PORTS,
+    expected_processes,
     host_names,
     join_slurm,
     slurm_tasks,
     tasks_of_nodes,
+    waiting_announced,
 )
 from drn_cli.errors import DrnError
 
@@ -162,3 +166,70 @@ def test_two_tasks_form_a_group():
     ]
     outputs = [task.communicate(timeout=100)[0] for task in tasks]
     assert outputs == ["1 2 21\n", "0 2 21\n"]
+
+
+# Variables that are left over from another job, or set by the shell of an allocation.
+LEFT_OVER = {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
+SHELL = {**SIXTH, "SLURM_PROCID": "0", "SLURM_NODEID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "text", "remedy"),
+    [
+        (LEFT_OVER, "3 more processes at localhost:29400 because WORLD_SIZE=4", "unset RANK"),
+        ({**LEFT_OVER, "RANK": "2"}, "process 0 at localhost:29400 because WORLD", "unset RANK"),
+        (SHELL, "6 more processes at gpu07:", "unset SLURM_STEP_NUM_TASKS RANK"),
+        (SHELL, "because SLURM_STEP_NUM_TASKS=7 is set", "unset SLURM_STEP_NUM_TASKS RANK"),
+    ],
+)
+def test_what_is_waited_for_is_said_and_then_how_to_leave(slurm, caplog, variables, text, remedy):
+    slurm(**variables)
+    with caplog.at_level("INFO"), waiting_announced(remind=0.05):
+        time.sleep(0.5)
+    [first, second] = [record.message for record in caplog.records]
+    assert first.startswith("waiting for ") and text in first
+    assert second.startswith(f"still {first}") and remedy in second
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {**LEFT_OVER, "WORLD_SIZE": "1"}, {**LEFT_OVER, "TORCHELASTIC_RUN_ID": "x"}],
+    ids=["alone", "world of one", "torchrun"],
+)
+def test_nothing_to_wait_for(slurm, caplog, variables):
+    slurm(**variables)
+    with caplog.at_level("INFO"), waiting_announced(remind=0):
+        time.sleep(0.1)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("MASTER_PORT", "", "MASTER_PORT is not set"),
+        ("MASTER_ADDR", "", "not MASTER_ADDR"),
+        ("RANK", "first", "RANK is 'first', not a number"),
+    ],
+)
+def test_variables_that_name_no_job(slurm, name, value, problem):
+    slurm(**LEFT_OVER | {name: value})
+    with pytest.raises(DrnError, match=problem):
+        expected_processes()
+
+
+def test_a_command_with_left_over_variables_says_so_at_once(drn, recipe_file, until, tmp_path):
+    """Also the dry run, which waits for nobody."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    variables = (f"{name}={value}" for name, value in (LEFT_OVER | {"MASTER_PORT": port}).items())
+    drn = type(drn)(drn.cwd, ("env", *variables, *drn.start))
+    said = f"waiting for 3 more processes at localhost:{port} because WORLD_SIZE=4 is set"
+    shown = drn("train", recipe_file, "--dry-run", "--json")
+    assert (shown.returncode, json.loads(shown.stdout)["waits"]) == (0, said)
+    assert said in shown.stderr and "unset RANK" in shown.stderr
+    running = drn.begin("train", recipe_file)
+    assert running.stderr is not None
+    assert said in running.stderr.readline()
+    running.kill()
+    running.communicate()

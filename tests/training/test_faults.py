@@ -246,6 +246,41 @@ def test_killed_twice_a_job_ends_by_itself_at_the_same_weights(
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_stopped_process_is_named_and_ended(
+    drn, recipe_file, undisturbed, run, under_way, restarts
+):
+    """It is the limit that ends it: nothing else would notice."""
+    running = drn.begin(
+        *("train", recipe_file, *IN_TWO, "train.timeout=15", "data.workers=1"),
+        *("--gpus", "2", "--max-restarts", str(restarts), "--run-dir", "run"),
+    )
+    under_way(running, run, step=2)
+    os.kill(processes_of(running)[1], signal.SIGSTOP)
+    code, _, err = ended(running)
+    told = r"rank 1 has made no progress for \d+ s \(last: step \d, [a-z ]+\)"
+    if restarts:
+        assert code == 0 and not errors(err), err
+        assert re.search(rf"{told}; all start again \(1 of 1\)", err)
+        assert_same_best(run, undisturbed)
+    else:
+        assert code == 1
+        [error] = errors(err)
+        assert re.search(told, error) and "train.timeout" in error
+
+
+@pytest.mark.slow
+def test_a_job_with_a_stopped_process_answers_sigterm(drn, recipe_file, run, under_way):
+    running = drn.begin("train", recipe_file, *IN_TWO, "--gpus", "2", "--run-dir", "run")
+    under_way(running, run, step=2)
+    os.kill(processes_of(running)[1], signal.SIGSTOP)
+    running.send_signal(signal.SIGTERM)
+    code, _, err = ended(running)
+    assert code == 128 + signal.SIGTERM
+    assert "rank 1 is stopped, and cannot answer SIGTERM" in err and not errors(err)
+
+
 # A full disk.
 
 
