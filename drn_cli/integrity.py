@@ -1,8 +1,9 @@
-"""Checksums of what is read: zip archives, and bytes in general.
+"""Checksums of what is read: zip archives, files with a digest beside them, bytes in general.
 
 CRC-32 is meant against damage (a flipped bit, a file cut short), not against forgery.
 """
 
+import re
 import struct
 import zipfile
 import zlib
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from drn_cli.errors import DrnError
+from drn_cli.files import sha256
 
 ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, struct.error),
@@ -75,10 +77,43 @@ def check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
     _check_index(archive.infolist(), file.seek(0, 2), path, stored=False)
 
 
-def damaged(path: Path, error: Exception) -> DrnError:
+def damaged(path: Path, error: Exception | str) -> DrnError:
     """Return the error for a file whose content is not what was written, in one line."""
     reason = (str(error).splitlines() or [""])[0].split(". ")[0].strip() or type(error).__name__
     return DrnError(f"{path}: damaged or cut short: {reason}", "copy or download it again")
+
+
+def digest_file(path: Path) -> Path:
+    """Return the name of the file beside `path` that records its SHA-256, as `sha256sum` does."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def recorded_digest(path: Path) -> str | None:
+    """Return the SHA-256 that is recorded for a file, or None."""
+    try:
+        with digest_file(path).open(encoding="utf-8") as file:
+            found = re.match("[0-9a-f]{64}(?![0-9a-f])", file.read(100))
+    except (OSError, UnicodeDecodeError):
+        return None
+    return found and found[0]
+
+
+def check_recorded_digest(path: Path) -> bool:
+    """Compare a file with the SHA-256 recorded beside it; return whether there is one.
+
+    Raises:
+        DrnError: They differ, or the file cannot be read.
+    """
+    recorded = recorded_digest(path)
+    if recorded is None:
+        return False
+    found = sha256(path)
+    if found != recorded:
+        raise DrnError(
+            f"{path}: its SHA-256 is {found}, and {digest_file(path).name} records {recorded}",
+            f"copy or download it again, or remove {digest_file(path)}",
+        )
+    return True
 
 
 def _check_index(records: list[zipfile.ZipInfo], size: int, path: Path, *, stored: bool) -> None:

@@ -5,20 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from drn_cli.errors import DrnError
 from drn_cli.networks.catalog import ARCHITECTURES
-from drn_cli.networks.checkpoints import ATTACHED, VERSIONS
+from drn_cli.networks.checkpoints import ATTACHED, CHECKSUM, VERSIONS, checksum, encode
 from drn_cli.networks.conversion import to_original
+from drn_cli.networks.metadata import check_metadata
 from drn_cli.networks.models import DRN
 
 
 def write_safetensors(path: Path, model: DRN, told: Mapping[str, str], *, half: bool) -> None:
     """Write our own format, with what the file says of itself."""
-    tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
-    path.write_bytes(save(_halved(tensors) if half else tensors, dict(told)))
+    tensors = model.state_dict()
+    path.write_bytes(encode(_halved(tensors) if half else tensors, told, path))
 
 
 def write_original(path: Path, model: DRN, told: Mapping[str, str], *, half: bool) -> None:
@@ -31,7 +31,9 @@ def write_original(path: Path, model: DRN, told: Mapping[str, str], *, half: boo
         raise DrnError(f"{model.arch}: the original code has no DRN-B", "the others can be given")
     tensors = to_original(model)
     state = OrderedDict(_halved(tensors) if half else tensors)
-    setattr(state, VERSIONS, OrderedDict({ATTACHED: dict(told)}))
+    strings = check_metadata(told, path)
+    strings[CHECKSUM] = checksum(state, strings)
+    setattr(state, VERSIONS, OrderedDict({ATTACHED: strings}))
     torch.save(state, path, _use_new_zipfile_serialization=False)
 
 

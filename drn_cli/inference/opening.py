@@ -29,11 +29,13 @@ class TrainedNetwork:
         path: The file.
         model: With its weights, in evaluation mode, on the CPU.
         told: Strings that lie beside the weights; none in the files of others.
+        verified: Whether a checksum shows that the file is as it was written.
     """
 
     path: Path
     model: DRN
     told: Mapping[str, str]
+    verified: bool = True
 
     @property
     def arch(self) -> str:
@@ -104,7 +106,7 @@ def read_network(path: Path, task: Task | None = None) -> TrainedNetwork:
     for buffer in model.buffers():
         buffer.zero_()  # the files of others lack some counters
     load_converted(model, found, path)
-    return TrainedNetwork(path, model, checkpoint.metadata)
+    return TrainedNetwork(path, model, checkpoint.metadata, checkpoint.verified)
 
 
 def _check_task(path: Path, found: Task, wanted: Task | None) -> None:

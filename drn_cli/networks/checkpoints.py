@@ -1,28 +1,41 @@
 """Reading weights from any file without running what is in it, and writing our own.
 
 Read: safetensors, PyTorch's zip and legacy formats, and a zip archive around one `.pth`.
-Written: safetensors with a few strings that say what the tensors are.
+Written: safetensors with a few strings that say what the tensors are, a checksum among them.
 """
 
 import io
+import json
+import logging
 import re
+import shutil
 import warnings
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
+from drn_cli.integrity import (
+    ZIP_ERRORS,
+    check_recorded_digest,
+    check_sizes,
+    check_zip,
+    crc32,
+    damaged,
+)
+from drn_cli.networks.metadata import OURS, check_metadata
 from drn_cli.networks.models import DRN
+
+logger = logging.getLogger(__name__)
 
 NESTED = ("state_dict", "model", "net")
 # What DataParallel, DistributedDataParallel and torch.compile put before each key.
@@ -35,6 +48,8 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 OWN_METADATA = ("format", "arch", "task", "classes")
+CHECKSUM = "checksum"  # among the metadata: `crc32:` and 8 hexadecimal digits
+LONGEST_HEADER = 16 << 20  # bytes; ours have some ten thousand
 # Where modules keep the versions of their formats in a state dict, and our strings' name there:
 # whoever loads one looks for names of modules alone.
 VERSIONS, ATTACHED = "_metadata", "drn"
@@ -42,19 +57,27 @@ VERSIONS, ATTACHED = "_metadata", "drn"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Tensors by name, as the file names them, and the strings that lie beside them."""
+    """Tensors by name, as the file names them, and the strings that lie beside them.
+
+    Attributes:
+        verified: Whether a checksum shows that the file is as it was written.
+    """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
+    verified: bool = False
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a file of weights, recognised by its content.
 
     A state dict may lie under `state_dict`, `model` or `net`; prefixes of wrappers are taken off.
+    Checksums are verified: that in the metadata, the CRC-32 of zip records, or else a SHA-256 in
+    `FILE.sha256`. A file without any is read, and a warning says so.
 
     Raises:
-        DrnError: No such file, not a checkpoint, damaged, or a pickle that would run code.
+        DrnError: No such file, not a checkpoint, damaged, metadata that is not what it must be, or
+            a pickle that would run code.
     """
     path = Path(path)
     try:
@@ -67,13 +90,23 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     except OSError as error:
         raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
     if start.startswith(ZIP):
-        return _unwrap(_read_zip(path), path)
-    if start[8:9] == b"{":  # before pickles: the length that comes first may look like one
-        return _read_safetensors(path)
-    if start.startswith(PICKLE):
+        found = _read_zip(path)
+    elif start[8:9] == b"{":  # before pickles: the length that comes first may look like one
+        found = _read_safetensors(path, int.from_bytes(start[:8], "little"))
+    elif start.startswith(PICKLE):
         with path.open("rb") as file:
-            return _unwrap(_load(file, path), path)
-    raise _not_a_checkpoint(start, path)
+            found = _unwrap(_load(file, path), path, verified=False)
+    else:
+        raise _not_a_checkpoint(start, path)
+    verified = found.verified or check_recorded_digest(path)
+    if not verified:
+        logger.warning(
+            "%s: not verified, as it holds no checksum (`drn models import` writes one that does)",
+            path,
+        )
+    return Checkpoint(
+        _without_wrappers(found.tensors), check_metadata(found.metadata, path), verified
+    )
 
 
 def save_weights(path: Path, model: DRN, extra: Mapping[str, str] | None = None) -> None:
@@ -88,12 +121,46 @@ def save_weights(path: Path, model: DRN, extra: Mapping[str, str] | None = None)
     Raises:
         DrnError: The file cannot be written.
     """
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    values = ("drn", model.arch, model.task, str(model.classes))
+    values = (OURS, model.arch, model.task, str(model.classes))
     metadata = dict(extra or {}) | dict(zip(OWN_METADATA, values, strict=True))
+    content = encode(model.state_dict(), metadata, path)
     with atomic(path) as temporary:
         # Not save_file, which writes a temporary file of its own and has errors of its own.
-        temporary.write_bytes(save(tensors, metadata))
+        temporary.write_bytes(content)
+
+
+def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> bytes:
+    """Return a file of safetensors with a checksum in its metadata.
+
+    Args:
+        tensors: On any device, of any layout.
+        metadata: Strings for it.
+        path: The file that it is for, for messages.
+
+    Raises:
+        DrnError: Metadata that could not be read back.
+    """
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    strings = check_metadata(metadata, path)
+    return save(plain, strings | {CHECKSUM: checksum(plain, strings)})
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return a checksum over names, types, shapes and bytes of tensors, and over metadata.
+
+    A checksum among the metadata is left out. Order does not matter.
+    """
+    names = sorted(tensors)
+    described = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in names]
+    strings = sorted(item for item in metadata.items() if item[0] != CHECKSUM)
+
+    def chunks() -> Iterator[bytes | memoryview]:
+        yield json.dumps([described, strings]).encode()
+        for name in names:
+            flat = tensors[name].detach().contiguous().reshape(-1)
+            yield flat.view(torch.uint8).numpy().data
+
+    return f"crc32:{crc32(chunks())}"
 
 
 def archived_weights(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
@@ -111,9 +178,10 @@ def archived_weights(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     return members[0]
 
 
-def _read_zip(path: Path) -> Any:
+def _read_zip(path: Path) -> Checkpoint:
     try:
         with zipfile.ZipFile(path) as archive:
+            check_sizes(archive, path)
             names = [name.rpartition("/")[2] for name in archive.namelist()]
             if "constants.pkl" in names:
                 raise DrnError(
@@ -121,15 +189,27 @@ def _read_zip(path: Path) -> Any:
                     "give the state dict that it was made from",
                 )
             if "data.pkl" not in names:
-                member = archived_weights(archive, path)
-                content = archive.read(member)
-                if not content.startswith((ZIP, PICKLE)):
-                    raise _not_a_checkpoint(content[:256], path / member.filename)
-                return _load(io.BytesIO(content), path / member.filename)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise _damaged(path, error) from error
+                return _read_archived(archive, path)
+    except ZIP_ERRORS as error:
+        raise damaged(path, error) from error
+    verified = check_zip(path, path, stored=True)
     with path.open("rb") as file:
-        return _load(file, path)
+        return _unwrap(_load(file, path), path, verified=verified)
+
+
+def _read_archived(archive: zipfile.ZipFile, path: Path) -> Checkpoint:
+    """Read the one file in a zip archive, whose CRC-32 is verified on the way."""
+    member = archived_weights(archive, path)
+    inner, content = path / member.filename, io.BytesIO()
+    with archive.open(member) as packed:
+        shutil.copyfileobj(packed, content)  # piece by piece, and never more than the index says
+    start = content.getvalue()[:256]
+    if start.startswith(ZIP):
+        check_zip(content, inner, stored=True)
+    elif not start.startswith(PICKLE):
+        raise _not_a_checkpoint(start, inner)
+    content.seek(0)
+    return _unwrap(_load(content, inner), inner, verified=True)
 
 
 def _load(file: IO[bytes], path: Path) -> Any:
@@ -157,7 +237,9 @@ def _load(file: IO[bytes], path: Path) -> Any:
                 "read",
                 again,
             ) from error
-        raise _damaged(path, error) from error
+        # A paragraph of advice, which fits nobody here.
+        cut = "Weights only load failed" in text
+        raise damaged(path, "not a complete pickle of tensors" if cut else error) from error
 
 
 def _numpy_scalars() -> list[Any]:
@@ -173,16 +255,29 @@ def _numpy_scalars() -> list[Any]:
     return [*((scalar, name) for name in names), np.dtype, *(type(kind) for kind in kinds)]
 
 
-def _read_safetensors(path: Path) -> Checkpoint:
+def _read_safetensors(path: Path, header: int) -> Checkpoint:
+    if header > LONGEST_HEADER:
+        raise damaged(path, f"a header of {header:,} bytes")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return Checkpoint(_without_wrappers(tensors), dict(file.metadata() or {}))
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
+            metadata = dict(file.metadata() or {})
+    except Exception as error:  # what a damaged header raises has no bounds
+        raise damaged(path, error) from error
+    return _verified(tensors, metadata, path)
 
 
-def _unwrap(content: Any, path: Path) -> Checkpoint:
+def _verified(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> Checkpoint:
+    """Compare tensors and metadata with the checksum of ours that lies beside them, if any."""
+    written = metadata.pop(CHECKSUM, "")
+    if not re.fullmatch("crc32:[0-9a-f]{8}", written):
+        return Checkpoint(tensors, metadata)
+    if (found := checksum(tensors, metadata)) != written:
+        raise damaged(path, f"its checksum is {found}, not {written}")
+    return Checkpoint(tensors, metadata, verified=True)
+
+
+def _unwrap(content: Any, path: Path, *, verified: bool) -> Checkpoint:
     """Find the state dict in what a training program saved."""
     if not isinstance(content, Mapping):
         raise DrnError(f"{path}: holds a {type(content).__name__}, not a state dict")
@@ -197,8 +292,6 @@ def _unwrap(content: Any, path: Path) -> Checkpoint:
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    attached = getattr(content, VERSIONS, {}).get(ATTACHED, {})
-    metadata |= {key: value for key, value in attached.items() if isinstance(value, str)}
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise DrnError(
@@ -207,7 +300,13 @@ def _unwrap(content: Any, path: Path) -> Checkpoint:
             )
     if not content:
         raise DrnError(f"{path}: holds no tensors")
-    return Checkpoint(_without_wrappers(dict(content)), metadata)
+    versions = getattr(content, VERSIONS, None)
+    attached = versions.get(ATTACHED) if isinstance(versions, Mapping) else None
+    if not isinstance(attached, Mapping):
+        return Checkpoint(dict(content), metadata, verified)
+    strings = {k: v for k, v in attached.items() if isinstance(k, str) and isinstance(v, str)}
+    found = _verified(dict(content), strings, path)
+    return Checkpoint(found.tensors, metadata | found.metadata, verified or found.verified)
 
 
 def _without_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -233,10 +332,3 @@ def _not_a_checkpoint(start: bytes, path: Path) -> DrnError:
         f"{path}: not a file of weights",
         "safetensors, torch.save (.pth, .pt) and a .zip with one .pth are read",
     )
-
-
-def _damaged(path: Path, error: Exception) -> DrnError:
-    reason = (str(error).splitlines() or [""])[0].split(". ")[0].strip() or type(error).__name__
-    if "Weights only load failed" in reason:  # a paragraph of advice that fits nobody here
-        reason = "not a complete pickle of tensors"
-    return DrnError(f"{path}: damaged or cut short: {reason}", "copy or download it again")

@@ -36,6 +36,7 @@ class Converted:
         task: None if the file does not tell.
         classes: None if the file has no head.
         tensors: `backbone.*`, and `head.weight` `(classes, C, 1, 1)` and `head.bias` if present.
+        verified: As in `Checkpoint.verified`.
     """
 
     format: str
@@ -43,6 +44,7 @@ class Converted:
     task: Task | None
     classes: int | None
     tensors: dict[str, Tensor]
+    verified: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +150,16 @@ def convert(checkpoint: Checkpoint, path: Path) -> Converted:
         if theirs in checkpoint.tensors
     }
     classes = _check_shapes(tensors, best.arch, path)
+    said = checkpoint.metadata.get("classes")
+    if classes is not None and said is not None and int(said) != classes:
+        raise DrnError(f"{path}: metadata classes: {said}, and its head has {classes}")
     return Converted(
         format="torchvision" if naming is ORIGINAL and best.arch.family == "A" else naming.format,
         archs=tuple(fit.arch.name for fit in fits if not fit.missing and not fit.unknown),
         task=None if classes is None else naming.task or _own_task(checkpoint),
         classes=classes,
         tensors=tensors,
+        verified=checkpoint.verified,
     )
 
 
@@ -254,10 +260,7 @@ def _check_shapes(tensors: dict[str, Tensor], arch: Architecture, path: Path) ->
 def _candidates(checkpoint: Checkpoint, naming: _Naming, path: Path) -> Iterable[Architecture]:
     """Give the architectures that a file may hold; a file of ours says which one it is."""
     if checkpoint.metadata.get("format") == "drn":
-        name = checkpoint.metadata.get("arch", "")
-        if name not in ARCHITECTURES:
-            raise DrnError(f"{path}: holds an architecture that this drn does not know: {name!r}")
-        return [ARCHITECTURES[name]]
+        return [ARCHITECTURES[checkpoint.metadata["arch"]]]
     if naming.format == "pytorchcv":  # has no family A, and names its ResNets in another way
         return [arch for arch in ARCHITECTURES.values() if arch.family != "A"]
     return ARCHITECTURES.values()

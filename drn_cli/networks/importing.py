@@ -20,7 +20,11 @@ PROBE = (1, 3, 40, 56)  # small, but with more than one position in the last map
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What was found in the file, and the file made of it."""
+    """What was found in the file, and the file made of it.
+
+    Attributes:
+        verified: Whether a checksum shows that the source is as it was written.
+    """
 
     format: str
     arch: str
@@ -29,6 +33,7 @@ class Imported:
     parameters: int
     path: Path
     sha256: str
+    verified: bool
 
 
 def import_weights(
@@ -70,6 +75,7 @@ def import_weights(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         path=target,
         sha256=sha256(target),
+        verified=converted.verified,
     )
 
 

@@ -26,6 +26,7 @@ class LoadReport:
         task: The file's task, if it tells.
         classes: Classes of the file's head, if it has one.
         new_head: Whether the network's head was left as it was.
+        verified: Whether a checksum shows that the file is as it was written.
         message: The same in a line of plain words.
     """
 
@@ -35,6 +36,7 @@ class LoadReport:
     task: Task | None
     classes: int | None
     new_head: bool
+    verified: bool
     message: str
 
     def __str__(self) -> str:
@@ -105,6 +107,7 @@ def load_converted(model: DRN, converted: Converted, path: Path) -> LoadReport:
         task=converted.task,
         classes=converted.classes,
         new_head=new_head,
+        verified=converted.verified,
         message=message,
     )
 

@@ -1,5 +1,6 @@
 """`last.pt`: everything a run needs to go on, as plain data."""
 
+import logging
 import random
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +11,11 @@ import torch
 
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
+from drn_cli.integrity import check_zip
+from drn_cli.networks.metadata import check_metadata
 from drn_cli.training.setup import Training
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2  # of this file; goes up when an older reader could not go on from it
 
@@ -65,7 +70,7 @@ def save_checkpoint(path: Path, training: Training, progress: Progress, seconds:
         return
     averaged = training.averaged
     content = {
-        **training.metadata(),
+        **check_metadata(training.metadata(), path),
         "training_format": FORMAT,
         "model": training.model.state_dict(),
         "averaged": None if averaged is None else averaged.state_dict(),
@@ -157,7 +162,11 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        if path.is_file() and not check_zip(path, path, stored=True):
+            log.warning("%s: not verified, as it holds no checksums", path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except DrnError:
+        raise
     except FileNotFoundError as error:
         raise DrnError(f"{path}: no such checkpoint") from error
     except OSError as error:

@@ -142,6 +142,7 @@ def test_imports_a_foreign_file(tmp_path: Path, cache: Path, task: str) -> None:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "path": str(made),
         "sha256": hashlib.sha256(made.read_bytes()).hexdigest(),
+        "verified": True,
     }
     with safe_open(made, "pt") as opened:
         metadata = opened.metadata()

@@ -259,15 +259,18 @@ def test_writes_weights_that_say_what_they_are(tmp_path: Path) -> None:
     model = create_model("drn_d_22", "segmentation", 3)
     model.to(memory_format=torch.channels_last)
     path = tmp_path / "new" / "best.safetensors"
-    save_weights(path, model, {"mean": "[0.5]", "arch": "nonsense"})
+    save_weights(path, model, {"licence": "CC0", "arch": "nonsense", "checksum": "stale"})
     with safe_open(path, "pt") as file:
-        assert file.metadata() == {
-            "format": "drn",
-            "arch": "drn_d_22",
-            "task": "segmentation",
-            "classes": "3",
-            "mean": "[0.5]",
-        }
+        written = file.metadata()
+    assert written.pop("checksum").startswith("crc32:")
+    assert written == {
+        "format": "drn",
+        "arch": "drn_d_22",
+        "task": "segmentation",
+        "classes": "3",
+        "licence": "CC0",
+    }
+    assert read_checkpoint(path).metadata == written
     found = read_checkpoint(path).tensors
     assert found.keys() == model.state_dict().keys()
     assert all(torch.equal(found[key], value) for key, value in model.state_dict().items())
