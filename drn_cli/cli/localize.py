@@ -9,6 +9,7 @@ import typer
 from drn_cli.cli.launching import Gpus
 from drn_cli.cli.localizing.evaluation import Asked, evaluate_boxes
 from drn_cli.cli.localizing.pictures import find_boxes
+from drn_cli.cli.pictures import MaxPixels
 from drn_cli.cli.source import Compile, Look, Precision, Weights, announce, spread
 
 EPILOG = """[bold]Examples[/]
@@ -119,6 +120,7 @@ def localize(
     ] = 24,
     precision: Precision = "fp32",
     compile_: Compile = False,
+    max_pixels: MaxPixels = None,
     gpus: Gpus = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
