@@ -16,6 +16,9 @@ from drn_cli.data.cache import size
 from drn_cli.data.memory_folder import SHARED_MEMORY
 from drn_cli.errors import DrnError, FaultError
 
+OWN_FILES = 48  # of a process without readers, and some to spare
+FILES_A_READER = 12  # its pipes, and the tensors of the batches that it has read ahead
+
 
 @contextmanager
 def reading_failures(loader: DataLoader[Any] | None = None) -> Iterator[None]:
@@ -41,6 +44,26 @@ def reading_failures(loader: DataLoader[Any] | None = None) -> Iterator[None]:
         readers = getattr(getattr(loader, "_iterator", None), "_workers", ())
         ends = [_end(reader.exitcode) for reader in readers if reader.exitcode is not None]
         raise _why_reading_failed(failure, "; ".join([str(failure), *ends])) from None
+
+
+def allow_open_files(workers: int) -> None:
+    """Raise this process's limit of open files to what its reading processes need.
+
+    Batches come as open files. Beyond the limit some are lost, and one waits for them for ever.
+
+    Raises:
+        DrnError: The limit cannot be raised as far.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = OWN_FILES + FILES_A_READER * workers if workers else 0
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise DrnError(
+            f"data.workers={workers} needs {needed} open files, and the limit is {hard}",
+            f"raise it (ulimit -n {needed}), or read with fewer data.workers; 0 needs none",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _out_of(failure: Exception) -> DrnError | None:
