@@ -9,14 +9,16 @@ from drn_cli.cli.evaluating.data import score_data
 from drn_cli.cli.evaluating.folders import Folders, Ids, score_folder, score_predictions
 from drn_cli.cli.evaluating.output import Output
 from drn_cli.cli.launching import Gpus
-from drn_cli.cli.pictures import MaxPixels
 from drn_cli.cli.source import (
     Compile,
     Flip,
     Look,
+    Mean,
     MultiScale,
     Precision,
     Scales,
+    Stats,
+    Std,
     TenCrop,
     Tile,
     Weights,
@@ -84,8 +86,8 @@ def evaluate(
         typer.Option(
             parser=_size,
             metavar="label|WxH|none",
-            help="label: pictures to their labels' size (the default for pictures); none: labels "
-            "to their pictures' size; WxH: both.",
+            help="label: images to their labels' size (the default for images); none: labels "
+            "to their images' size; WxH, width before height as in 1920x1080: both.",
             rich_help_panel=FOLDERS,
         ),
     ] = None,
@@ -127,6 +129,9 @@ def evaluate(
     flip: Flip = None,
     tile: Tile = None,
     ten_crop: TenCrop = False,
+    stats: Stats = None,
+    mean: Mean = None,
+    std: Std = None,
     precision: Precision = "fp32",
     compile_: Compile = False,
     csv: Annotated[
@@ -139,7 +144,6 @@ def evaluate(
     pictures: Annotated[
         int, typer.Option(min=0, max=200, help="Pictures in the page, the worst and the best.")
     ] = 24,
-    max_pixels: MaxPixels = None,
     gpus: Gpus = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
@@ -152,6 +156,7 @@ def evaluate(
         raise typer.BadParameter("--images and --predictions are two ways to score")
     seen = {"--ms": multi_scale, "--scales": scales, "--flip": flip, "--tile": tile}
     seen |= {"--ten-crop": ten_crop, "--compile": compile_, "--weights": weights, "RUN": source}
+    seen |= {"--stats": stats, "--mean": mean, "--std": std}
     paired = {"--resize-to": resize_to, "--image-suffix": image_suffix, "--partial": partial}
     paired |= {"--label-suffix": label_suffix, "--labels-hold": labels_hold != "auto"}
     compared = {"--classes": classes, "--predictions-hold": predictions_hold != "auto"}
@@ -172,12 +177,13 @@ def evaluate(
         )
         score_predictions(folders, predictions_hold, classes, output)
         return
+    from drn_cli.inference.normalization import stated
     from drn_cli.inference.source import find_source
 
     found = find_source(source or weights)
     view = view_of(found, scales, flip, tile, multi_scale)
     changed = bool(multi_scale or scales or flip or tile)
-    look = Look(view, ten_crop, precision, compile_, changed)
+    look = Look(view, ten_crop, precision, compile_, changed, stated(stats, mean, std))
     spread(gpus)
     announce(found)
     if images is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from drn_cli.cli import console
-from drn_cli.cli.source import announce
+from drn_cli.cli.source import Mean, Stats, Std, announce
 
 if TYPE_CHECKING:
     from drn_cli.export.exporting import Exported
@@ -105,6 +105,9 @@ def export(
             "ones.",
         ),
     ] = None,
+    stats: Stats = None,
+    mean: Mean = None,
+    std: Std = None,
     licence: Annotated[
         str | None, typer.Option(help="Licence of the weights, for the file's metadata.")
     ] = None,
@@ -119,6 +122,7 @@ def export(
 
     from drn_cli.export.exporting import export as export_network
     from drn_cli.export.form import ENDINGS, Form
+    from drn_cli.inference.normalization import stated
     from drn_cli.inference.source import find_source
 
     form = Form(
@@ -139,6 +143,7 @@ def export(
         pictures=pictures or (),
         calibration=calibration or (),
         licence=licence,
+        given=stated(stats, mean, std),
         force=force,
         tell=console.note,
     )

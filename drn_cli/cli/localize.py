@@ -9,14 +9,23 @@ import typer
 from drn_cli.cli.launching import Gpus
 from drn_cli.cli.localizing.evaluation import Asked, evaluate_boxes
 from drn_cli.cli.localizing.pictures import find_boxes
-from drn_cli.cli.pictures import MaxPixels
-from drn_cli.cli.source import Compile, Look, Precision, Weights, announce, spread
+from drn_cli.cli.source import (
+    Compile,
+    Look,
+    Mean,
+    Precision,
+    Stats,
+    Std,
+    Weights,
+    announce,
+    spread,
+)
 
 EPILOG = """[bold]Examples[/]
 
   drn localize photos/ --weights drn_d_22
 
-  drn localize dog.jpg --weights drn_a_50 --class 'Labrador retriever' --save heatmap,array
+  drn localize dog.jpg --weights drn_d_54 --class 'Labrador retriever' --save heatmap,array
 
   drn localize /data/imagenet/val --eval --boxes /data/imagenet/val_boxes.csv --weights drn_c_26
 
@@ -118,9 +127,11 @@ def localize(
     pictures: Annotated[
         int, typer.Option(min=0, max=200, help="Pictures in the page, the worst and the best.")
     ] = 24,
+    stats: Stats = None,
+    mean: Mean = None,
+    std: Std = None,
     precision: Precision = "fp32",
     compile_: Compile = False,
-    max_pixels: MaxPixels = None,
     gpus: Gpus = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
@@ -131,11 +142,12 @@ def localize(
         raise typer.BadParameter("--report goes with --eval")
     if evaluate and class_:
         raise typer.BadParameter("--class does not go with --eval")
+    from drn_cli.inference.normalization import stated
     from drn_cli.inference.source import find_source
     from drn_cli.recipe.schema import Eval
 
     source = find_source(weights)
-    look = Look(Eval(), False, precision, compile_)
+    look = Look(Eval(), False, precision, compile_, given=stated(stats, mean, std))
     spread(gpus)
     announce(source)
     if boxes is not None:

@@ -6,16 +6,18 @@ from typing import Annotated, Any
 import typer
 
 from drn_cli.cli.launching import Gpus
-from drn_cli.cli.pictures import MaxPixels
 from drn_cli.cli.predicting.classification import classify
 from drn_cli.cli.predicting.segmentation import Wanted, label, label_one
 from drn_cli.cli.source import (
     Compile,
     Flip,
     Look,
+    Mean,
     MultiScale,
     Precision,
     Scales,
+    Stats,
+    Std,
     TenCrop,
     Tile,
     Weights,
@@ -75,6 +77,14 @@ def predict(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Go on: leave out what is written already.")
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Delete files recorded in OUT/predictions.json that another network made and "
+            "that would remain beside the new ones.",
+        ),
+    ] = False,
     submission: Annotated[
         Path | None,
         typer.Option(
@@ -97,6 +107,9 @@ def predict(
     flip: Flip = None,
     tile: Tile = None,
     ten_crop: TenCrop = False,
+    stats: Stats = None,
+    mean: Mean = None,
+    std: Std = None,
     precision: Precision = "auto",
     compile_: Compile = False,
     batch: Annotated[
@@ -104,19 +117,19 @@ def predict(
         typer.Option(min=1, help="Pictures of one size that a GPU takes at once; by default auto."),
     ] = None,
     gpus: Gpus = 1,
-    max_pixels: MaxPixels = None,
     as_json: Annotated[bool, typer.Option("--json", help="List what was found as JSON.")] = False,
 ) -> None:
     """Label the pixels of pictures with a trained network, or classify them."""
-    wanted = Wanted(out, save, skip_existing, submission, partial, batch, as_json)
+    wanted = Wanted(out, save, skip_existing, submission, partial, batch, as_json, force)
     if "-" in inputs or str(out) == "-":
         _check_stream(inputs, wanted)
+    from drn_cli.inference.normalization import stated
     from drn_cli.inference.source import find_source
 
     source = find_source(weights)
     view = view_of(source, scales, flip, tile, multi_scale)
     changed = bool(multi_scale or scales or flip or tile)
-    look = Look(view, ten_crop, precision, compile_, changed)
+    look = Look(view, ten_crop, precision, compile_, changed, stated(stats, mean, std))
     if "-" not in inputs and str(out) != "-":
         spread(gpus)
     announce(source)

@@ -1,5 +1,6 @@
 """What `eval`, `predict` and `localize` share: which network, how it looks, how many processes."""
 
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from drn_cli.cli.launching import launch_options, should_launch
 if TYPE_CHECKING:
     import torch
 
+    from drn_cli.inference.classifier import Classifier
+    from drn_cli.inference.normalization import Normalization
     from drn_cli.inference.opening import Found
+    from drn_cli.inference.predictor import PixelPredictor
     from drn_cli.inference.source import Source
     from drn_cli.recipe.schema import Eval
 
@@ -93,6 +97,47 @@ Compile = Annotated[
 ]
 
 
+def _three(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(word) for word in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: three numbers, as 0.485,0.456,0.406") from error
+    if len(values) != 3 or not all(map(math.isfinite, values)):
+        raise typer.BadParameter(f"{text!r}: three numbers, as 0.485,0.456,0.406")
+    return values
+
+
+Stats = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Data folder whose info.json has the mean and std that the network was trained with; "
+        "by default those in its file, else a guess.",
+        rich_help_panel=VIEW,
+    ),
+]
+Mean = Annotated[
+    Any,  # tuple[float, ...] | None
+    typer.Option(
+        "--mean",
+        parser=_three,
+        metavar="R,G,B",
+        help="The mean itself, of pixels in 0..1; --std goes with it.",
+        rich_help_panel=VIEW,
+    ),
+]
+Std = Annotated[
+    Any,  # tuple[float, ...] | None
+    typer.Option(
+        "--std",
+        parser=_three,
+        metavar="R,G,B",
+        help="The standard deviation itself; --mean goes with it.",
+        rich_help_panel=VIEW,
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """How pictures are looked at, and what is computed in.
@@ -103,6 +148,7 @@ class Look:
         precision: As `--precision` says it.
         compiled: Whether through torch.compile.
         changed: Whether an option changed the view.
+        given: Mean and standard deviation, if they were stated.
     """
 
     view: "Eval"
@@ -110,6 +156,7 @@ class Look:
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     compiled: bool
     changed: bool = False
+    given: "Normalization | None" = None
 
     def check(self, network: "Found") -> None:
         """See that no option was given that means nothing for a network.
@@ -136,7 +183,16 @@ class Look:
         from drn_cli.training.precision import autocast_type, resolve_precision
 
         kind = autocast_type(resolve_precision(self.precision, device))
-        return {"autocast": kind, "compiled": self.compiled}
+        return {"autocast": kind, "compiled": self.compiled, "given": self.given}
+
+
+def describe(
+    source: "Source", network: "Found", ready: "PixelPredictor | Classifier"
+) -> dict[str, Any]:
+    """Say which network answers and what its inputs are normalized with, ready for JSON."""
+    assert ready.normalization is not None  # networks of files have one
+    verified = {"verified": network.verified}
+    return source.to_json() | verified | ready.normalization.to_json()
 
 
 def view_of(

@@ -11,6 +11,7 @@ from drn_cli.evaluation.confusion import Scores
 from drn_cli.evaluation.folder_pairs import FolderPairs
 from drn_cli.evaluation.label_maps import Ids, Size
 from drn_cli.files import sha256
+from drn_cli.inference.normalization import Normalization
 from drn_cli.recipe.schema import Eval
 
 IDS = {
@@ -29,12 +30,14 @@ class Seen:
         weights: Its file.
         view: Sizes, mirrored, tiles.
         autocast: What it computed in where that is safe; None is float32 throughout.
+        normalization: Mean and standard deviation of its inputs, and where they come from.
     """
 
     network: str
     weights: Path
     view: Eval
     autocast: torch.dtype | None
+    normalization: Normalization
 
     @property
     def precision(self) -> str:
@@ -43,6 +46,8 @@ class Seen:
     def text(self) -> str:
         """Say it in whole sentences."""
         parts = [f"The network is {self.network} with {self.weights.name}, in {self.precision}."]
+        normalized = self.normalization
+        parts.append(f"Inputs were normalized by {normalized.text()} ({normalized.source}).")
         if self.view.scales != (1.0,):
             scales = ", ".join(f"{scale:g}" for scale in self.view.scales)
             parts.append(
@@ -64,6 +69,7 @@ class Seen:
             "flip": self.view.flip,
             "tile": self.view.tile,
             "precision": self.precision,
+            **self.normalization.to_json(),
         }
 
 

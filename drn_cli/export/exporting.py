@@ -14,6 +14,7 @@ from drn_cli.export.int8 import inputs_of, quantise_onnx
 from drn_cli.export.parity import Parity, compare
 from drn_cli.export.probes import find_examples, make_probes, shrunk
 from drn_cli.files import move_together, sha256, write_json
+from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.opening import TrainedNetwork, open_network, read_network
 from drn_cli.inference.source import Source
 
@@ -45,6 +46,7 @@ def export(
     pictures: Sequence[str] = (),
     calibration: Sequence[str] = (),
     licence: str | None = None,
+    given: Normalization | None = None,
     force: bool = False,
     tell: Callable[[str], object] = lambda _: None,
 ) -> Exported:
@@ -58,6 +60,7 @@ def export(
             pictures, or drawn ones.
         calibration: The same for int8; by default some of the run's training pictures.
         licence: Of the weights.
+        given: Mean and standard deviation, whatever the checkpoint says.
         force: Whether what is there may be replaced.
         tell: Called with each step, in words.
 
@@ -74,7 +77,7 @@ def export(
     count = PICTURES if form.precision != "int8" else PICTURES_FOR_INT8
     probes = make_probes(find_examples(pictures, source, "val", count), form)
     calibrating = _calibrating(source, calibration) if form.precision == "int8" else []
-    strings, statistics = describe(network, source, form, licence)
+    strings, statistics = describe(network, source, form, licence, given)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)

@@ -14,6 +14,7 @@ from drn_cli.files import read_json, sha256
 from drn_cli.inference import told
 from drn_cli.inference.exported.network import UINT8
 from drn_cli.inference.loading import facts
+from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.opening import TrainedNetwork
 from drn_cli.inference.source import Source
 from drn_cli.networks.published import PUBLISHED
@@ -29,7 +30,11 @@ PLACES = {"data": {"root", "lists", "cache_folder"}, "model": {"weights"}}
 
 
 def describe(
-    network: TrainedNetwork, source: Source, form: Form, licence: str | None
+    network: TrainedNetwork,
+    source: Source,
+    form: Form,
+    licence: str | None,
+    given: Normalization | None = None,
 ) -> tuple[dict[str, str], Statistics]:
     """Give the strings of a file, and the statistics that are among them.
 
@@ -38,8 +43,10 @@ def describe(
         source: Where it comes from.
         form: What it becomes.
         licence: Of the weights, if it is known.
+        given: Mean and standard deviation, if they were stated.
     """
-    statistics, class_set = facts(network)
+    normalized, class_set = facts(network, given=given)
+    statistics = normalized.statistics
     folders = told.strings(network.told, "class_folders")
     if network.task == "classification" and "class_names" not in network.told:
         class_set, folders = _named(network.classes)

@@ -12,6 +12,7 @@ from drn_cli.data.classification import View
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
 from drn_cli.data.resized_crop import centre_crop, ten_crops
+from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.score_maps import check_finite
 
 Network = Callable[[Tensor], Tensor]  # (N, 3, S, S) to logits (N, classes)
@@ -35,6 +36,7 @@ class Classifier:
             `(N, classes, ceil(H / 8), ceil(W / 8))`: the network without its pooling.
         view: `1-crop`, the centre, or `10-crop`, whose probabilities are averaged.
         autocast: The type that it computes in where that is safe; None is float32 throughout.
+        normalization: Mean and standard deviation with their source, where a file was loaded.
     """
 
     network: Network
@@ -48,6 +50,7 @@ class Classifier:
     resize: int = 256
     view: View = "1-crop"
     autocast: torch.dtype | None = None
+    normalization: Normalization | None = None
 
     def crops(self, image: Pixels) -> Pixels:
         """Cut out what is seen of a picture: `(H, W, 3)` to `(1 or 10, crop, crop, 3)`."""

@@ -6,35 +6,38 @@ from typing import Any
 
 import torch
 
-from drn_cli.data.classes import ClassSet, cityscapes, generic, imagenet
+from drn_cli.data.classes import ClassSet, generic, imagenet
 from drn_cli.data.classification import View
-from drn_cli.data.folders import CITYSCAPES, IMAGENET, ListFolder, Statistics
+from drn_cli.data.folders import ListFolder, Statistics
 from drn_cli.errors import DrnError
 from drn_cli.inference import told
 from drn_cli.inference.classifier import Classifier
 from drn_cli.inference.exported.network import AS_PIXELS, ExportedNetwork, Output
 from drn_cli.inference.memory import Tiles
+from drn_cli.inference.normalization import Normalization, normalization, warn
 from drn_cli.inference.opening import Found, TrainedNetwork, open_network
 from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.inference.preparation import prepared
 from drn_cli.inference.reading import networks_at_once
 from drn_cli.inference.views import PLAIN
+from drn_cli.networks.published import PUBLISHED
 from drn_cli.recipe.schema import Eval
 
 
-def facts(found: Found, data: ListFolder | None = None) -> tuple[Statistics, ClassSet]:
-    """Give mean and standard deviation, and the names and colours of the classes.
+def facts(
+    found: Found, data: ListFolder | None = None, given: Normalization | None = None
+) -> tuple[Normalization, ClassSet]:
+    """Return what inputs are normalized with, and the names and colours of the classes.
 
-    Those of the file; else of the data folder; else what is known of networks like this.
+    Those of the file; else of the data folder; else what is known of networks like this. A
+    normalization that is given comes before all.
     """
-    statistics, class_set = IMAGENET, told.class_set(found.told)
-    if data is not None and not found.told.keys() >= {"mean", "std"}:
-        statistics = data.statistics()
-    elif found.task == "segmentation" and found.classes == len(cityscapes()):
-        statistics = CITYSCAPES
+    known = given is not None or found.told.keys() >= {"mean", "std"}
+    class_set = told.class_set(found.told)
     if class_set is None and data is not None:
         class_set = data.class_set(found.classes)
-    return told.statistics(found.told, statistics), class_set or generic(found.classes)
+    statistics = None if known or data is None else data.statistics()
+    return normalization(found, statistics, given), class_set or generic(found.classes)
 
 
 def load_predictor(
@@ -42,6 +45,7 @@ def load_predictor(
     device: torch.device,
     *,
     data: ListFolder | None = None,
+    given: Normalization | None = None,
     view: Eval = PLAIN,
     autocast: torch.dtype | None = None,
     compiled: bool = False,
@@ -54,6 +58,7 @@ def load_predictor(
         device: Where to run it.
         data: The data folder to be used with; tells mean, std and class names where the file,
             as the original's, does not.
+        given: What inputs are normalized with, whatever the file says.
         view: How to look at a picture.
         autocast: The type to compute in where that is safe; None is float32 throughout. Exported
             networks compute in what they were exported in.
@@ -65,11 +70,13 @@ def load_predictor(
         DrnError: The file cannot be read, holds a classifier, or cannot do what is asked of it.
     """
     found = open_network(source, "segmentation") if isinstance(source, Path) else source
-    statistics, class_set = facts(found, data)
+    normalized, class_set = facts(found, data, given)
+    statistics = normalized.statistics
     count = at_once or networks_at_once(device)
     ready = partial(
         PixelPredictor,
         class_set=class_set,
+        normalization=normalized,
         device=device,
         view=view,
         tiles=Tiles(found.arch, device, count),
@@ -98,7 +105,8 @@ def load_classifier(
     source: Path | Found,
     device: torch.device,
     *,
-    statistics: Statistics = IMAGENET,
+    statistics: Statistics | None = None,
+    given: Normalization | None = None,
     crop: int | None = None,
     resize: int | None = None,
     view: View = "1-crop",
@@ -110,7 +118,8 @@ def load_classifier(
     Args:
         source: A checkpoint, an exported network, or what was read from one.
         device: Where to run it.
-        statistics: Mean and standard deviation, where the file does not tell.
+        statistics: Mean and standard deviation of the data folder, where the file has none.
+        given: What inputs are normalized with, whatever the file says.
         crop: Side of the crops that it sees, in pixels; by default as the file tells, or 224.
         resize: What the shorter side of a picture is brought to before, in pixels; by default as
             the file tells, or 256.
@@ -126,8 +135,15 @@ def load_classifier(
     folders = told.strings(found.told, "class_folders")
     if names is None and found.classes == len(imagenet()):
         names, folders = tuple(imagenet().values()), tuple(imagenet())
+    if any(file.name == found.path.name for file in PUBLISHED if file.source == "torchvision"):
+        warn(
+            f"{found.path}: the weights of a ResNet are a start for training {found.arch}, not the "
+            "published classifier: its answers mean little (use a C or D network, as drn_d_22)"
+        )
+    normalized = normalization(found, statistics, given)
     ready = partial(
         Classifier,
+        normalization=normalized,
         names=names or tuple(f"class {number}" for number in range(found.classes)),
         folders=folders,
         named=names is not None,
@@ -136,13 +152,12 @@ def load_classifier(
         resize=resize or int(found.told.get("resize", 256)),
         view=view,
     )
-    statistics = told.statistics(found.told, statistics)
     if isinstance(found, TrainedNetwork):
         model = prepared(found.model, device, exact=autocast is None)
         return ready(
             network=_compiled(model) if compiled else model,
             maps=_compiled(model.scores) if compiled else model.scores,
-            statistics=statistics,
+            statistics=normalized.statistics,
             autocast=autocast,
         )
     _check_exported(found, compiled)
@@ -150,7 +165,7 @@ def load_classifier(
     return ready(
         network=lambda x: run(x, "logits"),
         maps=lambda x: run(x, "scores"),
-        statistics=AS_PIXELS if found.takes_pixels else statistics,
+        statistics=AS_PIXELS if found.takes_pixels else normalized.statistics,
     )
 
 

@@ -14,6 +14,7 @@ from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
 from drn_cli.inference.memory import Tiles
+from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.out_of_memory import is_out_of_memory
 from drn_cli.inference.score_maps import ScoreMap, class_map, probabilities
 from drn_cli.inference.views import PLAIN, Network, look
@@ -43,6 +44,7 @@ class PixelPredictor:
         tiles: What is known of the memory; predictors of one network may share it.
         answers_classes: Whether the network gives classes, uint8 `(N, H, W)`, instead of scores;
             then it sees whole pictures, once.
+        normalization: Mean and standard deviation with their source, where a file was loaded.
     """
 
     network: Network
@@ -54,6 +56,7 @@ class PixelPredictor:
     autocast: torch.dtype | None = None
     tiles: Tiles = field(default_factory=lambda: Tiles(None, torch.device("cpu")), repr=False)
     answers_classes: bool = False
+    normalization: Normalization | None = None
 
     @property
     def classes(self) -> int:

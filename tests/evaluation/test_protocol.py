@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from drn_cli import __version__
-from drn_cli.data.folders import Sample
+from drn_cli.data.folders import IMAGENET, Sample
 from drn_cli.evaluation.confusion import Scores
 from drn_cli.evaluation.folder_pairs import FolderPairs
 from drn_cli.evaluation.label_maps import Ids, Size
 from drn_cli.evaluation.protocol import Protocol, Seen
+from drn_cli.inference.normalization import Normalization
 from drn_cli.recipe.schema import MULTI_SCALE, Eval
 
 IMAGES, LABELS = Path("made/by us"), Path("gtFine/val")
@@ -36,7 +37,8 @@ def weights(tmp_path: Path) -> Path:
 
 
 def seen(weights: Path, autocast: torch.dtype | None = None, **view: object) -> Seen:
-    return Seen("drn_d_105", weights, Eval(**view), autocast)
+    normalized = Normalization(IMAGENET, "option")
+    return Seen("drn_d_105", weights, Eval(**view), autocast, normalized)
 
 
 def protocol(
@@ -52,8 +54,10 @@ def test_text_of_a_network_says_all_that_was_done(weights: Path) -> None:
     told = protocol(seen(weights), "label", "label-ids").text(scores())
     assert told == (
         f"Scored with drn {__version__}: 7 pairs, matched by name (labels: the same stem, 7 "
-        "pairs). The network is drn_d_105 with best.safetensors, in float32. Mirrored pictures "
-        "were not seen. The label maps hold Cityscapes label ids, mapped to the 19 train ids. "
+        "pairs). The network is drn_d_105 with best.safetensors, in float32. Inputs were "
+        "normalized by mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225 (option). Mirrored "
+        "pictures were not seen. The label maps hold Cityscapes label ids, mapped to the 19 "
+        "train ids. "
         "Pictures were brought to the size of their label maps (bicubic). One confusion matrix "
         "was counted over all pixels of all pairs whose label is a class; mIoU is the mean of "
         "TP / (TP + FP + FN) over 5 of 5 classes, accuracy the share of these pixels that is "
@@ -176,6 +180,9 @@ def test_json_of_a_network(weights: Path) -> None:
         "flip": True,
         "tile": 64,
         "precision": "float16",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "mean_std_source": "option",
     }
 
 

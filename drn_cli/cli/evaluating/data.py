@@ -1,11 +1,11 @@
 """A network scored on a data folder: label maps or class folders, whichever it answers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from drn_cli.cli import console
 from drn_cli.cli.evaluating.output import Output
-from drn_cli.cli.source import Look
+from drn_cli.cli.source import Look, describe
 
 if TYPE_CHECKING:
     from drn_cli.data.folders import Split
@@ -54,10 +54,6 @@ def _place(source: "Source", data: Path | None) -> tuple[Path, str | None]:
     return Path(source.recipe.data.root), source.recipe.data.lists
 
 
-def _about(source: "Source", split: str) -> dict[str, Any]:
-    return {**source.to_json(), "split": split}
-
-
 def _segmentation(
     network: "Found",
     source: "Source",
@@ -92,8 +88,9 @@ def _segmentation(
         return segmented_picture(name, image, label, prediction, predictor.class_set)
 
     console.note(f"{source.checkpoint}, {split}: {scores.images} pictures")
+    about = describe(source, network, predictor) | {"split": split}
     view = {"scales": list(look.view.scales), "flip": look.view.flip, "tile": look.view.tile}
-    output.segmentation(scores, predictor.class_set, _about(source, split) | view, show)
+    output.segmentation(scores, predictor.class_set, about | view, show)
 
 
 def _classification(
@@ -131,4 +128,5 @@ def _classification(
             f"{source.checkpoint}, {split}: {scores.images} pictures of {len(folder.folders)} "
             f"classes, {classifier.view}"
         )
-        output.classification(scores, classifier, _about(source, split) | {"view": classifier.view})
+        about = describe(source, network, classifier) | {"split": split}
+        output.classification(scores, classifier, about | {"view": classifier.view})

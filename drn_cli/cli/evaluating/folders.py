@@ -105,7 +105,14 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
             prediction = predictor(image).cpu().numpy()
             return segmented_picture(name, image, label, prediction, predictor.class_set)
 
-        seen = Seen(network.arch, source.checkpoint, look.view, computing["autocast"])
+        assert predictor.normalization is not None
+        seen = Seen(
+            network.arch,
+            source.checkpoint,
+            look.view,
+            computing["autocast"],
+            predictor.normalization,
+        )
         protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, seen)
         _tell(scores, predictor.class_set, protocol, output, show)
 

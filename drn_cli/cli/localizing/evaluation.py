@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from drn_cli.cli import console
-from drn_cli.cli.source import Look
+from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def evaluate_boxes(
         if group.first:
             if left_out:
                 console.note(f"{left_out} of {len(images)} pictures have no boxes and are left out")
-            _tell(scores, pictures, classifier, source, asked)
+            _tell(scores, pictures, classifier, describe(source, network, classifier), asked)
 
 
 def class_numbers(classifier: "Classifier") -> dict[str, int]:
@@ -115,11 +115,11 @@ def _tell(
     scores: "LocalizationScores",
     pictures: "Sequence[Located]",
     classifier: "Classifier",
-    source: "Source",
+    about: dict[str, Any],
     asked: Asked,
 ) -> None:
     told = {
-        **source.to_json(),
+        **about,
         "of": asked.of,
         "see": asked.see,
         **scores.to_json(),

@@ -12,7 +12,7 @@ from rich.markup import escape
 from drn_cli.cli import console
 from drn_cli.cli.localizing.evaluation import Asked, class_numbers
 from drn_cli.cli.pictures import in_order, read_picture, results_of
-from drn_cli.cli.source import Look
+from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def find_boxes(
             entries.append((number, {"image": picture.path} | result))
         found, failed = in_order(group.gather(entries)), in_order(group.gather(broken))
         if group.first:
-            _report(found, failed, source, out, save, asked)
+            about = describe(source, network, classifier)
+            _report(found, failed, about, out, save, asked)
     if failed:
         raise typer.Exit(leave(1))
 
@@ -159,7 +160,7 @@ def _corners(boxes: Any) -> Iterator[list[float] | None]:
 def _report(
     found: Sequence[dict[str, Any]],
     failed: Sequence[dict[str, Any]],
-    source: "Source",
+    about: dict[str, Any],
     out: Path,
     save: Sequence[str],
     asked: Asked,
@@ -183,7 +184,7 @@ def _report(
         )
         console.note(f"written: {asked.csv}")
     if asked.as_json:
-        told = {**source.to_json(), "of": asked.of, "see": asked.see}
+        told = {**about, "of": asked.of, "see": asked.see}
         console.emit_json(told | {"localized": list(found), "failed": list(failed)})
     else:
         if len(rows) <= SHOWN:

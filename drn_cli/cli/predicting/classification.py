@@ -11,9 +11,9 @@ from rich.markup import escape
 
 from drn_cli.cli import console
 from drn_cli.cli.pictures import in_order, read_picture, results_of
-from drn_cli.cli.predicting.record import leave_record
+from drn_cli.cli.predicting.record import leave_record, maker_of
 from drn_cli.cli.predicting.segmentation import Wanted
-from drn_cli.cli.source import Look
+from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def classify(
     from drn_cli.inference.inputs import Picture, find_pictures
     from drn_cli.inference.loading import load_classifier
 
-    if wanted.submission is not None or wanted.save is not None:
+    if wanted.submission is not None or wanted.save is not None or wanted.force:
         raise DrnError(f"{source.checkpoint}: is a classifier, which labels no pixels")
     if wanted.skip_existing and csv is None:
         raise DrnError("--skip-existing: a classifier goes on where a --csv FILE ends")
@@ -90,7 +90,9 @@ def classify(
             table = GrowingTable(csv, ["image", *columns], group.rank, resume=wanted.skip_existing)
             if group.first:
                 record = csv.with_name(f".{csv.name}.json")
-                leave_record(record, network, {"view": classifier.view}, wanted.skip_existing)
+                assert classifier.normalization is not None
+                maker = maker_of(network, classifier.normalization, {"view": classifier.view})
+                leave_record(record, maker, wanted.skip_existing)
             group.wait()
             table.begin()
         started = time.perf_counter()
@@ -100,7 +102,8 @@ def classify(
         if group.first:
             if table is not None:
                 table.finish([picture.path for picture in pictures])
-            _report(source, classifier, tallies, time.perf_counter() - started, wanted, csv)
+            about = describe(source, network, classifier)
+            _report(about, classifier, tallies, time.perf_counter() - started, wanted, csv)
     if any(tally.failed for tally in tallies):
         raise typer.Exit(leave(1))
 
@@ -153,7 +156,7 @@ def _classify_share(
 
 
 def _report(
-    source: "Source",
+    about: dict[str, Any],
     classifier: "Classifier",
     tallies: Sequence[Tally],
     seconds: float,
@@ -168,7 +171,7 @@ def _report(
     if wanted.as_json:
         console.emit_json(
             {
-                **source.to_json(),
+                **about,
                 "view": classifier.view,
                 "classified": found,
                 "skipped": skipped,

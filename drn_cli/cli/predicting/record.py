@@ -1,39 +1,263 @@
-"""What made predictions, written beside them, so that an interrupted run goes on with the same."""
+"""What made each prediction, written beside them: maps of two networks should not pass for one's.
 
-from collections.abc import Mapping
+`predictions.json` in the output folder has a table of what made maps, and for each image the row of
+that table. It is written before the first map. Maps that are being made again by another network
+belong to an unknown one until all are done, because a run may be killed in between.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from drn_cli import __version__
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json, sha256, write_json
 
 if TYPE_CHECKING:
+    from drn_cli.inference.normalization import Normalization
     from drn_cli.inference.opening import Found
+    from drn_cli.inference.outputs import Kind
+
+RECORD = "predictions.json"
+
+Row = dict[str, Any]  # what made the maps of some images, and `files`, the kinds of them
+
+# What decides what a map shows, and what messages call it.
+DECIDES = {
+    "weights_sha256": "weights",
+    "mean": "mean",
+    "std": "std",
+    "scales": "scales",
+    "flip": "flip",
+    "view": "view",
+}
+UNKNOWN: Row = {"network": None}
 
 
-def leave_record(path: Path, network: "Found", view: Mapping[str, Any], resume: bool) -> None:
-    """Write down what makes the predictions, or see that the same is going on.
+def maker_of(network: "Found", normalization: "Normalization", view: Mapping[str, Any]) -> Row:
+    """Describe what makes predictions.
 
     Args:
-        path: The record.
         network: What predicts.
-        view: How it looks at pictures.
-        resume: Whether what is there already stays.
+        normalization: What its inputs are normalized with.
+        view: How it looks at images.
+    """
+    return {
+        "drn": __version__,
+        "network": network.arch,
+        "weights": str(network.path),
+        "weights_sha256": sha256(network.path),
+        "verified": network.verified,
+        **normalization.to_json(),
+        **view,
+    }
+
+
+def differences(row: Row, maker: Row) -> list[str]:
+    """Name what decides in another way than a maker's; older records do not hold everything."""
+    if row.get("network") is None:
+        return ["weights"]
+    keys = [key for key in DECIDES if key in maker and row.get(key, maker[key]) != maker[key]]
+    return [DECIDES[key] for key in keys]
+
+
+def leave_record(path: Path, maker: Row, resume: bool) -> None:
+    """Record what makes a whole table, or check that the same continues it.
 
     Raises:
         DrnError: What is there was made by another network, or in another way.
     """
-    same = {"weights_sha256": sha256(network.path), **view}
-    if resume and path.is_file():
-        before = read_json(path)
-        if not isinstance(before, dict):
-            raise DrnError(f"{path}: should hold an object", "remove it to go on")
-        different = [key for key, value in same.items() if before.get(key) != value]
-        if different:
-            raise DrnError(
-                f"{path}: the predictions there were made with other {' and '.join(different)}",
-                "write somewhere else, or leave out --skip-existing to make them anew",
-            )
-    told = {"drn": __version__, "network": network.arch, "weights": str(network.path)}
-    write_json(path, told | same)
+    if resume and path.is_file() and (different := differences(_object(path), maker)):
+        raise DrnError(
+            f"{path}: the predictions there were made with other {' and '.join(different)}",
+            "choose another --csv, or leave out --skip-existing to make all of them again",
+        )
+    write_json(path, maker)
+
+
+class MapRecord:
+    """The record of an output folder, while maps are written there.
+
+    Args:
+        out: The output folder.
+        maker: What makes the maps.
+        names: The images whose maps are to be made, as their files are called.
+        kinds: Which files are written of each.
+        resume: Whether files that are there stay, as with `--skip-existing`.
+        force: Whether recorded files that would be in the way are deleted.
+
+    Raises:
+        DrnError: Files that something else made would remain, or the record cannot be read.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        maker: Row,
+        names: Sequence[str],
+        kinds: "Sequence[Kind]",
+        *,
+        resume: bool,
+        force: bool,
+    ) -> None:
+        self.out, self.path, self.maker, self.kinds = out, out / RECORD, maker, kinds
+        self._rows: list[Row] = []
+        self._made: dict[tuple[bool, tuple[str, ...]], Row] = {}
+        self._different: dict[int, list[str]] = {}
+        before = _read(out)
+        if resume:
+            self._check_unrecorded(before, names)
+        left = self._left(before, set(names), resume)
+        if left and not force:
+            self._refuse(before, left)
+        for name, kinds_left in left.items():
+            for path in _files(out, name, kinds_left):
+                path.unlink(missing_ok=True)
+            kept = [kind for kind in before[name]["files"] if kind not in kinds_left]
+            before[name] = before[name] | {"files": kept}
+        before = {name: row for name, row in before.items() if row["files"]}
+        self._replaced = {
+            name: before[name] for name in names if name in before and self._differs(before[name])
+        }
+        _write(self.path, before | {name: self._row(before.get(name)) for name in names})
+
+    def finish(self, failed: Iterable[str]) -> list[str]:
+        """Record what made the maps that were made again.
+
+        Args:
+            failed: Images of which no maps could be made.
+
+        Returns:
+            Those of them that keep the maps of something else.
+        """
+        lost = set(failed) & self._replaced.keys()
+        if self._replaced:
+            new = {name: self._row(None) for name in self._replaced}
+            kept = {name: self._replaced[name] for name in lost}
+            _write(self.path, _read(self.out) | new | kept)
+        return sorted(lost)
+
+    def _row(self, before: Row | None) -> Row:
+        """Return the row of an image that is predicted, given the one that it had."""
+        other = before is not None and bool(self._differs(before))
+        files = tuple(dict.fromkeys((*(before or {}).get("files", ()), *self.kinds)))
+        made = self._made.setdefault((other, files), {})
+        made.update((UNKNOWN if other else self.maker) | {"files": list(files)})
+        return made
+
+    def _differs(self, row: Row) -> list[str]:
+        """Return the differences of a row, which many images share."""
+        if id(row) not in self._different:
+            self._different[id(row)] = differences(row, self.maker)
+            self._rows.append(row)  # so that its id stays its own
+        return self._different[id(row)]
+
+    def _left(self, before: dict[str, Row], wanted: set[str], resume: bool) -> dict[str, list[str]]:
+        """Find the kinds of recorded files that would remain although something else made them."""
+        left = {}
+        for name, row in before.items():
+            different = self._differs(row)
+            # Without --skip-existing, other sizes for some images are as good as for all.
+            if not different or (name not in wanted and not resume and "weights" not in different):
+                continue
+            redone = name in wanted and (not resume or row.get("network") is None)
+            stays = [kind for kind in row["files"] if not (redone and kind in self.kinds)]
+            if any(path.exists() for path in _files(self.out, name, stays)):
+                left[name] = stays
+        return left
+
+    def _refuse(self, before: dict[str, Row], left: dict[str, list[str]]) -> None:
+        name, kinds = next(iter(left.items()))
+        different = " and ".join(self._differs(before[name]))
+        images = "one image" if len(left) == 1 else f"{len(left)} images"
+        raise DrnError(
+            f"{_files(self.out, name, kinds)[0]}: was made with other {different}; such files of "
+            f"{images}, recorded in {self.path}, would remain beside the new ones",
+            "predict all their images without --skip-existing, choose another --out, or delete "
+            "these files with --force",
+        )
+
+    def _check_unrecorded(self, before: dict[str, Row], names: Sequence[str]) -> None:
+        kinds = [kind for kind in self.kinds if (self.out / kind).is_dir()]
+        for name in names:
+            if name not in before:
+                for path in _files(self.out, name, kinds):
+                    if path.exists():
+                        raise DrnError(
+                            f"{path}: is not in {self.path}, so that what made it is unknown",
+                            "leave out --skip-existing to make it again, or choose another --out",
+                        )
+
+
+def unfinished(out: Path) -> Callable[[str], bool]:
+    """Return a test whether an image's maps, though there, may be another network's."""
+    names = {name for name, row in _read(out).items() if row.get("network") is None}
+    return names.__contains__
+
+
+def _files(out: Path, name: str, kinds: Iterable[str]) -> list[Path]:
+    from drn_cli.inference.outputs import output_path
+
+    return [output_path(out, cast("Kind", kind), name) for kind in kinds]
+
+
+def _read(out: Path) -> dict[str, Row]:
+    """Read the row of each image; images of one row share it."""
+    path = out / RECORD
+    if not path.is_file():
+        return {}
+    found = _object(path)
+    if "images" not in found:
+        return _read_older(out, found)
+    table, images = found.get("made_by"), found["images"]
+    if (
+        isinstance(table, list)
+        and isinstance(images, dict)
+        and all(isinstance(row, dict) and _are_kinds(row.get("files")) for row in table)
+        and all(type(number) is int and 0 <= number < len(table) for number in images.values())
+    ):
+        return {name: table[number] for name, number in images.items()}
+    raise _damaged(path)
+
+
+def _read_older(out: Path, found: Row) -> dict[str, Row]:
+    """Read a record of one network for all maps, as drn wrote it up to 0.1.0."""
+    from drn_cli.inference.outputs import ENDINGS
+
+    images: dict[str, list[str]] = {}
+    for kind, ending in ENDINGS.items():
+        for path in sorted((out / kind).rglob(f"*{ending}")):
+            name = str(path.relative_to(out / kind)).removesuffix(ending)
+            if not path.name.startswith("."):
+                images.setdefault(name, []).append(kind)
+    return {name: found | {"files": kinds} for name, kinds in images.items()}
+
+
+def _are_kinds(value: Any) -> bool:
+    from drn_cli.inference.outputs import KINDS
+
+    return isinstance(value, list) and set(map(str, value)) <= set(KINDS)
+
+
+def _write(path: Path, images: Mapping[str, Row]) -> None:
+    rows: dict[int, int] = {}
+    table: list[Row] = []
+    numbers = {}
+    for name, row in images.items():
+        if id(row) not in rows:
+            if row not in table:
+                table.append(row)
+            rows[id(row)] = table.index(row)
+        numbers[name] = rows[id(row)]
+    write_json(path, {"made_by": table, "images": numbers})
+
+
+def _object(path: Path) -> Row:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise _damaged(path)
+    return found
+
+
+def _damaged(path: Path) -> DrnError:
+    return DrnError(f"{path}: is no record of predictions", "remove it, or choose another --out")

@@ -12,8 +12,8 @@ import typer
 
 from drn_cli.cli import console
 from drn_cli.cli.pictures import in_order, name_of, read_picture, results_of
-from drn_cli.cli.predicting.record import leave_record
-from drn_cli.cli.source import Look
+from drn_cli.cli.predicting.record import MapRecord, maker_of, unfinished
+from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from drn_cli.inference.outputs import Kind
     from drn_cli.inference.predictor import PixelPredictor
     from drn_cli.inference.source import Source
-
-RECORD = "predictions.json"  # in the output folder: what made the predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,7 @@ class Wanted:
         partial: Whether it may lack pictures.
         batch: Pictures of one size that a GPU takes at once.
         as_json: Whether JSON is printed.
+        force: Whether recorded maps of another network are deleted that would remain.
     """
 
     out: Path
@@ -51,6 +50,7 @@ class Wanted:
     partial: bool
     batch: int | None
     as_json: bool
+    force: bool = False
 
     @property
     def kinds(self) -> "tuple[Kind, ...]":
@@ -111,18 +111,33 @@ def label(
         )
         with writing_below(wanted.out) if group.first else nullcontext():
             if group.first:
+                assert predictor.normalization is not None
                 view = {"scales": list(look.view.scales), "flip": look.view.flip}
-                leave_record(wanted.out / RECORD, network, view, wanted.skip_existing)
+                record = MapRecord(
+                    wanted.out,
+                    maker_of(network, predictor.normalization, view),
+                    [picture.name for picture in pictures],
+                    wanted.kinds,
+                    resume=wanted.skip_existing,
+                    force=wanted.force,
+                )
             group.wait()
             started = time.perf_counter()
             tally = _label_share(pictures, predictor, wanted, group)
             seconds = time.perf_counter() - started
             tallies = group.gather(tally)
             whole = not any(tally.failed for tally in tallies)
+            if group.first:
+                failed = [pictures[number].name for each in tallies for number, _ in each.failed]
+                if kept := record.finish(failed):
+                    console.warn(
+                        f"{wanted.out}: {len(kept)} images that failed keep earlier maps of "
+                        f"another network or view: {', '.join(kept[:3])}"
+                    )
             if group.first and wanted.submission is not None and whole:
                 _pack(pictures, wanted)
         if group.first:
-            _report(source, tallies, seconds, wanted)
+            _report(describe(source, network, predictor), tallies, seconds, wanted)
             if wanted.submission is not None and not whole:
                 console.warn(f"{wanted.submission}: not written, some pictures have no prediction")
     if any(tally.failed for tally in tallies):
@@ -151,8 +166,10 @@ def _label_share(
     kinds, out = wanted.kinds, wanted.out
     tally = Tally(0, 0, [], [])
     todo = []
+    doubtful = unfinished(out) if wanted.skip_existing else None
     for number, picture in group.share(list(enumerate(pictures))):
-        if wanted.skip_existing and is_written(out, picture.name, kinds):
+        name = picture.name
+        if doubtful is not None and is_written(out, name, kinds) and not doubtful(name):
             tally.skipped += 1
         else:
             todo.append((number, picture))
@@ -211,7 +228,9 @@ def _pack(pictures: "Sequence[Picture]", wanted: Wanted) -> None:
     console.note(f"{wanted.submission}: {found.pictures} maps, {found.bytes / 1e6:.1f} MB")
 
 
-def _report(source: "Source", tallies: Sequence[Tally], seconds: float, wanted: Wanted) -> None:
+def _report(
+    about: dict[str, Any], tallies: Sequence[Tally], seconds: float, wanted: Wanted
+) -> None:
     written = sum(tally.written for tally in tallies)
     skipped = sum(tally.skipped for tally in tallies)
     failed = in_order(tally.failed for tally in tallies)
@@ -219,7 +238,7 @@ def _report(source: "Source", tallies: Sequence[Tally], seconds: float, wanted: 
     if wanted.as_json:
         console.emit_json(
             {
-                **source.to_json(),
+                **about,
                 "written": in_order(tally.files for tally in tallies),
                 "skipped": skipped,
                 "failed": failed,

@@ -35,12 +35,14 @@ class ExportedNetwork:
         told: The strings in it, as `drn export` wrote them.
         runtime: Name and version of what runs it.
         start: Makes it ready.
+        verified: Whether a checksum shows that the file is as it was written.
     """
 
     path: Path
     told: Mapping[str, str]
     runtime: str
     start: Start
+    verified: bool = False
 
     @property
     def arch(self) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,42 +75,144 @@ def test_broken_picture_is_tried_again(predict, photos):
     assert labelled(predict("photos", "--skip-existing")) == ", 3 were there already"
 
 
-def test_record_says_what_made_the_predictions(predict, photos, segmenter):
+def record() -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """Return the weights of each image's maps, and the table of what made them."""
+    told = json.loads(Path("predictions/predictions.json").read_text())
+    images = {name: told["made_by"][n].get("weights") for name, n in told["images"].items()}
+    return images, told["made_by"]
+
+
+def refusal(result: Any) -> str:
+    assert isinstance(result.exception, DrnError), result.output
+    return str(result.exception)
+
+
+def test_record_says_what_made_each_image(predict, photos, segmenter):
     predict("photos/a.png", "--scales", "0.5,1", "--flip")
+    predict("photos/deep/d.png", "--save", "index")
     assert json.loads(Path("predictions/predictions.json").read_text()) == {
-        "drn": __version__,
-        "network": "drn_a_18",
-        "weights": str(segmenter),
-        "weights_sha256": sha256(segmenter),
-        "scales": [0.5, 1.0],
-        "flip": True,
+        "made_by": [
+            made_by(segmenter) | {"scales": [0.5, 1.0], "flip": True},
+            made_by(segmenter) | {"files": ["index"]},
+        ],
+        "images": {"a": 0, "d": 1},
     }
 
 
-def test_predictions_of_another_network_or_view_are_not_gone_on_with(
-    predict, photos, files_in, other_segmenter, segmenter
+def made_by(weights: Path) -> dict[str, Any]:
+    return {
+        "drn": __version__,
+        "network": "drn_a_18",
+        "weights": str(weights),
+        "weights_sha256": sha256(weights),
+        "verified": True,
+        "mean": [0.37, 0.37, 0.37],
+        "std": [0.3, 0.31, 0.32],
+        "mean_std_source": "file",
+        "scales": [1.0],
+        "flip": False,
+        "files": ["index", "colour", "overlay"],
+    }
+
+
+def test_maps_of_another_network_do_not_remain_beside_new_ones(
+    predict, photos, files_in, segmenter, other_segmenter
 ):
+    predict("photos")
+    before = files_in(Path("predictions"))
+    for words, count in (
+        (["photos/a.png"], "3 images"),
+        (["photos", "--save", "index"], "4 images"),
+        (["photos", "--skip-existing"], "4 images"),
+    ):
+        text = refusal(predict(*words, weights=other_segmenter))
+        assert f"was made with other weights; such files of {count}, recorded in" in text
+        assert "choose another --out" in text and "--force" in text
+        assert files_in(Path("predictions")) == before
+    # Everything again is one command, and so is another view of one image.
+    assert labelled(predict("photos", weights=other_segmenter)) == ""
+    assert set(record()[0].values()) == {str(other_segmenter)}
+    assert labelled(predict("photos/a.png", "--flip", weights=other_segmenter)) == ""
+    assert len(record()[1]) == 2
+    assert predict("photos/a.png", "--out", "elsewhere").exit_code == 0
+
+
+def test_force_deletes_what_is_recorded_and_nothing_else(
+    predict, photos, segmenter, other_segmenter
+):
+    predict("photos", "--save", "index,colour")
+    for mine in ("index/mine.png", "overlay/c.png", "notes.txt"):
+        Path("predictions", mine).parent.mkdir(exist_ok=True)
+        Path("predictions", mine).write_bytes(b"mine")
+    words = ("photos/a.png", "--save", "index", "--force")
+    assert predict(*words, weights=other_segmenter).exit_code == 0
+    left = sorted(str(p.relative_to("predictions")) for p in Path("predictions").rglob("*.*"))
+    assert left == [
+        ".lock", "index/a.png", "index/mine.png", "notes.txt", "overlay/c.png", "predictions.json",
+    ]  # fmt: skip
+    assert record()[0] == {"a": str(other_segmenter)}
+
+
+def test_predictions_of_another_view_are_not_gone_on_with(predict, photos, files_in):
     predict("photos/a.png")
     before = files_in(Path("predictions"))
-    for weights, options, words in (
-        (segmenter, ["--scales", "0.5"], "scales"),
-        (segmenter, ["--ms", "--flip"], "scales and flip"),
-        (other_segmenter, [], "weights_sha256"),
+    for options, words in (
+        (["--scales", "0.5"], "scales"),
+        (["--ms", "--flip"], "scales and flip"),
+        (["--mean", "0.1,0.2,0.3", "--std", "1,1,1"], "mean and std"),
     ):
-        refused = predict("photos", *options, "--skip-existing", weights=weights)
-        assert isinstance(refused.exception, DrnError)
-        assert refused.exception.message == (
-            f"predictions/predictions.json: the predictions there were made with other {words}"
-        )
-        assert "leave out --skip-existing" in str(refused.exception.hint)
+        text = refusal(predict("photos", *options, "--skip-existing"))
+        assert text.startswith(f"predictions/index/a.png: was made with other {words}; ")
         assert files_in(Path("predictions")) == before
-    # To make all of them anew is fine, and so is to go on from there.
+    # To make all of them again is fine, and so is to continue from there.
     assert labelled(predict("photos/a.png", "--flip")) == ""
     again = predict("photos/a.png", "--flip", "--skip-existing")
     assert labelled(again) == ", 1 were there already"
 
 
-@pytest.mark.parametrize("content", ["half of a rec", "[]"])
+def test_image_that_another_network_could_not_read_keeps_its_old_record(
+    predict, photos, segmenter, other_segmenter
+):
+    predict("photos")
+    (photos / "c.png").write_bytes(b"broken")
+    result = predict("photos", weights=other_segmenter)
+    assert "1 images that failed keep earlier maps of another network or view: c" in result.stderr
+    names = record()[0]
+    assert names.pop("c") == str(segmenter)
+    assert set(names.values()) == {str(other_segmenter)}
+
+
+def test_maps_that_were_being_made_again_are_of_nobody_until_all_are_done(
+    predict, photos, segmenter, other_segmenter, monkeypatch
+):
+    """A process that fails in between leaves maps of both networks."""
+    predict("photos")
+    (Path("predictions/index/deep")).rename("predictions/index/elsewhere")
+    Path("predictions/index/deep").write_bytes(b"in the way")
+    assert "predictions/index/deep" in refusal(predict("photos", weights=other_segmenter))
+    assert set(record()[0].values()) == {None}
+    Path("predictions/index/deep").unlink()
+    more = predict("photos", "--skip-existing", weights=other_segmenter)
+    assert labelled(more) == ""
+    assert set(record()[0].values()) == {str(other_segmenter)}
+
+
+def test_record_of_an_earlier_version_is_of_all_maps(predict, photos, segmenter, other_segmenter):
+    predict("photos")
+    keys = ("drn", "network", "weights", "weights_sha256", "scales", "flip")
+    older = {key: value for key, value in made_by(segmenter).items() if key in keys}
+    Path("predictions/predictions.json").write_text(json.dumps(older))
+    assert "other weights" in refusal(predict("photos/a.png", weights=other_segmenter))
+    assert labelled(predict("photos", "--skip-existing")) == ", 4 were there already"
+    Path("predictions/predictions.json").unlink()
+    text = refusal(predict("photos", "--skip-existing"))
+    assert text.startswith("predictions/index/a.png: is not in predictions/predictions.json")
+    assert labelled(predict("photos", weights=other_segmenter)) == ""
+
+
+@pytest.mark.parametrize(
+    "content", ["half of a rec", "[]", '{"images": {"a": 0}, "made_by": []}', '{"images": []}']
+)
 def test_record_that_is_none_is_an_error(predict, photos, content):
     Path("predictions").mkdir()
     Path("predictions/predictions.json").write_text(content)

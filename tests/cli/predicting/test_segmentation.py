@@ -92,7 +92,8 @@ def test_json_says_the_same_and_is_all_of_stdout(predict, photos, segmenter):
     assert result.exit_code == 1  # of the broken one
     found = json.loads(result.stdout)
     assert list(found) == [
-        "checkpoint", "written", "skipped", "failed", "seconds", "pictures_per_second",
+        "checkpoint", "run", "verified", "mean", "std", "mean_std_source", "written", "skipped",
+        "failed", "seconds", "pictures_per_second",
     ]  # fmt: skip
     assert found["checkpoint"] == str(segmenter)
     assert found["written"] == [

@@ -1,0 +1,144 @@
+"""Mean and standard deviation of a network's inputs: stated, read from a file, or guessed.
+
+Checkpoints of the original code do not hold those that they were trained with, and wrong ones cost
+a third of the mIoU without any other sign. So where they come from is always part of the answer.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drn_cli.data.classes import cityscapes
+from drn_cli.data.folders import CITYSCAPES, IMAGENET, ListFolder, Statistics
+from drn_cli.errors import DrnError
+from drn_cli.inference import told
+from drn_cli.inference.exported.network import ExportedNetwork
+from drn_cli.inference.opening import Found
+from drn_cli.networks.published import PUBLISHED
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """What an image is normalized with before a network sees it.
+
+    Attributes:
+        statistics: Mean and standard deviation of each channel.
+        source: Where they come from: `file`, `stats folder`, `option`, `data folder`, `imagenet
+            (published weights)`, or a guess that says so.
+    """
+
+    statistics: Statistics
+    source: str
+
+    def text(self) -> str:
+        """Return both in words: `mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225`."""
+        mean, std = (
+            ", ".join(f"{value:.6g}" for value in values)
+            for values in (self.statistics.mean, self.statistics.std)
+        )
+        return f"mean {mean} and std {std}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        return {
+            "mean": list(self.statistics.mean),
+            "std": list(self.statistics.std),
+            "mean_std_source": self.source,
+        }
+
+
+def stated(
+    stats: Path | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Normalization | None:
+    """Return what a user states, None for nothing.
+
+    Args:
+        stats: A data folder, whose info.json holds mean and std.
+        mean: Three numbers in 0..1; `std` goes with it.
+        std: Three numbers above 0.
+
+    Raises:
+        DrnError: They are not what they should be, or not stated once.
+    """
+    if (mean is None) != (std is None):
+        raise DrnError("--mean and --std: one without the other", "state both, or --stats DIR")
+    if stats is not None and mean is not None:
+        raise DrnError("--stats: is stated beside --mean and --std", "state one of them")
+    if stats is not None:
+        return Normalization(ListFolder.open(stats).statistics(), "stats folder")
+    if mean is None or std is None:
+        return None
+    for name, values, right in (
+        ("--mean", mean, all(0 <= value <= 1 for value in mean)),
+        ("--std", std, all(0 < value < math.inf for value in std)),
+    ):
+        if len(values) != 3 or not right:
+            what = "in 0..1" if name == "--mean" else "above 0"
+            found = ",".join(f"{value:g}" for value in values)
+            raise DrnError(
+                f"{name} {found}: should be three numbers {what}, of red, green and blue",
+                "those of pixels in 0..1, as info.json of a data folder has them",
+            )
+    r, g, b = mean
+    red, green, blue = std
+    return Normalization(Statistics((r, g, b), (red, green, blue)), "option")
+
+
+def normalization(
+    found: Found, data: Statistics | None = None, given: Normalization | None = None
+) -> Normalization:
+    """Decide what a network's inputs are normalized with: as given; else its own; else the data's.
+
+    What remains is a guess, of which a line warns: published weights alone are known.
+
+    Args:
+        found: The network.
+        data: Those of the data folder that it is used with.
+        given: Those that the user states.
+
+    Raises:
+        DrnError: Others are stated for a network that has its own inside.
+    """
+    own = None
+    if {"mean", "std"} <= found.told.keys():
+        own = Normalization(told.statistics(found.told, IMAGENET), "file")
+    if given is not None and own is not None and given.statistics != own.statistics:
+        if isinstance(found, ExportedNetwork) and found.takes_pixels:
+            raise DrnError(
+                f"{found.path}: its {own.text()} are inside, others cannot be used",
+                "export it without --normalize",
+            )
+        warn(f"{found.path}: its own {own.text()} are replaced by the {given.text()} that is given")
+    if given is not None:
+        return given
+    if own is not None:
+        return own
+    return Normalization(data, "data folder") if data is not None else _guess(found)
+
+
+def _guess(found: Found) -> Normalization:
+    if found.task == "classification" and any(file.name == found.path.name for file in PUBLISHED):
+        return Normalization(IMAGENET, "imagenet (published weights)")
+    classes = len(cityscapes())
+    if found.task == "segmentation" and found.classes == classes:
+        guess = Normalization(CITYSCAPES, f"cityscapes (guessed: {classes} classes)")
+    else:
+        guess = Normalization(IMAGENET, "imagenet (guessed)")
+    warn(
+        f"{found.path}: does not state its mean and std; a guess is used, {guess.source}: "
+        f"{guess.text()} (state those it was trained with: --stats DIR of its data folder, or "
+        "--mean R,G,B --std R,G,B)"
+    )
+    return guess
+
+
+def warn(text: str) -> None:
+    """Log a warning in one process of a job."""
+    if os.environ.get("RANK", "0") == "0":
+        log.warning("%s", text)

@@ -1,0 +1,179 @@
+"""Where mean and std come from, by the commands that use them, and what is said of a guess."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from drn_cli.cli.app import app
+from drn_cli.data.classes import ClassSet
+from drn_cli.data.folders import CITYSCAPES, IMAGENET, Statistics
+from drn_cli.errors import DrnError
+from drn_cli.inference.opening import read_network
+from drn_cli.inference.told import record
+from drn_cli.networks import create_model
+from drn_cli.networks.checkpoints import save_weights
+from drn_cli.networks.conversion import to_original
+
+OWN = Statistics((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+OPTION = ("--mean", "0.7,0.6,0.5", "--std", "0.3,0.2,0.1")
+STATED = Statistics((0.7, 0.6, 0.5), (0.3, 0.2, 0.1))
+CLASSES = ClassSet(("a", "b", "c"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints by what they hold: ours says its mean and std, the original's do not."""
+    folder = tmp_path_factory.mktemp("files")
+    found = {}
+    for name, task, classes in (
+        ("three", "segmentation", 3),
+        ("nineteen", "segmentation", 19),
+        ("classifier", "classification", 3),
+    ):
+        torch.manual_seed(0)
+        model = create_model("drn_d_22", task, classes).eval()
+        found[name] = folder / f"{name}.pth"
+        torch.save(to_original(model), found[name])
+        if name != "nineteen":
+            folders = None if task == "segmentation" else ["n1", "n2", "n3"]
+            found[f"our {name}"] = folder / f"{name}.safetensors"
+            save_weights(found[f"our {name}"], model, record(model, OWN, CLASSES, folders))
+    return found
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """photos/a.png, labels/a.png, and stats/info.json, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(logging.getLogger("drn_cli"), "propagate", True)
+    for folder in ("photos", "labels", "stats"):
+        Path(folder).mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 40, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save("photos/a.png")
+    Image.fromarray(pixels[..., 0] % 3).save("labels/a.png")
+    Path("stats/info.json").write_text(json.dumps({"mean": STATED.mean, "std": STATED.std}))
+    return Path("photos")
+
+
+def drn(*words: str | Path) -> Any:
+    return CliRunner().invoke(app, [*map(str, words)])
+
+
+def used(result: Any) -> tuple[Statistics, str]:
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    told = told.get("protocol", told)
+    return Statistics(tuple(told["mean"]), tuple(told["std"])), told["mean_std_source"]
+
+
+PREDICT = ("predict", "photos")
+EVALUATE = ("eval", "--images", "photos", "--labels", "labels")
+LOCALIZE = ("localize", "photos")
+GUESS = "imagenet (guessed)"
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "options", "statistics", "source"),
+    [
+        (PREDICT, "three", (), IMAGENET, GUESS),
+        (PREDICT, "nineteen", (), CITYSCAPES, "cityscapes (guessed: 19 classes)"),
+        (PREDICT, "our three", (), OWN, "file"),
+        (PREDICT, "three", ("--stats", "stats"), STATED, "stats folder"),
+        (PREDICT, "our three", OPTION, STATED, "option"),
+        (PREDICT, "classifier", (), IMAGENET, GUESS),
+        (PREDICT, "classifier", OPTION, STATED, "option"),
+        (EVALUATE, "three", (), IMAGENET, GUESS),
+        (EVALUATE, "three", OPTION, STATED, "option"),
+        (EVALUATE, "our three", ("--stats", "stats"), STATED, "stats folder"),
+        (LOCALIZE, "classifier", (), IMAGENET, GUESS),
+        (LOCALIZE, "classifier", ("--stats", "stats"), STATED, "stats folder"),
+    ],
+)
+def test_source_is_told_and_a_guess_or_a_replacement_is_warned_of(
+    photos: Path,
+    files: dict[str, Path],
+    command: tuple[str, ...],
+    name: str,
+    options: tuple[str, ...],
+    statistics: Statistics,
+    source: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    result = drn(*command, "--weights", files[name], *options, "--json")
+    assert used(result) == (statistics, source)
+    lines = [text for text in caplog.messages if " std" in text]
+    assert len(lines) == ("guessed" in source or (name.startswith("our") and source != "file"))
+    if "guessed" in source:
+        mean = ", ".join(f"{value:.6g}" for value in statistics.mean)
+        assert f"{source}: mean {mean} and std" in lines[0]
+        assert "--stats DIR" in lines[0] and "--mean R,G,B --std R,G,B" in lines[0]
+    elif lines:
+        assert "its own mean 0.1, 0.2, 0.3" in lines[0]
+        assert "replaced by the mean 0.7, 0.6, 0.5" in lines[0]
+    if command == PREDICT and "classifier" not in name:
+        [row] = json.loads(Path("predictions/predictions.json").read_text())["made_by"]
+        assert (row["mean"], row["mean_std_source"]) == (list(statistics.mean), source)
+    if command == EVALUATE:
+        text = json.loads(result.stdout)["protocol"]["text"]
+        assert f"({source})." in text
+
+
+def test_they_reach_the_pixels_and_an_export(photos: Path, files: dict[str, Path]) -> None:
+    for options in ((), OPTION):
+        words = ("--save", "probabilities", "--out", f"out{len(options)}", *options)
+        assert drn("predict", "photos", "--weights", files["three"], *words).exit_code == 0
+    words = ("--format", "safetensors", "--out", "made.safetensors", *OPTION)
+    result = drn("export", files["three"], *words)
+    assert result.exit_code == 0, result.output
+    made = read_network(Path("made.safetensors")).told
+    assert (json.loads(made["mean"]), json.loads(made["std"])) == ([0.7, 0.6, 0.5], [0.3, 0.2, 0.1])
+    assert drn(*PREDICT, "--weights", "made.safetensors", *words[:0]).exit_code == 0
+    plain, stated = (np.load(f"out{n}/probabilities/a.npz")["probabilities"] for n in (0, 4))
+    assert np.abs(plain - stated).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--mean", "0.1,0.2,0.3"), "--mean and --std: one without the other"),
+        (("--std", "0.1,0.2,0.3"), "--mean and --std: one without the other"),
+        ((*OPTION, "--stats", "stats"), "--stats: is stated beside --mean and --std"),
+        (("--mean", "124,116,104", "--std", "1,1,1"), "--mean 124,116,104: should be three"),
+        (("--mean", "0,0,0", "--std", "1,0,1"), "--std 1,0,1: should be three numbers above 0"),
+        (("--stats", "photos"), "photos/info.json: no such file"),
+        (("--stats", "nowhere"), "nowhere: no such data folder"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    photos: Path, files: dict[str, Path], options: tuple[str, ...], message: str
+) -> None:
+    result = drn(*PREDICT, "--weights", files["three"], *options)
+    assert isinstance(result.exception, DrnError)
+    assert message in str(result.exception)
+
+
+@pytest.mark.parametrize("text", ["nan,0,0", "1e400,0,0", "0.1,0.2", "a,b,c"])
+def test_what_is_no_three_numbers_is_a_usage_error(photos: Path, text: str) -> None:
+    assert drn(*PREDICT, "--mean", text, "--std", "1,1,1").exit_code == 2
+
+
+def test_weights_of_a_resnet_are_no_published_classifier(
+    photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their file is known by its name, wherever it lies."""
+    model = create_model("drn_a_18", "classification", 1000)
+    torch.save(to_original(model), "resnet18-f37072fd.pth")
+    for command in (PREDICT, LOCALIZE):
+        result = drn(*command, "--weights", "resnet18-f37072fd.pth")
+        assert result.exit_code == 0, result.output
+        [text] = caplog.messages
+        assert "not the published classifier" in text
+        caplog.clear()
