@@ -25,7 +25,11 @@ MODULES = {
     "window": ("drn_cli/data/window.py", "tests/data/test_window.py tests/data/test_augment.py"),
     "confusion": ("drn_cli/evaluation/confusion.py", "tests/evaluation/test_confusion.py"),
     "group": ("drn_cli/distributed/group.py", "tests/distributed/test_group.py"),
-    "step": ("drn_cli/training/step.py", "tests/training/test_step.py"),
+    "step": (
+        "drn_cli/training/step.py",
+        "tests/training/test_step.py "
+        "tests/training/test_loop.py::test_two_processes_train_what_one_does",
+    ),
     "checkpoint": (
         "drn_cli/training/checkpoint.py",
         "tests/training/test_checkpoint.py tests/training/test_saving.py",

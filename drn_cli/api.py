@@ -4,11 +4,13 @@
 >>> drn_cli.Predictor("model.onnx")("street.jpg").overlay.save("seen.png")
 """
 
+import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +28,9 @@ from drn_cli.inference.score_maps import ScoreMap, class_map, probabilities, sco
 from drn_cli.inference.source import find_source
 from drn_cli.training.precision import autocast_type, resolve_precision
 
-Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
+Picture = (
+    str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | npt.NDArray[np.uint8]
+)  # RGB pixels are uint8 (H, W, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,17 +160,37 @@ class Predictor:
         network = self._network
         return network.names if isinstance(network, Classifier) else network.class_set.names
 
-    def __call__(self, image: Picture) -> Prediction | Classification:
-        """Look at a picture.
+    @overload
+    def __call__(self, image: Picture) -> Prediction | Classification: ...
+    @overload
+    def __call__(
+        self, image: list[Picture] | tuple[Picture, ...]
+    ) -> list[Prediction | Classification]: ...
+    def __call__(
+        self, image: Picture | list[Picture] | tuple[Picture, ...]
+    ) -> Prediction | Classification | list[Prediction | Classification]:
+        """Predict the class of each pixel of an image, or the class of an image; or of several.
 
         Args:
-            image: A file, a Pillow image, or RGB pixels, uint8 `(H, W, 3)`.
+            image: A path, the content of a file, a file opened in binary mode, a Pillow image, or
+                RGB pixels, uint8 `(H, W, 3)`; or a list of these. A file, its content and the
+                Pillow image that is opened from it give the same result.
+
+        Returns:
+            One result, or a list of them for a list.
 
         Raises:
-            DrnError: It cannot be read, its scores are not finite, or memory does not suffice.
+            DrnError: An image cannot be read, an array is of another shape or type, scores are not
+                finite, or memory does not suffice.
+            TypeError: It is something else.
         """
+        if isinstance(image, list | tuple):
+            return [self._predict(one) for one in image]
+        return self._predict(image)
+
+    def _predict(self, image: Picture) -> Prediction | Classification:
         pixels = _pixels(image)
-        name = image if isinstance(image, str | Path) else "the image"
+        name = str(image) if isinstance(image, str | os.PathLike) else "the image"
         network = self._network
         if isinstance(network, Classifier):
             crops = torch.from_numpy(np.array(network.crops(pixels)))[None].to(network.device)
@@ -194,13 +218,19 @@ def _check(network: Found, ten_crop: bool, viewed: bool, precision: str) -> None
 
 
 def _pixels(image: Picture) -> Pixels:
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
-    if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise DrnError(
-            f"an array of {image.dtype} {image.shape}: RGB pixels are uint8 (H, W, 3)",
-            "a file name or a Pillow image will do, too",
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise DrnError(
+                f"an array of {image.dtype} {image.shape}: RGB pixels are uint8 (H, W, 3)",
+                "a path, a file's content or a Pillow image will do, too",
+            )
+        return image
+    if isinstance(image, str | os.PathLike):
+        image = Path(image)
+    binary = hasattr(image, "read") and not isinstance(image, io.TextIOBase)
+    if not binary and not isinstance(image, Path | bytes | Image.Image):
+        raise TypeError(
+            f"an image is a path, bytes, a file opened in binary mode, a PIL image, or a uint8 "
+            f"array (H, W, 3), or a list of these, not {type(image).__name__}"
         )
-    return image
+    return read_image(image, frames="first")

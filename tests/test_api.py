@@ -1,5 +1,6 @@
 """The Python API: one call from a picture to what a network says of it."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,67 @@ def test_pictures_of_every_kind(segmenter: drn_cli.Predictor, tmp_path: Path) ->
     mirrored = seen(segmenter, PIXELS[:, ::-1]).index  # in memory that runs backwards
     assert np.array_equal(mirrored, seen(segmenter, PIXELS[:, ::-1].copy()).index)
     assert not np.array_equal(mirrored, right)
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """Files whose pixels Pillow gives otherwise than they are to be seen."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    deep = (PIXELS[..., 0].astype(np.uint16) << 8) + 7
+    made: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "turned.jpg": (Image.fromarray(PIXELS), {"exif": exif, "quality": 95}),
+        "turned.png": (Image.fromarray(PIXELS), {"exif": exif}),
+        "deep.png": (Image.fromarray(deep), {}),
+        "deep.tif": (Image.fromarray(deep), {}),
+        "palette.png": (Image.fromarray(PIXELS).quantize(16), {"transparency": 1}),
+        "grey.webp": (Image.fromarray(PIXELS[..., 0]), {"lossless": True}),
+        "print.jpg": (Image.fromarray(PIXELS).convert("CMYK"), {}),
+    }
+    for name, (image, options) in made.items():
+        image.save(folder / name, **options)
+    return {name: folder / name for name in made}
+
+
+def test_a_file_its_content_and_its_pillow_image_are_the_same(
+    segmenter: drn_cli.Predictor, tmp_path: Path
+) -> None:
+    for name, path in files(tmp_path).items():
+        right = seen(segmenter, path)
+        with path.open("rb") as file, Image.open(path) as unread, Image.open(path) as read:
+            read.load()
+            before = (read.size, read.mode, dict(read.info))
+            images = [str(path), path.read_bytes(), file, io.BytesIO(path.read_bytes())]
+            listed = segmenter([*images, unread, read])
+            assert (read.size, read.mode, dict(read.info)) == before
+        assert len(listed) == 6
+        for found in listed:
+            assert np.array_equal(found.picture, right.picture), name
+            assert np.array_equal(found.index, right.index), name
+    assert segmenter(()) == []
+
+
+def test_a_pillow_image_of_a_damaged_file_is_refused_as_the_file_is(
+    segmenter: drn_cli.Predictor, tmp_path: Path
+) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[-30] ^= 1
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(drn_cli.DrnError, match=r"a\.png: broken picture: the checksum"):
+        segmenter(tmp_path / "a.png")
+    message = r"a\.png: broken picture: the checksum"
+    with Image.open(tmp_path / "a.png") as opened, pytest.raises(drn_cli.DrnError, match=message):
+        segmenter(opened)
+
+
+@pytest.mark.parametrize(
+    "image", [None, 3, PIXELS.tolist(), torch.zeros(3), io.StringIO("a"), {"a": 1}, [PIXELS, None]]
+)
+def test_another_type_is_a_type_error_that_names_what_is_accepted(
+    segmenter: drn_cli.Predictor, image: Any
+) -> None:
+    with pytest.raises(TypeError, match=r"a path, bytes, a file .*, a PIL image, or a uint8 array"):
+        segmenter(image)
 
 
 def test_grey_and_palette_pictures_become_rgb(segmenter: drn_cli.Predictor) -> None:

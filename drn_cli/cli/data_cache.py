@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.pictures import MaxPixels
 from drn_cli.cli.prepare.common import AsJson, progress_bar
 from drn_cli.errors import DrnError
 
@@ -20,8 +21,8 @@ EPILOG = """[bold]Examples[/]
   drn data cache data/cityscapes --remove
 
 Training with data.cache=disk keeps each sample when it first reads it; this command does so ahead,
-on all cores. It takes four bytes a pixel, 25 GB for Cityscapes. What has changed is decoded anew.
-An interrupted run goes on where it was.
+on all cores. It takes four bytes a pixel, 25 GB for Cityscapes. What has changed is decoded
+again. An interrupted run goes on where it was.
 """
 
 
@@ -35,6 +36,7 @@ def cache(
         Path | None, typer.Option(help="Folder of the lists, when it is not DIR.")
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the cache.")] = False,
+    max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
     """Decode the training pictures once, so that training reads only the crops it needs."""
@@ -42,6 +44,7 @@ def cache(
 
     from drn_cli.data.cache import FOLDER, DecodedCache, need, size, store
     from drn_cli.data.folders import ListFolder
+    from drn_cli.data.memory_folder import claim
     from drn_cli.data.prepare.common import in_parallel
 
     data = ListFolder.open(root, lists)
@@ -64,7 +67,7 @@ def cache(
             )
         console.note(f"{wants}; {size(lacking.free)} are free")
         try:
-            decoded.folder.mkdir(parents=True, exist_ok=True)
+            claim(decoded.folder)
         except OSError as error:
             raise DrnError(f"{decoded.folder}: cannot be made: {error.strerror}") from error
         with progress_bar() as progress:

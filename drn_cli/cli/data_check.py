@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from drn_cli.cli import console
+from drn_cli.cli.pictures import MaxPixels
 from drn_cli.cli.prepare.common import progress_bar
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def check(
         typer.Option(help="train, val or test; may be repeated. By default all that exist."),
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Findings to show of each kind.")] = 5,
+    max_pixels: MaxPixels = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Read all pictures and labels of a data folder, and say what is wrong with them."""

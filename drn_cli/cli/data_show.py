@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.pictures import MaxPixels
 from drn_cli.cli.prepare.common import AsJson, progress_bar
 from drn_cli.errors import DrnError
 
@@ -53,6 +54,7 @@ def show(
     lists: Annotated[
         Path | None, typer.Option(help="Folder of the lists and info.json, if not DIR.")
     ] = None,
+    max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw a contact sheet: pictures, labels, and crops as the network sees them."""

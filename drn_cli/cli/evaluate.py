@@ -9,6 +9,7 @@ from drn_cli.cli.evaluating.data import score_data
 from drn_cli.cli.evaluating.folders import Folders, Ids, score_folder, score_predictions
 from drn_cli.cli.evaluating.output import Output
 from drn_cli.cli.launching import Gpus
+from drn_cli.cli.pictures import MaxPixels
 from drn_cli.cli.source import (
     Compile,
     Flip,
@@ -144,6 +145,7 @@ def evaluate(
     pictures: Annotated[
         int, typer.Option(min=0, max=200, help="Pictures in the page, the worst and the best.")
     ] = 24,
+    max_pixels: MaxPixels = None,
     gpus: Gpus = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 from drn_cli.cli.launching import Gpus
 from drn_cli.cli.localizing.evaluation import Asked, evaluate_boxes
 from drn_cli.cli.localizing.pictures import find_boxes
+from drn_cli.cli.pictures import MaxPixels
 from drn_cli.cli.source import (
     Compile,
     Look,
@@ -132,6 +133,7 @@ def localize(
     std: Std = None,
     precision: Precision = "fp32",
     compile_: Compile = False,
+    max_pixels: MaxPixels = None,
     gpus: Gpus = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:

@@ -4,7 +4,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
 
 from drn_cli.cli import console
 from drn_cli.errors import DrnError
@@ -18,12 +20,29 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
+def _set_pixel_limit(pixels: int | None) -> None:
+    if pixels is not None:
+        from drn_cli.data.image_formats import set_pixel_limit
+
+        set_pixel_limit(pixels)
+
+
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        callback=_set_pixel_limit,
+        help="Refuse larger images, by their headers; by default above 160000000 pixels.",
+    ),
+]
+
+
 def read_picture(item: "Numbered") -> "Pixels":
-    """Read a picture, from stdin if that is meant; raises DrnError as `read_image`."""
+    """Read an image, from stdin if that is meant; raises DrnError as `read_image`."""
     from drn_cli.data.images import read_image
 
     path = item[1].path
-    return read_image(sys.stdin.buffer if path == "-" else Path(path))
+    return read_image(sys.stdin.buffer if path == "-" else Path(path), frames="first")
 
 
 def name_of(picture: "Picture") -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from drn_cli.cli.launching import Gpus
+from drn_cli.cli.pictures import MaxPixels
 from drn_cli.cli.predicting.classification import classify
 from drn_cli.cli.predicting.segmentation import Wanted, label, label_one
 from drn_cli.cli.source import (
@@ -117,6 +118,7 @@ def predict(
         typer.Option(min=1, help="Pictures of one size that a GPU takes at once; by default auto."),
     ] = None,
     gpus: Gpus = 1,
+    max_pixels: MaxPixels = None,
     as_json: Annotated[bool, typer.Option("--json", help="List what was found as JSON.")] = False,
 ) -> None:
     """Label the pixels of pictures with a trained network, or classify them."""

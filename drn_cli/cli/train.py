@@ -21,6 +21,7 @@ from drn_cli.cli.launching import (
     launch_options,
     should_launch,
 )
+from drn_cli.cli.pictures import MaxPixels
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json
 from drn_cli.runs import Run
@@ -85,6 +86,7 @@ def train(
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Go on although recipe or data changed.")
     ] = False,
+    max_pixels: MaxPixels = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and what is missing; start nothing.")
     ] = False,

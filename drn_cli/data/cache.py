@@ -1,10 +1,11 @@
 """Decoded samples in files that are mapped into memory: a crop reads its own rows and no others.
 
-Each sample has one file: a head with height, width and highest label, then `H` rows of `W` RGB
-pixels and, after them in the same row, `W` labels: uint8 `(H, 4 * W)`. Its name says which sample
-it holds and what the source files were like, so that a changed source is decoded anew. Files are
-written under another name first: several processes may build the same cache at once, and one that
-is killed leaves nothing that is wrong.
+Each sample has one file: a header, then `H` rows of `W` RGB pixels and, after them in the same row,
+`W` labels: uint8 `(H, 4 * W)`. Its name says which sample it holds and what the source files were
+like, so that a changed source is decoded again. The header has a checksum of itself and its file's
+name, verified on each read, and one of the pixels, verified when a process first uses the file.
+Files are written under another name first: several processes may build the same cache at once, and
+one that is killed leaves nothing that is wrong.
 """
 
 import hashlib
@@ -13,20 +14,20 @@ import mmap
 import os
 import struct
 import time
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from drn_cli.data.classes import IGNORED
 from drn_cli.data.decoding import check_labels, decode
 from drn_cli.data.folders import Sample
-from drn_cli.data.images import Pixels
-from drn_cli.data.memory_folder import memory_folder, room
+from drn_cli.data.images import Pixels, read_header
+from drn_cli.data.memory_folder import claim, memory_folder, room
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
 
@@ -36,8 +37,10 @@ Kind = Literal["disk", "memory"]
 WITHOUT = "pictures are decoded each time they are read"
 
 FOLDER = "drn-cache"  # its name, in the folder of the lists
-HEAD = struct.Struct("<8s3I4x")  # MAGIC, height, width, highest label but 255
-MAGIC = b"drn-raw1"
+# MAGIC, height, width, highest label but 255, checksum of the rows; the header's own follows.
+HEAD = struct.Struct("<4s4I4x")
+OWN = struct.Struct("<I")  # the last 4 bytes of HEAD
+MAGIC = b"drn2"
 ENTRY = f"{'[0-9a-f]' * 24}-{'[0-9a-f]' * 16}.raw"  # a pattern that nobody else's files have
 ABANDONED = 3600  # seconds after which nobody is still writing a file
 
@@ -55,9 +58,13 @@ class DecodedCache:
     folder: Path
     root: Path
     writable: bool = True
+    _verified: set[str] = field(default_factory=set, repr=False)  # files whose rows are right
+    _damaged: set[str] = field(default_factory=set, repr=False)  # files that were reported
 
     def read(self, sample: Sample, classes: int = IGNORED) -> tuple[Pixels, Pixels]:
-        """Give a sample: mapped if it is kept, or else decoded, and kept for the next time.
+        """Return a sample: mapped if it is kept, or else decoded, and kept for the next time.
+
+        A damaged file is reported, and counts as not kept.
 
         Shapes: `(H, W, 3)` and `(H, W)`, not to be written to.
 
@@ -65,7 +72,7 @@ class DecodedCache:
             DrnError: The sample cannot be decoded, or a label is neither a class nor 255.
         """
         path = self._path(sample)
-        if (kept := _mapped(path)) is None:
+        if (kept := self._mapped(path)) is None:
             image, label = decode(sample)
             highest = int(label[label != IGNORED].max(initial=0))
             self._keep(path, image, label, highest)
@@ -103,7 +110,7 @@ class DecodedCache:
 
     def _path(self, sample: Sample) -> Path:
         assert sample.label is not None, "the lists were read without labels"
-        name, state = hashlib.blake2b(digest_size=12), hashlib.blake2b(digest_size=8)
+        name, state = hashlib.blake2b(digest_size=12), hashlib.blake2b(MAGIC, digest_size=8)
         for path in (sample.image, sample.label):
             try:
                 status = path.stat()
@@ -113,14 +120,45 @@ class DecodedCache:
             state.update(f"{status.st_size}\0{status.st_mtime_ns}\0".encode())
         return self.folder / f"{name.hexdigest()}-{state.hexdigest()}.raw"
 
+    def _mapped(self, path: Path) -> tuple[Pixels, int] | None:
+        """Map a file into memory; None if it is not there or damaged.
+
+        Returns:
+            Its rows, `(H, 4 * W)`, and the highest label.
+        """
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except OSError:
+            return None
+        name = path.name
+        try:
+            data = mmap.mmap(file, 0, prot=mmap.PROT_READ)
+            fault = _fault(data, name, rows=name not in self._verified)
+        except (OSError, ValueError) as error:  # it cannot be mapped: it is empty, say
+            fault = str(error)
+        finally:
+            os.close(file)
+        if fault is None:
+            self._verified.add(name)
+            _, height, width, highest, _ = HEAD.unpack_from(data)
+            rows = np.frombuffer(data, np.uint8, offset=HEAD.size)
+            return rows.reshape(height, 4 * width), highest
+        if name not in self._damaged:
+            self._damaged.add(name)
+            log.warning("%s: damaged: %s; its sample is decoded again", path, fault)
+        self._verified.discard(name)
+        return None
+
     def _keep(self, path: Path, image: Pixels, label: Pixels, highest: int) -> None:
         if not self.writable:
             return
         height, width = label.shape
         try:
             with atomic(path, durable=False) as temporary, temporary.open("wb") as file:
-                file.write(HEAD.pack(MAGIC, height, width, highest))
-                file.write(np.hstack([image.reshape(height, 3 * width), label]).data)
+                rows = np.hstack([image.reshape(height, 3 * width), label]).data
+                header = HEAD.pack(MAGIC, height, width, highest, zlib.crc32(rows))
+                file.write(header[: -OWN.size] + OWN.pack(_own(header, path.name)))
+                file.write(rows)
             for old in self.folder.glob(f"{path.name.partition('-')[0]}-*"):
                 if old != path:
                     old.unlink(missing_ok=True)
@@ -129,26 +167,22 @@ class DecodedCache:
             log.warning("%s; what is not in the cache yet is decoded each time", error.message)
 
 
-def _mapped(path: Path) -> tuple[Pixels, int] | None:
-    """Map a file into memory; None if it is not there or not whole.
+def _own(header: bytes, name: str) -> int:
+    """Return the checksum of a header, which is right under no other name."""
+    return zlib.crc32(name.encode(), zlib.crc32(header[: -OWN.size]))
 
-    Returns:
-        Its rows, `(H, 4 * W)`, and the highest label.
-    """
-    try:
-        file = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        data = mmap.mmap(file, 0, prot=mmap.PROT_READ)
-        magic, height, width, highest = HEAD.unpack_from(data)
-        if magic == MAGIC:
-            rows = np.frombuffer(data, np.uint8, offset=HEAD.size)
-            return rows.reshape(height, 4 * width), highest
-    except (OSError, ValueError, struct.error):  # empty, or cut off
-        pass
-    finally:
-        os.close(file)
+
+def _fault(data: mmap.mmap, name: str, *, rows: bool) -> str | None:
+    """Say what is wrong with a file, if anything is; whether its rows are is asked for apart."""
+    if len(data) < HEAD.size:
+        return f"it has {len(data)} bytes"
+    _, height, width, _, checksum = HEAD.unpack_from(data)
+    if OWN.unpack_from(data, HEAD.size - OWN.size)[0] != _own(data[: HEAD.size], name):
+        return "the checksum of its header is wrong"
+    if len(data) != HEAD.size + 4 * height * width:
+        return f"it has {len(data)} bytes instead of {HEAD.size + 4 * height * width}"
+    if rows and zlib.crc32(memoryview(data)[HEAD.size :]) != checksum:
+        return "the checksum of its pixels is wrong"
     return None
 
 
@@ -180,9 +214,9 @@ def need(cache: DecodedCache, samples: Sequence[Sample]) -> Need:
 
 def _pixels(path: Path) -> int:
     try:
-        with Image.open(path) as image:
-            return image.width * image.height
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        width, height = read_header(path).size
+        return width * height
+    except DrnError:
         return 0  # it will be reported when it is decoded
 
 
@@ -216,25 +250,27 @@ def open_cache(kind: Kind, root: Path, folder: Path, samples: Sequence[Sample]) 
     """Find or make room for decoded samples; they are kept as they are first read.
 
     Args:
-        kind: `disk` or `memory`.
+        kind: `disk`, or `memory`: a folder in shared memory that goes with the last run using it.
         root: The data folder.
         folder: Where files go on a disk.
         samples: What will be read.
     """
     try:
-        place = folder if kind == "disk" else memory_folder(str(root.absolute()))
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        if kind == "memory":
+            folder = memory_folder(str(root.absolute()))
+        else:
+            claim(folder)
+    except (OSError, DrnError) as error:
         return Opened(None, f"data.cache={kind}: {error}; {WITHOUT}", refused=True)
-    if not os.access(place, os.W_OK):
+    if not os.access(folder, os.W_OK):
         return Opened(
-            None, f"data.cache={kind}: {place} cannot be written; {WITHOUT}", refused=True
+            None, f"data.cache={kind}: {folder} cannot be written; {WITHOUT}", refused=True
         )
-    cache = DecodedCache(place, root)
+    cache = DecodedCache(folder, root)
     lacking = need(cache, samples)
     if not lacking.samples:
-        return Opened(cache, f"all {len(samples)} samples are decoded in {place}")
-    wants = f"{len(lacking.samples)} samples take {size(lacking.bytes)} decoded in {place}"
+        return Opened(cache, f"all {len(samples)} samples are decoded in {folder}")
+    wants = f"{len(lacking.samples)} samples take {size(lacking.bytes)} decoded in {folder}"
     if not lacking.fits:
         return Opened(
             None, f"{wants}, where {size(lacking.free)} are free; {WITHOUT}", refused=True

@@ -1,8 +1,11 @@
-"""The one way a picture or a label map is read and written."""
+"""The one way an image or a label map is read and written."""
 
 import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Literal, NamedTuple
 
 import cv2
 import imagecodecs
@@ -11,53 +14,120 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from drn_cli.data.classes import IGNORED, ClassSet
+from drn_cli.data.image_formats import (
+    FORMATS,
+    check_png,
+    foreign,
+    pixel_limit,
+    too_large,
+    unread_png,
+)
 from drn_cli.data.silence import silence
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
+
+log = logging.getLogger(__name__)
 
 # Pictures are read by many processes at once, a core for each, and a process that was forked from
 # one with OpenCV's threads waits for them forever.
 cv2.setNumThreads(1)
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3) for pictures, (H, W) for labels
+Source = Path | bytes | IO[bytes] | Image.Image  # what an image is read from
 
 TAIL = 0x20000  # bytes at the end of a PNG in which EXIF would be found: it has 64 KB at most
 ORIENTATION = 0x0112  # of EXIF: 1 is upright
+REDUCED = 254  # tag of a TIFF's smaller copies of itself, whose lowest bit is 1
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".mpo", ".bmp", ".tif", ".tiff", ".webp"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".gif"}
+)
 
 
-def read_image(path: Path | IO[bytes]) -> Pixels:
-    """Read any picture as RGB, upright.
+class Header(NamedTuple):
+    """What a file says of its image before the pixels.
 
-    Palette, grey, CMYK and 16-bit pictures are converted, transparency is dropped, and the EXIF
+    Attributes:
+        size: Width and height as they are stored.
+        mode: Pillow's name for the kind of its pixels.
+        orientation: Of EXIF, 1 to 8; 1 is upright. Of PNG files, if it precedes the pixels.
+    """
+
+    size: tuple[int, int]
+    mode: str
+    orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Width and height as the image is read: orientations from 5 on swap them."""
+        width, height = self.size
+        return (height, width) if self.orientation >= 5 else (width, height)
+
+
+def read_image(source: Source, *, frames: Literal["one", "first"] = "one") -> Pixels:
+    """Read an image of any supported format as RGB, upright.
+
+    Palette, grey, CMYK and 16-bit images are converted, transparency is dropped, and the EXIF
     orientation is applied.
+
+    Args:
+        source: A file, its content, or an image of Pillow's, which gives the same pixels as its
+            file (of the frame that it is at) and is not changed.
+        frames: Of an image of several frames, `first` is read, with a warning; `one` refuses it.
 
     Returns:
         uint8 `(H, W, 3)`.
 
     Raises:
-        DrnError: The file is missing, broken, or no picture.
+        DrnError: The file is missing, broken, too large, or not a supported image.
     """
-    image = _open(path)
+    image = _open(source, frames)
     if isinstance(image, np.ndarray):
         return image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
-    if image.mode == "F" or image.mode.startswith("I"):
+    if image.mode == "F":
+        raise DrnError(
+            f"{_name(source)}: its pixels are floats, whose black and white nothing defines",
+            "save it with 8 or 16 bits a channel",
+        )
+    if image.mode.startswith("I"):
         image = _eight_bits(image)
     image.info.pop("transparency", None)  # Pillow warns when it drops a palette's
-    return np.asarray(image.convert("RGB"))
+    with _failures(_name(source)):
+        return np.asarray(image.convert("RGB"))
 
 
-def read_label(path: Path) -> Pixels:
+def read_label(source: Source) -> Pixels:
     """Read a label map: one class id a pixel. A palette's indices are the ids.
 
     Returns:
         uint8 `(H, W)`.
 
     Raises:
-        DrnError: The file is missing, broken, a colour picture, or has values above 255.
+        DrnError: The file is missing, broken, a colour image, of several frames, or has values
+            that are not whole numbers from 0 to 255.
     """
-    image = _open(path)
+    values = read_label_values(source)
+    if values.dtype == np.uint8:
+        return values.astype(np.uint8, copy=False)
+    low, high = values.min(), values.max()
+    if low < 0 or high > 255:
+        raise DrnError(
+            f"{_name(source)}: label values go from {low} to {high}; class ids are 0 to 255"
+        )
+    return values.astype(np.uint8)
+
+
+def read_label_values(source: Source) -> npt.NDArray[np.integer[Any]]:
+    """Read the values of a label map, of however many bits. Floats are ids if they are whole.
+
+    Returns:
+        Integers `(H, W)`; uint8 where the file has up to 8 bits.
+
+    Raises:
+        DrnError: As `read_label`; values beyond 255 are none.
+    """
+    image = _open(source, "one")
     if isinstance(image, np.ndarray) and image.ndim == 2:
         return image
     if isinstance(image, np.ndarray):
@@ -65,41 +135,138 @@ def read_label(path: Path) -> Pixels:
     if image.mode in {"L", "P", "1"}:
         return np.asarray(image).astype(np.uint8)
     if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 255:
-            raise DrnError(f"{path}: label values go up to {values.max()}; 255 is the highest")
-        return values.astype(np.uint8)
+        return np.asarray(image)
+    if image.mode == "F":
+        return _whole(np.asarray(image), _name(source))
     raise DrnError(
-        f"{path}: a label map has one class id a pixel, this is a colour picture ({image.mode})",
+        f"{_name(source)}: a label map has one class id a pixel, this is a colour image "
+        f"({image.mode})",
         "convert its colours to class ids first",
     )
 
 
-def _open(path: Path | IO[bytes]) -> Image.Image | Pixels:
-    """Decode a file whole, so that a truncated one is found here, and turn it upright.
+def read_header(source: Path | bytes) -> Header:
+    """Read what a file says of its image, and no pixels.
 
-    Returns:
-        Pixels `(H, W)` or `(H, W, 3)` where there was a quick way, or else Pillow's picture.
+    Raises:
+        DrnError: The file is missing, its header is broken, or it is not a supported image.
     """
-    name = path if isinstance(path, Path) else getattr(path, "name", "picture")
+    with _failures(_name(source)), silence:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with suppress(UnidentifiedImageError), Image.open(file, formats=FORMATS) as image:
+            _check_size(image)
+            # Asked for what its header does not have, a PNG would be decoded to the end.
+            asked = image.format != "PNG" or "exif" in image.info
+            orientation = image.getexif().get(ORIENTATION, 1) if asked else 1
+            turned = isinstance(orientation, int) and 1 < orientation <= 8
+            return Header(image.size, image.mode, orientation if turned else 1)
+    _open(source, "first")  # says what it is instead
+    raise AssertionError("Pillow knows the file after all")
+
+
+def holds_values(mode: str) -> bool:
+    """Whether pixels of a mode are single values, as a palette's are, and not colours."""
+    return mode in {"1", "L", "P", "F"} or mode.startswith("I")
+
+
+def _name(source: Source) -> str:
+    """Return what messages call a source."""
+    if isinstance(source, Path):
+        return str(source)
+    name = getattr(source, "filename", None) or getattr(source, "name", None)
+    return str(name) if isinstance(name, str) and name else "image"
+
+
+@contextmanager
+def _failures(name: str) -> Iterator[None]:
+    """Turn whatever reading an image raises into an error that names it."""
     try:
-        data = path.read_bytes() if isinstance(path, Path) else path.read()
-        with silence, Image.open(io.BytesIO(data)) as image:
-            pixels = _quickly(image, data)
-            if pixels is not None:
-                return pixels
-            image.load()
-            return ImageOps.exif_transpose(image)
+        yield
+    except DrnError as error:
+        message = error.message
+        raise type(error)(
+            message if message.startswith(f"{name}: ") else f"{name}: {message}", error.hint
+        ) from error
     except FileNotFoundError as error:
         raise DrnError(f"{name}: no such file") from error
-    except UnidentifiedImageError as error:
-        raise DrnError(f"{name}: not a picture in a known format") from error
-    except Image.DecompressionBombError as error:
-        raise DrnError(f"{name}: refused: {error}") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise DrnError(f"{name}: cannot be read: {error.strerror}") from error
+    except Image.DecompressionBombError as error:  # before there is an image to ask for its size
+        pixels = [int(word) for word in str(error).replace("(", " ").split() if word.isdigit()]
+        problem = too_large("", pixels[0])
+        raise DrnError(f"{name}: {problem.message}", problem.hint) from error
     except MemoryError:
         raise
     except Exception as error:  # what a broken file raises has no bounds
-        raise DrnError(f"{name}: broken picture: {error}") from error
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise DrnError(f"{name}: broken picture: {text}") from error
+
+
+def _open(source: Source, frames: Literal["one", "first"]) -> Image.Image | Pixels:
+    """Decode a file whole, so that a truncated one is found here, and turn it upright.
+
+    Returns:
+        Pixels `(H, W)` or `(H, W, 3)` where there was a quick way, or else Pillow's image.
+    """
+    name = _name(source)
+    with _failures(name), silence:
+        if isinstance(source, Image.Image):
+            return _loaded(source)
+        data = (
+            source.read_bytes()
+            if isinstance(source, Path)
+            else source
+            if isinstance(source, bytes)
+            else source.read()
+        )
+        try:
+            opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise foreign(data) from error
+        with opened as image:
+            _check_size(image)
+            _check_frames(image, name, frames)
+            if image.format == "PNG":
+                check_png(data)
+            if (pixels := _quickly(image, data)) is not None:
+                return pixels
+            image.load()
+            return ImageOps.exif_transpose(image)
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """Turn an image of Pillow's upright, which leaves it as it is, after the checks of a file."""
+    _check_size(image)
+    if (file := unread_png(image)) is not None:
+        place = file.tell()
+        file.seek(0)
+        check_png(file.read())
+        file.seek(place)
+    return ImageOps.exif_transpose(image)
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > pixel_limit():
+        raise too_large(f"{width}x{height}, ", width * height)
+
+
+def _check_frames(image: Image.Image, name: str, frames: Literal["one", "first"]) -> None:
+    """Find out whether an image has frames besides the first; smaller copies of it are none."""
+    count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if count > 1 and image.format == "TIFF":
+        copies = 0
+        for number in range(1, count):
+            image.seek(number)
+            copies += int(image.tag_v2.get(REDUCED, 0)) & 1  # type: ignore[attr-defined]
+        image.seek(0)
+        count -= copies
+    if count > 1 and frames == "one":
+        raise DrnError(
+            f"{image.format} of {count} frames, and one is meant", "save that one as a PNG file"
+        )
+    if count > 1:
+        log.warning("%s: has %d frames; the first is read", name, count)
 
 
 def _quickly(image: Image.Image, data: bytes) -> Pixels | None:
@@ -114,7 +281,7 @@ def _quickly(image: Image.Image, data: bytes) -> Pixels | None:
     if image.format == "PNG":
         # Pillow has read the chunks before the pixels; an orientation may follow them.
         odd = {"transparency", "exif"} & image.info.keys() or b"eXIf" in data[-TAIL:]
-        plain = data[24] == 8 and not odd
+        plain = data[24] == 8 and data[28] == 0 and not odd  # depth, interlacing
         decode = imagecodecs.spng_decode if image.mode == "RGB" else imagecodecs.png_decode
     elif image.format == "JPEG":
         plain = data.endswith(b"\xff\xd9") and image.getexif().get(ORIENTATION, 1) == 1
@@ -127,14 +294,23 @@ def _quickly(image: Image.Image, data: bytes) -> Pixels | None:
         return None
 
 
+def _whole(values: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.integer[Any]]:
+    """Take floats for ids, if they are whole numbers."""
+    wrong = ~np.isfinite(values) | (values != np.rint(values)) | (np.abs(values) > 2**24)
+    if wrong.any():
+        y, x = np.argwhere(wrong)[0]
+        raise DrnError(
+            f"{name}: a label map has one class id a pixel, and its float at x {x}, y {y} is "
+            f"{values[y, x]:g}",
+            "save class ids as a grey PNG",
+        )
+    return values.astype(np.int32)
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Bring 16-bit grey values, or floats of whatever range, to 0..255."""
+    """Bring 16-bit grey values to 0..255; values up to 255 stay."""
     values = np.asarray(image).astype(np.float64)
-    values[~np.isfinite(values)] = 0
-    if image.mode == "F":
-        low, high = float(values.min()), float(values.max())
-        values = (values - low) * (255 / (high - low) if high > low else 0)
-    elif values.max() > 255:
+    if values.max() > 255:
         values = values / 257
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 

@@ -1,20 +1,64 @@
-"""A folder in shared memory that the processes of a machine use together; the last one removes it.
+"""The folders of caches: whose they are; and the one in shared memory that the last user removes.
 
-Each process holds a lock on the folder for as long as it lives. The kernel lets go of the locks
-of a process that is killed, so that whoever comes next can tell which folders nobody uses.
+Each process holds a lock on that one for as long as it lives. The kernel lets go of the locks
+of a process that is killed, so that whichever comes next knows which folders are not in use.
 """
 
 import atexit
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
+
+from drn_cli.errors import DrnError
+from drn_cli.files import open_lock
 
 SHARED_MEMORY = Path("/dev/shm")
 CGROUP = Path("/sys/fs/cgroup")
 LOCK = ".lock"
+
+
+def claim(folder: Path, *, private: bool = False) -> None:
+    """Make a folder, or take the one that is there; where all may write, only one's own.
+
+    Another user could have made it there, or a link, and change what is read from it.
+
+    Args:
+        folder: The folder. Those above it are made as well.
+        private: Whether it is only for its owner wherever it is.
+
+    Raises:
+        DrnError: It is a link, belongs to another user, or others may write in it.
+        OSError: It cannot be made.
+    """
+    place = Path(os.path.abspath(folder))  # noqa: PTH100 - links are looked at, not followed
+    for part in (*reversed(place.parents), place):
+        shared = part != part.parent and bool(part.parent.stat().st_mode & stat.S_IWOTH)
+        own = part == place and (shared or private)
+        with suppress(FileExistsError):
+            part.mkdir(mode=0o700 if own else 0o777)
+        if not part.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(part))
+        if (shared or own) and (problem := _unsafe(part.lstat(), own=own)):
+            raise DrnError(f"{part}: {problem}", "remove it or choose another folder")
+        if own:
+            part.chmod(0o700)
+
+
+def _unsafe(found: os.stat_result, *, own: bool) -> str | None:
+    """Say how others could change what is in a folder; those above an own one may be root's."""
+    if stat.S_ISLNK(found.st_mode):
+        return "is a link in a folder in which everyone may write"
+    if found.st_uid != os.geteuid() and (own or found.st_uid != 0):
+        return f"belongs to another user (number {found.st_uid})"
+    if own and found.st_mode & 0o022:
+        return "can be changed by other users"
+    return None
 
 
 def memory_folder(name: str, place: Path = SHARED_MEMORY) -> Path:
@@ -24,37 +68,41 @@ def memory_folder(name: str, place: Path = SHARED_MEMORY) -> Path:
 
     Raises:
         OSError: There is no such place, or it cannot be written.
+        DrnError: Another user has made it.
     """
+    place.stat()
     prefix = f"drn-{os.getuid()}-"
     for left in place.glob(f"{prefix}*"):
         _remove_if_unused(left)
     folder = place / (prefix + hashlib.blake2b(name.encode(), digest_size=8).hexdigest())
     while True:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        with suppress(FileNotFoundError):  # removed in between, as unused
-            lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            if os.fstat(lock).st_nlink:
-                break
-            os.close(lock)
+        claim(folder, private=True)
+        try:
+            lock = open_lock(folder / LOCK)
+        except DrnError:
+            if folder.exists():
+                raise
+            continue  # removed in between, as unused
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if os.fstat(lock.fileno()).st_nlink:
+            break
+        lock.close()
     atexit.register(_leave, folder, lock)
     return folder
 
 
-def _leave(folder: Path, lock: int) -> None:
+def _leave(folder: Path, lock: IO[bytes]) -> None:
     fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: forked readers have it open too
-    os.close(lock)
+    lock.close()
     _remove_if_unused(folder)
 
 
 def _remove_if_unused(folder: Path) -> None:
-    with suppress(OSError):
-        lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
+    with suppress(OSError, DrnError):
+        claim(folder, private=True)  # not what another user has put there
+        with open_lock(folder / LOCK) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(lock)
 
 
 def room(folder: Path) -> int:

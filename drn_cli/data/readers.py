@@ -1,6 +1,8 @@
 """Reading processes: whom they obey, and what is said when one dies."""
 
+import errno
 import os
+import resource
 import shutil
 import signal
 import threading
@@ -13,6 +15,9 @@ from torch.utils.data import DataLoader
 from drn_cli.data.cache import size
 from drn_cli.data.memory_folder import SHARED_MEMORY
 from drn_cli.errors import DrnError, FaultError
+
+OWN_FILES = 48  # of a process without readers, and some to spare
+FILES_A_READER = 12  # its pipes, and the tensors of the batches that it has read ahead
 
 
 @contextmanager
@@ -27,14 +32,69 @@ def reading_failures(loader: DataLoader[Any] | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, ConnectionError, EOFError) as failure:
-        if loader is None and not isinstance(failure, RuntimeError):
-            raise  # a connection of somebody else's
+    except (RuntimeError, OSError, EOFError) as failure:
+        if loader is not None and (out_of := _out_of(failure)) is not None:
+            raise out_of from None
+        if not isinstance(failure, RuntimeError) and (
+            loader is None or not isinstance(failure, ConnectionError | EOFError)
+        ):
+            raise  # of another connection or file
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one death is enough
         readers = getattr(getattr(loader, "_iterator", None), "_workers", ())
         ends = [_end(reader.exitcode) for reader in readers if reader.exitcode is not None]
         raise _why_reading_failed(failure, "; ".join([str(failure), *ends])) from None
+
+
+def allow_open_files(workers: int) -> None:
+    """Raise this process's limit of open files to what its reading processes need.
+
+    Batches come as open files. Beyond the limit some are lost, and one waits for them for ever.
+
+    Raises:
+        DrnError: The limit cannot be raised as far.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = OWN_FILES + FILES_A_READER * workers if workers else 0
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise DrnError(
+            f"data.workers={workers} needs {needed} open files, and the limit is {hard}",
+            f"raise it (ulimit -n {needed}), or read with fewer data.workers; 0 needs none",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _out_of(failure: Exception) -> DrnError | None:
+    """Name the limit that a reading process, or what starts them, ran into."""
+    text = str(failure)
+    number = failure.errno if isinstance(failure, OSError) else None
+    files = ("Too many open files", "received 0 items of ancdata")
+    if number in (errno.EMFILE, errno.ENFILE) or any(words in text for words in files):
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return DrnError(
+            f"reading needs more open files than the limit of {limit}",
+            "raise it (ulimit -n 4096), or read with fewer data.workers; 0 needs hardly any",
+        )
+    if number == errno.EAGAIN:
+        return DrnError(
+            "no reading process can be started: there are too many processes or threads",
+            "raise the limit (ulimit -u), or read with data.workers=0",
+        )
+    if number == errno.ENOSPC:
+        return _out_of_shared_memory()
+    return None
+
+
+def _out_of_shared_memory() -> DrnError:
+    free = shutil.disk_usage(SHARED_MEMORY)
+    return DrnError(
+        f"a reading process ran out of shared memory: {SHARED_MEMORY} has "
+        f"{size(free.total)}, of which {size(free.free)} are free",
+        "make it larger (docker run --shm-size=8g), or read with fewer data.workers; "
+        "data.workers=0 needs none",
+    )
 
 
 def _end(code: int) -> str:
@@ -46,13 +106,7 @@ def _why_reading_failed(failure: Exception, text: str) -> Exception:
     if isinstance(failure, RuntimeError) and "DataLoader worker" not in text:
         return failure
     if "Bus error" in text or "shared memory" in text or "/torch_" in text:
-        free = shutil.disk_usage(SHARED_MEMORY)
-        return DrnError(
-            f"a reading process ran out of shared memory: {SHARED_MEMORY} has "
-            f"{size(free.total)}, of which {size(free.free)} are free",
-            "make it larger (docker run --shm-size=8g), or read with fewer data.workers; "
-            "data.workers=0 needs none",
-        )
+        return _out_of_shared_memory()
     if "signal: Killed" in text:
         return FaultError(
             "a reading process was killed, most often because memory ran out",

@@ -5,7 +5,6 @@ sequence and frame, of 2048x1024 pixels of 8 bits that are label ids (not train 
 else. That is what the benchmark's submission page and its own evaluation script ask for.
 """
 
-import io
 import lzma
 import re
 import zipfile
@@ -15,16 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from drn_cli.data.audit.labels import LABEL_ID
 from drn_cli.data.classes import IGNORED, cityscapes_train_ids
-from drn_cli.data.images import Pixels, index_png, read_label
+from drn_cli.data.images import Pixels, index_png, read_header, read_label
 from drn_cli.data.prepare.common import Progress
-from drn_cli.data.silence import silence
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
 
@@ -40,6 +37,7 @@ SIZE = (2048, 1024)  # width and height
 FRAME = re.compile(r"([a-z-]+)_\d{6}_\d{6}(?!\d)")
 LARGEST_FILE = 16 << 20  # bytes of a PNG; with 8 bits a pixel it cannot have a fifth of that
 THREADS = 4
+Read = TypeVar("Read")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of all files in the zip: the same predictions give the same zip
 
 
@@ -114,11 +112,7 @@ def check_inputs(paths: Sequence[str], *, partial: bool) -> None:
 
 
 def _size(path: str) -> tuple[int, int]:
-    try:
-        with silence, Image.open(path) as image:
-            return image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DrnError(f"{path}: cannot be read: {error}") from error
+    return read_header(Path(path)).size
 
 
 def _wrong_cities(frames: Iterable[str]) -> str:
@@ -266,13 +260,28 @@ def _read_map(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Pixels:
         raise DrnError(f"has {info.file_size} bytes, too many for a label map")
     try:
         content = archive.read(info)
-        with silence, Image.open(io.BytesIO(content)) as image:
-            if image.size != SIZE:
-                raise DrnError(f"is {image.width}x{image.height}, not {SIZE[0]}x{SIZE[1]}")
-            if image.mode not in {"L", "P"}:
-                raise DrnError(f"has pixels of mode {image.mode}, not single ids of 8 bits")
-            return np.asarray(image)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, EOFError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        NotImplementedError,
+        EOFError,
+        OSError,
+        ValueError,
+    ) as error:  # bz2 raises an OSError
         raise DrnError(f"cannot be unpacked: {error}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DrnError(f"cannot be read: {error}") from error
+    header = _readable(read_header, content)
+    if header.size != SIZE:
+        raise DrnError(f"is {header.size[0]}x{header.size[1]}, not {SIZE[0]}x{SIZE[1]}")
+    if header.mode not in {"L", "P"}:
+        raise DrnError(f"has pixels of mode {header.mode}, not single ids of 8 bits")
+    return _readable(read_label, content)
+
+
+def _readable(read: Callable[[bytes], Read], content: bytes) -> Read:
+    """Read the content of a file in the zip, whose name is said by others."""
+    try:
+        return read(content)
+    except DrnError as error:
+        message = error.message.removeprefix("image: ")
+        raise DrnError(f"cannot be read: {message}", error.hint) from error

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -107,6 +108,77 @@ def test_file_that_is_not_whole_is_written_anew(
     assert equal(cache, samples[0])
     assert equal(cache, samples[0])
     assert path.stat().st_size > 48 * 64 * 4
+
+
+def damages(whole: bytes, other: bytes) -> Iterator[bytes]:
+    """Yield a file with a bit flipped, cut short, longer, with a side swapped, or of another."""
+    random = np.random.default_rng(0)
+    for bit in random.choice(8 * len(whole), 200, replace=False):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << (bit % 8)
+        yield bytes(data)
+    for bit in range(8 * 24):  # the header
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << (bit % 8)
+        yield bytes(data)
+    for length in random.integers(0, len(whole), 20):
+        yield whole[:length]
+    yield whole + bytes(4)
+    swapped = whole[:4] + whole[8:12] + whole[4:8] + whole[12:]  # height and width
+    assert swapped != whole
+    yield swapped
+    yield other
+    yield bytes(len(whole))
+
+
+def test_damaged_file_is_reported_and_decoded_again(
+    cache: DecodedCache, samples: list[Sample], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.read(samples[0])
+    (path,) = cache.folder.iterdir()
+    cache.read(samples[1])
+    (other,) = set(cache.folder.iterdir()) - {path}
+    whole, expected = path.read_bytes(), decode(samples[0])
+    for number, data in enumerate(damages(whole, other.read_bytes())):
+        caplog.clear()
+        path.write_bytes(data)
+        image, label = DecodedCache(cache.folder, cache.root).read(samples[0])
+        assert np.array_equal(image, expected[0]), number
+        assert np.array_equal(label, expected[1]), number
+        (record,) = caplog.records
+        assert record.getMessage().startswith(f"{path}: damaged: "), number
+        assert path.read_bytes() == whole, number
+
+
+def test_header_is_verified_each_time_and_pixels_once(
+    cache: DecodedCache, samples: list[Sample], caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):  # decoded, then mapped and verified
+        image, _ = cache.read(samples[0])
+    (path,) = cache.folder.iterdir()
+    with path.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\0" if image.reshape(-1)[0] else b"\1")
+    cache.read(samples[0])
+    assert not caplog.records  # that would take as long as reading it
+    with path.open("r+b") as file:
+        file.seek(8)
+        file.write(b"\xff")
+    assert equal(cache, samples[0])
+    assert "the checksum of its header is wrong" in caplog.text
+
+
+def test_entries_of_an_earlier_format_are_replaced(
+    cache: DecodedCache, samples: list[Sample], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.read(samples[0])
+    (path,) = cache.folder.iterdir()
+    earlier = path.with_name(path.name.partition("-")[0] + "-0123456789abcdef.raw")
+    path.rename(earlier)
+    assert not cache.holds(samples[0])
+    assert equal(cache, samples[0])
+    assert list(cache.folder.iterdir()) == [path]
+    assert not caplog.records
 
 
 def test_sample_that_cannot_be_kept_is_read_all_the_same(

@@ -1,4 +1,6 @@
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from drn_cli.data import memory_folder as module
-from drn_cli.data.memory_folder import memory_folder, room
+from drn_cli.data.cache import open_cache
+from drn_cli.data.memory_folder import claim, memory_folder, room
+from drn_cli.errors import DrnError
 
 HOLDER = """
 import sys
@@ -68,6 +72,84 @@ def test_folder_in_use_is_left_alone(place: Path) -> None:
 
 def test_nobody_else_may_look_into_it(place: Path) -> None:
     assert memory_folder("data", place).stat().st_mode & 0o077 == 0
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder like /dev/shm, in which everyone may write."""
+    folder = tmp_path / "everyones"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    return folder
+
+
+def test_folder_where_everyone_may_write_is_its_owners_alone(shared: Path) -> None:
+    claim(shared / "cache")
+    assert (shared / "cache").stat().st_mode & 0o777 == 0o700
+    (shared / "readable").mkdir(mode=0o755)
+    claim(shared / "readable")
+    assert (shared / "readable").stat().st_mode & 0o777 == 0o700
+    claim(shared / "deep" / "cache")
+    claim(shared.parent / "private" / "cache")
+    assert (shared.parent / "private" / "cache").stat().st_mode & 0o050 == 0o050 & ~umask()
+
+
+def umask() -> int:
+    now = os.umask(0)
+    os.umask(now)
+    return now
+
+
+ANOTHER = 54321  # a user
+
+
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+@pytest.mark.parametrize(
+    ("made", "problem"),
+    [
+        ("owned", rf"belongs to another user \(number {ANOTHER}\) \(remove it or choose another"),
+        ("link", "is a link in a folder in which everyone may write"),
+        ("open", "can be changed by other users"),
+        ("above", rf"belongs to another user \(number {ANOTHER}\)"),
+    ],
+)
+def test_folder_that_another_user_made_first_is_refused(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, kind: str, made: str, problem: str
+) -> None:
+    if os.geteuid() != 0 and made in ("owned", "above"):
+        pytest.skip("only root may give a folder to another user")
+    monkeypatch.setattr(module, "SHARED_MEMORY", shared)
+    folder = shared / "above" / "cache" if made == "above" else shared / "cache"
+    if kind == "memory":
+        if made == "above":
+            pytest.skip("it is made in the folder itself")
+        folder = memory_folder(str(shared / "data"), shared)
+        shutil.rmtree(folder)
+    folder.parent.mkdir(exist_ok=True)
+    if made == "link":
+        (shared / "elsewhere").mkdir()
+        folder.symlink_to(shared / "elsewhere")
+    else:
+        folder.mkdir()
+        folder.chmod(0o777 if made == "open" else 0o755)
+    if made in ("owned", "above"):
+        os.chown(folder.parent if made == "above" else folder, ANOTHER, ANOTHER)
+    with pytest.raises(DrnError, match=problem):
+        claim(folder) if kind == "disk" else memory_folder(str(shared / "data"), shared)
+    opened = open_cache("disk", shared, folder, [])
+    assert opened.cache is None
+    assert re.search(problem, opened.message)
+    assert not any((shared / "elsewhere").glob("*"))
+
+
+def test_what_another_user_put_among_the_leftovers_stays(shared: Path) -> None:
+    planted = shared / f"drn-{os.getuid()}-0123456789abcdef"
+    (shared / "precious").mkdir()
+    (shared / "precious" / "file").touch()
+    planted.symlink_to(shared / "precious")
+    memory_folder("data", shared)
+    assert (shared / "precious" / "file").exists()
+    assert planted.is_symlink()
 
 
 def test_no_such_place_is_an_error(place: Path) -> None:

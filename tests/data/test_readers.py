@@ -95,8 +95,9 @@ except DrnError as error:
 """
 
 
-def test_too_little_shared_memory_is_an_error_and_not_a_wait() -> None:
-    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
+@pytest.mark.parametrize(("size", "words"), [("1m", "1.0 MB"), ("16k", "16.4 kB")])
+def test_too_little_shared_memory_is_an_error_and_not_a_wait(size: str, words: str) -> None:
+    mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
     in_a_mount_of_its_own = ["unshare", "--mount", "sh", "-c"]
     try:
         subprocess.run([*in_a_mount_of_its_own, mount], check=True, capture_output=True)
@@ -111,8 +112,51 @@ def test_too_little_shared_memory_is_an_error_and_not_a_wait() -> None:
         check=False,
     )
     assert done.stdout.startswith("a reading process ran out of shared memory"), done.stderr
-    assert "1.0 MB" in done.stdout
+    assert words in done.stdout
     assert "--shm-size" in done.stdout
+
+
+FEW_FILES = """
+import resource, sys
+import numpy as np
+from drn_cli.data.batches import TrainingBatches
+from drn_cli.data.order import Order
+from drn_cli.errors import DrnError
+
+class Small:
+    def __getitem__(self, turn):
+        return np.zeros((60, 60, 3), np.uint8), np.zeros((60, 60), np.uint8)
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (24, int(sys.argv[1])))
+batches = TrainingBatches(Small(), Order(40, 2, 0), rank=0, world=1, workers=2, pin=False)
+try:
+    print(len(list(batches.epoch(0))), "batches")
+except DrnError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        (
+            24,
+            "data.workers=2 needs 72 open files, and the limit is 24 (raise it (ulimit -n 72), "
+            "or read with fewer data.workers; 0 needs none)\n",
+        ),
+        (72, "20 batches\n"),  # the soft limit is raised
+    ],
+)
+def test_too_few_open_files_is_an_error_and_not_a_wait(limit: int, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_FILES, str(limit)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == said, done.stderr
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(

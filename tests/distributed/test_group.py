@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 import drn_cli.distributed.group as group_module
-from drn_cli.distributed.group import Group, join, started_by_torchrun
+from drn_cli.distributed.group import ATTEMPT, Group, first_to_fail, join, started_by_torchrun
 from drn_cli.errors import DrnError
 
 CPU = torch.device("cpu")
@@ -68,6 +68,68 @@ def test_two_processes(spawn):
     assert (first["share"], second["share"]) == ([0, 2, 4], [1, 3])
 
 
+def agree(group: Group) -> dict:
+    own = torch.tensor([group.rank + 1.0])
+    group.align([own, torch.zeros(0)])
+    if group.rank == 1:
+        failed_first = first_to_fail()
+        group.wait()
+    else:
+        group.wait()
+        failed_first = first_to_fail()
+    return {
+        "aligned": own.item(),
+        "most": [group.most(group.rank), group.most(5 - group.rank), group.most(-3)],
+        "failed_first": [failed_first, first_to_fail()],
+    }
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_agree(spawn, world):
+    answers = spawn(agree, world)
+    for rank, answer in enumerate(answers):
+        assert answer["aligned"] == 1
+        assert answer["most"] == [world - 1, 5, -3]
+        # The second process failed before all others; asked again, each says the same.
+        assert answer["failed_first"] == [rank == 1] * 2
+
+
+def test_alone_every_failure_is_the_first_and_nothing_is_exchanged(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    first_to_fail.cache_clear()
+    assert first_to_fail()
+    group, tensor = Group(0, 1, CPU), torch.ones(1)
+    group.align([tensor])
+    assert (group.most(7), tensor.item()) == (7, 1)
+
+
+AGENT = {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+
+
+@pytest.mark.skipif(not hasattr(dist.TCPStore, "list_keys"), reason="keys cannot be listed")
+@pytest.mark.parametrize(
+    ("variables", "prefixes"),
+    [
+        (AGENT | {ATTEMPT: "named", "TORCHELASTIC_RESTART_COUNT": "7"}, {"named"}),
+        (AGENT | {"TORCHELASTIC_RESTART_COUNT": "7", "GROUP_WORLD_SIZE": "1"}, {"7"}),
+        # torchrun on several machines: each counts its own attempts, and torch's own way is taken.
+        (AGENT | {"TORCHELASTIC_RESTART_COUNT": "7", "GROUP_WORLD_SIZE": "2"}, {"7", "default_pg"}),
+    ],
+)
+def test_each_attempt_has_a_part_of_the_store_of_its_own(monkeypatch, variables, prefixes):
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    known = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name in ("TORCHELASTIC_RESTART_COUNT", "GROUP_WORLD_SIZE", ATTEMPT):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (known | variables | {"MASTER_PORT": str(store.port)}).items():
+        monkeypatch.setenv(name, value)
+    first_to_fail.cache_clear()
+    with join():
+        assert first_to_fail()
+    first_to_fail.cache_clear()
+    assert {key.partition("/")[0] for key in store.list_keys()} == prefixes
+
+
 # As gloo, the store and NCCL say it, shortened.
 @pytest.mark.parametrize(
     "text",
@@ -113,7 +175,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch, number, there, tasks, gp
     assert group_module._own_gpu(number) == gpu
 
 
-@pytest.mark.parametrize(("number", "there", "tasks"), [(1, 1, 1), (2, 2, 4)])
+@pytest.mark.parametrize(("number", "there", "tasks"), [(1, 1, 1), (2, 2, 4), (0, 0, 2)])
 def test_too_few_gpus(monkeypatch, number, there, tasks):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(tasks))

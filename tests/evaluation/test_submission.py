@@ -237,7 +237,7 @@ def grey(*shape: int, kind: type = np.uint8) -> bytes:
         (filled(255), "has the value 255, no label id"),
         (bytes(17 << 20), "has 17825792 bytes, too many for a label map"),
         (bomb(10_000), "is 10000x10000"),
-        (bomb(20_000), "400000000 pixels"),
+        (bomb(20_000), "400.0 million pixels"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

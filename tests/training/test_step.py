@@ -113,6 +113,7 @@ def test_what_is_not_finite_leaves_everything_as_it_was(prepare, kind, how, pois
         take_step(training, [batch_of(0, 1)], LR, 1, meter)
         loss, weight, _, skipped, in_a_row = meter.read()
         assert (skipped, in_a_row) == (number, number)
+        assert meter.skipped == number
     assert weight == 2 * 32 * 32 and loss > 0  # of the good step alone
     after = state(training)
     counters = [key for key in after if key.endswith("num_batches_tracked")]
@@ -128,6 +129,22 @@ def test_what_is_not_finite_leaves_everything_as_it_was(prepare, kind, how, pois
     take_step(training, [batch_of(0, 1)], LR, 3, meter)
     assert meter.read()[3:] == [2, 0]
     assert not torch.equal(state(training)["head.weight"], before["head.weight"])
+    meter.start_again()
+    assert (meter.read()[:2], meter.skipped) == ([0, 0], 2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gradient_that_is_not_finite_skips_the_step(prepare, precision):
+    training = prepare(f"train.precision={precision}", "train.weight_decay=0")
+    before = state(training)
+    weight = training.model.head.weight
+    handle = weight.register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+    loss, _, _, skipped, _ = step(training, batch_of(0, 1))
+    assert (loss, skipped) == (0, 1)
+    assert torch.equal(weight, before["head.weight"])
+    handle.remove()
+    assert step(training, batch_of(0, 1))[3] == 0
+    assert not torch.equal(weight, before["head.weight"])
 
 
 def test_scaled_gradients_that_overflow_are_no_fault(prepare):

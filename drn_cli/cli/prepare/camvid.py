@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from drn_cli.cli.pictures import MaxPixels
 from drn_cli.cli.prepare.common import AsJson, progress_bar, report
 
 EPILOG = """[bold]Examples[/]
@@ -36,6 +37,7 @@ def camvid(
     unknown_as_void: Annotated[
         bool, typer.Option("--unknown-as-void", help="Ignore pixels whose colour is no class.")
     ] = False,
+    max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
     """CamVid: 11 classes, 367/101/233 pictures."""

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.pictures import MaxPixels
 from drn_cli.cli.prepare.common import AsJson, progress_bar, report
 
 EPILOG = """[bold]Examples[/]
@@ -69,6 +70,7 @@ def pairs(
     skip_unmatched: Annotated[
         bool, typer.Option("--skip-unmatched", help="Leave out what has no counterpart.")
     ] = False,
+    max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
     """Your own folders of pictures and labels."""

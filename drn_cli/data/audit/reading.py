@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from drn_cli.data.audit.findings import Finding
 from drn_cli.data.audit.labels import colour_finding
-from drn_cli.data.images import read_image, read_label
+from drn_cli.data.images import read_header, read_image, read_label, read_label_values
 from drn_cli.data.prepare.common import Moments, Progress, in_parallel
 from drn_cli.errors import DrnError
 
@@ -89,11 +88,10 @@ def _look_at_no_label_map(path: Path) -> Seen:
     """Tell why a file is no label map: it raises if the file is not even a picture."""
     image = read_image(path)
     size = (image.shape[1], image.shape[0])
-    with Image.open(path) as opened:
-        mode = opened.mode
-        if mode.startswith("I"):  # more than 8 bits, with values that do not fit into 8
-            values, counts = np.unique(np.asarray(opened), return_counts=True)
-            return Seen(size, pixels=dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    mode = read_header(path).mode
+    if mode.startswith("I"):  # more than 8 bits, with values that do not fit into 8
+        values, counts = np.unique(read_label_values(path), return_counts=True)
+        return Seen(size, pixels=dict(zip(values.tolist(), counts.tolist(), strict=True)))
     grey = bool((image == image[..., :1]).all())
     return Seen(size, fault=colour_finding(path, mode, grey=grey))
 

@@ -14,11 +14,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from drn_cli.data.classes import IGNORED, Colour, camvid, camvid_colours
-from drn_cli.data.images import Pixels, read_image
+from drn_cli.data.images import Pixels, holds_values, read_image
 from drn_cli.data.prepare.camvid_layouts import Pair, find_layout
 from drn_cli.data.prepare.class_files import read_class_file
 from drn_cli.data.prepare.colours import (
-    holds_values,
     ids_of_colours,
     ids_of_values,
     pack,

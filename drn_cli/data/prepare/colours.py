@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from drn_cli.data.classes import IGNORED, Colour
-from drn_cli.data.images import Pixels, read_image, read_label
+from drn_cli.data.images import Pixels, holds_values, read_header, read_image, read_label
 from drn_cli.errors import DrnError
 
 LOSSY = frozenset({".jpg", ".jpeg"})  # a format that changes colours a little
@@ -41,17 +40,7 @@ def pixel_mode(path: Path) -> str:
     Raises:
         DrnError: The file is missing, or no picture.
     """
-    try:
-        with Image.open(path) as image:
-            return image.mode
-    except (OSError, SyntaxError, ValueError):
-        read_image(path)  # says what is wrong
-        raise
-
-
-def holds_values(mode: str) -> bool:
-    """Tell whether pixels of a mode are single values, as a palette's are, and not colours."""
-    return mode in {"L", "P", "1"} or mode.startswith("I")
+    return read_header(path).mode
 
 
 def ids_of_colours(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drn_cli.data.images import holds_values
 from drn_cli.data.prepare.colours import (
-    holds_values,
     ids_of_colours,
     ids_of_values,
     pack,

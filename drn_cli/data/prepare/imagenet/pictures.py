@@ -61,7 +61,7 @@ def fault(data: bytes) -> str | None:
     try:
         read_image(io.BytesIO(data))
     except DrnError as error:
-        return error.message.removeprefix("picture: ")
+        return error.message.removeprefix("image: ")
     return None
 
 

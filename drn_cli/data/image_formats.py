@@ -1,0 +1,160 @@
+"""Which files are images: supported formats, checksums, and the names of files of other kinds."""
+
+import os
+import struct
+import zlib
+from io import BytesIO
+from typing import IO
+
+from PIL import Image, PngImagePlugin, TiffImagePlugin
+
+from drn_cli.errors import DrnError
+
+# What Pillow may try, the most frequent first. Its other readers start programs (EPS) or are
+# hardly ever looked at by anyone. MPO, several JPEG images in one file, comes with JPEG.
+FORMATS = ("PNG", "JPEG", "BMP", "PPM", "GIF", "TIFF", "WEBP")
+SUPPORTED = "PNG, JPEG, MPO, BMP, TIFF, WebP, PNM and GIF"
+
+PIXEL_LIMIT = 160_000_000  # the largest cameras have 151 million, a tile of Sentinel-2 121
+# Processes inherit it, however they are started.
+LIMIT_VARIABLE = "DRN_MAX_PIXELS"
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+HEAD = 512  # bytes that tell what a file is
+
+CONVERT = "convert it to PNG or JPEG first"
+EXTRACT = "extract its frames first, for example with ffmpeg -i FILE frame%05d.png"
+# What files that are not supported begin with, what they are, and what to do.
+KINDS: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"%!PS", "PostScript (EPS) file", CONVERT),
+    (0, b"\xc5\xd0\xd3\xc6", "PostScript (EPS) file", CONVERT),
+    (0, b"%PDF", "PDF file", CONVERT),
+    (0, b"icns", "ICNS (Apple icons) file", CONVERT),
+    (0, b"\0\0\1\0", "ICO (Windows icons) file", CONVERT),
+    (0, b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000 file", CONVERT),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000 file", CONVERT),
+    (0, b"\xff\x0a", "JPEG XL file", CONVERT),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL file", CONVERT),
+    (0, b"DDS ", "DDS (texture) file", CONVERT),
+    (0, b"8BPS", "PSD (Photoshop) file", CONVERT),
+    (0, b"v/1\x01", "OpenEXR file", "tone-map it to an 8-bit PNG first"),
+    (0, b"#?RADIANCE", "Radiance HDR file", "tone-map it to an 8-bit PNG first"),
+    (0, b"SIMPLE  =", "FITS file", CONVERT),
+    (0, b"\x1aE\xdf\xa3", "Matroska or WebM video", EXTRACT),
+    (0, b"FLV\x01", "Flash video", EXTRACT),
+    (0, b"OggS", "Ogg video", EXTRACT),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media video", EXTRACT),
+    (0, b"\0\0\1\xba", "MPEG video", EXTRACT),
+    (0, b"\0\0\1\xb3", "MPEG video", EXTRACT),
+    (0, b"\x93NUMPY", "NumPy file", "save it as PNG, for example with Image.fromarray(array).save"),
+    (0, b"\x89HDF\r\n\x1a\n", "HDF5 file", "save its images as PNG files"),
+    (128, b"DICM", "DICOM file", "save its images as PNG files"),
+    (8, b"AVI LIST", "AVI video", EXTRACT),
+    (0, b"PK\x03\x04", "zip archive", "unpack it first"),
+    (0, b"\x1f\x8b", "gzip archive", "unpack it first"),
+    (0, b"version https://git-lfs", "Git LFS pointer", "fetch the file itself with git lfs pull"),
+)
+TEXTS = ((b"<svg", "SVG drawing", CONVERT), (b"<html", "web page", "download the image itself"))
+# Brands of the containers that phones and cameras write; all others hold video.
+BRANDS = {
+    b"heic": "HEIC", b"heix": "HEIC", b"heim": "HEIC", b"heis": "HEIC", b"hevc": "HEIC",
+    b"hevx": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF", b"avis": "AVIF",
+    b"crx ": "Canon raw (CR3)",
+}  # fmt: skip
+
+
+def pixel_limit() -> int:
+    """Return how many pixels an image may have; raises DrnError where the setting is no number."""
+    text = os.environ.get(LIMIT_VARIABLE)
+    if text is None:
+        return PIXEL_LIMIT
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise DrnError(f"{LIMIT_VARIABLE}: {text!r} is not a number of pixels")
+    return int(text)
+
+
+def set_pixel_limit(pixels: int) -> None:
+    """Let images have as many pixels, in this process and in those that it starts."""
+    os.environ[LIMIT_VARIABLE] = str(pixels)
+
+
+def too_large(size: str, pixels: int) -> DrnError:
+    """Return the error of an image above the limit, without its file."""
+    return DrnError(
+        f"{size}{pixels / 1e6:.1f} million pixels; the limit is {pixel_limit() / 1e6:g} million",
+        f"--max-pixels {pixels} reads it, in commands without it {LIMIT_VARIABLE}={pixels}",
+    )
+
+
+def foreign(data: bytes) -> DrnError:
+    """Return the error of a file that is not a supported image, naming what it is."""
+    name, remedy = _kind(data)
+    if not name:
+        return DrnError("not a picture in a known format", f"supported are {SUPPORTED}")
+    return DrnError(f"{name}, which is not a supported image", f"{remedy}; supported: {SUPPORTED}")
+
+
+def _kind(data: bytes) -> tuple[str, str]:
+    if data.startswith(TIFF_MAGICS):
+        return f"TIFF {_tiff_pixels(data)}", "save it as a TIFF or PNG of 8 bits a channel"
+    if data[4:8] == b"ftyp":
+        brand = BRANDS.get(data[8:12])
+        return (f"{brand} image", CONVERT) if brand else ("MP4 or QuickTime video", EXTRACT)
+    for offset, magic, name, remedy in KINDS:
+        if data[offset : offset + len(magic)] == magic:
+            return name, remedy
+    start = data[:HEAD].lower()
+    for magic, name, remedy in TEXTS:
+        if magic in start:
+            return name, remedy
+    return "", ""
+
+
+def _tiff_pixels(data: bytes) -> str:
+    """Describe the pixels of a TIFF file that Pillow does not read."""
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+        file = BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        bits, kinds = tags.get(258, (1,)), tags.get(339, (1,))
+        kind = {1: "integers", 2: "signed integers", 3: "floats"}.get(kinds[0], "numbers")
+        return f"of {tags.get(277, 1)} channels of {bits[0]}-bit {kind}"
+    except Exception:  # what a broken file raises has no bounds
+        return "of a kind that cannot be read, or broken"
+
+
+def check_png(data: bytes) -> None:
+    """Hold each chunk of a PNG file against its checksum, and the file against its end.
+
+    Decoders look at some of the checksums: Pillow at those before the pixels, libspng at those of
+    the pixels but for the last. What follows the end of the image does not matter.
+
+    Raises:
+        ValueError: A checksum is wrong, or the end is missing.
+    """
+    view, place = memoryview(data), len(PNG_MAGIC)
+    while place + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 12 + length
+        if end > len(data):
+            break
+        (expected,) = struct.unpack_from(">I", data, end - 4)
+        if zlib.crc32(view[place + 4 : end - 4]) != expected:
+            name = kind.decode("ascii", "replace")
+            raise ValueError(
+                f"the checksum of its {name if name.isalnum() else 'next'} chunk, "
+                f"at byte {place}, is wrong"
+            )
+        if kind == b"IEND":
+            return
+        place = end
+    raise ValueError("the file ends before the image does")
+
+
+def unread_png(image: Image.Image) -> IO[bytes] | None:
+    """Return the file of a PNG image that Pillow opened, if its pixels are yet to be read."""
+    if isinstance(image, PngImagePlugin.PngImageFile) and image.tile:
+        return image.fp
+    return None
