@@ -22,11 +22,13 @@ def list_(json: Json = False) -> None:
 
     GFLOPs are those of a 224x224 picture, 2 for each multiply-add. Errors are those of one crop on
     ImageNet, mIoU is that on the validation pictures of Cityscapes. Weights are cached (in the
-    cache folder), published (`drn models fetch` gets them), or none.
+    cache folder), published (`drn models fetch` gets them), or none. Those of family A are a start
+    for training, not the classifier whose errors are listed.
     """
     from drn_cli.networks.catalog import ARCHITECTURES
     from drn_cli.networks.cost import forward_flops
     from drn_cli.networks.models import parameters
+    from drn_cli.networks.published import START_ONLY, start_only
 
     rows: list[dict[str, Any]] = [
         {
@@ -38,6 +40,7 @@ def list_(json: Json = False) -> None:
             "top5_error": arch.one_crop.top5 if arch.one_crop else None,
             "miou": arch.miou,
             "weights": _at_hand(arch.name),
+            "start_only": start_only(arch.name),
         }
         for arch in ARCHITECTURES.values()
     ]
@@ -56,9 +59,10 @@ def list_(json: Json = False) -> None:
                 "" if row[key] is None else f"{row[key]:.{digits}f}"
                 for key, digits in (("top1_error", 2), ("top5_error", 2), ("miou", 1))
             ),
-            row["weights"],
+            f"{row['weights']}{' *' if row['start_only'] else ''}",
         )
     console.out.print(table)
+    typer.echo(f"* errors: {START_ONLY}")
 
 
 @app.command(epilog="Example: [bold]drn models show drn_d_22[/]")
@@ -67,7 +71,7 @@ def show(arch: Arch, json: Json = False) -> None:
     from drn_cli.networks.catalog import architecture
     from drn_cli.networks.cost import forward_flops
     from drn_cli.networks.models import parameters
-    from drn_cli.networks.published import known_files
+    from drn_cli.networks.published import START_ONLY, known_files, start_only
 
     found = architecture(arch)
     files = [_describe(file) for file in known_files(found.name)]
@@ -84,6 +88,7 @@ def show(arch: Arch, json: Json = False) -> None:
         "ten_crop": _errors(found.ten_crop),
         "miou": found.miou,
         "weights": files,
+        "start_only": start_only(found.name),
     }
     if json:
         console.emit_json(facts)
@@ -99,6 +104,8 @@ def show(arch: Arch, json: Json = False) -> None:
     table.add_row("arithmetic", f"{facts['flops'] / 1e9:.1f} GFLOPs for a picture of 224x224")
     table.add_row("1-crop error", _errors_text(found.one_crop))
     table.add_row("10-crop error", _errors_text(found.ten_crop))
+    if facts["start_only"]:
+        table.add_row("errors of", START_ONLY)
     miou = "not published" if found.miou is None else f"{found.miou:.1f}% on Cityscapes val"
     table.add_row("mIoU", miou)
     console.out.print(table)

@@ -102,6 +102,9 @@ def _torchvision(arch: str, kind: Kind, resnet: str, checksum: str) -> WeightFil
     )
 
 
+# What is said beside the paper's errors of an architecture that is `start_only`.
+START_ONLY = "paper; the available weights are a ResNet start, not this classifier"
+
 PUBLISHED = (
     _torchvision("drn_a_18", "original", "resnet18", "f37072fd"),
     _torchvision("drn_a_34", "original", "resnet34", "b627a593"),
@@ -151,3 +154,14 @@ def published(arch: str, keyword: str = "imagenet") -> tuple[WeightFile, ...]:
             f"there are some for {', '.join(others)}; or give a file of your own",
         )
     return files
+
+
+def start_only(arch: str) -> bool:
+    """Return whether the published weights of an architecture are no classifier, only a start.
+
+    Those of family A are of torchvision's ResNets. A DRN-A has the same tensors but other
+    dilations, so with these weights it does not compute the classifier whose errors the paper
+    states; a segmenter may be trained from them, as the original did. Whoever evaluates, predicts
+    or localizes with published weights by name warns of it, in the words of `START_ONLY`.
+    """
+    return any(file.source == "torchvision" for file in known_files(arch))

@@ -56,7 +56,11 @@ def test_lists_every_network(cache: Path) -> None:
         "top5_error": 7.55,
         "miou": 68.0,
         "weights": "published",
+        "start_only": False,
     }
+    assert [name for name in rows if rows[name]["start_only"]] == [
+        *("drn_a_18", "drn_a_34", "drn_a_50")
+    ]
     assert rows["drn_d_24"]["weights"] == "none"
     assert rows["drn_d_24"]["top1_error"] is rows["drn_d_24"]["miou"] is None
     (cache / "weights").mkdir(parents=True)
@@ -69,6 +73,10 @@ def test_lists_every_network(cache: Path) -> None:
     numbers = ("21,126,584", "33.9", "24.86", "7.55", "68.0")
     assert ["drn_c_26", "C", *numbers, "cached"] in map(str.split, lines)
     assert ["drn_d_24", "D", "21,114,392", "33.5", "none"] in map(str.split, lines)
+    assert next(line for line in lines if "drn_a_50" in line).endswith("published *")
+    assert lines[-1] == (
+        "* errors: paper; the available weights are a ResNet start, not this classifier"
+    )
 
 
 def test_shows_a_network(cache: Path) -> None:
@@ -86,6 +94,8 @@ def test_shows_a_network(cache: Path) -> None:
         "https://download.pytorch.org/models/resnet50-0676ba61.pth"
     ]
     assert facts["weights"][0]["cached"] is None
+    assert facts["start_only"]
+    assert "paper; the available weights are a ResNet start" in run("show", "drn_a_50").stdout
 
 
 def test_shows_a_network_in_plain_text(cache: Path) -> None:
