@@ -115,7 +115,8 @@ def show(arch: Arch, json: Json = False) -> None:
         typer.echo(f"{file['name']}  ({file['keyword']}, by {file['source']}{errors})")
         for url in file["urls"]:
             typer.echo(f"  {url}")
-        typer.echo(f"  {file['algorithm'].upper()} begins {file['checksum']}, {file['licence']}")
+        checksum = file["digest"] or f"{file['algorithm'].upper()} begins {file['checksum']}"
+        typer.echo(f"  {checksum}, {file['licence']}")
         typer.echo(f"  {'cached: ' + file['cached'] if file['cached'] else 'not cached'}")
     if not files:
         typer.echo("weights: none were published")
@@ -224,6 +225,8 @@ def _describe(file: "WeightFile") -> dict[str, Any]:
         "urls": list(file.urls),
         "algorithm": file.algorithm,
         "checksum": file.checksum,
+        "digest": file.digest,
+        "bytes": file.size,
         "top1_error": file.top1,
         "top5_error": file.top5,
         "cached": str(path) if path.is_file() else None,

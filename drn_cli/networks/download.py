@@ -5,12 +5,14 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
+import time
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -18,14 +20,19 @@ from tqdm import tqdm
 
 from drn_cli import __version__
 from drn_cli.errors import DrnError
-from drn_cli.files import atomic, open_lock
+from drn_cli.files import atomic, open_lock, sha256, write_text
+from drn_cli.integrity import ZIP_ERRORS, check_sizes, digest_file, recorded_digest
 from drn_cli.networks.checkpoints import archived_weights
 from drn_cli.networks.published import WeightFile
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 20.0  # seconds without a byte, after which a mirror counts as dead
+CONNECTING = 60.0  # seconds until the headers of the answer have to be there
+SLOWEST = 1024  # bytes a second, on average over each WINDOW
+WINDOW = 30.0  # seconds
 CHUNK = 1 << 20
+LARGEST = 1 << 30  # bytes of a file whose size is not known; the largest has some 220 million
 
 
 class _WrongContentError(Exception):
@@ -45,18 +52,58 @@ def weights_folder() -> Path:
 
 
 def matches(path: Path, file: WeightFile) -> bool:
-    """Tell whether a file on disk has the published checksum."""
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, file.algorithm).hexdigest()
-    return digest.startswith(file.checksum)
+    """Return whether a file on disk is the published one: its checksum, size and digest.
+
+    A SHA-256 that was recorded when the file was verified for the first time must fit as well.
+    """
+    return _why_wrong(path, file, recorded_digest(path)) is None
+
+
+def _why_wrong(path: Path, file: WeightFile, recorded: str | None) -> str | None:
+    """Return what about a file is not as published, or as recorded."""
+    if file.size is not None and path.stat().st_size != file.size:
+        return f"it has {path.stat().st_size:,} bytes, not {file.size:,}"
+    # A recorded digest is of a file that had the short checksum.
+    fast = recorded is not None and file.algorithm != "sha256"
+    wanted = [] if fast else [(str(file.algorithm), file.checksum)]
+    if file.digest is not None:
+        algorithm, _, digits = file.digest.partition(":")
+        wanted.append((algorithm, digits))
+    if recorded is not None:
+        wanted.append(("sha256", recorded))
+    found = {}
+    for algorithm in {algorithm for algorithm, _ in wanted}:
+        with path.open("rb") as opened:
+            found[algorithm] = hashlib.file_digest(opened, algorithm).hexdigest()
+    for algorithm, digits in wanted:
+        if not found[algorithm].startswith(digits):
+            return f"its {algorithm.upper()} does not begin with {digits}"
+    return None
+
+
+def _record(path: Path, file: WeightFile) -> None:
+    """Record the SHA-256 of a file that was found to be the published one, for later reads."""
+    if recorded_digest(path) is not None:
+        return
+    if file.digest is None:
+        size = "" if file.size is None else " and its size"
+        logger.warning(
+            "%s: of its %s only the first %s digits%s could be compared, which can be forged "
+            "(its SHA-256 is recorded in %s and compared from now on)",
+            *(path, file.algorithm.upper(), len(file.checksum), size, digest_file(path).name),
+        )
+    with suppress(DrnError):  # a cache folder that is only read
+        write_text(digest_file(path), f"{sha256(path)}  {path.name}\n")
 
 
 def fetch(files: Sequence[WeightFile], folder: Path | None = None) -> Path:
     """Give the first of some equivalent files that can be had, downloading it if need be.
 
     In order: sound files in the cache; the base addresses in `DRN_MIRRORS` (separated by
-    spaces); each file's own addresses. An interrupted download leaves `NAME.part` and goes on
-    from there the next time. Processes that want the same file wait for one another.
+    spaces); each file's own addresses. An interrupted download leaves `NAME.part` and is resumed
+    the next time. Processes that want the same file wait for one another; a server that is slower
+    than 1 KiB a second is given up. The SHA-256 of a file is recorded in `NAME.sha256` when it is
+    verified first, and compared from then on.
 
     Args:
         files: Files of one architecture, in order of preference.
@@ -69,6 +116,7 @@ def fetch(files: Sequence[WeightFile], folder: Path | None = None) -> Path:
     for file in files:
         path = folder / file.name
         if path.is_file() and matches(path, file):
+            _record(path, file)
             return path
     with _alone(folder):
         return _from_folder(files, folder) or _from_mirrors(files, folder)
@@ -107,14 +155,12 @@ def _from_folder(files: Sequence[WeightFile], folder: Path) -> Path | None:
     for file in files:
         path = folder / file.name
         if path.is_file():
-            if matches(path, file):
+            wrong = _why_wrong(path, file, recorded_digest(path))
+            if wrong is None:
+                _record(path, file)
                 return path
             logger.warning(
-                "%s: its %s does not begin with %s: it is not used, and replaced if a mirror "
-                "has the right one",
-                path,
-                file.algorithm.upper(),
-                file.checksum,
+                "%s: %s: it is not used, and replaced if a mirror has the right one", path, wrong
             )
         for name in file.download_names:
             archive = folder / name
@@ -130,7 +176,9 @@ def _from_mirrors(files: Sequence[WeightFile], folder: Path) -> Path:
     failures = []
     for file, url in addresses(files):
         try:
-            return _download(file, url, folder)
+            path = _download(file, url, folder)
+            _remove_parts(files, folder)
+            return path
         except (OSError, HTTPException, ValueError, _WrongContentError) as error:
             failures.append(f"{url}: {_reason(error)}")
             logger.info("%s", failures[-1])
@@ -141,35 +189,42 @@ def _from_mirrors(files: Sequence[WeightFile], folder: Path) -> Path:
     )
 
 
+def _remove_parts(files: Sequence[WeightFile], folder: Path) -> None:
+    """Remove what was received of files that nobody will ask for again."""
+    for file in files:
+        for name in file.download_names:
+            with suppress(OSError):
+                (folder / f"{name}.part").unlink()
+
+
 def _download(file: WeightFile, url: str, folder: Path) -> Path:
     part = folder / f"{url.rpartition('/')[2]}.part"
     logger.info("downloading %s", url)
-    resumed = _receive(url, part)
+    limit = LARGEST if file.size is None or file.archived else file.size
     try:
-        path = _accept(file, part, folder)
-    except _WrongContentError:
-        part.unlink()
-        if not resumed:
-            raise
-        # The beginning may be from another mirror and be what is wrong.
-        _receive(url, part)
+        resumed = _receive(url, part, limit)
         try:
-            path = _accept(file, part, folder)
+            return _accept(file, part, folder)
         except _WrongContentError:
-            part.unlink()
-            raise
-    part.unlink(missing_ok=True)
-    return path
+            if not resumed:
+                raise
+        # The beginning may be from another mirror and be what is wrong.
+        part.unlink()
+        _receive(url, part, limit)
+        return _accept(file, part, folder)
+    except _WrongContentError:
+        part.unlink(missing_ok=True)
+        raise
 
 
-def _receive(url: str, part: Path) -> bool:
-    """Download to `part`, on from its end if the server can; tell whether it did so."""
+def _receive(url: str, part: Path, limit: int) -> bool:
+    """Download to `part`, from its end on if the server can; return whether it did so."""
     have = part.stat().st_size if part.exists() else 0
     request = Request(url, headers={"User-Agent": f"drn/{__version__}"})
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
-        response = urlopen(request, timeout=TIMEOUT)
+        response = _opened(request)
     except HTTPError as error:
         error.close()
         if have and error.code == 416:  # nothing lies beyond what we have: the checksum decides
@@ -182,6 +237,8 @@ def _receive(url: str, part: Path) -> bool:
             raise OSError("the server sent another range than asked for")
         length = response.headers.get("Content-Length")
         expected = None if length is None else int(length) + (have if resumed else 0)
+        if expected is not None and expected > limit:
+            raise _WrongContentError(f"{expected:,} bytes, more than {limit:,}")
         with (
             part.open("ab" if resumed else "wb") as out,
             tqdm(
@@ -193,13 +250,42 @@ def _receive(url: str, part: Path) -> bool:
                 disable=None,  # no bar where stderr is no terminal
             ) as bar,
         ):
-            while chunk := response.read(CHUNK):
+            size, mark, since = out.tell(), out.tell(), time.monotonic()
+            # Not read, which would wait for the whole chunk, however slowly it comes.
+            while chunk := response.read1(CHUNK):
+                size += len(chunk)
+                if size > limit:
+                    raise _WrongContentError(f"more than {limit:,} bytes")
                 out.write(chunk)
                 bar.update(len(chunk))
+                if (seconds := time.monotonic() - since) >= WINDOW:
+                    if size - mark < SLOWEST * seconds:
+                        raise OSError(f"{size - mark} bytes in {seconds:.0f} s: too slow")
+                    mark, since = size, time.monotonic()
     size = part.stat().st_size
     if expected is not None and size != expected:
         raise OSError(f"the connection ended after {size} of {expected} bytes")
     return resumed
+
+
+def _opened(request: Request) -> Any:
+    """Open an address; headers that come one byte at a time do not keep it waiting for ever."""
+    answer: list[Any] = []
+
+    def ask() -> None:
+        try:
+            answer.append(urlopen(request, timeout=TIMEOUT))
+        except Exception as error:  # raised below, where someone waits for it
+            answer.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(CONNECTING)
+    if not answer:
+        raise TimeoutError(f"no answer within {CONNECTING:.0f} s")
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    return answer[0]
 
 
 def _accept(file: WeightFile, arrived: Path, folder: Path) -> Path:
@@ -210,10 +296,10 @@ def _accept(file: WeightFile, arrived: Path, folder: Path) -> Path:
             _unpack(arrived, temporary)
         else:
             shutil.copyfile(arrived, temporary)
-        if not matches(temporary, file):
-            raise _WrongContentError(
-                f"its {file.algorithm.upper()} does not begin with {file.checksum}"
-            )
+        wrong = _why_wrong(temporary, file, recorded_digest(target))
+        if wrong is not None:
+            raise _WrongContentError(wrong)
+    _record(target, file)
     return target
 
 
@@ -221,11 +307,12 @@ def _unpack(arrived: Path, target: Path) -> None:
     try:
         with (
             zipfile.ZipFile(arrived) as archive,
-            archive.open(archived_weights(archive, arrived)) as packed,
             target.open("wb") as out,
         ):
-            shutil.copyfileobj(packed, out)
-    except (zipfile.BadZipFile, zlib.error, EOFError, DrnError) as error:
+            check_sizes(archive, arrived)
+            with archive.open(archived_weights(archive, arrived)) as packed:
+                shutil.copyfileobj(packed, out)
+    except (*ZIP_ERRORS, DrnError) as error:
         raise _WrongContentError(f"not the archive that was expected: {error}") from error
 
 

@@ -28,7 +28,11 @@ class WeightFile:
         urls: Where it can be had.
         archived: Whether the addresses serve a zip archive around the file.
         algorithm: Of the checksum.
-        checksum: Leading hexadecimal digits of it, of the unpacked file.
+        checksum: Leading hexadecimal digits of it, of the unpacked file. They find damage, but a
+            file that has them can be made in an hour.
+        digest: The whole digest of the unpacked file with its algorithm, `sha256:...` or
+            `sha384:...`, where several parties state the same one.
+        size: Of the unpacked file in bytes, where it is known.
         top1: Validation error in percent for one centre crop, as the source states it.
         top5: Likewise.
         source: Who made it.
@@ -42,6 +46,8 @@ class WeightFile:
     archived: bool = False
     algorithm: Literal["sha256", "sha1"]
     checksum: str
+    digest: str | None = None
+    size: int | None = None
     top1: float | None = None
     top5: float | None = None
     source: str
@@ -60,7 +66,8 @@ def _original(arch: str, checksum: str) -> WeightFile:
         arch=arch,
         kind="original",
         name=name,
-        urls=(f"http://dl.yf.io/drn/{name}",),
+        # The host has not answered for years; should it come back, encrypted if it can.
+        urls=(f"https://dl.yf.io/drn/{name}", f"http://dl.yf.io/drn/{name}"),
         algorithm="sha256",
         checksum=checksum,
         top1=errors.top1 if errors else None,
@@ -87,8 +94,12 @@ def _pytorchcv(arch: str, kind: Kind, tag: str, error: str, checksum: str) -> We
     )
 
 
-def _torchvision(arch: str, kind: Kind, resnet: str, checksum: str) -> WeightFile:
+def _torchvision(
+    arch: str, kind: Kind, resnet: str, digest: str, size: int | None = None
+) -> WeightFile:
+    """Describe a file of torchvision; `digest` is its SHA-256, whole or the first 8 digits."""
     # No errors here: torchvision's are those of a ResNet, whose last levels are not dilated.
+    checksum = digest[:8]
     name = f"{resnet}-{checksum}.pth"
     return WeightFile(
         arch=arch,
@@ -97,19 +108,25 @@ def _torchvision(arch: str, kind: Kind, resnet: str, checksum: str) -> WeightFil
         urls=(f"https://download.pytorch.org/models/{name}",),
         algorithm="sha256",
         checksum=checksum,
+        digest=f"sha256:{digest}" if len(digest) == 64 else None,
+        size=size,
         source="torchvision",
         licence="BSD-3-Clause",
     )
 
 
+RESNET_18 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
+RESNET_50 = "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a"
+RESNET_50_RETRAINED = "11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca"
+
 # What is said beside the paper's errors of an architecture that is `start_only`.
 START_ONLY = "paper; the available weights are a ResNet start, not this classifier"
 
 PUBLISHED = (
-    _torchvision("drn_a_18", "original", "resnet18", "f37072fd"),
+    _torchvision("drn_a_18", "original", "resnet18", RESNET_18, 46_830_571),
     _torchvision("drn_a_34", "original", "resnet34", "b627a593"),
-    _torchvision("drn_a_50", "original", "resnet50", "0676ba61"),
-    _torchvision("drn_a_50", "retrained", "resnet50", "11ad3fa6"),
+    _torchvision("drn_a_50", "original", "resnet50", RESNET_50, 102_530_333),
+    _torchvision("drn_a_50", "retrained", "resnet50", RESNET_50_RETRAINED, 102_540_417),
     _original("drn_c_26", "ddedf421"),
     _original("drn_c_42", "9d336e8c"),
     _original("drn_c_58", "0a53a92c"),

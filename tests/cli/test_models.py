@@ -108,7 +108,7 @@ def test_shows_a_network_in_plain_text(cache: Path) -> None:
         "26.1 GFLOPs for a picture of 224x224",
         "not published",  # over ten crops
         "68.0% on Cityscapes val",
-        "http://dl.yf.io/drn/drn_d_22-4bd2f8ea.pth\n",
+        "https://dl.yf.io/drn/drn_d_22-4bd2f8ea.pth\n",
         "SHA256 begins 4bd2f8ea, BSD-3-Clause",
         f"cached: {cache / 'weights' / file.name}",
         "drnd22-0758-02cb44bd.pth  (imagenet-retrained, by pytorchcv, top-5 error 7.58%)",

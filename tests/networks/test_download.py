@@ -10,9 +10,10 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,8 @@ class Mirror:
     ranges: bool = True
     breaks_after: int | None = None
     delay: float = 0
+    pause: float = 0  # seconds between one byte and the next
+    length: bool = True  # whether it says how long a file is
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     address: str = ""
 
@@ -62,10 +65,16 @@ def handler(mirror: Mirror) -> type[BaseHTTPRequestHandler]:
             if start:
                 size = len(content)
                 self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-            self.send_header("Content-Length", str(len(content) - start))
+            if mirror.length:
+                self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
             with suppress(ConnectionError):  # whoever asked may have given up
-                self.wfile.write(content[start:][: mirror.breaks_after])
+                if not mirror.pause:
+                    self.wfile.write(content[start:][: mirror.breaks_after])
+                    return
+                for byte in content[start:]:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(mirror.pause)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -116,7 +125,8 @@ def weight_file(*mirrors: Mirror, name: str = "x.pth", archived: bool = False) -
 
 
 def left_in(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} - {".lock"}
+    """Name the files in the cache folder, but for locks and recorded digests."""
+    return {path.name for path in folder.iterdir() if path.suffix not in ("", ".sha256")}
 
 
 def test_downloads_once(serve, folder: Path) -> None:
@@ -167,7 +177,9 @@ def test_an_interrupt_leaves_the_part(serve, folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(download, "tqdm", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         fetch([weight_file(mirror)])
-    assert (folder / "x.pth.part").read_bytes() == CONTENT[:4096]
+    received = (folder / "x.pth.part").read_bytes()
+    assert received
+    assert CONTENT.startswith(received)
     assert left_in(folder) == {"x.pth.part"}
 
 
@@ -315,6 +327,7 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
 def test_imagenet_means_the_published_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, converted = published("drn_d_22")
     assert [url for _, url in addresses([original, converted])] == [
+        "https://dl.yf.io/drn/drn_d_22-4bd2f8ea.pth",
         "http://dl.yf.io/drn/drn_d_22-4bd2f8ea.pth",
         "https://github.com/osmr/imgclsmob/releases/download/v0.0.116/drnd22-0823-5c2c6a0c.pth.zip",
     ]
@@ -336,3 +349,81 @@ def test_published_files_are_described_in_full() -> None:
         assert file.name.endswith(f"-{file.checksum}.pth")
         assert all(url.endswith(f"/{file.download_names[0]}") for url in file.urls)
         assert file.algorithm == ("sha1" if file.source == "pytorchcv" else "sha256")
+        if file.digest is not None:
+            algorithm, _, digits = file.digest.partition(":")
+            assert len(digits) == {"sha256": 64, "sha384": 96}[algorithm]
+            assert digits.startswith(file.checksum)
+        assert file.urls[0].startswith("https://")
+
+
+def test_the_first_download_records_its_digest(
+    serve, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = weight_file(serve(Mirror({"x.pth.zip": zipped(CONTENT)})), archived=True)
+    path = fetch([file])
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert (folder / "x.pth.sha256").read_text() == f"{digest}  x.pth\n"
+    assert "of its SHA1 only the first 8 digits could be compared" in caplog.text
+    caplog.clear()
+    assert fetch([file]) == path
+    assert not caplog.records
+    # Who forges the short checksum does not have the recorded digest.
+    (folder / "x.pth.sha256").write_text("0" * 64)
+    with pytest.raises(DrnError, match="its SHA256 does not begin with 0000"):
+        fetch([file])
+
+
+@pytest.mark.parametrize(
+    ("changes", "served", "message"),
+    [
+        ({"digest": f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"}, CONTENT, None),
+        ({"digest": f"sha384:{hashlib.sha384(CONTENT).hexdigest()}"}, CONTENT, None),
+        ({"size": len(CONTENT)}, CONTENT, None),
+        ({"digest": f"sha256:{'0' * 64}"}, CONTENT, "its SHA256 does not begin with 0000"),
+        ({"digest": f"sha384:{'0' * 96}"}, CONTENT, "its SHA384 does not begin with 0000"),
+        ({"size": len(CONTENT) - 1}, CONTENT, "131,072 bytes, more than 131,071"),
+        ({"size": len(CONTENT) + 1}, CONTENT, "it has 131,072 bytes, not 131,073"),
+    ],
+    ids=["sha256", "sha384", "size", "other sha256", "other sha384", "larger", "smaller"],
+)
+def test_whole_digests_and_sizes_are_compared(
+    serve,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    changes: dict[str, Any],
+    served: bytes,
+    message: str | None,
+) -> None:
+    file = replace(weight_file(serve(Mirror({"x.pth": served}))), **changes)
+    if message is None:
+        assert fetch([file]).read_bytes() == CONTENT
+        assert bool(caplog.records) == ("digest" not in changes)
+        return
+    with pytest.raises(DrnError, match=message):
+        fetch([file])
+    assert left_in(folder) == set()
+
+
+def test_a_file_without_end_is_given_up(serve, folder: Path) -> None:
+    mirror = serve(Mirror({"x.pth": CONTENT * 9}, length=False))
+    with pytest.raises(DrnError, match="more than 131,072 bytes"):
+        fetch([replace(weight_file(mirror), size=len(CONTENT))])
+    assert left_in(folder) == set()
+
+
+def test_a_server_that_drips_is_given_up(
+    serve, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "WINDOW", 0.2)
+    slow, right = serve(Mirror({"x.pth": CONTENT}, pause=0.02)), serve(Mirror({"x.pth": CONTENT}))
+    assert fetch([weight_file(slow, right)]).read_bytes() == CONTENT
+    assert right.requests[0][1].startswith("bytes=")
+    assert left_in(folder) == {"x.pth"}
+
+
+def test_parts_that_nobody_resumes_are_removed(serve, folder: Path) -> None:
+    broken = serve(Mirror({"y.pth.zip": zipped(CONTENT)}, breaks_after=100))
+    right = serve(Mirror({"x.pth": CONTENT}))
+    files = [weight_file(broken, name="y.pth", archived=True), weight_file(right)]
+    assert fetch(files) == folder / "x.pth"
+    assert left_in(folder) == {"x.pth"}
