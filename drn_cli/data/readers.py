@@ -32,7 +32,9 @@ def reading_failures(loader: DataLoader[Any] | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, OSError, EOFError) as failure:
+    except (RuntimeError, OSError, EOFError) as error:
+        # PyTorch's writer of files covers what is raised while it writes by an error of its own.
+        failure = _first_of(error)
         if loader is not None and (out_of := _out_of(failure)) is not None:
             raise out_of from None
         if not isinstance(failure, RuntimeError) and (
@@ -44,6 +46,16 @@ def reading_failures(loader: DataLoader[Any] | None = None) -> Iterator[None]:
         readers = getattr(getattr(loader, "_iterator", None), "_workers", ())
         ends = [_end(reader.exitcode) for reader in readers if reader.exitcode is not None]
         raise _why_reading_failed(failure, "; ".join([str(failure), *ends])) from None
+
+
+def _first_of(failure: Exception) -> Exception:
+    """Find the death of a reading process among what an error came after."""
+    cause: BaseException | None = failure
+    while cause is not None:
+        if isinstance(cause, RuntimeError) and "DataLoader worker" in str(cause):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return failure
 
 
 def allow_open_files(workers: int) -> None:
@@ -77,10 +89,11 @@ def _out_of(failure: Exception) -> DrnError | None:
             f"reading needs more open files than the limit of {limit}",
             "raise it (ulimit -n 4096), or read with fewer data.workers; 0 needs hardly any",
         )
-    if number == errno.EAGAIN:
+    if number == errno.EAGAIN or "can't start new thread" in text:
         return DrnError(
-            "no reading process can be started: there are too many processes or threads",
-            "raise the limit (ulimit -u), or read with data.workers=0",
+            "no further process or thread can be started for reading",
+            "raise the limit of processes or of memory (ulimit -u, ulimit -v), or read with "
+            "data.workers=0",
         )
     if number == errno.ENOSPC:
         return _out_of_shared_memory()
@@ -125,7 +138,12 @@ def obey_only_the_parent(_: int) -> None:
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
+    try:
+        threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
+    except RuntimeError:
+        # Without it nothing would end this process, and the parent waits for that.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        raise
 
 
 def _end_when_the_parent_says() -> None:

@@ -1,10 +1,15 @@
+import io
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
+import time
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.data import Dataset
 
 from drn_cli.data.batches import TrainingBatches
@@ -50,6 +55,49 @@ def test_reader_that_is_killed_is_an_error_and_not_a_wait(workers: int) -> None:
     assert done.stdout.startswith("a reading process was killed, most often because memory ran out")
     assert "data.workers" in done.stdout
     assert done.returncode == 0, done.stderr
+
+
+class Killing(io.BytesIO):
+    """A file in whose middle all reading processes are killed."""
+
+    def write(self, data: Any) -> int:
+        for reader in multiprocessing.active_children():
+            reader.kill()
+            reader.join()
+        time.sleep(0.01)  # the signal's handler comes here
+        return super().write(data)
+
+
+class Slow(Dataset[Any]):
+    def __getitem__(self, turn: Turn) -> tuple[np.ndarray, int]:
+        time.sleep(0.1)
+        return np.zeros((6, 6, 3), np.uint8), 0
+
+
+def test_reader_that_is_killed_while_a_checkpoint_is_written_is_named() -> None:
+    """PyTorch's writer covers the error that its signal raises."""
+    batches = TrainingBatches(Slow(), Order(600, 1, 0), rank=0, world=1, workers=1, pin=False)
+    with pytest.raises(DrnError, match="a reading process was killed"), reading_failures():
+        for _ in batches.epoch(0):
+            torch.save({"weight": torch.zeros(9)}, Killing())
+
+
+@pytest.mark.parametrize("where", ["here", "in the reading process"])
+def test_threads_that_cannot_start_are_an_error_and_not_a_wait(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """As under a limit of processes, or of memory: a thread's stack takes 8 MiB."""
+    start, parent = threading.Thread.start, os.getpid()
+
+    def limited(thread: threading.Thread) -> None:
+        if (os.getpid() == parent) == (where == "here"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    batches = TrainingBatches(Slow(), Order(2, 1, 0), rank=0, world=1, workers=1, pin=False)
+    with pytest.raises(DrnError, match=r"no further process or thread|exit code 1"):
+        list(batches.epoch(0))
 
 
 class Ends(Dataset[Any]):
