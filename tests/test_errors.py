@@ -1,8 +1,9 @@
+import errno
 import pickle
 
 import pytest
 
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, limit_reached
 
 
 def test_text_is_the_message_with_the_hint_in_brackets() -> None:
@@ -17,3 +18,31 @@ def test_error_crosses_processes_whole(hint: str | None) -> None:
     error = pickle.loads(pickle.dumps(DrnError("a.png: no such file", hint)))
     assert type(error) is DrnError
     assert (error.message, error.hint) == ("a.png: no such file", hint)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "too many open files: the limit is "),
+        (BlockingIOError(errno.EAGAIN, "Resource"), "no further process or thread"),
+        (RuntimeError("can't start new thread"), "no further process or thread"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_a_limit_of_the_machine_has_a_name(error: Exception, message: str) -> None:
+    found = limit_reached(error)
+    assert found is not None and found.message.startswith(message) and found.hint
+
+
+def test_other_errors_are_no_limits() -> None:
+    assert limit_reached(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+
+
+def test_too_little_address_space_is_a_line(drn, recipe_file) -> None:
+    """PyTorch's library cannot be mapped."""
+    limited = type(drn)(drn.cwd, ("prlimit", "--as=400000000", *drn.start))
+    done = limited("train", recipe_file, "--dry-run")
+    assert done.returncode == 1
+    assert "error: out of memory: ulimit -v is 390625" in done.stderr
+    assert "unexpected" not in done.stderr and "Traceback" not in done.stderr

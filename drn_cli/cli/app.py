@@ -24,7 +24,7 @@ from drn_cli.cli import (
     runs,
     train,
 )
-from drn_cli.errors import DrnError, FaultError
+from drn_cli.errors import DrnError, FaultError, limit_reached
 
 
 class _Verbs(TyperGroup):
@@ -116,7 +116,8 @@ def main() -> None:
         if debug:
             raise
         text = f"{type(error).__name__}: {error}".splitlines()[0]
-        _tell(DrnError(f"unexpected: {text}", "run again with --debug to see where"))
+        unexpected = DrnError(f"unexpected: {text}", "run again with --debug to see where")
+        _tell(limit_reached(error) or unexpected)
         sys.exit(1)
 
 
@@ -135,4 +136,7 @@ def _tell(error: DrnError) -> None:
 
         if not first_to_fail():
             return
-    console.fail(error)
+    try:
+        console.fail(error)
+    except MemoryError:  # which is most likely what the error is about
+        os.write(2, f"error: {error}\n".encode(errors="backslashreplace"))
