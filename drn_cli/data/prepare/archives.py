@@ -17,6 +17,8 @@ from drn_cli.files import atomic
 # Whatever zipfile raises for an archive that is damaged, encrypted, or packed in a way of its own.
 BROKEN = (BadZipFile, EOFError, NotImplementedError, RuntimeError, struct.error, zlib.error)
 AGAIN = "download the archive again"
+LARGEST = 2**28  # bytes of an image; one of which the index says more would fill the disk
+OTHER = "this is not the official archive: get it from where the data set is published"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ def list_entries(archive: Path) -> list[Entry]:
 
     Raises:
         DrnError: The archive is missing or broken, or one of its entries would be written outside
-            of the folder it is unpacked to, or is a link, which can lead there.
+            of the folder it is unpacked to, is a link, which can lead there, or is too large.
     """
     try:
         with ZipFile(archive) as opened:
@@ -55,7 +57,7 @@ def list_entries(archive: Path) -> list[Entry]:
         if reason:
             raise DrnError(
                 f"{archive}: the entry {info.filename!r} {reason}; nothing was unpacked",
-                "this is not the official archive: get it from where the data set is published",
+                OTHER,
             )
     files = {info.filename: info.file_size for info in infos if not info.is_dir()}
     return [Entry(archive, name, size) for name, size in sorted(files.items())]
@@ -72,6 +74,8 @@ def _unsafe(info: ZipInfo) -> str | None:
         return "has an absolute path"
     if ".." in name.split("/"):
         return "leads out of the folder"
+    if info.file_size > LARGEST:
+        return f"unpacks to {info.file_size / 1e9:.1f} GB, no image does"
     return None
 
 

@@ -1,5 +1,6 @@
 import os
 import stat
+import struct
 import zipfile
 from pathlib import Path
 
@@ -73,6 +74,14 @@ def test_link_is_refused(tmp_path: Path) -> None:
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
     path = write_zip(tmp_path / "evil.zip", FILES, info)
     with pytest.raises(DrnError, match=r"'top/train/city' is a link"):
+        list_entries(path)
+
+
+def test_size_that_no_image_has_is_refused_from_the_index(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "bomb.zip", {**FILES, "top/train/city/9.png": bytes(123456)})
+    size = struct.pack("<L", 123456)
+    path.write_bytes(path.read_bytes().replace(size, struct.pack("<L", 2**31)))
+    with pytest.raises(DrnError, match=r"'top/train/city/9.png' unpacks to 2.1 GB, no image does"):
         list_entries(path)
 
 

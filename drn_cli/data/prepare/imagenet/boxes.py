@@ -15,6 +15,7 @@ from drn_cli.files import write_csv
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
+LARGEST = 10**6  # bytes of an XML file; those of ImageNet have 500 to 20,000
 HEADER = ["ImageId", "PredictionString"]
 
 
@@ -65,15 +66,19 @@ def _xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
         return
     for file in sorted(path.glob(f"{VAL_PICTURES}*.xml")):
         try:
-            yield file.name, file.read_bytes()
+            with file.open("rb") as opened:
+                yield file.name, opened.read(LARGEST + 1)
         except OSError as error:
             raise DrnError(f"{file}: cannot be read: {error.strerror}") from error
 
 
 def parse_xml(data: bytes, where: str) -> list[Box]:
     """Read the boxes of an annotation file, as ImageNet has them; raises DrnError if it is none."""
+    if len(data) > LARGEST:
+        raise DrnError(f"{where}: is larger than {LARGEST // 1000} KB, no file of boxes is")
     try:
-        root = ElementTree.fromstring(data)
+        parser = ElementTree.XMLParser(target=_WithoutEntities(where))
+        root = ElementTree.fromstring(data, parser)
     except ElementTree.ParseError as error:
         raise DrnError(f"{where}: not valid XML: {error}") from error
     return [
@@ -83,6 +88,17 @@ def parse_xml(data: bytes, where: str) -> list[Box]:
         )
         for found in root.iter("object")
     ]
+
+
+class _WithoutEntities(ElementTree.TreeBuilder):
+    """Refuses a document type, in which alone entities are declared: they can grow without end."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise DrnError(f"{self.where}: has a document type, no file of boxes has", "remove it")
 
 
 def _box(words: list[str], where: str) -> Box:

@@ -1,19 +1,29 @@
-"""Reading tar archives, with care: they come from elsewhere, and may be cut off."""
+"""Reading tar archives, with care: they come from elsewhere, and may be cut off or made to harm."""
 
+import bz2
+import gzip
+import lzma
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from drn_cli.errors import DrnError
 
 HINT = "get the file again; what is done is kept, and the same command goes on from there"
-LARGEST = 2**28  # bytes; a small file of which the header says more is broken
+LARGEST = 2**28  # bytes; a file of which the header says more is broken
+UNPACKED = 2**30  # bytes of a compressed archive, unpacked; the largest of ImageNet has 0.1 GB
+
+COMPRESSED: Mapping[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}
 
 # What tarfile raises for a damaged archive; a compressed one can fail in two more ways.
-BROKEN = (tarfile.TarError, EOFError, zlib.error, OSError)
+BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError)
 
 
 class DamagedError(DrnError):
@@ -23,6 +33,52 @@ class DamagedError(DrnError):
         super().__init__(message, hint)
 
 
+class _Stream:
+    """The bytes of an archive as tarfile wants them, up to a limit: a few KB may unpack to TBs.
+
+    Args:
+        file: The archive, unpacked while it is read if it is compressed.
+        where: What errors call it.
+        end: Where to stop; None for a file that is as long as it is.
+    """
+
+    def __init__(self, file: IO[bytes], where: str, end: int | None) -> None:
+        self.file, self.where, self.end = file, where, end
+
+    def read(self, size: int) -> bytes:
+        # Of files, tarfile reads blocks of a few KB, but a header as long as it says it is.
+        if size > LARGEST:
+            raise DrnError(f"{self.where}: a part of it says that it has {size / 1e9:.1f} GB")
+        self._check(self.file.tell() + size)
+        return self.file.read(size)
+
+    def seek(self, offset: int) -> int:
+        self._check(offset)
+        return self.file.seek(offset)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def close(self) -> None:
+        self.file.close()
+
+    def _check(self, offset: int) -> None:
+        if self.end is not None and offset > self.end:
+            raise DrnError(
+                f"{self.where}: unpacks to more than {self.end / 1e9:.1f} GB, refused",
+                "this is not the official archive: get it from where the data set is published",
+            )
+
+
+def _stream(path: Path) -> _Stream:
+    with path.open("rb") as file:
+        start = file.read(6)
+    for magic, unpack in COMPRESSED.items():
+        if start.startswith(magic):
+            return _Stream(unpack(path), str(path), UNPACKED)
+    return _Stream(path.open("rb"), str(path), None)
+
+
 @contextmanager
 def opened(where: str, file: Path | IO[bytes]) -> Iterator[tarfile.TarFile]:
     """Open an archive, from its path or from where in a file it starts.
@@ -30,17 +86,17 @@ def opened(where: str, file: Path | IO[bytes]) -> Iterator[tarfile.TarFile]:
     Raises:
         DrnError: It is missing or broken.
     """
-    try:
-        if isinstance(file, Path):
-            archive = tarfile.open(file)  # noqa: SIM115 - the caller's errors are not to pass here
-        else:
-            archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
-    except FileNotFoundError as error:
-        raise DrnError(f"{where}: no such file") from error
-    except BROKEN as error:
-        why = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
-        raise DamagedError(f"{where}: is broken, or no tar archive{why}") from error
-    with archive:
+    with ExitStack() as stack:  # the caller's errors are not to pass through the `except`s
+        try:
+            stream: Any = file
+            if isinstance(file, Path):
+                stream = stack.enter_context(closing(_stream(file)))
+            archive = stack.enter_context(tarfile.open(fileobj=stream, mode="r:"))
+        except FileNotFoundError as error:
+            raise DrnError(f"{where}: no such file") from error
+        except BROKEN as error:
+            why = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+            raise DamagedError(f"{where}: is broken, or no tar archive{why}") from error
         yield archive
 
 

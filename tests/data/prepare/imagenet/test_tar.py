@@ -175,6 +175,25 @@ def test_a_size_that_no_picture_has_is_not_read(tmp_path: Path) -> None:
         list(read_small(path, lambda _: True))
 
 
+def bomb(*, name: str) -> bytes:
+    """Compress an archive of one file whose header says that it has a terabyte."""
+    header = tarfile.TarInfo(name)
+    header.size = 2**40
+    header.type = tarfile.XHDTYPE if name == "header" else tarfile.REGTYPE
+    return gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(2**20))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("skipped.txt", "unpacks to more than 1.1 GB"), ("header", "says that it has 1099.5 GB")],
+)
+def test_compressed_archive_stops_at_a_limit(tmp_path: Path, name: str, message: str) -> None:
+    path = tmp_path / "a.tgz"
+    path.write_bytes(bomb(name=name))
+    with pytest.raises(DrnError, match=rf"a\.tgz: .*{message}"):
+        list(read_small(path, lambda name: name.endswith(".xml")))
+
+
 @pytest.mark.parametrize("spoil", [slice(0, -60), slice(4, None)])
 def test_compressed_archive_that_is_broken(tmp_path: Path, spoil: slice) -> None:
     path = tmp_path / "a.tgz"

@@ -243,6 +243,9 @@ def test_no_boxes(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         (f"{NAMES[0]}.xml", "<annotation>", r"xml: not valid XML"),
+        (f"{NAMES[0]}.xml", f"<!DOCTYPE a [<!ENTITY a 'aa'>]>{XML}", "has a document type"),
+        (f"{NAMES[0]}.xml", f"<!DOCTYPE a SYSTEM 'file:///etc/passwd'>{XML}", "has a document"),
+        (f"{NAMES[0]}.xml", f"{XML}<!--{'x' * 10**6}-->", "is larger than 1000 KB"),
         (f"{NAMES[0]}.xml", XML.replace("5.5", "left"), "should be a WNID and four numbers"),
         (f"{NAMES[0]}.xml", XML.replace("<xmin>1</xmin>", ""), "should be a WNID and four"),
         (f"{NAMES[0]}.xml", XML.replace(TENCH, "tench"), "should be a WNID and four numbers"),
