@@ -142,6 +142,8 @@ def _show_plan(request: "Request", options: "LaunchOptions", as_json: bool) -> i
     for name, text in [*plan.rows(), *([("going on from", start)] if start else [])]:
         table.add_row(name, text)
     console.out.print(table)
+    for oddity in plan.warnings:
+        console.warn(oddity)
     for obstacle in obstacles:
         console.out.print(f"[bold red]missing:[/] {escape(obstacle)}", soft_wrap=True)
     if not obstacles:

@@ -6,13 +6,20 @@ The order of the classes is the sorted order of the folders' names, as everywher
 part may be left out. What is hidden, its name starting with a dot, is nobody's class or picture.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from drn_cli.data.folders import IMAGENET, ListFolder, Statistics
-from drn_cli.data.images import SUFFIXES
+from drn_cli.data.file_search import (
+    OUTSIDE,
+    SUBFOLDER,
+    LeftOut,
+    entries,
+    list_files,
+    list_folders,
+    require_folder,
+)
+from drn_cli.data.folders import IMAGENET, PREPARE_ONE, ListFolder, Statistics
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json
 
@@ -50,12 +57,8 @@ class ClassFolder:
                 contradicts them.
         """
         root = Path(root)
-        if not root.is_dir():
-            raise DrnError(
-                f"{root}: no such data folder",
-                "prepare one with `drn data prepare`, or name yours with data.root=DIR",
-            )
-        found = _class_names(root / "train") or _class_names(root / "val")
+        require_folder(root, "class folders", PREPARE_ONE, noun="data folder")
+        found = list_folders(root / "train") or list_folders(root / "val")
         if not found:
             raise DrnError(f"{root}: has no folders train/CLASS or val/CLASS with pictures")
         info = _info(root)
@@ -73,25 +76,32 @@ class ClassFolder:
             raise DrnError(f"{root / 'info.json'}: does not name the class folder {strangers[0]}")
         return cls(root, folders, names)
 
-    def samples(self, split: Split) -> list[ClassSample]:
-        """List a split's pictures, class by class, each in the order of their names.
+    def samples(self, split: Split, left_out: LeftOut | None = None) -> list[ClassSample]:
+        """List a split's images, class by class, each in the order of their names.
 
-        A class may have no pictures, as in a validation set that is smaller.
+        A class may have no images, as in a validation set that is smaller.
+
+        Args:
+            split: `train` or `val`.
+            left_out: Collects what is in the folders and is not used.
 
         Raises:
-            DrnError: The split is missing, has no pictures, or has a folder of no known class.
+            DrnError: The split is missing, has no images, or has a folder of no known class.
         """
         place = self.root / split
-        strangers = sorted(set(_class_names(place)) - set(self.folders))
+        left_out = LeftOut() if left_out is None else left_out
+        strangers = sorted(set(list_folders(place)) - set(self.folders))
         if strangers:
             raise DrnError(f"{place / strangers[0]}: is no class of {self.root}")
         samples = [
             ClassSample(place / folder / name, target)
             for target, folder in enumerate(self.folders)
-            for name in _picture_names(place / folder)
+            for name in list_files(place / folder, left_out, below=SUBFOLDER)
         ]
+        for name in list_files(place, LeftOut(), below=SUBFOLDER):
+            left_out.add(OUTSIDE, f"{split}/{name}")
         if not samples:
-            raise DrnError(f"{place}: has no pictures in class folders")
+            raise DrnError(f"{place}: has no images in class folders")
         return samples
 
     def statistics(self) -> Statistics:
@@ -115,9 +125,9 @@ def is_class_folder(root: str | Path) -> bool:
     """
     root = Path(root)
     lists = {f"{split}_images.txt" for split in ("train", "val", "test")}
-    if any(entry.name in lists for entry in _entries(root)):
+    if lists & {entry.name for entry in entries(root, missing_ok=True)}:
         return False
-    return any(_class_names(root / split) for split in get_args(Split))
+    return any(list_folders(root / split) for split in get_args(Split))
 
 
 def _info(root: Path) -> dict[str, Any]:
@@ -133,23 +143,3 @@ def _names(root: Path, info: dict[str, Any], key: str, default: list[str]) -> tu
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DrnError(f"{root / 'info.json'}: {key} should be a list of names")
     return tuple(names)
-
-
-def _class_names(place: Path) -> list[str]:
-    return sorted(entry.name for entry in _entries(place) if entry.is_dir())
-
-
-def _picture_names(place: Path) -> list[str]:
-    endings = tuple(SUFFIXES)
-    return sorted(entry.name for entry in _entries(place) if entry.name.lower().endswith(endings))
-
-
-def _entries(place: Path) -> list[os.DirEntry[str]]:
-    """List what is in a folder and not hidden; nothing, if it is no folder."""
-    try:
-        with os.scandir(place) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise DrnError(f"{place}: cannot be read: {error.strerror or error}") from error

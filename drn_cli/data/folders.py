@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from drn_cli.data.classes import ClassSet, generic
+from drn_cli.data.file_search import require_folder
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json
 
 Split = Literal["train", "val", "test"]
+
+PREPARE_ONE = "prepare one with `drn data prepare`, or name yours with data.root=DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +54,10 @@ class ListFolder:
 
     @classmethod
     def open(cls, root: str | Path, lists: str | Path | None = None) -> "ListFolder":
-        """Find the folder; raises DrnError if it or its list folder is not there."""
+        """Find the folder; raises DrnError if it or its list folder is missing or a file."""
         folder = cls(Path(root), Path(root if lists is None else lists))
         for path in (folder.root, folder.lists):
-            if not path.is_dir():
-                raise DrnError(
-                    f"{path}: no such data folder",
-                    "prepare one with `drn data prepare`, or name yours with data.root=DIR",
-                )
+            require_folder(path, "lists (train_images.txt, ...)", PREPARE_ONE, noun="data folder")
         return folder
 
     def samples(self, split: Split, *, labels: bool = True) -> list[Sample]:
@@ -120,6 +119,25 @@ class ListFolder:
         if 0 in statistics.std:
             raise DrnError(f"{path}: std is 0 in a channel, pixels are divided by it")
         return statistics
+
+    def class_pixels(self, split: Split) -> tuple[int, ...] | None:
+        """Read from info.json how many pixels each class has in the labels of a split.
+
+        Returns:
+            None where preparation did not count them, or the list has changed since.
+        """
+        counts = self._info().get("class_pixels")
+        counted = counts.get(split) if isinstance(counts, dict) else None
+        if not isinstance(counted, dict):
+            return None
+        pixels, named = counted.get("pixels"), self.lists / f"{split}_labels.txt"
+        if not isinstance(pixels, list) or not all(isinstance(n, int) for n in pixels):
+            return None
+        try:
+            lines = [line for line in named.read_text(encoding="utf-8").splitlines() if line]
+        except (OSError, UnicodeDecodeError):
+            return None
+        return tuple(pixels) if counted.get("labels") == len(lines) else None
 
     def class_set(self, count: int) -> ClassSet:
         """Read class names and colours from info.json, or make some up.

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from drn_cli.data.file_search import LeftOut, require_folder, search
 from drn_cli.data.folders import Sample
-from drn_cli.data.images import SUFFIXES
 from drn_cli.data.prepare.matching import match_names
 from drn_cli.errors import DrnError
 
@@ -97,19 +97,18 @@ def _folder_pairs(
 
 
 def _files(folder: Path, suffix: str | None) -> list[Path]:
-    if not folder.is_dir():
-        raise DrnError(f"{folder}: no such folder")
+    require_folder(folder, "images")
+    left_out = LeftOut()
     found = sorted(
         path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.stem.endswith(suffix or "")
-        and not path.name.startswith(".")
-        and path.is_file()
+        for name, _ in search(folder, left_out)
+        if (path := Path(name)).stem.endswith(suffix or "")
     )
     if not found:
         ending = f" whose name ends with {suffix}" if suffix else ""
-        raise DrnError(f"{folder}: no pictures here{ending}")
+        seen_anyway = f" ({left_out})" if left_out else ""
+        raise DrnError(f"{folder}: no images here{ending}{seen_anyway}")
+    left_out.log(folder)
     return found
 
 

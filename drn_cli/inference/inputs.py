@@ -1,6 +1,7 @@
 """Which pictures were given to look at, and what their predictions are called."""
 
 import glob
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,10 +9,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from drn_cli.data.images import SUFFIXES
+from drn_cli.data.file_search import (
+    DEBRIS,
+    ENDINGS,
+    FOLDER,
+    NOT_FOLLOWED,
+    PREDICTIONS,
+    LeftOut,
+    reason_against,
+    search,
+)
 from drn_cli.errors import DrnError
 
-ENDINGS = tuple(SUFFIXES)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +40,7 @@ class Picture:
 def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[Picture]:
     """List the pictures that files, folders and globs name, each once, in a fixed order.
 
-    A folder is searched through and its structure kept.
+    A folder is searched through and its structure kept. What is left out is logged in one line.
 
     Args:
         inputs: What was given.
@@ -40,11 +50,12 @@ def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[P
         DrnError: An input does not exist, or none of them names a picture.
     """
     ours = [os.path.realpath(folder) for folder in outputs]
+    left_out = LeftOut()
     real = lru_cache(maxsize=1024)(os.path.realpath)
     found: dict[str, str] = {}
     seen: set[str] = set()
     for entry in inputs:
-        for path, relative, named in _expand(entry):
+        for path, relative, named in _expand(entry, ours, left_out):
             folder, name = os.path.split(path)
             within = real(folder)
             place = f"{within}/{name}"  # links to one picture are still two inputs
@@ -53,13 +64,15 @@ def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[P
                 seen.add(place)
                 found[path] = relative
     if not found:
+        seen_anyway = f" ({left_out})" if left_out else ""
         raise DrnError(
-            f"{', '.join(inputs)}: no pictures here", f"known: {' '.join(sorted(SUFFIXES))}"
+            f"{', '.join(inputs)}: no images here{seen_anyway}", f"known: {' '.join(ENDINGS)}"
         )
+    left_out.log(", ".join(inputs))
     return list(_named(found))
 
 
-def _expand(entry: str) -> Iterator[tuple[str, str, bool]]:
+def _expand(entry: str, ours: Sequence[str], left_out: LeftOut) -> Iterator[tuple[str, str, bool]]:
     """Give the pictures of an input: path, path below it, and whether the input is that file."""
     path = Path(entry)
     try:
@@ -67,7 +80,8 @@ def _expand(entry: str) -> Iterator[tuple[str, str, bool]]:
     except OSError as error:
         raise DrnError(f"{entry}: cannot be read: {error.strerror or error}") from error
     if is_folder:
-        yield from ((inner, relative, False) for inner, relative in _below(entry, ""))
+        below = search(entry, left_out, ours, apart_reason=PREDICTIONS)
+        yield from ((os.path.normpath(path), relative, False) for path, relative in below)
     elif is_there:
         yield str(path), path.name, True
     elif glob.has_magic(entry):
@@ -76,26 +90,18 @@ def _expand(entry: str) -> Iterator[tuple[str, str, bool]]:
         matches = sorted(fixed.glob(str(path.relative_to(fixed))))
         if not matches:
             raise DrnError(f"{entry}: matches no file")
+        asked = path.name.startswith(".")  # for what is hidden elsewhere
         for match in matches:
-            if match.name.lower().endswith(ENDINGS) and match.is_file():
-                yield str(match), str(match.relative_to(fixed)), False
+            inner = str(match.relative_to(fixed))
+            reason = reason_against(match, hidden_too=asked)
+            if reason is None:
+                yield str(match), inner, False
+            elif reason not in (FOLDER, DEBRIS):
+                left_out.add(reason, inner)
+            elif reason == FOLDER and match.is_symlink() and "**" in path.parts:
+                left_out.add(NOT_FOLLOWED, inner)
     else:
         raise DrnError(f"{entry}: no such file or folder")
-
-
-def _below(folder: str, relative: str) -> Iterator[tuple[str, str]]:
-    """Search through a folder, in the order of names; links to folders are not followed."""
-    try:
-        with os.scandir(folder) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise DrnError(f"{folder}: cannot be read: {error.strerror or error}") from error
-    for entry in ordered:
-        inner = f"{relative}/{entry.name}" if relative else entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _below(entry.path, inner)
-        elif entry.name.lower().endswith(ENDINGS) and entry.is_file():
-            yield os.path.normpath(entry.path), inner
 
 
 def _until_magic(parts: Iterable[str]) -> Iterator[str]:

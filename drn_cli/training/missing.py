@@ -21,20 +21,21 @@ from drn_cli.training.tasks import Material, task_of
 Result = TypeVar("Result")
 
 
-def find_material(recipe: Recipe, processes: int) -> tuple[Material | None, list[str]]:
+def find_material(recipe: Recipe, processes: int) -> tuple[Material | None, list[str], list[str]]:
     """Find the data, look at some of them, and share them out.
 
     Returns:
-        What there is, None if it cannot be trained with at all, and what is wrong.
+        What there is, None if it cannot be trained with at all; what is wrong; what is odd.
     """
+    odd: list[str] = []
     problems: list[str] = []
     task = task_of(recipe)
     material = _try(lambda: task.find_material(recipe), problems)
     if material is not None:
         pictures = len(material.train)
-        _try(lambda: task.look_over(material), problems)
+        odd = _try(lambda: task.look_over(material), problems) or []
         _try(lambda: check_split(recipe, pictures, processes), problems)
-    return material, problems
+    return material, problems, odd
 
 
 def _try(work: Callable[[], Result], problems: list[str]) -> Result | None:

@@ -78,6 +78,7 @@ class Plan:
         room: What the run folder may take, in bytes.
         folder: The run folder.
         missing: Why the run would not go through, a line each.
+        warnings: What is odd about the data, a line each.
     """
 
     machines: int
@@ -98,6 +99,7 @@ class Plan:
     room: int
     folder: Path
     missing: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def rows(self) -> list[tuple[str, str]]:
         """Say it for people: what it is about, and a line on it. What is missing is left out."""
@@ -129,6 +131,7 @@ class Plan:
             "memory": self.memory.to_json(),
             "folder": str(self.folder),
             "missing": list(self.missing),
+            "warnings": list(self.warnings),
         }
 
     def _step(self) -> str:
@@ -201,7 +204,7 @@ def make_plan(
     device = device or this_device()
     torch_device = torch.device(device.kind)
     precision = precision or resolve_precision(train.precision, torch_device)
-    material, missing = find_material(recipe, processes)
+    material, missing, odd = find_material(recipe, processes)
     steps = None if material is None else len(material.train) // train.batch_size
     memory = estimate(recipe, processes, precision=precision, on_gpu=device.kind == "cuda")
     checkpoint = memory.weights + memory.optimiser + memory.average
@@ -235,6 +238,7 @@ def make_plan(
         room=room,
         folder=folder,
         missing=tuple(missing),
+        warnings=tuple(odd),
     )
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch.utils.data import Dataset
 
-from drn_cli.data.audit.quick import evenly, quick
+from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.quick import ENDS, WHOLE, cut_short, evenly, quick
 from drn_cli.data.audit.reading import Item, look
 from drn_cli.data.augment import Augmentation
 from drn_cli.data.batches import TrainingSet
@@ -17,6 +18,7 @@ from drn_cli.data.cache import DecodedCache, open_cache
 from drn_cli.data.class_folders import ClassFolder
 from drn_cli.data.classes import ClassSet, generic
 from drn_cli.data.classification import ClassificationSet
+from drn_cli.data.file_search import LeftOut
 from drn_cli.data.folders import ListFolder, Statistics
 from drn_cli.data.resized_crop import ResizedCrop
 from drn_cli.errors import DrnError
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NAMED = 5  # classes without images in a message
 LOOKED_AT = 32  # pictures of class folders that are read before training
 
 
@@ -45,6 +48,9 @@ class Material:
         class_set: Names and colours of the classes.
         root: The folder that files are named from.
         folders: The folder of each class, for a classifier.
+        left_out: What lies in the folders and is not used, a line each.
+        lists: The folder of the lists and info.json, for a segmenter.
+        class_pixels: Pixels of each class in the training labels, if preparation counted them.
     """
 
     train: Sequence[Any]
@@ -53,6 +59,9 @@ class Material:
     class_set: ClassSet
     root: Path
     folders: tuple[str, ...] | None = None
+    left_out: tuple[str, ...] = ()
+    lists: Path | None = None
+    class_pixels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +133,27 @@ class Segmentation:
             folder.statistics(),
             folder.class_set(recipe.data.classes),
             Path(recipe.data.root),
+            lists=folder.lists,
+            class_pixels=folder.class_pixels("train"),
         )
 
     def look_over(self, material: Material) -> list[str]:
-        odd = []
-        for samples in (material.train, material.val):
-            for finding in quick(samples, len(material.class_set)):
-                if finding.severity == "error":
-                    raise finding.error()
-                odd.append(str(finding))
+        classes, lists = material.class_set, material.lists or material.root
+        if len(classes) < 2:
+            raise too_few_classes(len(classes))
+        found = quick(
+            material.train,
+            len(classes),
+            names=classes.names,
+            counted=material.class_pixels,
+            listed=lists / "train_labels.txt",
+        )
+        odd = reported(found + quick(material.val, len(classes)))
+        if material.class_pixels is None and len(material.train) > WHOLE:
+            odd.append(
+                f"{lists / 'info.json'}: has no pixels of each class, so that classes without a "
+                f"training pixel were not looked for (drn data check {material.root} does)"
+            )
         return odd
 
     def dataset(self, recipe: Recipe, material: Material, *, aloud: bool) -> Dataset[Any]:
@@ -160,6 +181,21 @@ class Segmentation:
         return Validation(scores.miou, scores.to_json(training.material.class_set))
 
 
+def too_few_classes(count: int) -> DrnError:
+    return DrnError(
+        f"data.classes: {count}, with fewer than 2 there is nothing to tell apart",
+        "make what is none of the objects a class of its own, background",
+    )
+
+
+def reported(findings: Sequence[Finding]) -> list[str]:
+    """Raise the first error among findings, and return what is merely odd."""
+    for finding in findings:
+        if finding.severity == "error":
+            raise finding.error()
+    return [str(finding) for finding in findings]
+
+
 def predictor_of(training: "Training") -> PixelPredictor:
     """Make the segmenter ready, as `drn eval` does, for what it is to be shown now."""
     device, kind = training.group.device, autocast_type(training.precision)
@@ -185,21 +221,33 @@ class Classification:
                 f"data.classes: {recipe.data.classes}, but {folder.root} has {found} classes",
                 f"data.classes={found}",
             )
+        left_out = {split: LeftOut() for split in ("train", "val")}
         return Material(
-            folder.samples("train"),
-            folder.samples("val"),
+            folder.samples("train", left_out["train"]),
+            folder.samples("val", left_out["val"]),
             folder.statistics(),
             ClassSet(folder.names, generic(found).colours),
             folder.root,
             folder.folders,
+            tuple(f"{folder.root / split}: {what}" for split, what in left_out.items() if what),
         )
 
     def look_over(self, material: Material) -> list[str]:
+        if len(material.class_set) < 2:
+            raise too_few_classes(len(material.class_set))
         for samples in (material.train, material.val):
+            reported(cut_short([sample.image for sample in evenly(samples, ENDS)]))
             for sample in evenly(samples, LOOKED_AT):
                 if fault := look(Item(sample.image, label=False)).fault:
                     raise fault.error()
-        return []
+        there = {sample.target for sample in material.train}
+        absent = [name for n, name in enumerate(material.class_set.names) if n not in there]
+        more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+        named = f"{', '.join(absent[:NAMED])}{more}"
+        return [
+            *material.left_out,
+            *([f"{material.root / 'train'}: no image of {named}: not learned"] if absent else []),
+        ]
 
     def dataset(self, recipe: Recipe, material: Material, *, aloud: bool) -> Dataset[Any]:
         crop = ResizedCrop(recipe.augment.crop, recipe.augment.flip)

@@ -163,7 +163,7 @@ def test_last_checkpoint(trained, photos, tmp_path):
     [
         (["nowhere.png"], "nowhere.png: no such file or folder"),
         (["*.gif"], r"\*.gif: matches no file"),
-        (["empty"], "empty: no pictures here"),
+        (["empty"], "empty: no images here"),
     ],
 )
 def test_nothing_to_predict(predict, photos, tmp_path, inputs, message):

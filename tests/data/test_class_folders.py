@@ -110,7 +110,7 @@ def test_folder_that_is_missing_or_has_no_classes(root: Path, tmp_path: Path) ->
 def test_split_that_is_missing_empty_or_strange(root: Path) -> None:
     folder = ClassFolder.open(root)
     (root / "val/n02/v.JPEG").unlink()
-    with pytest.raises(DrnError, match="val: has no pictures in class folders"):
+    with pytest.raises(DrnError, match="val: has no images in class folders"):
         folder.samples("val")
     (root / "val/n99").mkdir()
     with pytest.raises(DrnError, match=r"val/n99: is no class of"):
@@ -118,7 +118,7 @@ def test_split_that_is_missing_empty_or_strange(root: Path) -> None:
     (root / "val/n99").rmdir()
     (root / "val/n02").rmdir()
     (root / "val").rmdir()
-    with pytest.raises(DrnError, match="val: has no pictures in class folders"):
+    with pytest.raises(DrnError, match="val: has no images in class folders"):
         folder.samples("val")
 
 

@@ -254,8 +254,8 @@ def test_missing_and_empty_folders_are_errors_with_their_path(
     folders, suffixes = {"images": images, "labels": labels}, {"images": None, "labels": None}
     expected = {
         "missing": "nowhere: no such folder",
-        "empty": "empty: no pictures here",
-        "suffix": f"{which}: no pictures here whose name ends with _left",
+        "empty": "empty: no images here (left out: unsupported ending 1 (notes.txt))",
+        "suffix": f"{which}: no images here whose name ends with _left",
     }[wrong]
     if wrong == "suffix":
         suffixes[which] = "_left"

@@ -104,7 +104,7 @@ def test_quoted_glob_keeps_the_structure_below_its_fixed_part(
     pattern: str, expected: dict[str, str] | None
 ) -> None:
     if expected is None:
-        with pytest.raises(DrnError, match="no pictures here"):
+        with pytest.raises(DrnError, match="no images here"):
             found(pattern)
     else:
         assert found(pattern) == expected
@@ -139,9 +139,9 @@ def test_links_to_one_picture_are_pictures_of_their_own(pictures: Path) -> None:
     assert found("pics")["pics/deep/link.png"] == "deep/link"
 
 
-def test_links_to_folders_are_not_followed_below_an_input(pictures: Path) -> None:
+def test_links_back_to_searched_folders_end(pictures: Path) -> None:
     before = found("pics")
-    (pictures / "deep" / "round").symlink_to(pictures)  # for ever, if it were
+    (pictures / "deep" / "round").symlink_to(pictures)  # endless, if it were followed
     (pictures / "folder.png").symlink_to(pictures / "deep")
     (pictures / "gone.png").symlink_to(pictures / "absent.png")
     assert found("pics") == before
@@ -163,12 +163,14 @@ def test_dots_in_a_name_belong_to_it(pictures: Path) -> None:
     assert found("pics")["pics/v1.2/frame.0001.png"] == "v1.2/frame.0001"
 
 
-def test_picture_whose_name_begins_with_a_dot_is_a_picture(pictures: Path) -> None:
-    for name in (".hidden.png", ".folder/a.png"):
+def test_hidden_files_are_taken_where_they_are_named(pictures: Path) -> None:
+    before = found("pics")
+    for name in (".hidden.png", ".folder/a.png", "._b.png"):
         touch(pictures / name)
-    names = found("pics")
-    assert names["pics/.hidden.png"] == ".hidden"
-    assert names["pics/.folder/a.png"] == ".folder/a"
+    assert found("pics") == before
+    assert found("pics/.hidden.png") == {"pics/.hidden.png": ".hidden"}
+    assert found("pics/.h*.png") == {"pics/.hidden.png": ".hidden"}
+    assert found("pics/.folder") == {"pics/.folder/a.png": "a"}
 
 
 def test_half_written_files_are_no_pictures(pictures: Path) -> None:
@@ -215,7 +217,7 @@ def test_output_folder_above_the_input_hides_nothing() -> None:
     [
         ("absent.png", "absent.png: no such file or folder"),
         ("pics/x*.png", r"pics/x\*.png: matches no file"),
-        ("bare", "bare: no pictures here"),
+        ("bare", "bare: no images here"),
     ],
 )
 def test_input_without_pictures_is_an_error_that_names_it(entry: str, message: str) -> None:
@@ -239,11 +241,15 @@ def without_rights(folder: Path) -> Iterator[None]:
         folder.chmod(0o755)
 
 
-@pytest.mark.parametrize("entry", ["pics", "pics/deep"])
-def test_folder_that_may_not_be_read_is_an_error_that_names_it(pictures: Path, entry: str) -> None:
-    with without_rights(pictures / "deep"), pytest.raises(DrnError) as caught:
-        found(entry)
-    assert str(caught.value) == "pics/deep: cannot be read: Permission denied"
+def test_folder_that_may_not_be_read_is_an_error_if_it_was_named(
+    pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with without_rights(pictures / "deep"):
+        with pytest.raises(DrnError) as caught:
+            found("pics/deep")
+        assert str(caught.value) == "pics/deep: cannot be read: Permission denied"
+        assert set(found("pics")) == {"pics/A.JPG", "pics/b.png"}
+    assert "unreadable 1 (deep)" in caplog.text
 
 
 def test_input_below_a_folder_that_may_not_be_read_is_an_error(pictures: Path) -> None:

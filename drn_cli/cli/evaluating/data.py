@@ -103,6 +103,7 @@ def _classification(
     group: "Group",
 ) -> None:
     from drn_cli.data.class_folders import ClassFolder
+    from drn_cli.data.file_search import LeftOut
     from drn_cli.errors import DrnError
     from drn_cli.evaluation.class_index import class_index, renumbered
     from drn_cli.evaluation.classification import score
@@ -119,7 +120,10 @@ def _classification(
         **source.crops(),
         **look.computing(group.device),
     )
-    samples = renumbered(folder.samples(split), class_index(folder, classifier))
+    left_out = LeftOut()
+    samples = renumbered(folder.samples(split, left_out), class_index(folder, classifier))
+    if group.first:
+        left_out.log(folder.root / split)
     with console.bar(len(group.share(samples)), shown=group.first) as bar:
         scores = score(classifier, samples, group, each=output.each, step=bar.update)
     assert scores is not None  # nobody stops it

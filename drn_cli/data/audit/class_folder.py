@@ -6,6 +6,7 @@ from pathlib import Path
 
 from drn_cli.data.audit.duplicates import Occurrence, duplicates
 from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.labels import too_few_classes
 from drn_cli.data.audit.reading import Item, Size, read_all
 from drn_cli.data.audit.report import (
     ClassPictures,
@@ -16,7 +17,7 @@ from drn_cli.data.audit.report import (
     in_order,
 )
 from drn_cli.data.class_folders import ClassFolder
-from drn_cli.data.images import SUFFIXES
+from drn_cli.data.file_search import SUBFOLDER, LeftOut, list_files, list_folders
 from drn_cli.data.prepare.common import Moments, Progress
 
 SPLITS = ("train", "val")
@@ -47,6 +48,8 @@ def audit_class_folder(
     """
     places = {split: _look_around(folder, split) for split in splits}
     findings = [finding for place in places.values() for finding in place.findings]
+    if len(folder.names) < 2:
+        findings.append(too_few_classes("has 1 class folder", folder.root / "train"))
     items = [
         Item(path, sums=split == "train")
         for split, place in places.items()
@@ -95,14 +98,17 @@ def _look_around(folder: ClassFolder, split: str) -> Place:
     if not place.is_dir():
         finding = Finding("error", "class-folder", "no such folder; training needs it", place)
         return Place(dict.fromkeys(folder.folders, ()), [finding])
-    pictures = {name: _pictures(place / name) for name in folder.folders}
-    return Place(pictures, list(_wrong_folders(folder, place, pictures)))
+    left_out = LeftOut()
+    pictures = {name: _pictures(place / name, left_out) for name in folder.folders}
+    findings = list(_wrong_folders(place, pictures))
+    left_out.log(place)
+    if left_out.serious:
+        findings.append(Finding("warning", "left-out", str(left_out), place))
+    return Place(pictures, findings)
 
 
-def _wrong_folders(
-    folder: ClassFolder, place: Path, pictures: Mapping[str, Sequence[Path]]
-) -> Iterator[Finding]:
-    loose = _pictures(place)
+def _wrong_folders(place: Path, pictures: Mapping[str, Sequence[Path]]) -> Iterator[Finding]:
+    loose = _pictures(place, LeftOut())
     if loose:
         yield Finding(
             "error",
@@ -111,16 +117,16 @@ def _wrong_folders(
             place,
             "put each into the folder of its class",
         )
-    for path in sorted(place.iterdir()):
-        if path.is_dir() and path.name not in pictures:
+    for name in list_folders(place):
+        if name not in pictures:
             message = "is the folder of no class"
             hint = "classes are the folders in train/, or those that info.json names"
-            yield Finding("error", "class-folder", message, path, hint)
+            yield Finding("error", "class-folder", message, place / name, hint)
     for name, paths in pictures.items():
         if not paths:
             message = "has no pictures" if (place / name).is_dir() else "is missing"
             yield Finding("warning", "class-folder", message, place / name)
 
 
-def _pictures(place: Path) -> list[Path]:
-    return sorted(path for path in place.glob("*") if path.suffix.lower() in SUFFIXES)
+def _pictures(place: Path, left_out: LeftOut) -> list[Path]:
+    return [place / name for name in list_files(place, left_out, below=SUBFOLDER)]

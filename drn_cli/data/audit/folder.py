@@ -9,6 +9,7 @@ from drn_cli.data.audit.list_folder import audit_list_folder
 from drn_cli.data.audit.lists import splits_with_lists
 from drn_cli.data.audit.report import Report
 from drn_cli.data.class_folders import ClassFolder
+from drn_cli.data.file_search import require_folder
 from drn_cli.data.folders import ListFolder
 from drn_cli.data.prepare.common import Progress
 from drn_cli.errors import DrnError
@@ -36,8 +37,8 @@ def audit(
         DrnError: The folder is missing or of neither kind, or has not the splits.
     """
     for path in (root, lists):
-        if path is not None and not path.is_dir():
-            raise DrnError(f"{path}: no such folder", "`drn data prepare` makes data folders")
+        if path is not None:
+            require_folder(path, "lists or classes", "`drn data prepare` makes data folders")
     folder = ListFolder.open(root, lists)
     found = splits_with_lists(folder.lists)
     if found:

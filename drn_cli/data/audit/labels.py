@@ -7,6 +7,7 @@ import numpy as np
 
 from drn_cli.data.audit.findings import Finding
 from drn_cli.data.classes import IGNORED, cityscapes_train_ids
+from drn_cli.data.orientation import silent_turn_of, size_problem
 
 LABEL_ID = range(34)  # of Cityscapes; the license plate's is -1, which no PNG holds
 TRAIN_IDS = 19
@@ -34,8 +35,47 @@ def size_finding(
     label: Path, label_size: tuple[int, int], image: Path, image_size: tuple[int, int]
 ) -> Finding:
     """Tell of a label of another size, `(width, height)`, than its picture."""
-    message = "is {}x{}, its picture {} {}x{}".format(*label_size, image, *image_size)
+    message = size_problem(label, label_size, image, image_size)
     return Finding("error", "size", message, label)
+
+
+def turned_finding(image: Path, label: Path) -> Finding | None:
+    """Warn of an image that EXIF turns without a change of size, and a label without the tag."""
+    turned = silent_turn_of(image, label)
+    return Finding("warning", "orientation", turned, image) if turned else None
+
+
+def class_count_findings(
+    names: Sequence[str], pixels: Sequence[int], labels: Path
+) -> list[Finding]:
+    """Find what leaves nothing to tell apart, and the classes that cannot be learned.
+
+    Args:
+        names: Of the classes.
+        pixels: Training pixels of each class; empty if there are no training labels.
+        labels: The list of the training labels.
+    """
+    if len(names) < 2:
+        return [too_few_classes(f"names {len(names)} class", labels.with_name("info.json"))]
+    absent = [number for number, count in enumerate(pixels) if not count]
+    if pixels and len(pixels) - len(absent) < 2:
+        shown = next((name for name, count in zip(names, pixels, strict=True) if count), "void")
+        return [too_few_classes(f"the training labels show {shown} alone", labels)]
+    return [
+        Finding(
+            "warning",
+            "unlabelled-class",
+            f"no training pixel is {names[number]} ({number}): it cannot be learned",
+            labels,
+        )
+        for number in absent
+    ]
+
+
+def too_few_classes(what: str, file: Path) -> Finding:
+    """Refuse what leaves nothing to tell apart."""
+    message = f"{what}; with fewer than 2 classes there is nothing to tell apart"
+    return Finding("error", "class-count", message, file, "make what is no such object background")
 
 
 def lossy_findings(labels: Iterable[Path]) -> list[Finding]:

@@ -8,7 +8,13 @@ from drn_cli.data.audit.duplicates import Occurrence, duplicates
 from drn_cli.data.audit.findings import Finding
 from drn_cli.data.audit.frequencies import Frequencies
 from drn_cli.data.audit.info import compare, read_info
-from drn_cli.data.audit.labels import lossy_findings, size_finding, value_findings
+from drn_cli.data.audit.labels import (
+    class_count_findings,
+    lossy_findings,
+    size_finding,
+    turned_finding,
+    value_findings,
+)
 from drn_cli.data.audit.lists import Lists, read_lists
 from drn_cli.data.audit.reading import Item, Seen, read_all
 from drn_cli.data.audit.report import ClassPixels, Report, Split, extremes, in_order
@@ -68,7 +74,11 @@ def audit_list_folder(
     frequencies = _frequencies(lists, files)
     table = _table(frequencies, info.class_set)
     if info.class_set:
-        findings += _unlabelled(table, folder)
+        findings += class_count_findings(
+            info.class_set.names,
+            [entry.pixels for entry in table],
+            folder.lists / "train_labels.txt",
+        )
     values = (value for seen in files.labels.values() for value in seen.pixels or ())
     return Report(
         root=folder.root,
@@ -118,6 +128,8 @@ def _in_split(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterato
         if sizes[0] and sizes[1] and sizes[0] != sizes[1]:
             finding = size_finding(label.file, sizes[0], image.file, sizes[1])
             yield replace(finding, listed=label.listed)
+        elif turned := turned_finding(image.file, label.file):
+            yield replace(turned, listed=image.listed)
 
 
 def _of_files(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterator[Finding]:
@@ -150,14 +162,6 @@ def _table(frequencies: Frequencies, class_set: ClassSet | None) -> list[ClassPi
         ClassPixels(name, int(frequencies.pixels[n]), shares[n], int(frequencies.pictures[n]))
         for n, name in enumerate(names)
     ]
-
-
-def _unlabelled(table: Sequence[ClassPixels], folder: ListFolder) -> Iterator[Finding]:
-    path = folder.lists / "train_labels.txt"
-    for number, entry in enumerate(table):
-        if not entry.pixels:
-            message = f"no training pixel is {entry.name} ({number}): it cannot be learnt"
-            yield Finding("warning", "unlabelled-class", message, path)
 
 
 def _summary(lists: Lists, files: Files) -> Split:

@@ -1,50 +1,108 @@
-"""The cheap part of the audit, before training: a bad label is told before the first step."""
+"""The cheap part of the audit, before training: a bad label shows before the first step.
 
+It takes seconds for any data folder: the ends and headers of files, the pixel counts that
+preparation wrote into info.json, and a few labels that are read whole.
+"""
+
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from drn_cli.data.audit.findings import Finding
-from drn_cli.data.audit.labels import size_finding, value_findings
+from drn_cli.data.audit.labels import class_count_findings, size_finding, value_findings
 from drn_cli.data.audit.reading import Item, look
+from drn_cli.data.file_ends import may_be_cut_short
 from drn_cli.data.folders import Sample
 from drn_cli.data.images import holds_values, read_header
+from drn_cli.data.orientation import silent_turn
 from drn_cli.errors import DrnError
 
+ENDS = 20_000  # files whose two ends are read, and
+SUSPECTS = 64  # of those with another end than their format asks for, how many are read whole
 HEADERS = 2000  # pairs whose headers are read
 WHOLE = 32  # labels that are read whole
 ENOUGH = 10  # findings after which the rest is as bad
 THREADS = 8  # reading waits for the disk, decoding leaves the interpreter alone
 
-
 Thing = TypeVar("Thing")
 
 
-def quick(samples: Sequence[Sample], classes: int) -> list[Finding]:
-    """Look at the headers of many samples and at the values of some labels.
+def quick(
+    samples: Sequence[Sample],
+    classes: int,
+    *,
+    names: Sequence[str] = (),
+    counted: Sequence[int] | None = None,
+    listed: Path | None = None,
+) -> list[Finding]:
+    """Look at the ends and headers of many files and at the values of some labels.
 
     Args:
         samples: Of one split. Those without a label are left out.
         classes: How many classes the network has.
+        names: Of the classes, if it is to be found out which of them training can learn.
+        counted: Pixels of each class in all labels, if they were counted; otherwise the classes
+            are judged only if so few labels are there that all of them are read.
+        listed: The list of the labels, for what is wrong with all of them.
 
     Returns:
         What is wrong or odd; of a folder in which much is wrong, the beginning.
     """
     labelled = [(sample.image, sample.label) for sample in samples if sample.label]
-    findings: list[Finding] = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for found in pool.map(_compare, evenly(labelled, HEADERS)):
-            findings += found
+        findings = _cut_short(
+            [
+                *(Item(sample.image) for sample in samples),
+                *(Item(label, label=True) for _, label in labelled),
+            ],
+            pool,
+        )
+        turned = []
+        known = {finding.file for finding in findings}
+        whole = [pair for pair in labelled if known.isdisjoint(pair)]
+        for found in pool.map(_compare, evenly(whole, HEADERS)):
+            turned += [finding for finding in found if finding.kind == "orientation"]
+            findings += [finding for finding in found if finding.kind != "orientation"]
             if len(findings) >= ENOUGH:
                 pool.shutdown(cancel_futures=True)
                 return findings
         told = {finding.file for finding in findings}
         paths = [label for _, label in evenly(labelled, WHOLE) if label not in told]
         seen = list(pool.map(look, [Item(path, label=True) for path in paths]))
+    if turned:
+        more = f" (and {len(turned) - 1:,} more images)" if len(turned) > 1 else ""
+        findings.append(replace(turned[0], message=turned[0].message + more))
     findings += [one.fault for one in seen if one.fault]
     values = [(path, one.pixels) for path, one in zip(paths, seen, strict=True) if one.pixels]
-    return findings + value_findings(values, classes)
+    if counted is None and len(values) == len(labelled):
+        total = sum((Counter(pixels) for _, pixels in values), Counter[int]())
+        counted = [total[number] for number in range(classes)]
+    findings += value_findings(values, classes)
+    if names and counted and listed:
+        findings += class_count_findings(names, counted, listed)
+    return findings
+
+
+def cut_short(paths: Sequence[Path]) -> list[Finding]:
+    """Find images that end too early, by their last bytes; those that seem to are decoded."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return _cut_short([Item(path) for path in paths], pool)
+
+
+def _cut_short(items: Sequence[Item], pool: Executor) -> list[Finding]:
+    chosen = evenly(items, ENDS)
+    parts = [chosen[start :: THREADS * 4] for start in range(THREADS * 4)]
+    suspects = [item for part in pool.map(_suspects, parts) for item in part]
+    # Some programs write data of their own after the end, of all images then.
+    faults = [one.fault for one in pool.map(look, evenly(suspects, SUSPECTS))]
+    return [fault for fault in faults if fault]
+
+
+def _suspects(items: Sequence[Item]) -> list[Item]:
+    return [item for item in items if may_be_cut_short(item.path)]
 
 
 def evenly(things: Sequence[Thing], count: int) -> list[Thing]:
@@ -60,7 +118,8 @@ def _compare(pair: tuple[Path, Path]) -> list[Finding]:
     try:
         first, second = read_header(image), read_header(label)
         if first.upright == second.upright and holds_values(second.mode):
-            return []
+            turned = silent_turn(first, second)
+            return [Finding("warning", "orientation", turned, image)] if turned else []
     except DrnError:  # reading it whole says what is wrong with the pixels, too
         pass
     whole = look(Item(image)), look(Item(label, label=True))

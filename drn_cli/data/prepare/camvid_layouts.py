@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from drn_cli.data.classes import camvid_split
-from drn_cli.data.images import SUFFIXES
+from drn_cli.data.file_search import SUBFOLDER, LeftOut, list_files, require_folder
 from drn_cli.data.prepare.placing import SPLITS
 from drn_cli.errors import DrnError
 
@@ -56,8 +56,7 @@ def find_layout(source: Path) -> Layout:
     Raises:
         DrnError: None of the layouts, or a file that belongs to the one found is missing.
     """
-    if not source.is_dir():
-        raise DrnError(f"{source}: no such folder")
+    require_folder(source, "CamVid")
     if any((source / f"{split}.txt").is_file() for split in SPLITS):
         return _segnet(source)
     if _label_folder(source, "train") and (source / "train").is_dir():
@@ -186,10 +185,10 @@ def _first_folder(source: Path, names: Iterable[str]) -> Path | None:
 
 def _stems(folder: Path) -> dict[str, Path]:
     """List the pictures in a folder by their names without endings, in order."""
-    if not folder.is_dir():
-        return {}
-    paths = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    return {path.stem: path for path in sorted(paths) if not path.name.startswith(".")}
+    left_out = LeftOut()
+    names = list_files(folder, left_out, below=SUBFOLDER)
+    left_out.log(folder)
+    return {Path(name).stem: folder / name for name in names}
 
 
 def _some(names: Sequence[str]) -> str:

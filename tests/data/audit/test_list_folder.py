@@ -162,7 +162,7 @@ def test_label_of_another_size(folder: Path) -> None:
     path = write_label(folder, "2.png", np.zeros((8, 6), np.uint8))
     finding = only(audit(folder))
     assert (finding.severity, finding.kind, finding.file) == ("error", "size", path)
-    assert finding.message == f"is 6x8, its picture {folder / 'images' / '2.png'} 8x6"
+    assert finding.message == f"is 6x8, its image {folder / 'images' / '2.png'} 8x6"
     assert str(finding.listed) == "train_labels.txt:3"
 
 

@@ -55,7 +55,7 @@ def test_label_of_another_size(samples: list[Sample]) -> None:
     path = save(label_of(samples[1]), np.zeros((8, 6), np.uint8))
     (finding,) = quick(samples, 3)
     assert (finding.kind, finding.file) == ("size", path)
-    assert finding.message == f"is 6x8, its picture {samples[1].image} 8x6"
+    assert finding.message == f"is 6x8, its image {samples[1].image} 8x6"
 
 
 def test_colour_label(samples: list[Sample]) -> None:

@@ -5,13 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from drn_cli.data.file_ends import ENDS, has_its_end
 from drn_cli.data.images import SUFFIXES, read_image
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
 
-JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-PNG, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-ENDS = 8  # bytes that are looked at, at either end
 LARGEST = 2**28  # bytes; a header that says more is broken, and would fill the memory
 
 Advance = Callable[[int], None]  # called with the bytes of a source that are behind us
@@ -51,12 +49,12 @@ def is_picture(name: str) -> bool:
 def fault(data: bytes) -> str | None:
     """Tell what is wrong with a picture, or give None.
 
-    The first and the last bytes of a JPEG or PNG are enough to know that it is whole. Where they
-    are not as usual, the picture is decoded: some have padding after their end, and are fine.
+    The first and the last bytes are enough to know that it is whole. Where they are not as usual,
+    the image is decoded: some have padding after their end, and are fine.
     """
     if not data:
         return "empty"
-    if _looks_whole(data[:ENDS], data[-ENDS:]):
+    if has_its_end(data[:ENDS], data[-ENDS:], len(data)):
         return None
     try:
         read_image(io.BytesIO(data))
@@ -74,16 +72,11 @@ def file_fault(path: Path) -> str | None:
         with path.open("rb") as file:
             head = file.read(ENDS)
             file.seek(max(0, size - ENDS))
-            if _looks_whole(head, file.read()):
+            if has_its_end(head, file.read(), size):
                 return None
         return fault(path.read_bytes())
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
-
-
-def _looks_whole(head: bytes, tail: bytes) -> bool:
-    jpeg = head.startswith(JPEG) and tail.endswith(JPEG_END)
-    return jpeg or (head.startswith(PNG) and tail.endswith(PNG_END))
 
 
 def is_there(target: Path, size: int) -> bool:

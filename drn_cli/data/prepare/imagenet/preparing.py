@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drn_cli.data.classes import imagenet
-from drn_cli.data.prepare.common import Progress
+from drn_cli.data.prepare.common import Progress, claimed
 from drn_cli.data.prepare.imagenet.boxes import read_boxes, write_boxes
 from drn_cli.data.prepare.imagenet.names import read_names
 from drn_cli.data.prepare.imagenet.parts import Part, extra_parts, split_parts
@@ -97,26 +97,27 @@ def prepare_imagenet(
     """
     _apart(source, out)
     sources = find_sources(source, out, truth)
-    state = read_state(out)
-    _present(source, sources, state, partial_copy)
-    labels: Truth = read_truth(sources) if sources.flat else {}
-    parts = dict(split_parts(sources, labels))
-    _same_as_before(out, state, parts)
-    if not partial_copy:
-        _enough_to_begin(source, sources, parts, labels)
-    extras = extra_parts(sources)
-    todo = {split: part for split, part in parts.items() if split not in state.counts}
-    stale = any(state.made_from.get(extra) != extras[extra] for extra in extras)
-    unchanged = state.finished and not todo and not stale
-    if not unchanged:
-        _make(out, state, sources, todo, progress)
-        state.made_from |= extras
-    if not partial_copy:
-        for split in state.counts:
-            _complete(out, state, split)
-    if not unchanged:
-        finish(out, state)
-    return _result(out, state, unchanged)
+    with claimed(out):
+        state = read_state(out)
+        _present(source, sources, state, partial_copy)
+        labels: Truth = read_truth(sources) if sources.flat else {}
+        parts = dict(split_parts(sources, labels))
+        _same_as_before(out, state, parts)
+        if not partial_copy:
+            _enough_to_begin(source, sources, parts, labels)
+        extras = extra_parts(sources)
+        todo = {split: part for split, part in parts.items() if split not in state.counts}
+        stale = any(state.made_from.get(extra) != extras[extra] for extra in extras)
+        unchanged = state.finished and not todo and not stale
+        if not unchanged:
+            _make(out, state, sources, todo, progress)
+            state.made_from |= extras
+        if not partial_copy:
+            for split in state.counts:
+                _complete(out, state, split)
+        if not unchanged:
+            finish(out, state)
+        return _result(out, state, unchanged)
 
 
 def _result(out: Path, state: State, unchanged: bool) -> PreparedImageNet:

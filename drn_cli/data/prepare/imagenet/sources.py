@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from drn_cli.data.file_search import require_folder
 from drn_cli.data.prepare.imagenet.pictures import is_picture, is_wnid
 from drn_cli.errors import DrnError
 
@@ -65,8 +66,7 @@ def find_sources(root: Path, out: Path, truth: Path | None = None) -> Sources:
     Raises:
         DrnError: The folder or `truth` is missing, or a validation folder is half sorted.
     """
-    if not root.is_dir():
-        raise DrnError(f"{root}: no such folder")
+    require_folder(root, "ImageNet archives or images")
     if truth is not None and not truth.is_file():
         raise DrnError(f"{truth}: no such file")
     files: dict[str, Path] = {}

@@ -1,0 +1,309 @@
+"""One search for image files below folders, for all that takes folders.
+
+Linked folders are followed, and each folder is searched once, so that a link back to a folder above
+ends and no image is found under two names. What a search leaves out is counted with the reason.
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from drn_cli.data.images import SUFFIXES
+from drn_cli.errors import DrnError
+
+log = logging.getLogger(__name__)
+
+ENDINGS = tuple(sorted(SUFFIXES))
+
+# Reasons for which a search leaves a file or folder out.
+UNSUPPORTED = "unsupported ending"
+HIDDEN = "hidden"
+CYCLE = "link to a folder above (cycle)"
+REPEATED = "link to a folder that is searched already"
+DANGLING = "link to nothing"
+UNREADABLE = "unreadable"
+IRREGULAR = "not a regular file"
+NOT_FOLLOWED = "linked folder, which ** does not follow"
+SUBFOLDER = "folder in a class folder"
+PREDICTIONS = "earlier predictions"
+NO_PARTNER = "no partner"
+NOT_LISTED = "in no list of the split"
+OUTSIDE = "image in no class folder"
+SERIOUS = frozenset({CYCLE, DANGLING, UNREADABLE, IRREGULAR, NOT_FOLLOWED, SUBFOLDER, OUTSIDE})
+
+FOLDER, FILE, DEBRIS = "folder", "file", "debris"
+
+# Made by systems and editors in any folder, and never data of anyone: not even counted.
+IN_EVERY_FOLDER = frozenset({".DS_Store", ".ipynb_checkpoints", "Thumbs.db", "__MACOSX"})
+NAMED = 2  # examples of each reason in a message
+
+Identity = tuple[int, int]  # device and inode of a folder
+
+
+class LeftOut:
+    """What searches passed over: how many files and folders for which reason, and some names."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        self.counts[reason] += 1
+        names = self._names.setdefault(reason, [])
+        if len(names) < NAMED:
+            names.append(name)
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def __str__(self) -> str:
+        return "left out: " + ", ".join(
+            f"{reason} {count:,} ({', '.join(self._names[reason])}{', ...' * (count > NAMED)})"
+            for reason, count in self.counts.items()
+        )
+
+    def to_json(self) -> list[dict[str, object]]:
+        return [{"reason": reason, "count": count} for reason, count in self.counts.items()]
+
+    @property
+    def serious(self) -> bool:
+        """Whether it may be something that its owner wants to be used."""
+        return bool(SERIOUS & self.counts.keys())
+
+    def log(self, searched: str | Path) -> None:
+        """Log one line, if anything was left out: a warning where it may be wanted.
+
+        Of the processes of a job, which all search the same folders, the first does.
+        """
+        if self and os.environ.get("RANK", "0") == "0":
+            level = logging.WARNING if self.serious else logging.INFO
+            log.log(level, "%s: %s", searched, self)
+
+
+def require_folder(
+    path: Path, wanted: str, hint: str | None = None, *, noun: str = "folder"
+) -> None:
+    """Refuse what is not a folder.
+
+    Args:
+        path: What was given.
+        wanted: What it should be a folder of, for the message: `images`.
+        hint: What to do where nothing is there.
+        noun: What is missing then.
+
+    Raises:
+        DrnError: Nothing is there, or it is a file, or it cannot be looked at.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise DrnError(f"{path}: no such {noun}", hint) from error
+    except NotADirectoryError as error:
+        above = next(one for one in path.parents if one.is_file())
+        raise DrnError(f"{path}: no such {noun}: {above} is a file", hint) from error
+    except OSError as error:
+        raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not path.is_dir():
+        raise DrnError(f"{path}: is a file, expected a folder of {wanted}", hint)
+
+
+def search(
+    folder: str | Path,
+    left_out: LeftOut,
+    apart: Collection[str | Path] = (),
+    *,
+    apart_reason: str | None = None,
+) -> Iterator[tuple[str, str]]:
+    """Find the image files in a folder and all folders below it, in the order of names.
+
+    Args:
+        folder: Where to begin; it may be a link.
+        left_out: Collects what is passed over.
+        apart: Folders that are not entered, such as the one of the labels.
+        apart_reason: Why, if that is to be counted.
+
+    Yields:
+        The path of a file, and its path below the folder, with `/`.
+
+    Raises:
+        DrnError: The folder itself cannot be read. Those below it are left out.
+    """
+    top = _Level.open(os.fspath(folder), "")
+    outside = {found for path in apart if (found := _identity(path))}
+    within = os.path.realpath(top.path)
+    searched = {top.identity}
+    levels = [top]  # from the top down to where the search is: paths may be 2,000 folders deep
+    while levels:
+        level = levels[-1]
+        entry = next(level.entries, None)
+        if entry is None:
+            levels.pop()
+            continue
+        inner = f"{level.relative}/{entry.name}" if level.relative else entry.name
+        kind = _kind(entry)
+        if kind != FOLDER:
+            reason = _reason_against_file(entry.name, kind)
+            if reason is None:
+                yield entry.path, inner
+            else:
+                left_out.add(reason, inner)
+            continue
+        identity = _identity(entry.path)
+        reason = _reason_against_folder(entry, identity, level.path, within, searched)
+        if identity in outside:
+            reason = apart_reason
+        elif reason is None:
+            searched.add(identity)
+            try:
+                levels.append(_Level.open(entry.path, inner))
+            except DrnError:
+                reason = UNREADABLE
+        if reason:
+            left_out.add(reason, inner)
+
+
+def list_files(folder: Path, left_out: LeftOut, *, below: str) -> list[str]:
+    """Name the image files in a folder, without those below it, in order; none if it is no folder.
+
+    Args:
+        folder: Where to look.
+        left_out: Collects what is passed over.
+        below: The reason for which folders in it are left out.
+
+    Raises:
+        DrnError: The folder cannot be read.
+    """
+    names = []
+    for entry in entries(folder, missing_ok=True):
+        kind = _kind(entry)
+        reason = _reason_against_file(entry.name, below if kind == FOLDER else kind)
+        if reason is None:
+            names.append(entry.name)
+        else:
+            left_out.add(reason, f"{folder.name}/{entry.name}")
+    return names
+
+
+def reason_against(path: Path, *, hidden_too: bool = False) -> str | None:
+    """Return the reason for which a search leaves one path out; None for an image file.
+
+    `FOLDER` and `DEBRIS` are the reasons for what is not to be counted.
+    """
+    if _is_debris(path.name):
+        return DEBRIS
+    kind = FOLDER if path.is_dir() else FILE if path.is_file() else DANGLING
+    name = path.name.lstrip(".") if hidden_too else path.name
+    return FOLDER if kind == FOLDER else _reason_against_file(name, kind)
+
+
+def list_folders(folder: Path) -> list[str]:
+    """Name the folders in a folder that are not hidden, in order; none if it is no folder.
+
+    Raises:
+        DrnError: The folder cannot be read.
+    """
+    return [
+        entry.name
+        for entry in entries(folder, missing_ok=True)
+        if not entry.name.startswith(".") and _kind(entry) == FOLDER
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """A folder that is being searched: its path, and what of it is still to be looked at."""
+
+    path: str
+    relative: str
+    identity: Identity | None
+    entries: Iterator[os.DirEntry[str]]
+
+    @classmethod
+    def open(cls, path: str, relative: str) -> "_Level":
+        return cls(path, relative, _identity(path), iter(entries(path)))
+
+
+def entries(folder: str | Path, *, missing_ok: bool = False) -> list[os.DirEntry[str]]:
+    """List what is in a folder, in the order of names, without what systems leave in any folder.
+
+    Raises:
+        DrnError: It cannot be read, or is no folder and was to be one.
+    """
+    try:
+        with os.scandir(folder) as listed:
+            found = [entry for entry in listed if not _is_debris(entry.name)]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if missing_ok:
+            return []
+        raise DrnError(f"{folder}: cannot be read: {error.strerror or error}") from error
+    except OSError as error:
+        raise DrnError(f"{folder}: cannot be read: {error.strerror or error}") from error
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _is_debris(name: str) -> bool:
+    return name.startswith("._") or name in IN_EVERY_FOLDER
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Return `FOLDER`, `FILE`, or the reason for which it is neither; links count as their end."""
+    try:
+        if entry.is_dir():
+            return FOLDER
+        if entry.is_file():
+            return FILE
+        return IRREGULAR if Path(entry.path).exists() else DANGLING
+    except OSError:  # a link that leads to itself, a folder that may not be searched
+        return UNREADABLE
+
+
+def _reason_against_file(name: str, kind: str) -> str | None:
+    if name.startswith("."):
+        return HIDDEN
+    if kind in (FILE, DANGLING, IRREGULAR, UNREADABLE) and not name.lower().endswith(ENDINGS):
+        return UNSUPPORTED
+    return None if kind == FILE else kind
+
+
+def _reason_against_folder(
+    entry: os.DirEntry[str],
+    identity: Identity | None,
+    above: str,
+    top: str,
+    searched: Collection[Identity | None],
+) -> str | None:
+    if entry.name.startswith("."):
+        return HIDDEN
+    if identity is None:
+        return UNREADABLE
+    if entry.is_symlink() and _leads_above(entry.path, above, top):
+        return CYCLE
+    if identity in searched or (entry.is_symlink() and _is_below(entry.path, top)):
+        return REPEATED
+    return None
+
+
+def _identity(path: str | Path) -> Identity | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _leads_above(link: str, folder: str, top: str) -> bool:
+    """Return whether a link leads to the folder that it is in, or to one above it or the top."""
+    end = os.path.realpath(link).rstrip("/")
+    return any(f"{place}/".startswith(f"{end}/") for place in (os.path.realpath(folder), top))
+
+
+def _is_below(link: str, top: str) -> bool:
+    """Return whether a link leads to a folder that the search finds by its own name."""
+    end = os.path.realpath(link)
+    parts = end.removeprefix(f"{top}/").split("/")
+    return end.startswith(f"{top}/") and not any(
+        part.startswith(".") or _is_debris(part) for part in parts
+    )

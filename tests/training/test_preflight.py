@@ -1,0 +1,122 @@
+"""What `drn train` refuses or warns of before its first step, as `drn data check` would."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from drn_cli.cli.app import app
+
+
+def dry_run(recipe: Path, *words: str) -> tuple[list[str], list[str]]:
+    """Return what `--dry-run` finds missing, and what it warns of."""
+    done = CliRunner().invoke(app, ["train", str(recipe), "--dry-run", "--json", *words])
+    said = json.loads(done.stdout)
+    return said["missing"], said["warnings"]
+
+
+def counts(*pixels: int, labels: int = 12) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        info = json.loads((root / "info.json").read_text())
+        info["class_pixels"] = {"train": {"labels": labels, "pixels": pixels, "void": 0}}
+        (root / "info.json").write_text(json.dumps(info))
+
+    return write
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        data = (root / name).read_bytes()
+        (root / name).write_bytes(data[:-20])
+
+    return write
+
+
+def padded(root: Path) -> None:
+    for path in (root / "pictures").iterdir():
+        path.write_bytes(path.read_bytes() + bytes(40))
+
+
+def without_blue(root: Path) -> None:
+    for path in (root / "labels").iterdir():
+        label = np.array(Image.open(path))
+        label[label == 2] = 0
+        Image.fromarray(label).save(path)
+
+
+def many(root: Path) -> None:
+    for kind in ("images", "labels"):
+        path = root / f"train_{kind}.txt"
+        path.write_text(path.read_text() * 3)
+
+
+BLUE = "train_labels.txt: no training pixel is blue (2): it cannot be learned"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "missing", "warning"),
+    [
+        (lambda _: None, (), None, None),
+        (cut("pictures/3.png"), (), "pictures/3.png: broken", None),
+        (cut("labels/102.png"), (), "labels/102.png: broken", None),
+        (padded, (), None, None),
+        (without_blue, (), None, BLUE),
+        (counts(5, 5, 0), (), None, BLUE),
+        (counts(0, 5, 0), (), "the training labels show green alone; with fewer than 2", None),
+        (counts(5, 5, 0, labels=11), (), None, None),  # the list has changed since: not used
+        (lambda root: counts(5, 5, 0, labels=36)(root) or many(root), (), None, BLUE),
+        (many, (), None, "info.json: has no pixels of each class"),
+        (lambda root: (root / "info.json").write_text('{"mean": [0.5, 0.5, 0.5], '
+         '"std": [0.5, 0.5, 0.5]}'), ("data.classes=1",), "data.classes: 1, with fewer", None),
+    ],
+)  # fmt: skip
+def test_segmentation(
+    own_data_folder: Path,
+    recipe_file: Path,
+    spoil: Callable[[Path], None],
+    words: tuple[str, ...],
+    missing: str | None,
+    warning: str | None,
+) -> None:
+    spoil(own_data_folder)
+    found, warned = dry_run(recipe_file, f"data.root={own_data_folder}", *words)
+    assert len(found) == (missing is not None), found
+    assert len(warned) == (warning is not None), warned
+    assert (missing or "") in "".join(found)
+    assert (warning or "") in "".join(warned)
+
+
+@pytest.mark.parametrize(
+    ("classes", "spoil", "missing", "warning"),
+    [
+        ("ab", None, None, None),
+        ("ab", "train/b/3.png", "train/b/3.png: broken", None),
+        ("abc", None, None, "train: no image of c: not learned"),
+        ("a", None, "data.classes: 1, with fewer than 2", None),
+    ],
+)
+def test_classification(
+    tmp_path: Path, classes: str, spoil: str | None, missing: str | None, warning: str | None
+) -> None:
+    for split in ("train", "val"):
+        for name in classes:
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(6 if name in "ab" else 0):
+                pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
+    if spoil:
+        cut(spoil)(tmp_path)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "task: classification\nmodel: {arch: drn_a_18}\naugment: {crop: 32}\n"
+        f"data: {{root: {tmp_path}, classes: {len(classes)}}}\n"
+        "train: {epochs: 1, batch_size: 2, lr: 0.01}\n"
+    )
+    found, warned = dry_run(recipe)
+    assert len(found) == (missing is not None), found
+    assert (missing or "") in "".join(found)
+    assert warned == [] if warning is None else warning in "".join(warned)
