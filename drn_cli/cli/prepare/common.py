@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,12 +28,11 @@ def progress_bar(unit: str = "picture") -> "Iterator[Progress]":
         yield progress
 
 
-def report(made: "Prepared", as_json: bool, then: str) -> None:
-    """Say what was made, and which command comes `then`."""
+def report(made: "Prepared", as_json: bool, then: str, **more: Any) -> None:
+    """Print what was made, and which command comes `then`; with --json `more` about it."""
     if as_json:
-        console.emit_json(
-            {"out": str(made.out), "pictures": dict(made.counts), "unchanged": made.unchanged}
-        )
+        about = {"out": str(made.out), "pictures": dict(made.counts), "unchanged": made.unchanged}
+        console.emit_json(about | more)
         return
     counts = ", ".join(f"{number} {split}" for split, number in made.counts.items())
     verb = "is up to date" if made.unchanged else "made"

@@ -1,7 +1,7 @@
 """`drn data prepare pairs`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,8 +30,11 @@ CSV with the header name,r,g,b, lines "R G B name", or a JSON list. For class id
 is enough; a column id gives the label value of each class where these are not 0, 1, 2 and so on.
 Classes called void, ignore or unlabeled become 255.
 
-The split depends on names and seed alone: more pictures do not move those that were there, and
-shares are met on average. --group keeps pictures together, those of a drive for instance.
+A split that the source has is kept: folders train, val (valid, validation) and test above or below
+the images, ImageSets/Segmentation/*.txt of Pascal VOC, or train.txt and val.txt beside the data.
+Otherwise, or with --split random, it depends on names and seed alone: more images do not move
+those that were there, and shares are met on average. --group keeps images together, those of a
+drive for instance.
 
 Pictures in the data folder are hard links to yours where the file system allows it, and copies
 elsewhere: do not edit them in place. A second run with the same files does nothing.
@@ -54,9 +57,19 @@ def pairs(
     unknown_as_void: Annotated[
         bool, typer.Option("--unknown-as-void", help="Ignore colours and values of no class.")
     ] = False,
-    val: Annotated[float, typer.Option(help="Share of the pictures to validate with.")] = 0.1,
-    test: Annotated[float, typer.Option(help="Share of the pictures to test with.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Another seed, another split.")] = 0,
+    split: Annotated[
+        str,
+        typer.Option(metavar="keep|random", help="Keep the split of the source, if it has one."),
+    ] = "keep",
+    val: Annotated[
+        float | None, typer.Option(help="Share of the images to validate with.  [default: 0.1]")
+    ] = None,
+    test: Annotated[
+        float | None, typer.Option(help="Share of the images to test with.  [default: 0]")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Another seed, another split.  [default: 0]")
+    ] = None,
     group: Annotated[
         str | None,
         typer.Option(metavar="REGEX", help="Pictures whose paths match alike stay together."),
@@ -73,7 +86,9 @@ def pairs(
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
-    """Your own folders of pictures and labels."""
+    """Your own folders of images and labels."""
+    if split not in ("keep", "random"):
+        raise typer.BadParameter(f"--split {split}: keep or random")
     from drn_cli.data.prepare.label_reading import look, write_class_file
     from drn_cli.data.prepare.pairs import match_folders, prepare_pairs
     from drn_cli.data.prepare.splits import Shares
@@ -88,16 +103,13 @@ def pairs(
     )
     found = folders.matching
     console.note(str(found))
-    if found.without_label or found.without_picture:
-        console.note(
-            f"left out: pictures without a label {len(found.without_label)}, "
-            f"labels without a picture {len(found.without_picture)}"
-        )
     if write_classes is not None:
         with progress_bar("label") as progress:
             count = write_class_file(write_classes, look(folders.label_files(), progress))
         _tell_written(write_classes, count, as_json)
         return
+    given = {"val": val, "test": test, "seed": seed, "group": group}
+    shares: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     with progress_bar("file") as progress:
         made = prepare_pairs(
             folders,
@@ -106,11 +118,14 @@ def pairs(
             classes=classes,
             ignore=ignore or (),
             unknown_as_void=unknown_as_void,
-            shares=Shares(val=val, test=test, seed=seed, group=group),
+            shares=Shares(**shares) if shares else None,
+            keep_split=split == "keep",
         )
-    number = len(read_json(made.out / "info.json")["classes"])
+    info = read_json(made.out / "info.json")
+    number = len(info["classes"])
     then = f"drn train drn_d_22_camvid data.root={made.out} data.classes={number}"
-    report(made, as_json, f"train on it: {then}")
+    about = {"split": info.get("split"), "left_out": folders.left_out.to_json()}
+    report(made, as_json, f"train on it: {then}", **about)
 
 
 def _tell_written(path: Path, count: int, as_json: bool) -> None:

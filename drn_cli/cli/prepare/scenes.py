@@ -24,7 +24,7 @@ give the same files; a second run does nothing.
 def _size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
     if not found:
-        raise typer.BadParameter(f"{text!r}: should be WIDTHxHEIGHT in pixels, as 512x256")
+        raise typer.BadParameter(f"{text!r}: should be WxH, width and height in pixels, as 512x256")
     return int(found[1]), int(found[2])
 
 
@@ -34,7 +34,7 @@ def scenes(
     val: Annotated[int, typer.Option(help="Pictures to evaluate on.")] = 12,
     test: Annotated[int, typer.Option(help="Pictures without labels.")] = 4,
     size: Annotated[
-        str, typer.Option(metavar="WIDTHxHEIGHT", help="Size of the pictures in pixels.")
+        str, typer.Option(metavar="WxH", help="Width and height of the images in pixels.")
     ] = "256x128",
     seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
     as_json: AsJson = False,

@@ -24,7 +24,14 @@ from drn_cli.data.prepare.colours import (
     pixel_mode,
     unpack,
 )
-from drn_cli.data.prepare.common import Prepared, Progress, fingerprint, in_parallel, up_to_date
+from drn_cli.data.prepare.common import (
+    Prepared,
+    Progress,
+    claimed,
+    fingerprint,
+    in_parallel,
+    up_to_date,
+)
 from drn_cli.data.prepare.placing import (
     SPLITS,
     Placed,
@@ -90,15 +97,17 @@ def prepare_camvid(
     made_from = fingerprint(source, [*deciding, *files])
     if unknown_as_void:
         made_from += " unknown-as-void"
-    if up_to_date(out, made_from):
-        return Prepared(out, counts, unchanged=True)
-    placed = [_place(pair) for pair in pairs]
-    with atomic_folder(out) as folder:
-        make_folders(folder, placed)
-        jobs = [Job(pair, to) for pair, to in zip(pairs, placed, strict=True)]
-        seen = list(in_parallel(partial(_convert, source, folder, reading), jobs, progress))
-        write_lists_and_info(folder, placed, seen, camvid(), dataset="camvid", made_from=made_from)
-    return Prepared(out, counts, unchanged=False)
+    with claimed(out):
+        if up_to_date(out, made_from):
+            return Prepared(out, counts, unchanged=True)
+        placed = [_place(pair) for pair in pairs]
+        with atomic_folder(out) as folder:
+            make_folders(folder, placed)
+            jobs = [Job(pair, to) for pair, to in zip(pairs, placed, strict=True)]
+            seen = list(in_parallel(partial(_convert, source, folder, reading), jobs, progress))
+            about = {"dataset": "camvid", "made_from": made_from}
+            write_lists_and_info(folder, placed, seen, camvid(), **about)
+        return Prepared(out, counts, unchanged=False)
 
 
 def _place(pair: Pair) -> Placed:

@@ -7,19 +7,34 @@ official scripts write, are taken as they are.
 import functools
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from drn_cli.data.classes import cityscapes, cityscapes_train_ids
+from drn_cli.data.file_search import require_folder
 from drn_cli.data.folders import CITYSCAPES
 from drn_cli.data.images import read_label, write_index
+from drn_cli.data.orientation import size_problem
 from drn_cli.data.prepare.archives import unpack
-from drn_cli.data.prepare.cityscapes_layout import SPLITS, Frame, find_copy
-from drn_cli.data.prepare.common import Prepared, Progress, fingerprint, in_parallel, write_info
+from drn_cli.data.prepare.cityscapes_layout import CONTENT, SPLITS, Frame, find_copy
+from drn_cli.data.prepare.common import (
+    Prepared,
+    Progress,
+    claimed,
+    count_pixels,
+    fingerprint,
+    in_parallel,
+    write_info,
+)
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json, write_text
 
+Label = tuple[str, npt.NDArray[np.int64]]  # split, and int64 (256,), pixels of each train id
 Task = tuple[Frame, bool]  # a picture to check, and whether its train ids have to be made
 
 
@@ -63,33 +78,37 @@ def prepare_cityscapes(
         DrnError: What `find_copy` and `unpack` refuse, a broken picture or label, a label of
             another size than its picture, other lists in the way, or no place to write.
     """
-    copy = find_copy(root, zips, partial=partial)
-    folder = root if lists is None else lists
-    wanted = _lists(copy.frames)
-    if not force:
-        _refuse_others(folder, wanted)
-    packed = sum(map(len, copy.packed.values()))
-    steps, done = packed + len(copy.frames), 0
-    for top, entries in copy.packed.items():
-        unpack(entries, root / top, _from(progress, done, steps))
-        done += len(entries)
+    if zips is None:
+        require_folder(root, CONTENT)
+    elsewhere = lists is not None and lists.resolve() != root.resolve()
+    with claimed(root), claimed(lists) if lists and elsewhere else nullcontext():
+        copy = find_copy(root, zips, partial=partial)
+        folder = root if lists is None else lists
+        wanted = _lists(copy.frames)
+        if not force:
+            _refuse_others(folder, wanted)
+        packed = sum(map(len, copy.packed.values()))
+        steps, done = packed + len(copy.frames), 0
+        for top, entries in copy.packed.items():
+            unpack(entries, root / top, _from(progress, done, steps))
+            done += len(entries)
 
-    sources = [(frame.image, frame.label_ids or frame.label) for frame in copy.frames]
-    made_from = fingerprint(root, [root / path for pair in sources for path in pair if path])
-    tasks = [(frame, not _is_made(root, frame)) for frame in copy.frames]
-    if _made_from(folder) == made_from:  # they were checked when the lists were written
-        tasks = [task for task in tasks if task[1]]
-    _convert_all(root, tasks, _from(progress, done, done + len(tasks)))
+        sources = [(frame.image, frame.label_ids or frame.label) for frame in copy.frames]
+        made_from = fingerprint(root, [root / path for pair in sources for path in pair if path])
+        tasks = [(frame, not _is_made(root, frame)) for frame in copy.frames]
+        if _made_from(folder) == made_from:  # they were checked when the lists were written
+            tasks = [task for task in tasks if task[1]]
+        labels = _convert_all(root, tasks, _from(progress, done, done + len(tasks)))
 
-    changed = _write_lists(folder, wanted, made_from)
-    cities = copy.cities()
-    return PreparedCityscapes(
-        root,
-        {split: sum(cities[split].values()) for split in SPLITS},
-        unchanged=not (packed or any(convert for _, convert in tasks) or changed),
-        cities=cities,
-        left_out=copy.left_out,
-    )
+        changed = _write_lists(folder, wanted, made_from, labels)
+        cities = copy.cities()
+        return PreparedCityscapes(
+            root,
+            {split: sum(cities[split].values()) for split in SPLITS},
+            unchanged=not (packed or any(convert for _, convert in tasks) or changed),
+            cities=cities,
+            left_out=copy.left_out,
+        )
 
 
 def _from(progress: Progress | None, start: int, total: int) -> Progress | None:
@@ -109,9 +128,10 @@ def _is_made(root: Path, frame: Frame) -> bool:
         return False
 
 
-def _convert_all(root: Path, tasks: Sequence[Task], progress: Progress | None) -> None:
+def _convert_all(root: Path, tasks: Sequence[Task], progress: Progress | None) -> list[Label]:
+    """Check all pairs, write what is missing, and return what the labels hold."""
     if not tasks:
-        return
+        return []
     made = [root / frame.label for frame, convert in tasks if convert and frame.label]
     for folder in {path.parent for path in made}:
         if not os.access(folder, os.W_OK):
@@ -122,28 +142,27 @@ def _convert_all(root: Path, tasks: Sequence[Task], progress: Progress | None) -
             )
         for half in folder.glob(".*_gtFine_trainIds.png.*.tmp"):  # of a run that was killed
             half.unlink(missing_ok=True)
-    for _ in in_parallel(functools.partial(_convert, root), tasks, progress):
-        pass
+    found = list(in_parallel(functools.partial(_convert, root), tasks, progress))
+    pairs = zip(tasks, found, strict=True)
+    return [(frame.split, pixels) for (frame, _), pixels in pairs if pixels is not None]
 
 
-def _convert(root: Path, task: Task) -> None:
-    """Check a picture against its label, and write the train ids where they are missing."""
+def _convert(root: Path, task: Task) -> npt.NDArray[np.int64] | None:
+    """Check an image against its label, write the train ids where they are missing, and count."""
     frame, needed = task
-    size = png_size(root / frame.image)
+    image = root / frame.image
+    size = png_size(image)
     if frame.label is None:
-        return
-    source = root / (frame.label_ids or frame.label)
-    if not needed:
-        _check_size(source, png_size(source), size)
-        return
+        return None
+    source = root / ((frame.label_ids if needed else None) or frame.label)
     label = read_label(source)
-    _check_size(source, (label.shape[1], label.shape[0]), size)
-    write_index(root / frame.label, cityscapes_train_ids().take(label))
-
-
-def _check_size(label: Path, size: tuple[int, int], picture: tuple[int, int]) -> None:
-    if size != picture:
-        raise DrnError("{}: is {}x{}, its picture {}x{}".format(label, *size, *picture))
+    found = (label.shape[1], label.shape[0])
+    if found != size:
+        raise DrnError(f"{source}: {size_problem(source, found, image, size)}")
+    if needed:
+        label = cityscapes_train_ids().take(label)
+        write_index(root / frame.label, label)
+    return np.bincount(label.ravel(), minlength=256)
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -207,7 +226,9 @@ def _refuse_others(folder: Path, wanted: Mapping[str, str | None]) -> None:
             )
 
 
-def _write_lists(folder: Path, wanted: Mapping[str, str | None], made_from: str) -> bool:
+def _write_lists(
+    folder: Path, wanted: Mapping[str, str | None], made_from: str, labels: Sequence[Label]
+) -> bool:
     """Write what differs, info.json first: it says whose the lists are. Tell if anything did."""
     lists = {folder / name: text for name, text in wanted.items()}
     lists = {path: text for path, text in lists.items() if _differs(path, text)}
@@ -217,7 +238,14 @@ def _write_lists(folder: Path, wanted: Mapping[str, str | None], made_from: str)
     if folder.is_dir() and not os.access(folder, os.W_OK):
         raise DrnError(f"{folder}: cannot be written", "--lists DIR writes the lists elsewhere")
     if not known:
-        write_info(folder, CITYSCAPES, cityscapes(), dataset="cityscapes", made_from=made_from)
+        write_info(
+            folder,
+            CITYSCAPES,
+            cityscapes(),
+            class_pixels=count_pixels(labels, len(cityscapes())),
+            dataset="cityscapes",
+            made_from=made_from,
+        )
     for path, text in lists.items():
         if text is None:
             path.unlink()

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from drn_cli.data.file_search import require_folder
 from drn_cli.data.prepare.archives import Entry, list_entries
 from drn_cli.errors import DrnError
 
 SPLITS = ("train", "val", "test")
 EXPECTED = {"train": 2975, "val": 500, "test": 1525}  # pictures of the release
 PICTURES, LABELS = "leftImg8bit", "gtFine"
+CONTENT = f"Cityscapes, with {PICTURES} and {LABELS}"
 
 _NAME = r"[^/.][^/]*"  # of no hidden file: some systems leave those everywhere
 _PICTURE = re.compile(
@@ -84,10 +86,10 @@ def find_copy(root: Path, zips: Path | None, *, partial: bool) -> Copy:
         DrnError: Another layout, a broken or unsafe archive, or, unless that may be, a missing
             label or another number of pictures than the release has.
     """
-    if not root.is_dir() and zips is None:
-        raise DrnError(f"{root}: no such folder")
-    if zips is not None and not zips.is_dir():
-        raise DrnError(f"{zips}: no such folder")
+    if zips is None or root.exists():
+        require_folder(root, CONTENT)
+    if zips is not None:
+        require_folder(zips, "zip archives")
     names: set[str] = set()
     packed = {}
     for top in (PICTURES, LABELS):

@@ -40,7 +40,7 @@ def named(
         ignored_values: Label values to ignore; a class without any other is none.
 
     Raises:
-        DrnError: Nothing is left, or more classes than an id can tell apart.
+        DrnError: Fewer than two are left, or more classes than an id can tell apart.
     """
     where = rows[0].where.rpartition(":")[0]
     void = VOID_NAMES | {name.casefold() for name in ignored}
@@ -52,8 +52,12 @@ def named(
     for value, row in pairs:
         if row.name.casefold() not in void and value not in ignored_values:
             ids.setdefault(row.name, len(ids))
-    if not 0 < len(ids) <= IGNORED:
-        raise DrnError(f"{where}: names {len(ids)} classes besides void; 1 to {IGNORED} can be")
+    if not 2 <= len(ids) <= IGNORED:
+        noun = "class" if len(ids) == 1 else "classes"
+        raise DrnError(
+            f"{where}: names {len(ids)} {noun} besides void; 2 to {IGNORED} can be told apart",
+            "give what is not the class one of its own, background" if len(ids) == 1 else None,
+        )
     id_of = {row.name: ids.get(row.name, IGNORED) for row in rows}
     given = {row.name: row.colour for _, row in reversed(pairs)}
     made_up = _colours(len(ids))
@@ -74,7 +78,8 @@ def numbered(values: Sequence[int], ignored: Sequence[int] = ()) -> Classes:
     """Make classes of label values alone: from 0 to the highest, without those that are ignored.
 
     Raises:
-        DrnError: Fewer than two are left.
+        DrnError: Fewer than two are left, or one of them never occurs: 0 and 128 are seldom two of
+            129 classes.
     """
     highest = max((value for value in values if value not in ignored), default=0)
     kept = [value for value in range(highest + 1) if value not in ignored]
@@ -85,10 +90,29 @@ def numbered(values: Sequence[int], ignored: Sequence[int] = ()) -> Classes:
             "if 255 is a class, say so with --classes FILE, a CSV file: name,id on the first "
             "line, then background,0 and object,255",
         )
+    gaps = [value for value in kept if value not in values]
+    if gaps:
+        found = ", ".join(map(str, (value for value in values if value not in ignored)))
+        raise DrnError(
+            f"the labels hold the values {found}; as they stand they would make {len(kept)} "
+            f"classes, {len(gaps)} of them without a pixel ({_ranges(gaps)})",
+            "say which values are classes with --classes FILE, which --write-classes FILE begins; "
+            "--ignore VALUE ignores one",
+        )
     class_set = ClassSet(tuple(f"class {value}" for value in kept), _colours(len(kept)))
     ids = {value: number for number, value in enumerate(kept)}
     table = {IGNORED: IGNORED} | ids | dict.fromkeys(ignored, IGNORED)
     return Classes(class_set, {}, table, has_values=False)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write rising numbers as people do: `0, 3, 7 to 12`."""
+    parts, start = [], numbers[0]
+    for number, following in zip(numbers, [*numbers[1:], None], strict=True):
+        if following != number + 1:
+            parts.append(f"{start}" if start == number else f"{start} to {number}")
+            start = following or 0
+    return ", ".join(parts)
 
 
 def _colours(count: int) -> tuple[Colour, ...]:

@@ -1,14 +1,18 @@
 """What every preparation needs: all cores, exact statistics, the five lists and info.json."""
 
+import fcntl
 import hashlib
+import logging
 import multiprocessing
+import multiprocessing.connection
 import os
+import re
 import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,11 +20,15 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from drn_cli.data.classes import ClassSet
+from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
-from drn_cli.files import read_json, write_json, write_text
+from drn_cli.files import hidden_beside, open_lock, read_json, write_json, write_text
+
+log = logging.getLogger(__name__)
+
+FEW = 16  # starting processes takes as long as decoding so many images
 
 Progress = Callable[[int, int], None]  # called with how many are done, of how many
 Item = TypeVar("Item")
@@ -43,16 +51,29 @@ class Prepared:
 
 
 def in_parallel(
-    work: Callable[[Item], Result], items: Sequence[Item], progress: Progress | None
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    progress: Progress | None,
+    *,
+    few: int = FEW,
 ) -> Iterator[Result]:
     """Run `work` over the items on all cores and yield the results in their order.
 
-    The processes are spawned: forking a process that may hold threads can hang.
+    The processes are spawned: forking a process that may hold threads can hang. They end with this
+    process, even if it is killed. So many items as `few` are done before others have started, so
+    this process does them itself.
     """
+    if len(items) <= few:
+        for done, item in enumerate(items, start=1):
+            result = work(item)
+            if progress is not None:
+                progress(done, len(items))
+            yield result
+        return
     context = multiprocessing.get_context("spawn")
     cores = min(len(os.sched_getaffinity(0)), len(items))
     chunk = max(1, min(4, len(items) // (4 * max(1, cores))))  # few items are shared out one by one
-    with ProcessPoolExecutor(cores, mp_context=context) as pool:
+    with ProcessPoolExecutor(cores, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             with _interrupts_later():
                 results = pool.map(work, items, chunksize=chunk)
@@ -64,6 +85,96 @@ def in_parallel(
             with _interrupts_later():  # a second Ctrl-C must not break off the waiting
                 pool.shutdown(cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent does; a killed parent cannot stop it, and it would wait on.
+
+    The parent holds one end of a pipe, which the kernel closes with it. (The signal that prctl
+    offers follows the thread that started the worker, which may end before the process.)
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # only workers call this
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Hold a data folder while it is prepared, and clear what killed runs left beside it.
+
+    The lock is flock's, which belongs to the opened file: two threads of one process exclude each
+    other, and no other use of the file drops it. It would outlive this process in a child that
+    inherits it, but workers are spawned, which closes the file.
+
+    Args:
+        out: The data folder, which need not exist.
+
+    Raises:
+        DrnError: Another process prepares it, or the lock cannot be opened.
+    """
+    place = out.resolve() if out.is_symlink() or out.name in ("", "..") else out
+    try:
+        made = [folder for folder in place.parents if not folder.exists()]
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
+    locks = [hidden_beside(place, "lock"), place / ".prepare.lock"]
+    path = next((lock for lock in locks if _may_write(lock.parent)), None)
+    if path is None:  # neither can this run write there, and reading disturbs nobody
+        yield
+        return
+    with _locked(path, out) as alone:
+        try:
+            if alone:
+                _clear_leftovers(place)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty, where the run went well
+                for folder in made:
+                    folder.rmdir()
+
+
+def _may_write(folder: Path) -> bool:
+    return os.access(folder, os.W_OK, effective_ids=True)
+
+
+@contextmanager
+def _locked(path: Path, out: Path) -> Iterator[bool]:
+    """Lock a file; yield False where the file system has no locks, so that nothing is known."""
+    while True:
+        with open_lock(path) as file:
+            alone = True
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DrnError(
+                    f"{out}: another process is preparing it",
+                    "wait for it, or choose another folder",
+                ) from error
+            except OSError:
+                alone = False
+            try:
+                current = path.stat().st_ino == os.fstat(file.fileno()).st_ino
+            except FileNotFoundError:
+                current = False
+            if current:  # and not one that its last owner has just removed
+                yield alone
+                return
+
+
+def _clear_leftovers(place: Path) -> None:
+    """Remove temporary folders of earlier runs: who holds the lock knows that they are dead."""
+    pattern = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{8}}\.tmp")
+    for path in sorted(place.parent.iterdir()):
+        if pattern.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            log.info("%s: removed, a killed run left it", path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
@@ -181,6 +292,29 @@ def write_info(folder: Path, statistics: Statistics, class_set: ClassSet, **extr
             **extra,
         },
     )
+
+
+def count_pixels(
+    labels: Iterable[tuple[str, npt.NDArray[np.int64]]], classes: int
+) -> dict[str, Any]:
+    """Sum up labels for `class_pixels` of info.json, which the pre-flight of training reads.
+
+    Args:
+        labels: Split of each label, and int64 `(256,)`, its pixels of each id.
+        classes: How many there are.
+    """
+    totals: dict[str, tuple[int, npt.NDArray[np.int64]]] = {}
+    for split, pixels in labels:
+        number, total = totals.get(split, (0, np.zeros(256, np.int64)))
+        totals[split] = number + 1, total + pixels
+    return {
+        split: {
+            "labels": number,
+            "pixels": total[:classes].tolist(),
+            "void": int(total[IGNORED]),
+        }
+        for split, (number, total) in totals.items()
+    }
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:

@@ -1,8 +1,9 @@
 """Whether labels hold class ids or colours, and which ids: found by looking at all of them."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ from drn_cli.data.prepare.common import Progress, in_parallel
 from drn_cli.errors import DrnError
 from drn_cli.files import write_text
 
+log = logging.getLogger(__name__)
+
 KEPT = 300  # of one file's colours, the most frequent: more than there can be classes
 LISTED = 40  # colours in a message
 
@@ -44,10 +47,12 @@ class Found:
     Attributes:
         pixels: How many pixels show what, over all labels.
         lossy: A label in a format that may change colours, if there is one.
+        first: A label that shows it.
     """
 
     pixels: Mapping[Shown, int]
     lossy: Path | None
+    first: Mapping[Shown, Path] = field(default_factory=dict)
 
     def colours(self) -> list[tuple[Colour, int]]:
         """List the colours with their pixels, most frequent first."""
@@ -71,6 +76,12 @@ class Reading:
     values: Mapping[int, int]
     unknown_as_void: bool
 
+    def id_of(self, shown: Shown) -> int | None:
+        """Return the id of what a pixel shows, 255 if it is ignored; None if it has none."""
+        if self.colours is not None:
+            return self.colours.get(shown.colour)
+        return None if shown.value is None else self.values.get(shown.value)
+
     def ids(self, path: Path) -> Pixels:
         """Read a label as class ids, uint8 `(H, W)`; raises DrnError as the readers do."""
         if self.colours is not None:
@@ -85,10 +96,13 @@ def look(labels: Sequence[Path], progress: Progress | None = None) -> Found:
         DrnError: A broken file.
     """
     pixels: Counter[Shown] = Counter()
-    for counts in in_parallel(_contents, labels, progress):
+    first: dict[Shown, Path] = {}
+    for path, counts in zip(labels, in_parallel(_contents, labels, progress), strict=True):
         pixels.update(counts)
+        for shown in counts:
+            first.setdefault(shown, path)
     lossy = next((path for path in labels if path.suffix.lower() in LOSSY), None)
-    return Found(pixels, lossy)
+    return Found(pixels, lossy, first)
 
 
 def _contents(path: Path) -> dict[Shown, int]:
@@ -125,9 +139,40 @@ def choose_reading(
         unknown_as_void: Whether what has no class is ignored.
 
     Raises:
-        DrnError: Colours that nothing names, values out of which no classes can be made, or
-            values in a format that changes them.
+        DrnError: Colours that nothing names, values out of which no classes can be made, values in
+            a format that changes them, or labels that show fewer than two classes.
     """
+    reading = _choose(found, classes, ignored, unknown_as_void)
+    pixels = [0] * len(reading.class_set)
+    unknown: Counter[Shown] = Counter()
+    for shown, count in found.pixels.items():
+        number = reading.id_of(shown)
+        if number is None:
+            unknown[shown] += count
+        elif number != IGNORED:
+            pixels[number] += count
+    if unknown and not unknown_as_void:
+        raise _unknown(found, unknown, colours=reading.colours is not None)
+    names = reading.class_set.names
+    occurring = [name for name, count in zip(names, pixels, strict=True) if count]
+    if len(occurring) < 2:
+        raise DrnError(
+            f"the labels show {occurring[0] if occurring else 'void'} alone of the classes "
+            f"{', '.join(names)}: there is nothing to tell apart",
+            "is 255 a class, or the class file one for other labels?",
+        )
+    if len(occurring) < len(names):
+        never = [name for name in names if name not in occurring]
+        log.warning(
+            "%d of %d classes never occur in the labels: %s",
+            *(len(never), len(names), ", ".join(never)),
+        )
+    return reading
+
+
+def _choose(
+    found: Found, classes: Classes | None, ignored: Sequence[int], unknown_as_void: bool
+) -> Reading:
     values = found.values()
     if classes is not None and classes.colours and _are_colours(found, classes):
         if ignored:
@@ -183,6 +228,25 @@ def _unnamed(found: Found) -> DrnError:
     )
 
 
+def _unknown(found: Found, unknown: Counter[Shown], *, colours: bool) -> DrnError:
+    """Name the colours or values that are no class, most frequent first."""
+    most = unknown.most_common(LISTED)
+    listed = [f"{colour_name(s.colour) if colours else s.value} ({n:,} px)" for s, n in most]
+    more = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
+    kind = "colour" if colours else "value"
+    one = len(unknown) == 1
+    path = found.first.get(most[0][0])
+    lossy = "; JPEG files change colours a little: better take PNG" if found.lossy else ""
+    return DrnError(
+        f"{path}: has the {kind} {listed[0]}, which is no class"
+        if one
+        else f"the labels hold {len(unknown)} {kind}s that are no class: {', '.join(listed)}{more}"
+        f"; {path} for instance{lossy}",
+        f"give {'it a row' if one else 'them rows'} in the class file (void for what to ignore), "
+        "or ignore all such pixels with --unknown-as-void",
+    )
+
+
 def write_class_file(path: Path, found: Found) -> int:
     """Begin a class file with what labels hold, for a person to put names into.
 
@@ -196,7 +260,9 @@ def write_class_file(path: Path, found: Found) -> int:
         raise DrnError(f"{path}: exists already", "remove it or choose another name")
     values = found.values()
     if values is not None:
-        rows = [f"{'void' if value == IGNORED else f'class {value}'},{value}" for value in values]
+        # Where 255 is all that there is besides one value, it is no void.
+        void = IGNORED if len(values) > 2 else None
+        rows = [f"{'void' if value == void else f'class {value}'},{value}" for value in values]
         header = "name,id"
     else:
         colours = [colour_name(colour) for colour, _ in found.colours()]

@@ -2,16 +2,24 @@
 
 import hashlib
 import json
-import os
+import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from drn_cli.data.images import SUFFIXES
+from drn_cli.data.file_search import ENDINGS, NO_PARTNER, LeftOut, require_folder, search
 from drn_cli.data.prepare.class_files import read_class_file
 from drn_cli.data.prepare.class_tables import named, sort_out
-from drn_cli.data.prepare.common import Prepared, Progress, fingerprint, in_parallel, up_to_date
+from drn_cli.data.prepare.common import (
+    Prepared,
+    Progress,
+    claimed,
+    fingerprint,
+    in_parallel,
+    up_to_date,
+)
+from drn_cli.data.prepare.given_split import ANOTHER, find_split
 from drn_cli.data.prepare.label_reading import Reading, choose_reading, look
 from drn_cli.data.prepare.matching import Match, Matching, match_names
 from drn_cli.data.prepare.placing import (
@@ -26,20 +34,25 @@ from drn_cli.data.prepare.splits import Shares, split
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic_folder
 
+IMAGE_FOLDERS = frozenset({"image", "images", "img", "imgs", "jpegimages", "photos", "rgb"})
+LABEL_FOLDERS = frozenset(
+    {"annotation", "annotations", "gt", "label", "labels", "mask", "masks", "segmentationclass"}
+)
+
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Where pictures and labels are, and which belong together."""
+    """Where images and labels are, which belong together, and what is left out."""
 
     images: Path
     labels: Path
     matching: Matching
+    left_out: LeftOut
 
     def label_files(self) -> list[Path]:
         return [self.labels / match.label for match in self.matching.matches]
-
-    def image_files(self) -> list[Path]:
-        return [self.images / match.image for match in self.matching.matches]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +75,8 @@ def match_folders(
 
     Args:
         images: Folder of the pictures.
-        labels: Folder of the labels. One may lie in the other; if they are the same, the suffix
-            of the labels has to be given.
+        labels: Folder of the labels. One may lie in the other; if they are the same, labels are
+            told apart by their suffix, or by folders named `images` and `labels` or the like.
         image_suffix: What stems of pictures end with; None means to find it.
         label_suffix: The same for labels.
         skip_unmatched: Whether pictures without label, and labels without picture, are left out.
@@ -72,17 +85,39 @@ def match_folders(
         DrnError: A folder is missing or empty, names are ambiguous, or something has no
             counterpart.
     """
-    found_images, found_labels = _names(images, labels), _names(labels, images)
-    if images.resolve() == labels.resolve():
-        if not label_suffix:
+    left_out = LeftOut()
+    found_images = _names(images, labels, left_out)
+    same = images.resolve() == labels.resolve()
+    found_labels = found_images if same else _names(labels, images, left_out)
+    # Names to match, without the folders that tell images and labels apart, and the real ones.
+    image_names = {name: name for name in found_images}
+    label_names = {name: name for name in found_labels}
+    if same and label_suffix:
+        image_names = {n: n for n in found_images if not Path(n).stem.endswith(label_suffix)}
+    elif same:
+        image_names = _without_folder(found_images, IMAGE_FOLDERS)
+        label_names = _without_folder(found_images, LABEL_FOLDERS)
+        if not image_names or not label_names:
             raise DrnError(
-                f"{images}: holds pictures and labels", "tell them apart with --label-suffix _mask"
+                f"{images}: holds images and labels",
+                "tell them apart with --label-suffix _mask, or by folders images and labels",
             )
-        found_images = [name for name in found_images if not Path(name).stem.endswith(label_suffix)]
-    for folder, found in ((images, found_images), (labels, found_labels)):
+        for name in set(found_images) - {*image_names.values(), *label_names.values()}:
+            left_out.add(NO_PARTNER, name)
+    for folder, found in ((images, image_names), (labels, label_names)):
         if not found:
-            raise DrnError(f"{folder}: has no pictures ({', '.join(sorted(SUFFIXES))})")
-    matching = match_names(found_images, found_labels, image_suffix, label_suffix)
+            seen_anyway = f"; {left_out}" if left_out else ""
+            raise DrnError(f"{folder}: has no images ({', '.join(ENDINGS)}){seen_anyway}")
+    matching = match_names([*image_names], [*label_names], image_suffix, label_suffix)
+    matching = replace(
+        matching,
+        matches=[
+            replace(match, image=image_names[match.image], label=label_names[match.label])
+            for match in matching.matches
+        ],
+        without_label=[image_names[name] for name in matching.without_label],
+        without_picture=[label_names[name] for name in matching.without_picture],
+    )
     lone = [
         f"{what}: {len(names)} ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})"
         for what, names in (
@@ -93,26 +128,31 @@ def match_folders(
     ]
     if lone and not skip_unmatched:
         raise DrnError(f"{matching}; {'; '.join(lone)}", "leave these out with --skip-unmatched")
-    return Folders(images, labels, matching)
+    for name in (*matching.without_label, *matching.without_picture):
+        left_out.add(NO_PARTNER, name)
+    left_out.log(images if images == labels else f"{images}, {labels}")
+    return Folders(images, labels, matching, left_out)
 
 
-def _names(folder: Path, other: Path) -> list[str]:
-    """List the pictures below a folder, by their paths below it, but not those of the other."""
-    if not folder.is_dir():
-        raise DrnError(f"{folder}: no such folder")
-    apart = other.resolve()
-    names = []
-    for place, inner, files in os.walk(folder):
-        inner[:] = [
-            name
-            for name in inner
-            if not name.startswith(".") and (Path(place) / name).resolve() != apart
-        ]
-        for name in files:
-            path = Path(place) / name
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                names.append(_listable(path.relative_to(folder).as_posix(), folder))
-    return names
+def _names(folder: Path, other: Path, left_out: LeftOut) -> list[str]:
+    """List the images below a folder, by their paths below it, but not those of the other."""
+    require_folder(folder, "images")
+    return [_listable(name, folder) for _, name in search(folder, left_out, [other])]
+
+
+def _without_folder(names: Sequence[str], folders: frozenset[str]) -> dict[str, str]:
+    """Find the names that have a folder of one of these names, by what they are without it."""
+    found: dict[str, str] = {}
+    for name in names:
+        *above, last = name.split("/")
+        rest = [folder for folder in above if folder.casefold() not in folders]
+        if len(rest) < len(above):
+            other = found.setdefault("/".join([*rest, last]), name)
+            if other != name:
+                raise DrnError(
+                    f"{other} and {name} have the same name", "name the two folders one by one"
+                )
+    return found
 
 
 def _listable(name: str, folder: Path) -> str:
@@ -135,6 +175,7 @@ def prepare_pairs(
     ignore: Sequence[str] = (),
     unknown_as_void: bool = False,
     shares: Shares | None = None,
+    keep_split: bool = True,
 ) -> Prepared:
     """Make a data folder from pictures and labels, with all cores.
 
@@ -149,43 +190,67 @@ def prepare_pairs(
         classes: A class file; without one, labels have to hold values.
         ignore: Names of classes, and label values, to ignore besides void and 255.
         unknown_as_void: Whether colours and values that stand for no class are ignored.
-        shares: How to split.
+        shares: How to split at random; by default as `Shares` has it.
+        keep_split: Whether a split that the source has is kept. Shares are refused then.
 
     Raises:
         DrnError: A broken file, colours or values of no class, a label of another size than its
-            picture, too few pictures to split, or `out` holds something else.
+            image, too few images to split, shares beside a split that is kept, or `out` holds
+            something else.
     """
     _refuse_inside(out, folders)
+    matches, parts = folders.matching.matches, []
+    given = find_split(folders.images, folders.labels, matches) if keep_split else None
+    if given and shares:
+        raise DrnError(
+            f"--val, --test, --group and --seed: the source has a split ({given})",
+            f"leave these out to keep it; {ANOTHER}",
+        )
+    if given:
+        log.info("split of the source kept, %s (%s)", given, ANOTHER)
+        if "val" not in given.splits:
+            log.warning("the source has no validation images, which training needs; %s", ANOTHER)
     shares = shares or Shares()
     rows = read_class_file(classes) if classes else []
     names, values = sort_out(ignore, rows)
     table = named(rows, names, values) if rows else None
-    matches = folders.matching.matches
+    if given:
+        chosen = [(m, part) for m, part in zip(matches, given.splits, strict=True) if part]
+        matches, parts = [match for match, _ in chosen], [part for _, part in chosen]
+    else:
+        parts = split([match.stem for match in matches], shares)
     placed = [
         Placed(part, f"images/{match.image}", f"labels/{_with_format(match.image)}")
-        for part, match in zip(split([m.stem for m in matches], shares), matches, strict=True)
+        for part, match in zip(parts, matches, strict=True)
     ]
     counts = {part: sum(one.split == part for one in placed) for part in SPLITS}
     made_from = _digest(
-        fingerprint(folders.images, folders.image_files()),
-        fingerprint(folders.labels, folders.label_files()),
+        fingerprint(folders.images, [folders.images / match.image for match in matches]),
+        fingerprint(folders.labels, label_files := [folders.labels / m.label for m in matches]),
         *(f"{row.name} {row.colour} {row.value}" for row in rows),
-        f"{sorted(ignore)} {unknown_as_void} {asdict(shares)}",
+        f"{sorted(ignore)} {unknown_as_void} {parts if given else asdict(shares)}",
         *(f"{match.image} {match.label}" for match in matches),
     )
-    if up_to_date(out, made_from):
-        return Prepared(out, counts, unchanged=True)
-    found = look(folders.label_files(), _part(progress, 0))
-    reading = choose_reading(found, table, values, unknown_as_void)
-    with atomic_folder(out) as folder:
-        make_folders(folder, placed)
-        jobs = [Job(match, to) for match, to in zip(matches, placed, strict=True)]
-        work = partial(_convert, folders.images, folders.labels, folder, reading)
-        seen = list(in_parallel(work, jobs, _part(progress, len(jobs))))
-        write_lists_and_info(
-            folder, placed, seen, reading.class_set, dataset="pairs", made_from=made_from
-        )
-    return Prepared(out, counts, unchanged=False)
+    with claimed(out):
+        if up_to_date(out, made_from):
+            return Prepared(out, counts, unchanged=True)
+        found = look(label_files, _part(progress, 0))
+        reading = choose_reading(found, table, values, unknown_as_void)
+        with atomic_folder(out) as folder:
+            make_folders(folder, placed)
+            jobs = [Job(match, to) for match, to in zip(matches, placed, strict=True)]
+            work = partial(_convert, folders.images, folders.labels, folder, reading)
+            seen = list(in_parallel(work, jobs, _part(progress, len(jobs))))
+            write_lists_and_info(
+                folder,
+                placed,
+                seen,
+                reading.class_set,
+                dataset="pairs",
+                made_from=made_from,
+                split=given.to_json() if given else {"kind": "random", **asdict(shares)},
+            )
+        return Prepared(out, counts, unchanged=False)
 
 
 def _refuse_inside(out: Path, folders: Folders) -> None:

@@ -1,5 +1,6 @@
 """A picture and its label put into a data folder, and the lists and info.json over all of them."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ import numpy.typing as npt
 
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.images import Pixels, read_image, write_index
-from drn_cli.data.prepare.common import Moments, place, write_info, write_list
+from drn_cli.data.orientation import silent_turn_of, size_problem
+from drn_cli.data.prepare.common import Moments, count_pixels, place, write_info, write_list
 from drn_cli.errors import DrnError
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
@@ -28,10 +32,17 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a pair told on its way: sums over the picture, and int64 `(256,)`, pixels of each id."""
+    """What a pair told on its way.
+
+    Attributes:
+        moments: Sums over the image.
+        pixels: int64 `(256,)`, pixels of each id.
+        turned: How the image is turned by its EXIF orientation and the label is not, if so.
+    """
 
     moments: Moments
     pixels: npt.NDArray[np.int64]
+    turned: str | None = None
 
 
 def place_pair(
@@ -53,15 +64,14 @@ def place_pair(
     # A hard link to a symbolic link would be a symbolic link, and lead nowhere from its new place.
     place(image, folder / placed.image)
     pixels = np.zeros(256, np.int64)
-    if ids is not None and placed.label is not None:
+    if ids is not None and label is not None and placed.label is not None:
         if ids.shape != picture.shape[:2]:
-            raise DrnError(
-                f"{label}: is {ids.shape[1]}x{ids.shape[0]}, "
-                f"its picture {image} {picture.shape[1]}x{picture.shape[0]}"
-            )
+            sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in (ids, picture)]
+            raise DrnError(f"{label}: {size_problem(label, sizes[0], image, sizes[1])}")
         pixels = np.bincount(ids.ravel(), minlength=256)
         write_index(folder / placed.label, ids)
-    return Seen(Moments.of(picture), pixels)
+    turned = silent_turn_of(image, label) if label else None
+    return Seen(Moments.of(picture), pixels, turned and f"{image}: {turned}")
 
 
 def make_folders(folder: Path, placed: Sequence[Placed]) -> None:
@@ -82,10 +92,14 @@ def make_folders(folder: Path, placed: Sequence[Placed]) -> None:
 def write_lists_and_info(
     folder: Path, placed: Sequence[Placed], seen: Sequence[Seen], class_set: ClassSet, **extra: Any
 ) -> None:
-    """Write the lists of all splits that have pictures, and what the training pictures told.
+    """Write the lists of all splits that have images, and what the images and labels told.
 
-    Labels are listed where every picture of the split has one.
+    Labels are listed where every image of the split has one.
     """
+    turned = [part.turned for part in seen if part.turned]
+    if turned:
+        more = f" (and {len(turned) - 1:,} more images)" if len(turned) > 1 else ""
+        log.warning("%s%s", turned[0], more)
     for split in SPLITS:
         chosen = [one for one in placed if one.split == split]
         labels = [one.label for one in chosen if one.label]
@@ -99,6 +113,10 @@ def write_lists_and_info(
         folder,
         Moments.total(part.moments for part in training).statistics(),
         class_set,
+        class_pixels=count_pixels(
+            ((one.split, part.pixels) for one, part in zip(placed, seen, strict=True) if one.label),
+            len(class_set),
+        ),
         training_pixels=pixels[: len(class_set)].tolist(),
         training_pixels_void=int(pixels[IGNORED]),
         **extra,

@@ -1,7 +1,7 @@
 """A small data folder of drawn street scenes, in the layout and naming of Cityscapes."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from drn_cli.data.prepare.common import (
     Moments,
     Prepared,
     Progress,
+    claimed,
+    count_pixels,
     in_parallel,
     write_info,
     write_list,
@@ -36,6 +38,7 @@ REVISION = 1  # of the drawing: raise it when the same seed gives other pictures
 PIXELS_OF_A_SCENE, PIXELS_TO_SHARE, BYTES_PER_PIXEL = 30_000, 5_000_000, 85
 
 Scene = tuple[str, int]  # split, and number in it
+Drawn = tuple[Moments, NDArray[np.int64]]  # of an image, and pixels of each train id
 
 
 def make_scenes(
@@ -69,18 +72,35 @@ def make_scenes(
     counts = {"train": train, "val": val, "test": test}
     _check(counts, width, height, seed)
     settings = {**counts, "width": width, "height": height, "seed": seed, "revision": REVISION}
-    if _is_made(out, settings):
-        return Prepared(out, counts, unchanged=True)
-    scenes = [(split, index) for split, count in counts.items() for index in range(count)]
-    run = in_parallel if _is_worth_sharing(len(scenes), width * height) else _in_turn
-    with atomic_folder(out) as folder:
-        draw = partial(_draw, folder, counts, (width, height), seed)
-        moments = list(run(draw, scenes, progress))
-        for split, count in counts.items():
-            _write_lists(folder, split, count)
-        training = [part for part in moments if part is not None]
-        write_info(folder, Moments.total(training).statistics(), cityscapes(), scenes=settings)
-    return Prepared(out, counts, unchanged=False)
+    with claimed(out):
+        if _is_made(out, settings):
+            return Prepared(out, counts, unchanged=True)
+        scenes = [(split, index) for split, count in counts.items() for index in range(count)]
+        shared = _is_worth_sharing(len(scenes), width * height)
+        run = partial(in_parallel, few=0 if shared else len(scenes))
+        with atomic_folder(out) as folder:
+            draw = partial(_draw, folder, counts, (width, height), seed)
+            drawn = list(run(draw, scenes, progress))
+            for split, count in counts.items():
+                _write_lists(folder, split, count)
+            training = [
+                moments
+                for (split, _), (moments, _) in zip(scenes, drawn, strict=True)
+                if split == "train"
+            ]
+            labels = (
+                (split, pixels)
+                for (split, _), (_, pixels) in zip(scenes, drawn, strict=True)
+                if split != "test"
+            )
+            write_info(
+                folder,
+                Moments.total(training).statistics(),
+                cityscapes(),
+                class_pixels=count_pixels(labels, len(cityscapes())),
+                scenes=settings,
+            )
+        return Prepared(out, counts, unchanged=False)
 
 
 def _check(counts: dict[str, int], width: int, height: int, seed: int) -> None:
@@ -108,23 +128,15 @@ def _is_worth_sharing(count: int, pixels: int) -> bool:
     return processes > 1 and fits and count * (pixels + PIXELS_OF_A_SCENE) > PIXELS_TO_SHARE
 
 
-def _in_turn(
-    draw: Callable[[Scene], Moments | None], scenes: Sequence[Scene], progress: Progress | None
-) -> Iterator[Moments | None]:
-    for done, scene in enumerate(scenes, start=1):
-        yield draw(scene)
-        if progress is not None:
-            progress(done, len(scenes))
-
-
 def _draw(
     folder: Path, counts: Mapping[str, int], size: tuple[int, int], seed: int, scene: Scene
-) -> Moments | None:
-    """Draw and save one scene; sum up a picture to train on."""
+) -> Drawn:
+    """Draw and save one scene, and sum up its image and its train ids."""
     split, index = scene
     picture, labels = draw_scene(_scene_seed(seed, split, index), *size)
     _save(folder, split, _stem(split, index, counts[split]), picture, labels)
-    return Moments.of(picture) if split == "train" else None
+    train_ids = cityscapes_train_ids()[labels]
+    return Moments.of(picture), np.bincount(train_ids.ravel(), minlength=256)
 
 
 def _is_made(out: Path, settings: dict[str, int]) -> bool:

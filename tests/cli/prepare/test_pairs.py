@@ -59,4 +59,4 @@ def test_what_is_left_out_is_told(drn, folders: tuple[str, ...], tmp_path: Path)
     assert json.loads(begun.stdout) == {"classes_file": "new.csv", "classes": 3}
     made = drn(*folders, "--classes", "classes.txt", "--skip-unmatched", "--out", "out")
     assert made.returncode == 0, made.stderr
-    assert "left out: pictures without a label 1" in made.stderr
+    assert "left out: no partner 1 (0.jpg)" in made.stderr

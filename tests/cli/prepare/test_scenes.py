@@ -31,7 +31,7 @@ def test_draws_what_is_asked_for_and_says_so(drn, tmp_path: Path) -> None:
 def test_size_of_another_form_is_a_usage_error(drn, tmp_path: Path, size: str) -> None:
     failed = drn("data", "prepare", "scenes", "out", f"--size={size}")
     assert failed.returncode == 2
-    assert "should be WIDTHxHEIGHT" in failed.stderr
+    assert "should be WxH" in failed.stderr
     assert not (tmp_path / "out").exists()
 
 

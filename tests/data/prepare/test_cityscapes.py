@@ -309,7 +309,7 @@ def test_lists_go_to_a_folder_of_their_own(root: Path, tmp_path: Path) -> None:
 
 def test_place_that_cannot_be_written_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root may write anywhere, so the system's answer is a stand-in."""
-    monkeypatch.setattr(preparation.os, "access", lambda *_: False)
+    monkeypatch.setattr(preparation.os, "access", lambda *_, **__: False)
     error = fails(root, "cannot be written, and the train ids of 5 labels belong there")
     assert error.message.startswith(f"{root}: ")
     for path in list(root.rglob("*_labelIds.png")):
@@ -341,7 +341,7 @@ def test_broken_file_is_an_error_with_its_path(root: Path, name: str) -> None:
 def test_label_of_another_size_is_an_error_with_file_and_sizes(root: Path, kind: str) -> None:
     path = root / TRAIN.format(1, kind)
     Image.fromarray(np.zeros((47, 96), np.uint8)).save(path)
-    with pytest.raises(DrnError, match="is 96x47, its picture 96x48") as caught:
+    with pytest.raises(DrnError, match=r"is 96x47, its image .* 96x48") as caught:
         prepare(root)
     assert str(path) in caught.value.message
 

@@ -15,11 +15,14 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 def test_void_is_no_class_and_rows_of_one_name_are_one() -> None:
-    made = named(rows(("Void", RED, None), ("car", GREEN, None), ("car", BLUE, None)))
-    assert made.class_set.names == ("car",)
-    assert made.class_set.colours == (GREEN,)
-    assert made.colours == {RED: 255, GREEN: 0, BLUE: 0}
-    assert made.values == {0: 255, 1: 0, 2: 0, 255: 255}
+    grey = (9, 9, 9)
+    made = named(
+        rows(("Void", RED, None), ("car", GREEN, None), ("car", BLUE, None), ("sky", grey, None))
+    )
+    assert made.class_set.names == ("car", "sky")
+    assert made.class_set.colours == (GREEN, grey)
+    assert made.colours == {RED: 255, GREEN: 0, BLUE: 0, grey: 1}
+    assert made.values == {0: 255, 1: 0, 2: 0, 3: 1, 255: 255}
     assert not made.has_values
 
 
@@ -42,19 +45,36 @@ def test_what_is_ignored_by_name_or_value_is_no_class() -> None:
 def test_nothing_left_and_too_many_are_errors() -> None:
     with pytest.raises(DrnError, match=r"c.csv: names 0 classes"):
         named(rows(("void", RED, None)))
+    with pytest.raises(DrnError, match=r"c.csv: names 1 class besides void") as caught:
+        named(rows(("void", RED, None), ("car", GREEN, None)))
+    assert "background" in str(caught.value.hint)
     with pytest.raises(DrnError, match=r"names 256 classes"):
         named(rows(*((str(n), (n, 0, 0), None) for n in range(256))))
 
 
 def test_numbers_alone() -> None:
-    made = numbered([0, 2, 5, 7], [0, 7])
-    assert made.class_set.names == tuple(f"class {n}" for n in (1, 2, 3, 4, 5))
-    assert made.values == {0: 255, 1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 7: 255, 255: 255}
+    made = numbered([0, 1, 3, 2, 7], [0, 7])
+    assert made.class_set.names == ("class 1", "class 2", "class 3")
+    assert made.values == {0: 255, 1: 0, 2: 1, 3: 2, 7: 255, 255: 255}
+
+
+@pytest.mark.parametrize(
+    ("values", "ignored", "message"),
+    [
+        ([0, 128], [], r"values 0, 128; .* make 129 classes, 127 of .* pixel \(1 to 127\)"),
+        ([1, 2, 3, 7], [], r"values 1, 2, 3, 7; .* make 8 classes, 4 of .* pixel \(0, 4 to 6\)"),
+        ([0, 2, 5, 7], [0, 7], r"values 2, 5; .* make 5 classes, 3 of .* pixel \(1, 3 to 4\)"),
+    ],
+)
+def test_gaps_are_no_classes(values: list[int], ignored: list[int], message: str) -> None:
+    with pytest.raises(DrnError, match=message) as caught:
+        numbered(values, ignored)
+    assert "--write-classes" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("count", [11, 19])
 def test_numbers_are_not_taken_for_a_known_set(count: int) -> None:
-    made = numbered([0, count - 1])
+    made = numbered(range(count))
     assert made.class_set.names[0] == "class 0"
     assert len(set(made.class_set.colours)) == count
 

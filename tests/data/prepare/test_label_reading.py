@@ -69,18 +69,17 @@ RGB = "name,r,g,b\nvoid,0,0,0\ntree,0,128,0\nsnow,255,255,255\n"
 @pytest.mark.parametrize(
     ("shown", "as_colours"),
     [
-        ([(None, GREEN, 5)], True),
-        ([(None, (9, 9, 9), 5)], True),  # unknown: found out while reading
-        ([(0, BLACK, 5), (255, WHITE, 5)], True),
-        ([(0, BLACK, 5), (1, GREY, 5)], False),
+        ([(None, GREEN, 5), (None, WHITE, 5)], True),
+        ([(0, BLACK, 5), (255, WHITE, 5), (7, GREEN, 5)], True),
+        ([(2, BLACK, 5), (1, GREY, 5)], False),
         ([(1, GREEN, 5), (2, WHITE, 5), (0, BLACK, 1)], True),
-        ([(7, GREEN, 5), (8, (9, 9, 9), 1)], True),  # mostly known
-        ([(7, GREEN, 1), (8, (9, 9, 9), 5)], False),
-        ([(1, GREEN, 5), (255, (224, 224, 192), 1)], False),  # the same ids either way
+        ([(7, GREEN, 5), (9, WHITE, 5), (8, (9, 9, 9), 1)], True),  # mostly known
+        ([(1, GREEN, 1), (2, (9, 9, 9), 5)], False),
+        ([(1, GREEN, 5), (2, WHITE, 5), (255, (224, 224, 192), 1)], False),  # the same either way
     ],
 )
 def test_what_decides_for_colours(tmp_path: Path, shown: list, as_colours: bool) -> None:
-    reading = choose_reading(found(*shown), classes(RGB, tmp_path), [], False)
+    reading = choose_reading(found(*shown), classes(RGB, tmp_path), [], unknown_as_void=True)
     assert (reading.colours is not None) is as_colours
     assert reading.class_set.names == ("tree", "snow")
 
@@ -121,8 +120,11 @@ def test_a_class_file_is_begun_and_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(DrnError, match=r"new.csv: exists already"):
         write_class_file(path, found((None, GREEN, 5)))
     path.unlink()
+    assert write_class_file(path, found((0, BLACK, 5), (1, GREY, 5), (255, WHITE, 9))) == 3
+    assert path.read_text() == "name,id\nclass 0,0\nclass 1,1\nvoid,255\n"
+    path.unlink()
     assert write_class_file(path, found((0, BLACK, 5), (255, WHITE, 9))) == 2
-    assert path.read_text() == "name,id\nclass 0,0\nvoid,255\n"
+    assert path.read_text() == "name,id\nclass 0,0\nclass 255,255\n"
     path.unlink()
     with pytest.raises(DrnError, match="300 colours, too many"):
         write_class_file(path, found(*((None, (n % 256, n // 256, 0), 1) for n in range(300))))

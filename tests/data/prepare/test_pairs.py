@@ -109,8 +109,10 @@ def test_colours_become_the_ids_of_their_classes(source: Path, tmp_path: Path, k
 def test_ignored_classes_and_values(source: Path, tmp_path: Path) -> None:
     colours = match_folders(source / "photos", source / "colours")
     values = match_folders(source / "photos", source / "masks")
-    prepare_pairs(colours, tmp_path / "a", classes=source / "classes.csv", ignore=["Road"])
-    assert read_json(tmp_path / "a" / "info.json")["classes"] == ["tree"]
+    (source / "classes.csv").write_text(f"{CLASSES}\nbush,1,2,3\npond,3,2,1")
+    with pytest.raises(DrnError, match="the labels show tree alone of the classes tree, bush"):
+        prepare_pairs(colours, tmp_path / "a", classes=source / "classes.csv", ignore=["Road"])
+    assert not (tmp_path / "a").exists()
     prepare_pairs(values, tmp_path / "b", ignore=["0"])
     assert read_json(tmp_path / "b" / "info.json")["classes"] == ["class 1", "class 2"]
     ids = ids_of(tmp_path / "b")
@@ -126,7 +128,7 @@ def test_second_run_changes_nothing_and_other_ways_are_refused(
     before = state(out)
     again = prepare_pairs(folders, out, classes=colours)
     assert (again.unchanged, again.counts) == (True, first.counts)
-    for other in ({"shares": Shares(seed=1)}, {"ignore": ["tree"]}, {"unknown_as_void": True}):
+    for other in ({"shares": Shares(seed=1)}, {"ignore": ["9"]}, {"unknown_as_void": True}):
         with pytest.raises(DrnError, match="made from other files"):
             prepare_pairs(folders, out, classes=colours, **other)
     colours.write_text(CLASSES.replace("tree", "bush"))
@@ -141,7 +143,7 @@ def test_unknown_colour_is_an_error_or_void(source: Path, tmp_path: Path) -> Non
     pixels[1, 2] = (7, 7, 7)
     Image.fromarray(pixels).save(path)
     folders = match_folders(source / "photos", source / "colours")
-    with pytest.raises(DrnError, match=r"005_L.png: the colour 7,7,7 at x 2, y 1 is no class"):
+    with pytest.raises(DrnError, match=r"005_L.png: has the colour 7,7,7 \(1 px\), which is no"):
         prepare_pairs(folders, tmp_path / "out", classes=source / "classes.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
     prepare_pairs(folders, tmp_path / "out", classes=source / "classes.csv", unknown_as_void=True)
@@ -151,7 +153,7 @@ def test_unknown_colour_is_an_error_or_void(source: Path, tmp_path: Path) -> Non
 def test_label_of_another_size_names_both(source: Path, tmp_path: Path) -> None:
     Image.fromarray(label(0)[:5]).save(source / f"masks/{NAMES[0]}_mask.png")
     folders = match_folders(source / "photos", source / "masks")
-    with pytest.raises(DrnError, match=r"000_mask.png: is 8x5, its picture .*/000.png 8x6"):
+    with pytest.raises(DrnError, match=r"000_mask.png: is 8x5, its image .*/000.png 8x6"):
         prepare_pairs(folders, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -177,7 +179,7 @@ def test_folders_within_each_other_and_hidden_files(source: Path) -> None:
 
 def test_the_same_folder_needs_the_suffix_of_the_labels(source: Path) -> None:
     shutil.copytree(source / "masks", source / "photos", dirs_exist_ok=True)
-    with pytest.raises(DrnError, match="holds pictures and labels"):
+    with pytest.raises(DrnError, match="holds images and labels"):
         match_folders(source / "photos", source / "photos")
     folders = match_folders(source / "photos", source / "photos", label_suffix="_mask")
     assert [match.stem for match in folders.matching.matches] == NAMES
@@ -193,7 +195,7 @@ def test_folders_that_are_missing_or_empty(source: Path, tmp_path: Path) -> None
     with pytest.raises(DrnError, match="absent: no such folder"):
         match_folders(source / "photos", tmp_path / "absent")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DrnError, match="empty: has no pictures"):
+    with pytest.raises(DrnError, match="empty: has no images"):
         match_folders(tmp_path / "empty", source / "masks")
 
 

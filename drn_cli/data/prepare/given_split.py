@@ -1,0 +1,187 @@
+"""The split that a source of images and labels already has, found by its folders and lists.
+
+`find_split` is the one place that knows how sources write a split: Pascal VOC's
+`ImageSets/Segmentation/*.txt`, folders named after the splits, and lists beside the data.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from drn_cli.data.file_search import ENDINGS
+from drn_cli.data.prepare.matching import Match
+from drn_cli.errors import DrnError
+
+# What sources call the splits, folders and lists alike.
+NAMES: Mapping[str, str] = {
+    **{"train": "train", "training": "train"},
+    **{"val": "val", "valid": "val", "validation": "val"},
+    **{"test": "test", "testing": "test"},
+}
+VOC = ("ImageSets", "Segmentation")  # below the folder that holds JPEGImages
+ANOTHER = "--split random makes another split"
+
+
+@dataclass(frozen=True, slots=True)
+class GivenSplit:
+    """The split that a source has.
+
+    Attributes:
+        kind: How the source writes it: `voc`, `folders` or `lists`.
+        source: Where it was found, for people.
+        splits: `train`, `val` or `test` of each pair, in their order; None for a pair in no list.
+        lists: The files that decide it, if it is written in lists.
+        absent: How many entries of the lists are none of the pairs.
+    """
+
+    kind: str
+    source: str
+    splits: Sequence[str | None]
+    lists: Sequence[Path] = ()
+    absent: int = 0
+
+    def __str__(self) -> str:
+        counts = Counter(self.splits)
+        parts = [f"{counts[split]:,} {split}" for split in dict.fromkeys(NAMES.values())]
+        notes = []
+        if counts[None]:
+            notes.append(f"pairs in no list, left out: {counts[None]:,}")
+        if self.absent:
+            notes.append(f"names in the lists without a pair: {self.absent:,}")
+        return "; ".join([f"{self.source}: {', '.join(parts)}", *notes])
+
+    def to_json(self) -> dict[str, object]:
+        return {"kind": self.kind, "source": self.source}
+
+
+def find_split(images: Path, labels: Path, matches: Sequence[Match]) -> GivenSplit | None:
+    """Find the split that a source has; None if it has none.
+
+    One split alone, such as `train` in the path of all images, divides nothing and is none.
+
+    Args:
+        images: Folder of the images.
+        labels: Folder of the labels.
+        matches: The pairs, as paths below them.
+
+    Raises:
+        DrnError: The source contradicts itself: an image is in two splits, or only some images
+            are in folders of a split.
+    """
+    places = dict.fromkeys([images, images.parent, labels, labels.parent])
+    return (
+        _from_lists("voc", [place.joinpath(*VOC) for place in places], matches)
+        or _from_folders(matches)
+        or _from_lists("lists", places, matches)
+    )
+
+
+def _from_folders(matches: Sequence[Match]) -> GivenSplit | None:
+    found = [_named(match.image) or _named(match.label) for match in matches]
+    if len({tuple(names) for names in found if names}) < 2:
+        return None
+    for match, names in zip(matches, found, strict=True):
+        if len(names) > 1:
+            raise DrnError(
+                f"{match.image}: its path names two splits, {' and '.join(names)}", ANOTHER
+            )
+        if not names:
+            raise DrnError(
+                f"{match.image}: is in no folder of a split, and others are in train, val or test",
+                f"move it into one; {ANOTHER}",
+            )
+        if (_named(match.label) or names) != names:
+            raise DrnError(
+                f"{match.image}: is in {names[0]}, its label {match.label} in another split",
+                ANOTHER,
+            )
+    example = next(match for match in matches if _named(match.image) or _named(match.label))
+    path = example.image if _named(example.image) else example.label
+    words = dict.fromkeys(
+        part
+        for match in matches
+        for part in PurePosixPath(match.image if _named(match.image) else match.label).parent.parts
+        if part.casefold() in NAMES
+    )
+    parts = [
+        f"{{{','.join(words)}}}" if part in words else part
+        for part in PurePosixPath(path).parent.parts
+    ]
+    return GivenSplit("folders", f"folders {'/'.join(parts)}", [names[0] for names in found])
+
+
+def _named(path: str) -> list[str]:
+    """Return the splits that the folders of a path name, each once."""
+    folders = PurePosixPath(path).parent.parts
+    return list(
+        dict.fromkeys(NAMES[part.casefold()] for part in folders if part.casefold() in NAMES)
+    )
+
+
+def _from_lists(kind: str, places: Iterable[Path], matches: Sequence[Match]) -> GivenSplit | None:
+    """Read the lists of a split in the first place that has lists of these pairs."""
+    for place in places:
+        lists = {
+            place / f"{name}.txt": split
+            for name, split in NAMES.items()
+            if (place / f"{name}.txt").is_file()
+        }
+        if not lists:
+            continue
+        known = _by_name(matches)
+        splits: list[str | None] = [None] * len(matches)
+        absent = 0
+        for path, split in lists.items():
+            for where, line in _lines(path):
+                number = _look_up(known, line)
+                if number is None:
+                    absent += 1
+                elif splits[number] not in (None, split):
+                    raise DrnError(
+                        f"{where}: {matches[number].image} is in {splits[number]} as well",
+                        f"take it out of one of the two lists; {ANOTHER}",
+                    )
+                else:
+                    splits[number] = split
+        if len({split for split in splits if split}) > 1:
+            source = f"{place}/{{{','.join(path.name for path in lists)}}}"
+            return GivenSplit(kind, source, splits, list(lists), absent)
+    return None
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DrnError(f"{path}: cannot be read: {error}", ANOTHER) from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", line.strip()
+
+
+def _by_name(matches: Sequence[Match]) -> dict[str, int | None]:
+    """Find pairs by what lists call them: the end of a path without format, if only one has it."""
+    known: dict[str, int | None] = {}
+    for number, match in enumerate(matches):
+        stems = {PurePosixPath(match.image).with_suffix("").as_posix(), match.stem}
+        for name in {tail for stem in stems for tail in _tails(stem)}:
+            known[name] = number if known.get(name, number) == number else None
+    return known
+
+
+def _tails(path: str) -> Iterator[str]:
+    """Yield a path, and what is left of it without the first folder, the first two, and so on."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    yield from ("/".join(parts[start:]) for start in range(len(parts)))
+
+
+def _look_up(known: Mapping[str, int | None], line: str) -> int | None:
+    """Find the pair that a line names: as a whole, or by its first word, as `IMAGE LABEL`."""
+    for text in (line, line.split(maxsplit=1)[0], line.partition(",")[0]):
+        name = text.replace("\\", "/")
+        stem = name.rpartition(".")[0] if name.lower().endswith(ENDINGS) else name
+        for tail in _tails(stem):
+            if (number := known.get(tail)) is not None:
+                return number
+    return None
