@@ -95,6 +95,11 @@ def test_json_and_a_line_of_csv_for_each_picture(
     scores = expected(run, classes, view)
     assert json.loads(result.stdout) == {
         "checkpoint": str(run / "checkpoints" / "best.safetensors"),
+        "run": str(run),
+        "verified": True,
+        "mean": [0.45, 0.5, 0.4],
+        "std": [0.25, 0.2, 0.3],
+        "mean_std_source": "file",
         "split": "val",
         "view": view,
         **scores.to_json(),

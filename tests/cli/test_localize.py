@@ -258,7 +258,9 @@ def test_errors_against_xml_files_as_json_csv_and_a_page(
     told = done(result)
     limits = [NONE, -1, 3, 3.25, 3.5, 3.75, 4, 20]
     scores = scored(classifier, photos, truth, *limits)
-    about = {key: told.pop(key) for key in ("checkpoint", "of", "see")}
+    about = {key: told.pop(key) for key in ("checkpoint", "run", "of", "see")}
+    assert [told.pop(key) for key in ("verified", "mean_std_source")] == [True, "file"]
+    assert [told.pop(key) for key in ("mean", "std")] == [[0.45, 0.5, 0.4], [0.25, 0.2, 0.3]]
     assert (about["of"], about["see"]) == ("score", "whole")
     assert about["checkpoint"].endswith("colours/checkpoints/best.safetensors")
     assert told == scores.to_json()

@@ -123,7 +123,7 @@ def test_saved_predictions_score_as_the_network_does(evaluate, trained, data_fol
         found = scores(evaluate(*folders("predictions", saved), "--json"))
         protocol = found.pop("protocol")
         assert found == {key: expected[key] for key in found}
-        seen = {"scales", "flip", "tile"}
+        seen = {"scales", "flip", "tile", "run", "verified", "mean", "std", "mean_std_source"}
         assert expected.keys() - found.keys() == {"checkpoint", "split"} | seen
         assert (protocol["prediction_ids"], protocol["resize_to"]) == ("class-ids", None)
         assert (protocol["pairs"], protocol["labels_without_image"]) == (5, 12)

@@ -119,7 +119,8 @@ def test_json_has_everything_and_is_all_of_stdout(classify, classifier, photos, 
     assert result.exit_code == 1  # of the broken one
     found = json.loads(result.stdout)
     assert list(found) == [
-        "checkpoint", "view", "classified", "skipped", "failed", "seconds", "pictures_per_second",
+        "checkpoint", "run", "verified", "mean", "std", "mean_std_source", "view", "classified",
+        "skipped", "failed", "seconds", "pictures_per_second",
     ]  # fmt: skip
     assert (found["checkpoint"], found["view"]) == (
         str(classifier / "checkpoints" / "best.safetensors"),
