@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from drn_cli.errors import DrnError
+from drn_cli.files import decode_text
 from drn_cli.recipe.mistakes import explain
 from drn_cli.recipe.schema import Recipe
 from drn_cli.recipe.shipped import shipped_recipe, shipped_recipes
@@ -26,6 +27,9 @@ __all__ = [
 ]
 
 _EXTENDS = "extends"
+_LARGEST = 256 * 1024  # bytes of a recipe file; those that are shipped have less than 2 KiB
+_LONGEST_CHAIN = 16  # recipes of which each extends the next
+_PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # the shell's <(...)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ def find_recipe(name_or_path: str, beside: Path | None = None) -> Traversable:
         beside: Folder that a relative path starts from, if not the current one.
 
     Raises:
-        DrnError: There is no such file, it is a folder, or no recipe has that name.
+        DrnError: There is no such file, it is not a regular one, or no recipe has that name.
     """
     path = beside / name_or_path if beside else Path(name_or_path)
     try:
@@ -114,7 +118,9 @@ def find_recipe(name_or_path: str, beside: Path | None = None) -> Traversable:
         if path.is_dir():
             raise DrnError(f"{path}: is a folder, not a recipe", "name a .yaml file")
         if path.exists():
-            return path  # a pipe, such as the shell's <(...)
+            if path.is_fifo() and beside is None and str(path).startswith(_PIPES):
+                return path
+            raise DrnError(f"{path}: is not a regular file", "name a .yaml file")
     except OSError as error:  # a folder that is closed to us, or a name that is too long
         raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
     raise DrnError(f"{path}: no such file", "`drn recipes list` names the shipped recipes")
@@ -124,18 +130,18 @@ def read_text(file: Traversable) -> str:
     """Read a recipe's file as it stands.
 
     Raises:
-        DrnError: It cannot be read or is not UTF-8 text.
+        DrnError: It cannot be read, is too large for a recipe, or is not UTF-8 text.
     """
     try:
-        content = file.read_bytes()
+        with file.open("rb") as opened:
+            content = opened.read(_LARGEST + 1)
     except OSError as error:
         raise DrnError(f"{file}: cannot be read: {error.strerror or error}") from error
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = f"byte 0x{content[error.start]:02x}"
-        raise DrnError(f"{file}:{line}: not UTF-8 text: {byte}") from error
+    if len(content) > _LARGEST:
+        raise DrnError(
+            f"{file}: is larger than {_LARGEST // 1024} KiB", "a recipe is a few lines of YAML"
+        )
+    return decode_text(content, str(file))
 
 
 def _resolve(file: Traversable, chain: tuple[Traversable, ...]) -> Located:
@@ -152,6 +158,11 @@ def _resolve(file: Traversable, chain: tuple[Traversable, ...]) -> Located:
     except DrnError as error:
         raise DrnError(f"{where}: {error.message}", error.hint) from error
     chain = (*chain, file)
+    if len(chain) == _LONGEST_CHAIN:
+        raise DrnError(
+            f"{where}: {_LONGEST_CHAIN} recipes extend one another already",
+            "copy what the last ones say into one file",
+        )
     if _identity(base) in map(_identity, chain):
         names = " -> ".join(str(link) for link in (*chain, base))
         raise DrnError(f"{where}: a recipe cannot extend itself: {names}")

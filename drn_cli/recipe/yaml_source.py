@@ -7,6 +7,8 @@ import yaml
 
 from drn_cli.errors import DrnError
 
+MOST_VALUES = 20_000  # in a file; an alias counts with all that its anchor holds
+DEEPEST = 8  # parts of a key; the schema's have three
 _MERGE_KEY = "tag:yaml.org,2002:merge"
 
 
@@ -59,6 +61,8 @@ def read_override(text: str) -> Located:
     source = f"command line: {shorten(text)}"
     if not equals or not all(parts):
         raise DrnError(f"{source}: not KEY=VALUE", "for instance train.lr=0.02")
+    if len(parts) > DEEPEST:
+        raise DrnError(f"{source}: a key of {len(parts)} parts", f"keys have at most {DEEPEST}")
     # nothing after the "=" is YAML's null, as in a file
     located = _read(value, source, in_file=False) or Located(None, source, None)
     for part in reversed(parts):
@@ -95,6 +99,8 @@ def show(value: Any) -> str:
         return "nothing (null)"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "a number of more than 60 digits"
     return shorten(repr(value) if isinstance(value, str) else str(value))
 
 
@@ -122,7 +128,8 @@ def _read(text: str, source: str, *, in_file: bool) -> Located | None:
         code = f"U+{ord(text[error.position]):04X}"
         raise DrnError(f"{where}: not valid YAML: control character {code}") from error
     except RecursionError as error:
-        raise DrnError(f"{source}: not valid YAML: nested too deeply") from error
+        where = f"{source}:{loader.line + 1}" if in_file and loader else source
+        raise DrnError(f"{where}: not valid YAML: nested too deeply") from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -136,11 +143,19 @@ class _Reader:
         self.source = source
         self.in_file = in_file
         self.open_nodes: set[int] = set()
+        self.values = 0
 
     def locate(self, node: yaml.Node, line: int | None = None) -> Located:
         line = line or node.start_mark.line + 1
         if id(node) in self.open_nodes:
             raise DrnError(f"{self._at(node)}: an anchor that holds its own alias")
+        self.values += 1
+        if self.values > MOST_VALUES:
+            raise DrnError(
+                f"{self._at(node)}: more than {MOST_VALUES:,} values, aliases counted with what "
+                "they stand for",
+                "write less in one recipe",
+            )
         self.open_nodes.add(id(node))
         value: Any
         if isinstance(node, yaml.MappingNode):

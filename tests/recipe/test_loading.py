@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,15 @@ train:
   batch_size: 4
   lr: 1e-2
 """
+
+# Nine aliases of nine aliases, and so on: a gigabyte from 300 bytes.
+BOMB = b"a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + b"".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n".encode() for n in range(1, 10)
+)
+BOMB_IN_A_LINE = "[&a [x, x, x, x]"
+for letter, before in zip("bcdefghijk", "abcdefghij", strict=True):
+    BOMB_IN_A_LINE += f", &{letter} [{', '.join([f'*{before}'] * 4)}]"
+BOMB_IN_A_LINE += "]"
 
 
 @pytest.fixture
@@ -194,6 +204,11 @@ def test_a_mistake_in_an_extended_file_is_blamed_on_that_file(here: Path) -> Non
             "command line: data.root=\x01: not valid YAML: control character U+0001",
         ),
         ("data.root=2024-02-31", "command line: data.root=2024-02-31: '2024-02-31' cannot be read"),
+        (f"data.root={BOMB_IN_A_LINE}", "command line: data.root=[&a [x, x"),
+        (f"data.root={'[' * 3000}", "command line: data.root=[[["),
+        (f"train{'.lr' * 5000}=1", "command line: train.lr.lr"),
+        (f"train.epochs=0x{'f' * 9000}", "command line: train.epochs=0xfff"),
+        (f"train.epochs={'9' * 9000}", "command line: train.epochs=999"),
     ],
 )
 def test_a_mistake_in_an_override_is_the_command_line_s(
@@ -202,6 +217,7 @@ def test_a_mistake_in_an_override_is_the_command_line_s(
     error = refusal("good.yaml", override)
     assert error.message.startswith(message)
     assert "\n" not in error.message
+    assert len(error.message) < 300
 
 
 @pytest.mark.parametrize(
@@ -222,7 +238,13 @@ def test_a_mistake_in_an_override_is_the_command_line_s(
         (b"? [a, b]\n: c\n", "my.yaml:1: a key should be text, got a collection"),
         (b"a: &x {b: 1}\nc:\n  <<: *x\n", "my.yaml:3: merge keys (<<) are not read"),
         (b"a: &x\n  b: *x\n", "my.yaml:1: an anchor that holds its own alias"),
-        (b"a: " + b"[" * 3000, "my.yaml: not valid YAML: nested too deeply"),
+        (b"\na: " + b"[" * 3000, "my.yaml:2: not valid YAML: nested too deeply"),
+        (b"a: " + b"{b: " * 3000, "my.yaml:1: not valid YAML: nested too deeply"),
+        (b"- " * 3000, "my.yaml:1: not valid YAML: nested too deeply"),
+        (BOMB, "my.yaml:1: more than 20,000 values, aliases counted with what they stand for"),
+        (b"a: [" + b"1," * 30_000 + b"]", "my.yaml:1: more than 20,000 values"),
+        (b"#" * 300_000, "my.yaml: is larger than 256 KiB"),
+        (b"a: " + b"9" * 5000, "my.yaml:1: "),
     ],
 )
 def test_what_is_no_mapping_of_keys(here: Path, text: bytes, message: str) -> None:
@@ -253,6 +275,34 @@ def test_what_cannot_be_found(here: Path, name: str, message: str, hint: str) ->
     error = refusal(name)
     assert error.message == message
     assert hint in (error.hint or "")
+
+
+def test_a_chain_of_recipes_has_an_end(here: Path) -> None:
+    for number in range(1500):
+        (here / f"{number}.yaml").write_text(f"extends: {number + 1}.yaml\n")
+    error = refusal("0.yaml")
+    assert error.message == "15.yaml:1: extends: 16 recipes extend one another already"
+    (here / "9.yaml").write_text(GOOD)
+    assert load_recipe("0.yaml").recipe.train.lr == 0.01
+
+
+@pytest.mark.parametrize("special", ["pipe.yaml", "/dev/zero"])
+def test_only_regular_files_are_read(here: Path, special: str) -> None:
+    os.mkfifo(here / "pipe.yaml")
+    assert refusal(special).message == f"{special}: is not a regular file"
+    (here / "link.yaml").symlink_to(special)
+    assert refusal("link.yaml").message == "link.yaml: is not a regular file"
+    error = refusal_of(f"extends: {special}\n", here)
+    assert error.message == f"my.yaml:1: extends: {special}: is not a regular file"
+
+
+def test_a_pipe_of_the_shell_is_read(here: Path) -> None:
+    """`drn train <(sed ... my.yaml)`, where something writes already."""
+    reading, writing = os.pipe()
+    os.write(writing, GOOD.encode())
+    os.close(writing)
+    assert load_recipe(f"/dev/fd/{reading}").recipe.train.lr == 0.01
+    os.close(reading)
 
 
 def test_the_resolved_text_loads_as_the_same_recipe(here: Path) -> None:
