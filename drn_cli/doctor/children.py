@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 POLL = 0.02  # seconds
+BUSY = "nothing is known to be wrong with it: run drn doctor again when the machine is less busy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,11 @@ def run_together(
 def python(*words: str) -> tuple[str, ...]:
     """Return the command that runs this Python, without modules of the current folder."""
     return (sys.executable, "-P", *words)
+
+
+def too_slow(packages: str, timeout: float) -> str:
+    """Describe an import that had to be ended, which is no sign that the package is broken."""
+    return f"not checked: to import {packages} took longer than {timeout:g} seconds"
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from drn_cli.doctor import extras, machine, mirrors, processes, software, terminal, weights
 from drn_cli.doctor.finding import Finding, in_a_line
+from drn_cli.errors import DrnError
 
 Look = Callable[[], Finding | Iterable[Finding]]
 Check = tuple[str, Look]
@@ -37,6 +38,8 @@ def examine(name: str, look: Look) -> list[Finding]:
     try:
         found = look()
         return [found] if isinstance(found, Finding) else list(found)
+    except DrnError as error:
+        return [Finding(name, "failure", error.message, error.hint)]
     except Exception as error:
         if os.environ.get("DRN_DEBUG"):
             raise

@@ -10,7 +10,7 @@ from drn_cli.doctor.children import Ending, python, run_together
 from drn_cli.doctor.finding import Finding
 
 # Longer than the processes' patience with each other, which begins when they have imported torch.
-TIMEOUT = 120.0  # seconds
+TIMEOUT = 300.0  # seconds
 ADDITION = python("-m", "drn_cli.doctor.addition")
 
 REMEDIES = {

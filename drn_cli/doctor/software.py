@@ -8,8 +8,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+from drn_cli.doctor.children import BUSY, run_together, too_slow
 from drn_cli.doctor.children import python as this_python
-from drn_cli.doctor.children import run_together
 from drn_cli.doctor.distributions import version_of
 from drn_cli.doctor.finding import Finding, in_a_line
 from drn_cli.doctor.nvidia import Nvidia, nvidia
@@ -31,7 +31,7 @@ COMPILED = {
     "pydantic": "pydantic",
     "pyyaml": "yaml",
 }
-IMPORT_TIMEOUT = 60  # seconds
+IMPORT_TIMEOUT = 300.0  # seconds, for a busy machine too
 
 
 def release(text: str) -> tuple[int, int]:
@@ -93,19 +93,22 @@ def torchvision() -> Finding:
     return Finding("torchvision", "ok", f"{own}, which belongs to torch {of_torch}")
 
 
-def packages() -> Finding:
+def packages(timeout: float = IMPORT_TIMEOUT) -> Finding:
     """Import what has compiled parts, each in a process of its own: a bad one may crash."""
     commands = [this_python("-c", f"import {module}") for module in COMPILED.values()]
-    endings = run_together(commands, IMPORT_TIMEOUT)
+    endings = run_together(commands, timeout)
     broken = {
         name: ending.last_line
         for name, ending in zip(COMPILED, endings, strict=True)
-        if ending.code != 0
+        if ending.code
     }
     if broken:
         found = "; ".join(f"{name} cannot be imported: {why}" for name, why in broken.items())
         remedy = f"pip install --force-reinstall {' '.join(broken)}"
         return Finding("packages", "failure", found, remedy)
+    slow = [name for name, end in zip(COMPILED, endings, strict=True) if end.code is None]
+    if slow:
+        return Finding("packages", "warning", too_slow(", ".join(slow), timeout), BUSY)
     found = ", ".join(f"{name} {version_of(module)}" for name, module in COMPILED.items())
     return Finding("packages", "ok", found)
 

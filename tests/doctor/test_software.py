@@ -96,6 +96,18 @@ def test_packages_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.Mo
     assert finding.remedy == "pip install --force-reinstall opencv-python-headless imagecodecs"
 
 
+def test_packages_that_take_long_are_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cv2.py").write_text("import time; time.sleep(1000)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    finding = software.packages(timeout=1)
+    assert finding.status == "warning"
+    assert "opencv-python-headless" in finding.found
+    assert finding.found.endswith("took longer than 1 seconds")
+    assert "less busy" in finding.remedy
+
+
 @pytest.mark.parametrize(("text", "expected"), [("2.11.0+cu130", (2, 11)), ("3.0a0", (3, 0))])
 def test_release(text: str, expected: tuple[int, int]) -> None:
     assert software.release(text) == expected
