@@ -197,6 +197,21 @@ def sha256(path: Path) -> str:
         raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
+def user_path(name: str | Path) -> Path:
+    """Return a path with `~` replaced by the user's folder.
+
+    Raises:
+        DrnError: No one knows where that folder is, as in containers with a foreign user id.
+    """
+    path = Path(name)
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise DrnError(
+            f"{path}: no home folder is known for {path.parts[0]}", "set HOME, or name the folder"
+        ) from error
+
+
 def read_bytes(path: Path) -> bytes:
     """Read a whole file; raises DrnError if it is missing, no regular file or cannot be read."""
     try:

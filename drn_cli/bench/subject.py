@@ -1,11 +1,11 @@
 """What is measured: an architecture with random weights, a trained network, or an exported one."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from drn_cli.errors import DrnError
+from drn_cli.files import user_path
 from drn_cli.inference.opening import Found, TrainedNetwork, open_network
 from drn_cli.inference.source import find_source
 from drn_cli.networks import create_model
@@ -70,7 +70,7 @@ def resolve(source: str, task: Task | None = None, classes: int | None = None) -
     Raises:
         DrnError: There is no such thing, or a file is told what it says itself.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.exists():
         if task is not None or classes is not None:
             raise DrnError(

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from drn_cli import __version__
 from drn_cli.errors import DrnError
-from drn_cli.files import atomic, open_lock, sha256, write_text
+from drn_cli.files import atomic, open_lock, sha256, user_path, write_text
 from drn_cli.integrity import ZIP_ERRORS, check_sizes, digest_file, recorded_digest
 from drn_cli.networks.checkpoints import archived_weights
 from drn_cli.networks.published import WeightFile
@@ -42,9 +42,16 @@ class _WrongContentError(Exception):
 def cache_folder() -> Path:
     """Give the folder for what can be had again: `$DRN_CACHE`, or `drn` in the user's cache."""
     if folder := os.environ.get("DRN_CACHE"):
-        return Path(folder).expanduser()
+        return user_path(folder)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "drn"
+    if base:
+        return Path(base) / "drn"
+    try:
+        return user_path("~/.cache/drn")
+    except DrnError as error:
+        raise DrnError(
+            error.message, "set DRN_CACHE to a folder for weights, or set HOME"
+        ) from error
 
 
 def weights_folder() -> Path:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drn_cli.errors import DrnError
+from drn_cli.files import user_path
 from drn_cli.networks.catalog import Task, architecture
 from drn_cli.networks.checkpoints import read_checkpoint
 from drn_cli.networks.conversion import HEAD, Converted, convert
@@ -57,7 +58,7 @@ def weights_file(arch: str, weights: str) -> Path:
     """
     if weights in KEYWORDS:
         return fetch(published(architecture(arch).name, weights))
-    path = Path(weights).expanduser()
+    path = user_path(weights)
     if not path.exists():
         raise DrnError(f"{path}: no such file", f"give a file, {' or '.join(KEYWORDS)}")
     return path

@@ -11,6 +11,7 @@ import torch
 
 from drn_cli.data.cache import size
 from drn_cli.errors import DrnError
+from drn_cli.files import user_path
 from drn_cli.networks.download import matches, weights_folder
 from drn_cli.networks.published import KEYWORDS, published
 from drn_cli.recipe.schema import Recipe
@@ -52,7 +53,7 @@ def missing_weights(recipe: Recipe) -> Iterator[str]:
     if weights is None:
         return
     if weights not in KEYWORDS:
-        if not Path(weights).expanduser().is_file():
+        if not user_path(weights).is_file():
             yield f"model.weights: {weights}: no such file (give a file, {' or '.join(KEYWORDS)})"
         return
     try:
