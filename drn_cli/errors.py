@@ -54,3 +54,56 @@ def limit_reached(error: Exception) -> DrnError | None:
         limited = "" if limit == resource.RLIM_INFINITY else f": ulimit -v is {limit // 1024}"
         return DrnError(f"out of memory{limited}", "free some, or raise the limit")
     return None
+
+
+# What to do about errors of the operating system that users can cause.
+_REMEDIES = {
+    errno.EACCES: "check its owner and permissions",
+    errno.EPERM: "check its owner and permissions",
+    errno.EROFS: "choose a folder on a file system that can be written",
+    errno.ENOSPC: "free space on that disk, or choose another folder",
+    errno.EDQUOT: "free some of your quota, or choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "symbolic links lead round in a circle: remove one",
+    errno.EIO: "the disk or the network file system failed; the kernel's log (dmesg) may say why",
+    errno.ESTALE: "the network file system lost it: mount it again",
+    errno.ENOTCONN: "the network file system is gone: mount it again",
+    errno.ENOENT: None,
+    errno.ENOTDIR: None,
+    errno.EISDIR: None,
+    errno.EEXIST: None,
+    errno.ENOTEMPTY: None,
+    errno.ETXTBSY: None,
+    errno.EFBIG: "choose a file system that takes files of that size, or raise `ulimit -f`",
+}
+
+
+def remedy(error: BaseException | None) -> str | None:
+    """Return what a user can do about an error of the operating system, or None."""
+    if not isinstance(error, OSError):
+        return None
+    limit = limit_reached(error)
+    return limit.hint if limit else _REMEDIES.get(error.errno or 0)
+
+
+def explained(error: Exception, subject: str | None = None) -> DrnError:
+    """Put an error that no one handled in one line for the user.
+
+    Args:
+        error: A `DrnError` stays what it is, but for the remedy where its cause has one.
+        subject: What could not be read or written, if the error does not name a file.
+    """
+    if isinstance(error, DrnError):
+        hint = error.hint or remedy(error.__cause__)
+        return type(error)(error.message, hint) if hint != error.hint else error
+    if limit := limit_reached(error):
+        return FaultError(limit.message, limit.hint)  # it may go well at another try
+    first = next(iter(str(error).splitlines()), "")
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        where = " -> ".join(names) or subject or "the operating system"
+        return FaultError(f"{where}: {error.strerror}", remedy(error))
+    kind = type(error).__name__
+    if isinstance(error, RecursionError):
+        return DrnError(f"nested too deep: {kind}: {first}", "run again with --debug to see where")
+    return DrnError(f"unexpected: {kind}: {first}", "run again with --debug to see where")

@@ -1,7 +1,13 @@
 """The command `drn`: its verbs, its global options and how a failure ends."""
 
+import errno
+import io
 import os
+import select
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -24,18 +30,44 @@ from drn_cli.cli import (
     runs,
     train,
 )
-from drn_cli.errors import DrnError, FaultError, limit_reached
+from drn_cli.errors import DrnError, FaultError, explained
+from drn_cli.formatting import visible
+
+# What typer raises for words it does not understand; each release has it in another place.
+UsageError = typer.BadParameter.__base__ or typer.BadParameter
 
 
 class _Verbs(TyperGroup):
-    """The verbs, and what is said when Ctrl-C ends one that has nothing of its own to say."""
+    """The verbs, and how one ends that has nothing of its own to say about what stopped it."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _ending():
+            return super().make_context(*args, **options)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        try:
+        with _ending():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            console.note("interrupted")
-            raise typer.Exit(console.INTERRUPTED) from None
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.note("interrupted")
+        raise typer.Exit(console.INTERRUPTED) from None
+    except SystemExit as end:  # from rich, where typer prints help
+        if isinstance(end.__context__, BrokenPipeError):
+            raise typer.Exit(console.PIPE_CLOSED) from None
+        raise
+    except UsageError as error:
+        error.message = visible(error.message, one_line=True)
+        raise
+    except OSError as error:
+        if error.errno == errno.EPIPE and _reader_left():
+            raise typer.Exit(console.PIPE_CLOSED) from None
+        # Not as it is: typer takes any broken pipe, one to a worker too, for that of stdout.
+        raise explained(error, _stream_of(error)) from error
 
 
 app = typer.Typer(
@@ -94,7 +126,11 @@ app.command("demo", epilog=demo.EPILOG)(demo.demo)
 
 
 def main() -> None:
-    """Run `drn` and exit: 0 done, 1 the user's mistake, 2 usage, 130 interrupted."""
+    """Run `drn` and exit.
+
+    0 done, 1 the user's mistake, 2 usage, 130 interrupted, 141 the reader of a pipe left.
+    """
+    _open_streams()
     debug = "--debug" in sys.argv or bool(os.environ.get("DRN_DEBUG"))
     if debug:
         os.environ["DRN_DEBUG"] = "1"  # for the processes that torchrun starts
@@ -102,23 +138,59 @@ def main() -> None:
     console.show_logs()
     try:
         app(prog_name="drn")
-    except DrnError as error:
-        if debug:
-            raise
-        _tell(error)
-        _end_the_job(error)
-        sys.exit(1)
-    except BrokenPipeError:
-        # `drn ... | head` closed the pipe: there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except SystemExit as end:
+        code = end.code
     except Exception as error:
         if debug:
             raise
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        unexpected = DrnError(f"unexpected: {text}", "run again with --debug to see where")
-        _tell(limit_reached(error) or unexpected)
-        sys.exit(1)
+        told = explained(error)
+        _tell(told)
+        if isinstance(error, DrnError):
+            _end_the_job(error)
+        code = 1
+    sys.exit(_flushed(code))
+
+
+def _open_streams() -> None:
+    """Let every stream take any text, and let none be missing."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed, as by `>&-`: the next file that is opened would take its place
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout, sys.stderr = sys.stdout or open(1, "w"), sys.stderr or open(2, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not in a notebook
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _reader_left() -> bool:
+    """Whether stdout or stderr is a pipe that no one reads any more, as after `| head -1`."""
+    poll = select.poll()
+    for number in (1, 2):
+        poll.register(number, 0)
+    return bool(poll.poll(0))
+
+
+def _stream_of(error: OSError) -> str | None:
+    """Name stdout if an error, such as that of a full disk, comes from what prints to it."""
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    writer = innermost.f_globals.get("__name__", "").partition(".")[0]
+    printing = innermost.f_globals is vars(console) or writer in ("rich", "typer", "click")
+    return "stdout" if printing else None
+
+
+def _flushed(code: int | str | None) -> int | str | None:
+    """Write out what stdout still holds; return the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno != errno.EPIPE and code != 1:
+            console.fail(explained(error, "stdout"))
+        code = console.PIPE_CLOSED if error.errno == errno.EPIPE else 1
+        # What cannot be written is dropped, or Python would try again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return code
 
 
 def _end_the_job(error: DrnError) -> None:

@@ -232,10 +232,9 @@ def _print(document: dict[str, Any], machine: "Machine") -> None:
     console.out.print(
         f"{name}{document['arch']}, {document['task']} of {document['classes']} classes, "
         f"{document['parameters']:,} parameters",
-        markup=False,
         soft_wrap=True,
     )
-    console.out.print(str(machine), markup=False, soft_wrap=True)
+    console.out.print(str(machine), soft_wrap=True)
     compared = "differences" in document
     numbers = ["batch", "GFLOPs", "activations", "p50 ms", "p90 ms", "p99 ms", "pictures/s"]
     numbers += ["earlier ms", "speed"] if compared else []

@@ -2,34 +2,51 @@
 
 import json
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import RenderableType
+from rich.style import Style
 from rich.table import Table
+from rich.text import Text
 
 from drn_cli.errors import DrnError
+from drn_cli.formatting import Terminal, visible
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as shells count
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as for any program whose reader has left
 
-# Where nobody looks at a terminal, a table keeps its columns whole.
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False)
+out = Terminal()
+err = Terminal(stderr=True)
+
+# Text with styles: `styled("plain ", ("red", "bold red"))`. Names in it are never markup.
+styled = Text.assemble
+
+
+class _Table(Table):
+    def add_row(
+        self,
+        *cells: RenderableType | None,
+        style: str | Style | None = None,
+        end_section: bool = False,
+    ) -> None:
+        plain = (visible(cell, one_line=True) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*plain, style=style, end_section=end_section)
 
 
 def table(*columns: str, right: tuple[str, ...] = (), fold: bool = False) -> Table:
-    """Start a table in the house style.
+    """Start a table in the house style; text in its cells is shown as it is, in one line.
 
     Args:
         columns: What they are called.
         right: Those that hold numbers.
         fold: Whether the first column may be broken, as paths may; else it is kept whole.
     """
-    made = Table(header_style="bold", box=None, pad_edge=False)
+    made = _Table(header_style="bold", box=None, pad_edge=False)
     for number, column in enumerate(columns):
         made.add_column(
             column,
@@ -43,16 +60,44 @@ def table(*columns: str, right: tuple[str, ...] = (), fold: bool = False) -> Tab
 def emit_json(value: Any) -> None:
     """Print the one JSON document of a `--json` run, with nothing else on stdout."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    # Names of files need not be UTF-8; JSON has an escape for what is not.
-    sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
+    # JSON has an escape for what acts on a terminal, and for names of files that are not UTF-8.
+    text = re.sub(
+        "[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]",
+        lambda found: f"\\u{ord(found[0]):04x}",
+        text,
+    )
+    sys.stdout.write(text + "\n")
+
+
+def echo(text: str, end: str = "\n") -> None:
+    """Print text to stdout as it stands: tabs, spaces and long lines stay what they are."""
+    sys.stdout.write(visible(text) + end)
 
 
 def note(message: str) -> None:
     """Tell what happens, on stderr, in plain text."""
+    _print("", "", message)
+
+
+def warn(message: str) -> None:
+    _print("warning:", "yellow", message)
+
+
+def fail(error: DrnError) -> None:
+    """Print an error in one line, and its hint if it has one."""
+    _print("error:", "bold red", error.message, error.hint)
+
+
+def _print(label: str, style: str, message: str, hint: str | None = None) -> None:
     from tqdm import tqdm
 
+    parts = [(f"{label} ", style)] if label else []
+    # A line end in a name must not begin a line that looks like one of ours.
+    text = styled(*parts, re.sub(r"\n(?=[^ \n])", "\n  ", visible(message)))
+    if hint:
+        text.append_text(styled(" ", ("->", "dim"), f" {visible(hint)}"))
     with tqdm.external_write_mode(file=sys.stderr):  # a progress bar steps aside
-        err.print(escape(message), soft_wrap=True)
+        err.print(text, soft_wrap=True)
 
 
 def bar(total: int, *, shown: bool = True, unit: str = "picture") -> "tqdm[Any]":
@@ -60,18 +105,6 @@ def bar(total: int, *, shown: bool = True, unit: str = "picture") -> "tqdm[Any]"
     from tqdm import tqdm
 
     return tqdm(total=total, unit=unit, disable=None if shown else True)
-
-
-def warn(message: str) -> None:
-    err.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
-
-
-def fail(error: DrnError) -> None:
-    """Print an error in one line, and its hint if it has one."""
-    line = f"[bold red]error:[/] {escape(error.message)}"
-    if error.hint:
-        line += f" [dim]->[/] {escape(error.hint)}"
-    err.print(line, soft_wrap=True)
 
 
 class _ConsoleHandler(logging.Handler):

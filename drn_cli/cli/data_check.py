@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from drn_cli.cli import console
 from drn_cli.cli.pictures import MaxPixels
@@ -120,7 +119,7 @@ def _classes(report: "Report") -> "Table":
     for number, entry in enumerate(report.classes):
         assert isinstance(entry, ClassPixels)
         table.add_row(
-            escape(entry.name),
+            entry.name,
             str(number),
             f"{entry.pixels:,}",
             f"{100 * entry.share:.3f}",
@@ -157,13 +156,14 @@ def _print_group(severity: str, kind: str, findings: "list[Finding]", limit: int
     colour = "red" if severity == "error" else "yellow"
     console.out.print()
     console.out.print(
-        f"[bold {colour}]{severity}[/]: {KINDS[kind]} ({len(findings):,})", soft_wrap=True
+        console.styled((severity, f"bold {colour}"), f": {KINDS[kind]} ({len(findings):,})"),
+        soft_wrap=True,
     )
     shown = findings[:limit]
     for finding in shown:
-        console.out.print(f"  {escape(str(finding))}", soft_wrap=True)
+        console.out.print(f"  {finding}", soft_wrap=True)
     for hint in _once(finding.hint for finding in shown):
-        console.out.print(f"  [dim]->[/] {escape(hint)}", soft_wrap=True)
+        console.out.print(console.styled("  ", ("->", "dim"), f" {hint}"), soft_wrap=True)
     if len(findings) > limit > 0:
         console.out.print(f"  and {len(findings) - limit:,} more", soft_wrap=True)
 

@@ -92,7 +92,7 @@ def show(
         if recipe is None:
             console.note("these are defaults to look at; --recipe takes those of a recipe")
     shown = f"{len(sheet.samples)} of {sheet.pictures} {split} pictures"
-    console.out.print(f"{out}: {shown}", soft_wrap=True, markup=False)
+    console.out.print(f"{out}: {shown}", soft_wrap=True)
 
 
 def _recipe(root: Path, name: str | None, overrides: list[str]) -> "Recipe | None":

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from drn_cli.cli import console
 
@@ -58,7 +57,8 @@ def _print(path: Path, found: "Submission", limit: int) -> None:
     for finding in found.findings[:limit]:
         colour = "red" if finding.severity == "error" else "yellow"
         console.out.print(
-            f"[bold {colour}]{finding.severity}:[/] {escape(finding.message)}", soft_wrap=True
+            console.styled((f"{finding.severity}:", f"bold {colour}"), f" {finding.message}"),
+            soft_wrap=True,
         )
     if len(found.findings) > limit:
         console.out.print(f"and {len(found.findings) - limit:,} more")
@@ -66,5 +66,4 @@ def _print(path: Path, found: "Submission", limit: int) -> None:
     console.out.print(
         f"{path}: {found.pictures:,} maps, {found.bytes / 1e6:.1f} MB: {verdict}",
         soft_wrap=True,
-        markup=False,
     )

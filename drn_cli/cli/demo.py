@@ -72,9 +72,9 @@ def demo(
 
 
 def _headline(title: str, command: str | None = None) -> None:
-    console.err.print(f"\n[bold]{title}[/]")
+    console.err.print(console.styled("\n", (title, "bold")))
     if command is not None:
-        console.err.print(f"[dim]$ {command}[/]", soft_wrap=True)
+        console.err.print(console.styled((f"$ {command}", "dim")), soft_wrap=True)
 
 
 def _overview(

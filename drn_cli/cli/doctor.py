@@ -4,10 +4,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from drn_cli import __version__
 from drn_cli.cli import console
+from drn_cli.formatting import visible
 
 if TYPE_CHECKING:
     from drn_cli.doctor.finding import Finding
@@ -62,10 +62,10 @@ def _print(findings: "list[Finding]") -> None:
     table = console.table("what", "", "found")
     for finding in findings:
         colour = COLOURS[finding.status]
-        found = escape(finding.found)
+        found = console.styled(visible(finding.found))
         if finding.remedy is not None:
-            found += f"\n[dim]->[/] {escape(finding.remedy)}"
-        table.add_row(escape(finding.name), f"[{colour}]{finding.status}[/]", found)
+            found.append_text(console.styled("\n", ("->", "dim"), f" {visible(finding.remedy)}"))
+        table.add_row(finding.name, console.styled((finding.status, colour)), found)
     console.out.print(table)
 
 

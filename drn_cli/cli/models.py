@@ -62,7 +62,7 @@ def list_(json: Json = False) -> None:
             f"{row['weights']}{' *' if row['start_only'] else ''}",
         )
     console.out.print(table)
-    typer.echo(f"* errors: {START_ONLY}")
+    console.echo(f"* errors: {START_ONLY}")
 
 
 @app.command(epilog="Example: [bold]drn models show drn_d_22[/]")
@@ -112,14 +112,14 @@ def show(arch: Arch, json: Json = False) -> None:
     for file in files:
         errors = "" if file["top5_error"] is None else f", top-5 error {file['top5_error']:.2f}%"
         console.out.print()
-        typer.echo(f"{file['name']}  ({file['keyword']}, by {file['source']}{errors})")
+        console.echo(f"{file['name']}  ({file['keyword']}, by {file['source']}{errors})")
         for url in file["urls"]:
-            typer.echo(f"  {url}")
+            console.echo(f"  {url}")
         checksum = file["digest"] or f"{file['algorithm'].upper()} begins {file['checksum']}"
-        typer.echo(f"  {checksum}, {file['licence']}")
-        typer.echo(f"  {'cached: ' + file['cached'] if file['cached'] else 'not cached'}")
+        console.echo(f"  {checksum}, {file['licence']}")
+        console.echo(f"  {'cached: ' + file['cached'] if file['cached'] else 'not cached'}")
     if not files:
-        typer.echo("weights: none were published")
+        console.echo("weights: none were published")
 
 
 @app.command(
@@ -148,7 +148,7 @@ def fetch(
         size = path.stat().st_size
         console.emit_json({"arch": name, "weights": keyword, "path": str(path), "bytes": size})
     else:
-        typer.echo(path)
+        console.echo(str(path))
 
 
 @app.command(
@@ -181,16 +181,16 @@ def import_(
     Nothing in the file is run: one that holds more than tensors is refused.
     """
     from dataclasses import asdict
-    from pathlib import Path
     from typing import get_args
 
+    from drn_cli.files import user_path
     from drn_cli.networks.catalog import Task
     from drn_cli.networks.importing import import_weights
 
     if task is not None and task not in get_args(Task):
         raise typer.BadParameter(f"one of {', '.join(get_args(Task))}", param_hint="--task")
-    target = Path(out).expanduser() if out else None
-    source = Path(file).expanduser()
+    target = user_path(out) if out else None
+    source = user_path(file)
     done = import_weights(source, target, arch=arch, task=task, force=force)  # type: ignore[arg-type]
     if json:
         console.emit_json(asdict(done) | {"path": str(done.path)})

@@ -66,9 +66,9 @@ def show(
     if json:
         console.emit_json(load_recipe(recipe, overrides or ()).recipe.model_dump(mode="json"))
     elif resolved or overrides:
-        typer.echo(resolved_yaml(load_recipe(recipe, overrides or ()).recipe), nl=False)
+        console.echo(resolved_yaml(load_recipe(recipe, overrides or ()).recipe), end="")
     else:
-        typer.echo(read_text(find_recipe(recipe)), nl=False)
+        console.echo(read_text(find_recipe(recipe)), end="")
 
 
 @app.command(
@@ -131,7 +131,7 @@ def check(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> No
         f"{run.train.epochs} epochs of batch {run.train.batch_size}",
         f"lr {run.train.lr:g} ({run.train.schedule.kind})",
     ]
-    typer.echo(f"ok: {loaded.name}: {'; '.join(facts)}")
+    console.echo(f"ok: {loaded.name}: {'; '.join(facts)}")
 
 
 @app.command(epilog="Example: [bold]drn recipes schema > recipe.schema.json[/]")
@@ -147,4 +147,4 @@ def reference() -> None:
     """Print every key of a recipe with its values, default and meaning, as Markdown."""
     from drn_cli.recipe.reference import reference as describe
 
-    typer.echo(describe(), nl=False)
+    console.echo(describe(), end="")

@@ -73,4 +73,4 @@ def report(
             }
         )
     else:
-        console.out.print(str(made.path), soft_wrap=True, markup=False)
+        console.echo(str(made.path))

@@ -78,8 +78,6 @@ def _changed(run: Run) -> datetime:
 
 
 def _print(found: list[_Found], root: Path) -> None:
-    from rich.markup import escape
-
     from drn_cli.report.words import duration, percent, short
 
     numbers = ("epochs", "best", "last loss", "time")
@@ -89,12 +87,12 @@ def _print(found: list[_Found], root: Path) -> None:
         name = str(folder.relative_to(root)) if folder != root else str(folder)
         summary = one.summary
         if summary is None:
-            table.add_row(escape(name), "", "", "[red]broken[/]", "", "", "", "", "")
+            table.add_row(name, "", "", console.styled(("broken", "red")), "", "", "", "", "")
             continue
         score, loss, seconds = summary.score, summary.history.loss, summary.history.seconds
         table.add_row(
-            escape(name),
-            escape(summary.network),
+            name,
+            summary.network,
             summary.task,
             summary.state,
             f"{short(summary.history.epoch)}/{short(summary.epochs)}",

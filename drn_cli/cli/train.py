@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from drn_cli.cli import console
 from drn_cli.cli.launching import (
@@ -94,17 +93,21 @@ def train(
 ) -> None:
     """Train a network from a recipe."""
     from drn_cli.distributed.launch import leave
-    from drn_cli.training.resuming import Request
+    from drn_cli.recipe.loading import load_recipe
 
     overrides = overrides or []
     if resume is not None and recipe is not None and "=" in recipe:
         overrides, recipe = [recipe, *overrides], None  # of the run's own recipe
     if resume is None and recipe is None:
         raise typer.BadParameter("a recipe is needed; `drn recipes list` names the shipped ones")
-    request = Request(recipe, overrides, run_dir, resume, allow_changes)
     options = launch_options(
         gpus, nnodes, node_rank, rdzv_endpoint, rdzv_id, max_restarts, master_port
     )
+    if recipe is not None:
+        load_recipe(recipe, overrides)  # refuses mistakes before torch is imported
+    from drn_cli.training.resuming import Request
+
+    request = Request(recipe, overrides, run_dir, resume, allow_changes)
     if dry_run:
         raise typer.Exit(_show_plan(request, options, as_json))
     if should_launch(options):
@@ -137,7 +140,7 @@ def _show_plan(request: "Request", options: "LaunchOptions", as_json: bool) -> i
         waits = expected.text if expected else None
         console.emit_json({**plan.to_json(), "missing": obstacles, "start": start, "waits": waits})
         return 1 if obstacles else 0
-    typer.echo(f"# {beginning.name}\n{resolved_yaml(beginning.recipe)}")
+    console.echo(f"# {beginning.name}\n{resolved_yaml(beginning.recipe)}")
     table = console.table("plan", "")
     for name, text in [*plan.rows(), *([("going on from", start)] if start else [])]:
         table.add_row(name, text)
@@ -145,7 +148,7 @@ def _show_plan(request: "Request", options: "LaunchOptions", as_json: bool) -> i
     for oddity in plan.warnings:
         console.warn(oddity)
     for obstacle in obstacles:
-        console.out.print(f"[bold red]missing:[/] {escape(obstacle)}", soft_wrap=True)
+        console.out.print(console.styled(("missing:", "bold red"), f" {obstacle}"), soft_wrap=True)
     if not obstacles:
         console.out.print("nothing is missing; nothing was started")
     return 1 if obstacles else 0

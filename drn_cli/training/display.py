@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from rich.columns import Columns
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
 
+from drn_cli.formatting import Terminal
 from drn_cli.training.checkpoint import Progress
 from drn_cli.training.setup import Training
 from drn_cli.training.tasks import Validation
@@ -77,9 +78,7 @@ class Display:
     def __init__(self, training: Training, progress: Progress) -> None:
         self._training, self._silent = training, not training.group.first
         self._epochs = training.recipe.train.epochs
-        self._console = Console(
-            stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160
-        )
+        self._console = Terminal(stderr=True)
         self._bar: tqdm[Any] = tqdm(
             total=training.steps,
             initial=progress.steps,
@@ -145,10 +144,10 @@ class Display:
             self._console.print(table)
             if 0 < len(classes) <= MOST_CLASSES:
                 shown = [
-                    f"[dim]{name}[/] {'-' if iou is None else f'{100 * iou:.1f}'}"
+                    Text.assemble((name, "dim"), f" {'-' if iou is None else f'{100 * iou:.1f}'}")
                     for name, iou in classes.items()
                 ]
-                self._console.print(Columns(["[dim]IoU %[/]", *shown], padding=(0, 2)))
+                self._console.print(Columns([Text("IoU %", "dim"), *shown], padding=(0, 2)))
 
 
 # Scores as people call them, and their names in metrics.jsonl.

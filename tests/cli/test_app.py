@@ -1,4 +1,8 @@
+import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -77,15 +81,27 @@ def test_every_verb_has_examples(path):
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["nosuchverb"], ["train", "--no-such-option"], ["predict"], ["eval", "--gpus", "0"]],
-    ids=" ".join,
+    ("words", "code"),
+    [
+        (["nosuchverb"], 2),
+        (["train", "--no-such-option"], 2),
+        (["predict"], 2),
+        (["eval", "--gpus", "0"], 2),
+        (["train", "nosuchrecipe"], 1),
+        (["train", "demo", "train.nosuchkey=1"], 1),
+        (["train", "demo", "--nnodes", "x"], 1),
+        (["train", "--resume", "auto", "demo", "train.lr=x"], 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_usage_errors_end_with_2(drn, words):
-    done = drn(*words)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "Usage: " in done.stderr
+def test_what_the_command_line_gets_wrong_is_refused_before_torch_is_imported(drn, words, code):
+    done = type(drn)(drn.cwd, (sys.executable, "-c", LIGHT))(*words)
+    assert (done.returncode, done.stdout) == (code, "")
+    *lines, modules = done.stderr.splitlines()
     assert "Traceback" not in done.stderr
+    assert ("Usage: " in lines[0]) if code == 2 else len(lines) == 1
+    imported = {name.partition(".")[0] for name in modules.split()}
+    assert not imported & {"torch", "torchvision", "numpy"}
 
 
 def test_without_words_it_shows_the_help(drn):
@@ -115,26 +131,159 @@ def test_debug_reaches_the_processes(drn, trained, data_folder, tmp_path):
     assert "in read_network" in done.stderr
 
 
-def test_what_is_unexpected_is_told_in_a_line_too(drn):
-    script = (
-        "import sys; from drn_cli.cli import app, recipes; import drn_cli.recipe.loading as l\n"
-        "def broken(*_): raise ZeroDivisionError('first line\\nsecond line')\n"
-        "l.find_recipe = broken; sys.argv = ['drn', 'recipes', 'show', 'x']; app.main()"
-    )
-    done = type(drn)(drn.cwd, (sys.executable, "-c", script))()
-    assert done.returncode == 1
-    assert done.stderr == (
-        "error: unexpected: ZeroDivisionError: first line -> run again with --debug to see where\n"
-    )
+BROKEN = """
+import errno, os, sys
+from drn_cli.cli import app
+import drn_cli.recipe.loading as loading
+def broken(*_): raise {error}
+loading.find_recipe = broken
+sys.argv = ["drn", "recipes", "show", "x"]
+app.main()
+"""
 
 
-@pytest.mark.parametrize("verb", ["recipes list", "recipes schema", "--help"])
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            "ZeroDivisionError('first line\\nsecond line')",
+            "unexpected: ZeroDivisionError: first line -> run again with --debug to see where",
+        ),
+        (
+            "OSError(errno.EIO, 'Input/output error', 'a\\x1b.png')",
+            "a\\x1b.png: Input/output error -> the disk or the network file system failed; the kernel's "
+            "log (dmesg) may say why",
+        ),
+        (
+            "PermissionError(errno.EACCES, 'Permission denied', 'a')",
+            "a: Permission denied -> check its owner and permissions",
+        ),
+        (
+            "OSError(errno.ENAMETOOLONG, 'File name too long', 'a')",
+            "a: File name too long -> choose a shorter name",
+        ),
+        (
+            "OSError(errno.ELOOP, 'Too many levels of symbolic links', 'a')",
+            "a: Too many levels of symbolic links -> symbolic links lead round in a circle: remove "
+            "one",
+        ),
+        # A worker's pipe: not that of stdout, which would end without a word.
+        (
+            "BrokenPipeError(errno.EPIPE, 'Broken pipe')",
+            "unexpected: BrokenPipeError: [Errno 32] Broken pipe -> run again with --debug to see "
+            "where",
+        ),
+    ],
+    ids=lambda value: value.partition("(")[0],
+)
+def test_what_no_one_handled_is_a_line_with_a_remedy(drn, error, line):
+    done = type(drn)(drn.cwd, (sys.executable, "-c", BROKEN.format(error=error)))()
+    assert (done.returncode, done.stderr) == (1, f"error: {line}\n")
+
+
+@pytest.mark.parametrize("verb", ["recipes list", "recipes schema", "recipes show demo", "--help"])
 def test_a_closed_pipe_is_quiet(drn, tmp_path, verb):
     """The reader is gone before the first word, which `| head` alone would leave to chance."""
     running = drn.begin(*verb.split())
     assert running.stdout is not None and running.stderr is not None
     running.stdout.close()
     stderr = running.stderr.read()
-    assert running.wait(timeout=300) == 1
+    assert running.wait(timeout=300) == 141
     running.stderr.close()
     assert stderr == ""
+
+
+def in_shell(drn, command):
+    """Run a line of the shell in which `drn` is ours."""
+    script = f'drn() {{ "{sys.executable}" -m drn_cli "$@"; }}; {command}'
+    return type(drn)(drn.cwd, ("bash", "-c", script))()
+
+
+@pytest.mark.parametrize("verb", ["recipes list", "recipes schema", "recipes show demo", "--help"])
+def test_a_full_disk_below_stdout_is_a_line(drn, verb):
+    done = in_shell(drn, f"drn {verb} > /dev/full")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: stdout: No space left on device -> free space on that disk, or choose another "
+        "folder\n",
+    )
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", "2>&-"])
+def test_streams_that_are_closed_are_no_failure(drn, closed):
+    done = in_shell(drn, f"drn recipes list {closed}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8:strict"])
+def test_a_terminal_of_another_encoding_loses_no_message(drn, encoding):
+    drn.cwd.joinpath("名\u202e.yaml").write_text("task: 名\n")
+    done = in_shell(drn, f"PYTHONIOENCODING={encoding} drn recipes check *.yaml")
+    assert done.returncode == 1
+    assert "task: should be classification or segmentation, got " in done.stderr
+    assert ("名" if "utf" in encoding else r"\u540d") in done.stderr
+    assert "\u202e" not in done.stderr
+
+
+HOSTILE = "e\x1b[31m\rl\x9b2J\u202e:smile:[bold]x[/y]"
+SHOWN = r"e\x1b[31m\rl\x9b2J\u202e:smile:[bold]x[/y]"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval", HOSTILE],
+        ["recipes", "show", f"{HOSTILE}.yaml"],
+        ["train", "demo", f"train.lr={HOSTILE}"],
+        [HOSTILE],
+        ["models", HOSTILE],
+        ["train", f"--{HOSTILE}"],
+        ["eval", "--gpus", HOSTILE],
+    ],
+    ids=["run", "recipe", "override", "verb", "verb of a group", "option", "value"],
+)
+def test_names_do_not_act_on_the_terminal(drn, words):
+    done = drn(*words)
+    assert done.returncode in (1, 2)
+    shown = "".join(line.strip(" │") for line in done.stderr.splitlines())
+    assert SHOWN.replace(" ", "") in shown.replace(" ", "")
+    assert not set(done.stderr) & {"\x1b", "\r", "\x9b", "\u202e"}
+
+
+def test_names_in_tables_and_json_are_what_they_are(drn, tmp_path):
+    folder = tmp_path / "runs" / f"a\n{HOSTILE.replace('/', '')}"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("no JSON\n")
+    done = drn("runs")
+    assert rf"a\n{SHOWN.replace('/', '')}" in done.stdout
+    as_json = drn("runs", "--json")
+    for text in (done.stdout, done.stderr, as_json.stdout):
+        assert not set(text) & {"\x1b", "\r", "\x9b", "\u202e"}
+    [run] = json.loads(as_json.stdout)
+    assert folder.name in run["run"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run something as another user")
+def test_a_user_without_a_home_and_a_name(drn):
+    """As in a container that runs with `--user 54321`."""
+    open_to_all = {"DRN_CACHE": "", "XDG_CACHE_HOME": "", "PATH": os.environ["PATH"]}
+
+    def run(**variables):
+        return subprocess.run(
+            [sys.executable, "-m", "drn_cli", "models", "fetch", "drn_d_22"],
+            user=54321,
+            cwd="/",
+            env=open_to_all | {"PYTHONPATH": str(Path(drn_cli.__file__).parents[1])} | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = run()
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: ~/.cache/drn: no home folder is known for ~ -> set DRN_CACHE to a folder for "
+        "weights, or set HOME\n",
+    )
+    done = run(DRN_CACHE="/proc/nowhere")
+    assert "error: /proc/nowhere/weights: cannot be written" in done.stderr

@@ -220,4 +220,4 @@ def _tell(
 ) -> None:
     output.segmentation(scores, class_set, {"protocol": protocol.to_json(scores)}, show)
     if not output.as_json:
-        console.out.print(protocol.text(scores), markup=False)
+        console.out.print(protocol.text(scores))

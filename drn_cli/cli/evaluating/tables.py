@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
 from drn_cli.cli import console
 
 if TYPE_CHECKING:
@@ -23,14 +21,14 @@ def print_segmentation(scores: "Scores", class_set: "ClassSet", worst: int) -> N
     for name, iou, labelled in zip(
         class_set.names, scores.iou, scores.matrix.sum(axis=1).tolist(), strict=True
     ):
-        table.add_row(escape(name), _per_cent(iou), f"{labelled:,}")
+        table.add_row(name, _per_cent(iou), f"{labelled:,}")
     categories = scores.categories(class_set)
     if categories:
         table.add_section()
     for name, iou in categories.items():
         table.add_row(f"category {name}", _per_cent(iou), "")
     table.add_section()
-    table.add_row("[bold]mIoU[/]", f"[bold]{100 * scores.miou:.2f}[/]", "")
+    table.add_row("mIoU", f"{100 * scores.miou:.2f}", "", style="bold")
     for name, value in (
         ("pixel accuracy", scores.pixel_accuracy),
         ("mean accuracy", scores.mean_accuracy),
@@ -48,7 +46,7 @@ def print_segmentation(scores: "Scores", class_set: "ClassSet", worst: int) -> N
         numbers = ("mIoU %", "accuracy %")
         table = console.table("worst pictures", *numbers, right=numbers, fold=True)
         for one in lowest:
-            table.add_row(escape(one.image), _per_cent(one.miou), _per_cent(one.pixel_accuracy))
+            table.add_row(one.image, _per_cent(one.miou), _per_cent(one.pixel_accuracy))
         console.out.print(table)
 
 
@@ -96,7 +94,7 @@ def print_classification(scores: "TopScores", names: Sequence[str], worst: int) 
         )
         for one in furthest:
             cells = (one.image, names[one.target], names[one.best[0]], str(one.rank))
-            table.add_row(*map(escape, cells))
+            table.add_row(*cells)
         console.out.print(table)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.markup import escape
 
 from drn_cli.cli import console
 from drn_cli.cli.localizing.evaluation import Asked, class_numbers
@@ -200,9 +199,7 @@ def _print(rows: Sequence[tuple[str, str, float, float | None, list[float] | Non
     table = console.table("picture", "class", *numbers, "box", right=numbers, fold=True)
     for image, name, share, limit, box in rows:
         corners = "none" if box is None else " ".join(f"{number:.0f}" for number in box)
-        table.add_row(
-            escape(image), escape(name), f"{100 * share:.1f} %", _in_words(limit), corners
-        )
+        table.add_row(image, name, f"{100 * share:.1f} %", _in_words(limit), corners)
     console.out.print(table)
 
 

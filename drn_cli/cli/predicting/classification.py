@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.markup import escape
 
 from drn_cli.cli import console
 from drn_cli.cli.pictures import in_order, read_picture, results_of
@@ -201,5 +200,5 @@ def _print(found: Sequence[dict[str, Any]]) -> None:
     table = console.table("picture", *places, fold=True)
     for entry in found:
         cells = (f"{one['class']} {100 * one['probability']:.1f} %" for one in entry["classes"])
-        table.add_row(escape(entry["image"]), *map(escape, cells))
+        table.add_row(entry["image"], *cells)
     console.out.print(table)
