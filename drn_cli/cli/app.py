@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -34,7 +34,7 @@ from drn_cli.errors import DrnError, FaultError, explained
 from drn_cli.formatting import visible
 
 # What typer raises for words it does not understand; each release has it in another place.
-UsageError = typer.BadParameter.__base__ or typer.BadParameter
+UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 
 
 class _Verbs(TyperGroup):

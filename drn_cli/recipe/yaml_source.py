@@ -99,8 +99,6 @@ def show(value: Any) -> str:
         return "nothing (null)"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int) and value.bit_length() > 200:
-        return "a number of more than 60 digits"
     return shorten(repr(value) if isinstance(value, str) else str(value))
 
 
@@ -192,7 +190,10 @@ class _Reader:
 
     def _scalar(self, node: yaml.Node) -> Any:
         try:
-            return self.loader.construct_object(node, deep=True)
+            value = self.loader.construct_object(node, deep=True)
+            if isinstance(value, int) and value.bit_length() > 63:
+                raise ValueError("more than a 64-bit integer")
+            return value
         except ValueError as error:  # 2024-02-31 looks like a date, and is none
             raise DrnError(
                 f"{self._at(node)}: {show(node.value)} cannot be read", "put text in quotes"
