@@ -1,6 +1,5 @@
 """OpenVINO's files, an .xml with its .bin beside it."""
 
-import json
 import threading
 from collections.abc import Mapping
 from functools import lru_cache
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from drn_cli.errors import DrnError
+from drn_cli.files import parse_json
 from drn_cli.inference.exported.network import Output, Run, Start
 from drn_cli.inference.exported.runtime import damaged, need
 
@@ -34,7 +34,9 @@ def open_openvino(path: Path) -> tuple[Mapping[str, str], str, Start]:
         raise
     except Exception as error:  # its errors have no class of their own
         raise damaged(path, error) from error
-    told = json.loads(model.get_rt_info([TOLD]).value) if model.has_rt_info([TOLD]) else {}
+    told = {}
+    if model.has_rt_info([TOLD]):
+        told = parse_json(model.get_rt_info([TOLD]).value, f"{path}: metadata {TOLD}")
 
     def start(_: torch.device, threads: int, at_once: int) -> Run:
         settings = {
