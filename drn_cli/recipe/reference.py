@@ -28,6 +28,7 @@ train:
 * **`extends`** names a shipped recipe, or a file by its path from this one. What the two say is put
   together key by key; a list replaces the other list. The bases `_camvid`, `_cityscapes` and
   `_imagenet` hold what the recipes of a data set share, and name no network.
+  At most 16 recipes extend one another; a recipe is a regular file of at most 256 KiB.
 * **On the command line**, `KEY=VALUE` replaces what a recipe says, with the sections in the key and
   a value as in YAML: `train.lr=0.005`, `eval.scales=[0.5,1,1.5]`, `model.weights=null`. Of several
   for one key the last counts.
