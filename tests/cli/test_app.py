@@ -152,8 +152,8 @@ app.main()
         ),
         (
             "OSError(errno.EIO, 'Input/output error', 'a\\x1b.png')",
-            "a\\x1b.png: Input/output error -> the disk or the network file system failed; the kernel's "
-            "log (dmesg) may say why",
+            "a\\x1b.png: Input/output error -> the disk or the network file system failed; the "
+            "kernel's log (dmesg) may say why",
         ),
         (
             "PermissionError(errno.EACCES, 'Permission denied', 'a')",
