@@ -10,7 +10,7 @@ import typer
 
 from drn_cli.cli import console
 from drn_cli.cli.evaluating.output import Output, lacking, warn_of_part
-from drn_cli.cli.source import Look
+from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
                 predictor.normalization,
             )
             protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, seen)
-            _tell(scores, predictor.class_set, protocol, folders, output, show)
+            about = describe(source, network, predictor)
+            _tell(scores, predictor.class_set, protocol, folders, output, show, about)
     if scores.failed:
         raise typer.Exit(1)
 
@@ -192,7 +193,7 @@ def score_predictions(
 
         if group.first:
             protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, predicted)
-            _tell(scores, class_set, protocol, folders, output, show)
+            _tell(scores, class_set, protocol, folders, output, show, {})
     if scores.failed:
         raise typer.Exit(1)
 
@@ -256,9 +257,11 @@ def _tell(
     folders: Folders,
     output: Output,
     show: "Callable[[int], SegmentedPicture]",
+    about: dict[str, Any],
 ) -> None:
-    about = folders.to_json(protocol.pairs, scores) | {"protocol": protocol.to_json(scores)}
+    part = folders.to_json(protocol.pairs, scores)
     folders.warn(protocol.pairs, scores)
-    output.segmentation(scores, class_set, about, show)
+    told = about | part | {"protocol": protocol.to_json(scores)}
+    output.segmentation(scores, class_set, told, show)
     if not output.as_json:
         console.out.print(protocol.text(scores))

@@ -78,7 +78,8 @@ def test_drawn_pictures_against_labels(evaluate, trained, drawn, words, size):
     assert (told["images"], told["labels"], told["pairs"]) == ("drawn", "truth", 5)
     assert "pictures: stem + _drawn" in told["paired_by"]
     assert (told["label_ids"], told["scales"], told["precision"]) == ("class-ids", [1.0], "float32")
-    assert told["weights"] == str(best_of(trained))
+    assert told["weights"] == found["checkpoint"] == str(best_of(trained))
+    assert (found["run"], found["verified"]) == (str(trained.folder), True)
     assert told["weights_sha256"] == hashlib.sha256(best_of(trained).read_bytes()).hexdigest()
 
 
