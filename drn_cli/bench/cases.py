@@ -28,7 +28,7 @@ class Size(NamedTuple):
     width: int
 
     def __str__(self) -> str:
-        return f"{self.height}x{self.width}"
+        return f"{self.width}x{self.height}"
 
 
 # What a network sees where neither an option nor a run says so.

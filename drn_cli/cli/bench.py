@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.sizes import parse_size
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ EPILOG = """[bold]Examples[/]
 
   drn bench drn_d_22
 
-  drn bench drn_d_105 --size 1024x2048 --precision fp32,bf16 --compile
+  drn bench drn_d_105 --size 2048x1024 --precision fp32,bf16 --compile
 
   drn bench runs/trial --what forward,predict,multi-scale,train,input --out today.json
 
@@ -77,10 +78,8 @@ def _count(word: str) -> int:
 
 
 def _size(word: str) -> tuple[int, int]:
-    sides = word.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise typer.BadParameter(f"{word!r}: HEIGHTxWIDTH or a square's side, as 512x1024,224")
-    return int(sides[0]), int(sides[-1])
+    width, height = parse_size(f"{word}x{word}" if word.isdecimal() else word)
+    return height, width
 
 
 def bench(
@@ -111,8 +110,9 @@ def bench(
         Any,  # tuple[tuple[int, int], ...] | None
         typer.Option(
             parser=_list_of(_size),
-            metavar="HxW,...",
-            help="Height and width in pixels; by default 512x1024 for segmenters, the crop or 224 "
+            metavar="WxH,...",
+            help="Width and height in pixels, or a square's side, as 1920x1080,224; by default "
+            "1024x512 for segmenters, the crop or 224 "
             "for classifiers, and to train with, the run's crop or 512 and 224.",
         ),
     ] = None,
@@ -240,7 +240,7 @@ def _print(document: dict[str, Any], machine: "Machine") -> None:
     numbers += ["earlier ms", "speed"] if compared else []
     table = console.table("what", "how", "size", *numbers, right=tuple(numbers))
     for row in document["results"]:
-        table.add_row(row["what"], _how(row), f"{row['height']}x{row['width']}", *_numbers(row))
+        table.add_row(row["what"], _how(row), f"{row['width']}x{row['height']}", *_numbers(row))
     console.out.print(table)
     for row in document["results"]:
         if row["failure"] is not None:

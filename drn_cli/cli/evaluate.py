@@ -10,6 +10,7 @@ from drn_cli.cli.evaluating.folders import Folders, Ids, score_folder, score_pre
 from drn_cli.cli.evaluating.output import Output
 from drn_cli.cli.launching import Gpus
 from drn_cli.cli.pictures import MaxPixels
+from drn_cli.cli.sizes import parse_size
 from drn_cli.cli.source import (
     Compile,
     Flip,
@@ -30,7 +31,7 @@ from drn_cli.cli.source import (
 
 EPILOG = """[bold]Examples[/]
 
-  drn eval                                         the newest run that has a best network
+  drn eval                                         the newest run, on its validation pictures
 
   drn eval runs/drn_d_22_camvid/2026-01-31_12-00-00 --ms --csv pictures.csv --report eval.html
 
@@ -49,10 +50,7 @@ FOLDERS = "Pictures and labels in folders"
 def _size(text: str) -> Any:
     if text in ("label", "none"):
         return text
-    words = text.lower().split("x")
-    if len(words) == 2 and all(word.isdigit() and int(word) > 0 for word in words):
-        return int(words[0]), int(words[1])
-    raise typer.BadParameter(f"{text!r}: label, none, or a size as 512x256")
+    return parse_size(text)
 
 
 def evaluate(
@@ -122,9 +120,7 @@ def evaluate(
     partial: Annotated[
         bool,
         typer.Option(
-            "--partial",
-            help="Score a part: leave out files without a counterpart, and those that fail.",
-            rich_help_panel=FOLDERS,
+            "--partial", help="Leave out pictures without a label.", rich_help_panel=FOLDERS
         ),
     ] = False,
     multi_scale: MultiScale = False,

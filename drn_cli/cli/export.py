@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.sizes import METAVAR, parse_size
 from drn_cli.cli.source import Mean, Stats, Std, announce
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ EPILOG = """[bold]Examples[/]
 
   drn export best.safetensors --format openvino --int8 --calibration photos/
 
-  drn export best.safetensors --format pt2 --half --size 1024x2048
+  drn export best.safetensors --format pt2 --half --size 2048x1024
 
   drn export best.safetensors --format fyu --out for_the_original_code.pth
 
@@ -31,13 +32,6 @@ the file, FILE.parity.json. `drn predict` and `drn eval` take .onnx, .xml and .p
 """
 
 GRAPH = "Input and output (onnx, pt2, openvino)"
-
-
-def _size(text: str) -> Any:
-    words = text.lower().split("x")
-    if len(words) == 2 and all(word.isdigit() and int(word) > 0 for word in words):
-        return int(words[0]), int(words[1])
-    raise typer.BadParameter(f"{text!r}: height and width, as 512x1024")
 
 
 def export(
@@ -74,9 +68,9 @@ def export(
     size: Annotated[
         Any,
         typer.Option(
-            parser=_size,
-            metavar="HxW",
-            help="Take this height and width only; by default any.",
+            parser=parse_size,
+            metavar=METAVAR,
+            help="Take this width and height only, as 1920x1080; by default any.",
             rich_help_panel=GRAPH,
         ),
     ] = None,
@@ -130,7 +124,7 @@ def export(
         argmax=argmax,
         normalize=normalize,
         precision="float16" if half else "int8" if int8 else "float32",
-        size=size,
+        size=None if size is None else size[::-1],  # inside, height comes first
     )
     if out is not None and out.suffix != ENDINGS[format_]:
         raise typer.BadParameter(f"--out {out}: should end with {ENDINGS[format_]}")

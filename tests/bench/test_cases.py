@@ -100,7 +100,7 @@ def test_refuses_what_cannot_be(segmenter: Subject, classifier: Subject, recipe_
     with pytest.raises(DrnError, match="multi-scale: is for segmenters"):
         rows(classifier, whats=("multi-scale",))
     oblong = (Size(32, 32), Size(32, 64))
-    with pytest.raises(DrnError, match=r"--size 32x64: crops are square.*--size 32"):
+    with pytest.raises(DrnError, match=r"--size 64x32: crops are square.*--size 32"):
         rows(segmenter, whats=("forward", "input"), sizes=oblong)
     assert rows(segmenter, whats=("forward", "predict", "train"), sizes=oblong)
     with pytest.raises(DrnError, match="crops are square"):

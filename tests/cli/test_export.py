@@ -113,7 +113,7 @@ def test_what_is_there_is_replaced_with_force_alone(here: Drn, exports: Exports)
 def test_options_arrive(here: Drn, exports: Exports, asked: list[Any]) -> None:
     run = exports.run()
     here("export", run)
-    words = ("--argmax", "--normalize", "--half", "--size", "48X64", "--out", "deep/a.pt2")
+    words = ("--argmax", "--normalize", "--half", "--size", "64X48", "--out", "deep/a.pt2")
     here("export", run, "--format", "pt2", *words, "--pictures", "a", "--pictures", "b")
     words = ("--int8", "--calibration", "c", "--licence", "MIT", "--force")
     here("export", run, "--format", "openvino", *words)
@@ -135,9 +135,9 @@ def test_options_arrive(here: Drn, exports: Exports, asked: list[Any]) -> None:
         (["--calibration", "photos"], "--calibration goes with --int8"),
         (["--out", "net.pt2"], "--out net.pt2: should end with .onnx"),
         (["--format", "openvino", "--out", "net.bin"], "should end with .xml"),
-        (["--size", "48"], "'48': height and width, as 512x1024"),
-        (["--size", "0x64"], "'0x64': height and width"),
-        (["--size", "48x64x3"], "height and width"),
+        (["--size", "48"], "'48': should be WxH, width and height in pixels, as 1920x1080"),
+        (["--size", "0x64"], "'0x64': should be WxH"),
+        (["--size", "48x64x3"], "should be WxH"),
         (["--format", "tflite"], "'tflite'"),
     ],
 )

@@ -1,12 +1,12 @@
 """`drn data prepare scenes`."""
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from drn_cli.cli.prepare.common import AsJson, progress_bar, report
+from drn_cli.cli.sizes import METAVAR, parse_size
 
 EPILOG = """[bold]Examples[/]
 
@@ -21,20 +21,14 @@ give the same files; a second run does nothing.
 """
 
 
-def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
-    if not found:
-        raise typer.BadParameter(f"{text!r}: should be WxH, width and height in pixels, as 512x256")
-    return int(found[1]), int(found[2])
-
-
 def scenes(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Data folder to make.")],
     train: Annotated[int, typer.Option(help="Pictures to train on.")] = 48,
     val: Annotated[int, typer.Option(help="Pictures to evaluate on.")] = 12,
     test: Annotated[int, typer.Option(help="Pictures without labels.")] = 4,
     size: Annotated[
-        str, typer.Option(metavar="WxH", help="Width and height of the images in pixels.")
+        str,
+        typer.Option(metavar=METAVAR, help="Width and height of the images in pixels, as 512x256."),
     ] = "256x128",
     seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
     as_json: AsJson = False,
@@ -42,7 +36,7 @@ def scenes(
     """Street scenes drawn with their labels, at any size and number: for trials and benchmarks."""
     from drn_cli.data.prepare.scenes import make_scenes
 
-    width, height = _size(size)
+    width, height = parse_size(size)
     with progress_bar() as progress:
         made = make_scenes(
             out,
