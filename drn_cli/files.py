@@ -6,6 +6,7 @@ link, `open_lock` and `open_append` refuse it.
 
 import csv
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -281,18 +282,109 @@ def _parse(text: str, where: str, *, lines: bool) -> Any:
 def move_together(scratch: Path, names: Sequence[str], folder: Path) -> list[Path]:
     """Move finished files that belong together to another folder of the same disk, in this order.
 
-    Older ones of these names go first, so that nobody ever finds a new one beside an old one.
+    A process that is killed meanwhile leaves the old files or the new ones, or some of both and a
+    hidden journal beside the last of them, with which `restore_together` brings the old ones back.
 
     Raises:
-        DrnError: The folder cannot be written.
+        DrnError: The folder cannot be written, or another process is replacing these files.
     """
+    places = [folder / name for name in names]
+    restore_together(places[-1])
+    journal = _journal(places[-1])
     try:
         for name in names:
-            (folder / name).unlink(missing_ok=True)
-        for name in names:
-            with (scratch / name).open("rb") as file:
-                os.fsync(file.fileno())
-            (scratch / name).replace(folder / name)
+            _sync(scratch / name)
+        with _locked(journal) as opened:
+            for place in places:
+                _backup(place).unlink(missing_ok=True)
+            old = [place.name for place in places if _keep(place)]
+            sync_folder(folder)
+            opened.write(json.dumps({"files": list(names), "old": old}).encode())
+            os.fsync(opened.fileno())
+            sync_folder(folder)
+            for place in places:
+                (scratch / place.name).replace(place)
+            sync_folder(folder)
+            journal.unlink()
+        sync_folder(folder)
+        for place in places:
+            _backup(place).unlink(missing_ok=True)
     except OSError as error:
+        with suppress(DrnError):
+            restore_together(places[-1])
         raise DrnError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    return [folder / name for name in names]
+    return places
+
+
+def restore_together(last: Path) -> bool:
+    """Bring back the old files if a `move_together` was killed before all new ones were in place.
+
+    Args:
+        last: The last of the files.
+
+    Returns:
+        Whether there was such a thing to do.
+
+    Raises:
+        DrnError: The folder cannot be written, or another process is replacing these files.
+    """
+    journal = _journal(last)
+    if not journal.is_file():
+        return False
+    try:
+        with _locked(journal) as opened:
+            if not os.fstat(opened.fileno()).st_nlink:  # finished since it was looked for
+                return False
+            content = opened.read()
+            try:
+                moved = json.loads(content)
+                names, old = list(map(str, moved["files"])), set(map(str, moved["old"]))
+            except (ValueError, KeyError, TypeError):  # killed while it was written: nothing moved
+                names = []
+            for place in (last.with_name(name) for name in names if Path(name).name == name):
+                if place.name not in old:
+                    place.unlink(missing_ok=True)
+                elif _backup(place).exists():
+                    _backup(place).replace(place)
+            sync_folder(last.parent)
+            journal.unlink(missing_ok=True)
+    except OSError as error:
+        raise DrnError(
+            f"{last}: half replaced, and cannot be restored: {error.strerror or error}"
+        ) from error
+    return bool(names)
+
+
+def _journal(last: Path) -> Path:
+    return hidden_beside(last, "replacing")
+
+
+def _backup(path: Path) -> Path:
+    return hidden_beside(path, "old")
+
+
+def _keep(path: Path) -> bool:
+    """Keep an existing file under its backup's name too."""
+    if not path.is_symlink() and not path.exists():
+        return False
+    try:
+        os.link(path, _backup(path), follow_symlinks=False)
+    except OSError:  # a file system without links
+        shutil.copy2(path, _backup(path), follow_symlinks=False)
+        _sync(_backup(path))
+    return True
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[IO[bytes]]:
+    with open_lock(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DrnError(f"{path.parent}: another process is replacing these files") from error
+        yield file

@@ -1,5 +1,6 @@
 import csv
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from drn_cli.files import (
     open_lock,
     parse_json,
     read_json,
+    restore_together,
     write_csv,
     write_json,
     write_text,
@@ -300,34 +302,65 @@ def test_files_that_belong_together_are_moved_in_order(tmp_path: Path) -> None:
     assert names(scratch) == ["c"]
 
 
-def test_nobody_finds_a_new_file_beside_an_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from drn_cli.files import move_together
+left = int(sys.argv[2])
+def count(event, _):
+    global left
+    if event in ("os.rename", "os.link", "os.remove", "os.chmod"):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(count)
+folder = Path(sys.argv[1])
+move_together(folder / "scratch", ["a.bin", "a.json", "a.xml"], folder / "out")
+"""
+
+
+@pytest.mark.parametrize("old", [(), ("a.bin", "a.xml"), ("a.bin", "a.json", "a.xml")])
+def test_a_process_killed_between_two_calls_leaves_the_old_files_or_the_new_ones(
+    tmp_path: Path, old: tuple[str, ...]
 ) -> None:
-    scratch, folder = tmp_path / "scratch", tmp_path / "folder"
-    for where, word in ((scratch, "new"), (folder, "old")):
-        where.mkdir()
-        for name in ("a", "b"):
-            (where / name).write_text(word)
-    seen: list[set[str]] = []
-    real = Path.replace
+    whole = {"a.bin", "a.json", "a.xml"}
+    outcomes = []
+    for calls in range(100):
+        folder = tmp_path / str(calls)
+        for name in ("scratch", "out"):
+            (folder / name).mkdir(parents=True)
+        for name in whole:
+            (folder / "scratch" / name).write_text("new")
+        for name in old:
+            (folder / "out" / name).write_text("old")
+        done = subprocess.run([sys.executable, "-c", KILLED, folder, str(calls)], check=False)
+        restored = restore_together(folder / "out" / "a.xml")
+        found = {p.name: p.read_text() for p in (folder / "out").iterdir() if p.name[0] != "."}
+        assert found in (dict.fromkeys(old, "old"), dict.fromkeys(whole, "new")), calls
+        assert not restore_together(folder / "out" / "a.xml")
+        outcomes.append((restored, found == dict.fromkeys(whole, "new")))
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+    assert {(False, False), (True, False), (False, True)} <= set(outcomes)
+    assert outcomes[-1] == (False, True)
+    assert set(names(folder / "out")) == whole  # neither journal nor backups
 
-    def replace(path: Path, target: Path) -> Path:
-        seen.append({each.read_text() for each in folder.iterdir()})
-        return real(path, target)
-
-    monkeypatch.setattr(Path, "replace", replace)
-    move_together(scratch, ["a", "b"], folder)
-    assert seen == [set(), {"new"}]
+    for name in whole:  # the next run clears what a killed one left
+        (tmp_path / "1" / "scratch" / name).write_text("newer")
+    move_together(tmp_path / "1" / "scratch", ["a.bin", "a.json", "a.xml"], tmp_path / "1" / "out")
+    assert set(names(tmp_path / "1" / "out")) == whole
 
 
 def test_files_that_cannot_be_moved_are_told(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("new")
-    with pytest.raises(DrnError, match="nowhere: cannot be written: No such file"):
+    with pytest.raises(DrnError, match=r"nowhere.*: cannot be written: No such file"):
         move_together(tmp_path, ["a"], tmp_path / "nowhere")
     (tmp_path / "folder" / "a").mkdir(parents=True)
     with pytest.raises(DrnError, match="folder: cannot be written: "):
         move_together(tmp_path, ["a"], tmp_path / "folder")
     assert (tmp_path / "a").read_text() == "new"
+    assert names(tmp_path / "folder") == ["a"]
 
 
 @pytest.mark.parametrize(
