@@ -10,6 +10,7 @@ from torch import Tensor
 
 from drn_cli.data.batches import normalise
 from drn_cli.data.folders import Statistics
+from drn_cli.errors import DrnError
 from drn_cli.export.form import Precision
 from drn_cli.export.probes import Probe
 from drn_cli.inference.exported.network import AS_PIXELS, ExportedNetwork
@@ -122,6 +123,20 @@ def _outputs(logits: Tensor, scores: Tensor) -> dict[str, Tensor]:
     return {"logits": logits, "scores": scores, "classes": logits.max(1).indices}
 
 
+def _check_finite(outputs: Mapping[str, Tensor], probe: Probe, network: str) -> None:
+    for output in outputs.values():
+        if not output.is_floating_point():
+            continue
+        finite = output.isfinite().flatten(1).all(1)
+        if not finite.all():
+            name = probe.names[int(finite.long().argmin())]
+            raise DrnError(
+                f"{name}: not finite: the scores of {network}",
+                "there are classes for finite scores alone: check the checkpoint, or export it "
+                "without --half",
+            )
+
+
 @torch.inference_mode()
 def compare(
     original: TrainedNetwork,
@@ -138,12 +153,17 @@ def compare(
         statistics: What pixels are normalised with.
         precision: What the exported one computes in.
         probes: The inputs.
+
+    Raises:
+        DrnError: Scores of either are NaN or infinite; it names the image.
     """
     right, other = answering(original, statistics), answering(exported, statistics)
     comparisons = []
     for probe in probes:
         pixels = torch.from_numpy(probe.pixels)
         expected, given = right(pixels), other(pixels)
+        _check_finite(expected, probe, f"the network, {original.path}")
+        _check_finite(given, probe, f"the exported network, in {exported.runtime}")
         apart = [
             (given[name] - expected[name]).abs().max()
             for name in ("logits", "scores")

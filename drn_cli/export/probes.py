@@ -32,19 +32,22 @@ class Probe:
         kind: What they are, in words.
         real: Whether they are pictures of something.
         pixels: uint8 `(N, H, W, 3)`.
+        names: What messages call each image.
     """
 
     kind: str
     real: bool
     pixels: Pixels
+    names: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Pictures, and where they are from, in words."""
+    """Images, where they are from, in words, and what messages call each."""
 
     kind: str
     images: list[Pixels]
+    names: list[str]
 
 
 def find_examples(
@@ -68,8 +71,9 @@ def find_examples(
             return None
         kind = f"{split} pictures of the run"
     step = max(1, len(paths) // count)
-    images = [read_image(path) for path in paths[::step][:count]]
-    return Pictures(kind, images) if images else None
+    paths = paths[::step][:count]
+    images = [read_image(path) for path in paths]
+    return Pictures(kind, images, [str(path) for path in paths]) if images else None
 
 
 def _of_run(source: Source, split: Split) -> list[Path]:
@@ -92,14 +96,15 @@ def make_probes(examples: Pictures | None, form: Form, seed: int = 0) -> list[Pr
     """
     if examples is None:
         drawn = [draw_scene(number, 320, 240)[0] for number in range(DRAWN)]
-        examples = Pictures("drawn street scenes", drawn)
+        names = [f"drawn street scene {number}" for number in range(DRAWN)]
+        examples = Pictures("drawn street scenes", drawn, names)
     random = np.random.default_rng(seed)
     probes = []
     for count, size in enumerate((form.size,) if form.size else SIZES, start=1):
         pixels = np.stack([resized_image(image, *size) for image in examples.images])
-        probes.append(Probe(examples.kind, True, pixels))
+        probes.append(Probe(examples.kind, True, pixels, examples.names))
         noise = random.integers(0, 256, (count, *size, 3), np.uint8)
-        probes.append(Probe("random pixels", False, noise))
+        probes.append(Probe("random pixels", False, noise, ["random pixels"] * count))
     return probes
 
 

@@ -23,7 +23,10 @@ def of_run(recipe_file: Path) -> Source:
 
 
 def test_two_sizes_that_were_not_traced_each_with_pictures_and_noise() -> None:
-    found = make_probes(Pictures("photographs", [noise(30, 50), noise(90, 60)]), Form(format="pt2"))
+    found = make_probes(
+        Pictures("photographs", [noise(30, 50), noise(90, 60)], ["a.png", "b.png"]),
+        Form(format="pt2"),
+    )
     assert [(probe.kind, probe.real) for probe in found] == [
         ("photographs", True),
         ("random pixels", False),
