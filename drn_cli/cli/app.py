@@ -140,10 +140,8 @@ def main() -> None:
         app(prog_name="drn")
     except SystemExit as end:
         code = end.code
-    except BaseException as error:
-        # What the Rust part of safetensors raises, as without memory, is no Exception.
-        ours = isinstance(error, Exception) or type(error).__name__ == "PanicException"
-        if debug or not ours:
+    except Exception as error:
+        if debug:
             raise
         told = explained(error)
         _tell(told)

@@ -13,10 +13,12 @@ from drn_cli.export.form import ENDINGS, WEIGHTS_ALONE, Form
 from drn_cli.export.int8 import inputs_of, quantise_onnx
 from drn_cli.export.parity import Parity, compare
 from drn_cli.export.probes import find_examples, make_probes, shrunk
-from drn_cli.files import move_together, sha256, write_json
+from drn_cli.files import move_together, restore_together, sha256, write_json
+from drn_cli.inference.exported.sealing import seal_onnx, seal_openvino
 from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.opening import TrainedNetwork, open_network, read_network
 from drn_cli.inference.source import Source
+from drn_cli.networks.metadata import check_metadata
 
 PICTURES, PICTURES_FOR_INT8 = 2, 8  # that are compared, of each size
 CALIBRATING = 30  # pictures that the ranges of whole numbers are taken from
@@ -72,12 +74,14 @@ def export(
     form.check(network.task)
     out = out or Path(network.arch + ENDINGS[form.format])
     report = out.with_name(out.name + REPORT)
+    restore_together(out)
     if not force:
         _check_absent(out, report, *([out.with_suffix(".bin")] * (form.format == "openvino")))
     count = PICTURES if form.precision != "int8" else PICTURES_FOR_INT8
     probes = make_probes(find_examples(pictures, source, "val", count), form)
     calibrating = _calibrating(source, calibration) if form.precision == "int8" else []
     strings, statistics = describe(network, source, form, licence, given)
+    check_metadata(strings, out)  # what cannot be read back is not written
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
@@ -87,7 +91,10 @@ def export(
         folder = Path(name)
         made = folder / out.name
         tell(f"writing {out.name}")
-        _write(made, network, statistics, form, strings, calibrating)
+        try:
+            _write(made, network, statistics, form, strings, calibrating)
+        except OSError as error:
+            raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
         tell("comparing it with PyTorch")
         parity = compare(network, open_network(made), statistics, form.precision, probes)
         if not parity.passed:
@@ -146,9 +153,11 @@ def _write(
         from drn_cli.export.openvino import write_openvino
 
         write_openvino(path, program, form.outputs, strings, half=half, calibrating=inputs)
+        seal_openvino(path)
     else:
         from drn_cli.export.onnx import write_onnx
 
         write_onnx(path, program, form.outputs, strings)
         if inputs:
             quantise_onnx(path, inputs)
+        seal_onnx(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from drn_cli.errors import DrnError
 from drn_cli.export.int8 import Input, quantise_openvino
 from drn_cli.inference.exported.network import INPUT
 from drn_cli.inference.exported.openvino import TOLD
@@ -45,4 +46,9 @@ def write_openvino(
     if calibrating:
         model = quantise_openvino(model, calibrating)
     model.set_rt_info(json.dumps(told), [TOLD])
-    openvino.save_model(model, path, compress_to_fp16=half)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=half)
+    except RuntimeError as error:  # it does not say why
+        raise DrnError(
+            f"{path.name}: cannot be written by OpenVINO", "look whether the disk is full"
+        ) from error

@@ -1,5 +1,6 @@
 """A network as a program: what is traced for every format that has a computation in it."""
 
+import io
 import json
 import warnings
 from collections.abc import Mapping
@@ -78,4 +79,6 @@ def write_program(
     path: Path, program: torch.export.ExportedProgram, told: Mapping[str, str]
 ) -> None:
     """Write a program of torch.export, with what it says of itself."""
-    torch.export.save(program, path, extra_files={TOLD: json.dumps(told)})
+    buffer = io.BytesIO()  # PyTorch ends the process where it cannot write to the disk itself
+    torch.export.save(program, buffer, extra_files={TOLD: json.dumps(told)})
+    path.write_bytes(buffer.getbuffer())

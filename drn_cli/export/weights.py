@@ -1,5 +1,6 @@
 """Files of weights alone: ours, and those of the original code."""
 
+import io
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,9 @@ def write_original(path: Path, model: DRN, told: Mapping[str, str], *, half: boo
     strings = check_metadata(told, path)
     strings[CHECKSUM] = checksum(state, strings)
     setattr(state, VERSIONS, OrderedDict({ATTACHED: strings}))
-    torch.save(state, path, _use_new_zipfile_serialization=False)
+    buffer = io.BytesIO()
+    torch.save(state, buffer, _use_new_zipfile_serialization=False)
+    path.write_bytes(buffer.getbuffer())
 
 
 def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

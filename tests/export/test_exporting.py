@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_a_copy_would_have_passed(
 
 
 def test_nan_is_not_left(tmp_path: Path, out: Path) -> None:
-    with pytest.raises(DrnError, match=r"not written: .* logits differ by nan"):
+    with pytest.raises(DrnError, match="drawn street scene 0: not finite: the scores of"):
         export(shifted(tmp_path, math.nan), Form(format="safetensors"), out / "a.safetensors")
     assert content(out) == {}
 
@@ -282,3 +283,15 @@ def test_a_folder_that_cannot_be_made(source: Source, out: Path) -> None:
     (out / "file").write_text("in the way")
     with pytest.raises(DrnError, match=r"a\.safetensors: cannot be written: "):
         export(source, Form(format="safetensors"), out / "file" / "a.safetensors")
+
+
+@pytest.mark.parametrize("format_", list(ENDINGS))
+def test_a_full_disk_is_one_line(source: Source, out: Path, format_: Any) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(DrnError, match="cannot be written"):
+            export(source, Form(format=format_), out / f"a{ENDINGS[format_]}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert content(out) == {}

@@ -1,14 +1,17 @@
 """Which runtime a file is for."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 from drn_cli.errors import DrnError
-from drn_cli.inference.exported.network import ExportedNetwork, Start
+from drn_cli.files import restore_together
+from drn_cli.inference.exported.network import ExportedNetwork, Opened
 from drn_cli.networks.catalog import ARCHITECTURES, Task
+from drn_cli.networks.metadata import check_metadata
 
-Opened = tuple[Mapping[str, str], str, Start]  # what it says of itself, its runtime, how to run it
+logger = logging.getLogger(__name__)
 
 NEEDED = ("arch", "task", "classes", "input", "outputs")
 
@@ -24,9 +27,14 @@ def open_exported(path: Path) -> ExportedNetwork:
     Raises:
         DrnError: No such file, the runtime is not installed, or the file is damaged or of others.
     """
+    if restore_together(path):
+        logger.warning("%s: restored, as an export that was to replace it did not end", path)
     if not path.is_file():
         raise DrnError(f"{path}: no such file")
-    told, runtime, start = _READERS[path.suffix.lower()](path)
+    try:
+        told, runtime, start, verified = _READERS[path.suffix.lower()](path)
+    except OSError as error:
+        raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
     if any(key not in told for key in NEEDED):
         raise DrnError(
             f"{path}: does not say what it is", "networks that `drn export` wrote can be used"
@@ -36,7 +44,17 @@ def open_exported(path: Path) -> ExportedNetwork:
             f"{path}: holds what this drn does not know: {told['arch']}, {told['task']}",
             "a newer drn may",
         )
-    return ExportedNetwork(path=path, told=told, runtime=runtime, start=start)
+    if not verified:
+        logger.warning(
+            "%s: not verified, as it holds no checksum (exporting it again writes one)", path
+        )
+    return ExportedNetwork(
+        path=path,
+        told=check_metadata(told, path),
+        runtime=runtime,
+        start=start,
+        verified=verified,
+    )
 
 
 def _onnx(path: Path) -> Opened:

@@ -1,42 +1,69 @@
-"""OpenVINO's files, an .xml with its .bin beside it."""
+"""OpenVINO's files, an .xml with its .bin beside it.
 
+An .xml can define entities that grow to any size, and name operators of other libraries. `drn
+export` writes none of that, so an .xml is parsed before OpenVINO sees it, and what ours do not have
+is refused.
+"""
+
+import re
 import threading
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from xml.parsers import expat
 
 import torch
 from torch import Tensor
 
 from drn_cli.errors import DrnError
-from drn_cli.files import parse_json
-from drn_cli.inference.exported.network import Output, Run, Start
-from drn_cli.inference.exported.runtime import damaged, need
+from drn_cli.inference.exported.network import Opened, Output, Run
+from drn_cli.inference.exported.runtime import damaged, need, strings_of
+from drn_cli.inference.exported.sealing import verify_openvino
 
 TOLD = "drn"  # where our strings are, among what an .xml says of itself
 
 
-def open_openvino(path: Path) -> tuple[Mapping[str, str], str, Start]:
+LARGEST_XML = 16 << 20  # bytes; the largest of ours has 0.4 MB
+FREE = "rt_info"  # holds elements of any name, which are data
+ELEMENTS = {
+    "net",
+    "layers",
+    "layer",
+    "data",
+    "input",
+    "output",
+    "port",
+    "dim",
+    "edges",
+    "edge",
+    FREE,
+}
+OPSET = re.compile(r"opset\d{1,2}")
+DEEPEST = 30  # elements within each other
+
+
+def open_openvino(path: Path) -> Opened:
     """Read a file; it is compiled for each output with its first use.
 
     Raises:
-        DrnError: OpenVINO is not installed, or cannot read the file.
+        DrnError: OpenVINO is not installed, or the file is damaged or holds more than ours.
     """
     openvino = need("openvino", "openvino", str(path))
     core = openvino.Core()
+    weights = path.with_suffix(".bin")
+    with path.open("rb") as file:
+        xml = file.read(LARGEST_XML + 1)
+    _check(xml, path)
     try:
-        with path.open("rb") as file:
-            if file.read(5) != b"<?xml":  # it would try all the formats that it knows
-                raise damaged(path, "not an .xml file")
-        model = core.read_model(path)
+        verified = verify_openvino(xml, weights.read_bytes(), path)
+        model = core.read_model(path, weights)
+        text = model.get_rt_info([TOLD]).value if model.has_rt_info([TOLD]) else "{}"
     except DrnError:
         raise
+    except FileNotFoundError as error:
+        raise damaged(path, f"the .bin file {weights.name} is missing beside it") from error
     except Exception as error:  # its errors have no class of their own
         raise damaged(path, error) from error
-    told = {}
-    if model.has_rt_info([TOLD]):
-        told = parse_json(model.get_rt_info([TOLD]).value, f"{path}: metadata {TOLD}")
 
     def start(_: torch.device, threads: int, at_once: int) -> Run:
         settings = {
@@ -62,4 +89,39 @@ def open_openvino(path: Path) -> tuple[Mapping[str, str], str, Start]:
 
         return run
 
-    return told, f"OpenVINO {openvino.__version__.partition('-')[0]}", start
+    runtime = f"OpenVINO {openvino.__version__.partition('-')[0]}"
+    return Opened(strings_of(text, path), runtime, start, verified)
+
+
+def _check(xml: bytes, path: Path) -> None:
+    if not xml.startswith(b"<?xml"):  # OpenVINO would try all the formats that it knows
+        raise damaged(path, "not an .xml file")
+    if len(xml) > LARGEST_XML:
+        raise _refused(path, f"more than {LARGEST_XML:,} bytes")
+    open_elements: list[str] = []
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        free = FREE in open_elements
+        open_elements.append(name)
+        if len(open_elements) > DEEPEST or not (free or name in ELEMENTS):
+            raise _refused(path, f"an element {name[:40]!r}, {len(open_elements)} deep")
+        if name == "layer" and not free and not OPSET.fullmatch(attributes.get("version", "")):
+            raise _refused(path, "operators of another library")
+
+    def refuse(*_: object) -> None:
+        raise _refused(path, "a document type or an instruction")
+
+    parser = expat.ParserCreate("utf-8")
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda _: open_elements.pop()
+    parser.StartDoctypeDeclHandler = parser.ProcessingInstructionHandler = refuse
+    try:
+        parser.Parse(xml, True)
+    except expat.ExpatError as error:
+        raise damaged(path, f"XML: {error}") from error
+
+
+def _refused(path: Path, what: str) -> DrnError:
+    return DrnError(
+        f"{path}: refused: holds {what}", "networks that `drn export` wrote can be used"
+    )

@@ -2,7 +2,6 @@
 
 import logging
 import warnings
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from torch.fx.graph import CodeGen
 
 from drn_cli.errors import DrnError
 from drn_cli.inference.exported.archive import check_archive
-from drn_cli.inference.exported.network import Output, Run, Start
-from drn_cli.inference.exported.runtime import damaged
-from drn_cli.inference.exported.schema import parse
+from drn_cli.inference.exported.network import Opened, Output, Run
+from drn_cli.inference.exported.runtime import damaged, strings_of
 
 TOLD = "drn.json"  # our strings, among the files in the archive
 
 
-def open_program(path: Path) -> tuple[Mapping[str, str], str, Start]:
+def open_program(path: Path) -> Opened:
     """Read a program, after a look whether that could run code.
 
     Raises:
@@ -30,14 +28,14 @@ def open_program(path: Path) -> tuple[Mapping[str, str], str, Start]:
     logging.getLogger("torch.export").setLevel(logging.ERROR)  # it shows tracebacks as warnings
     files = {TOLD: "{}"}
     try:
-        check_archive(path)
+        verified = check_archive(path)
         with warnings.catch_warnings(action="ignore"):  # of torch 2.11, about its own buffers
             program = torch.export.load(path, extra_files=files)
     except DrnError:
         raise
     except Exception as error:  # what a damaged archive raises has no bounds
         raise damaged(path, error) from error
-    told = parse(files[TOLD])
+    told = strings_of(files[TOLD], path)
 
     def start(device: torch.device, threads: int, at_once: int) -> Run:
         moved = program if device.type == "cpu" else move_to_device_pass(program, device)
@@ -53,7 +51,7 @@ def open_program(path: Path) -> tuple[Mapping[str, str], str, Start]:
 
         return run
 
-    return told, f"PyTorch {torch.__version__}", start
+    return Opened(told, f"PyTorch {torch.__version__}", start, verified)
 
 
 def _computing(program: torch.export.ExportedProgram, number: int) -> torch.fx.GraphModule:

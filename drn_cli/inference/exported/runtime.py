@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 from drn_cli.errors import DrnError
+from drn_cli.files import parse_json
 
 
 def need(package: str, extra: str, who: str) -> ModuleType:
@@ -37,3 +38,15 @@ def damaged(path: Path, error: Exception | str) -> DrnError:
     ]
     reason = telling[0].split(". ")[0] if telling else type(error).__name__
     return DrnError(f"{path}: cannot be read: {reason}", "copy it again, or export it again")
+
+
+def strings_of(text: str, path: Path) -> dict[str, str]:
+    """Return the metadata in a file's JSON.
+
+    Raises:
+        DrnError: It is not an object of strings.
+    """
+    found = parse_json(text, f"{path}: metadata")
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        raise damaged(path, "metadata: not an object of strings")
+    return found

@@ -1,9 +1,13 @@
 """Files that are damaged, of others, or for a runtime that is not installed."""
 
+import random
 import shutil
+import struct
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import openvino
@@ -14,6 +18,7 @@ from torch import nn
 
 from drn_cli.errors import DrnError
 from drn_cli.inference.exported.opening import is_exported, open_exported
+from drn_cli.inference.exported.sealing import ONNX_LENGTH, XML_LENGTH
 from drn_cli.inference.opening import open_network
 
 Copy = Callable[[str], Path]
@@ -78,7 +83,7 @@ def test_damaged_files(
     file = copy(format_)
     file.write_bytes(spoil(file.read_bytes()))
     message = refusal(file)
-    assert message.startswith(("cannot be read: ", "damaged or cut short: "))
+    assert message.startswith(("cannot be read: ", "damaged or cut", "refused: cut short"))
     assert "Exception from" not in message
     assert capfd.readouterr().err == ""  # what libraries have to say stays with them
     assert caplog.text == ""
@@ -91,7 +96,165 @@ def test_openvinos_weights_lie_beside(copy: Copy, content: bytes | None) -> None
     weights.unlink()
     if content is not None:
         weights.write_bytes(content)
-    assert "bin file" in refusal(file)
+    expected = "bin file" if content is None else "net.bin is another's"
+    assert expected in refusal(file)
+
+
+@pytest.fixture(scope="module")
+def scores(exports: Exports) -> Callable[[Path], bytes]:
+    x = torch.linspace(-2, 2, 3 * 32 * 48).reshape(1, 3, 32, 48)
+
+    def computed(file: Path) -> bytes:
+        found = open_exported(file)
+        answer = found.run(torch.device("cpu"), 1)(x, "scores")
+        return repr(sorted(found.told.items())).encode() + answer.numpy().tobytes()
+
+    return computed
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".pt2", ".xml", ".bin"])
+def test_no_damage_is_silent(
+    exports: Exports,
+    copy: Copy,
+    ending: str,
+    scores: Callable[[Path], bytes],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Flip bits in places all over a file, near its ends more often."""
+    format_ = {".onnx": "onnx", ".pt2": "pt2"}.get(ending, "openvino")
+    expected = scores(exports(format=format_))
+    file = copy(format_)
+    damaged = file.with_suffix(ending)
+    content = damaged.read_bytes()
+    luck = random.Random(0)
+    for number in range(30):
+        spoilt = bytearray(content)
+        edge = min(len(content), 4096)
+        place = luck.choice([luck.randrange(len(content)), luck.randrange(edge)])
+        spoilt[-place if number % 2 else place] ^= 1 << luck.randrange(8)
+        damaged.write_bytes(spoilt)
+        caplog.clear()
+        try:
+            assert scores(file) == expected or "not verified" in caplog.text, place
+        except DrnError as error:
+            assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("format_", RUNTIMES)
+def test_a_file_without_a_checksum_is_used_with_one_line(
+    copy: Copy, format_: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = copy(format_)
+    assert open_exported(file).verified
+    assert caplog.text == ""
+    if format_ == "pt2":
+        content = zeroed_checksums(file)
+    else:
+        content = file.read_bytes()[: -ONNX_LENGTH if format_ == "onnx" else -XML_LENGTH]
+    file.write_bytes(content)
+    assert not open_exported(file).verified
+    assert len(caplog.records) == 1
+    assert f"{file}: not verified, as it holds no checksum" in caplog.text
+
+
+def zeroed_checksums(file: Path) -> bytes:
+    """Write an archive as `torch.serialization.set_crc32_options(False)` does: without CRC-32."""
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        at = archive.start_dir
+        for _ in archive.infolist():
+            content[at + 16 : at + 20] = bytes(4)
+            at += 46 + sum(struct.unpack_from("<3H", content, at + 28))
+    return bytes(content)
+
+
+def test_an_onnx_file_that_was_written_again_is_not_what_was_exported(copy: Copy) -> None:
+    file = copy("onnx")
+    model = onnx.load(file)
+    model.graph.node[0].name = "another"
+    onnx.save(model, file)
+    assert refusal(file).startswith("damaged")
+
+
+def test_two_openvino_files_of_different_exports(exports: Exports, copy: Copy) -> None:
+    file = copy("openvino")
+    other = exports(format="openvino", precision="float16")
+    shutil.copy(other.with_suffix(".bin"), file.with_suffix(".bin"))
+    assert refusal(file).startswith("damaged, or net.bin is another's")
+
+
+def in_another_file(model: Any) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+
+
+def marked_only(model: Any) -> None:
+    model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+
+
+def of_a_library(model: Any) -> None:
+    model.graph.node[0].domain = "com.microsoft"
+    model.opset_import.add(domain="com.microsoft", version=1)
+
+
+def with_a_function(model: Any) -> None:
+    opset = onnx.helper.make_opsetid("", 18)
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    model.functions.append(onnx.helper.make_function("own", "f", ["x"], ["y"], [node], [opset]))
+
+
+def with_a_subprogram(model: Any) -> None:
+    model.graph.node[0].attribute.append(
+        onnx.helper.make_attribute("body", onnx.helper.make_graph([], "g", [], []))
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (in_another_file, "tensors in other files"),
+        (marked_only, "tensors in other files"),
+        (of_a_library, "operators of another library"),
+        (with_a_function, "functions"),
+        (with_a_subprogram, "subprograms"),
+    ],
+)
+def test_onnx_files_that_hold_more_than_ours(
+    copy: Copy, change: Callable[[Any], None], what: str
+) -> None:
+    file = copy("onnx")
+    model = onnx.load(file)
+    change(model)
+    assert model.metadata_props.pop().key == "checksum"
+    file.write_bytes(model.SerializeToString())
+    assert refusal(file) == f"refused: holds {what}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("<net ", "<!DOCTYPE net [<!ENTITY a 'a'>]><net ", "refused: holds a document type"),
+        ("<net ", "<?php x?><net ", "refused: holds a document type or an instruction"),
+        ('version="opset1"', 'version="extension"', "refused: holds operators of another library"),
+        ('version="opset1"', "", "refused: holds operators of another library"),
+        ("<layers>", "<extension path='./x.so'/><layers>", "refused: holds an element 'extension'"),
+        ("<rt_info>", "<rt_info>" + "<a>" * 40 + "</a>" * 40, "refused: holds an element 'a'"),
+        ("<layers>", " " * (16 << 20) + "<layers>", "refused: holds more than 16,777,216 bytes"),
+        ("</net>", "", "cannot be read: XML: "),
+        ("{", "[", "metadata: not valid JSON"),
+        ("{", "{&quot;a&quot;: " + "[" * 100_000, "metadata: not usable JSON: nested too deep"),
+        ("{", "{&quot;a&quot;: 1, ", "cannot be read: metadata: not an object of strings"),
+        ("<net ", "<!-- \udcff --><net ", "cannot be read: XML: "),
+    ],
+    ids=str,
+)
+def test_xml_that_holds_more_than_ours(copy: Copy, old: str, new: str, message: str) -> None:
+    file = copy("openvino")
+    content = file.read_text()[:-XML_LENGTH].replace(old, new, 1)
+    file.write_bytes(content.encode(errors="surrogateescape"))
+    assert message in refusal(file)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -121,7 +284,8 @@ def by_others(ending: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_networks_of_others_are_refused(tmp_path: Path, ending: str) -> None:
-    assert refusal(by_others(ending, tmp_path)) == "does not say what it is"
+    message = refusal(by_others(ending, tmp_path))
+    assert message.startswith("refused: " if ending == ".pt2" else "does not say what it is")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +296,7 @@ def test_networks_of_newer_versions_are_refused(copy: Copy, key: str, value: str
     file = copy("onnx")
     model = onnx.load(file)
     told = {entry.key: entry.value for entry in model.metadata_props}
-    del told[key]
+    del told[key], told["checksum"]
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, told | ({key: value} if value else {}))
     onnx.save(model, file)
