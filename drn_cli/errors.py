@@ -28,7 +28,7 @@ class FaultError(DrnError):
     """What is nobody's mistake and may go well at another try: a process was lost or killed."""
 
 
-def limit_reached(error: Exception) -> DrnError | None:
+def limit_reached(error: BaseException) -> DrnError | None:
     """Name the limit of this machine that an error of Python or PyTorch stands for, if it does."""
     number = error.errno if isinstance(error, OSError) else None
     text = str(error)
@@ -48,7 +48,7 @@ def limit_reached(error: Exception) -> DrnError | None:
     if (
         isinstance(error, MemoryError)
         or number == errno.ENOMEM
-        or says("failed to map segment", "annot allocate memory")
+        or says("failed to map segment", "annot allocate memory", "PyObject pointer is null")
     ):
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         limited = "" if limit == resource.RLIM_INFINITY else f": ulimit -v is {limit // 1024}"
@@ -86,7 +86,7 @@ def remedy(error: BaseException | None) -> str | None:
     return limit.hint if limit else _REMEDIES.get(error.errno or 0)
 
 
-def explained(error: Exception, subject: str | None = None) -> DrnError:
+def explained(error: BaseException, subject: str | None = None) -> DrnError:
     """Put an error that no one handled in one line for the user.
 
     Args:

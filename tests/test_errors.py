@@ -28,9 +28,10 @@ def test_error_crosses_processes_whole(hint: str | None) -> None:
         (RuntimeError("can't start new thread"), "no further process or thread"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
         (MemoryError(), "out of memory"),
+        (BaseException("PyObject pointer is null"), "out of memory"),  # safetensors
     ],
 )
-def test_a_limit_of_the_machine_has_a_name(error: Exception, message: str) -> None:
+def test_a_limit_of_the_machine_has_a_name(error: BaseException, message: str) -> None:
     found = limit_reached(error)
     assert found is not None and found.message.startswith(message) and found.hint
 

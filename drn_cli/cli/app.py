@@ -140,8 +140,10 @@ def main() -> None:
         app(prog_name="drn")
     except SystemExit as end:
         code = end.code
-    except Exception as error:
-        if debug:
+    except BaseException as error:
+        # What the Rust part of safetensors raises, as without memory, is no Exception.
+        ours = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        if debug or not ours:
             raise
         told = explained(error)
         _tell(told)

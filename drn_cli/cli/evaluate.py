@@ -31,7 +31,7 @@ from drn_cli.cli.source import (
 
 EPILOG = """[bold]Examples[/]
 
-  drn eval                                         the newest run, on its validation pictures
+  drn eval                                         the newest run that has a best network
 
   drn eval runs/drn_d_22_camvid/2026-01-31_12-00-00 --ms --csv pictures.csv --report eval.html
 
@@ -120,7 +120,9 @@ def evaluate(
     partial: Annotated[
         bool,
         typer.Option(
-            "--partial", help="Leave out pictures without a label.", rich_help_panel=FOLDERS
+            "--partial",
+            help="Score a part: leave out files without a counterpart, and those that fail.",
+            rich_help_panel=FOLDERS,
         ),
     ] = False,
     multi_scale: MultiScale = False,

@@ -131,6 +131,12 @@ def localize(
     stats: Stats = None,
     mean: Mean = None,
     std: Std = None,
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial", help="With --eval: leave out images without boxes, and boxes without one."
+        ),
+    ] = False,
     precision: Precision = "fp32",
     compile_: Compile = False,
     max_pixels: MaxPixels = None,
@@ -142,6 +148,8 @@ def localize(
         raise typer.BadParameter("--eval and --boxes go together")
     if report is not None and not evaluate:
         raise typer.BadParameter("--report goes with --eval")
+    if partial and not evaluate:
+        raise typer.BadParameter("--partial goes with --eval")
     if evaluate and class_:
         raise typer.BadParameter("--class does not go with --eval")
     from drn_cli.inference.normalization import stated
@@ -154,7 +162,7 @@ def localize(
     announce(source)
     if boxes is not None:
         sweep = DEFAULT_SWEEP if of == "score" else DEFAULT_SHARES
-        asked = Asked(thresholds or sweep, of, see, side, csv, report, pictures, as_json)
+        asked = Asked(thresholds or sweep, of, see, side, csv, report, pictures, as_json, partial)
         evaluate_boxes(inputs, boxes, source, look, asked)
     else:
         asked = Asked(thresholds or (NONE,), of, see, side, csv, None, 0, as_json)

@@ -227,5 +227,12 @@ def spread(gpus: int | Literal["auto"]) -> None:
 
 def announce(source: "Source") -> None:
     """Print which weights are used, unless their file was named; one process of a job does."""
-    if source.choice is not None and os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if source.choice is not None:
         console.note(f"weights: {source.checkpoint} ({source.choice})")
+    if source.start_only:
+        console.warn(
+            f"{source.checkpoint.name}: not the published classifier: weights of a ResNet, from "
+            "which this network can be trained (networks of families C and D have their own)"
+        )

@@ -24,7 +24,7 @@ from drn_cli.data.image_formats import (
 )
 from drn_cli.data.silence import silence
 from drn_cli.errors import DrnError
-from drn_cli.files import atomic
+from drn_cli.files import atomic, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +152,8 @@ def read_header(source: Path | bytes) -> Header:
         DrnError: The file is missing, its header is broken, or it is not a supported image.
     """
     with _failures(_name(source)), silence:
+        if isinstance(source, Path) and not source.is_file():
+            read_bytes(source)  # says why not; a named pipe would wait for a writer
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with suppress(UnidentifiedImageError), Image.open(file, formats=FORMATS) as image:
             _check_size(image)
@@ -187,9 +189,7 @@ def _failures(name: str) -> Iterator[None]:
         raise type(error)(
             message if message.startswith(f"{name}: ") else f"{name}: {message}", error.hint
         ) from error
-    except FileNotFoundError as error:
-        raise DrnError(f"{name}: no such file") from error
-    except (IsADirectoryError, PermissionError) as error:
+    except PermissionError as error:
         raise DrnError(f"{name}: cannot be read: {error.strerror}") from error
     except Image.DecompressionBombError as error:  # before there is an image to ask for its size
         pixels = [int(word) for word in str(error).replace("(", " ").split() if word.isdigit()]
@@ -213,7 +213,7 @@ def _open(source: Source, frames: Literal["one", "first"]) -> Image.Image | Pixe
         if isinstance(source, Image.Image):
             return _loaded(source)
         data = (
-            source.read_bytes()
+            read_bytes(source)
             if isinstance(source, Path)
             else source
             if isinstance(source, bytes)

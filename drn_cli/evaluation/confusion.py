@@ -112,6 +112,7 @@ class Scores:
             share of the valid pixels.
         images: How many pictures were scored.
         pictures: Those of each, in their order, where that was asked for.
+        failed: What was wrong with each image that could not be scored, in their order.
     """
 
     matrix: Matrix
@@ -122,9 +123,16 @@ class Scores:
     frequency_weighted_iou: float
     images: int
     pictures: tuple[PictureScores, ...] = ()
+    failed: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, matrix: Matrix, images: int, pictures: Sequence[PictureScores] = ()) -> "Scores":
+    def of(
+        cls,
+        matrix: Matrix,
+        images: int,
+        pictures: Sequence[PictureScores] = (),
+        failed: Sequence[str] = (),
+    ) -> "Scores":
         """Read the scores off a matrix.
 
         Raises:
@@ -145,6 +153,7 @@ class Scores:
             float((iou[present] * labelled[present]).sum() / labelled.sum()),
             images,
             tuple(pictures),
+            tuple(failed),
         )
 
     def by_category(self, categories: Sequence[str]) -> dict[str, float | None]:

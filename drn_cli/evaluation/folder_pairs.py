@@ -33,6 +33,11 @@ class FolderPairs:
     lone_images: Sequence[Path]
     lone_labels: Sequence[Path]
 
+    @property
+    def expected(self) -> int:
+        """Number of pairs that there would be if nothing lacked a counterpart."""
+        return len(self.samples) + len(self.lone_images) + len(self.lone_labels)
+
 
 def pair_folders(
     images: Path, labels: Path, image_suffix: str | None = None, label_suffix: str | None = None

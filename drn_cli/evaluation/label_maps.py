@@ -6,6 +6,7 @@ ids"); files of both kinds go about, and networks answer in the latter.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,10 +35,8 @@ def find_ids(paths: Sequence[Path], classes: int) -> Ids:
 
     Where there are not the 19 classes of Cityscapes there is but one kind. Else names decide, if
     they are those of Cityscapes, then the values of some maps: from 19 up to 33 are label ids only.
-    Where none has such a value nor 255, all are looked at.
-
-    Raises:
-        DrnError: A map cannot be read.
+    Where none has such a value nor 255, all are looked at. A map that cannot be read says nothing
+    here; scoring it raises the error.
     """
     if classes != len(cityscapes()):
         return "class-ids"
@@ -59,7 +58,9 @@ def find_ids(paths: Sequence[Path], classes: int) -> Ids:
 
 
 def _values(path: Path) -> set[int]:
-    return set(np.unique(read_label(path)).tolist())
+    with suppress(DrnError):
+        return set(np.unique(read_label(path)).tolist())
+    return set()
 
 
 def read_map(path: Path, ids: Ids, classes: int) -> Pixels:

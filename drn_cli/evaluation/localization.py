@@ -217,20 +217,26 @@ def worst_located(scores: LocalizationScores) -> list[PictureBoxes]:
 
 def located(
     images: Sequence[Path], truth: Mapping[str, Sequence[Box]], index: Mapping[str, int]
-) -> tuple[list[Located], int]:
-    """Put pictures together with their boxes, by their names.
+) -> tuple[list[Located], list[Path], list[Path]]:
+    """Put images together with their boxes, by their names.
 
     Args:
         images: The files.
-        truth: The boxes of each picture, by its name without ending.
+        truth: The boxes of each image, by its name without ending.
         index: The network's number of each class, by what its folder is called.
 
     Returns:
-        The pictures that have boxes of known classes, and how many have none.
+        The images that have boxes of known classes, the images that have none, and the names that
+        have such boxes and no image.
     """
-    found = []
-    for image in images:
-        boxes = tuple(box for box in truth.get(image.stem, ()) if box.name in index)
-        if boxes:
-            found.append(Located(image, boxes, tuple(index[box.name] for box in boxes)))
-    return found, len(images) - len(found)
+    known = {
+        name: tuple(box for box in boxes if box.name in index) for name, boxes in truth.items()
+    }
+    found = [
+        Located(image, boxes, tuple(index[box.name] for box in boxes))
+        for image in images
+        if (boxes := known.get(image.stem, ()))
+    ]
+    without = [image for image in images if not known.get(image.stem)]
+    names = {image.stem for image in images}
+    return found, without, [Path(name) for name in known if known[name] and name not in names]

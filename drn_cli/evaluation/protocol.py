@@ -102,7 +102,7 @@ class Protocol:
             "images": str(self.images),
             "labels": str(self.labels),
             "paired_by": pairs.by,
-            "pairs": len(pairs.samples),
+            "pairs": scores.images,
             "images_without_label": len(pairs.lone_images),
             "labels_without_image": len(pairs.lone_labels),
             "label_ids": self.label_ids,
@@ -119,10 +119,12 @@ class Protocol:
         left = [_count(len(paths), what) for paths, what in lone if paths]
         verb = "was" if len(pairs.lone_images) + len(pairs.lone_labels) == 1 else "were"
         left_out = f"; {' and '.join(left)} without a counterpart {verb} left out" if left else ""
+        if scores.failed:
+            left_out += f"; {_count(len(scores.failed), 'pair')} failed"
         absent = "" if seen == classes else ", the others occurring nowhere"
         return " ".join(
             [
-                f"Scored with drn {__version__}: {_count(len(pairs.samples), 'pair')}, "
+                f"Scored with drn {__version__}: {_count(scores.images, 'pair')}, "
                 f"matched by "
                 f"{pairs.by}{left_out}.",
                 self.seen.text()

@@ -1,6 +1,7 @@
 """Score a segmenter, or predictions that were saved, on labelled pictures."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -9,10 +10,14 @@ from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import Sample
 from drn_cli.data.images import Pixels
 from drn_cli.distributed.group import Group
+from drn_cli.errors import DrnError, FaultError
 from drn_cli.evaluation.confusion import PictureScores, Scores, confusion
 from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.inference.reading import ahead, networks_at_once, one_thread_each
 from drn_cli.inference.score_maps import scores_of
+
+Inputs = ParamSpec("Inputs")
+Result = TypeVar("Result")
 
 Read = Callable[[Sample], tuple[Pixels, Pixels]]
 
@@ -24,6 +29,7 @@ def evaluate(
     *,
     read: Read | None = None,
     each: bool = False,
+    partial: bool = False,
     step: Callable[[], object] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Scores | None:
@@ -39,6 +45,7 @@ def evaluate(
         read: Reads picture `(H, W, 3)` and label `(H, W)` of a sample, in another thread; by
             default as they are.
         each: Whether the scores of each picture are wanted too.
+        partial: Whether the others are scored where an image fails.
         step: Called after each picture of this process.
         stop: Asked after it; where it says so in any process, all give up.
 
@@ -47,7 +54,7 @@ def evaluate(
 
     Raises:
         NonFiniteScoresError: A score of an image is NaN or infinite.
-        DrnError: A picture or label cannot be read or does not fit.
+        DrnError: A picture or label cannot be read or does not fit; with `partial`, all of them.
     """
 
     def read_sample(sample: Sample) -> tuple[Pixels, Pixels]:
@@ -59,14 +66,20 @@ def evaluate(
             classes = predictor(image)
         return confusion(classes, labels, predictor.classes, sample.label)
 
+    counted = _tolerant(count) if partial else count
+    read_part = _tolerant(read_sample) if partial else read_sample
+
+    def look(sample: Sample, pair: tuple[Pixels, Pixels] | DrnError) -> Tensor | DrnError:
+        return pair if isinstance(pair, DrnError) else counted(sample, *pair)
+
     mine = group.share(samples)
     if group.device.type == "cpu":
         # As many pictures as there are threads, each in a single one.
         counts = one_thread_each(
-            lambda sample: count(sample, *read_sample(sample)), mine, networks_at_once(group.device)
+            lambda sample: look(sample, read_part(sample)), mine, networks_at_once(group.device)
         )
     else:
-        counts = (count(sample, *pair()) for sample, pair in ahead(read_sample, mine))
+        counts = (look(sample, pair()) for sample, pair in ahead(read_part, mine))
     return _add_up(counts, predictor.classes, samples, group, each, step, stop)
 
 
@@ -77,6 +90,7 @@ def compare(
     *,
     read: Read,
     each: bool = False,
+    partial: bool = False,
     step: Callable[[], object] = lambda: None,
 ) -> Scores:
     """Compare predictions that were saved with labels; as `evaluate`.
@@ -87,6 +101,7 @@ def compare(
         group: The processes.
         read: Reads prediction and label, `(H, W)` both, of a sample.
         each: Whether the scores of each picture are wanted too.
+        partial: Whether the others are scored where an image fails.
         step: Called after each picture of this process.
     """
 
@@ -95,14 +110,29 @@ def compare(
         return confusion(prediction, label, classes, sample.label).to(group.device)
 
     threads = torch.get_num_threads()
-    counts = one_thread_each(count, group.share(samples), threads)
+    work = _tolerant(count) if partial else count
+    counts = one_thread_each(work, group.share(samples), threads)
     scores = _add_up(counts, classes, samples, group, each, step, lambda: False)
     assert scores is not None  # nobody stops it
     return scores
 
 
+def _tolerant(work: Callable[Inputs, Result]) -> Callable[Inputs, Result | DrnError]:
+    """Let an error of one image be its result; a fault of the machine stays one."""
+
+    def attempt(*inputs: Inputs.args, **named: Inputs.kwargs) -> Result | DrnError:
+        try:
+            return work(*inputs, **named)
+        except FaultError:
+            raise
+        except DrnError as error:
+            return error
+
+    return attempt
+
+
 def _add_up(
-    counts: Iterable[Tensor],
+    counts: Iterable[Tensor | DrnError],
     classes: int,
     samples: Sequence[Sample],
     group: Group,
@@ -113,8 +143,13 @@ def _add_up(
     """Sum the matrices of this process's share, picture by picture, then those of all processes."""
     matrix = torch.zeros(classes, classes + 1, dtype=torch.int64, device=group.device)
     pictures: list[PictureScores] = []
+    failed: list[tuple[int, str]] = []
     stopped = False
     for number, of_picture in zip(_numbers(samples, group), counts, strict=True):
+        if isinstance(of_picture, DrnError):
+            failed.append((number, str(of_picture)))
+            step()
+            continue
         matrix += of_picture
         if each:
             image, label = samples[number].image, samples[number].label
@@ -127,7 +162,11 @@ def _add_up(
         return None
     total = group.sum(matrix).cpu().numpy()
     gathered = [one for part in group.gather(pictures) for one in part]
-    return Scores.of(total, len(samples), sorted(gathered, key=lambda one: one.number))
+    lost = [text for _, text in sorted(one for part in group.gather(failed) for one in part)]
+    if len(lost) == len(samples):
+        raise DrnError(f"none of {len(lost)} images can be scored; the first: {lost[0]}")
+    ordered = sorted(gathered, key=lambda one: one.number)
+    return Scores.of(total, len(samples) - len(lost), ordered, lost)
 
 
 def _numbers(samples: Sequence[Sample], group: Group) -> Iterator[int]:

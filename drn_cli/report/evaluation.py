@@ -123,6 +123,13 @@ def gallery_or_none(gallery: Gallery) -> str:
     return gallery_section(gallery) if gallery.pictures else no_gallery("none were asked for.")
 
 
+def counted(told: Mapping[str, Any]) -> str:
+    """Say how many images were scored, and of how many if that was a part."""
+    if not told.get("partial"):
+        return f"{told['images']:,}"
+    return f"{told['scored']:,} of {told['expected']:,} (partial)"
+
+
 def command_line() -> str:
     """Give the command that this is, as one may type it again."""
     return shlex.join(["drn", *sys.argv[1:]])
@@ -141,7 +148,7 @@ def _header(told: Mapping[str, Any]) -> str:
         for key, name in SCORES
         if (value := number(dict(told), key)) is not None
     ]
-    facts.append(("Pictures", f"{told['images']:,}"))
+    facts.append(("Pictures", counted(told)))
     if "view" in told:
         facts.append(("View", told["view"]))
     if "scales" in told:

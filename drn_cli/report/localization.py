@@ -22,6 +22,7 @@ from drn_cli.inference.heat_maps import heat_overlay
 from drn_cli.report.evaluation import (
     best_from,
     command_line,
+    counted,
     gallery_or_none,
     intro,
     worst_and_best,
@@ -104,7 +105,7 @@ def _header(told: Mapping[str, Any], scores: LocalizationScores) -> str:
         ("Best threshold", _limit(scores.thresholds[best])),
         ("Threshold of", str(told["of"])),
         ("Seen", str(told["see"])),
-        ("Pictures", f"{scores.images:,}"),
+        ("Pictures", counted(told)),
     ]
     return (
         f"<header><h1>Localisation: {escape(str(told['checkpoint'])).replace('/', '/<wbr>')}</h1>"

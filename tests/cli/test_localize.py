@@ -226,8 +226,8 @@ def xml(folder: Path) -> Path:
 
 def scored(classifier: Classifier, photos: Path, truth: Path, *limits: float) -> LocalizationScores:
     index = {wnid: n for n, wnid in enumerate(WNIDS)}
-    pictures, left_out = located(sorted(photos.rglob("*.png")), read_boxes(truth), index)
-    assert left_out == 1
+    pictures, without, _ = located(sorted(photos.rglob("*.png")), read_boxes(truth), index)
+    assert len(without) == 1
     return localize(classifier, pictures, Group(0, 1, CPU), limits, each=True)
 
 
@@ -235,7 +235,7 @@ def test_errors_of_each_threshold_as_a_table(
     drn_localize: Localize, photos: Path, classifier: Classifier
 ) -> None:
     truth = tiny(Path("val_annotations.txt"))
-    result = drn_localize(photos, "--eval", "--boxes", truth)
+    result = drn_localize(photos, "--eval", "--boxes", truth, "--partial")
     assert result.exit_code == 0, result.output
     limits = (NONE, *map(float, range(31)))
     scores = scored(classifier, photos, truth, *limits)
@@ -245,7 +245,7 @@ def test_errors_of_each_threshold_as_a_table(
     assert ["none", "50.00", "50.00"] in rows and ["30", "100.00", "100.00"] in rows
     assert ["classification", "0.00", "0.00"] in rows
     assert "2 pictures; best threshold none, chosen on these: top-1 error 50.00 %" in result.stdout
-    assert "1 of 3 pictures have no boxes and are left out" in result.stderr
+    assert "partial: 2 of 3 scored: 1 of 3 have no box of a known class" in result.stderr
     assert not Path("localized").exists(), "heat maps are not asked for"
 
 
@@ -253,7 +253,15 @@ def test_errors_against_xml_files_as_json_csv_and_a_page(
     drn_localize: Localize, photos: Path, classifier: Classifier
 ) -> None:
     truth = xml(Path("boxes"))
-    words = ("--eval", "--boxes", truth, "--thresholds", "none,-1,3:4:0.25,20", "--json")
+    words = (
+        "--eval",
+        "--boxes",
+        truth,
+        "--thresholds",
+        "none,-1,3:4:0.25,20",
+        "--json",
+        "--partial",
+    )
     result = drn_localize(photos, *words, "--csv", "out.csv", "--report", "pages/page.html")
     told = done(result)
     limits = [NONE, -1, 3, 3.25, 3.5, 3.75, 4, 20]
@@ -261,9 +269,10 @@ def test_errors_against_xml_files_as_json_csv_and_a_page(
     about = {key: told.pop(key) for key in ("checkpoint", "run", "of", "see")}
     assert [told.pop(key) for key in ("verified", "mean_std_source")] == [True, "file"]
     assert [told.pop(key) for key in ("mean", "std")] == [[0.45, 0.5, 0.4], [0.25, 0.2, 0.3]]
+    assert [told.pop(key) for key in ("partial", "scored", "expected")] == [True, 2, 3]
     assert (about["of"], about["see"]) == ("score", "whole")
     assert about["checkpoint"].endswith("colours/checkpoints/best.safetensors")
-    assert told == scores.to_json()
+    assert {key: told[key] for key in scores.to_json()} == scores.to_json()
     assert [one["threshold"] for one in told["sweep"]] == [None, *limits[1:]]
     blue, red = rows_of(Path("out.csv"))
     assert (blue["image"], red["image"]) == ("photos/blue.png", "photos/red.png"), "the worst first"
@@ -283,9 +292,30 @@ def test_thresholds_of_probabilities(
     drn_localize: Localize, photos: Path, classifier: Classifier
 ) -> None:
     words = ("--eval", "--boxes", tiny(Path("v.txt")), "--of", "probability", "--see", "centre")
-    told = done(drn_localize(photos, *words, "--json"))
+    told = done(drn_localize(photos, *words, "--json", "--partial"))
     assert [one["threshold"] for one in told["sweep"]] == [None, *(n / 20 for n in range(1, 20))]
     assert (told["of"], told["see"]) == ("probability", "centre")
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("boxes", "photos: 1 of 3 have no box of a known class in v.txt: photos/"),
+        ("image", "photos: 1 of 4 have no box of a known class in v.txt: photos/"),
+    ],
+)
+def test_a_part_is_refused_unless_that_is_meant(
+    drn_localize: Localize, photos: Path, gone: str, said: str
+) -> None:
+    truth = tiny(Path("v.txt"))
+    if gone == "image":
+        truth.write_text(truth.read_text() + f"unseen.JPEG\t{WNIDS[0]}\t1\t2\t3\t4\n")
+    error = drn_localize(photos, "--eval", "--boxes", truth).exception
+    assert isinstance(error, DrnError)
+    assert error.message.startswith(said)
+    assert ("1 of 4 have no image: unseen" in error.message) == (gone == "image")
+    assert error.hint == "--partial scores 2 of them"
+    assert drn_localize(photos, "--partial").exit_code == 2
 
 
 def test_boxes_of_other_pictures_are_refused(drn_localize: Localize, photos: Path) -> None:
@@ -297,7 +327,17 @@ def test_boxes_of_other_pictures_are_refused(drn_localize: Localize, photos: Pat
 
 def test_two_processes_tell_what_one_does(drn: Any, run: Path, photos: Path) -> None:
     tiny(Path("v.txt"))
-    words = ("localize", photos, "--weights", run, "--eval", "--boxes", "v.txt", "--json")
+    words = (
+        "localize",
+        photos,
+        "--weights",
+        run,
+        "--eval",
+        "--boxes",
+        "v.txt",
+        "--partial",
+        "--json",
+    )
     told = []
     for gpus in (1, 2):
         result = drn(*words, "--csv", f"{gpus}.csv", "--gpus", str(gpus))

@@ -64,7 +64,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         draw(Path(f"folders/val/n2/{name}.png"), value)
         label = Path(f"labels/{name}.png")
         label.parent.mkdir(exist_ok=True)
-        Image.fromarray(np.ones((32, 40), np.uint8)).save(label)
+        Image.fromarray(np.eye(32, 40, dtype=np.uint8)).save(label)
     Path("folders/train/n1").mkdir(parents=True)
     shutil.copy("photos/dark.png", "folders/train/n1")
     shutil.copytree("folders/train/n1", "folders/train/n2")

@@ -135,12 +135,13 @@ def test_a_broken_picture_is_named_once(drn, recipe_file, own_data_folder, again
     Nor does it help to start them again, which is for processes that were lost.
     """
     picture = own_data_folder / "pictures" / "3.png"
-    picture.write_bytes(picture.read_bytes()[:300])
+    data = bytearray(picture.read_bytes())
+    data[len(data) // 2] ^= 255  # its ends are as they should be: only decoding finds it
+    picture.write_bytes(data)
     done = drn("train", recipe_file, EPOCH, f"data.root={own_data_folder}", *again)
     assert done.returncode == 1
-    assert [line for line in done.stderr.splitlines() if "error" in line] == [
-        f"error: {picture}: broken picture: image file is truncated"
-    ]
+    (line,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert line.startswith(f"error: {picture}: broken picture: ")
     assert "Traceback" not in done.stderr
 
 

@@ -298,8 +298,9 @@ def test_pictures_meet_their_boxes_by_name_and_others_are_left_out() -> None:
         "four": [Box("n2", 0, 0, 1, 1)],
         "unseen": [Box("n1", 0, 0, 1, 1)],
     }
-    found, left_out = located(images, truth, {"n1": 4, "n2": 7})
-    assert left_out == 2, "one is of no class that is known, one has no box"
+    found, without, unseen = located(images, truth, {"n1": 4, "n2": 7})
+    assert without == images[1:3], "one is of no class that is known, one has no box"
+    assert unseen == [Path("unseen")]
     assert found == [
         Located(images[0], (truth["one"][0], truth["one"][2]), (4, 7)),
         Located(images[3], (truth["four"][0],), (7,)),

@@ -1,5 +1,7 @@
+import io
 import random
 import re
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -141,14 +143,22 @@ def spoil(kind: str, path: Path) -> None:
     match kind:
         case "missing":
             path.unlink()
-        case "empty":
-            path.write_bytes(b"")
         case "cut":
             path.write_bytes(content[: len(content) // 2])
-        case "noise":
-            path.write_bytes(bytes(range(256)) * 8)
-        case "text":
-            path.write_text("not a checkpoint")
+        case "one bit":  # of a weight: PyTorch alone would use it
+            spoilt = bytearray(content)
+            spoilt[len(content) // 2] ^= 64
+            path.write_bytes(spoilt)
+        case "compressed":
+            with (
+                zipfile.ZipFile(io.BytesIO(content)) as whole,
+                zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed,
+            ):
+                for name in whole.namelist():
+                    packed.writestr(name, whole.read(name))
+        case "empty" | "noise" | "text":
+            contents = {"empty": b"", "noise": bytes(range(256)) * 8, "text": b"not a checkpoint"}
+            path.write_bytes(contents[kind])
         case "weights only":
             torch.save(nn.Linear(2, 2).state_dict(), path)
         case "a list":
@@ -172,6 +182,8 @@ def spoil(kind: str, path: Path) -> None:
         "missing",
         "empty",
         "cut",
+        "one bit",
+        "compressed",
         "noise",
         "text",
         "weights only",

@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
 
 from drn_cli.cli import console
-from drn_cli.cli.evaluating.output import Output
-from drn_cli.cli.source import Look
+from drn_cli.cli.evaluating.output import Output, lacking, warn_of_part
+from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class Folders:
         size: As `--resize-to` says it.
         labels_hold: Which ids the label maps hold.
         image_suffix, label_suffix: What names end with.
-        partial: Whether pictures without a label may be left out.
+        partial: Whether files without a counterpart, and those that fail, may be left out.
     """
 
     images: Path
@@ -53,19 +55,39 @@ class Folders:
         """Find what belongs together, and tell what has to be left out.
 
         Raises:
-            DrnError: A picture has no label, and that was not allowed.
+            DrnError: A file has no counterpart, and that was not allowed.
         """
         from drn_cli.evaluation.folder_pairs import pair_folders
 
         pairs = pair_folders(self.images, self.labels, self.image_suffix, self.label_suffix)
-        lone = pairs.lone_images
-        if lone and not self.partial:
-            more = f" (and {len(lone) - 1} more)" if len(lone) > 1 else ""
+        problem = lacking(pairs.expected, self.lone(pairs))
+        if problem and not self.partial:
             raise DrnError(
-                f"{lone[0]}: has no label map in {self.labels}{more}",
-                "--partial leaves such pictures out",
+                f"{self.images}: {problem}", f"--partial scores {len(pairs.samples)} of them"
             )
         return pairs
+
+    def lone(self, pairs: "FolderPairs") -> "dict[str, list[Path]]":
+        """Name the files without a counterpart by what they lack."""
+        return {
+            f"label map in {self.labels}": [p.relative_to(self.images) for p in pairs.lone_images],
+            f"image in {self.images}": [p.relative_to(self.labels) for p in pairs.lone_labels],
+        }
+
+    def to_json(self, pairs: "FolderPairs", scores: "Scores") -> dict[str, Any]:
+        """Say how much of the folders was scored."""
+        return {
+            "partial": scores.images < pairs.expected,
+            "scored": scores.images,
+            "expected": pairs.expected,
+            "failed": list(scores.failed),
+        }
+
+    def warn(self, pairs: "FolderPairs", scores: "Scores") -> None:
+        """Warn of what the scores leave out."""
+        for text in scores.failed:
+            console.warn(text)
+        warn_of_part(scores.images, pairs.expected, self.lone(pairs), len(scores.failed))
 
 
 def score_folder(source: "Source", folders: Folders, look: Look, output: Output) -> None:
@@ -93,11 +115,15 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
         read = PairReader(predictor.classes, ids, folders.size or "label")
         with console.bar(len(group.share(samples)), shown=group.first) as bar:
             scores = evaluate(
-                predictor, samples, group, read=read, each=output.each, step=bar.update
+                predictor,
+                samples,
+                group,
+                read=read,
+                each=output.each,
+                partial=folders.partial,
+                step=bar.update,
             )
         assert scores is not None  # nobody stops it
-        if not group.first:
-            return
 
         def show(number: int) -> "SegmentedPicture":
             image, label = read(samples[number])
@@ -105,16 +131,20 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
             prediction = predictor(image).cpu().numpy()
             return segmented_picture(name, image, label, prediction, predictor.class_set)
 
-        assert predictor.normalization is not None
-        seen = Seen(
-            network.arch,
-            source.checkpoint,
-            look.view,
-            computing["autocast"],
-            predictor.normalization,
-        )
-        protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, seen)
-        _tell(scores, predictor.class_set, protocol, output, show)
+        if group.first:
+            assert predictor.normalization is not None
+            seen = Seen(
+                network.arch,
+                source.checkpoint,
+                look.view,
+                computing["autocast"],
+                predictor.normalization,
+            )
+            protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, seen)
+            about = describe(source, network, predictor)
+            _tell(scores, predictor.class_set, protocol, folders, output, show, about)
+    if scores.failed:
+        raise typer.Exit(1)
 
 
 def score_predictions(
@@ -146,17 +176,26 @@ def score_predictions(
     read = MapReader(count, ids, predicted, folders.size)
     with join() as group:
         with console.bar(len(group.share(samples)), shown=group.first) as bar:
-            scores = compare(samples, count, group, read=read, each=output.each, step=bar.update)
-        if not group.first:
-            return
+            scores = compare(
+                samples,
+                count,
+                group,
+                read=read,
+                each=output.each,
+                partial=folders.partial,
+                step=bar.update,
+            )
 
         def show(number: int) -> "SegmentedPicture":
             prediction, label = read(samples[number])
             name = str(samples[number].image.relative_to(folders.images))
             return segmented_picture(name, None, label, prediction, class_set)
 
-        protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, predicted)
-        _tell(scores, class_set, protocol, output, show)
+        if group.first:
+            protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, predicted)
+            _tell(scores, class_set, protocol, folders, output, show, {})
+    if scores.failed:
+        raise typer.Exit(1)
 
 
 def _labels(samples: "Sequence[Sample]") -> list[Path]:
@@ -215,9 +254,14 @@ def _tell(
     scores: "Scores",
     class_set: "ClassSet",
     protocol: "Protocol",
+    folders: Folders,
     output: Output,
     show: "Callable[[int], SegmentedPicture]",
+    about: dict[str, Any],
 ) -> None:
-    output.segmentation(scores, class_set, {"protocol": protocol.to_json(scores)}, show)
+    part = folders.to_json(protocol.pairs, scores)
+    folders.warn(protocol.pairs, scores)
+    told = about | part | {"protocol": protocol.to_json(scores)}
+    output.segmentation(scores, class_set, told, show)
     if not output.as_json:
         console.out.print(protocol.text(scores))

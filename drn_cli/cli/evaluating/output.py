@@ -1,6 +1,6 @@
 """What is told of an evaluation, and where: on the terminal, as JSON, CSV and a page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from drn_cli.evaluation.confusion import Scores
     from drn_cli.inference.classifier import Classifier
     from drn_cli.report.pictures import SegmentedPicture
+
+NAMED = 3  # files that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Output:
             about: What was scored, for JSON and the page.
             show: Gives what the page shows of a picture, by its number.
         """
-        told = about | scores.to_json(class_set)
+        told = _all_of(scores.images) | about | scores.to_json(class_set)
         # First of all: a file that cannot be written should not cost the scores.
         if self.as_json:
             console.emit_json(told)
@@ -77,7 +79,7 @@ class Output:
         self, scores: "TopScores", classifier: "Classifier", about: dict[str, Any]
     ) -> None:
         """Tell the scores of a classifier; as `segmentation`."""
-        told = about | scores.to_json()
+        told = _all_of(scores.images) | about | scores.to_json()
         if self.as_json:
             console.emit_json(told)
         else:
@@ -94,3 +96,34 @@ class Output:
         for path in (self.csv, self.report):
             if path is not None:
                 console.note(f"written: {path}")
+
+
+def _all_of(images: int) -> dict[str, Any]:
+    return {"partial": False, "scored": images, "expected": images}
+
+
+def lacking(expected: int, lone: Mapping[str, Sequence[Path]]) -> str:
+    """Say what lacks a counterpart: `4 of 12 have no image in DIR: a.png, b.png and 2 more`.
+
+    Args:
+        expected: How many there should be.
+        lone: The files without a counterpart, by what they lack.
+    """
+    parts = []
+    for what, files in lone.items():
+        if files:
+            names = ", ".join(map(str, files[:NAMED]))
+            more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+            parts.append(f"{len(files)} of {expected} have no {what}: {names}{more}")
+    return "; ".join(parts)
+
+
+def warn_of_part(
+    scored: int, expected: int, lone: Mapping[str, Sequence[Path]], failed: int = 0
+) -> None:
+    """Warn that the scores are those of a part; nothing if they are not."""
+    parts = [text for text in (lacking(expected, lone),) if text]
+    if failed:
+        parts.append(f"{failed} of {expected} failed")
+    if parts:
+        console.warn(f"partial: {scored} of {expected} scored: {'; '.join(parts)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from drn_cli.cli import console
+from drn_cli.cli.evaluating.output import lacking, warn_of_part
 from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
 
@@ -29,6 +30,7 @@ class Asked:
         report: File for the page.
         pictures: How many pictures it shows.
         as_json: Whether JSON is printed.
+        partial: Whether images without boxes, and boxes without an image, may be left out.
     """
 
     thresholds: tuple[float, ...]
@@ -39,6 +41,7 @@ class Asked:
     report: Path | None
     pictures: int
     as_json: bool
+    partial: bool = False
 
     def crops(self, source: "Source") -> dict[str, Any]:
         """Say how the classifier sees pictures."""
@@ -58,7 +61,8 @@ def evaluate_boxes(
         asked: What is tried and told.
 
     Raises:
-        DrnError: A file cannot be used, or no picture has a box of a class that is known.
+        DrnError: A file cannot be used, no image has a box of a class that is known, or some have
+            none and `asked.partial` is not set.
     """
     from drn_cli.data.boxes import read_boxes
     from drn_cli.distributed.group import join
@@ -78,11 +82,17 @@ def evaluate_boxes(
             **asked.crops(source),
             **look.computing(group.device),
         )
-        pictures, left_out = located(images, boxes, class_numbers(classifier))
+        pictures, without, missing = located(images, boxes, class_numbers(classifier))
         if not pictures:
             raise DrnError(
                 f"{truth}: has no box of the network's classes for any of {len(images)} pictures",
                 "boxes go by the names of pictures, and their classes by those of class folders",
+            )
+        lone = {f"box of a known class in {truth}": without, "image": missing}
+        expected = len(images) + len(missing)
+        if (problem := lacking(expected, lone)) and not asked.partial:
+            raise DrnError(
+                f"{', '.join(inputs)}: {problem}", f"--partial scores {len(pictures)} of them"
             )
         with console.bar(len(group.share(pictures)), shown=group.first) as bar:
             scores = localize(
@@ -96,9 +106,14 @@ def evaluate_boxes(
                 step=bar.update,
             )
         if group.first:
-            if left_out:
-                console.note(f"{left_out} of {len(images)} pictures have no boxes and are left out")
-            _tell(scores, pictures, classifier, describe(source, network, classifier), asked)
+            warn_of_part(len(pictures), expected, lone)
+            part = {
+                "partial": len(pictures) < expected,
+                "scored": len(pictures),
+                "expected": expected,
+            }
+            about = describe(source, network, classifier) | part
+            _tell(scores, pictures, classifier, about, asked)
 
 
 def class_numbers(classifier: "Classifier") -> dict[str, int]:

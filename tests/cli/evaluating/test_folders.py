@@ -78,7 +78,8 @@ def test_drawn_pictures_against_labels(evaluate, trained, drawn, words, size):
     assert (told["images"], told["labels"], told["pairs"]) == ("drawn", "truth", 5)
     assert "pictures: stem + _drawn" in told["paired_by"]
     assert (told["label_ids"], told["scales"], told["precision"]) == ("class-ids", [1.0], "float32")
-    assert told["weights"] == str(best_of(trained))
+    assert told["weights"] == found["checkpoint"] == str(best_of(trained))
+    assert (found["run"], found["verified"]) == (str(trained.folder), True)
     assert told["weights_sha256"] == hashlib.sha256(best_of(trained).read_bytes()).hexdigest()
 
 
@@ -100,17 +101,120 @@ def test_table_of_folders_ends_with_the_protocol(evaluate, trained, drawn):
     assert "worst pictures" in result.stdout
 
 
-def test_picture_without_a_label_is_refused_unless_that_is_meant(evaluate, trained, drawn):
-    for stem in ("7", "8"):
-        shutil.copy(drawn[0] / "100_drawn.png", drawn[0] / f"{stem}_drawn.png")
-    words = [trained.folder, *folders("images", drawn), "--json"]
-    error = evaluate(*words).exception
+def damage(path: Path) -> None:
+    """Flip a bit of a PNG's pixels: its own checksum fails."""
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 20] ^= 1
+    path.write_bytes(content)
+
+
+def lose(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).unlink()
+
+
+MAPS = Path("truth", "maps")
+# What is done to the five pairs of `drawn`; what is said of it; scored, expected and exit code.
+PARTS = {
+    "images without a label": (
+        lambda: lose(MAPS, "100.png", "101.png"),
+        "drawn: 2 of 5 have no label map in truth: 100_drawn.png, 101_drawn.png",
+        (3, 5, 0),
+    ),
+    "labels without an image": (
+        lambda: lose(Path("drawn"), *(f"10{n}_drawn.png" for n in range(4))),
+        "drawn: 4 of 5 have no image in drawn: maps/100.png, maps/101.png, maps/102.png and 1 more",
+        (1, 5, 0),
+    ),
+    "both": (
+        lambda: (lose(MAPS, "100.png"), lose(Path("drawn"), "104_drawn.png")),
+        "drawn: 1 of 5 have no label map in truth: 100_drawn.png; "
+        "1 of 5 have no image in drawn: maps/104.png",
+        (3, 5, 0),
+    ),
+    "a damaged label map": (lambda: damage(MAPS / "102.png"), "truth/maps/102.png: ", (4, 5, 1)),
+    "an image of another kind": (
+        lambda: Path("drawn", "102_drawn.png").write_text("no image"),
+        "drawn/102_drawn.png: ",
+        (4, 5, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["images", "predictions"])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_refused_unless_that_is_meant(evaluate, trained, drawn, kind, part):
+    harm, said, (count, expected, code) = PARTS[part]
+    words = folders(kind, drawn)
+    if kind == "images":
+        words = ["--weights", trained.folder, *words]
+    else:  # the label maps themselves, of the right size, as predictions
+        for path in drawn[0].iterdir():
+            shutil.copy(MAPS / path.name.replace("_drawn", ""), path)
+        words += ["--classes", "3"]
+    harm()
+    refused = evaluate(*words, "--json")
+    assert isinstance(refused.exception, DrnError)
+    assert refused.exception.message.startswith(said)
+    if code == 0:
+        assert refused.exception.hint == f"--partial scores {count} of them"
+    result = evaluate(*words, "--json", "--partial", "--report", "page.html")
+    assert result.exit_code == code, result.output
+    found = json.loads(result.stdout)
+    assert (found["partial"], found["scored"], found["expected"]) == (True, count, expected)
+    assert found["images"] == found["protocol"]["pairs"] == count
+    assert f"warning: partial: {count} of {expected} scored: " in result.stderr
+    assert said.removeprefix("drawn: ") in result.stderr
+    assert [text.startswith(said) for text in found["failed"]] == [True] * code
+    assert f"{count} of {expected} (partial)" in Path("page.html").read_text()
+
+
+def test_all_of_the_folders_is_no_part(evaluate, trained, drawn):
+    result = evaluate(trained.folder, *folders("images", drawn), "--json", "--partial")
+    found = scores(result)
+    assert (found["partial"], found["scored"], found["expected"]) == (False, 5, 5)
+    assert "partial" not in result.stderr
+
+
+def test_nothing_that_can_be_scored_is_an_error(evaluate, saved):
+    (saved[0] / "a.png").write_text("no image")
+    error = evaluate(*folders("predictions", saved), "--classes", "3", "--partial").exception
     assert isinstance(error, DrnError)
-    assert error.message == "drawn/7_drawn.png: has no label map in truth (and 1 more)"
-    assert "--partial" in error.hint
-    found = scores(evaluate(*words, "--partial"))
-    assert (found["images"], found["protocol"]["images_without_label"]) == (5, 2)
-    assert "2 files without a counterpart were left out" in found["protocol"]["text"]
+    assert error.message.startswith("none of 1 images can be scored; the first: saved/a.png: ")
+
+
+def test_a_map_that_cannot_be_read_does_not_keep_the_others_from_saying_their_ids(evaluate, saved):
+    for folder in saved:
+        Image.new("L", (4, 1), 26).save(folder / "b.png")  # only as a label id
+        (folder / "a.png").write_text("no map")
+    words = [*folders("predictions", saved), "--classes", "19", "--json"]
+    assert isinstance(evaluate(*words).exception, DrnError)
+    found = json.loads(evaluate(*words, "--partial").stdout)
+    assert (found["scored"], found["protocol"]["label_ids"]) == (1, "label-ids")
+
+
+def test_what_eval_writes_replaces_a_link_and_leaves_what_it_named(evaluate, saved):
+    for name in ("scores.csv", "page.html"):
+        Path(f"precious_{name}").write_text("precious")
+        Path(name).symlink_to(f"precious_{name}")
+    words = [*folders("predictions", saved), "--classes", "3"]
+    result = evaluate(*words, "--csv", "scores.csv", "--report", "page.html")
+    assert result.exit_code == 0, result.output
+    for name in ("scores.csv", "page.html"):
+        assert Path(f"precious_{name}").read_text() == "precious"
+        assert not Path(name).is_symlink() and Path(name).stat().st_size > 100
+
+
+def test_names_of_files_are_text_in_the_page(evaluate, saved):
+    folder = Path("<b>&saved")
+    saved[0].rename(folder)
+    (folder / "a.png").rename(folder / "<script>alert(1)</script>.png".replace("/", "-"))
+    (saved[1] / "a.png").rename(saved[1] / "<script>alert(1)</script>.png".replace("/", "-"))
+    words = [*folders("predictions", (folder, saved[1])), "--classes", "3"]
+    assert evaluate(*words, "--report", "page.html").exit_code == 0
+    page = Path("page.html").read_text()
+    assert "<script>alert" not in page and "<b>&saved" not in page
+    assert "&lt;script&gt;alert(1)&lt;-script&gt;" in page and "&lt;b&gt;&amp;saved" in page
 
 
 def test_saved_predictions_score_as_the_network_does(evaluate, trained, data_folder):
@@ -120,11 +224,12 @@ def test_saved_predictions_score_as_the_network_does(evaluate, trained, data_fol
     expected = scores(evaluate(trained.folder, "--json"))
     for kind in ("index", "colour"):  # the palette's indices are the ids
         saved = (Path("predictions") / kind, data_folder / "labels")
-        found = scores(evaluate(*folders("predictions", saved), "--json"))
-        protocol = found.pop("protocol")
+        found = scores(evaluate(*folders("predictions", saved), "--json", "--partial"))
+        protocol, part = found.pop("protocol"), ("partial", "scored", "expected", "failed")
+        assert [found.pop(key) for key in part] == [True, 5, 17, []]
         assert found == {key: expected[key] for key in found}
         seen = {"scales", "flip", "tile", "run", "verified", "mean", "std", "mean_std_source"}
-        assert expected.keys() - found.keys() == {"checkpoint", "split"} | seen
+        assert expected.keys() - found.keys() == {"checkpoint", "split", *part[:3]} | seen
         assert (protocol["prediction_ids"], protocol["resize_to"]) == ("class-ids", None)
         assert (protocol["pairs"], protocol["labels_without_image"]) == (5, 12)
 

@@ -203,3 +203,41 @@ def test_nothing_is_written_through_a_link_in_the_output_folder(predict, photos,
         assert isinstance(result.exception, DrnError)
         assert f"{place}: is a symbolic link" in str(result.exception)
     assert before == [path.read_bytes() for path in (*target.glob("*"), target) if path.is_file()]
+
+
+def test_what_is_no_sound_image_fails_by_name_and_the_others_go_on(predict, photos, caplog):
+    whole = (photos / "a.png").read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    spoiled = {
+        "flipped.png": (flipped, "broken picture: the checksum of its IDAT chunk, at byte"),
+        "street.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript (EPS) file, which is not"),
+        "clip.jpg": (b"\0\0\0\x18ftypisom" + bytes(99), "MP4 or QuickTime video, which is not"),
+        "phone.jpg": (b"\0\0\0\x18ftypheic" + bytes(99), "HEIC image, which is not a supported"),
+    }
+    for name, (content, _) in spoiled.items():
+        (photos / name).write_bytes(content)
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(photos / "float.tif")
+    pages = [Image.new("L", (60, 60), value) for value in (1, 200)]
+    pages[0].save(photos / "pages.gif", save_all=True, append_images=pages[1:])
+    result = predict("photos", "--json", "--save", "index")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    errors = {Path(one["image"]).name: one["error"] for one in found["failed"]}
+    assert errors.keys() == {*spoiled, "float.tif"}
+    for name, (_, problem) in spoiled.items():
+        assert errors[name].startswith(f"photos/{name}: {problem}")
+    assert "its pixels are floats" in errors["float.tif"]
+    assert len(found["written"]) == 5  # the first frame of the GIF too
+    assert "photos/pages.gif: has 2 frames; the first is read" in caplog.messages
+
+
+@pytest.mark.parametrize("limit", [48 * 64 - 1, 48 * 64])
+def test_pixel_limit_is_an_option(predict, photos, monkeypatch, limit):
+    monkeypatch.setenv("DRN_MAX_PIXELS", "1")  # what the option sets goes with the test
+    result = predict("photos/a.png", "--max-pixels", str(limit), "--json")
+    failed = json.loads(result.stdout)["failed"]
+    assert [one["error"].split(": ")[1][:5] for one in failed] == (
+        ["64x48"] if limit < 48 * 64 else []
+    )
+    assert result.exit_code == len(failed)
