@@ -2,6 +2,9 @@
 
 import errno
 import resource
+from pathlib import Path
+
+NEAR = 256 << 10  # KiB below `ulimit -v`, where errors of any kind mean that memory ran out
 
 
 class DrnError(Exception):
@@ -56,6 +59,20 @@ def limit_reached(error: BaseException) -> DrnError | None:
     return None
 
 
+def _near_address_limit() -> bool:
+    """Whether `ulimit -v` is set and this process has come close to it.
+
+    Libraries hide a failed allocation behind errors of any kind: a module without its names, a
+    oneDNN primitive that cannot be executed, a SystemError without a text.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return False
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmPeak:"))
+    return limit // 1024 - peak < NEAR
+
+
 # What to do about errors of the operating system that users can cause.
 _REMEDIES = {
     errno.EACCES: "check its owner and permissions",
@@ -103,6 +120,9 @@ def explained(error: BaseException, subject: str | None = None) -> DrnError:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         where = " -> ".join(names) or subject or "the operating system"
         return FaultError(f"{where}: {error.strerror}", remedy(error))
+    if _near_address_limit():
+        limit = explained(MemoryError())
+        return FaultError(f"{limit.message} ({type(error).__name__}: {first})", limit.hint)
     kind = type(error).__name__
     if isinstance(error, RecursionError):
         return DrnError(f"nested too deep: {kind}: {first}", "run again with --debug to see where")

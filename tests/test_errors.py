@@ -1,9 +1,11 @@
 import errno
 import pickle
+import subprocess
+import sys
 
 import pytest
 
-from drn_cli.errors import DrnError, limit_reached
+from drn_cli.errors import DrnError, explained, limit_reached
 
 
 def test_text_is_the_message_with_the_hint_in_brackets() -> None:
@@ -47,3 +49,27 @@ def test_too_little_address_space_is_a_line(drn, recipe_file) -> None:
     assert done.returncode == 1
     assert "error: out of memory: ulimit -v is 390625" in done.stderr
     assert "unexpected" not in done.stderr and "Traceback" not in done.stderr
+
+
+NEAR_THE_LIMIT = """
+import mmap, resource, sys
+from drn_cli.errors import explained
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+held = []
+for size in (1 << 27, 1 << 24):
+    try:
+        while True:
+            held.append(mmap.mmap(-1, size))
+    except OSError:
+        pass
+print(explained(SystemError("error return without exception set")))
+"""
+
+
+def test_any_error_near_the_address_limit_is_one_of_memory() -> None:
+    """Libraries hide a failed allocation behind errors of any kind."""
+    done = subprocess.run(
+        [sys.executable, "-c", NEAR_THE_LIMIT], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("out of memory: ulimit -v is 1048576 (SystemError: error return")
+    assert explained(SystemError("error")).message == "unexpected: SystemError: error"
