@@ -117,7 +117,7 @@ def test_options_arrive(here: Drn, exports: Exports, asked: list[Any]) -> None:
     here("export", run, "--format", "pt2", *words, "--pictures", "a", "--pictures", "b")
     words = ("--int8", "--calibration", "c", "--licence", "MIT", "--force")
     here("export", run, "--format", "openvino", *words)
-    defaults = {"pictures": (), "calibration": (), "licence": None, "force": False}
+    defaults = {"pictures": (), "calibration": (), "licence": None, "given": None, "force": False}
     whole = {"argmax": True, "normalize": True, "precision": "float16", "size": (48, 64)}
     int8 = defaults | {"calibration": ["c"], "licence": "MIT", "force": True}
     assert [call[1:] for call in asked] == [
