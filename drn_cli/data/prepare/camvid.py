@@ -30,6 +30,7 @@ from drn_cli.data.prepare.common import (
     claimed,
     fingerprint,
     in_parallel,
+    new_folder,
     up_to_date,
 )
 from drn_cli.data.prepare.placing import (
@@ -41,7 +42,6 @@ from drn_cli.data.prepare.placing import (
     write_lists_and_info,
 )
 from drn_cli.errors import DrnError
-from drn_cli.files import atomic_folder
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def prepare_camvid(
         if up_to_date(out, made_from):
             return Prepared(out, counts, unchanged=True)
         placed = [_place(pair) for pair in pairs]
-        with atomic_folder(out) as folder:
+        with new_folder(out) as folder:
             make_folders(folder, placed)
             jobs = [Job(pair, to) for pair, to in zip(pairs, placed, strict=True)]
             seen = list(in_parallel(partial(_convert, source, folder, reading), jobs, progress))

@@ -24,9 +24,14 @@ from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
-from drn_cli.files import hidden_beside, open_lock, read_json, write_json, write_text
+from drn_cli.files import atomic_folder, hidden_beside, open_lock, read_json, write_json, write_text
 
 log = logging.getLogger(__name__)
+
+# As long as what follows a temporary name: where a long name is cut short, both are cut at the same
+# place, so a run that clears temporary folders holds the lock of all data folders they may be of.
+BESIDE, LEFTOVER = "prepare.lock", r"[0-9a-f]{8}\.tmp"
+INSIDE = ".prepare.lock"  # where only the data folder itself can be written
 
 FEW = 16  # starting processes takes as long as decoding so many images
 
@@ -123,14 +128,14 @@ def claimed(out: Path) -> Iterator[None]:
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
-    locks = [hidden_beside(place, "lock"), place / ".prepare.lock"]
-    path = next((lock for lock in locks if _may_write(lock.parent)), None)
+    beside = hidden_beside(place, BESIDE)
+    path = next((p for p in (beside, place / INSIDE) if _may_write(p.parent)), None)
     if path is None:  # neither can this run write there, and reading disturbs nobody
         yield
         return
     with _locked(path, out) as alone:
         try:
-            if alone:
+            if alone and path == beside:
                 _clear_leftovers(place)
             yield
         finally:
@@ -170,8 +175,13 @@ def _locked(path: Path, out: Path) -> Iterator[bool]:
 
 def _clear_leftovers(place: Path) -> None:
     """Remove temporary folders of earlier runs: who holds the lock knows that they are dead."""
-    pattern = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{8}}\.tmp")
-    for path in sorted(place.parent.iterdir()):
+    start = hidden_beside(place, BESIDE).name.removesuffix(BESIDE)
+    pattern = re.compile(re.escape(start) + LEFTOVER)
+    try:
+        found = sorted(place.parent.iterdir())
+    except OSError:  # a folder that may be written and not listed
+        return
+    for path in found:
         if pattern.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             log.info("%s: removed, a killed run left it", path)
             shutil.rmtree(path, ignore_errors=True)
@@ -259,6 +269,27 @@ def up_to_date(out: Path, made_from: str) -> bool:
         f"{out}: holds another data set, or one made from other files",
         "remove it or choose another folder with --out",
     )
+
+
+def is_untouched(out: Path) -> bool:
+    """Return whether a folder holds nothing but the lock of its preparation."""
+    return out.is_dir() and all(path.name == INSIDE for path in out.iterdir())
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes the data folder, as `atomic_folder` does.
+
+    Raises:
+        DrnError: `out` exists and holds something, or the folder it is in cannot be written.
+    """
+    if is_untouched(out) and not _may_write(out.parent):
+        raise DrnError(
+            f"{out}: cannot be written as a whole: {out.absolute().parent} is read-only",
+            "choose another folder",
+        )
+    with atomic_folder(out) as folder:
+        yield folder
 
 
 def place(source: Path, target: Path) -> None:

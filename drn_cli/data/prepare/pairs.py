@@ -17,6 +17,7 @@ from drn_cli.data.prepare.common import (
     claimed,
     fingerprint,
     in_parallel,
+    new_folder,
     up_to_date,
 )
 from drn_cli.data.prepare.given_split import ANOTHER, find_split
@@ -32,7 +33,6 @@ from drn_cli.data.prepare.placing import (
 )
 from drn_cli.data.prepare.splits import Shares, split
 from drn_cli.errors import DrnError
-from drn_cli.files import atomic_folder
 
 IMAGE_FOLDERS = frozenset({"image", "images", "img", "imgs", "jpegimages", "photos", "rgb"})
 LABEL_FOLDERS = frozenset(
@@ -236,7 +236,7 @@ def prepare_pairs(
             return Prepared(out, counts, unchanged=True)
         found = look(label_files, _part(progress, 0))
         reading = choose_reading(found, table, values, unknown_as_void)
-        with atomic_folder(out) as folder:
+        with new_folder(out) as folder:
             make_folders(folder, placed)
             jobs = [Job(match, to) for match, to in zip(matches, placed, strict=True)]
             work = partial(_convert, folders.images, folders.labels, folder, reading)

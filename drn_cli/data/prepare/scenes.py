@@ -18,12 +18,14 @@ from drn_cli.data.prepare.common import (
     claimed,
     count_pixels,
     in_parallel,
+    is_untouched,
+    new_folder,
     write_info,
     write_list,
 )
 from drn_cli.data.prepare.street.scene import draw_scene
 from drn_cli.errors import DrnError
-from drn_cli.files import atomic_folder, read_json
+from drn_cli.files import read_json
 
 __all__ = ["draw_scene", "make_scenes"]
 
@@ -78,7 +80,7 @@ def make_scenes(
         scenes = [(split, index) for split, count in counts.items() for index in range(count)]
         shared = _is_worth_sharing(len(scenes), width * height)
         run = partial(in_parallel, few=0 if shared else len(scenes))
-        with atomic_folder(out) as folder:
+        with new_folder(out) as folder:
             draw = partial(_draw, folder, counts, (width, height), seed)
             drawn = list(run(draw, scenes, progress))
             for split, count in counts.items():
@@ -141,7 +143,7 @@ def _draw(
 
 def _is_made(out: Path, settings: dict[str, int]) -> bool:
     """Tell whether `out` holds the scenes asked for; it must not hold anything else."""
-    if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
+    if not os.path.lexists(out) or is_untouched(out):
         return False
     info: Any = read_json(out / "info.json") if (out / "info.json").is_file() else {}
     found = info.get("scenes") if isinstance(info, dict) else None

@@ -103,3 +103,35 @@ def test_killed_preparation_takes_its_workers_along_and_the_next_clears_up(
     assert "a killed run left it" in caplog.text
     left = sorted(path.name for path in source.iterdir())
     assert left == sorted([other.name, "i", "m", "out"])
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o711])
+def test_an_empty_folder_whose_parent_may_not_be_written_is_filled(source: Path, mode: int) -> None:
+    (source / "net" / "train" / "n01440764").mkdir(parents=True)
+    image = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
+    image.save(source / "net" / "train" / "n01440764" / "n01440764_1.JPEG")
+    (source / "out").mkdir(mode=0o777)
+    (source / "out").chmod(0o777)
+    source.chmod(mode)
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        scenes = CliRunner().invoke(app, ["data", "prepare", *SCENES])
+        filled = CliRunner().invoke(
+            app, ["data", "prepare", "imagenet", "net", "--out", "out", "--partial"]
+        )
+    finally:
+        os.seteuid(before)
+        source.chmod(0o755)
+    assert "cannot be written" in str(scenes.exception)  # it appears as a whole, from beside
+    assert filled.exit_code == 0, filled.exception
+    assert not list((source / "out").glob(".*"))
+
+
+def test_what_a_killed_run_left_of_a_long_name_is_cleared(source: Path) -> None:
+    name = "o" * 250
+    left = source / f".{name[:241]}.0123abcd.tmp"
+    left.mkdir()
+    with claimed(source / name):
+        assert not left.exists()

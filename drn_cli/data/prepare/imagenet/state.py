@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drn_cli.data.folders import IMAGENET
+from drn_cli.data.prepare.common import INSIDE
 from drn_cli.data.prepare.imagenet.pictures import Corrupt, is_picture, is_wnid
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json, write_json, write_text
@@ -57,7 +58,9 @@ def read_state(out: Path) -> State:
                 break
             return _what_is_still_there(out, state)
     else:
-        if out.is_dir() and all(path.match(LEFTOVER) for path in out.iterdir()):
+        if out.is_dir() and all(
+            path.name == INSIDE or path.match(LEFTOVER) for path in out.iterdir()
+        ):
             return State()
     raise DrnError(
         f"{out}: holds something else than ImageNet as this command makes it",
