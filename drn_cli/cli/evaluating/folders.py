@@ -97,6 +97,7 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
         DrnError: The network or a file cannot be used, or nothing belongs together.
     """
     from drn_cli.distributed.group import join
+    from drn_cli.distributed.launch import leave
     from drn_cli.evaluation.label_maps import PairReader
     from drn_cli.evaluation.protocol import Protocol, Seen
     from drn_cli.evaluation.segmentation import evaluate
@@ -144,7 +145,7 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
             about = describe(source, network, predictor)
             _tell(scores, predictor.class_set, protocol, folders, output, show, about)
     if scores.failed:
-        raise typer.Exit(1)
+        raise typer.Exit(leave(1))
 
 
 def score_predictions(
@@ -162,6 +163,7 @@ def score_predictions(
         DrnError: A file cannot be used, nothing belongs together, or nobody says the classes.
     """
     from drn_cli.distributed.group import join
+    from drn_cli.distributed.launch import leave
     from drn_cli.evaluation.label_maps import MapReader
     from drn_cli.evaluation.protocol import Protocol
     from drn_cli.evaluation.segmentation import compare
@@ -195,7 +197,7 @@ def score_predictions(
             protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, predicted)
             _tell(scores, class_set, protocol, folders, output, show, {})
     if scores.failed:
-        raise typer.Exit(1)
+        raise typer.Exit(leave(1))
 
 
 def _labels(samples: "Sequence[Sample]") -> list[Path]:

@@ -6,7 +6,7 @@ belong to an unknown one until all are done, because a run may be killed in betw
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
 
 from drn_cli import __version__
@@ -104,6 +104,8 @@ class MapRecord:
         self._rows: list[Row] = []
         self._made: dict[tuple[bool, tuple[str, ...]], Row] = {}
         self._different: dict[int, list[str]] = {}
+        from drn_cli.inference.outputs import check_place
+
         before = _read(out)
         if resume:
             self._check_unrecorded(before, names)
@@ -112,6 +114,7 @@ class MapRecord:
             self._refuse(before, left)
         for name, kinds_left in left.items():
             for path in _files(out, name, kinds_left):
+                check_place(out, path)
                 path.unlink(missing_ok=True)
             kept = [kind for kind in before[name]["files"] if kind not in kinds_left]
             before[name] = before[name] | {"files": kept}
@@ -215,6 +218,7 @@ def _read(out: Path) -> dict[str, Row]:
         and isinstance(images, dict)
         and all(isinstance(row, dict) and _are_kinds(row.get("files")) for row in table)
         and all(type(number) is int and 0 <= number < len(table) for number in images.values())
+        and all(map(_is_below, images))
     ):
         return {name: table[number] for name, number in images.items()}
     raise _damaged(path)
@@ -231,6 +235,12 @@ def _read_older(out: Path, found: Row) -> dict[str, Row]:
             if not path.name.startswith("."):
                 images.setdefault(name, []).append(kind)
     return {name: found | {"files": kinds} for name, kinds in images.items()}
+
+
+def _is_below(name: str) -> bool:
+    """Whether a recorded name stays below the folder that it is joined to."""
+    path = PurePath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def _are_kinds(value: Any) -> bool:

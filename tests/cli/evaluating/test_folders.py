@@ -84,13 +84,15 @@ def test_drawn_pictures_against_labels(evaluate, trained, drawn, words, size):
 
 
 def test_one_and_two_processes_give_the_same_files(evaluate, drn, trained, drawn, tmp_path):
-    words = [trained.folder, *folders("images", drawn), "--ms", "--json"]
+    damage(MAPS / "102.png")
+    words = [trained.folder, *folders("images", drawn), "--ms", "--json", "--partial"]
     one = evaluate(*words, "--csv", "one.csv")
     two = drn("eval", *words, "--csv", "two.csv", "--gpus", "2")
-    assert two.returncode == 0, two.stderr
+    assert one.exit_code == two.returncode == 1, two.stderr
+    assert "error: " not in two.stderr  # an image that failed is no lost process
     assert one.stdout == two.stdout
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
-    assert scores(one)["protocol"]["scales"] == [0.5, 0.75, 1, 1.25, 1.5, 1.75]
+    assert json.loads(one.stdout)["protocol"]["scales"] == [0.5, 0.75, 1, 1.25, 1.5, 1.75]
 
 
 def test_table_of_folders_ends_with_the_protocol(evaluate, trained, drawn):

@@ -170,23 +170,24 @@ def test_csv_has_a_line_for_each_picture(classify, photos, expected):
     assert re.search(r"^4 pictures .* a second: out/classes.csv$", result.stdout, re.MULTILINE)
 
 
-def test_only_what_the_csv_lacks_is_classified(classify, photos):
-    classify("photos/c.png", "photos/a.png", "--csv", "classes.csv")
-    header, *lines = rows("classes.csv")
-    Path("classes.csv").write_text(
+@pytest.mark.parametrize("name", ["classes.csv", f"{'c' * 251}.csv"])
+def test_only_what_the_csv_lacks_is_classified(classify, photos, name):
+    classify("photos/c.png", "photos/a.png", "--csv", name)
+    header, *lines = rows(name)
+    Path(name).write_text(
         "\n".join([",".join(header), *(",".join([line[0], *["mine"] * 8]) for line in lines)])
         + "\n"
     )
     (photos / "b.jpg").unlink()
-    result = classify("photos", "--csv", "classes.csv", "--skip-existing", "--json")
+    result = classify("photos", "--csv", name, "--skip-existing", "--json")
     found = json.loads(result.stdout)
     assert [entry["image"] for entry in found["classified"]] == ["photos/deep/d.png"]
     assert found["skipped"] == 2
-    assert [line[0] for line in rows("classes.csv")] == [
+    assert [line[0] for line in rows(name)] == [
         "image", "photos/a.png", "photos/c.png", "photos/deep/d.png",
     ]  # fmt: skip
-    assert [line[1] == "mine" for line in rows("classes.csv")] == [False, True, True, False]
-    again = classify("photos", "--csv", "classes.csv", "--skip-existing")
+    assert [line[1] == "mine" for line in rows(name)] == [False, True, True, False]
+    again = classify("photos", "--csv", name, "--skip-existing")
     assert "0 pictures classified" in again.stdout
     assert "3 were there already" in again.stdout
 

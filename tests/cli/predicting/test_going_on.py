@@ -153,6 +153,30 @@ def test_force_deletes_what_is_recorded_and_nothing_else(
     assert record()[0] == {"a": str(other_segmenter)}
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("{tmp}/precious", "is no record of predictions"),
+        ("../../precious", "is no record of predictions"),
+        ("deep/../../../precious", "is no record of predictions"),
+        ("linked/precious", "predictions/index/linked: is a symbolic link"),
+    ],
+)
+def test_force_deletes_nothing_outside_the_output_folder(
+    predict, photos, other_segmenter, tmp_path, name, problem
+):
+    predict("photos/a.png", "--save", "index")
+    path = Path("predictions/predictions.json")
+    found = json.loads(path.read_text())
+    found["images"][name.format(tmp=tmp_path)] = 0
+    path.write_text(json.dumps(found))
+    (tmp_path / "precious.png").write_bytes(b"mine")
+    Path("predictions/index/linked").symlink_to(tmp_path)
+    words = ("photos/a.png", "--save", "index", "--force")
+    assert problem in refusal(predict(*words, weights=other_segmenter))
+    assert (tmp_path / "precious.png").read_bytes() == b"mine"
+
+
 def test_predictions_of_another_view_are_not_gone_on_with(predict, photos, files_in):
     predict("photos/a.png")
     before = files_in(Path("predictions"))
