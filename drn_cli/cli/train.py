@@ -193,6 +193,7 @@ def _work(request: "Request", as_json: bool) -> signal.Signals | None:
     with join() as group:
         # The first process decides for all: the names of new folders hold the time.
         beginning = Beginning.of(group.tell(begin(request).to_json() if group.first else ""))
+        group.watch(beginning.recipe.train.timeout)
         material = _find(beginning, group.world)
         if group.first:
             beginning = _look_over(beginning, material, aloud=group.world == 1)

@@ -7,7 +7,9 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,10 +26,11 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousHandler
 
 from drn_cli.distributed.group import ATTEMPT, FAILED, store_of
-from drn_cli.distributed.heartbeat import GRACE, Stall, Watch, is_halted
+from drn_cli.distributed.heartbeat import GRACE, Stall, Watch
 from drn_cli.distributed.launch import stop_signals
 
-HALTED = 10.0  # seconds that a stopped process gets after the job was asked to stop
+ANSWER = 10.0  # seconds after a stop signal in which a stopped process may be continued
+STORE = 5.0  # seconds that the agent waits for the store, and for nothing else meanwhile
 
 logger = logging.getLogger(__name__)
 
@@ -136,28 +139,28 @@ class Agent(LocalElasticAgent):
             self._remaining_restarts = 0
         return result
 
-    def _watch_over(self, worker_group: WorkerGroup, started: Mapping[int, int]) -> Watch | None:
-        if not worker_group.spec.rdzv_handler.use_agent_store:
-            return None  # the first process holds the store, and may be the one that hangs
+    def _watch_over(self, worker_group: WorkerGroup, started: Mapping[int, int]) -> Watch:
         workers = worker_group.workers
         local = {worker.global_rank: started[worker.local_rank] for worker in workers}
-        return Watch(self._attempt_store(worker_group), workers[0].world_size, local)
+        # Without the agent's store, the first process holds one, and may be the one that hangs.
+        kept = worker_group.spec.rdzv_handler.use_agent_store
+        connect = partial(self._attempt_store, worker_group) if kept else None
+        return Watch(connect, workers[0].world_size, local)
 
     @staticmethod
     def _attempt_store(worker_group: WorkerGroup) -> Any:
         address, port = worker_group.master_addr, worker_group.master_port
         assert address is not None and port is not None
-        return store_of(os.environ[ATTEMPT], address, int(port), timedelta(seconds=30))
+        return store_of(os.environ[ATTEMPT], address, int(port), timedelta(seconds=STORE))
 
     def _end_stalled(self, worker_group: WorkerGroup) -> RunResult | None:
         """Kill the processes of this machine that hold the job up, if it was for too long."""
         local = {worker.global_rank: worker.id for worker in worker_group.workers}
         stall = self._watch.stall() if self._watch is not None else None
-        if self.asked is not None and time.monotonic() - self._asked_at > HALTED:
-            halted = tuple(rank for rank, process in local.items() if is_halted(process))
-            if halted:
-                text = f"rank {halted[0]} is stopped, and cannot answer {self.asked.name}"
-                stall = Stall(halted, text, 0.0)
+        if self.asked is not None and time.monotonic() - self._asked_at > ANSWER:
+            deaf = self._watch.deaf() if self._watch is not None else None
+            if deaf is not None:
+                stall = replace(deaf, text=f"{deaf.text}, and cannot answer {self.asked.name}")
         if stall is None:
             return None
         ranks = [rank for rank in stall.ranks if rank in local]

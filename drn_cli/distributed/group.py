@@ -20,7 +20,7 @@ from drn_cli.distributed.cluster import (
     slurm_tasks,
     waiting_announced,
 )
-from drn_cli.distributed.heartbeat import Progress
+from drn_cli.distributed.heartbeat import LONG, START, Progress
 from drn_cli.errors import DrnError, FaultError
 
 Item = TypeVar("Item")
@@ -103,10 +103,13 @@ class Group:
             return
         self.progress.limit = limit
         # Of both limits, ours is the one that names the process.
-        patience = timedelta(seconds=max(1800.0, 2 * limit))
-        set_timeout = getattr(dist, "set_timeout", dist.distributed_c10d._set_pg_timeout)
+        patience = timedelta(seconds=2 * max(LONG, limit))
         if self.world > 1:
+            set_timeout = (
+                getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+            )
             set_timeout(patience)
+        self.advance(START)
 
     def advance(self, doing: str | None = None, step: int | None = None) -> None:
         """Report that the work advanced: what comes next, after which step, if that is new."""

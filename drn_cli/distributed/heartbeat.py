@@ -8,18 +8,20 @@ checkpoint.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch._C._distributed_c10d import Store  # public, but nowhere exported
 
-READING, TRAINING, COMPILATION = "reading data", "training", "compilation"
+START, READING, TRAINING, COMPILATION = "start", "reading data", "training", "compilation"
 VALIDATION, CHECKPOINT = "validation", "checkpoint"
 
-COMPILING = 1800.0  # seconds without progress that a compilation may take at least
-POLL = 1.0  # seconds between two looks at the store
+LONG = 1800.0  # seconds without progress that a download of weights or a compilation may take
+POLL = 1.0  # seconds between two looks at the store and the processes
 GRACE = 60.0  # seconds that other machines get to end a rank of theirs
+UNINTERRUPTIBLE = 60.0  # seconds in state D after which a rank hangs, where no limit is known
+SILENT = json.dumps([0, 0, 0, START]).encode()  # stands for a rank that has not reported yet
 
 
 def _key(rank: int) -> str:
@@ -49,7 +51,7 @@ class Progress:
         self._count += 1
         self._doing = self._doing if doing is None else doing
         self._step = self._step if step is None else step
-        limit = max(self.limit, COMPILING) if self._doing == COMPILATION else self.limit
+        limit = max(self.limit, LONG) if self._doing in (START, COMPILATION) else self.limit
         self._store.set(self._key, json.dumps([self._count, limit, self._step, self._doing]))
 
 
@@ -72,48 +74,84 @@ class Watch:
     """Notices that no rank of a job advances any more, and finds the one that is the reason.
 
     Args:
-        store: That the ranks report to.
+        connect: Opens the store that the ranks report to; None where no store outlives them.
         world: Number of ranks.
         local: Process ids of this machine's ranks.
+        clock: Seconds since any moment.
     """
 
-    def __init__(self, store: Store, world: int, local: Mapping[int, int]) -> None:
-        self._store, self._keys = store, [_key(rank) for rank in range(world)]
-        self._local = local
-        self._reports: list[bytes] = []
+    def __init__(
+        self,
+        connect: Callable[[], Store] | None,
+        world: int,
+        local: Mapping[int, int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connect, self._keys = connect, [_key(rank) for rank in range(world)]
+        self._store: Store | None = None
+        self._local, self._time = local, clock
+        self._reports = [SILENT] * world
         self._changed = [0.0] * world
-        self._clock, self._polled = 0.0, time.monotonic()
+        self._uninterruptible: dict[int, float] = {}  # since when, at every poll
+        self._clock, self._polled, self._limit = 0.0, clock(), 0.0
 
     def stall(self) -> Stall | None:
         """Return what holds the job up, if nothing advanced for longer than the ranks' limit."""
-        now = time.monotonic()
+        now = self._time()
         if now - self._polled < POLL:
             return None
         # Where this process itself was stopped, as by `scontrol suspend`, the ranks were, too.
         self._clock += min(now - self._polled, 5 * POLL)
         self._polled = now
+        for rank, process in self._local.items():
+            if _state(process) == "D":
+                self._uninterruptible.setdefault(rank, self._clock)
+            else:
+                self._uninterruptible.pop(rank, None)
         try:
-            if self._reports or self._store.check(self._keys):
-                self._compare(self._store.multi_get(self._keys))
+            self._read()
         except RuntimeError:  # the store's machine does not answer: nothing advances here either
-            pass
-        if not self._reports:
-            return None
-        told = [json.loads(report) for report in self._reports]
-        limit = max(limit for _, limit, *_ in told)
+            self._store = None  # a late answer would be taken for that to the next question
+        reports = [json.loads(report) for report in self._reports]
+        self._limit = max(limit for _, limit, *_ in reports)
         idle = self._clock - max(self._changed)
-        if idle <= limit:
+        if not self._limit or idle <= self._limit:
             return None
-        ranks = self._culprits([doing for *_, doing in told])
-        _, _, step, doing = told[ranks[0]]
-        names = f"rank {ranks[0]} has" if len(ranks) == 1 else f"ranks {_listed(ranks)} have"
+        ranks = self._culprits([doing for *_, doing in reports])
+        _, _, step, doing = reports[ranks[0]]
+        most = 8
+        names = ", ".join(map(str, ranks[:most]))
+        more = f" and {len(ranks) - most} more" if len(ranks) > most else ""
+        subject = f"rank {names} has" if len(ranks) == 1 else f"ranks {names}{more} have"
         seconds = self._clock - self._changed[ranks[0]]
-        text = f"{names} made no progress for {seconds:.0f} s (last: step {step}, {doing})"
-        return Stall(tuple(ranks), text, idle - limit)
+        text = f"{subject} made no progress for {seconds:.0f} s (last: step {step}, {doing})"
+        return Stall(tuple(ranks), text, idle - self._limit)
 
-    def _compare(self, reports: Sequence[bytes]) -> None:
+    def deaf(self) -> Stall | None:
+        """Return the ranks of this machine that no signal reaches.
+
+        Those that are stopped (state T) at once; those in uninterruptible sleep (D), where a
+        healthy rank is while it writes a checkpoint, only after the limit without progress.
+        """
+        if stopped := [rank for rank, process in self._local.items() if _state(process) == "T"]:
+            return Stall(tuple(stopped), f"rank {stopped[0]} is stopped", 0.0)
+        if asleep := self._asleep(self._limit or UNINTERRUPTIBLE):
+            text = f"rank {asleep[0]} waits for a disk or file system that does not answer"
+            return Stall(tuple(asleep), text, 0.0)
+        return None
+
+    def _read(self) -> None:
+        if self._connect is None:
+            return
+        if self._store is None:
+            self._store = self._connect()
+        store = self._store
+        if SILENT not in self._reports or store.check(self._keys):
+            reports = store.multi_get(self._keys)
+        else:
+            reports = [store.get(key) if store.check([key]) else SILENT for key in self._keys]
         for rank, report in enumerate(reports):
-            if not self._reports or report != self._reports[rank]:
+            if report != self._reports[rank]:
                 self._changed[rank] = self._clock
         self._reports = list(reports)
 
@@ -124,27 +162,28 @@ class Watch:
         nor does rank 0 that writes a checkpoint. Of the rest, those that advanced longest ago.
         """
         ranks = list(range(len(doing)))
-        halted = [rank for rank, process in self._local.items() if is_halted(process)]
+        stopped = [rank for rank, process in self._local.items() if _state(process) == "T"]
         alone = [
             rank
             for rank in ranks
             if doing[rank] == READING or (doing[rank] == CHECKPOINT and rank == 0)
         ]
-        chosen = halted or alone or ranks
+        chosen = stopped or self._asleep(self._limit / 2) or alone or ranks
         oldest = min(self._changed[rank] for rank in chosen)
         return [rank for rank in chosen if self._changed[rank] <= oldest + 2 * POLL]
 
+    def _asleep(self, limit: float) -> list[int]:
+        """Find the ranks that were in state D at every poll since, and made no progress either."""
+        return [
+            rank
+            for rank, since in self._uninterruptible.items()
+            if self._clock - max(since, self._changed[rank]) > limit
+        ]
 
-def is_halted(process: int) -> bool:
-    """Return whether a process is stopped (T), or sleeps where no signal reaches it (D)."""
+
+def _state(process: int) -> str:
+    """Read a process's state, a letter (see `man 5 proc_pid_stat`); "" if it is gone."""
     try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):  # it is gone
-        return False
-    return state in ("T", "t", "D")
-
-
-def _listed(ranks: Sequence[int]) -> str:
-    most = 8
-    names = ", ".join(map(str, ranks[:most]))
-    return f"{names} and {len(ranks) - most} more" if len(ranks) > most else names
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""

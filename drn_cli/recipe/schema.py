@@ -214,8 +214,9 @@ class Train(Section):
         600,
         gt=0,
         description="Seconds in which no process of a job advances (a pass, a validation image, a "
-        "checkpoint; 1800 at least for a compilation) before the one that holds the others up is "
-        "killed; for jobs that --gpus, --nnodes or --max-restarts started. null is never.",
+        "checkpoint; 1800 at least for the start and for a compilation) before the one that holds "
+        "the others up is killed; for jobs that --gpus, --nnodes or --max-restarts started. null "
+        "is never.",
     )
     log_every: int = Field(10, ge=1, description="Steps between two lines of metrics.")
     tensorboard: bool = Field(

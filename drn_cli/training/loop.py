@@ -15,7 +15,7 @@ import torch
 
 from drn_cli.data.batches import Batch, on_device
 from drn_cli.data.readers import reading_failures
-from drn_cli.distributed.heartbeat import CHECKPOINT, COMPILATION, READING, TRAINING
+from drn_cli.distributed.heartbeat import CHECKPOINT, COMPILATION, READING, START, TRAINING
 from drn_cli.errors import DrnError
 from drn_cli.files import write_json, write_text
 from drn_cli.inference.out_of_memory import is_out_of_memory
@@ -115,8 +115,7 @@ class _Loop:
 
     def begin(self) -> None:
         """Try what can fail later, and write down what this run is, or that it goes on."""
-        self.group.watch(self.settings.timeout)
-        self.group.advance("start", self.progress.steps)
+        self.group.advance(START, self.progress.steps)
         check(self.training, self.run)
         if self.group.first:
             self._introduce()

@@ -1,0 +1,228 @@
+"""Who is found to hold a job up: reports over real stores, real processes, and a clock by hand."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from drn_cli.distributed.heartbeat import (
+    CHECKPOINT,
+    COMPILATION,
+    LONG,
+    READING,
+    START,
+    TRAINING,
+    Progress,
+    Stall,
+    Watch,
+)
+
+LIMIT = 20.0
+
+
+class Job:
+    """Ranks that report to a store, and the watch over those of this machine."""
+
+    def __init__(
+        self,
+        world: int,
+        local: dict[int, int] | None = None,
+        connect: Callable[[], dist.Store] | None = None,
+    ) -> None:
+        self.seconds, self.store = 0.0, dist.HashStore()
+        self.ranks = [Progress(self.store, rank) for rank in range(world)]
+        for rank in self.ranks:
+            rank.limit = LIMIT
+        self.watch = Watch(
+            connect or (lambda: self.store), world, local or {}, lambda: self.seconds
+        )
+
+    def report(self, *doing: str | None, step: int = 7) -> None:
+        """Let each rank report, but those with None."""
+        for rank, what in zip(self.ranks, doing, strict=True):
+            if what is not None:
+                rank.report(what, step)
+
+    def wait(self, seconds: float) -> Stall | None:
+        """Look at the job once a second."""
+        found = None
+        for _ in range(round(seconds)):
+            self.seconds += 1
+            found = self.watch.stall()
+        return found
+
+
+@pytest.mark.parametrize(
+    ("doing", "culprits"),
+    [
+        ((TRAINING, READING, TRAINING), (1,)),  # the others wait for it in the exchange
+        ((CHECKPOINT, TRAINING, TRAINING), (0,)),  # so they do for what rank 0 writes
+        ((TRAINING, CHECKPOINT, CHECKPOINT), (0, 1, 2)),  # the rest only wait for rank 0's
+        ((TRAINING, TRAINING, TRAINING), (0, 1, 2)),
+    ],
+)
+def test_the_rank_that_the_others_wait_for_is_named(doing, culprits):
+    job = Job(3)
+    job.report(*doing)
+    assert job.wait(LIMIT) is None
+    stall = job.wait(2)
+    assert stall is not None and stall.ranks == culprits
+    names = "rank {} has" if len(culprits) == 1 else "ranks {} have"
+    said = names.format(", ".join(map(str, culprits)))
+    assert stall.text == f"{said} made no progress for 21 s (last: step 7, {doing[culprits[0]]})"
+    assert stall.overdue == 1
+
+
+def test_of_ranks_that_do_the_same_the_one_that_stopped_first_is_named():
+    job = Job(3)
+    job.report(TRAINING, TRAINING, TRAINING)
+    job.wait(5)
+    job.report(TRAINING, None, TRAINING)
+    assert job.wait(LIMIT) is None
+    stall = job.wait(2)
+    assert stall is not None and stall.ranks == (1,)
+    job.report(None, TRAINING, None)
+    assert job.wait(2) is None
+
+
+def test_a_rank_that_never_reported_is_named():
+    job = Job(2)
+    assert job.wait(2 * LONG) is None  # no limit is known yet
+    job.report(TRAINING, None)
+    assert job.wait(LIMIT) is None
+    stall = job.wait(2)
+    assert stall is not None and stall.ranks == (1,)
+    assert stall.text.endswith("(last: step 0, start)")
+
+
+@pytest.mark.parametrize("slow", [COMPILATION, START])
+def test_a_compilation_and_a_download_may_take_long(slow):
+    job = Job(2)
+    job.report(slow, TRAINING)
+    assert job.wait(LONG) is None
+    assert job.wait(2) is not None
+
+
+def test_a_watch_that_was_stopped_itself_does_not_count_that_time():
+    job = Job(1)
+    job.report(TRAINING)
+    job.wait(1)
+    job.seconds += 9999
+    assert job.watch.stall() is None
+
+
+def test_a_dead_store_ends_no_watch():
+    """Nothing advances where it is dead; and answers of a new connection count again."""
+    dead = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    client = dist.TCPStore("127.0.0.1", dead.port, timeout=timedelta(seconds=1))
+    clients: list[dist.Store] = [client]
+    rank = Progress(client, 0)
+    rank.limit = LIMIT
+    rank.report(TRAINING, 3)
+
+    def connect() -> dist.Store:
+        if not clients:
+            raise dist.DistNetworkError("refused")
+        return clients.pop()
+
+    job = Job(1, connect=connect)
+    assert job.wait(2) is None
+    del dead
+    assert job.wait(LIMIT - 2) is None
+    stall = job.wait(5)
+    assert stall is not None and "(last: step 3, training)" in stall.text
+    job.report(TRAINING)
+    clients.append(job.store)
+    assert job.wait(1) is None
+
+
+def test_no_store_no_limit():
+    job = Job(1)
+    watch = Watch(None, 1, {}, lambda: job.seconds)
+    job.seconds = LONG
+    assert watch.stall() is None and watch.deaf() is None
+
+
+UNINTERRUPTIBLE = """
+import ctypes, time
+print(flush=True)
+if ctypes.CDLL(None).vfork() == 0:  # the parent is in state D until this child ends
+    time.sleep(60)
+"""
+WAITING = "import time; print(flush=True); time.sleep(60)"
+
+Start = Callable[[str], int]
+
+
+@pytest.fixture
+def start(until) -> Iterator[Start]:
+    children = []
+
+    def start(state: str) -> int:
+        script = UNINTERRUPTIBLE if state == "D" else WAITING
+        child = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True
+        )
+        children.append(child)
+        assert child.stdout is not None
+        child.stdout.readline()
+        if state == "T":
+            child.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{child.pid}/stat")
+        until(lambda: stat.read_text().rpartition(")")[2].split()[0] == state)
+        return child.pid
+
+    yield start
+    for child in children:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+
+
+@pytest.mark.parametrize("state", ["T", "D"])
+def test_a_rank_that_cannot_run_comes_before_one_that_reads(start, state):
+    job = Job(2, {0: start("S"), 1: start(state)})
+    job.report(READING, TRAINING)
+    stall = job.wait(LIMIT + 2)
+    assert stall is not None and stall.ranks == (1,)
+
+
+def test_only_a_stopped_rank_is_deaf_at_once(start):
+    job = Job(2, {0: start("D"), 1: start("T")})
+    deaf = job.watch.deaf()
+    assert deaf is not None and (deaf.ranks, deaf.text) == ((1,), "rank 1 is stopped")
+
+
+@pytest.mark.parametrize("limit", [LIMIT, None])
+def test_a_rank_that_writes_is_deaf_only_after_the_limit(start, limit):
+    """It is in state D most of the time; each report says that it lives."""
+    job = Job(1, {0: start("D")})
+    job.ranks[0].limit = limit
+    patience = limit or 60
+    job.report(CHECKPOINT)
+    job.wait(patience)
+    assert job.watch.deaf() is None
+    if limit:
+        job.report(CHECKPOINT)
+        job.wait(patience)
+        assert job.watch.deaf() is None
+    job.wait(2)
+    deaf = job.watch.deaf()
+    assert deaf is not None and deaf.ranks == (0,) and "does not answer" in deaf.text
+
+
+def test_a_rank_that_wakes_is_not_deaf(start):
+    local = {0: start("D")}
+    job = Job(1, local)
+    job.ranks[0].limit = None
+    job.wait(50)
+    asleep, local[0] = local[0], start("S")
+    job.wait(1)
+    local[0] = asleep
+    job.wait(50)
+    assert job.watch.deaf() is None
