@@ -1,9 +1,12 @@
-"""Which files are images: supported formats, checksums, and the names of files of other kinds."""
+"""Which files are images: supported formats, limits, checksums, names of other formats."""
 
 import os
 import struct
+import threading
+import warnings
 import zlib
 from io import BytesIO
+from types import TracebackType
 from typing import IO
 
 from PIL import Image, PngImagePlugin, TiffImagePlugin
@@ -87,11 +90,52 @@ def too_large(size: str, pixels: int) -> DrnError:
     )
 
 
+class _Relaxed:
+    """A context in which Pillow warns of nothing and refuses no size: ours is checked instead.
+
+    Python keeps one list of filters for all threads, and Pillow one limit. Threads that each put
+    back what they found would put back the settings of one another: so the first to come in changes
+    them, for all, and the last to leave puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = warnings.catch_warnings()
+        self._limit: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = warnings.catch_warnings(action="ignore")
+                self._before.__enter__()
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._inside += 1
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                Image.MAX_IMAGE_PIXELS = self._limit
+                self._before.__exit__(None, None, None)
+
+    def _forked(self) -> None:
+        """Leave what threads were inside of that the new process does not have."""
+        inside, self._lock = self._inside, threading.Lock()
+        if inside:
+            Image.MAX_IMAGE_PIXELS = self._limit
+        self._inside = 0
+
+
+relaxed = _Relaxed()
+os.register_at_fork(after_in_child=relaxed._forked)
+
+
 def foreign(data: bytes) -> DrnError:
     """Return the error of a file that is not a supported image, naming what it is."""
     name, remedy = _kind(data)
     if not name:
-        return DrnError("not a picture in a known format", f"supported are {SUPPORTED}")
+        return DrnError("not an image in a known format", f"supported are {SUPPORTED}")
     return DrnError(f"{name}, which is not a supported image", f"{remedy}; supported: {SUPPORTED}")
 
 

@@ -19,10 +19,10 @@ from drn_cli.data.image_formats import (
     check_png,
     foreign,
     pixel_limit,
+    relaxed,
     too_large,
     unread_png,
 )
-from drn_cli.data.silence import silence
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic, read_bytes
 
@@ -37,6 +37,8 @@ Source = Path | bytes | IO[bytes] | Image.Image  # what an image is read from
 
 TAIL = 0x20000  # bytes at the end of a PNG in which EXIF would be found: it has 64 KB at most
 ORIENTATION = 0x0112  # of EXIF: 1 is upright
+MOST_FRAMES = 64  # that are looked for in a TIFF: Pillow's time grows with their number squared
+SIZE = (256, 257)  # tags of a TIFF's width and height
 REDUCED = 254  # tag of a TIFF's smaller copies of itself, whose lowest bit is 1
 
 SUFFIXES = frozenset(
@@ -87,7 +89,7 @@ def read_image(source: Source, *, frames: Literal["one", "first"] = "one") -> Pi
         return image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
     if image.mode == "F":
         raise DrnError(
-            f"{_name(source)}: its pixels are floats, whose black and white nothing defines",
+            f"{_name(source)}: its pixels are floats, with no defined black and white",
             "save it with 8 or 16 bits a channel",
         )
     if image.mode.startswith("I"):
@@ -151,7 +153,7 @@ def read_header(source: Path | bytes) -> Header:
     Raises:
         DrnError: The file is missing, its header is broken, or it is not a supported image.
     """
-    with _failures(_name(source)), silence:
+    with _failures(_name(source)), relaxed:
         if isinstance(source, Path) and not source.is_file():
             read_bytes(source)  # says why not; a named pipe would wait for a writer
         file = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -161,7 +163,10 @@ def read_header(source: Path | bytes) -> Header:
             asked = image.format != "PNG" or "exif" in image.info
             orientation = image.getexif().get(ORIENTATION, 1) if asked else 1
             turned = isinstance(orientation, int) and 1 < orientation <= 8
-            return Header(image.size, image.mode, orientation if turned else 1)
+            size = image.size
+            if image.format == "TIFF":  # newer versions of Pillow have turned it already
+                size = tuple(image.tag_v2[tag] for tag in SIZE)  # type: ignore[attr-defined]
+            return Header(size, image.mode, orientation if turned else 1)
     _open(source, "first")  # says what it is instead
     raise AssertionError("Pillow knows the file after all")
 
@@ -191,15 +196,11 @@ def _failures(name: str) -> Iterator[None]:
         ) from error
     except PermissionError as error:
         raise DrnError(f"{name}: cannot be read: {error.strerror}") from error
-    except Image.DecompressionBombError as error:  # before there is an image to ask for its size
-        pixels = [int(word) for word in str(error).replace("(", " ").split() if word.isdigit()]
-        problem = too_large("", pixels[0])
-        raise DrnError(f"{name}: {problem.message}", problem.hint) from error
     except MemoryError:
         raise
     except Exception as error:  # what a broken file raises has no bounds
         text = " ".join(str(error).split()) or type(error).__name__
-        raise DrnError(f"{name}: broken picture: {text}") from error
+        raise DrnError(f"{name}: broken image: {text}") from error
 
 
 def _open(source: Source, frames: Literal["one", "first"]) -> Image.Image | Pixels:
@@ -209,7 +210,7 @@ def _open(source: Source, frames: Literal["one", "first"]) -> Image.Image | Pixe
         Pixels `(H, W)` or `(H, W, 3)` where there was a quick way, or else Pillow's image.
     """
     name = _name(source)
-    with _failures(name), silence:
+    with _failures(name), relaxed:
         if isinstance(source, Image.Image):
             return _loaded(source)
         data = (
@@ -253,20 +254,33 @@ def _check_size(image: Image.Image) -> None:
 
 def _check_frames(image: Image.Image, name: str, frames: Literal["one", "first"]) -> None:
     """Find out whether an image has frames besides the first; smaller copies of it are none."""
-    count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    if count > 1 and image.format == "TIFF":
-        copies = 0
-        for number in range(1, count):
-            image.seek(number)
-            copies += int(image.tag_v2.get(REDUCED, 0)) & 1  # type: ignore[attr-defined]
-        image.seek(0)
-        count -= copies
-    if count > 1 and frames == "one":
+    if image.format == "TIFF":
+        count = _tiff_frames(image)
+    else:
+        count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if count == 1:
+        return
+    number = f"more than {MOST_FRAMES}" if count > MOST_FRAMES else str(count)
+    if frames == "one":
         raise DrnError(
-            f"{image.format} of {count} frames, and one is meant", "save that one as a PNG file"
+            f"{image.format} of {number} frames, and one is meant", "save that one as a PNG file"
         )
-    if count > 1:
-        log.warning("%s: has %d frames; the first is read", name, count)
+    log.warning("%s: has %s frames; the first is read", name, number)
+
+
+def _tiff_frames(image: Image.Image) -> int:
+    """Count the frames of a TIFF but for smaller copies; `MOST_FRAMES + 1` stands for any more."""
+    count = 1
+    for number in range(1, MOST_FRAMES + 1):
+        try:
+            image.seek(number)
+        except EOFError:
+            break
+        count += not int(image.tag_v2.get(REDUCED, 0)) & 1  # type: ignore[attr-defined]
+    else:
+        count = MOST_FRAMES + 1
+    image.seek(0)
+    return count
 
 
 def _quickly(image: Image.Image, data: bytes) -> Pixels | None:

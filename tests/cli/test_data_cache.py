@@ -50,7 +50,7 @@ def test_broken_picture_is_one_line_and_the_rest_is_kept(drn, own_data_folder: P
     failed = drn("data", "cache", own_data_folder)
     assert failed.returncode == 1
     assert failed.stdout == ""
-    assert f"error: {broken}: broken picture" in failed.stderr
+    assert f"error: {broken}: broken image" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert any((own_data_folder / "drn-cache").iterdir())
 

@@ -49,7 +49,7 @@ def test_bad_folder_is_told_by_kind_and_fails(drn, folder: Path) -> None:
     assert shown.returncode == 1, shown.stderr
     lines = shown.stdout.splitlines()
     start = lines.index("error: files that cannot be read (4)")
-    assert [line.count("broken picture") for line in lines[start + 1 : start + 4]] == [1, 1, 1]
+    assert [line.count("broken image") for line in lines[start + 1 : start + 4]] == [1, 1, 1]
     assert lines[start + 4] == "  and 1 more"
     assert any("101.png (val_labels.txt:2): has the value 200 (3 px)" in line for line in lines)
     assert "warning: labels without a labelled pixel (1)" in lines

@@ -212,6 +212,6 @@ def test_picture_that_cannot_be_read_leaves_no_submission(run, network, street, 
         Path("predictions/index/bonn", path.name).write_bytes(blank(0))
     words = ("predict", "test", "--weights", network, "--cityscapes-submission", "a.zip")
     result = run(*words, "--partial")
-    assert f"{path.name}: broken picture" in result.stderr
+    assert f"{path.name}: broken image" in result.stderr
     assert not Path("a.zip").exists()
     assert result.exit_code == 1

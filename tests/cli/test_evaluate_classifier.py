@@ -158,7 +158,7 @@ def test_broken_picture_is_an_error(evaluate: Callable[..., Any], run: Path) -> 
     path.write_bytes(path.read_bytes()[:100])
     error = evaluate(run, "--data", "broken").exception
     assert isinstance(error, DrnError)
-    assert error.message.startswith(f"{path}: broken picture")
+    assert error.message.startswith(f"{path}: broken image")
 
 
 @pytest.mark.parametrize("words", [["--tile", 64], ["--ms"], ["--scales", "0.5,1"], ["--flip"]])

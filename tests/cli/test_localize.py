@@ -196,8 +196,8 @@ def test_broken_picture_is_told_and_the_others_are_done(
     assert [Path(entry["image"]).stem for entry in told["localized"]] == ["blue", "green", "red"]
     [failed] = told["failed"]
     assert failed["image"] == "photos/cut.png"
-    assert failed["error"].startswith("photos/cut.png: broken picture")
-    assert "error: photos/cut.png: broken picture" in " ".join(result.stderr.split())
+    assert failed["error"].startswith("photos/cut.png: broken image")
+    assert "error: photos/cut.png: broken image" in " ".join(result.stderr.split())
     assert "1 of 4 images failed" in result.stderr
     assert Path("localized/heatmap/red.png").is_file()
 

@@ -115,8 +115,8 @@ def test_a_broken_picture_is_skipped_and_told(predict, network, photos, tmp_path
         "photos/deep/er/b.jpg",
     ]
     assert [entry["image"] for entry in found["failed"]] == ["photos/aa_broken.png"]
-    assert "broken picture" in found["failed"][0]["error"]
-    assert "error: photos/aa_broken.png: broken picture" in done.stderr
+    assert "broken image" in found["failed"][0]["error"]
+    assert "error: photos/aa_broken.png: broken image" in done.stderr
     assert "1 of 3 images failed" in done.stderr
     assert files_below(tmp_path / "predictions" / "index") == ["a.png", "deep/er/b.png"]
     assert_prediction(

@@ -141,7 +141,7 @@ def test_a_broken_picture_is_named_once(drn, recipe_file, own_data_folder, again
     done = drn("train", recipe_file, EPOCH, f"data.root={own_data_folder}", *again)
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if "error" in line]
-    assert line.startswith(f"error: {picture}: broken picture: ")
+    assert line.startswith(f"error: {picture}: broken image: ")
     assert "Traceback" not in done.stderr
 
 

@@ -129,7 +129,7 @@ def test_processes_read_their_parts_of_the_same_batches(samples: list[Sample]) -
 @pytest.mark.parametrize("workers", [0, 2])
 def test_broken_picture_is_one_error_that_names_it(samples: list[Sample], workers: int) -> None:
     samples[3].image.write_bytes(samples[3].image.read_bytes()[:200])
-    with pytest.raises(DrnError, match="broken picture") as caught:
+    with pytest.raises(DrnError, match="broken image") as caught:
         list(batches_of(samples, workers, batch_size=7).epoch(0))
     assert caught.value.message.startswith(f"{samples[3].image}: ")
     assert "\n" not in caught.value.message

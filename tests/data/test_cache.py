@@ -198,7 +198,7 @@ def test_broken_picture_is_its_own_error_and_nothing_is_kept(
     cache: DecodedCache, samples: list[Sample]
 ) -> None:
     samples[0].image.write_bytes(samples[0].image.read_bytes()[:100])
-    with pytest.raises(DrnError, match="broken picture"):
+    with pytest.raises(DrnError, match="broken image"):
         cache.read(samples[0])
     samples[1].label.unlink()
     with pytest.raises(DrnError, match=f"{samples[1].label}: cannot be read"):

@@ -72,7 +72,7 @@ def test_broken_picture_is_an_error_that_travels_as_a_value(samples: list[ClassS
         ClassificationTestSet(samples)[1],
     ):
         assert isinstance(item, DrnError)
-        assert "1.jpg: broken picture" in item.message
+        assert "1.jpg: broken image" in item.message
         assert pickle.loads(pickle.dumps(item)).message == item.message
 
 

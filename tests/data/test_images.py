@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from drn_cli.data.classes import camvid, cityscapes
+from drn_cli.data.image_formats import PNG_MAGIC
 from drn_cli.data.images import (
     overlay,
     read_header,
@@ -146,7 +147,7 @@ def test_floats_are_refused_as_an_image(tmp_path: Path, values: list[list[float]
         read_image(path)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
 @pytest.mark.parametrize("orientation", TURNED)
 def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: int) -> None:
     # Flat blocks of 16 pixels: JPEG changes them little and treats all directions alike.
@@ -160,6 +161,9 @@ def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: i
     path = saved(tmp_path / f"a.{suffix}", stored, exif=exif, **options)
     image = read_image(path)
     assert image.shape == upright.shape
+    header = read_header(path)
+    assert (header.orientation, header.size) == (orientation, stored.size)
+    assert header.upright == (upright.shape[1], upright.shape[0])
     assert np.abs(image.astype(int) - upright).max() <= (3 if suffix == "jpg" else 0)
 
 
@@ -264,7 +268,7 @@ def test_wrong_checksum_of_the_compressed_pixels_is_an_error(kind: str) -> None:
     pixels = bytearray(whole[start + 8 : start + 8 + length])
     pixels[-1] ^= 1  # of zlib's own checksum; that of the chunk is right
     data = whole[:start] + chunk(b"IDAT", bytes(pixels)) + whole[start + 12 + length :]
-    with pytest.raises(DrnError, match="image: broken picture"):
+    with pytest.raises(DrnError, match="image: broken image"):
         PNGS[kind][1](data)
 
 
@@ -355,25 +359,36 @@ def test_tiff_that_cannot_be_read_is_described() -> None:
         read_image(bytes(data))
 
 
-def frames(format_: str, path: Path) -> Path:
-    images = [Image.fromarray(np.full((20, 30), number, np.uint8)) for number in (7, 50, 99)]
+def frames(format_: str, path: Path, count: int = 3) -> Path:
+    images = [
+        Image.fromarray(np.full((20, 30), (7 + 43 * n) % 251, np.uint8)) for n in range(count)
+    ]
     images[0].save(path, format_, save_all=True, append_images=images[1:])
     return path
 
 
-@pytest.mark.parametrize("format_", ["GIF", "TIFF", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("format_", "count", "said"),
+    [
+        *((format_, 3, "3") for format_ in ("GIF", "TIFF", "PNG", "WEBP")),
+        ("TIFF", 64, "64"),
+        ("TIFF", 65, "more than 64"),
+    ],
+)
 def test_several_frames_are_refused_where_one_is_meant(
-    tmp_path: Path, format_: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, format_: str, count: int, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = frames(format_, tmp_path / "a.img")
+    path = frames(format_, tmp_path / "a.img", count)
     for read in (read_image, read_label):
-        with pytest.raises(DrnError, match=f"a.img: {format_} of 3 frames.*save that one as a PNG"):
+        with pytest.raises(
+            DrnError, match=f"a.img: {format_} of {said} frames.*save that one as a PNG"
+        ):
             read(path)
     assert not caplog.records
     first = read_image(path, frames="first")
     assert np.abs(first.astype(int) - 7).max() <= 3  # WebP is not exact
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: has 3 frames; the first is read"
+        f"{path}: has {said} frames; the first is read"
     ]
 
 
@@ -392,7 +407,7 @@ def test_picture_is_read_from_an_open_file(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(buffer, "PNG")
     buffer.seek(0)
     assert np.array_equal(read_image(buffer), pixels)
-    with pytest.raises(DrnError, match="image: not a picture"):
+    with pytest.raises(DrnError, match="image: not an image"):
         read_image(BytesIO(b"hello"))
 
 
@@ -444,10 +459,10 @@ def text_bomb(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (truncated("png"), "broken picture"),
-        (truncated("jpg"), "broken picture"),
-        (text, "not a picture"),
-        (empty, "not a picture"),
+        (truncated("png"), "broken image"),
+        (truncated("jpg"), "broken image"),
+        (text, "not an image"),
+        (empty, "not an image"),
         (lambda folder: folder / "absent.png", "no such file"),
         (lambda folder: folder, "is a folder, not a file"),
         (pipe, "is not a regular file"),
@@ -457,7 +472,7 @@ def text_bomb(folder: Path) -> Path:
         ),
         (bomb(20_000), r"400.0 million pixels; the limit is 160 million \(--max-pixels 400000000"),
         (bomb(100_000), "10000.0 million pixels"),
-        (text_bomb, "broken picture: Decompressed data too large"),
+        (text_bomb, "broken image: Decompressed data too large"),
     ],
     ids=["png", "jpeg", "text", "empty", "missing", "folder", "pipe", "13k", "20k", "100k", "zTXt"],
 )
@@ -487,6 +502,18 @@ def test_pixel_limit_is_a_setting_that_processes_inherit(
     for read in (read_image, read_header, lambda data: read_image(Image.open(BytesIO(data)))):
         with pytest.raises(DrnError, match="5x3"):
             read(data)
+    # Pillow itself refuses 179 million.
+    monkeypatch.setenv("DRN_MAX_PIXELS", str(14_000**2))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 14_000, 14_000, 1, 0, 0, 0, 0))
+    large = PNG_MAGIC + header + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+    before = Image.MAX_IMAGE_PIXELS
+    assert read_header(large).size == (14_000, 14_000)
+    with pytest.raises(DrnError, match="image: broken image"):
+        read_label(large)
+    monkeypatch.setenv("DRN_MAX_PIXELS", str(14_000**2 - 1))
+    with pytest.raises(DrnError, match=r"14000x14000, 196\.0 million pixels"):
+        read_label(large)
+    assert before == Image.MAX_IMAGE_PIXELS
     monkeypatch.setenv("DRN_MAX_PIXELS", "1e9")
     with pytest.raises(DrnError, match="DRN_MAX_PIXELS: '1e9' is not a number of pixels"):
         read_image(data)

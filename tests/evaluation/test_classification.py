@@ -177,7 +177,7 @@ def test_batches_name_a_broken_picture_and_put_the_threads_back(
 ) -> None:
     dataset = ClassificationTestSet([*samples, broken(tmp_path)], "1-crop", CROP, RESIZE)
     torch.set_num_threads(2)
-    with pytest.raises(DrnError, match=r"cut_off\.png: broken picture"):
+    with pytest.raises(DrnError, match=r"cut_off\.png: broken image"):
         list(in_batches(lambda batch: Ranked(*[batch.labels] * 3), dataset, 4, CPU))
     assert threads_of_a_later_thread() == 2
 
@@ -265,7 +265,7 @@ def test_broken_picture_is_an_error_and_the_threads_are_put_back(
     samples: list[ClassSample], tmp_path: Path, threads: None
 ) -> None:
     torch.set_num_threads(2)
-    with pytest.raises(DrnError, match=r"cut_off\.png: broken picture"):
+    with pytest.raises(DrnError, match=r"cut_off\.png: broken image"):
         score(classifier(), [*samples[:3], broken(tmp_path), *samples[3:]], ALONE)
     assert threads_of_a_later_thread() == 2
 

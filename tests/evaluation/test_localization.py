@@ -247,7 +247,7 @@ def test_broken_picture_is_named(
     classifier: Classifier, pictures: list[Located], tmp_path: Path
 ) -> None:
     (tmp_path / "cut.png").write_bytes(pictures[0].image.read_bytes()[:90])
-    with pytest.raises(DrnError, match=r"cut\.png: broken picture"):
+    with pytest.raises(DrnError, match=r"cut\.png: broken image"):
         localize(classifier, [replace(pictures[0], image=tmp_path / "cut.png")], ALONE, [NONE])
 
 

@@ -94,7 +94,7 @@ def test_broken_label_is_an_error_and_the_threads_are_put_back(
     assert samples[2].label is not None
     samples[2].label.write_bytes(b"no picture")
     torch.set_num_threads(2)
-    with pytest.raises(Exception, match=f"{samples[2].label.name}: not a picture"):
+    with pytest.raises(Exception, match=f"{samples[2].label.name}: not an image"):
         evaluate(predictor(always_class_one), samples, ALONE)
     assert torch.get_num_threads() == 2
 

@@ -101,7 +101,7 @@ def bomb(side: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no picture", "not a picture"),
+        (b"no picture", "not an image"),
         (None, "no such file"),
         (bomb(10_000), "is 10000x10000, not 64x32"),
         (bomb(20_000), "400.0 million pixels"),

@@ -41,7 +41,7 @@ def threads() -> Iterator[Callable[[int], None]]:
 def picture(number: int) -> Pixels:
     """Draw a picture of one of three sizes, from its number; every seventh is broken."""
     if number % 7 == 6:
-        raise DrnError(f"{number}: broken picture")
+        raise DrnError(f"{number}: broken image")
     return np.full((4 + number % 3, 5, 3), number, np.uint8)
 
 
@@ -81,7 +81,7 @@ def test_each_item_comes_once_with_its_own_result(device: torch.device) -> None:
 
 @DEVICES
 def test_pictures_that_cannot_be_read_come_back_with_the_reason(device: torch.device) -> None:
-    expected = {n: f"{n}: broken picture" for n in (6, 13, 20)}
+    expected = {n: f"{n}: broken image" for n in (6, 13, 20)}
     assert errors(run(21, device)) == expected
 
 

@@ -127,7 +127,7 @@ def test_a_broken_picture_shows_before_the_first_step(recipe_of_classes, class_f
     whole = picture.read_bytes()
     try:
         picture.write_bytes(whole[:100])
-        with pytest.raises(DrnError, match=r"val/red/2\.png: broken picture"):
+        with pytest.raises(DrnError, match=r"val/red/2\.png: broken image"):
             task.look_over(material)
     finally:
         picture.write_bytes(whole)

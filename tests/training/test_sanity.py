@@ -35,7 +35,7 @@ def last_of(folder: Path, kind: str) -> Path:
 def test_a_broken_validation_picture_stops_it_before_the_first_step(prepare, own_data_folder, run):
     picture = last_of(own_data_folder, "images")
     picture.write_bytes(picture.read_bytes()[:300])
-    with pytest.raises(DrnError, match="broken picture") as caught:
+    with pytest.raises(DrnError, match="broken image") as caught:
         go(prepare(f"data.root={own_data_folder}"), run)
     assert caught.value.message.startswith(f"{picture}: ")
     assert_nothing_began(run)

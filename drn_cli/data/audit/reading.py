@@ -64,7 +64,7 @@ def look(item: Item) -> Seen:
     except DrnError as error:
         return Seen(fault=Finding.of("unreadable", error, item.path))
     except Exception as error:  # decoders have their own ways to fail on broken files
-        message = f"broken picture: {type(error).__name__}: {error}"
+        message = f"broken image: {type(error).__name__}: {error}"
         return Seen(fault=Finding("error", "unreadable", message, item.path))
 
 

@@ -75,7 +75,7 @@ def prepare_cityscapes(
         progress: Called with files done and files in all.
 
     Raises:
-        DrnError: What `find_copy` and `unpack` refuse, a broken picture or label, a label of
+        DrnError: What `find_copy` and `unpack` refuse, a broken image or label, a label of
             another size than its picture, other lists in the way, or no place to write.
     """
     if zips is None:
@@ -179,9 +179,9 @@ def png_size(path: Path) -> tuple[int, int]:
     except FileNotFoundError as error:
         raise DrnError(f"{path}: no such file") from error
     except OSError as error:
-        raise DrnError(f"{path}: broken picture: {error.strerror or error}") from error
+        raise DrnError(f"{path}: broken image: {error.strerror or error}") from error
     if head[:8] + head[12:16] != b"\x89PNG\r\n\x1a\nIHDR" or end != b"\0\0\0\0IEND\xaeB`\x82":
-        raise DrnError(f"{path}: broken picture: not a whole PNG file")
+        raise DrnError(f"{path}: broken image: not a whole PNG file")
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
 
 

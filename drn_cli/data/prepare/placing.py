@@ -58,7 +58,7 @@ def place_pair(
         ids: The class ids that the label shows, `(H, W)`.
 
     Raises:
-        DrnError: A broken picture, or a label of another size.
+        DrnError: A broken image, or a label of another size.
     """
     picture = read_image(image)
     # A hard link to a symbolic link would be a symbolic link, and lead nowhere from its new place.

@@ -133,7 +133,7 @@ def test_json_has_everything_and_is_all_of_stdout(classify, classifier, photos, 
     assert found["skipped"] == 0
     (failed,) = found["failed"]
     assert failed["image"] == "photos/aa.png"
-    assert "not a picture" in failed["error"]
+    assert "not an image" in failed["error"]
     assert found["pictures_per_second"] == pytest.approx(4 / found["seconds"], rel=0.01)
     assert "1 of 5 images failed" in result.stderr
 

@@ -319,7 +319,7 @@ def test_two_processes_share_the_pictures_and_find_what_one_finds(
     words = ("photos", "--json", "--save", "index,overlay")
     one = json.loads(predict(*words, "--out", "one").stdout)
     done = drn("predict", *words, "--out", "two", "--weights", segmenter, "--gpus", "2")
-    assert done.returncode == 1, done.stderr  # of the broken picture
+    assert done.returncode == 1, done.stderr  # of the broken image
     two = json.loads(done.stdout.replace('"two/', '"one/'))
     assert len(two["written"]) == 8
     for found in (one, two):

@@ -102,7 +102,7 @@ def test_json_says_the_same_and_is_all_of_stdout(predict, photos, segmenter):
     ] + [{"image": "photos/deep/d.png", "index": "predictions/index/deep/d.png"}]
     assert found["skipped"] == 1
     assert found["failed"] == [{"image": "photos/aa.png", "error": found["failed"][0]["error"]}]
-    assert found["failed"][0]["error"].startswith("photos/aa.png: broken picture: ")
+    assert found["failed"][0]["error"].startswith("photos/aa.png: broken image: ")
     assert found["seconds"] > 0
     assert found["pictures_per_second"] == pytest.approx(3 / found["seconds"], rel=0.01)
     assert "1 of 5 images failed" in result.stderr
@@ -210,7 +210,7 @@ def test_what_is_no_sound_image_fails_by_name_and_the_others_go_on(predict, phot
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 4
     spoiled = {
-        "flipped.png": (flipped, "broken picture: the checksum of its IDAT chunk, at byte"),
+        "flipped.png": (flipped, "broken image: the checksum of its IDAT chunk, at byte"),
         "street.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript (EPS) file, which is not"),
         "clip.jpg": (b"\0\0\0\x18ftypisom" + bytes(99), "MP4 or QuickTime video, which is not"),
         "phone.jpg": (b"\0\0\0\x18ftypheic" + bytes(99), "HEIC image, which is not a supported"),

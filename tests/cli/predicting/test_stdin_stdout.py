@@ -25,14 +25,14 @@ def test_broken_bytes_are_told_in_one_line_and_nothing_comes_out(piped, photos):
     done = piped((photos / "a.png").read_bytes()[:700], "-", "--out", "-")
     assert (done.returncode, done.stdout) == (1, b"")
     (line,) = done.stderr.decode().splitlines()
-    assert re.match(r"error: .*broken picture", line)
+    assert re.match(r"error: .*broken image", line)
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture"])
 def test_what_is_no_picture_is_an_error(predict, photos, content):
     result = predict("-", "--out", "-", stdin=content)
     assert isinstance(result.exception, DrnError)
-    assert "not a picture" in str(result.exception)
+    assert "not an image" in str(result.exception)
     assert result.stdout_bytes == b""
 
 

@@ -68,7 +68,7 @@ def test_prepares_once_and_says_so(drn, small: Path, tmp_path: Path) -> None:
         ["val", "2", "2", "50,000", "0", "2"],
         ["data/imagenet", "made"],
     ]
-    assert f"warning: left out: train: {WNIDS[0]}.tar/0.JPEG: broken picture" in first.stderr
+    assert f"warning: left out: train: {WNIDS[0]}.tar/0.JPEG: broken image" in first.stderr
     assert "left out: 2 more; all of them are in data/imagenet/corrupt.txt" in first.stderr
     assert "drn train drn_d_22_imagenet data.root=data/imagenet data.classes=2" in first.stderr
     second = drn("data", "prepare", "imagenet", small, "--partial", "--json")

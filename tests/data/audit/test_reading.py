@@ -16,7 +16,7 @@ def test_whatever_a_decoder_raises_is_told(tmp_path: Path, monkeypatch: pytest.M
     fault = look(Item(tmp_path / "a.png")).fault
     assert fault is not None
     assert (fault.severity, fault.kind) == ("error", "unreadable")
-    assert fault.message == "broken picture: ZeroDivisionError: by a header"
+    assert fault.message == "broken image: ZeroDivisionError: by a header"
 
 
 def test_pictures_of_the_same_bytes_in_another_shape_differ(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_label_of_another_size_is_an_error_with_file_and_sizes(
 def test_broken_file_is_an_error_with_its_path(source: Path, tmp_path: Path, kind: str) -> None:
     path = source / kind / "2.png"
     path.write_bytes(path.read_bytes()[:60])
-    error = fails(source, tmp_path / "camvid", "broken picture")
+    error = fails(source, tmp_path / "camvid", "broken image")
     assert str(path) in error.message
 
 

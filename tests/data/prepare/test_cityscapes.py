@@ -331,7 +331,7 @@ def test_copy_of_links_keeps_the_train_ids_to_itself(root: Path, tmp_path: Path)
 @pytest.mark.parametrize("name", [PICTURE, TRAIN.format(0, "labelIds")])
 def test_broken_file_is_an_error_with_its_path(root: Path, name: str) -> None:
     (root / name).write_bytes((root / name).read_bytes()[:-30])
-    with pytest.raises(DrnError, match="broken picture") as caught:
+    with pytest.raises(DrnError, match="broken image") as caught:
         prepare(root)
     assert str(root / name) in caught.value.message
     assert not (root / "info.json").exists()
@@ -385,7 +385,7 @@ def test_size_of_a_png_is_read_without_decoding(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for broken in (b"", b"short", whole[:-1], b"X" + whole[1:], whole[:40]):
         path.write_bytes(broken)
-        with pytest.raises(DrnError, match=r"a\.png: broken picture"):
+        with pytest.raises(DrnError, match=r"a\.png: broken image"):
             png_size(path)
     with pytest.raises(DrnError, match="no such file"):
         png_size(tmp_path / "absent.png")

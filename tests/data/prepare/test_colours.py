@@ -125,7 +125,7 @@ def test_colours_are_no_values(tmp_path: Path, picks: np.ndarray) -> None:
 
 def test_missing_and_foreign_files_are_errors(tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("no picture")
-    with pytest.raises(DrnError, match=r"notes.png: not a picture"):
+    with pytest.raises(DrnError, match=r"notes.png: not an image"):
         pixel_mode(tmp_path / "notes.png")
     with pytest.raises(DrnError, match=r"absent.png: no such file"):
         pixel_mode(tmp_path / "absent.png")

@@ -74,5 +74,5 @@ def test_val_samples_come_with_the_crop_they_are_tested_on(folder: ClassFolder) 
 
 def test_broken_picture_is_named(folder: ClassFolder) -> None:
     (folder.root / "val" / "wren" / "4.png").write_bytes(b"no picture")
-    with pytest.raises(DrnError, match=r"4\.png: not a picture"):
+    with pytest.raises(DrnError, match=r"4\.png: not an image"):
         class_folder_sheet(folder, "val", Choice(), CROP)

@@ -288,8 +288,8 @@ def test_corrupt_files_are_listed_and_left_out(tmp_path: Path) -> None:
         f"{TENCH}.tar/notes\\n.txt",
     }
     assert found[f"{TENCH}.tar/empty.JPEG"] == "empty"
-    assert found[f"{TENCH}.tar/cut.JPEG"].startswith("broken picture")
-    assert found[f"{TENCH}.tar/words.JPEG"] == "not a picture in a known format"
+    assert found[f"{TENCH}.tar/cut.JPEG"].startswith("broken image")
+    assert found[f"{TENCH}.tar/words.JPEG"] == "not an image in a known format"
     assert tuple((out / "corrupt.txt").read_text().splitlines()) == made.corrupt
     assert read_json(out / "info.json")["corrupt"] == {"train": 6}
     again = prepare_imagenet(tmp_path / "src", out, partial_copy=True)
@@ -316,7 +316,7 @@ def test_corrupt_files_of_a_folder_are_listed_too(tmp_path: Path) -> None:
 
 def test_nothing_but_corrupt_files_is_an_error(tmp_path: Path) -> None:
     source = write(tmp_path / "src", {f"train/{TENCH}/1.JPEG": b"x"})
-    with pytest.raises(DrnError, match=r"not one whole picture.*1\.JPEG: not a picture"):
+    with pytest.raises(DrnError, match=r"not one whole picture.*1\.JPEG: not an image"):
         prepare_imagenet(source, tmp_path / "out", partial_copy=True)
     assert not (tmp_path / "out" / "info.json").exists()
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from drn_cli.data.silence import silence
+from drn_cli.data.image_formats import relaxed
 
 
 def warn() -> None:
@@ -15,7 +15,7 @@ def warn() -> None:
 
 
 def test_nothing_warns_inside_and_everything_afterwards() -> None:
-    with silence, silence:
+    with relaxed, relaxed:
         warn()
     with pytest.raises(UserWarning, match="odd"):  # the tests' own filter
         warn()
@@ -26,14 +26,14 @@ def test_the_first_thread_to_leave_does_not_speak_for_the_last() -> None:
     first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
 
     def first() -> None:
-        with silence:
+        with relaxed:
             first_is_in.set()
             assert second_is_in.wait(30)
         first_is_out.set()
 
     def second() -> None:
         assert first_is_in.wait(30)
-        with silence:
+        with relaxed:
             second_is_in.set()
             assert first_is_out.wait(30)
             warn()
@@ -46,10 +46,10 @@ def test_the_first_thread_to_leave_does_not_speak_for_the_last() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks, where there are threads
 def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have() -> None:
-    with silence._lock:
+    with relaxed._lock:
         child = os.fork()
         if child == 0:
-            with silence:
+            with relaxed:
                 warn()
             os._exit(5)
     _, status = os.waitpid(child, 0)
