@@ -9,6 +9,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from drn_cli.errors import DrnError
+
+log = logging.getLogger(__name__)
 
 FORMULA = re.compile(r"'*[=+\-@\t]")  # text that spreadsheets compute, or that was kept from it
 NAME_MAX = 255  # bytes of a file's name, on every file system in use
@@ -69,12 +72,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise DrnError(f"{path}: exists already", "remove it or choose another folder")
+    with scratch_folder(path) as temporary:
+        yield temporary
+        temporary.replace(path)
+        sync_folder(path.parent)
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Make a temporary folder beside `path` for the block.
+
+    Raises:
+        DrnError: It cannot be made, or the block ends with an OSError.
+    """
     temporary = _beside(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        temporary.replace(path)
-        sync_folder(path.parent)
     except OSError as error:
         raise DrnError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -120,6 +134,64 @@ def open_lock(path: Path) -> IO[bytes]:
         DrnError: It is a link or no regular file, or it cannot be opened.
     """
     return os.fdopen(_open_own(path, os.O_RDWR), "r+b", buffering=0)
+
+
+@contextmanager
+def locked(path: Path, busy: DrnError) -> Iterator[bool]:
+    """Hold a lock file, made for the block and removed after it.
+
+    The lock is flock's, which belongs to the opened file: two threads of one process exclude each
+    other, and no other use of the file drops it. A process that is killed leaves the file alone.
+
+    Args:
+        path: The file.
+        busy: What is raised where another process holds it.
+
+    Yields:
+        False where the file system has no locks, so that nothing is known of others.
+
+    Raises:
+        DrnError: `busy`, or the file cannot be opened.
+    """
+    while True:
+        with open_lock(path) as file:
+            alone = True
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise busy from error
+            except OSError:
+                alone = False
+            try:
+                current = path.stat().st_ino == os.fstat(file.fileno()).st_ino
+            except FileNotFoundError:
+                current = False
+            if current:  # and not one that its last owner has just removed
+                try:
+                    yield alone
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+
+
+def clear_leftovers(path: Path) -> None:
+    """Remove temporary folders that killed processes left beside `path`.
+
+    The caller holds a lock without which none is made: a file beside `path` with an ending of 12
+    characters, the length of a temporary ending. Then a long name is cut at the same place in
+    both, so who clears temporary folders holds the lock of all that they may be of.
+    """
+    ending = "00000000.tmp"
+    start = hidden_beside(path, ending).name.removesuffix(ending)
+    pattern = re.compile(rf"{re.escape(start)}[0-9a-f]{{8}}\.tmp")
+    try:
+        beside = sorted(path.parent.iterdir())
+    except OSError:  # a folder that may be written and not listed
+        return
+    for found in beside:
+        if pattern.fullmatch(found.name) and found.is_dir() and not found.is_symlink():
+            log.info("%s: removed, a killed run left it", found)
+            shutil.rmtree(found, ignore_errors=True)
 
 
 def open_append(path: Path) -> IO[str]:
@@ -279,83 +351,80 @@ def _parse(text: str, where: str, *, lines: bool) -> Any:
         raise DrnError(f"{at(line)}: not usable JSON: {many}") from error
 
 
-def move_together(scratch: Path, names: Sequence[str], folder: Path) -> list[Path]:
-    """Move finished files that belong together to another folder of the same disk, in this order.
+def move_together(scratch: Path, places: Sequence[Path]) -> None:
+    """Replace files that belong together by those of the same names in `scratch`, in this order.
 
     A process that is killed meanwhile leaves the old files or the new ones, or some of both and a
-    hidden journal beside the last of them, with which `restore_together` brings the old ones back.
-
-    Raises:
-        DrnError: The folder cannot be written, or another process is replacing these files.
-    """
-    places = [folder / name for name in names]
-    restore_together(places[-1])
-    journal = _journal(places[-1])
-    try:
-        for name in names:
-            _sync(scratch / name)
-        with _locked(journal) as opened:
-            for place in places:
-                _backup(place).unlink(missing_ok=True)
-            old = [place.name for place in places if _keep(place)]
-            sync_folder(folder)
-            opened.write(json.dumps({"files": list(names), "old": old}).encode())
-            os.fsync(opened.fileno())
-            sync_folder(folder)
-            for place in places:
-                (scratch / place.name).replace(place)
-            sync_folder(folder)
-            journal.unlink()
-        sync_folder(folder)
-        for place in places:
-            _backup(place).unlink(missing_ok=True)
-    except OSError as error:
-        with suppress(DrnError):
-            restore_together(places[-1])
-        raise DrnError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    return places
-
-
-def restore_together(last: Path) -> bool:
-    """Bring back the old files if a `move_together` was killed before all new ones were in place.
+    hidden mark beside the last of them: `restore_together` then brings the old ones back. The
+    caller holds a lock, if others may do the same.
 
     Args:
-        last: The last of the files.
+        scratch: A folder of the same disk.
+        places: The files, all in one folder.
+
+    Raises:
+        DrnError: The folder cannot be written.
+    """
+    last = places[-1]
+    restore_together(places)
+    try:
+        for place in places:
+            _sync(scratch / place.name)
+            _backup(place).unlink(missing_ok=True)
+        for place in places:
+            if os.path.lexists(place):
+                _same(place, _backup(place))
+        sync_folder(last.parent)
+        _mark(last).touch(exist_ok=False)
+        sync_folder(last.parent)
+        for place in places:
+            (scratch / place.name).replace(place)
+        sync_folder(last.parent)
+        _finish(places)
+    except OSError as error:
+        with suppress(DrnError):
+            restore_together(places)
+        raise DrnError(f"{last.parent}: cannot be written: {error.strerror or error}") from error
+
+
+def restore_together(places: Sequence[Path]) -> bool:
+    """Bring back the old files if a `move_together` was killed before all new ones were in place.
+
+    Nothing but `places` is touched, whatever lies in the folder: the mark has no content.
 
     Returns:
         Whether there was such a thing to do.
 
     Raises:
-        DrnError: The folder cannot be written, or another process is replacing these files.
+        DrnError: The folder cannot be written.
     """
-    journal = _journal(last)
-    if not journal.is_file():
+    if not half_replaced(places[-1]):
         return False
     try:
-        with _locked(journal) as opened:
-            if not os.fstat(opened.fileno()).st_nlink:  # finished since it was looked for
-                return False
-            content = opened.read()
-            try:
-                moved = json.loads(content)
-                names, old = list(map(str, moved["files"])), set(map(str, moved["old"]))
-            except (ValueError, KeyError, TypeError):  # killed while it was written: nothing moved
-                names = []
-            for place in (last.with_name(name) for name in names if Path(name).name == name):
-                if place.name not in old:
-                    place.unlink(missing_ok=True)
-                elif _backup(place).exists():
-                    _backup(place).replace(place)
-            sync_folder(last.parent)
-            journal.unlink(missing_ok=True)
+        for place in places:
+            if not os.path.lexists(_backup(place)):
+                place.unlink(missing_ok=True)  # a new file, where there was none
+            else:  # backups stay until the mark is gone: this may be killed as well
+                restored = hidden_beside(place, "restored")
+                restored.unlink(missing_ok=True)
+                _same(_backup(place), restored)
+                restored.replace(place)
+                restored.unlink(missing_ok=True)  # renaming one file to itself leaves both names
+        sync_folder(places[-1].parent)
+        _finish(places)
     except OSError as error:
         raise DrnError(
-            f"{last}: half replaced, and cannot be restored: {error.strerror or error}"
+            f"{places[-1]}: half replaced, and cannot be restored: {error.strerror or error}"
         ) from error
-    return bool(names)
+    return True
 
 
-def _journal(last: Path) -> Path:
+def half_replaced(last: Path) -> bool:
+    """Whether a `move_together` to files of which this is the last goes on, or was killed."""
+    return os.path.lexists(_mark(last))
+
+
+def _mark(last: Path) -> Path:
     return hidden_beside(last, "replacing")
 
 
@@ -363,28 +432,22 @@ def _backup(path: Path) -> Path:
     return hidden_beside(path, "old")
 
 
-def _keep(path: Path) -> bool:
-    """Keep an existing file under its backup's name too."""
-    if not path.is_symlink() and not path.exists():
-        return False
+def _finish(places: Sequence[Path]) -> None:
+    _mark(places[-1]).unlink()
+    sync_folder(places[-1].parent)
+    for place in places:
+        _backup(place).unlink(missing_ok=True)
+
+
+def _same(path: Path, other: Path) -> None:
+    """Make `other` another name of a file, or a copy where the file system has no links."""
     try:
-        os.link(path, _backup(path), follow_symlinks=False)
-    except OSError:  # a file system without links
-        shutil.copy2(path, _backup(path), follow_symlinks=False)
-        _sync(_backup(path))
-    return True
+        os.link(path, other, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(path, other, follow_symlinks=False)
+        _sync(other)
 
 
 def _sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[IO[bytes]]:
-    with open_lock(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DrnError(f"{path.parent}: another process is replacing these files") from error
-        yield file

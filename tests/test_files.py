@@ -1,5 +1,6 @@
 import csv
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from drn_cli.files import (
     atomic,
     atomic_folder,
     csv_text,
+    half_replaced,
     move_together,
     open_append,
     open_lock,
@@ -296,7 +298,7 @@ def test_files_that_belong_together_are_moved_in_order(tmp_path: Path) -> None:
         (scratch / name).write_text(f"new {name}")
     (folder / "b").write_text("old b")
     (folder / "other").write_text("other")
-    assert move_together(scratch, ["b", "a"], folder) == [folder / "b", folder / "a"]
+    move_together(scratch, [folder / "b", folder / "a"])
     assert names(folder) == ["a", "b", "other"]
     assert [(folder / name).read_text() for name in ("a", "b")] == ["new a", "new b"]
     assert names(scratch) == ["c"]
@@ -305,7 +307,7 @@ def test_files_that_belong_together_are_moved_in_order(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from drn_cli.files import move_together
+from drn_cli.files import move_together, restore_together
 left = int(sys.argv[2])
 def count(event, _):
     global left
@@ -315,7 +317,11 @@ def count(event, _):
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(count)
 folder = Path(sys.argv[1])
-move_together(folder / "scratch", ["a.bin", "a.json", "a.xml"], folder / "out")
+places = [folder / "out" / name for name in ("a.bin", "a.json", "a.xml")]
+if sys.argv[3:] == ["restore"]:
+    restore_together(places)
+else:
+    move_together(folder / "scratch", places)
 """
 
 
@@ -334,10 +340,14 @@ def test_a_process_killed_between_two_calls_leaves_the_old_files_or_the_new_ones
         for name in old:
             (folder / "out" / name).write_text("old")
         done = subprocess.run([sys.executable, "-c", KILLED, folder, str(calls)], check=False)
-        restored = restore_together(folder / "out" / "a.xml")
+        restored = restore_together(
+            [folder / "out" / name for name in ("a.bin", "a.json", "a.xml")]
+        )
         found = {p.name: p.read_text() for p in (folder / "out").iterdir() if p.name[0] != "."}
         assert found in (dict.fromkeys(old, "old"), dict.fromkeys(whole, "new")), calls
-        assert not restore_together(folder / "out" / "a.xml")
+        assert not restore_together(
+            [folder / "out" / name for name in ("a.bin", "a.json", "a.xml")]
+        )
         outcomes.append((restored, found == dict.fromkeys(whole, "new")))
         if done.returncode == 0:
             break
@@ -348,17 +358,52 @@ def test_a_process_killed_between_two_calls_leaves_the_old_files_or_the_new_ones
 
     for name in whole:  # the next run clears what a killed one left
         (tmp_path / "1" / "scratch" / name).write_text("newer")
-    move_together(tmp_path / "1" / "scratch", ["a.bin", "a.json", "a.xml"], tmp_path / "1" / "out")
+    places = [tmp_path / "1" / "out" / name for name in ("a.bin", "a.json", "a.xml")]
+    move_together(tmp_path / "1" / "scratch", places)
     assert set(names(tmp_path / "1" / "out")) == whole
+
+
+def test_a_restoration_that_is_killed_is_repeated_and_touches_no_other_file(tmp_path: Path) -> None:
+    def run(folder: Path, calls: int, *what: str) -> int:
+        command = [sys.executable, "-c", KILLED, folder, str(calls), *what]
+        return subprocess.run(command, check=False).returncode
+
+    for calls in range(3, 100):  # until it is killed before the last of the files
+        half = tmp_path / f"half{calls}"
+        for name in ("scratch", "out"):
+            (half / name).mkdir(parents=True)
+        for name in ("a.bin", "a.json", "a.xml"):
+            (half / "scratch" / name).write_text("new")
+        old = {"a.bin": "old", "a.xml": "old", "thesis.odt": "precious"}
+        for name, content in old.items():
+            (half / "out" / name).write_text(content)
+        run(half, calls)
+        if not (half / "scratch" / "a.json").exists():
+            break
+    places = [half / "out" / name for name in ("a.bin", "a.json", "a.xml")]
+    assert [place.read_text() for place in places] == ["new", "new", "old"]
+    assert half_replaced(places[-1])
+    (half / "out" / ".a.xml.replacing").write_text('{"files": ["thesis.odt"], "old": []}')
+    for calls in range(100):
+        folder = tmp_path / f"again{calls}"
+        shutil.copytree(half, folder)
+        code = run(folder, calls, "restore")
+        restore_together([folder / "out" / place.name for place in places])
+        found = {p.name: p.read_text() for p in (folder / "out").iterdir() if p.name[0] != "."}
+        assert found == old, calls
+        if code == 0:
+            break
+    assert calls > 3
+    assert names(folder / "out") == sorted(old)
 
 
 def test_files_that_cannot_be_moved_are_told(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("new")
     with pytest.raises(DrnError, match=r"nowhere.*: cannot be written: No such file"):
-        move_together(tmp_path, ["a"], tmp_path / "nowhere")
+        move_together(tmp_path, [tmp_path / "nowhere" / "a"])
     (tmp_path / "folder" / "a").mkdir(parents=True)
     with pytest.raises(DrnError, match="folder: cannot be written: "):
-        move_together(tmp_path, ["a"], tmp_path / "folder")
+        move_together(tmp_path, [tmp_path / "folder" / "a"])
     assert (tmp_path / "a").read_text() == "new"
     assert names(tmp_path / "folder") == ["a"]
 

@@ -1,6 +1,7 @@
 """From a checkpoint to an exported file that was found to answer as it does, or to no file."""
 
-import tempfile
+import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,15 +14,29 @@ from drn_cli.export.form import ENDINGS, WEIGHTS_ALONE, Form
 from drn_cli.export.int8 import inputs_of, quantise_onnx
 from drn_cli.export.parity import Parity, compare
 from drn_cli.export.probes import find_examples, make_probes, shrunk
-from drn_cli.files import move_together, restore_together, sha256, write_json
+from drn_cli.files import (
+    NAME_MAX,
+    clear_leftovers,
+    half_replaced,
+    hidden_beside,
+    locked,
+    move_together,
+    restore_together,
+    scratch_folder,
+    sha256,
+    write_json,
+)
 from drn_cli.inference.exported.sealing import seal_onnx, seal_openvino
 from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.opening import TrainedNetwork, open_network, read_network
 from drn_cli.inference.source import Source
 from drn_cli.networks.metadata import check_metadata
 
+log = logging.getLogger(__name__)
+
 PICTURES, PICTURES_FOR_INT8 = 2, 8  # that are compared, of each size
 CALIBRATING = 30  # pictures that the ranges of whole numbers are taken from
+LOCK = "exports.lock"  # as `clear_leftovers` wants it
 REPORT = ".parity.json"  # behind the file's own name
 
 
@@ -73,10 +88,9 @@ def export(
     network = read_network(source.checkpoint)
     form.check(network.task)
     out = out or Path(network.arch + ENDINGS[form.format])
-    report = out.with_name(out.name + REPORT)
-    restore_together(out)
+    places = _places(out, form)
     if not force:
-        _check_absent(out, report, *([out.with_suffix(".bin")] * (form.format == "openvino")))
+        _check_absent(places)
     count = PICTURES if form.precision != "int8" else PICTURES_FOR_INT8
     probes = make_probes(find_examples(pictures, source, "val", count), form)
     calibrating = _calibrating(source, calibration) if form.precision == "int8" else []
@@ -84,37 +98,55 @@ def export(
     check_metadata(strings, out)  # what cannot be read back is not written
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
     except OSError as error:
         raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
-    with scratch as name:
-        folder = Path(name)
-        made = folder / out.name
-        tell(f"writing {out.name}")
-        try:
+    busy = DrnError(f"{out}: another process is exporting to it", "wait for it, or use --out")
+    with locked(hidden_beside(out, LOCK), busy) as alone:
+        if alone:
+            clear_leftovers(out)
+        if force and restore_together(places):
+            log.warning("%s: the older files are back, which a killed export half replaced", out)
+        with scratch_folder(out) as folder:
+            made = folder / out.name
+            tell(f"writing {out.name}")
             _write(made, network, statistics, form, strings, calibrating)
-        except OSError as error:
-            raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
-        tell("comparing it with PyTorch")
-        parity = compare(network, open_network(made), statistics, form.precision, probes)
-        if not parity.passed:
-            raise DrnError(
-                f"{out}: not written: in {parity.runtime}, {parity.worst}",
-                "another precision or format may do",
-            )
-        sums = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-        what = {"files": sums, "arch": network.arch, "task": network.task, "form": asdict(form)}
-        write_json(folder / report.name, what | parity.to_json())
-        # An .xml has its weights beside it.
-        names = sorted((path.name for path in folder.iterdir()), key=lambda each: each == out.name)
-        files = move_together(folder, names, out.parent)
-    return Exported(files, network, parity)
+            tell("comparing it with PyTorch")
+            parity = compare(network, open_network(made), statistics, form.precision, probes)
+            if not parity.passed:
+                raise DrnError(
+                    f"{out}: not written: in {parity.runtime}, {parity.worst}",
+                    "another precision or format may do",
+                )
+            sums = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+            what = {"files": sums, "arch": network.arch, "task": network.task, "form": asdict(form)}
+            write_json(folder / f"{out.name}{REPORT}", what | parity.to_json())
+            if not force:
+                _check_absent(places)  # another export may have ended since
+            move_together(folder, places)
+    return Exported(places, network, parity)
 
 
-def _check_absent(*paths: Path) -> None:
-    for path in paths:
-        if path.exists():
-            raise DrnError(f"{path}: is there already", "--force replaces it, --out names another")
+def _places(out: Path, form: Form) -> list[Path]:
+    """Return all files of an export, itself last."""
+    report = out.with_name(f"{out.name}{REPORT}")
+    size = len(os.fsencode(report.name))
+    if size > NAME_MAX:
+        raise DrnError(
+            f"{out}: the name is too long by {size - NAME_MAX} bytes: {REPORT} is added to it",
+            "--out names another",
+        )
+    # An .xml has its weights beside it.
+    return [*([out.with_suffix(".bin")] if form.format == "openvino" else []), report, out]
+
+
+def _check_absent(places: Sequence[Path]) -> None:
+    """Check that an export replaces nothing."""
+    for path in places:
+        if os.path.lexists(path):
+            problem = "exists already"
+            if half_replaced(places[-1]):
+                problem = "an interrupted export left it half replaced"
+            raise DrnError(f"{path}: {problem}", "--force replaces it, --out names another")
 
 
 def _calibrating(source: Source, named: Sequence[str]) -> list[Pixels]:

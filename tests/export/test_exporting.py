@@ -1,5 +1,7 @@
 """A file that answers as its checkpoint does, or no file."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import math
@@ -227,9 +229,70 @@ def test_what_is_there_is_kept_unless_it_may_be_replaced(
     source: Source, out: Path, there: str
 ) -> None:
     (out / there).write_text("older")
-    with pytest.raises(DrnError, match=rf"{there}: is there already \(--force replaces it"):
+    with pytest.raises(DrnError, match=rf"{there}: exists already \(--force replaces it"):
         export(source, Form(format="openvino"), out / "a.xml")
     assert content(out) == {there: b"older"}
+
+
+def test_what_another_export_wrote_meanwhile_is_kept(source: Source, out: Path) -> None:
+    file = out / "a.safetensors"
+
+    def also(step: str) -> None:
+        if step.startswith("comparing"):
+            with pytest.raises(DrnError, match=r"a\.safetensors: another process is exporting"):
+                export(source, Form(format="safetensors"), file, force=True)
+            file.write_text("of another")
+
+    with pytest.raises(DrnError, match=r"a\.safetensors: exists already \(--force"):
+        export(source, Form(format="safetensors"), file, tell=also)
+    assert content(out) == {file.name: b"of another"}
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_what_killed_exports_left(
+    source: Source, out: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    if not locks:
+
+        def unsupported(*_: Any) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", unsupported)
+    file = out / "a.safetensors"
+    left = {f".{file.name}.0123abcd.tmp", f".{file.name}.0123abcd.tmp/{file.name}"}
+    (out / f".{file.name}.0123abcd.tmp").mkdir()
+    (out / f".{file.name}.0123abcd.tmp" / file.name).touch()
+    (out / f".{file.name}.exports.lock").touch()
+    export(source, Form(format="safetensors"), file)
+    whole = {file.name, f"{file.name}.parity.json"}
+    assert set(content(out)) == (whole if locks else whole | left)
+
+
+@pytest.mark.parametrize(("length", "fits"), [(243, True), (244, False)])
+def test_names_that_are_as_long_as_they_may_be(
+    source: Source, out: Path, length: int, fits: bool
+) -> None:
+    name = "a" * (length - len(".safetensors")) + ".safetensors"
+    if fits:
+        export(source, Form(format="safetensors"), out / name)
+        assert set(content(out)) == {name, f"{name}.parity.json"}
+    else:
+        with pytest.raises(DrnError, match=r"safetensors: the name is too long by 1 bytes: "):
+            export(source, Form(format="safetensors"), out / name)
+
+
+def test_a_half_replaced_export_is_replaced_with_force_alone(source: Source, out: Path) -> None:
+    file = out / "a.safetensors"
+    (out / f".{file.name}.replacing").touch()
+    (out / f".{file.name}.old").write_text("older")
+    file.write_text("new")
+    before = content(out)
+    with pytest.raises(DrnError, match=r"an interrupted export left it half replaced \(--force"):
+        export(source, Form(format="safetensors"), file)
+    assert content(out) == before
+    export(source, Form(format="safetensors"), file, force=True)
+    assert set(content(out)) == {file.name, f"{file.name}.parity.json"}
+    assert open_network(file).classes == 3
 
 
 def test_force_replaces_all_of_it(source: Source, out: Path) -> None:

@@ -1,12 +1,9 @@
 """What every preparation needs: all cores, exact statistics, the five lists and info.json."""
 
-import fcntl
 import hashlib
-import logging
 import multiprocessing
 import multiprocessing.connection
 import os
-import re
 import shutil
 import signal
 import threading
@@ -24,13 +21,17 @@ from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
-from drn_cli.files import atomic_folder, hidden_beside, open_lock, read_json, write_json, write_text
+from drn_cli.files import (
+    atomic_folder,
+    clear_leftovers,
+    hidden_beside,
+    locked,
+    read_json,
+    write_json,
+    write_text,
+)
 
-log = logging.getLogger(__name__)
-
-# As long as what follows a temporary name: where a long name is cut short, both are cut at the same
-# place, so a run that clears temporary folders holds the lock of all data folders they may be of.
-BESIDE, LEFTOVER = "prepare.lock", r"[0-9a-f]{8}\.tmp"
+BESIDE = "prepare.lock"  # as `clear_leftovers` wants it
 INSIDE = ".prepare.lock"  # where only the data folder itself can be written
 
 FEW = 16  # starting processes takes as long as decoding so many images
@@ -112,9 +113,8 @@ def _end_with_parent() -> None:
 def claimed(out: Path) -> Iterator[None]:
     """Hold a data folder while it is prepared, and clear what killed runs left beside it.
 
-    The lock is flock's, which belongs to the opened file: two threads of one process exclude each
-    other, and no other use of the file drops it. It would outlive this process in a child that
-    inherits it, but workers are spawned, which closes the file.
+    The lock would outlive this process in a child that inherits it, but workers are spawned, which
+    closes the file.
 
     Args:
         out: The data folder, which need not exist.
@@ -133,58 +133,22 @@ def claimed(out: Path) -> Iterator[None]:
     if path is None:  # neither can this run write there, and reading disturbs nobody
         yield
         return
-    with _locked(path, out) as alone:
-        try:
+    busy = DrnError(
+        f"{out}: another process is preparing it", "wait for it, or choose another folder"
+    )
+    try:
+        with locked(path, busy) as alone:
             if alone and path == beside:
-                _clear_leftovers(place)
+                clear_leftovers(place)
             yield
-        finally:
-            path.unlink(missing_ok=True)
-            with suppress(OSError):  # not empty, where the run went well
-                for folder in made:
-                    folder.rmdir()
+    finally:
+        with suppress(OSError):  # not empty, where the run went well
+            for folder in made:
+                folder.rmdir()
 
 
 def _may_write(folder: Path) -> bool:
     return os.access(folder, os.W_OK, effective_ids=True)
-
-
-@contextmanager
-def _locked(path: Path, out: Path) -> Iterator[bool]:
-    """Lock a file; yield False where the file system has no locks, so that nothing is known."""
-    while True:
-        with open_lock(path) as file:
-            alone = True
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise DrnError(
-                    f"{out}: another process is preparing it",
-                    "wait for it, or choose another folder",
-                ) from error
-            except OSError:
-                alone = False
-            try:
-                current = path.stat().st_ino == os.fstat(file.fileno()).st_ino
-            except FileNotFoundError:
-                current = False
-            if current:  # and not one that its last owner has just removed
-                yield alone
-                return
-
-
-def _clear_leftovers(place: Path) -> None:
-    """Remove temporary folders of earlier runs: who holds the lock knows that they are dead."""
-    start = hidden_beside(place, BESIDE).name.removesuffix(BESIDE)
-    pattern = re.compile(re.escape(start) + LEFTOVER)
-    try:
-        found = sorted(place.parent.iterdir())
-    except OSError:  # a folder that may be written and not listed
-        return
-    for path in found:
-        if pattern.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-            log.info("%s: removed, a killed run left it", path)
-            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

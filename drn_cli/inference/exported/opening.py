@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import get_args
 
 from drn_cli.errors import DrnError
-from drn_cli.files import restore_together
+from drn_cli.files import half_replaced
 from drn_cli.inference.exported.network import ExportedNetwork, Opened
+from drn_cli.inference.exported.runtime import half_written
 from drn_cli.networks.catalog import ARCHITECTURES, Task
 from drn_cli.networks.metadata import check_metadata
 
@@ -27,10 +28,8 @@ def open_exported(path: Path) -> ExportedNetwork:
     Raises:
         DrnError: No such file, the runtime is not installed, or the file is damaged or of others.
     """
-    if restore_together(path):
-        logger.warning("%s: restored, as an export that was to replace it did not end", path)
     if not path.is_file():
-        raise DrnError(f"{path}: no such file")
+        raise half_written(path) if half_replaced(path) else DrnError(f"{path}: no such file")
     try:
         told, runtime, start, verified = _READERS[path.suffix.lower()](path)
     except OSError as error:

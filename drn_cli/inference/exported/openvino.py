@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from drn_cli.errors import DrnError
+from drn_cli.files import half_replaced
 from drn_cli.inference.exported.network import Opened, Output, Run
-from drn_cli.inference.exported.runtime import damaged, need, strings_of
+from drn_cli.inference.exported.runtime import damaged, half_written, need, strings_of
 from drn_cli.inference.exported.sealing import verify_openvino
 
 TOLD = "drn"  # where our strings are, among what an .xml says of itself
@@ -55,7 +56,15 @@ def open_openvino(path: Path) -> Opened:
         xml = file.read(LARGEST_XML + 1)
     _check(xml, path)
     try:
-        verified = verify_openvino(xml, weights.read_bytes(), path)
+        content = weights.read_bytes()
+        try:
+            verified = verify_openvino(xml, content, path)
+        except DrnError:
+            if half_replaced(path):
+                raise half_written(path) from None
+            raise
+        if not verified and half_replaced(path):
+            raise half_written(path)
         model = core.read_model(path, weights)
         text = model.get_rt_info([TOLD]).value if model.has_rt_info([TOLD]) else "{}"
     except DrnError:

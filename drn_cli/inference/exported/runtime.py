@@ -40,6 +40,14 @@ def damaged(path: Path, error: Exception | str) -> DrnError:
     return DrnError(f"{path}: cannot be read: {reason}", "copy it again, or export it again")
 
 
+def half_written(path: Path) -> DrnError:
+    """Return the error for a file that an export, running or killed, is to replace with others."""
+    return DrnError(
+        f"{path}: an interrupted export left it and the files beside it half replaced",
+        "run the export again: with --force",
+    )
+
+
 def strings_of(text: str, path: Path) -> dict[str, str]:
     """Return the metadata in a file's JSON.
 

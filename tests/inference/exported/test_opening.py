@@ -183,6 +183,33 @@ def test_two_openvino_files_of_different_exports(exports: Exports, copy: Copy) -
     assert refusal(file).startswith("damaged, or net.bin is another's")
 
 
+@pytest.mark.parametrize("format_", RUNTIMES)
+def test_a_reader_touches_nothing_whatever_an_export_left(copy: Copy, format_: str) -> None:
+    file = copy(format_)
+    (file.parent / "thesis.odt").write_text("precious")
+    mark = file.with_name(f".{file.name}.replacing")
+    mark.write_text('{"files": ["thesis.odt"], "old": []}')
+    before = {path: path.read_bytes() for path in file.parent.iterdir()}
+    changed = file.parent.stat().st_mtime_ns
+    assert open_exported(file).verified
+    assert {path: path.read_bytes() for path in file.parent.iterdir()} == before
+    assert file.parent.stat().st_mtime_ns == changed  # no file came and went
+
+
+@pytest.mark.parametrize("half", ["another's", "no checksum", "not there"])
+def test_two_files_of_which_one_was_replaced(exports: Exports, copy: Copy, half: str) -> None:
+    file = copy("openvino")
+    file.with_name(f".{file.name}.replacing").touch()
+    if half == "another's":
+        other = exports(format="openvino", precision="float16")
+        shutil.copy(other.with_suffix(".bin"), file.with_suffix(".bin"))
+    elif half == "no checksum":
+        file.write_bytes(file.read_bytes()[:-XML_LENGTH])
+    else:
+        file.unlink()
+    assert refusal(file) == "an interrupted export left it and the files beside it half replaced"
+
+
 def in_another_file(model: Any) -> None:
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
