@@ -91,11 +91,14 @@ def unpack(entries: Sequence[Entry], folder: Path, progress: Progress | None = N
         progress: Called with files unpacked and files in all.
 
     Raises:
-        DrnError: The disk has too little space, an entry is broken, or the folder cannot be
-            written.
+        DrnError: The disk has too little space, an entry is broken, `NAME.unpacking` is or holds
+            a link in place of a folder, or the folder cannot be written.
     """
     unfinished = folder.with_name(f"{folder.name}.unpacking")
     targets = {entry: _target(unfinished, entry) for entry in entries}
+    for path in sorted({unfinished, *(above for to in targets.values() for above in to.parents)}):
+        if path.is_relative_to(unfinished) and path.is_symlink():
+            raise DrnError(f"{path}: is a symbolic link, not a folder", "remove it")
     missing = [entry for entry, path in targets.items() if not _is_there(entry, path)]
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
@@ -126,7 +129,7 @@ def _target(folder: Path, entry: Entry) -> Path:
 
 def _is_there(entry: Entry, path: Path) -> bool:
     """Tell whether an entry is unpacked; a file with its final name is whole: size is enough."""
-    return path.is_file() and path.stat().st_size == entry.size
+    return path.is_file() and not path.is_symlink() and path.stat().st_size == entry.size
 
 
 def _unpack(folder: Path, entry: Entry) -> None:
@@ -150,5 +153,5 @@ def _opened(archive: Path) -> ZipFile:
 def _remove_others(folder: Path, wanted: Collection[Path]) -> None:
     """Remove what a killed run has left half-written."""
     for path in folder.rglob("*"):
-        if path not in wanted and not path.is_dir():
+        if path not in wanted and (path.is_symlink() or not path.is_dir()):
             path.unlink()

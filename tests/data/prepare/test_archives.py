@@ -130,6 +130,24 @@ def test_unpacking_goes_on_where_it_was_killed(archive: Path, tmp_path: Path) ->
     assert seen == [(done, 6) for done in range(2, 7)]
 
 
+@pytest.mark.parametrize("link", ["top.unpacking", "top.unpacking/train", "top.unpacking/other"])
+def test_nothing_is_written_or_removed_through_a_link(
+    archive: Path, tmp_path: Path, link: str
+) -> None:
+    (tmp_path / "mine" / "city").mkdir(parents=True)
+    (tmp_path / "mine" / "city" / "precious").touch()
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(tmp_path / "mine")
+    wanted = [entry for entry in list_entries(archive) if entry.name in FILES]
+    if link.endswith("other"):
+        unpack(wanted, tmp_path / "top")
+        assert [path.name for path in (tmp_path / "top").iterdir()] == ["train"]
+    else:
+        with pytest.raises(DrnError, match=f"{link}: is a symbolic link"):
+            unpack(wanted, tmp_path / "top")
+    assert list(contents(tmp_path / "mine")) == ["city/precious"]
+
+
 def test_broken_entry_is_an_error_with_its_name_and_the_folder_is_not_there(
     archive: Path, tmp_path: Path
 ) -> None:
