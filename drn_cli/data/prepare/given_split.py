@@ -13,9 +13,9 @@ from drn_cli.data.file_search import ENDINGS
 from drn_cli.data.prepare.matching import Match
 from drn_cli.errors import DrnError
 
-# What sources call the splits, folders and lists alike.
+# What sources call the splits, both folders and lists.
 NAMES: Mapping[str, str] = {
-    **{"train": "train", "training": "train"},
+    **{"train": "train", "training": "train", "trainval": "train"},
     **{"val": "val", "valid": "val", "validation": "val"},
     **{"test": "test", "testing": "test"},
 }
@@ -58,7 +58,8 @@ class GivenSplit:
 def find_split(images: Path, labels: Path, matches: Sequence[Match]) -> GivenSplit | None:
     """Find the split that a source has; None if it has none.
 
-    One split alone, such as `train` in the path of all images, divides nothing and is none.
+    `train` alone, in the path or the list of all images, divides nothing and is none. Where lists
+    mark images for validation or testing and none for training, the rest trains.
 
     Args:
         images: Folder of the images.
@@ -67,20 +68,23 @@ def find_split(images: Path, labels: Path, matches: Sequence[Match]) -> GivenSpl
 
     Raises:
         DrnError: The source contradicts itself: an image is in two splits, or only some images
-            are in folders of a split.
+            are in folders of a split or in the only list, of training images.
     """
-    places = dict.fromkeys([images, images.parent, labels, labels.parent])
-    return (
-        _from_lists("voc", [place.joinpath(*VOC) for place in places], matches)
-        or _from_folders(matches)
-        or _from_lists("lists", places, matches)
-    )
+    places = list(dict.fromkeys([images, images.parent, labels, labels.parent]))
+    pairs = _Pairs(matches, images, labels, places)
+    if found := _from_lists("voc", [place.joinpath(*VOC) for place in places], pairs):
+        return found
+    folders = _from_folders(matches)
+    if folders and len(set(folders.splits)) > 1:
+        return folders
+    return _from_lists("lists", places, pairs) or folders
 
 
 def _from_folders(matches: Sequence[Match]) -> GivenSplit | None:
     found = [_named(match.image) or _named(match.label) for match in matches]
-    if len({tuple(names) for names in found if names}) < 2:
+    if not any(found) or all(names == ["train"] for names in found):
         return None
+    marked = " and ".join(dict.fromkeys(name for names in found for name in names))
     for match, names in zip(matches, found, strict=True):
         if len(names) > 1:
             raise DrnError(
@@ -88,7 +92,7 @@ def _from_folders(matches: Sequence[Match]) -> GivenSplit | None:
             )
         if not names:
             raise DrnError(
-                f"{match.image}: is in no folder of a split, and others are in train, val or test",
+                f"{match.image}: is in no folder of a split, and others are in one of {marked}",
                 f"move it into one; {ANOTHER}",
             )
         if (_named(match.label) or names) != names:
@@ -119,7 +123,7 @@ def _named(path: str) -> list[str]:
     )
 
 
-def _from_lists(kind: str, places: Iterable[Path], matches: Sequence[Match]) -> GivenSplit | None:
+def _from_lists(kind: str, places: Iterable[Path], pairs: "_Pairs") -> GivenSplit | None:
     """Read the lists of a split in the first place that has lists of these pairs."""
     for place in places:
         lists = {
@@ -127,26 +131,36 @@ def _from_lists(kind: str, places: Iterable[Path], matches: Sequence[Match]) -> 
             for name, split in NAMES.items()
             if (place / f"{name}.txt").is_file()
         }
-        if not lists:
-            continue
-        known = _by_name(matches)
-        splits: list[str | None] = [None] * len(matches)
+        if {"train", "val"} & {path.stem for path in lists}:
+            lists.pop(place / "trainval.txt", None)  # holds the two together
+        splits: list[str | None] = [None] * len(pairs.matches)
         absent = 0
         for path, split in lists.items():
             for where, line in _lines(path):
-                number = _look_up(known, line)
+                number = pairs.find(place, line)
                 if number is None:
                     absent += 1
                 elif splits[number] not in (None, split):
                     raise DrnError(
-                        f"{where}: {matches[number].image} is in {splits[number]} as well",
+                        f"{where}: {pairs.matches[number].image} is in {splits[number]} as well",
                         f"take it out of one of the two lists; {ANOTHER}",
                     )
                 else:
                     splits[number] = split
-        if len({split for split in splits if split}) > 1:
-            source = f"{place}/{{{','.join(path.name for path in lists)}}}"
-            return GivenSplit(kind, source, splits, list(lists), absent)
+        marked = {split for split in splits if split}
+        if not marked or set(splits) == {"train"}:
+            continue
+        source = f"{place}/{{{','.join(path.name for path in lists)}}}"
+        if marked == {"train"}:
+            raise DrnError(
+                f"{source}: has {splits.count('train'):,} of {len(splits):,} images, and no list "
+                "says what the others are for",
+                f"add val.txt; {ANOTHER}",
+            )
+        if "train" not in lists.values():
+            source += ", the rest trains"
+            splits = [split or "train" for split in splits]
+        return GivenSplit(kind, source, splits, list(lists), absent)
     return None
 
 
@@ -160,28 +174,62 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path}:{number}", line.strip()
 
 
-def _by_name(matches: Sequence[Match]) -> dict[str, int | None]:
-    """Find pairs by what lists call them: the end of a path without format, if only one has it."""
-    known: dict[str, int | None] = {}
-    for number, match in enumerate(matches):
-        stems = {PurePosixPath(match.image).with_suffix("").as_posix(), match.stem}
-        for name in {tail for stem in stems for tail in _tails(stem)}:
-            known[name] = number if known.get(name, number) == number else None
-    return known
+class _Pairs:
+    """The pairs of a source, to be found by what a line of a list calls them."""
+
+    def __init__(
+        self, matches: Sequence[Match], images: Path, labels: Path, places: Sequence[Path]
+    ) -> None:
+        self.matches = matches
+        self._places = places
+        self._real: dict[Path, tuple[Path, frozenset[str]]] = {}
+        self._files: dict[Path, int] = {}
+        self._tails: dict[str, int | None] = {}  # None where more than one pair has it
+        for number, match in enumerate(matches):
+            for path in (images / match.image, labels / match.label):
+                self._files[self._folder(path.parent)[0] / path.name] = number
+            stems = {PurePosixPath(match.image).with_suffix("").as_posix(), match.stem}
+            for name in {tail for stem in stems for tail in _tails(stem)}:
+                self._tails[name] = number if self._tails.get(name, number) == number else None
+
+    def find(self, place: Path, line: str) -> int | None:
+        """Find the pair that a line names: as a whole, or by its first word, as `IMAGE LABEL`.
+
+        A file that exists, from the folder of the list or those of the pairs, is meant as it is.
+        Of other paths, which may come from another machine, the end has to do.
+        """
+        texts = (line, line.split(maxsplit=1)[0], line.partition(",")[0])
+        names = [text.replace("\\", "/") for text in dict.fromkeys(texts)]
+        for base in dict.fromkeys((place, *self._places)):
+            for name in names:
+                if file := self._existing(base / name):
+                    return self._files.get(file)
+        for name in names:
+            stem = name.rpartition(".")[0] if name.lower().endswith(ENDINGS) else name
+            for tail in _tails(stem):
+                if (number := self._tails.get(tail)) is not None:
+                    return number
+        return None
+
+    def _existing(self, path: Path) -> Path | None:
+        """Find an image file by its path, which may lack the format."""
+        folder, names = self._folder(path.parent)
+        called = (path.name + ending for ending in ("", *ENDINGS))
+        found = (n for n in called if n in names and n.lower().endswith(ENDINGS))
+        return next((folder / name for name in found), None)
+
+    def _folder(self, path: Path) -> tuple[Path, frozenset[str]]:
+        """Return where a folder really is, and the names in it; each is read once."""
+        if path not in self._real:
+            try:
+                names = frozenset(file.name for file in path.iterdir())
+                self._real[path] = path.resolve(), names
+            except (OSError, ValueError):  # ValueError: a null byte
+                self._real[path] = path, frozenset()
+        return self._real[path]
 
 
 def _tails(path: str) -> Iterator[str]:
     """Yield a path, and what is left of it without the first folder, the first two, and so on."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     yield from ("/".join(parts[start:]) for start in range(len(parts)))
-
-
-def _look_up(known: Mapping[str, int | None], line: str) -> int | None:
-    """Find the pair that a line names: as a whole, or by its first word, as `IMAGE LABEL`."""
-    for text in (line, line.split(maxsplit=1)[0], line.partition(",")[0]):
-        name = text.replace("\\", "/")
-        stem = name.rpartition(".")[0] if name.lower().endswith(ENDINGS) else name
-        for tail in _tails(stem):
-            if (number := known.get(tail)) is not None:
-                return number
-    return None

@@ -102,7 +102,7 @@ def match_folders(
                 f"{images}: holds images and labels",
                 "tell them apart with --label-suffix _mask, or by folders images and labels",
             )
-        for name in set(found_images) - {*image_names.values(), *label_names.values()}:
+        for name in sorted(set(found_images) - {*image_names.values(), *label_names.values()}):
             left_out.add(NO_PARTNER, name)
     for folder, found in ((images, image_names), (labels, label_names)):
         if not found:
@@ -195,8 +195,8 @@ def prepare_pairs(
 
     Raises:
         DrnError: A broken file, colours or values of no class, a label of another size than its
-            image, too few images to split, shares beside a split that is kept, or `out` holds
-            something else.
+            image, too few images to split, a kept split without training images, shares beside a
+            split that is kept, or `out` holds something else.
     """
     _refuse_inside(out, folders)
     matches, parts = folders.matching.matches, []
@@ -206,6 +206,8 @@ def prepare_pairs(
             f"--val, --test, --group and --seed: the source has a split ({given})",
             f"leave these out to keep it; {ANOTHER}",
         )
+    if given and "train" not in given.splits:
+        raise DrnError(f"the source has a split ({given}) without training images", ANOTHER)
     if given:
         log.info("split of the source kept, %s (%s)", given, ANOTHER)
         if "val" not in given.splits:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from drn_cli.data.classes import IGNORED, ClassSet
+from drn_cli.data.classes import ClassSet
 from drn_cli.data.images import Pixels, read_image, write_index
 from drn_cli.data.orientation import silent_turn_of, size_problem
 from drn_cli.data.prepare.common import Moments, count_pixels, place, write_info, write_list
@@ -32,7 +32,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a pair told on its way.
+    """What was seen of a pair on its way.
 
     Attributes:
         moments: Sums over the image.
@@ -92,7 +92,7 @@ def make_folders(folder: Path, placed: Sequence[Placed]) -> None:
 def write_lists_and_info(
     folder: Path, placed: Sequence[Placed], seen: Sequence[Seen], class_set: ClassSet, **extra: Any
 ) -> None:
-    """Write the lists of all splits that have images, and what the images and labels told.
+    """Write the lists of all splits that have images, and what was seen of them.
 
     Labels are listed where every image of the split has one.
     """
@@ -108,7 +108,6 @@ def write_lists_and_info(
         if labels and len(labels) == len(chosen):
             write_list(folder, f"{split}_labels.txt", labels)
     training = [part for one, part in zip(placed, seen, strict=True) if one.split == "train"]
-    pixels = np.sum([part.pixels for part in training], axis=0)
     write_info(
         folder,
         Moments.total(part.moments for part in training).statistics(),
@@ -117,7 +116,5 @@ def write_lists_and_info(
             ((one.split, part.pixels) for one, part in zip(placed, seen, strict=True) if one.label),
             len(class_set),
         ),
-        training_pixels=pixels[: len(class_set)].tolist(),
-        training_pixels_void=int(pixels[IGNORED]),
         **extra,
     )

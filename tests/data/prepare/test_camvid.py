@@ -87,7 +87,10 @@ def test_folder_has_all_that_training_needs(source: Path, tmp_path: Path) -> Non
     info = read_json(out / "info.json")
     labels = np.stack([np.asarray(Image.open(source / f"trainannot/{n}.png")) for n in range(3)])
     counts = np.bincount(labels.ravel(), minlength=12).tolist()
-    assert [*info["training_pixels"], info["training_pixels_void"]] == counts
+    assert [
+        *info["class_pixels"]["train"]["pixels"],
+        info["class_pixels"]["train"]["void"],
+    ] == counts
     assert (out / "train_images.txt").read_text() == "train/0.png\ntrain/1.png\ntrain/2.png\n"
 
 
@@ -425,8 +428,8 @@ def test_real_camvid_has_the_known_numbers(camvid_source: Path, tmp_path: Path) 
     assert statistics.mean == pytest.approx(mean, abs=1e-6)
     assert statistics.std == pytest.approx(std, abs=1e-6)
     info = read_json(prepared.out / "info.json")
-    assert info["training_pixels"] == [
+    assert info["class_pixels"]["train"]["pixels"] == [
         10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877, 405385,
         184967,
     ]  # fmt: skip
-    assert info["training_pixels_void"] == 2503995
+    assert info["class_pixels"]["train"]["void"] == 2503995

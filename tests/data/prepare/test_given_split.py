@@ -146,6 +146,14 @@ def test_another_split_has_to_be_asked_for(tmp_path: Path, monkeypatch: pytest.M
           **pair("images/val/b.png", "masks/test/b.png")}, r"is in val, its label .* another"),
         ({**pair("images/a.png", "masks/a.png"), **pair("images/b.png", "masks/b.png"),
           "train.txt": "a\nb", "val.txt": "b"}, r"val.txt:1: b.png is in train as well"),
+        ({**pair("images/a.png", "masks/a.png"), **pair("images/test/b.png", "masks/b.png")},
+         r"a.png: is in no folder of a split, and others are in one of test"),
+        ({**pair("images/a.png", "masks/a.png"), **pair("images/b.png", "masks/b.png"),
+          "train.txt": "a"}, r"has 1 of 2 images, and no list says"),
+        ({**pair("images/val/a.png", "masks/a.png"), **pair("images/val/b.png", "masks/b.png")},
+         r"0 train, 2 val, 0 test\) without training images"),
+        ({**pair("images/a.png", "masks/a.png"), **pair("images/b.png", "masks/b.png"),
+          "val.txt": "a\nb"}, r"without training images"),
     ],
 )  # fmt: skip
 def test_a_split_that_contradicts_itself_is_refused(
@@ -162,6 +170,32 @@ def prepare_raising(root: Path) -> None:
     done = prepare(root, *FOLDERS)
     assert done.exception is not None
     raise done.exception
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        # As in Oxford-IIIT Pet.
+        ({"trainval.txt": "\n".join("abcdefgh"), "test.txt": "i\nj"},
+         {"train": list("abcdefgh"), "test": ["i", "j"]}),
+        ({"val.txt": "a\nb"}, {"train": list("cdefghij"), "val": ["a", "b"]}),
+        # Numbering that restarts: f of another folder is another image.
+        ({**pair("val/f.png", "val/f_mask.png"), "train.txt": "a\nb\nc",
+          "val.txt": "images/d.png\nval/f.png\nval/f"},
+         {"train": list("abc"), "val": ["d"]}),
+    ],
+)  # fmt: skip
+def test_lists_that_mark_a_part_or_other_images(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: Mapping[str, str],
+    expected: Mapping[str, list[str]],
+) -> None:
+    root = write(tmp_path / "source", {**in_folders("images/", "masks/", USUAL), **files})
+    monkeypatch.chdir(root)
+    done = prepare(root, *FOLDERS)
+    assert done.exit_code == 0, done.exception
+    assert lists(root) == expected
 
 
 def test_pairs_in_no_list_are_left_out_and_counted(

@@ -81,7 +81,8 @@ def test_values_become_a_data_folder(source: Path, tmp_path: Path) -> None:
     assert data.statistics().std == pytest.approx(np.concatenate(pixels).std(0), abs=1e-8)
     info = read_json(out / "info.json")
     assert info["classes"] == ["class 0", "class 1", "class 2"]
-    assert (info["dataset"], info["training_pixels"]) == ("pairs", counts.tolist())
+    assert info["dataset"] == "pairs"
+    assert info["class_pixels"]["train"]["pixels"] == counts.tolist()
     assert state(source) == before
 
 
