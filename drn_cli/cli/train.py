@@ -133,6 +133,8 @@ def _show_plan(request: "Request", options: "LaunchOptions", as_json: bool) -> i
     )
     start = str(beginning.start) if beginning.start else None
     expected = expected_processes()
+    if expected is not None and expected.by_agent:
+        expected = None
     obstacles = [*plan.missing, *_changed_data(beginning, found=plan.train_pictures is not None)]
     if expected is not None:
         console.warn(f"a run would begin by {expected.text}; {expected.remedy}")

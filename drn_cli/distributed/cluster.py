@@ -113,32 +113,36 @@ class Expected:
 
     Attributes:
         text: What is waited for, where, and which variable is the reason.
-        remedy: How to train without them.
+        remedy: How to run without them.
+        by_agent: Whether torchrun's agent has started them, unless its variables are left over too.
     """
 
     text: str
     remedy: str
+    by_agent: bool
 
 
 def expected_processes() -> Expected | None:
-    """Return what this process will wait for; None where it is alone or an agent started it.
+    """Return what this process will wait for; None where it is alone.
 
     The variables may be left over from another job, or from the shell of a SLURM allocation.
 
     Raises:
         DrnError: The variables of a job are set, but not all, or not to numbers.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's agent has started the others
-        return None
-    tasks = slurm_tasks()
-    by_slurm = tasks > 1 and os.environ.get("RANK") in (None, os.environ.get("SLURM_PROCID"))
+    by_agent, tasks = "TORCHELASTIC_RUN_ID" in os.environ, slurm_tasks()
+    by_slurm = (
+        not by_agent
+        and tasks > 1
+        and os.environ.get("RANK") in (None, os.environ.get("SLURM_PROCID"))
+    )
     if by_slurm:
         join_slurm()
     elif not ("RANK" in os.environ and "WORLD_SIZE" in os.environ):
         return None
     present = [name for name in VARIABLES if name in os.environ]
     leave = "unset " + " ".join(["SLURM_STEP_NUM_TASKS"] * by_slurm + present)
-    remedy = f"to train without them: `{leave}`, and start again"
+    remedy = f"to run without them: `{leave}`, and start again"
     rank, world, port = (_number(name, leave) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
     if not os.environ.get("MASTER_ADDR"):
         raise DrnError(f"WORLD_SIZE={world} is set, but not MASTER_ADDR", remedy)
@@ -147,7 +151,8 @@ def expected_processes() -> Expected | None:
     place = f"{os.environ['MASTER_ADDR']}:{port}"
     reason = f"SLURM_STEP_NUM_TASKS={tasks}" if by_slurm else f"WORLD_SIZE={world}"
     others = f"{world - 1} more process{'es' if world > 2 else ''}" if rank == 0 else "process 0"
-    return Expected(f"waiting for {others} at {place} because {reason} is set", remedy)
+    text = f"waiting for {others} at {place} because {reason} is set"
+    return Expected(text, remedy, by_agent)
 
 
 def _number(name: str, leave: str) -> int:
@@ -156,24 +161,25 @@ def _number(name: str, leave: str) -> int:
         problem = f"is {text!r}, not a number" if text else "is not set"
         raise DrnError(
             f"RANK and WORLD_SIZE are set, but {name} {problem}",
-            f"to train in a single process: `{leave}`; to start several: --gpus N",
+            f"to run in a single process: `{leave}`; to start several: --gpus N",
         )
     return int(text)
 
 
 @contextmanager
-def waiting_announced(remind: float = 60.0) -> Iterator[None]:
-    """Say what is waited for, at once, and how to leave, if that takes long.
+def waiting_announced(expected: Expected | None, remind: float = 60.0) -> Iterator[None]:
+    """Log what is waited for, and how to leave if that takes long.
 
     Args:
+        expected: What `expected_processes` found. Under torchrun's agent the first line is left
+            out: the others are most often there.
         remind: Seconds after which the way out is named.
     """
-    expected = expected_processes()
     if expected is None:
         yield
         return
     # Of the tasks of a step one line is enough.
-    if os.environ["RANK"] == "0" or slurm_tasks() == 1:
+    if not expected.by_agent and (os.environ["RANK"] == "0" or slurm_tasks() == 1):
         log.info("%s", expected.text)
     late = threading.Timer(
         remind, lambda: log.warning("still %s; %s", expected.text, expected.remedy)

@@ -182,23 +182,24 @@ def _meet(backend: str) -> None:
     torch's agent keeps the store when it starts processes again, and torch's own way of meeting
     may read the addresses of the attempt before and wait for them in vain.
     """
+    # Our own agent watches the processes that it starts.
+    expected = None if ATTEMPT in os.environ else expected_processes()
     attempt = _attempt()
-    if attempt is None:
-        expected = expected_processes()
-        try:
-            with waiting_announced():
+    try:
+        with waiting_announced(expected):
+            if attempt is None:
                 dist.init_process_group(backend)
-        except (dist.DistNetworkError, dist.DistStoreError) as error:
+                return
+            store = _store(attempt, timedelta(minutes=30))
+            rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        if "EADDRINUSE" in str(error):
             port = os.environ["MASTER_PORT"]
-            if "EADDRINUSE" in str(error):
-                raise DrnError(f"port {port} is in use", "set MASTER_PORT to another") from error
-            if expected is None:
-                raise
-            raise DrnError(f"gave up {expected.text}", expected.remedy) from error
-        return
-    store = _store(attempt, timedelta(minutes=30))
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+            raise DrnError(f"port {port} is in use", "set MASTER_PORT to another") from error
+        if expected is None or expected.by_agent:
+            raise
+        raise DrnError(f"gave up {expected.text}", expected.remedy) from error
 
 
 def _attempt() -> str | None:

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from torch.distributed import TCPStore
 
 from drn_cli.distributed.cluster import (
     FIRST_PORT,
@@ -184,7 +185,7 @@ SHELL = {**SIXTH, "SLURM_PROCID": "0", "SLURM_NODEID": "0"}
 )
 def test_what_is_waited_for_is_said_and_then_how_to_leave(slurm, caplog, variables, text, remedy):
     slurm(**variables)
-    with caplog.at_level("INFO"), waiting_announced(remind=0.05):
+    with caplog.at_level("INFO"), waiting_announced(expected_processes(), 0.05):
         time.sleep(0.5)
     [first, second] = [record.message for record in caplog.records]
     assert first.startswith("waiting for ") and text in first
@@ -193,14 +194,46 @@ def test_what_is_waited_for_is_said_and_then_how_to_leave(slurm, caplog, variabl
 
 @pytest.mark.parametrize(
     "variables",
-    [{}, {**LEFT_OVER, "WORLD_SIZE": "1"}, {**LEFT_OVER, "TORCHELASTIC_RUN_ID": "x"}],
-    ids=["alone", "world of one", "torchrun"],
+    [{}, {**LEFT_OVER, "WORLD_SIZE": "1"}],
+    ids=["alone", "world of one"],
 )
 def test_nothing_to_wait_for(slurm, caplog, variables):
     slurm(**variables)
-    with caplog.at_level("INFO"), waiting_announced(remind=0):
+    with caplog.at_level("INFO"), waiting_announced(expected_processes(), 0):
         time.sleep(0.1)
     assert not caplog.records
+
+
+HASTY = f"""
+import logging, threading
+logging.basicConfig()
+timer = threading.Timer
+threading.Timer = lambda seconds, function: timer(0.1, function)
+{TASK}
+"""
+
+
+@pytest.mark.parametrize("machines", ["1", "2"])
+def test_variables_left_over_from_torchrun_are_named_after_a_while(machines):
+    """As in a script under torchrun that runs a command of ours in one of its processes."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    inherited = LEFT_OVER | {
+        "MASTER_PORT": str(store.port),
+        "GROUP_WORLD_SIZE": machines,
+        "TORCHELASTIC_RUN_ID": "x",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    command = [sys.executable, "-c", HASTY]
+    running = subprocess.Popen(
+        command, env=os.environ | inherited, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stderr is not None
+    said = running.stderr.readline()
+    running.kill()
+    running.communicate()
+    assert f"still waiting for 3 more processes at localhost:{store.port} because" in said
+    assert "unset RANK WORLD_SIZE" in said
 
 
 @pytest.mark.parametrize(
