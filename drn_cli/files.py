@@ -1,7 +1,7 @@
 """Read files that may be broken; write so that a reader sees the old file or the new one.
 
 Nothing here writes through a symbolic link that lies in place of a file: `atomic` replaces the
-link, `open_lock` and `open_append` refuse it.
+link, `open_lock`, `open_part` and `open_append` refuse it.
 """
 
 import csv
@@ -192,6 +192,15 @@ def clear_leftovers(path: Path) -> None:
         if pattern.fullmatch(found.name) and found.is_dir() and not found.is_symlink():
             log.info("%s: removed, a killed run left it", found)
             shutil.rmtree(found, ignore_errors=True)
+
+
+def open_part(path: Path) -> IO[bytes]:
+    """Open a binary file that grows, made when it is missing, at its end, never through a link.
+
+    Raises:
+        DrnError: It is a link or no regular file, or it cannot be opened.
+    """
+    return os.fdopen(_open_own(path, os.O_WRONLY | os.O_APPEND), "ab")
 
 
 def open_append(path: Path) -> IO[str]:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from drn_cli import __version__
 from drn_cli.errors import DrnError
-from drn_cli.files import atomic, open_lock, sha256, user_path, write_text
+from drn_cli.files import atomic, open_lock, open_part, sha256, user_path, write_text
 from drn_cli.integrity import ZIP_ERRORS, check_sizes, digest_file, recorded_digest
 from drn_cli.networks.checkpoints import archived_weights
 from drn_cli.networks.published import WeightFile
@@ -226,7 +226,10 @@ def _download(file: WeightFile, url: str, folder: Path) -> Path:
 
 def _receive(url: str, part: Path, limit: int) -> bool:
     """Download to `part`, from its end on if the server can; return whether it did so."""
-    have = part.stat().st_size if part.exists() else 0
+    have = 0
+    if os.path.lexists(part):
+        with open_part(part) as begun:
+            have = begun.tell()
     request = Request(url, headers={"User-Agent": f"drn/{__version__}"})
     if have:
         request.add_header("Range", f"bytes={have}-")
@@ -247,7 +250,7 @@ def _receive(url: str, part: Path, limit: int) -> bool:
         if expected is not None and expected > limit:
             raise _WrongContentError(f"{expected:,} bytes, more than {limit:,}")
         with (
-            part.open("ab" if resumed else "wb") as out,
+            open_part(part) as out,
             tqdm(
                 desc=part.stem,
                 total=expected,
@@ -257,7 +260,10 @@ def _receive(url: str, part: Path, limit: int) -> bool:
                 disable=None,  # no bar where stderr is no terminal
             ) as bar,
         ):
-            size, mark, since = out.tell(), out.tell(), time.monotonic()
+            if not resumed:
+                out.truncate(0)
+            size = mark = have if resumed else 0
+            since = time.monotonic()
             # Not read, which would wait for the whole chunk, however slowly it comes.
             while chunk := response.read1(CHUNK):
                 size += len(chunk)

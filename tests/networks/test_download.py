@@ -202,6 +202,16 @@ def test_a_wrong_part_is_started_again(serve, folder: Path, length: int) -> None
     assert left_in(folder) == {"x.pth"}
 
 
+@pytest.mark.parametrize("content", [b"precious", CONTENT])
+def test_nothing_is_received_through_a_link(serve, folder: Path, content: bytes) -> None:
+    folder.mkdir()
+    (folder / "precious").write_bytes(content)
+    (folder / "x.pth.part").symlink_to("precious")
+    with pytest.raises(DrnError, match=r"x\.pth\.part: is a symbolic link"):
+        fetch([weight_file(serve(Mirror({"x.pth": CONTENT}, ranges=False)))])
+    assert (folder / "precious").read_bytes() == content
+
+
 def test_goes_to_the_next_mirror(serve, folder: Path) -> None:
     missing = serve(Mirror({}))
     wrong = serve(Mirror({"x.pth": b"<html>log in</html>"}))
