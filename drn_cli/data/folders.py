@@ -5,6 +5,8 @@ line, relative to the data folder, in the same order; `info.json` holds the mean
 deviation of the training pictures, in 0..1, and, where `drn` wrote it, class names and colours.
 """
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -120,24 +122,27 @@ class ListFolder:
             raise DrnError(f"{path}: std is 0 in a channel, pixels are divided by it")
         return statistics
 
-    def class_pixels(self, split: Split) -> tuple[int, ...] | None:
+    def class_pixels(self, split: Split, classes: int) -> tuple[int, ...] | None:
         """Read from info.json how many pixels each class has in the labels of a split.
 
         Returns:
-            None where preparation did not count them, or the list has changed since.
+            None where preparation did not count them, or the list or the number of classes has
+            changed since.
         """
         counts = self._info().get("class_pixels")
         counted = counts.get(split) if isinstance(counts, dict) else None
         if not isinstance(counted, dict):
             return None
         pixels, named = counted.get("pixels"), self.lists / f"{split}_labels.txt"
-        if not isinstance(pixels, list) or not all(isinstance(n, int) for n in pixels):
+        if not isinstance(pixels, list) or len(pixels) != classes:
+            return None
+        if not all(type(count) is int and count >= 0 for count in pixels):
             return None
         try:
-            lines = [line for line in named.read_text(encoding="utf-8").splitlines() if line]
+            lines = named.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
             return None
-        return tuple(pixels) if counted.get("labels") == len(lines) else None
+        return tuple(pixels) if counted.get("list") == list_digest(lines) else None
 
     def class_set(self, count: int) -> ClassSet:
         """Read class names and colours from info.json, or make some up.
@@ -185,6 +190,12 @@ class ListFolder:
         if not isinstance(info, dict):
             raise DrnError(f"{path}: should hold an object with mean and std")
         return info
+
+
+def list_digest(lines: Iterable[str]) -> str:
+    """Return 16 hex digits that tell a list of paths from others; empty lines do not count."""
+    paths = "\n".join(path for line in lines if (path := line.strip()))
+    return hashlib.sha256(paths.encode()).hexdigest()[:16]
 
 
 def _three(value: object, where: str) -> tuple[float, float, float]:

@@ -134,7 +134,7 @@ class Segmentation:
             folder.class_set(recipe.data.classes),
             Path(recipe.data.root),
             lists=folder.lists,
-            class_pixels=folder.class_pixels("train"),
+            class_pixels=folder.class_pixels("train", recipe.data.classes),
         )
 
     def look_over(self, material: Material) -> list[str]:

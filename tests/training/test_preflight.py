@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from drn_cli.cli.app import app
+from drn_cli.data.folders import list_digest
 
 
 def dry_run(recipe: Path, *words: str) -> tuple[list[str], list[str]]:
@@ -19,10 +20,12 @@ def dry_run(recipe: Path, *words: str) -> tuple[list[str], list[str]]:
     return said["missing"], said["warnings"]
 
 
-def counts(*pixels: int, labels: int = 12) -> Callable[[Path], None]:
+def counts(*pixels: int, stale: bool = False) -> Callable[[Path], None]:
     def write(root: Path) -> None:
         info = json.loads((root / "info.json").read_text())
-        info["class_pixels"] = {"train": {"labels": labels, "pixels": pixels, "void": 0}}
+        labels = (root / "train_labels.txt").read_text().splitlines()
+        listed = list_digest([*labels[1:], "labels/other.png"] if stale else labels)
+        info["class_pixels"] = {"train": {"list": listed, "pixels": pixels, "void": 0}}
         (root / "info.json").write_text(json.dumps(info))
 
     return write
@@ -67,8 +70,10 @@ BLUE = "train_labels.txt: no training pixel is blue (2): it cannot be learned"
         (without_blue, (), None, BLUE),
         (counts(5, 5, 0), (), None, BLUE),
         (counts(0, 5, 0), (), "the training labels show green alone; with fewer than 2", None),
-        (counts(5, 5, 0, labels=11), (), None, None),  # the list has changed since: not used
-        (lambda root: counts(5, 5, 0, labels=36)(root) or many(root), (), None, BLUE),
+        (counts(5, 5, 0, stale=True), (), None, None),  # the list has changed since: not used
+        (counts(5, 0), (), None, None),  # of another number of classes
+        (counts(5, -5, 0), (), None, None),
+        (lambda root: many(root) or counts(5, 5, 0)(root), (), None, BLUE),
         (many, (), None, "info.json: has no pixels of each class"),
         (lambda root: (root / "info.json").write_text('{"mean": [0.5, 0.5, 0.5], '
          '"std": [0.5, 0.5, 0.5]}'), ("data.classes=1",), "data.classes: 1, with fewer", None),

@@ -27,6 +27,7 @@ from drn_cli.data.prepare.colours import (
 from drn_cli.data.prepare.common import (
     Prepared,
     Progress,
+    check_occurring,
     claimed,
     fingerprint,
     in_parallel,
@@ -105,6 +106,11 @@ def prepare_camvid(
             make_folders(folder, placed)
             jobs = [Job(pair, to) for pair, to in zip(pairs, placed, strict=True)]
             seen = list(in_parallel(partial(_convert, source, folder, reading), jobs, progress))
+            check_occurring(
+                camvid().names,
+                np.sum([part.pixels for part in seen], axis=0)[: len(camvid())].tolist(),
+                "are these the labels of CamVid?",
+            )
             about = {"dataset": "camvid", "made_from": made_from}
             write_lists_and_info(folder, placed, seen, camvid(), **about)
         return Prepared(out, counts, unchanged=False)

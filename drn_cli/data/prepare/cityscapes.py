@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from drn_cli.data.classes import cityscapes, cityscapes_train_ids
+from drn_cli.data.classes import IGNORED, cityscapes, cityscapes_train_ids
 from drn_cli.data.file_search import require_folder
 from drn_cli.data.folders import CITYSCAPES
 from drn_cli.data.images import read_label, write_index
@@ -25,6 +25,7 @@ from drn_cli.data.prepare.cityscapes_layout import CONTENT, SPLITS, Frame, find_
 from drn_cli.data.prepare.common import (
     Prepared,
     Progress,
+    check_occurring,
     claimed,
     count_pixels,
     fingerprint,
@@ -34,7 +35,7 @@ from drn_cli.data.prepare.common import (
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json, write_text
 
-Label = tuple[str, npt.NDArray[np.int64]]  # split, and int64 (256,), pixels of each train id
+Label = tuple[str, str, npt.NDArray[np.int64]]  # split, path, and int64 (256,), pixels of each id
 Task = tuple[Frame, bool]  # a picture to check, and whether its train ids have to be made
 
 
@@ -144,7 +145,11 @@ def _convert_all(root: Path, tasks: Sequence[Task], progress: Progress | None) -
             half.unlink(missing_ok=True)
     found = list(in_parallel(functools.partial(_convert, root), tasks, progress))
     pairs = zip(tasks, found, strict=True)
-    return [(frame.split, pixels) for (frame, _), pixels in pairs if pixels is not None]
+    return [
+        (frame.split, frame.label, pixels)
+        for (frame, _), pixels in pairs
+        if frame.label and pixels is not None
+    ]
 
 
 def _convert(root: Path, task: Task) -> npt.NDArray[np.int64] | None:
@@ -162,7 +167,16 @@ def _convert(root: Path, task: Task) -> npt.NDArray[np.int64] | None:
     if needed:
         label = cityscapes_train_ids().take(label)
         write_index(root / frame.label, label)
-    return np.bincount(label.ravel(), minlength=256)
+    pixels = np.bincount(label.ravel(), minlength=256)
+    outside = np.flatnonzero(pixels[len(cityscapes()) : IGNORED])
+    if outside.size:
+        value = len(cityscapes()) + int(outside[0])
+        raise DrnError(
+            f"{source}: has the value {value} ({pixels[value]:,} px); train ids are 0 to "
+            f"{len(cityscapes()) - 1}, or {IGNORED} for void",
+            "remove it if its *_gtFine_labelIds.png is there: it is made again",
+        )
+    return pixels
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -238,6 +252,12 @@ def _write_lists(
     if folder.is_dir() and not os.access(folder, os.W_OK):
         raise DrnError(f"{folder}: cannot be written", "--lists DIR writes the lists elsewhere")
     if not known:
+        if labels:
+            check_occurring(
+                cityscapes().names,
+                np.sum([pixels for *_, pixels in labels], axis=0)[: len(cityscapes())].tolist(),
+                "are these the labels of Cityscapes?",
+            )
         write_info(
             folder,
             CITYSCAPES,

@@ -1,6 +1,7 @@
 """What every preparation needs: all cores, exact statistics, the five lists and info.json."""
 
 import hashlib
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drn_cli.data.classes import IGNORED, ClassSet
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import Statistics, list_digest
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
 from drn_cli.files import (
@@ -30,6 +31,8 @@ from drn_cli.files import (
     write_json,
     write_text,
 )
+
+log = logging.getLogger(__name__)
 
 BESIDE = "prepare.lock"  # as `clear_leftovers` wants it
 INSIDE = ".prepare.lock"  # where only the data folder itself can be written
@@ -290,26 +293,52 @@ def write_info(folder: Path, statistics: Statistics, class_set: ClassSet, **extr
 
 
 def count_pixels(
-    labels: Iterable[tuple[str, npt.NDArray[np.int64]]], classes: int
+    labels: Iterable[tuple[str, str, npt.NDArray[np.int64]]], classes: int
 ) -> dict[str, Any]:
     """Sum up labels for `class_pixels` of info.json, which the pre-flight of training reads.
 
     Args:
-        labels: Split of each label, and int64 `(256,)`, its pixels of each id.
+        labels: Split of each label, its path as the list has it, and int64 `(256,)`, its pixels of
+            each id.
         classes: How many there are.
     """
-    totals: dict[str, tuple[int, npt.NDArray[np.int64]]] = {}
-    for split, pixels in labels:
-        number, total = totals.get(split, (0, np.zeros(256, np.int64)))
-        totals[split] = number + 1, total + pixels
+    paths: dict[str, list[str]] = {}
+    totals: dict[str, npt.NDArray[np.int64]] = {}
+    for split, path, pixels in labels:
+        paths.setdefault(split, []).append(path)
+        totals[split] = totals.get(split, np.zeros(256, np.int64)) + pixels
     return {
         split: {
-            "labels": number,
+            "labels": len(paths[split]),
+            "list": list_digest(paths[split]),
             "pixels": total[:classes].tolist(),
             "void": int(total[IGNORED]),
         }
-        for split, (number, total) in totals.items()
+        for split, total in totals.items()
     }
+
+
+def check_occurring(names: Sequence[str], pixels: Sequence[int], hint: str) -> None:
+    """Refuse labels that show fewer than two classes, and warn of classes that never occur.
+
+    Args:
+        names: Of the classes.
+        pixels: Pixels of each class in all labels.
+        hint: What to do about too few.
+
+    Raises:
+        DrnError: There is nothing to tell apart.
+    """
+    occurring = [name for name, count in zip(names, pixels, strict=True) if count]
+    if len(occurring) < 2:
+        found = f"one class, {occurring[0]}" if occurring else "no class, only void"
+        raise DrnError(f"the labels hold {found}: training needs two", hint)
+    never = [name for name, count in zip(names, pixels, strict=True) if not count]
+    if never:
+        log.warning(
+            "%d of %d classes never occur in the labels: %s",
+            *(len(never), len(names), ", ".join(never)),
+        )
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:

@@ -1,6 +1,5 @@
 """Whether labels hold class ids or colours, and which ids: found by looking at all of them."""
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,11 +22,9 @@ from drn_cli.data.prepare.colours import (
     read_values,
     unpack,
 )
-from drn_cli.data.prepare.common import Progress, in_parallel
+from drn_cli.data.prepare.common import Progress, check_occurring, in_parallel
 from drn_cli.errors import DrnError
 from drn_cli.files import write_text
-
-log = logging.getLogger(__name__)
 
 KEPT = 300  # of one file's colours, the most frequent: more than there can be classes
 LISTED = 40  # colours in a message
@@ -153,20 +150,11 @@ def choose_reading(
             pixels[number] += count
     if unknown and not unknown_as_void:
         raise _unknown(found, unknown, colours=reading.colours is not None)
-    names = reading.class_set.names
-    occurring = [name for name, count in zip(names, pixels, strict=True) if count]
-    if len(occurring) < 2:
-        raise DrnError(
-            f"the labels show {occurring[0] if occurring else 'void'} alone of the classes "
-            f"{', '.join(names)}: there is nothing to tell apart",
-            "is 255 a class, or the class file one for other labels?",
-        )
-    if len(occurring) < len(names):
-        never = [name for name in names if name not in occurring]
-        log.warning(
-            "%d of %d classes never occur in the labels: %s",
-            *(len(never), len(names), ", ".join(never)),
-        )
+    check_occurring(
+        reading.class_set.names,
+        pixels,
+        "add a background class to the class file; 255 is never a class",
+    )
     return reading
 
 

@@ -113,7 +113,11 @@ def write_lists_and_info(
         Moments.total(part.moments for part in training).statistics(),
         class_set,
         class_pixels=count_pixels(
-            ((one.split, part.pixels) for one, part in zip(placed, seen, strict=True) if one.label),
+            (
+                (one.split, one.label, part.pixels)
+                for one, part in zip(placed, seen, strict=True)
+                if one.label
+            ),
             len(class_set),
         ),
         **extra,

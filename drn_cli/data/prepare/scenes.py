@@ -91,8 +91,8 @@ def make_scenes(
                 if split == "train"
             ]
             labels = (
-                (split, pixels)
-                for (split, _), (_, pixels) in zip(scenes, drawn, strict=True)
+                (split, _label_path(_stem(split, index, counts[split]), "trainIds"), pixels)
+                for (split, index), (_, pixels) in zip(scenes, drawn, strict=True)
                 if split != "test"
             )
             write_info(

@@ -58,7 +58,7 @@ def prepare(*words: str) -> Result:
             "rows",
         ),
         ([0, 1], "a\nvoid", "names 1 class besides void", "background"),
-        ([0, 0], "a\nb\nc", "show a alone of the classes a, b, c", "255"),
+        ([0, 0], "a\nb\nc", "the labels hold one class, a: training needs two", "background"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(
@@ -95,6 +95,7 @@ def test_classes_that_never_occur_are_named(caplog: pytest.LogCaptureFixture) ->
     assert "2 of 4 classes never occur in the labels: tram, boat" in caplog.text
     info = json.loads(Path("out/info.json").read_text())
     counts = info["class_pixels"]["train"]
+    assert counts.pop("list")
     assert counts == {"labels": 3, "pixels": [24, 0, 24, 0], "void": 24}
 
 

@@ -60,6 +60,18 @@ def fails(source: Path, out: Path, message: str) -> DrnError:
     return caught.value
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(11, "hold no class, only void"), (3, "hold one class, [Rr]oad: ")],
+)
+def test_labels_that_nothing_can_be_learned_from(
+    source: Path, tmp_path: Path, value: int, message: str
+) -> None:
+    for path in source.glob("*annot/*.png"):
+        Image.fromarray(np.full((6, 8), value, np.uint8)).save(path)
+    fails(source, tmp_path / "camvid", message)
+
+
 def test_folder_has_all_that_training_needs(source: Path, tmp_path: Path) -> None:
     before = state(source)
     seen: list[tuple[int, int]] = []
@@ -330,6 +342,9 @@ def test_cambridge_release_is_split_as_the_table_says(
     assert "left out because they are not in it: 1" in caplog.text
     prepare_camvid(source, tmp_path / "segnet")
     made, expected = content(tmp_path / "out"), content(tmp_path / "segnet")
+    for found in (made, expected):
+        for counted in found["info"]["class_pixels"].values():
+            assert counted.pop("list")  # the paths differ
     assert made["info"] == expected["info"]
     assert list(made["labels"].values()) == list(expected["labels"].values())
     listed = (tmp_path / "out" / "val_images.txt").read_text()

@@ -212,7 +212,9 @@ def test_train_ids_of_the_official_scripts_are_used_as_they_are(root: Path) -> N
 
 def test_train_ids_without_label_ids_are_used(root: Path) -> None:
     path = root / TRAIN.format(0, "labelIds")
-    path.rename(str(path).replace("labelIds", "trainIds"))
+    ids = cityscapes_train_ids()[read_label(path)]
+    Image.fromarray(ids).save(str(path).replace("labelIds", "trainIds"))
+    path.unlink()
     assert prepare(root).counts == COUNTS
     assert lines(root / "train_labels.txt")[0] == TRAIN.format(0, "trainIds")
 
@@ -313,7 +315,9 @@ def test_place_that_cannot_be_written_is_named(root: Path, monkeypatch: pytest.M
     error = fails(root, "cannot be written, and the train ids of 5 labels belong there")
     assert error.message.startswith(f"{root}: ")
     for path in list(root.rglob("*_labelIds.png")):
-        path.rename(str(path).replace("labelIds", "labelTrainIds"))
+        ids = cityscapes_train_ids()[read_label(path)]
+        Image.fromarray(ids).save(str(path).replace("labelIds", "labelTrainIds"))
+        path.unlink()
     error = fails(root, "cannot be written")
     assert error.message == f"{root}: cannot be written"
     assert "--lists" in str(error.hint)
@@ -344,6 +348,23 @@ def test_label_of_another_size_is_an_error_with_file_and_sizes(root: Path, kind:
     with pytest.raises(DrnError, match=r"is 96x47, its image .* 96x48") as caught:
         prepare(root)
     assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (20, r"labelTrainIds.png: has the value 20 \(4,608 px\); train ids are 0 to 18, or 255"),
+        (255, "the labels hold no class, only void: training needs two"),
+        (0, "the labels hold one class, road: training needs two"),
+    ],
+)
+def test_labels_that_nothing_can_be_learned_from(root: Path, value: int, message: str) -> None:
+    for path in root.glob("gtFine/*/*/*_labelIds.png"):
+        label = Image.fromarray(np.full((48, 96), value, np.uint8))
+        label.save(str(path).replace("labelIds", "labelTrainIds"))
+    with pytest.raises(DrnError, match=message):
+        prepare(root)
+    assert not (root / "info.json").exists()
 
 
 @pytest.mark.usefixtures("all_of_it")
