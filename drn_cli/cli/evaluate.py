@@ -121,8 +121,8 @@ def evaluate(
         bool,
         typer.Option(
             "--partial",
-            help="Score a part: leave out files without a counterpart, and those that fail.",
-            rich_help_panel=FOLDERS,
+            help="Score a part: leave out files without a counterpart, those that fail, and links "
+            "to nothing; of class folders also what lies outside them.",
         ),
     ] = False,
     multi_scale: MultiScale = False,
@@ -159,7 +159,7 @@ def evaluate(
     seen = {"--ms": multi_scale, "--scales": scales, "--flip": flip, "--tile": tile}
     seen |= {"--ten-crop": ten_crop, "--compile": compile_, "--weights": weights, "RUN": source}
     seen |= {"--stats": stats, "--mean": mean, "--std": std}
-    paired = {"--resize-to": resize_to, "--image-suffix": image_suffix, "--partial": partial}
+    paired = {"--resize-to": resize_to, "--image-suffix": image_suffix}
     paired |= {"--label-suffix": label_suffix, "--labels-hold": labels_hold != "auto"}
     compared = {"--classes": classes, "--predictions-hold": predictions_hold != "auto"}
     if labels is not None:
@@ -195,7 +195,7 @@ def evaluate(
         )
         score_folder(found, folders, look, output)
     else:
-        score_data(found, data, split, look, output)
+        score_data(found, data, split, look, output, partial=partial)
 
 
 def _refuse(options: dict[str, Any], what: str) -> None:

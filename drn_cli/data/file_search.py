@@ -73,6 +73,11 @@ class LeftOut:
         """Whether it may be something that its owner wants to be used."""
         return bool(SERIOUS & self.counts.keys())
 
+    @property
+    def lost(self) -> int:
+        """Number of files and folders that may be or hold images: all serious ones but cycles."""
+        return sum(self.counts[reason] for reason in SERIOUS - {CYCLE})
+
     def log(self, searched: str | Path) -> None:
         """Log one line, if anything was left out: a warning where it may be wanted.
 

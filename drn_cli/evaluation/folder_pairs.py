@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from drn_cli.data.file_search import LeftOut, require_folder, search
@@ -26,17 +26,21 @@ class FolderPairs:
         by: What they were paired by, in words.
         lone_images: Pictures without a label map.
         lone_labels: Label maps without a picture.
+        lost: Number of pairs of which neither file can be read, such as links to nothing.
+        left_out: What was left out of each folder that has such files, in words.
     """
 
     samples: Sequence[Sample]
     by: str
     lone_images: Sequence[Path]
     lone_labels: Sequence[Path]
+    lost: int = 0
+    left_out: Sequence[str] = ()
 
     @property
     def expected(self) -> int:
         """Number of pairs that there would be if nothing lacked a counterpart."""
-        return len(self.samples) + len(self.lone_images) + len(self.lone_labels)
+        return len(self.samples) + len(self.lone_images) + len(self.lone_labels) + self.lost
 
 
 def pair_folders(
@@ -57,8 +61,26 @@ def pair_folders(
         DrnError: A folder is missing or empty, nothing belongs together, or a picture could belong
             to several label maps.
     """
-    found = _files(images, image_suffix)
-    maps = _files(labels, label_suffix)
+    found, images_out = _files(images, image_suffix)
+    maps, labels_out = _files(labels, label_suffix)
+    pairs = _pair(found, maps, images, labels, image_suffix, label_suffix)
+    # A lost file whose counterpart is there counts as the lack of it.
+    lost = max(
+        images_out.lost - len(pairs.lone_labels), labels_out.lost - len(pairs.lone_images), 0
+    )
+    both = ((images, images_out), (labels, labels_out))
+    texts = [f"{folder}: {left_out}" for folder, left_out in both if left_out.lost]
+    return replace(pairs, lost=lost, left_out=texts)
+
+
+def _pair(
+    found: Sequence[Path],
+    maps: Sequence[Path],
+    images: Path,
+    labels: Path,
+    image_suffix: str | None,
+    label_suffix: str | None,
+) -> FolderPairs:
     image_frames, label_frames = _by_frame(found), _by_frame(maps)
     common = image_frames.keys() & label_frames.keys()
     if common:
@@ -101,7 +123,7 @@ def _folder_pairs(
     return FolderPairs(samples, by, sorted(images), sorted(labels))
 
 
-def _files(folder: Path, suffix: str | None) -> list[Path]:
+def _files(folder: Path, suffix: str | None) -> tuple[list[Path], LeftOut]:
     require_folder(folder, "images")
     left_out = LeftOut()
     found = sorted(
@@ -114,7 +136,7 @@ def _files(folder: Path, suffix: str | None) -> list[Path]:
         seen_anyway = f" ({left_out})" if left_out else ""
         raise DrnError(f"{folder}: no images here{ending}{seen_anyway}")
     left_out.log(folder)
-    return found
+    return found, left_out
 
 
 def _by_frame(paths: Iterable[Path]) -> Mapping[str, list[Path]]:

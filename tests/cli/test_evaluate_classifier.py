@@ -102,6 +102,9 @@ def test_json_and_a_line_of_csv_for_each_picture(
         "mean_std_source": "file",
         "split": "val",
         "view": view,
+        "partial": False,
+        "scored": scores.images,
+        "expected": scores.images,
         **scores.to_json(),
     }
     assert f"classes, {view}" in result.stderr and "written: out/pictures.csv" in result.stderr
@@ -159,6 +162,32 @@ def test_broken_picture_is_an_error(evaluate: Callable[..., Any], run: Path) -> 
     error = evaluate(run, "--data", "broken").exception
     assert isinstance(error, DrnError)
     assert error.message.startswith(f"{path}: broken image")
+
+
+@pytest.mark.parametrize(
+    ("place", "link", "reason"),
+    [
+        (f"{WNIDS[0]}/b.png", "nothing", "link to nothing"),
+        (f"{WNIDS[0]}/b.png", "b.png", "unreadable"),
+        (f"{WNIDS[0]}/b.png", "/dev/null", "not a regular file"),
+        ("b.png", f"{WNIDS[0]}/a.png", "image in no class folder"),
+        (f"{WNIDS[0]}/b", "/", "folder in a class folder"),
+    ],
+)
+def test_a_part_is_refused_unless_that_is_meant(
+    evaluate: Callable[..., Any], run: Path, place: str, link: str, reason: str
+) -> None:
+    save(Path("part/val") / WNIDS[0] / "a.png", draw(72, 96, {"red": BOX}))
+    Path("part/val", place).symlink_to(link)
+    error = evaluate(run, "--data", "part").exception
+    assert isinstance(error, DrnError)
+    assert error.message.startswith(f"part/val: left out: {reason} 1 (")
+    assert error.hint == "--partial scores 1 of 2"
+    result = evaluate(run, "--data", "part", "--partial", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["partial"], told["scored"], told["expected"]) == (True, 1, 2)
+    assert "partial: 1 of 2 scored: 1 of 2 left out" in result.stderr
 
 
 @pytest.mark.parametrize("words", [["--tile", 64], ["--ms"], ["--scales", "0.5,1"], ["--flip"]])

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drn_cli.cli import console
-from drn_cli.cli.evaluating.output import Output
+from drn_cli.cli.evaluating.output import Output, warn_of_part
 from drn_cli.cli.source import Look, describe
 
 if TYPE_CHECKING:
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 def score_data(
-    source: "Source", data: Path | None, split: "Split", look: Look, output: Output
+    source: "Source",
+    data: Path | None,
+    split: "Split",
+    look: Look,
+    output: Output,
+    *,
+    partial: bool = False,
 ) -> None:
     """Score a network on a split of a data folder.
 
@@ -25,12 +31,14 @@ def score_data(
         data: The data folder; by default that of the run's recipe.
         split: Which part of it.
         look: How pictures are looked at.
-        output: What is told.
+        output: What is printed and written.
+        partial: Whether what lies in class folders and is no image file may be left out.
 
     Raises:
         DrnError: The network, the folder or a file of it cannot be used.
     """
     from drn_cli.distributed.group import join
+    from drn_cli.errors import DrnError
     from drn_cli.inference.opening import open_network
 
     root, lists = _place(source, data)
@@ -38,9 +46,11 @@ def score_data(
         network = open_network(source.checkpoint)
         look.check(network)
         if network.task == "segmentation":
+            if partial:
+                raise DrnError("--partial: is for folders to pair and class folders, not for lists")
             _segmentation(network, source, root, lists, split, look, output, group)
         else:
-            _classification(network, source, root, split, look, output, group)
+            _classification(network, source, root, split, look, output, group, partial)
 
 
 def _place(source: "Source", data: Path | None) -> tuple[Path, str | None]:
@@ -101,6 +111,7 @@ def _classification(
     look: Look,
     output: Output,
     group: "Group",
+    partial: bool,
 ) -> None:
     from drn_cli.data.class_folders import ClassFolder
     from drn_cli.data.file_search import LeftOut
@@ -122,8 +133,13 @@ def _classification(
     )
     left_out = LeftOut()
     samples = renumbered(folder.samples(split, left_out), class_index(folder, classifier))
-    if group.first:
-        left_out.log(folder.root / split)
+    expected = len(samples) + left_out.lost
+    if left_out.lost and not partial:
+        raise DrnError(
+            f"{folder.root / split}: {left_out}",
+            f"--partial scores {len(samples)} of {expected}",
+        )
+    left_out.log(folder.root / split)
     with console.bar(len(group.share(samples)), shown=group.first) as bar:
         scores = score(classifier, samples, group, each=output.each, step=bar.update)
     assert scores is not None  # nobody stops it
@@ -132,5 +148,7 @@ def _classification(
             f"{source.checkpoint}, {split}: {scores.images} pictures of {len(folder.folders)} "
             f"classes, {classifier.view}"
         )
-        about = describe(source, network, classifier) | {"split": split}
+        warn_of_part(scores.images, expected, {}, lost=left_out.lost)
+        part = {"partial": scores.images < expected, "scored": scores.images, "expected": expected}
+        about = describe(source, network, classifier) | {"split": split} | part
         output.classification(scores, classifier, about | {"view": classifier.view})

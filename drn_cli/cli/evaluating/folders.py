@@ -60,11 +60,12 @@ class Folders:
         from drn_cli.evaluation.folder_pairs import pair_folders
 
         pairs = pair_folders(self.images, self.labels, self.image_suffix, self.label_suffix)
+        hint = f"--partial scores {len(pairs.samples)} of them"
         problem = lacking(pairs.expected, self.lone(pairs))
         if problem and not self.partial:
-            raise DrnError(
-                f"{self.images}: {problem}", f"--partial scores {len(pairs.samples)} of them"
-            )
+            raise DrnError(f"{self.images}: {problem}", hint)
+        if pairs.left_out and not self.partial:
+            raise DrnError("; ".join(pairs.left_out), hint)
         return pairs
 
     def lone(self, pairs: "FolderPairs") -> "dict[str, list[Path]]":
@@ -87,7 +88,9 @@ class Folders:
         """Warn of what the scores leave out."""
         for text in scores.failed:
             console.warn(text)
-        warn_of_part(scores.images, pairs.expected, self.lone(pairs), len(scores.failed))
+        warn_of_part(
+            scores.images, pairs.expected, self.lone(pairs), len(scores.failed), pairs.lost
+        )
 
 
 def score_folder(source: "Source", folders: Folders, look: Look, output: Output) -> None:

@@ -1,4 +1,4 @@
-"""What is told of an evaluation, and where: on the terminal, as JSON, CSV and a page."""
+"""The results of an evaluation, and where they go: terminal, JSON, CSV and a page."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Output:
         about: dict[str, Any],
         show: "Callable[[int], SegmentedPicture]",
     ) -> None:
-        """Tell the scores of a segmenter, or of predictions.
+        """Print and write the scores of a segmenter, or of predictions.
 
         Args:
             scores: The scores.
@@ -61,10 +61,10 @@ class Output:
             about: What was scored, for JSON and the page.
             show: Gives what the page shows of a picture, by its number.
         """
-        told = _all_of(scores.images) | about | scores.to_json(class_set)
+        document = _all_of(scores.images) | about | scores.to_json(class_set)
         # First of all: a file that cannot be written should not cost the scores.
         if self.as_json:
-            console.emit_json(told)
+            console.emit_json(document)
         else:
             print_segmentation(scores, class_set, self.worst)
         if self.csv is not None:
@@ -72,16 +72,16 @@ class Output:
         if self.report is not None:
             from drn_cli.report.evaluation import write_segmentation_page
 
-            write_segmentation_page(self.report, told, scores, class_set, show, self.pictures)
+            write_segmentation_page(self.report, document, scores, class_set, show, self.pictures)
         self._say_files()
 
     def classification(
         self, scores: "TopScores", classifier: "Classifier", about: dict[str, Any]
     ) -> None:
-        """Tell the scores of a classifier; as `segmentation`."""
-        told = _all_of(scores.images) | about | scores.to_json()
+        """Print and write the scores of a classifier; as `segmentation`."""
+        document = _all_of(scores.images) | about | scores.to_json()
         if self.as_json:
-            console.emit_json(told)
+            console.emit_json(document)
         else:
             print_classification(scores, classifier.names, self.worst)
         if self.csv is not None:
@@ -89,7 +89,7 @@ class Output:
         if self.report is not None:
             from drn_cli.report.evaluation import write_classification_page
 
-            write_classification_page(self.report, told, scores, classifier, self.pictures)
+            write_classification_page(self.report, document, scores, classifier, self.pictures)
         self._say_files()
 
     def _say_files(self) -> None:
@@ -103,7 +103,7 @@ def _all_of(images: int) -> dict[str, Any]:
 
 
 def lacking(expected: int, lone: Mapping[str, Sequence[Path]]) -> str:
-    """Say what lacks a counterpart: `4 of 12 have no image in DIR: a.png, b.png and 2 more`.
+    """Name what lacks a counterpart: `4 of 12 have no image in DIR: a.png, b.png and 2 more`.
 
     Args:
         expected: How many there should be.
@@ -119,10 +119,16 @@ def lacking(expected: int, lone: Mapping[str, Sequence[Path]]) -> str:
 
 
 def warn_of_part(
-    scored: int, expected: int, lone: Mapping[str, Sequence[Path]], failed: int = 0
+    scored: int,
+    expected: int,
+    lone: Mapping[str, Sequence[Path]],
+    failed: int = 0,
+    lost: int = 0,
 ) -> None:
     """Warn that the scores are those of a part; nothing if they are not."""
     parts = [text for text in (lacking(expected, lone),) if text]
+    if lost:
+        parts.append(f"{lost} of {expected} left out")
     if failed:
         parts.append(f"{failed} of {expected} failed")
     if parts:

@@ -134,6 +134,18 @@ PARTS = {
         "1 of 5 have no image in drawn: maps/104.png",
         (3, 5, 0),
     ),
+    "links to nothing on both sides": (
+        lambda: [
+            path.symlink_to("nothing") for path in (MAPS / "a.png", Path("drawn/a_drawn.png"))
+        ],
+        "drawn: left out: link to nothing 1 (a_drawn.png)",
+        (5, 6, 0),
+    ),
+    "a link to nothing": (
+        lambda: (lose(MAPS, "100.png"), (MAPS / "100.png").symlink_to("nothing")),
+        "drawn: 1 of 5 have no label map in truth: 100_drawn.png",
+        (4, 5, 0),
+    ),
     "a damaged label map": (lambda: damage(MAPS / "102.png"), "truth/maps/102.png: ", (4, 5, 1)),
     "an image of another kind": (
         lambda: Path("drawn", "102_drawn.png").write_text("no image"),
@@ -145,7 +157,7 @@ PARTS = {
 
 @pytest.mark.parametrize("kind", ["images", "predictions"])
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_is_refused_unless_that_is_meant(evaluate, trained, drawn, kind, part):
+def test_a_part_is_refused_unless_that_is_meant(evaluate, trained, drawn, kind, part, caplog):
     harm, said, (count, expected, code) = PARTS[part]
     words = folders(kind, drawn)
     if kind == "images":
@@ -166,7 +178,7 @@ def test_a_part_is_refused_unless_that_is_meant(evaluate, trained, drawn, kind, 
     assert (found["partial"], found["scored"], found["expected"]) == (True, count, expected)
     assert found["images"] == found["protocol"]["pairs"] == count
     assert f"warning: partial: {count} of {expected} scored: " in result.stderr
-    assert said.removeprefix("drawn: ") in result.stderr
+    assert said.removeprefix("drawn: ") in result.stderr + caplog.text
     assert [text.startswith(said) for text in found["failed"]] == [True] * code
     assert f"{count} of {expected} (partial)" in Path("page.html").read_text()
 
