@@ -1,6 +1,8 @@
 """The errors that a user is meant to see: what is wrong, where, and what to do."""
 
 import errno
+import logging
+import os
 import resource
 from pathlib import Path
 
@@ -29,6 +31,12 @@ class DrnError(Exception):
 
 class FaultError(DrnError):
     """What is nobody's mistake and may go well at another try: a process was lost or killed."""
+
+
+def warn_once(log: logging.Logger, text: str) -> None:
+    """Log a warning in the first process of a job alone, of what all of them would warn."""
+    if os.environ.get("RANK", "0") == "0":
+        log.warning("%s", text)
 
 
 def limit_reached(error: BaseException) -> DrnError | None:

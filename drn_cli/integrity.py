@@ -3,7 +3,11 @@
 CRC-32 is meant against damage (a flipped bit, a file cut short), not against forgery.
 """
 
+import errno
+import hashlib
+import os
 import re
+import stat
 import struct
 import zipfile
 import zlib
@@ -12,8 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
-from drn_cli.errors import DrnError
-from drn_cli.files import sha256
+from drn_cli.errors import DrnError, remedy
 
 ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, struct.error),
@@ -78,9 +81,40 @@ def check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 def damaged(path: Path, error: Exception | str) -> DrnError:
-    """Return the error for a file whose content is not what was written, in one line."""
+    """Return the error for a file whose content is not what was written, in one line.
+
+    What the operating system refuses (permission, open files, a failing disk) is no damage.
+    """
+    # zipfile and PyTorch cover some of these errors with others.
+    for one in (error, getattr(error, "__context__", None)):
+        if isinstance(one, OSError) and one.errno not in (None, errno.EINVAL):
+            return DrnError(f"{path}: cannot be read: {one.strerror}", remedy(one))
     reason = (str(error).splitlines() or [""])[0].split(". ")[0].strip() or type(error).__name__
     return DrnError(f"{path}: damaged or cut short: {reason}", "copy or download it again")
+
+
+def open_regular(path: Path, what: str) -> IO[bytes]:
+    """Open a file to read it; a FIFO or device is refused, where opening could wait forever.
+
+    Args:
+        path: The file.
+        what: What it should be, for messages: `a file of weights`.
+
+    Raises:
+        DrnError: No such file, a folder, not a regular file, or it cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise DrnError(f"{path}: no such file") from error
+    except OSError as error:
+        raise damaged(path, error) from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
+        raise DrnError(f"{path}: {kind}, not {what}")
+    return os.fdopen(descriptor, "rb")
 
 
 def digest_file(path: Path) -> Path:
@@ -98,8 +132,8 @@ def recorded_digest(path: Path) -> str | None:
     return found and found[0]
 
 
-def check_recorded_digest(path: Path) -> bool:
-    """Compare a file with the SHA-256 recorded beside it; return whether there is one.
+def check_recorded_digest(file: IO[bytes], path: Path) -> bool:
+    """Compare an open file with the SHA-256 recorded beside it; return whether there is one.
 
     Raises:
         DrnError: They differ, or the file cannot be read.
@@ -107,7 +141,11 @@ def check_recorded_digest(path: Path) -> bool:
     recorded = recorded_digest(path)
     if recorded is None:
         return False
-    found = sha256(path)
+    file.seek(0)
+    try:
+        found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except OSError as error:
+        raise damaged(path, error) from error
     if found != recorded:
         raise DrnError(
             f"{path}: its SHA-256 is {found}, and {digest_file(path).name} records {recorded}",

@@ -87,4 +87,4 @@ def resolve(source: str, task: Task | None = None, classes: int | None = None) -
         raise DrnError(f"{source}: no such run folder or file")
     torch.manual_seed(0)
     model = create_model(architecture(source).name, task or "segmentation", classes).eval()
-    return Subject(name=model.arch, network=TrainedNetwork(path, model, {}))
+    return Subject(name=model.arch, network=TrainedNetwork(path, model, {}, verified=True))

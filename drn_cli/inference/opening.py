@@ -1,7 +1,5 @@
 """From a file of any kind to the network in it."""
 
-import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +16,6 @@ from drn_cli.networks.conversion import convert
 from drn_cli.networks.models import DRN
 from drn_cli.networks.weights import load_converted
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class TrainedNetwork:
@@ -35,7 +31,7 @@ class TrainedNetwork:
     path: Path
     model: DRN
     told: Mapping[str, str]
-    verified: bool = True
+    verified: bool
 
     @property
     def arch(self) -> str:
@@ -98,8 +94,6 @@ def read_network(path: Path, task: Task | None = None) -> TrainedNetwork:
             "`drn models import FILE --task TASK` writes one that does",
         )
     _check_task(path, found.task, task)
-    if checkpoint.metadata.get("steps") == "0" and os.environ.get("RANK", "0") == "0":
-        log.warning("%s: checkpoint of step 0: this network has not been trained", path)
     with torch.device("meta"):
         model = create_model(found.archs[0], found.task, found.classes)
     model.to_empty(device="cpu").eval()

@@ -9,20 +9,18 @@ import json
 import logging
 import re
 import shutil
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, warn_once
 from drn_cli.files import atomic
 from drn_cli.integrity import (
     ZIP_ERRORS,
@@ -31,22 +29,17 @@ from drn_cli.integrity import (
     check_zip,
     crc32,
     damaged,
+    open_regular,
 )
 from drn_cli.networks.metadata import OURS, check_metadata
 from drn_cli.networks.models import DRN
+from drn_cli.networks.pickles import PICKLE, ZIP, load_pickle
 
 logger = logging.getLogger(__name__)
 
 NESTED = ("state_dict", "model", "net")
 # What DataParallel, DistributedDataParallel and torch.compile put before each key.
 WRAPPERS = ("module.", "_orig_mod.")
-ZIP = b"PK\x03\x04"
-PICKLE = b"\x80"
-# How PyTorch's restricted reader says that it will not make or call something.
-REFUSAL = re.compile(
-    r"unsupported (?:global: )?GLOBAL (\S+)|unrecognized function (.+)|but got (<class .+?>|\S+)",
-    re.IGNORECASE,
-)
 OWN_METADATA = ("format", "arch", "task", "classes")
 CHECKSUM = "checksum"  # among the metadata: `crc32:` and 8 hexadecimal digits
 LONGEST_HEADER = 16 << 20  # bytes; ours have some ten thousand
@@ -80,33 +73,19 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             a pickle that would run code.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(256)
-    except FileNotFoundError as error:
-        raise DrnError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise DrnError(f"{path}: a folder, not a file of weights") from error
-    except OSError as error:
-        raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if start.startswith(ZIP):
-        found = _read_zip(path)
-    elif start[8:9] == b"{":  # before pickles: the length that comes first may look like one
-        found = _read_safetensors(path, int.from_bytes(start[:8], "little"))
-    elif start.startswith(PICKLE):
-        with path.open("rb") as file:
-            found = _unwrap(_load(file, path), path, verified=False)
-    else:
-        raise _not_a_checkpoint(start, path)
-    verified = found.verified or check_recorded_digest(path)
+    with open_regular(path, "a file of weights") as file:
+        found = _read(file, path)
+        verified = found.verified or check_recorded_digest(file, path)
+    metadata = check_metadata(found.metadata, path)
     if not verified:
-        logger.warning(
-            "%s: not verified, as it holds no checksum (`drn models import` writes one that does)",
-            path,
+        warn_once(
+            logger,
+            f"{path}: not verified, as it holds no checksum (`drn models import` writes one that "
+            "does)",
         )
-    return Checkpoint(
-        _without_wrappers(found.tensors), check_metadata(found.metadata, path), verified
-    )
+    if metadata.get("steps") == "0":
+        warn_once(logger, f"{path}: checkpoint of step 0: this network has not been trained")
+    return Checkpoint(_without_wrappers(found.tensors), metadata, verified)
 
 
 def save_weights(path: Path, model: DRN, extra: Mapping[str, str] | None = None) -> None:
@@ -178,9 +157,23 @@ def archived_weights(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     return members[0]
 
 
-def _read_zip(path: Path) -> Checkpoint:
+def _read(file: IO[bytes], path: Path) -> Checkpoint:
     try:
-        with zipfile.ZipFile(path) as archive:
+        start = file.read(256)
+    except OSError as error:
+        raise damaged(path, error) from error
+    if start.startswith(ZIP):
+        return _read_zip(file, path)
+    if start[8:9] == b"{":  # before pickles: the length that comes first may look like one
+        return _read_safetensors(path, int.from_bytes(start[:8], "little"))
+    if start.startswith(PICKLE):
+        return _unwrap(load_pickle(file, path), path, verified=False)
+    raise _not_a_checkpoint(start, path)
+
+
+def _read_zip(file: IO[bytes], path: Path) -> Checkpoint:
+    try:
+        with zipfile.ZipFile(file) as archive:
             check_sizes(archive, path)
             names = [name.rpartition("/")[2] for name in archive.namelist()]
             if "constants.pkl" in names:
@@ -192,9 +185,8 @@ def _read_zip(path: Path) -> Checkpoint:
                 return _read_archived(archive, path)
     except ZIP_ERRORS as error:
         raise damaged(path, error) from error
-    verified = check_zip(path, path, stored=True)
-    with path.open("rb") as file:
-        return _unwrap(_load(file, path), path, verified=verified)
+    verified = check_zip(file, path, stored=True)
+    return _unwrap(load_pickle(file, path), path, verified=verified)
 
 
 def _read_archived(archive: zipfile.ZipFile, path: Path) -> Checkpoint:
@@ -208,51 +200,7 @@ def _read_archived(archive: zipfile.ZipFile, path: Path) -> Checkpoint:
         check_zip(content, inner, stored=True)
     elif not start.startswith(PICKLE):
         raise _not_a_checkpoint(start, inner)
-    content.seek(0)
-    return _unwrap(_load(content, inner), inner, verified=True)
-
-
-def _load(file: IO[bytes], path: Path) -> Any:
-    """Unpickle with PyTorch's restricted reader, which builds tensors and calls nothing else."""
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
-            warnings.simplefilter("ignore")  # about old formats, which we read on purpose
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged pickle raises has no bounds
-        text = str(error)
-        again = (
-            "where it came from, and only if you trust it, save model.state_dict() alone with "
-            "torch.save or safetensors"
-        )
-        if refused := REFUSAL.search(text):
-            name = next(filter(None, refused.groups()))
-            raise DrnError(
-                f"{path}: refused: the file holds something other than tensors, which could run "
-                f"code when it is read ({name})",
-                again,
-            ) from error
-        if "Unsupported operand" in text:  # pickle's protocol 3 and later, or garbage
-            raise DrnError(
-                f"{path}: refused: damaged, or pickled in a way that could run code when it is "
-                "read",
-                again,
-            ) from error
-        # A paragraph of advice, which fits nobody here.
-        cut = "Weights only load failed" in text
-        raise damaged(path, "not a complete pickle of tensors" if cut else error) from error
-
-
-def _numpy_scalars() -> list[Any]:
-    """List what a numpy number needs to be unpickled.
-
-    The original's training checkpoints keep their best precision as one. The function that
-    rebuilds it makes a number out of bytes and can do nothing else. numpy 2 moved it; files
-    name either place.
-    """
-    scalar = np.float64(0).__reduce__()[0]
-    names = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
-    kinds = (np.dtype(kind) for kind in ("f2", "f4", "f8", "i4", "i8", "?"))
-    return [*((scalar, name) for name in names), np.dtype, *(type(kind) for kind in kinds)]
+    return _unwrap(load_pickle(content, inner), inner, verified=True)
 
 
 def _read_safetensors(path: Path, header: int) -> Checkpoint:
@@ -271,7 +219,9 @@ def _verified(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) 
     """Compare tensors and metadata with the checksum of ours that lies beside them, if any."""
     written = metadata.pop(CHECKSUM, "")
     if not re.fullmatch("crc32:[0-9a-f]{8}", written):
-        return Checkpoint(tensors, metadata)
+        if written and (metadata.get("format") == OURS or written.startswith("crc32")):
+            raise damaged(path, f"its checksum is {written[:20]!a}, which none is")
+        return Checkpoint(tensors, metadata)  # of another kind, in the files of others
     if (found := checksum(tensors, metadata)) != written:
         raise damaged(path, f"its checksum is {found}, not {written}")
     return Checkpoint(tensors, metadata, verified=True)

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, warn_once
 from drn_cli.files import atomic
-from drn_cli.integrity import check_zip
+from drn_cli.integrity import check_zip, open_regular
 from drn_cli.networks.metadata import check_metadata
+from drn_cli.networks.pickles import load_pickle
+from drn_cli.runs import Run
 from drn_cli.training.setup import Training
 
 log = logging.getLogger(__name__)
@@ -161,18 +163,27 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.is_file() and not check_zip(path, path, stored=True):
-            log.warning("%s: not verified, as it holds no checksums", path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except DrnError:
-        raise
-    except FileNotFoundError as error:
-        raise DrnError(f"{path}: no such checkpoint") from error
-    except OSError as error:
-        raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # what a damaged pickle raises has no bounds
-        raise DrnError(f"{path}: broken, or not a checkpoint of a training run") from error
+    with open_regular(path, "a checkpoint of a training run") as file:
+        try:
+            if not check_zip(file, path, stored=True):
+                warn_once(log, f"{path}: not verified, as it holds no checksums")
+            content = load_pickle(file, path)
+        except DrnError as error:
+            if error.message.startswith(f"{path}: cannot be read"):
+                raise
+            raise DrnError(error.message, _way_out(path) or error.hint) from error
     if not isinstance(content, dict) or content.get("training_format") != FORMAT:
         raise DrnError(f"{path}: not a checkpoint that a training run can go on from")
     return content
+
+
+def _way_out(path: Path) -> str | None:
+    """Name what else of the run can be used, where its checkpoint is damaged."""
+    run = Run(path.parent.parent)
+    earlier = [one for one in run.earlier_checkpoints() if one.is_file()]
+    others = [one for one in reversed(earlier) if not one.samefile(path)]
+    if others:
+        return f"go on from an earlier one: --resume {others[0]}"
+    if run.best.is_file():
+        return f"start another run from its best network: model.weights={run.best}"
+    return None

@@ -94,7 +94,7 @@ def test_the_licence_is_the_one_given_or_written_or_published(exports: Exports) 
     network = read_network(run / "checkpoints" / "best.safetensors")
     form = Form(format="onnx")
     source = find_source(run)
-    written = TrainedNetwork(network.path, network.model, {"licence": "CC0"})
+    written = TrainedNetwork(network.path, network.model, {"licence": "CC0"}, verified=True)
     assert describe(written, source, form, None)[0]["licence"] == "CC0"
     assert describe(written, source, form, "MIT")[0]["licence"] == "MIT"
 
@@ -110,7 +110,7 @@ def test_published_weights_keep_their_licence(exports: Exports, tmp_path: Path) 
 def test_classes_that_a_classifiers_file_does_not_name(tmp_path: Path, classes: int) -> None:
     file = tmp_path / "weights.pth"
     file.touch()
-    network = TrainedNetwork(file, lively("classification", classes=classes), {})
+    network = TrainedNetwork(file, lively("classification", classes=classes), {}, verified=True)
     told, statistics = describe(network, Source(file, None), Form(format="onnx"), None)
     assert statistics == IMAGENET
     if classes == 1000:

@@ -69,7 +69,7 @@ def test_the_worst_comparison_is_told() -> None:
 
 def network(task: Task) -> tuple[TrainedNetwork, DRN]:
     model = lively(task)
-    return TrainedNetwork(Path("weights.pth"), model, {}), model
+    return TrainedNetwork(Path("weights.pth"), model, {}, verified=True), model
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])

@@ -1,8 +1,13 @@
 """Any file of weights is read; nothing in it is run."""
 
+import codecs
+import errno
+import io
 import os
 import pickle
+import resource
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +15,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from drn_cli.errors import DrnError
+from drn_cli.integrity import check_zip
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import read_checkpoint, save_weights
 
@@ -141,6 +147,41 @@ def test_runs_nothing(tmp_path: Path, wrapped: str) -> None:
     assert sprung.exists()
 
 
+class Call:
+    """Calls something with arguments when it is unpickled."""
+
+    def __init__(self, *call: object) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.call[0], self.call[1:]
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (Call(bytearray, 1 << 36), "fill memory when it is read .*builtin.*bytearray"),
+        (Call(torch.FloatTensor, 1 << 34), "fill memory when it is read .*FloatTensor"),
+        (Call(codecs.encode, b"a", "hex"), "fill memory when it is read .*_codecs.encode"),
+        (Call(OrderedDict, torch.zeros(1).expand(1 << 40, 2)), "fill memory .*OrderedDict"),
+        (torch.zeros(1).expand(1 << 20, 1 << 20), "a tensor of shape .* in 4 bytes"),
+    ],
+    ids=["bytearray", "tensor", "codec", "rows", "stride 0"],
+)
+def test_refuses_what_takes_all_memory(
+    tmp_path: Path, content: object, message: str, new_format: bool
+) -> None:
+    path = tmp_path / "x.pth"
+    state = OrderedDict(TENSORS | {"large": content})
+    if isinstance(content, Tensor):  # so that a checksum would be computed
+        state._metadata = {"drn": {"checksum": "crc32:00000000"}}  # type: ignore[attr-defined]
+    torch.save(state, path, _use_new_zipfile_serialization=new_format)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(DrnError, match=f"x.pth: refused: .*{message}"):
+        read_checkpoint(path)
+
+
 @pytest.mark.parametrize("new_format", [True, False])
 def test_refuses_whole_modules(tmp_path: Path, new_format: bool) -> None:
     path = tmp_path / "module.pth"
@@ -189,7 +230,48 @@ def test_says_what_is_no_checkpoint(tmp_path: Path, content: bytes, message: str
         read_checkpoint(tmp_path / "x.zip")
 
 
+@pytest.mark.parametrize("place", [0, 8])
+def test_refuses_a_checksum_that_is_none(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "x.safetensors"
+    save_weights(path, create_model("drn_a_18", "segmentation", 2))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"crc32:") + place] = ord("x")
+    path.write_bytes(content)
+    with pytest.raises(DrnError, match=r"damaged or cut short: its checksum is '.*', which none"):
+        read_checkpoint(path)
+
+
+class Failing(io.BytesIO):
+    """A file on a disk that fails."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_what_the_system_refuses_is_no_damage(tmp_path: Path) -> None:
+    with pytest.raises(DrnError, match=r"x: cannot be read: Input/output error .*disk") as caught:
+        check_zip(Failing(bytes(99)), Path("x"))
+    assert "damaged" not in str(caught.value)
+    path = tmp_path / "x.pth"
+    torch.save(TENSORS, path)
+    path.chmod(0)
+    if os.geteuid() != 0:
+        with pytest.raises(DrnError, match="cannot be read: Permission denied"):
+            read_checkpoint(path)
+    path.chmod(0o600)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(DrnError, match="cannot be read: Too many open files"):
+            read_checkpoint(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_says_that_there_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(DrnError, match="fifo: a pipe or device, not a file of weights"):
+        read_checkpoint(tmp_path / "fifo")
     with pytest.raises(DrnError, match=r"none\.pth: no such file"):
         read_checkpoint(tmp_path / "none.pth")
     with pytest.raises(DrnError, match="a folder, not a file of weights"):

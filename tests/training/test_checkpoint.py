@@ -203,6 +203,19 @@ def test_what_is_no_checkpoint_is_an_error_with_its_name(saved, kind, capsys, ke
     assert "executed" not in capsys.readouterr().out
 
 
+def test_a_damaged_one_names_the_way_out(saved, kept, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "last.pt").write_bytes(saved.read_bytes()[:-1000])
+    for name, hint in (
+        ("best.safetensors", r"model\.weights=.*best\.safetensors"),
+        ("step-00000002.pt", r"--resume .*step-00000002\.pt"),
+    ):
+        (folder / name).touch()
+        with pytest.raises(DrnError, match=rf"last\.pt: damaged or cut short: .*{hint}"):
+            load_checkpoint(folder / "last.pt", kept[1])
+
+
 def test_another_network_is_an_error(saved, prepare):
     with pytest.raises(DrnError, match=r"does not fit this run: .*backbone"):
         load_checkpoint(saved, prepare("model.arch=drn_d_22"))

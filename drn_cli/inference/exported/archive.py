@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-import torch
-
 from drn_cli.errors import DrnError
 from drn_cli.inference.exported.schema import (
     Part,
@@ -26,6 +24,7 @@ from drn_cli.inference.exported.schema import (
     check_json,
 )
 from drn_cli.integrity import ZIP_ERRORS, check_zip, damaged
+from drn_cli.networks.pickles import load_pickle
 
 TRACED = "data/sample_inputs/model.pt"  # the images that it was traced with
 TOLD = "extra/drn.json"  # our metadata
@@ -123,7 +122,7 @@ def _check_traced(content: bytes, path: Path) -> None:
         return
     try:
         check_zip(io.BytesIO(content), path, stored=True)
-        torch.load(io.BytesIO(content), weights_only=True)
+        load_pickle(io.BytesIO(content), path)
     except Exception as error:  # PyTorch would go on without `weights_only`
         raise _refused(path, "pickled objects") from error
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, warn_once
 from drn_cli.files import half_replaced
 from drn_cli.inference.exported.network import ExportedNetwork, Opened
 from drn_cli.inference.exported.runtime import half_written
@@ -44,8 +44,8 @@ def open_exported(path: Path) -> ExportedNetwork:
             "a newer drn may",
         )
     if not verified:
-        logger.warning(
-            "%s: not verified, as it holds no checksum (exporting it again writes one)", path
+        warn_once(
+            logger, f"{path}: not verified, as it holds no checksum (exporting it again writes one)"
         )
     return ExportedNetwork(
         path=path,
