@@ -7,7 +7,7 @@ is refused.
 
 import re
 import threading
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
@@ -50,7 +50,7 @@ def open_openvino(path: Path) -> Opened:
         DrnError: OpenVINO is not installed, or the file is damaged or holds more than ours.
     """
     openvino = need("openvino", "openvino", str(path))
-    core = openvino.Core()
+    core = _core(openvino)
     weights = path.with_suffix(".bin")
     with path.open("rb") as file:
         xml = file.read(LARGEST_XML + 1)
@@ -100,6 +100,18 @@ def open_openvino(path: Path) -> Opened:
 
     runtime = f"OpenVINO {openvino.__version__.partition('-')[0]}"
     return Opened(strings_of(text, path), runtime, start, verified)
+
+
+@cache
+def _core(openvino: Any) -> Any:
+    """Return the process's one core of OpenVINO, which lives as long as the process.
+
+    The first network that a core compiles puts a stack of OpenVINO's own under signal handlers
+    (sigaltstack); the end of the core frees it and puts the one before it back. Of two cores that
+    do not end in reverse order, the second puts back what the first has freed, and the next signal
+    (Ctrl-C, the end of a data loader worker) kills the process with SIGSEGV.
+    """
+    return openvino.Core()
 
 
 def _check(xml: bytes, path: Path) -> None:

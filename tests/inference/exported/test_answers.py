@@ -1,6 +1,8 @@
 """Exported networks answer as the checkpoint does, however they are asked."""
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -217,3 +219,28 @@ def test_what_was_exported_is_not_compiled_and_keeps_its_task(
         fitting(opened(task, format="onnx"), CPU, compiled=True)
     with pytest.raises(DrnError, match=r"net\.onnx: holds a .* is needed"):
         wrong(exports(task, format="onnx"), CPU)
+
+
+CLOSED_IN_TURN = """
+import gc, signal, subprocess, sys
+from pathlib import Path
+import torch
+from drn_cli.inference.loading import load_predictor
+first, second = (load_predictor(Path(sys.argv[1]), torch.device("cpu")) for _ in range(2))
+for predictor in (first, second):
+    predictor.network(torch.zeros(1, 3, 32, 48))
+del predictor, first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGCHLD, lambda *_: print("signal handled", flush=True))
+subprocess.run(["true"], check=True)
+"""
+
+
+def test_signals_are_handled_after_networks_of_openvino_were_closed(exports: Exports) -> None:
+    """OpenVINO puts a stack of its own under signal handlers, which must outlive each network."""
+    file = exports("segmentation", format="openvino")
+    command = [sys.executable, "-X", "faulthandler", "-c", CLOSED_IN_TURN, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "signal handled\n"), done.stderr
