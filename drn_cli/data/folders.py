@@ -37,6 +37,8 @@ class Statistics:
     std: tuple[float, float, float]
 
 
+MEANS, DEVIATIONS = (0.0, 1.0), (1e-6, 1.0)  # what they may be, from and to
+
 # What published weights were trained with; their files do not say.
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CITYSCAPES = Statistics((0.290101, 0.328081, 0.286964), (0.182954, 0.186566, 0.184475))
@@ -106,7 +108,7 @@ class ListFolder:
         """Read mean and std from info.json.
 
         Raises:
-            DrnError: They are missing, or not three numbers in 0..1, the std above 0.
+            DrnError: They are missing, or not three numbers in 0..1, the std 1e-6 at least.
         """
         path = self.lists / "info.json"
         if not path.is_file():
@@ -115,12 +117,10 @@ class ListFolder:
                 'write {"mean": [r, g, b], "std": [r, g, b]} of the training pictures, in 0..1',
             )
         info = self._info()
-        statistics = Statistics(
-            _three(info.get("mean"), f"{path}: mean"), _three(info.get("std"), f"{path}: std")
+        return Statistics(
+            _three(info.get("mean"), f"{path}: mean", MEANS),
+            _three(info.get("std"), f"{path}: std", DEVIATIONS),
         )
-        if 0 in statistics.std:
-            raise DrnError(f"{path}: std is 0 in a channel, pixels are divided by it")
-        return statistics
 
     def class_pixels(self, split: Split, classes: int) -> tuple[int, ...] | None:
         """Read from info.json how many pixels each class has in the labels of a split.
@@ -198,11 +198,12 @@ def list_digest(lines: Iterable[str]) -> str:
     return hashlib.sha256(paths.encode()).hexdigest()[:16]
 
 
-def _three(value: object, where: str) -> tuple[float, float, float]:
+def _three(value: object, where: str, limits: tuple[float, float]) -> tuple[float, float, float]:
+    low, high = limits
     if (
         isinstance(value, list)
         and len(value) == 3
-        and all(isinstance(number, int | float) and 0 <= number <= 1 for number in value)
+        and all(isinstance(number, int | float) and low <= number <= high for number in value)
     ):
         return (float(value[0]), float(value[1]), float(value[2]))
-    raise DrnError(f"{where} should be three numbers in 0..1, got {value!r}")
+    raise DrnError(f"{where} should be three numbers in {low:g}..{high:g}, got {value!r}")

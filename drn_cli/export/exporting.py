@@ -95,7 +95,7 @@ def export(
     probes = make_probes(find_examples(pictures, source, "val", count), form)
     calibrating = _calibrating(source, calibration) if form.precision == "int8" else []
     strings, statistics = describe(network, source, form, licence, given)
-    check_metadata(strings, out)  # what cannot be read back is not written
+    check_metadata(strings, out, writing=True)  # what cannot be read back is not written
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

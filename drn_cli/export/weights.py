@@ -32,7 +32,7 @@ def write_original(path: Path, model: DRN, told: Mapping[str, str], *, half: boo
         raise DrnError(f"{model.arch}: the original code has no DRN-B", "the others can be given")
     tensors = to_original(model)
     state = OrderedDict(_halved(tensors) if half else tensors)
-    strings = check_metadata(told, path)
+    strings = check_metadata(told, path, writing=True)
     strings[CHECKSUM] = checksum(state, strings)
     setattr(state, VERSIONS, OrderedDict({ATTACHED: strings}))
     buffer = io.BytesIO()

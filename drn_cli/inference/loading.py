@@ -1,5 +1,6 @@
 """From a network in a file to one that is ready for pictures."""
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ import torch
 from drn_cli.data.classes import ClassSet, generic, imagenet
 from drn_cli.data.classification import View
 from drn_cli.data.folders import ListFolder, Statistics
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, warn_once
 from drn_cli.inference import told
 from drn_cli.inference.classifier import Classifier
 from drn_cli.inference.exported.network import AS_PIXELS, ExportedNetwork, Output
 from drn_cli.inference.memory import Tiles
-from drn_cli.inference.normalization import Normalization, normalization, warn
+from drn_cli.inference.normalization import Normalization, normalization
 from drn_cli.inference.opening import Found, TrainedNetwork, open_network
 from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.inference.preparation import prepared
@@ -22,6 +23,8 @@ from drn_cli.inference.reading import networks_at_once
 from drn_cli.inference.views import PLAIN
 from drn_cli.networks.published import PUBLISHED
 from drn_cli.recipe.schema import Eval
+
+log = logging.getLogger(__name__)
 
 
 def facts(
@@ -136,9 +139,10 @@ def load_classifier(
     if names is None and found.classes == len(imagenet()):
         names, folders = tuple(imagenet().values()), tuple(imagenet())
     if any(file.name == found.path.name for file in PUBLISHED if file.source == "torchvision"):
-        warn(
+        warn_once(
+            log,
             f"{found.path}: the weights of a ResNet are a start for training {found.arch}, not the "
-            "published classifier: its answers mean little (use a C or D network, as drn_d_22)"
+            "published classifier: its answers mean little (use a C or D network, as drn_d_22)",
         )
     normalized = normalization(found, statistics, given)
     ready = partial(

@@ -5,16 +5,21 @@ a third of the mIoU without any other sign. So where they come from is always pa
 """
 
 import logging
-import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drn_cli.data.classes import cityscapes
-from drn_cli.data.folders import CITYSCAPES, IMAGENET, ListFolder, Statistics
-from drn_cli.errors import DrnError
+from drn_cli.data.folders import (
+    CITYSCAPES,
+    DEVIATIONS,
+    IMAGENET,
+    MEANS,
+    ListFolder,
+    Statistics,
+)
+from drn_cli.errors import DrnError, warn_once
 from drn_cli.inference import told
 from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.opening import Found
@@ -61,7 +66,7 @@ def stated(
     Args:
         stats: A data folder, whose info.json holds mean and std.
         mean: Three numbers in 0..1; `std` goes with it.
-        std: Three numbers above 0.
+        std: Three numbers in 1e-6..1.
 
     Raises:
         DrnError: They are not what they should be, or not stated once.
@@ -74,15 +79,12 @@ def stated(
         return Normalization(ListFolder.open(stats).statistics(), "stats folder")
     if mean is None or std is None:
         return None
-    for name, values, right in (
-        ("--mean", mean, all(0 <= value <= 1 for value in mean)),
-        ("--std", std, all(0 < value < math.inf for value in std)),
-    ):
-        if len(values) != 3 or not right:
-            what = "in 0..1" if name == "--mean" else "above 0"
+    for name, values, (low, high) in (("--mean", mean, MEANS), ("--std", std, DEVIATIONS)):
+        if len(values) != 3 or not all(low <= value <= high for value in values):
             found = ",".join(f"{value:g}" for value in values)
             raise DrnError(
-                f"{name} {found}: should be three numbers {what}, of red, green and blue",
+                f"{name} {found}: should be three numbers in {low:g}..{high:g}, of red, green and "
+                "blue",
                 "those of pixels in 0..1, as info.json of a data folder has them",
             )
     r, g, b = mean
@@ -114,7 +116,10 @@ def normalization(
                 f"{found.path}: its {own.text()} are inside, others cannot be used",
                 "export it without --normalize",
             )
-        warn(f"{found.path}: its own {own.text()} are replaced by the {given.text()} that is given")
+        warn_once(
+            log,
+            f"{found.path}: its own {own.text()} are replaced by the {given.text()} that is given",
+        )
     if given is not None:
         return given
     if own is not None:
@@ -130,15 +135,10 @@ def _guess(found: Found) -> Normalization:
         guess = Normalization(CITYSCAPES, f"cityscapes (guessed: {classes} classes)")
     else:
         guess = Normalization(IMAGENET, "imagenet (guessed)")
-    warn(
+    warn_once(
+        log,
         f"{found.path}: does not state its mean and std; a guess is used, {guess.source}: "
         f"{guess.text()} (state those it was trained with: --stats DIR of its data folder, or "
-        "--mean R,G,B --std R,G,B)"
+        "--mean R,G,B --std R,G,B)",
     )
     return guess
-
-
-def warn(text: str) -> None:
-    """Log a warning in one process of a job."""
-    if os.environ.get("RANK", "0") == "0":
-        log.warning("%s", text)

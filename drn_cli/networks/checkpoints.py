@@ -120,7 +120,7 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Pat
         DrnError: Metadata that could not be read back.
     """
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    strings = check_metadata(metadata, path)
+    strings = check_metadata(metadata, path, writing=True)
     return save(plain, strings | {CHECKSUM: checksum(plain, strings)})
 
 

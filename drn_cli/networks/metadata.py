@@ -4,7 +4,8 @@ Metadata is strings by name, because that is all that safetensors and ONNX hold.
 are JSON in such a string. Keys that are not listed here belong to others and are left alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -16,8 +17,11 @@ from drn_cli.networks.catalog import ARCHITECTURES, Task
 LONGEST = 64 << 20  # characters of a value; the longest of ours, provenance, has some thousand
 OURS = "drn"  # the value of `format` in files that drn wrote
 SHOWN = 60  # characters of a value in a message
+# Other programs keep strings of these names with other meanings at the top of their checkpoints.
+AMBIGUOUS = ("classes", "crop", "resize", "size", "input", "outputs")
 
-# Of pixels in 0..1. In float32, dividing by a smaller deviation would give infinities.
+# Of pixels in 0..1, the same ranges as in data.folders. In float32, dividing by a smaller deviation
+# would give infinities.
 _Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 _Deviation = Annotated[float, Field(ge=1e-6, le=1, allow_inf_nan=False, strict=True)]
 _Byte = Annotated[int, Field(ge=0, le=255, strict=True)]
@@ -71,45 +75,55 @@ class _Metadata(BaseModel):
         return self
 
 
-def check_metadata(strings: Mapping[str, str], path: Path) -> dict[str, str]:
+def check_metadata(
+    strings: Mapping[str, str], path: Path, *, writing: bool = False
+) -> dict[str, str]:
     """Validate metadata that was read from a file, or is about to be written to one.
 
     Args:
         strings: All of the file's strings, those of others among them.
         path: The file, for messages.
+        writing: Whether they are about to be written.
 
     Returns:
-        The same strings.
+        The same strings, without those that mean something else in the files of others.
 
     Raises:
         DrnError: A value that `drn` reads is not what it must be, or a string is not valid Unicode.
     """
+    own = strings.get("format") == OURS
+    wrong = partial(_wrong, path, writing)
     for key, value in strings.items():
         if len(value) > LONGEST:
-            raise _wrong(path, key, f"{len(value):,} characters")
+            raise wrong(key, f"{len(value):,} characters")
         try:
             f"{key}{value}".encode()
         except UnicodeEncodeError as error:
-            raise _wrong(path, ascii(key), "not valid Unicode") from error
+            raise wrong(ascii(key), "not valid Unicode") from error
     try:
         _Metadata.model_validate(strings)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         key = str(first["loc"][0]) if first["loc"] else ""
-        raise _wrong(path, key, _problem(key, strings.get(key), first["msg"])) from error
-    if strings.get("format") == OURS:
-        _check_own(strings, path)
+        if key in AMBIGUOUS and not own and not writing:
+            others = {name: value for name, value in strings.items() if name != key}
+            return check_metadata(others, path)
+        raise wrong(key, _problem(key, strings.get(key), first["msg"])) from error
+    if own:
+        _check_own(strings, path, wrong)
     return dict(strings)
 
 
-def _check_own(strings: Mapping[str, str], path: Path) -> None:
+def _check_own(
+    strings: Mapping[str, str], path: Path, wrong: Callable[[str, str], DrnError]
+) -> None:
     """Check the keys that files of others may hold with another meaning."""
     for key in ("arch", "task", "classes"):
         if key not in strings:
-            raise _wrong(path, key, "is missing")
+            raise wrong(key, "is missing")
     if strings["task"] not in get_args(Task):
-        raise _wrong(
-            path, "task", f"expected {' or '.join(get_args(Task))}, not {_shown(strings['task'])}"
+        raise wrong(
+            "task", f"expected {' or '.join(get_args(Task))}, not {_shown(strings['task'])}"
         )
     if strings["arch"] not in ARCHITECTURES:
         raise DrnError(
@@ -128,8 +142,10 @@ def _shown(value: str) -> str:
     return ascii(value if len(value) <= SHOWN else f"{value[:SHOWN]}...")
 
 
-def _wrong(path: Path, key: str, problem: str) -> DrnError:
+def _wrong(path: Path, writing: bool, key: str, problem: str) -> DrnError:
     return DrnError(
         f"{f'{path}: metadata {key}'.rstrip()}: {problem}",
-        "the file was changed or badly written: make it or copy it again",
+        "not written: correct info.json of the data folder, or the file that it comes from"
+        if writing
+        else "the file was changed or badly written: make it or copy it again",
     )

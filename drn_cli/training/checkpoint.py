@@ -72,7 +72,7 @@ def save_checkpoint(path: Path, training: Training, progress: Progress, seconds:
         return
     averaged = training.averaged
     content = {
-        **check_metadata(training.metadata(), path),
+        **check_metadata(training.metadata(), path, writing=True),
         "training_format": FORMAT,
         "model": training.model.state_dict(),
         "averaged": None if averaged is None else averaged.state_dict(),

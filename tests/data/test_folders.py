@@ -144,7 +144,10 @@ def test_missing_statistics_are_an_error_that_says_what_to_write(root: Path) -> 
         ('{"mean": [0.5, 0.5, 0.5], "std": ["a", 1, 1]}', "std should be three numbers"),
         ('{"mean": [0.5, 0.5, 0.5], "std": 0.2}', "std should be three numbers"),
         ('{"mean": [123.7, 116.3, 103.5], "std": [1, 1, 1]}', "mean should be three numbers in"),
-        ('{"mean": [0.5, 0.5, 0.5], "std": [0.2, 0, 0.2]}', "std is 0 in a channel"),
+        (
+            '{"mean": [0.5, 0.5, 0.5], "std": [0.2, 1e-9, 0.2]}',
+            "info.json: std should be three numbers in 1e-06",
+        ),
     ],
     ids=["broken", "list", "missing", "two", "text", "scalar", "bytes", "zero"],
 )
