@@ -6,6 +6,7 @@ import os
 import resource
 from pathlib import Path
 
+WOULD_BLOCK = "could not complete without blocking"  # of a write, in Python's words
 NEAR = 256 << 10  # KiB below `ulimit -v`, where errors of any kind mean that memory ran out
 
 
@@ -50,7 +51,10 @@ def limit_reached(error: BaseException) -> DrnError | None:
     if number in (errno.EMFILE, errno.ENFILE) or says("Too many open files"):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return DrnError(f"too many open files: the limit is {limit}", "raise it: ulimit -n 4096")
-    if number == errno.EAGAIN or says("can't start new thread", "Resource temporarily unavailable"):
+    # Writes to a non-blocking stream whose reader is slow fail with the same number.
+    if (number == errno.EAGAIN and not says(WOULD_BLOCK)) or says(
+        "can't start new thread", "Resource temporarily unavailable"
+    ):
         return DrnError(
             "no further process or thread can be started",
             "raise the limit of processes or of memory (ulimit -u, ulimit -v), or use fewer: "
@@ -111,6 +115,15 @@ def remedy(error: BaseException | None) -> str | None:
     return limit.hint if limit else _REMEDIES.get(error.errno or 0)
 
 
+def _blocked(error: BaseException, subject: str | None) -> DrnError | None:
+    if not isinstance(error, BlockingIOError) or WOULD_BLOCK not in str(error):
+        return None
+    return DrnError(
+        f"{subject or 'output'}: is non-blocking, and its reader is too slow",
+        "write to a file, or through a pipe: drn ... | cat",
+    )
+
+
 def explained(error: BaseException, subject: str | None = None) -> DrnError:
     """Put an error that no one handled in one line for the user.
 
@@ -121,7 +134,7 @@ def explained(error: BaseException, subject: str | None = None) -> DrnError:
     if isinstance(error, DrnError):
         hint = error.hint or remedy(error.__cause__)
         return type(error)(error.message, hint) if hint != error.hint else error
-    if limit := limit_reached(error):
+    if limit := limit_reached(error) or _blocked(error, subject):
         return FaultError(limit.message, limit.hint)  # it may go well at another try
     first = next(iter(str(error).splitlines()), "")
     if isinstance(error, OSError) and error.errno in _REMEDIES:

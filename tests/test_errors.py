@@ -40,6 +40,9 @@ def test_a_limit_of_the_machine_has_a_name(error: BaseException, message: str) -
 
 def test_other_errors_are_no_limits() -> None:
     assert limit_reached(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+    blocked = BlockingIOError(errno.EAGAIN, "write could not complete without blocking", 4096)
+    assert limit_reached(blocked) is None
+    assert explained(blocked).message.startswith("output: is non-blocking, and its reader is")
 
 
 def test_too_little_address_space_is_a_line(drn, recipe_file) -> None:

@@ -22,7 +22,7 @@ EPILOG = """[bold]Examples[/]
 
 Training with data.cache=disk keeps each sample when it first reads it; this command does so ahead,
 on all cores. It takes four bytes a pixel, 25 GB for Cityscapes. What has changed is decoded
-again. An interrupted run goes on where it was.
+again. An interrupted run continues where it was.
 """
 
 

@@ -173,7 +173,7 @@ def _own(header: bytes, name: str) -> int:
 
 
 def _fault(data: mmap.mmap, name: str, *, rows: bool) -> str | None:
-    """Say what is wrong with a file, if anything is; whether its rows are is asked for apart."""
+    """Return what is wrong with a file, if anything is; whether its rows are is asked for apart."""
     if len(data) < HEAD.size:
         return f"it has {len(data)} bytes"
     _, height, width, _, checksum = HEAD.unpack_from(data)

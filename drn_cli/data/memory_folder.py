@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -21,12 +22,14 @@ from drn_cli.files import open_lock
 SHARED_MEMORY = Path("/dev/shm")
 CGROUP = Path("/sys/fs/cgroup")
 LOCK = ".lock"
+MOST_LINKS = 40  # on the way to a folder, as in Linux
 
 
 def claim(folder: Path, *, private: bool = False) -> None:
     """Make a folder, or take the one that is there; where all may write, only one's own.
 
-    Another user could have made it there, or a link, and change what is read from it.
+    Another user could have made it there, or a link, and change what is read from it. Links are
+    followed one by one, so that the folders that they lead through are looked at as well.
 
     Args:
         folder: The folder. Those above it are made as well.
@@ -36,28 +39,55 @@ def claim(folder: Path, *, private: bool = False) -> None:
         DrnError: It is a link, belongs to another user, or others may write in it.
         OSError: It cannot be made.
     """
-    place = Path(os.path.abspath(folder))  # noqa: PTH100 - links are looked at, not followed
-    for part in (*reversed(place.parents), place):
+    for part, last in _way(folder):
         shared = part != part.parent and bool(part.parent.stat().st_mode & stat.S_IWOTH)
-        own = part == place and (shared or private)
-        with suppress(FileExistsError):
-            part.mkdir(mode=0o700 if own else 0o777)
-        if not part.is_dir():
+        own = last and (shared or private)
+        if not os.path.lexists(part):
+            with suppress(FileExistsError):  # another process may be faster
+                part.mkdir(mode=0o700 if own else 0o755 if last else 0o777)
+        found = part.lstat()
+        if not stat.S_ISLNK(found.st_mode) and not part.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(part))
-        if (shared or own) and (problem := _unsafe(part.lstat(), own=own)):
+        if (shared or own) and (problem := _unsafe(found, own=own)):
             raise DrnError(f"{part}: {problem}", "remove it or choose another folder")
+        if last and found.st_mode & 0o022:
+            raise DrnError(
+                f"{part}: can be changed by other users", f"chmod go-w {part}, or choose another"
+            )
         if own:
             part.chmod(0o700)
 
 
+def _way(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield each folder and link on the way to a folder, and whether it is the folder itself."""
+    place, links = Path("/"), 0
+    names = [*reversed(folder.absolute().parts[1:])]
+    while names:
+        name = names.pop()
+        if name == "..":
+            place = place.parent
+            continue
+        part = place / name
+        link = part.is_symlink()
+        yield part, not names and not link
+        if not link:
+            place = part
+            continue
+        links += 1
+        if links > MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
+        target = part.readlink()
+        if target.is_absolute():
+            place = Path("/")
+        names += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+
+
 def _unsafe(found: os.stat_result, *, own: bool) -> str | None:
-    """Say how others could change what is in a folder; those above an own one may be root's."""
+    """Return how others could replace a folder; those above an own one may be root's."""
     if stat.S_ISLNK(found.st_mode):
         return "is a link in a folder in which everyone may write"
     if found.st_uid != os.geteuid() and (own or found.st_uid != 0):
         return f"belongs to another user (number {found.st_uid})"
-    if own and found.st_mode & 0o022:
-        return "can be changed by other users"
     return None
 
 

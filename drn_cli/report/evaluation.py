@@ -123,11 +123,11 @@ def gallery_or_none(gallery: Gallery) -> str:
     return gallery_section(gallery) if gallery.pictures else no_gallery("none were asked for.")
 
 
-def counted(told: Mapping[str, Any]) -> str:
-    """Say how many images were scored, and of how many if that was a part."""
-    if not told.get("partial"):
-        return f"{told['images']:,}"
-    return f"{told['scored']:,} of {told['expected']:,} (partial)"
+def counted(document: Mapping[str, Any]) -> str:
+    """Return how many images were scored, and of how many if that was a part."""
+    if not document.get("partial"):
+        return f"{document['images']:,}"
+    return f"{document['scored']:,} of {document['expected']:,} (partial)"
 
 
 def command_line() -> str:

@@ -290,3 +290,19 @@ def test_a_user_without_a_home_and_a_name(drn):
     )
     done = run(DRN_CACHE="/proc/nowhere")
     assert "error: /proc/nowhere/weights: cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize("rest", ["", ".", "./", "{cwd}"])
+def test_nothing_is_imported_from_the_current_folder_unless_it_is_named(tmp_path, rest):
+    (tmp_path / "typer.py").write_text("raise SystemExit('from the current folder')")
+    tree = str(Path(drn_cli.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-m", "drn_cli", "--version"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([tree, rest.format(cwd=tmp_path)])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ("from the current folder" in done.stderr) == (rest == "{cwd}"), done.stderr
+    assert done.returncode == (rest == "{cwd}")

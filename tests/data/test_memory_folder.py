@@ -92,6 +92,9 @@ def test_folder_where_everyone_may_write_is_its_owners_alone(shared: Path) -> No
     claim(shared / "deep" / "cache")
     claim(shared.parent / "private" / "cache")
     assert (shared.parent / "private" / "cache").stat().st_mode & 0o050 == 0o050 & ~umask()
+    (shared.parent / "link").symlink_to(shared / "linked")
+    claim(shared.parent / "link" / ".." / "last")
+    assert (shared / "last").stat().st_mode & 0o777 == 0o700
 
 
 def umask() -> int:
@@ -110,13 +113,16 @@ ANOTHER = 54321  # a user
         ("owned", rf"belongs to another user \(number {ANOTHER}\) \(remove it or choose another"),
         ("link", "is a link in a folder in which everyone may write"),
         ("open", "can be changed by other users"),
+        ("linked", rf"belongs to another user \(number {ANOTHER}\)"),
+        ("through", "is a link in a folder in which everyone may write"),
+        ("group", r"can be changed by other users \(chmod go-w"),
         ("above", rf"belongs to another user \(number {ANOTHER}\)"),
     ],
 )
 def test_folder_that_another_user_made_first_is_refused(
     shared: Path, monkeypatch: pytest.MonkeyPatch, kind: str, made: str, problem: str
 ) -> None:
-    if os.geteuid() != 0 and made in ("owned", "above"):
+    if os.geteuid() != 0 and made in ("owned", "above", "linked"):
         pytest.skip("only root may give a folder to another user")
     monkeypatch.setattr(module, "SHARED_MEMORY", shared)
     folder = shared / "above" / "cache" if made == "above" else shared / "cache"
@@ -126,12 +132,25 @@ def test_folder_that_another_user_made_first_is_refused(
         folder = memory_folder(str(shared / "data"), shared)
         shutil.rmtree(folder)
     folder.parent.mkdir(exist_ok=True)
+    if made in ("linked", "through", "group"):
+        if kind == "memory":
+            pytest.skip("its name is a folder's")
+        folder = shared.parent / "private" / "cache"
+        folder.parent.mkdir(mode=0o755)
     if made == "link":
         (shared / "elsewhere").mkdir()
         folder.symlink_to(shared / "elsewhere")
+    elif made == "linked":
+        (shared / "x").mkdir(mode=0o755)
+        os.chown(shared / "x", ANOTHER, ANOTHER)
+        folder.symlink_to(shared / "x")
+    elif made == "through":
+        (folder.parent / "x").mkdir()
+        (shared / "x").symlink_to(folder.parent / "x")
+        folder.symlink_to(shared / "x")
     else:
         folder.mkdir()
-        folder.chmod(0o777 if made == "open" else 0o755)
+        folder.chmod({"open": 0o777, "group": 0o775}.get(made, 0o755))
     if made in ("owned", "above"):
         os.chown(folder.parent if made == "above" else folder, ANOTHER, ANOTHER)
     with pytest.raises(DrnError, match=problem):
