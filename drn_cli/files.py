@@ -294,12 +294,23 @@ def user_path(name: str | Path) -> Path:
         ) from error
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a whole file; raises DrnError if it is missing, no regular file or cannot be read."""
+def read_bytes(path: Path, largest: int | None = None) -> bytes:
+    """Read a whole file; raises DrnError if it is missing, no regular file or cannot be read.
+
+    Args:
+        path: The file.
+        largest: The most bytes that it may have, by which a sparse file is refused unread.
+    """
     try:
         # A named pipe would wait for a writer for ever, and a device might never end.
         with open(path, "rb", opener=_without_waiting) as file:
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            found = os.fstat(file.fileno())
+            if largest is not None and found.st_size > largest:
+                raise DrnError(
+                    f"{path}: refused: {found.st_size:,} bytes, more than {largest:,}",
+                    "check where the file came from",
+                )
+            if stat.S_ISREG(found.st_mode):
                 return file.read()
         raise DrnError(f"{path}: is not a regular file")
     except IsADirectoryError as error:

@@ -79,6 +79,7 @@ def write_program(
     path: Path, program: torch.export.ExportedProgram, told: Mapping[str, str]
 ) -> None:
     """Write a program of torch.export, with what it says of itself."""
+    program.example_inputs = None  # PyTorch would unpickle them when it loads the file
     buffer = io.BytesIO()  # PyTorch ends the process where it cannot write to the disk itself
     torch.export.save(program, buffer, extra_files={TOLD: json.dumps(told)})
     path.write_bytes(buffer.getbuffer())

@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from torch import Tensor
+
 from drn_cli.errors import DrnError
 from drn_cli.inference.exported.schema import (
     Part,
@@ -45,8 +47,12 @@ END64 = struct.Struct("<4sQ4x2L4Q4sLQL")  # before it, of PyTorch: the same agai
 DESCRIPTORS = (0, 16, 24)  # bytes behind a record, for its checksum and sizes
 
 
-def check_archive(path: Path) -> bool:
+def check_archive(content: bytes, path: Path) -> bool:
     """Check that a .pt2 is whole, and that nothing in it runs code when it is read.
+
+    Args:
+        content: The file.
+        path: Its name in messages.
 
     Returns:
         Whether its records have checksums.
@@ -55,7 +61,7 @@ def check_archive(path: Path) -> bool:
         DrnError: It is damaged, or could run code.
     """
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with io.BytesIO(content) as file, zipfile.ZipFile(file) as archive:
             _check_layout(archive.infolist(), file, path)
             verified = check_zip(file, path, stored=True)
             records = archive.infolist()
@@ -63,8 +69,8 @@ def check_archive(path: Path) -> bool:
             for record in records:
                 if not verified:
                     record.CRC = None  # type: ignore[assignment]  # zeros that zipfile would check
-                content = partial(archive.read, record)
-                _check_record(record.filename.removeprefix(root), content, record.file_size, path)
+                read = partial(archive.read, record)
+                _check_record(record.filename.removeprefix(root), read, record.file_size, path)
     except ZIP_ERRORS as error:
         raise damaged(path, error) from error
     return verified
@@ -118,13 +124,21 @@ def _check_record(name: str, content: Callable[[], bytes], size: int, path: Path
 
 
 def _check_traced(content: bytes, path: Path) -> None:
+    """Check the inputs that a program was traced with, which older versions of `drn` wrote.
+
+    PyTorch unpickles them, and goes on without `weights_only` where that fails.
+    """
     if not content:
         return
     try:
         check_zip(io.BytesIO(content), path, stored=True)
-        load_pickle(io.BytesIO(content), path)
-    except Exception as error:  # PyTorch would go on without `weights_only`
+        traced = load_pickle(io.BytesIO(content), path)
+    except Exception as error:
         raise _refused(path, "pickled objects") from error
+    match traced:
+        case ((Tensor() as x,), {}) if not traced[1] and x.dim() == 4 and not x.any():
+            return
+    raise _refused(path, f"{type(traced).__name__} as {TRACED}")
 
 
 def _refused(path: Path, what: str) -> DrnError:

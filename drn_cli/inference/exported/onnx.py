@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drn_cli.errors import DrnError
 from drn_cli.inference.exported.network import INPUT, Opened, Output, Run
-from drn_cli.inference.exported.runtime import damaged, need
+from drn_cli.inference.exported.runtime import content_of, damaged, need
 from drn_cli.inference.exported.sealing import KEY, verify_onnx
 
 DOMAINS = (b"", b"ai.onnx")  # of operators; com.microsoft has some that read files
@@ -44,17 +44,17 @@ def open_onnx(path: Path) -> Opened:
         DrnError: ONNX Runtime is not installed, or the file is damaged or holds more than ours.
     """
     ort = need("onnxruntime", "onnx", str(path))
-    content = path.read_bytes()
+    # Kept for the sessions: the file may be another by then, and bytes have no other files.
+    content = content_of(path)
     verified = verify_onnx(content, path)
     try:
         _check(memoryview(content), "model", path)
     except (IndexError, ValueError) as error:
         raise damaged(path, "not an ONNX file, or cut short") from error
-    del content
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = _session(ort, path, options, ["CPUExecutionProvider"])
+        session = _session(ort, content, path, options, ["CPUExecutionProvider"])
         strings = dict(session.get_modelmeta().custom_metadata_map)
     except UnicodeDecodeError as error:
         raise damaged(path, "metadata that is not UTF-8") from error
@@ -70,7 +70,7 @@ def open_onnx(path: Path) -> Opened:
         providers = ["CPUExecutionProvider"]
         if device.type == "cuda" and "CUDAExecutionProvider" in ort.get_available_providers():
             providers.insert(0, "CUDAExecutionProvider")
-        session = _session(ort, path, options, providers)
+        session = _session(ort, content, path, options, providers)
         wanted = ort.RunOptions()
         wanted.only_execute_path_to_fetches = True
 
@@ -83,10 +83,10 @@ def open_onnx(path: Path) -> Opened:
     return Opened(strings, f"ONNX Runtime {ort.__version__}", start, verified)
 
 
-def _session(ort: Any, path: Path, options: Any, providers: list[str]) -> Any:
+def _session(ort: Any, content: bytes, path: Path, options: Any, providers: list[str]) -> Any:
     options.log_severity_level = 3  # errors
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        return ort.InferenceSession(content, options, providers=providers)
     except Exception as error:  # its errors have no class of their own
         raise damaged(path, error) from error
 

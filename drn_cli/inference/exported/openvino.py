@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from drn_cli.errors import DrnError
-from drn_cli.files import half_replaced
+from drn_cli.files import half_replaced, read_bytes
 from drn_cli.inference.exported.network import Opened, Output, Run
-from drn_cli.inference.exported.runtime import damaged, half_written, need, strings_of
+from drn_cli.inference.exported.runtime import content_of, damaged, half_written, need, strings_of
 from drn_cli.inference.exported.sealing import verify_openvino
 
 TOLD = "drn"  # where our strings are, among what an .xml says of itself
@@ -52,11 +53,12 @@ def open_openvino(path: Path) -> Opened:
     openvino = need("openvino", "openvino", str(path))
     core = _core(openvino)
     weights = path.with_suffix(".bin")
-    with path.open("rb") as file:
-        xml = file.read(LARGEST_XML + 1)
+    xml = read_bytes(path, LARGEST_XML)
     _check(xml, path)
+    if not weights.exists():
+        raise damaged(path, f"the .bin file {weights.name} is missing beside it")
+    content = content_of(weights)
     try:
-        content = weights.read_bytes()
         try:
             verified = verify_openvino(xml, content, path)
         except DrnError:
@@ -65,12 +67,14 @@ def open_openvino(path: Path) -> Opened:
             raise
         if not verified and half_replaced(path):
             raise half_written(path)
-        model = core.read_model(path, weights)
+        # The bytes that were checked, copied, as it takes none that cannot be written to.
+        tensor = openvino.Tensor(openvino.Type.u8, [len(content)])
+        tensor.data[:] = np.frombuffer(content, np.uint8)
+        del content
+        model = core.read_model(xml.decode(), tensor)
         text = model.get_rt_info([TOLD]).value if model.has_rt_info([TOLD]) else "{}"
     except DrnError:
         raise
-    except FileNotFoundError as error:
-        raise damaged(path, f"the .bin file {weights.name} is missing beside it") from error
     except Exception as error:  # its errors have no class of their own
         raise damaged(path, error) from error
 
@@ -117,8 +121,6 @@ def _core(openvino: Any) -> Any:
 def _check(xml: bytes, path: Path) -> None:
     if not xml.startswith(b"<?xml"):  # OpenVINO would try all the formats that it knows
         raise damaged(path, "not an .xml file")
-    if len(xml) > LARGEST_XML:
-        raise _refused(path, f"more than {LARGEST_XML:,} bytes")
     open_elements: list[str] = []
 
     def start(name: str, attributes: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """Programs of torch.export, run by PyTorch without the code of the network."""
 
+import io
 import logging
 import warnings
 from functools import lru_cache
@@ -14,7 +15,7 @@ from torch.fx.graph import CodeGen
 from drn_cli.errors import DrnError
 from drn_cli.inference.exported.archive import check_archive
 from drn_cli.inference.exported.network import Opened, Output, Run
-from drn_cli.inference.exported.runtime import damaged, strings_of
+from drn_cli.inference.exported.runtime import content_of, damaged, strings_of
 
 TOLD = "drn.json"  # our strings, among the files in the archive
 
@@ -28,9 +29,11 @@ def open_program(path: Path) -> Opened:
     logging.getLogger("torch.export").setLevel(logging.ERROR)  # it shows tracebacks as warnings
     files = {TOLD: "{}"}
     try:
-        verified = check_archive(path)
+        # What is checked is what is loaded; the bytes go when it is.
+        content = content_of(path)
+        verified = check_archive(content, path)
         with warnings.catch_warnings(action="ignore"):  # of torch 2.11, about its own buffers
-            program = torch.export.load(path, extra_files=files)
+            program = torch.export.load(io.BytesIO(content), extra_files=files)
     except DrnError:
         raise
     except Exception as error:  # what a damaged archive raises has no bounds

@@ -5,7 +5,9 @@ from pathlib import Path
 from types import ModuleType
 
 from drn_cli.errors import DrnError
-from drn_cli.files import parse_json
+from drn_cli.files import parse_json, read_bytes
+
+LARGEST = 2 << 30  # bytes of a file, and what protobuf takes; the largest of ours have 0.25 GB
 
 
 def need(package: str, extra: str, who: str) -> ModuleType:
@@ -25,6 +27,15 @@ def need(package: str, extra: str, who: str) -> ModuleType:
         raise DrnError(
             f"{who}: needs {error.name}, which is not installed", f"pip install 'drn-cli[{extra}]'"
         ) from error
+
+
+def content_of(path: Path) -> bytes:
+    """Read a file, once: what is checked has to be what the runtime is shown.
+
+    Raises:
+        DrnError: It is no regular file, larger than 2 GiB, or cannot be read.
+    """
+    return read_bytes(path, LARGEST)
 
 
 def damaged(path: Path, error: Exception | str) -> DrnError:

@@ -138,9 +138,9 @@ def assert_refused(file: Path, sprung: Path, what: str) -> None:
 
 
 def test_an_archive_that_was_only_copied_is_fine(rewritten: Any, original: Path) -> None:
-    assert check_archive(original)
+    assert check_archive(original.read_bytes(), original)
     file = rewritten(lambda _: None)
-    assert check_archive(file)
+    assert check_archive(file.read_bytes(), file)
     assert open_exported(file).arch == "drn_a_18"
 
 
@@ -157,7 +157,10 @@ def test_an_archive_that_was_only_copied_is_fine(rewritten: Any, original: Path)
 def test_what_is_exported_passes(tmp_path: Path, arch: str, task: Any, options: Any) -> None:
     program = trace(create_model(arch, task, 5), IMAGENET, Form(format="pt2", **options))
     write_program(tmp_path / "net.pt2", program, {})
-    assert check_archive(tmp_path / "net.pt2")
+    with zipfile.ZipFile(tmp_path / "net.pt2") as archive:
+        [traced] = [one for one in archive.infolist() if one.filename.endswith("inputs/model.pt")]
+    assert traced.file_size == 0  # pickles
+    assert check_archive((tmp_path / "net.pt2").read_bytes(), tmp_path / "net.pt2")
 
 
 def test_pickled_weights(rewritten: Any, sprung: Path) -> None:
@@ -180,12 +183,23 @@ def test_pickled_constants_that_may_not_say_so(
     assert_refused(rewritten(change), sprung, f"{prefix!r} as config.network.lifted.path_name")
 
 
-def test_pictures_that_it_was_traced_with(rewritten: Any, sprung: Path) -> None:
-    assert_refused(
-        rewritten(lambda members: members.update({TRACED: saved(Trap(sprung))})),
-        sprung,
-        "pickled objects",
-    )
+@pytest.mark.parametrize(
+    ("traced", "what"),
+    [
+        (Trap, "pickled objects"),
+        (lambda _: torch.zeros(2, 3, 4, 5), "Tensor as data/sample_inputs/model.pt"),
+        (lambda _: ((torch.ones(2, 3, 4, 5),), {}), "tuple as"),
+        (lambda _: ((torch.zeros(2, 3, 4, 5),), {"a": 1}), "tuple as"),
+        (lambda _: ((torch.zeros(2, 3, 4, 5), "a"), {}), "tuple as"),
+        (lambda _: {"a": 1}, "dict as"),
+    ],
+)
+def test_inputs_that_it_was_traced_with(
+    rewritten: Any, sprung: Path, traced: Callable[[Path], Any], what: str
+) -> None:
+    content = saved(traced(sprung))
+    file = rewritten(lambda members: members.update({TRACED: content}))
+    assert_refused(file, sprung, what)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Files that are damaged, of others, or for a runtime that is not installed."""
 
+import os
 import random
 import shutil
 import struct
@@ -196,6 +197,36 @@ def test_a_reader_touches_nothing_whatever_an_export_left(copy: Copy, format_: s
     assert file.parent.stat().st_mtime_ns == changed  # no file came and went
 
 
+@pytest.mark.parametrize("ending", [".onnx", ".pt2", ".xml", ".bin"])
+@pytest.mark.parametrize("kind", ["sparse", "pipe"])
+def test_files_that_would_take_all_memory_or_never_end(copy: Copy, ending: str, kind: str) -> None:
+    file = copy({".onnx": "onnx", ".pt2": "pt2"}.get(ending, "openvino"))
+    spoiled = file.with_suffix(ending)
+    spoiled.unlink()
+    if kind == "pipe":
+        os.mkfifo(spoiled)
+    else:
+        spoiled.touch()
+        os.truncate(spoiled, 1 << 40)
+    with pytest.raises(DrnError) as raised:
+        open_exported(file)
+    expected = {"sparse": "refused: 1,099,511,627,776 bytes, more than ", "pipe": ""}[kind]
+    assert raised.value.message.startswith(f"{spoiled}: {expected}")
+
+
+@pytest.mark.parametrize("format_", RUNTIMES)
+def test_what_was_checked_is_what_runs(
+    scores: Callable[[Path], bytes], copy: Copy, format_: str
+) -> None:
+    file = copy(format_)
+    expected, found = scores(file), open_exported(file)
+    for path in file.parent.iterdir():  # a file that is written in place, after the check
+        path.write_bytes(bytes(path.stat().st_size))
+    x = torch.linspace(-2, 2, 3 * 32 * 48).reshape(1, 3, 32, 48)
+    answer = found.run(torch.device("cpu"), 1)(x, "scores")
+    assert expected.endswith(answer.numpy().tobytes())
+
+
 @pytest.mark.parametrize("half", ["another's", "no checksum", "not there"])
 def test_two_files_of_which_one_was_replaced(exports: Exports, copy: Copy, half: str) -> None:
     file = copy("openvino")
@@ -268,7 +299,7 @@ def test_onnx_files_that_hold_more_than_ours(
         ('version="opset1"', "", "refused: holds operators of another library"),
         ("<layers>", "<extension path='./x.so'/><layers>", "refused: holds an element 'extension'"),
         ("<rt_info>", "<rt_info>" + "<a>" * 40 + "</a>" * 40, "refused: holds an element 'a'"),
-        ("<layers>", " " * (16 << 20) + "<layers>", "refused: holds more than 16,777,216 bytes"),
+        ("<layers>", " " * (16 << 20) + "<layers>", " bytes, more than 16,777,216"),
         ("</net>", "", "cannot be read: XML: "),
         ("{", "[", "metadata: not valid JSON"),
         ("{", "{&quot;a&quot;: " + "[" * 100_000, "metadata: not usable JSON: nested too deep"),
