@@ -23,6 +23,7 @@ from drn_cli.errors import DrnError
 from drn_cli.inference.classifier import Classifier, best_first
 from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.loading import load_classifier, load_predictor
+from drn_cli.inference.normalization import stated
 from drn_cli.inference.opening import Found, open_network
 from drn_cli.inference.score_maps import ScoreMap, class_map, probabilities, scores_of
 from drn_cli.inference.source import find_source
@@ -114,6 +115,10 @@ class Predictor:
         tile: Longest side of the tiles it sees, in pixels; by default as large as memory allows.
         ten_crop: Whether a classifier averages over ten crops.
         precision: What it computes in; auto is 16 bits on GPUs.
+        mean: Mean of each channel that inputs are normalized with, three numbers in 0..1; `std`
+            goes with it. By default as in its file.
+        std: Standard deviation of each channel, three numbers in 1e-6..1.
+        stats: A data folder whose info.json has both, instead of them.
 
     Raises:
         DrnError: There is no such network, or it cannot do what is asked of it.
@@ -129,12 +134,17 @@ class Predictor:
         tile: int | None = None,
         ten_crop: bool = False,
         precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        stats: str | Path | None = None,
     ) -> None:
+        given = stated(None if stats is None else Path(stats), mean, std)
         found = find_source(None if source is None else Path(source))
         network = open_network(found.checkpoint)
         _check(network, ten_crop, (scales, flip, tile) != (None, None, None), precision)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        computing: dict[str, Any] = {"autocast": autocast_type(resolve_precision(precision, place))}
+        kind = autocast_type(resolve_precision(precision, place))
+        computing: dict[str, Any] = {"autocast": kind, "given": given}
         self.arch, self.task = network.arch, network.task
         self._network = (
             load_classifier(
@@ -219,7 +229,7 @@ def _check(network: Found, ten_crop: bool, viewed: bool, precision: str) -> None
 
 def _pixels(image: Picture) -> Pixels:
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise DrnError(
                 f"an array of {image.dtype} {image.shape}: RGB pixels are uint8 (H, W, 3)",
                 "a path, a file's content or a Pillow image will do, too",

@@ -267,6 +267,9 @@ def test_an_exported_classifier_sees_pictures_as_its_run_did(
         ("segmentation", {"ten_crop": True}, "ten_crop: is for classifiers"),
         ("classification", {"flip": False}, "scales, flip, tile: are for segmenters"),
         ("classification", {"scales": (1,)}, "scales, flip, tile: are for segmenters"),
+        ("segmentation", {"mean": (0, 0, 0)}, "--mean and --std: one without the other"),
+        ("segmentation", {"mean": (0, 0, 0), "std": (1, 1, 255)}, "--std 1,1,255: should be three"),
+        ("classification", {"stats": "nowhere"}, "nowhere: no such data folder"),
         ("classification", {"precision": "bf16"}, r"net\.onnx computes in what it was exported in"),
     ],
 )
@@ -276,6 +279,14 @@ def test_what_means_nothing_for_a_network_is_refused(
     source = exports(task, format="onnx") if "precision" in options else exports.run(task)
     with pytest.raises(drn_cli.DrnError, match=message):
         drn_cli.Predictor(source, device="cpu", **options)
+
+
+def test_mean_and_std_can_be_stated(exports: Exports, segmenter: drn_cli.Predictor) -> None:
+    source = exports.run("segmentation")
+    stated = drn_cli.Predictor(source, device="cpu", mean=(0.9, 0.9, 0.9), std=(0.1, 0.1, 0.1))
+    assert not np.array_equal(stated(PIXELS).probabilities, segmenter(PIXELS).probabilities)
+    with pytest.raises(drn_cli.DrnError, match=r"array of uint8 \(0, 5, 3\)"):
+        stated(np.zeros((0, 5, 3), np.uint8))
 
 
 def test_names_are_there_without_importing_torch() -> None:
