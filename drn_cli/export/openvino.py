@@ -50,5 +50,5 @@ def write_openvino(
         openvino.save_model(model, path, compress_to_fp16=half)
     except RuntimeError as error:  # it does not say why
         raise DrnError(
-            f"{path.name}: cannot be written by OpenVINO", "look whether the disk is full"
+            f"{path.name}: cannot be written by OpenVINO", "check that the disk is not full"
         ) from error
