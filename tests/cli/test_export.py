@@ -104,7 +104,7 @@ def test_json_is_all_there_is_on_stdout(here: Drn, exports: Exports) -> None:
 def test_what_is_there_is_replaced_with_force_alone(here: Drn, exports: Exports) -> None:
     Path("a.safetensors").write_text("older")
     words = ("export", exports.run(), "--format", "safetensors", "--out", "a.safetensors")
-    assert "a.safetensors: is there already (--force replaces it" in refusal(here(*words))
+    assert "a.safetensors: exists already (--force replaces it" in refusal(here(*words))
     assert Path("a.safetensors").read_text() == "older"
     assert here(*words, "--force").exit_code == 0
     assert read_network(Path("a.safetensors")).classes == 3

@@ -182,7 +182,7 @@ def test_a_dry_run_says_where_it_would_go_on(trained, monkeypatch):
     [
         (["--resume", "nowhere"], "nowhere/checkpoints/last.pt: no such checkpoint"),
         (["train.lr=1", "--resume", "nowhere"], "nowhere/checkpoints/last.pt: no such checkpoint"),
-        (["easy", "--resume", "nowhere"], "nowhere/checkpoints/last.pt: no such checkpoint"),
+        (["demo", "--resume", "nowhere"], "nowhere/checkpoints/last.pt: no such checkpoint"),
         (["--resume", "nowhere", "--run-dir", "x"], "--resume goes on in the run's own folder"),
         (["--resume", "auto"], "no unfinished run here"),
         (["no_such_recipe"], "no_such_recipe"),
