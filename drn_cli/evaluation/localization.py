@@ -17,6 +17,8 @@ import torch
 from drn_cli.data.boxes import Box
 from drn_cli.data.images import read_image
 from drn_cli.distributed.group import Group
+from drn_cli.errors import DrnError
+from drn_cli.evaluation.segmentation import tolerant
 from drn_cli.inference.activation import Activation, Kind, See, activate
 from drn_cli.inference.classifier import Classifier
 from drn_cli.inference.reading import networks_at_once, one_thread_each
@@ -72,6 +74,7 @@ class LocalizationScores:
             or not among the first five: no threshold can do better.
         images: Number of pictures.
         pictures: What was found in each, in their order, where that was asked for.
+        failed: Why others could not be scored, a line each.
     """
 
     thresholds: tuple[float, ...]
@@ -81,6 +84,7 @@ class LocalizationScores:
     top5_classification: float
     images: int
     pictures: tuple[PictureBoxes, ...] = ()
+    failed: tuple[str, ...] = ()
 
     @property
     def best(self) -> int:
@@ -114,6 +118,7 @@ def localize(
     see: See = "whole",
     kind: Kind = "score",
     each: bool = False,
+    partial: bool = False,
     step: Callable[[], object] = lambda: None,
 ) -> LocalizationScores:
     """Find boxes in every picture once, and compare.
@@ -128,10 +133,11 @@ def localize(
         see: What is seen of a picture, as for `activate`.
         kind: What thresholds are compared with, as for `activate`.
         each: Whether what was found in each picture is wanted too.
+        partial: Whether the others are scored where an image fails.
         step: Called after each picture of this process.
 
     Raises:
-        DrnError: An image cannot be read, or its scores are not finite.
+        DrnError: An image cannot be read, or its scores are not finite; with `partial`, of all.
     """
     mine = group.share(list(enumerate(pictures)))
 
@@ -146,7 +152,13 @@ def localize(
     right = np.zeros((2, len(thresholds)), np.int64)
     known = np.zeros(2, np.int64)
     kept = []
-    for found in one_thread_each(work, mine, threads):
+    failed: list[tuple[int, str]] = []
+    attempts = one_thread_each(tolerant(work) if partial else work, mine, threads)
+    for (number, _), found in zip(mine, attempts, strict=True):
+        if isinstance(found, DrnError):
+            failed.append((number, str(found)))
+            step()
+            continue
         right += is_right(found)
         true = [kind in pictures[found.number].classes for kind in found.classes]
         known += (true[0], any(true))
@@ -155,7 +167,11 @@ def localize(
         step()
     counts = torch.from_numpy(np.concatenate([right.ravel(), known])).to(group.device)
     total = group.sum(counts).cpu().numpy()
-    errors = 1 - total / len(pictures)
+    lost = [text for _, text in sorted(one for part in group.gather(failed) for one in part)]
+    scored = len(pictures) - len(lost)
+    if not scored:
+        raise DrnError(f"none of {len(lost)} images can be scored; the first: {lost[0]}")
+    errors = 1 - total / scored
     top1, top5 = errors[:-2].reshape(2, -1).tolist()
     gathered = [one for part in group.gather(kept) for one in part]
     return LocalizationScores(
@@ -164,8 +180,9 @@ def localize(
         tuple(top5),
         float(errors[-2]),
         float(errors[-1]),
-        len(pictures),
+        scored,
         tuple(sorted(gathered, key=lambda one: one.number)),
+        tuple(lost),
     )
 
 

@@ -66,8 +66,8 @@ def evaluate(
             classes = predictor(image)
         return confusion(classes, labels, predictor.classes, sample.label)
 
-    counted = _tolerant(count) if partial else count
-    read_part = _tolerant(read_sample) if partial else read_sample
+    counted = tolerant(count) if partial else count
+    read_part = tolerant(read_sample) if partial else read_sample
 
     def look(sample: Sample, pair: tuple[Pixels, Pixels] | DrnError) -> Tensor | DrnError:
         return pair if isinstance(pair, DrnError) else counted(sample, *pair)
@@ -110,14 +110,14 @@ def compare(
         return confusion(prediction, label, classes, sample.label).to(group.device)
 
     threads = torch.get_num_threads()
-    work = _tolerant(count) if partial else count
+    work = tolerant(count) if partial else count
     counts = one_thread_each(work, group.share(samples), threads)
     scores = _add_up(counts, classes, samples, group, each, step, lambda: False)
     assert scores is not None  # nobody stops it
     return scores
 
 
-def _tolerant(work: Callable[Inputs, Result]) -> Callable[Inputs, Result | DrnError]:
+def tolerant(work: Callable[Inputs, Result]) -> Callable[Inputs, Result | DrnError]:
     """Let an error of one image be its result; a fault of the machine stays one."""
 
     def attempt(*inputs: Inputs.args, **named: Inputs.kwargs) -> Result | DrnError:

@@ -269,7 +269,8 @@ def test_errors_against_xml_files_as_json_csv_and_a_page(
     about = {key: told.pop(key) for key in ("checkpoint", "run", "of", "see")}
     assert [told.pop(key) for key in ("verified", "mean_std_source")] == [True, "file"]
     assert [told.pop(key) for key in ("mean", "std")] == [[0.45, 0.5, 0.4], [0.25, 0.2, 0.3]]
-    assert [told.pop(key) for key in ("partial", "scored", "expected")] == [True, 2, 3]
+    part = [told.pop(key) for key in ("partial", "scored", "expected", "failed")]
+    assert part == [True, 2, 3, []]
     assert (about["of"], about["see"]) == ("score", "whole")
     assert about["checkpoint"].endswith("colours/checkpoints/best.safetensors")
     assert {key: told[key] for key in scores.to_json()} == scores.to_json()
@@ -316,6 +317,19 @@ def test_a_part_is_refused_unless_that_is_meant(
     assert ("1 of 4 have no image: unseen" in error.message) == (gone == "image")
     assert error.hint == "--partial scores 2 of them"
     assert drn_localize(photos, "--partial").exit_code == 2
+
+
+def test_a_broken_image_is_left_out_where_a_part_is_meant(
+    drn_localize: Localize, photos: Path
+) -> None:
+    words = ("--eval", "--boxes", tiny(Path("v.txt")), "--partial", "--json")
+    (photos / "red.png").write_bytes((photos / "red.png").read_bytes()[:100])
+    result = drn_localize(photos, *words)
+    assert result.exit_code == 1, result.output
+    told = json.loads(result.stdout)
+    assert (told["partial"], told["scored"], told["expected"]) == (True, 1, 3)
+    assert told["failed"][0].startswith("photos/red.png: broken image")
+    assert "1 of 3 failed" in result.stderr
 
 
 def test_boxes_of_other_pictures_are_refused(drn_localize: Localize, photos: Path) -> None:

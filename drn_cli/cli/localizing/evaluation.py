@@ -6,6 +6,8 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import typer
+
 from drn_cli.cli import console
 from drn_cli.cli.evaluating.output import lacking, warn_of_part
 from drn_cli.cli.source import Look, describe
@@ -66,6 +68,7 @@ def evaluate_boxes(
     """
     from drn_cli.data.boxes import read_boxes
     from drn_cli.distributed.group import join
+    from drn_cli.distributed.launch import leave
     from drn_cli.evaluation.localization import localize, located
     from drn_cli.inference.inputs import find_pictures
     from drn_cli.inference.loading import load_classifier
@@ -102,18 +105,24 @@ def evaluate_boxes(
                 asked.thresholds,
                 see=asked.see,
                 kind=asked.of,
+                partial=asked.partial,
                 each=bool(asked.csv or asked.report),
                 step=bar.update,
             )
         if group.first:
-            warn_of_part(len(pictures), expected, lone)
+            for text in scores.failed:
+                console.warn(text)
+            warn_of_part(scores.images, expected, lone, len(scores.failed))
             part = {
-                "partial": len(pictures) < expected,
-                "scored": len(pictures),
+                "partial": scores.images < expected,
+                "scored": scores.images,
                 "expected": expected,
+                "failed": list(scores.failed),
             }
             about = describe(source, network, classifier) | part
             _tell(scores, pictures, classifier, about, asked)
+    if scores.failed:
+        raise typer.Exit(leave(1))
 
 
 def class_numbers(classifier: "Classifier") -> dict[str, int]:
