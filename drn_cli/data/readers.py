@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from drn_cli.data.cache import size
 from drn_cli.data.memory_folder import SHARED_MEMORY
-from drn_cli.errors import DrnError, FaultError
+from drn_cli.errors import DrnError, FaultError, limit_reached
 
 OWN_FILES = 48  # of a process without readers, and some to spare
 FILES_A_READER = 12  # its pipes, and the tensors of the batches that it has read ahead
@@ -80,24 +80,14 @@ def allow_open_files(workers: int) -> None:
 
 def _out_of(failure: Exception) -> DrnError | None:
     """Name the limit that a reading process, or what starts them, ran into."""
-    text = str(failure)
-    number = failure.errno if isinstance(failure, OSError) else None
-    files = ("Too many open files", "received 0 items of ancdata")
-    if number in (errno.EMFILE, errno.ENFILE) or any(words in text for words in files):
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return DrnError(
-            f"reading needs more open files than the limit of {limit}",
-            "raise it (ulimit -n 4096), or read with fewer data.workers; 0 needs hardly any",
-        )
-    if number == errno.EAGAIN or "can't start new thread" in text:
-        return DrnError(
-            "no further process or thread can be started for reading",
-            "raise the limit of processes or of memory (ulimit -u, ulimit -v), or read with "
-            "data.workers=0",
-        )
-    if number == errno.ENOSPC:
+    if isinstance(failure, OSError) and failure.errno == errno.ENOSPC:
         return _out_of_shared_memory()
-    return None
+    if "received 0 items of ancdata" in str(failure):  # files that were sent and got lost
+        failure = OSError(errno.EMFILE, str(failure))
+    limit = limit_reached(failure)
+    if limit is None:
+        return None
+    return DrnError(f"reading: {limit.message}", f"{limit.hint}; data.workers=0 takes the least")
 
 
 def _out_of_shared_memory() -> DrnError:

@@ -1,3 +1,4 @@
+import errno
 import io
 import multiprocessing
 import os
@@ -82,22 +83,29 @@ def test_reader_that_is_killed_while_a_checkpoint_is_written_is_named() -> None:
             torch.save({"weight": torch.zeros(9)}, Killing())
 
 
-@pytest.mark.parametrize("where", ["here", "in the reading process"])
-def test_threads_that_cannot_start_are_an_error_and_not_a_wait(
-    monkeypatch: pytest.MonkeyPatch, where: str
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (RuntimeError("can't start new thread"), "reading: no further process or thread"),
+        (BlockingIOError(errno.EAGAIN, "fork"), "reading: no further process or thread"),
+        (OSError(errno.EMFILE, "pipe"), "reading: too many open files: the limit is "),
+        (RuntimeError("received 0 items of ancdata"), "reading: too many open files"),
+        (OSError(errno.ENOMEM, "fork"), "reading: out of memory"),
+    ],
+)
+def test_readers_that_cannot_be_started_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, said: str
 ) -> None:
     """As under a limit of processes, or of memory: a thread's stack takes 8 MiB."""
-    start, parent = threading.Thread.start, os.getpid()
 
-    def limited(thread: threading.Thread) -> None:
-        if (os.getpid() == parent) == (where == "here"):
-            raise RuntimeError("can't start new thread")
-        start(thread)
+    def limited(_: threading.Thread) -> None:
+        raise failure
 
     monkeypatch.setattr(threading.Thread, "start", limited)
     batches = TrainingBatches(Slow(), Order(2, 1, 0), rank=0, world=1, workers=1, pin=False)
-    with pytest.raises(DrnError, match=r"no further process or thread|exit code 1"):
+    with pytest.raises(DrnError, match=said) as caught:
         list(batches.epoch(0))
+    assert caught.value.hint is not None and "data.workers=0 takes the least" in caught.value.hint
 
 
 class Ends(Dataset[Any]):
