@@ -63,9 +63,10 @@ class MetricsLog:
             with open_append(self._path) as file:
                 yield file
         except (OSError, DrnError) as error:
-            problem = f"{self._path}: cannot be written: "
+            reason = getattr(error, "strerror", None) or error
+            problem = f"{self._path}: cannot be written: {reason}"
             raise DrnError(
-                error.message if isinstance(error, DrnError) else problem + str(error.strerror),
+                error.message if isinstance(error, DrnError) else problem,
                 f"when that is mended, go on with: drn train --resume {self._path.parent}",
             ) from error
 

@@ -49,4 +49,6 @@ def leave_closed_terminal() -> None:
         with suppress(OSError):  # it may be closed itself
             device = stat.S_ISCHR(os.fstat(descriptor).st_mode)
             if device and not os.isatty(descriptor):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, descriptor)
+                os.close(null)
