@@ -231,8 +231,3 @@ def announce(source: "Source") -> None:
         return
     if source.choice is not None:
         console.note(f"weights: {source.checkpoint} ({source.choice})")
-    if source.start_only:
-        console.warn(
-            f"{source.checkpoint.name}: not the published classifier: weights of a ResNet, from "
-            "which this network can be trained (networks of families C and D have their own)"
-        )

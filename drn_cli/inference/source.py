@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from drn_cli.networks.catalog import ARCHITECTURES, architecture
-from drn_cli.networks.published import start_only
 from drn_cli.networks.weights import weights_file
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.recipe.schema import Eval, Recipe
@@ -21,14 +20,12 @@ class Source:
         recipe: That of its run.
         run: The run folder.
         choice: How the file was chosen, where it was not named itself.
-        start_only: Whether these are published weights that are no classifier, only a start.
     """
 
     checkpoint: Path
     recipe: Recipe | None
     run: Path | None = None
     choice: str | None = None
-    start_only: bool = False
 
     def to_json(self) -> dict[str, str | None]:
         """Name the file and the run folder, ready for JSON."""
@@ -63,8 +60,7 @@ def find_source(named: Path | None) -> Source:
     if named is not None and not named.exists():
         name = str(named).lower().replace("-", "_")
         if name in ARCHITECTURES:
-            arch = architecture(name).name
-            return Source(weights_file(arch, "imagenet"), None, start_only=start_only(arch))
+            return Source(weights_file(architecture(name).name, "imagenet"), None)
     place = newest_run().folder if named is None else named
     checkpoint = checkpoint_of(place)
     run = Run(checkpoint.parent.parent)

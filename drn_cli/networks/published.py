@@ -178,7 +178,7 @@ def start_only(arch: str) -> bool:
 
     Those of family A are of torchvision's ResNets. A DRN-A has the same tensors but other
     dilations, so with these weights it does not compute the classifier whose errors the paper
-    states; a segmenter may be trained from them, as the original did. Whoever evaluates, predicts
-    or localizes with published weights by name warns of it, in the words of `START_ONLY`.
+    states; a segmenter may be trained from them, as the original did. Evaluation,
+    prediction and localization warn of it (`load_classifier`).
     """
     return any(file.source == "torchvision" for file in known_files(arch))
