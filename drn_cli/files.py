@@ -4,6 +4,7 @@ Nothing here writes through a symbolic link that lies in place of a file: `atomi
 link, `open_lock`, `open_part` and `open_append` refuse it.
 """
 
+import codecs
 import csv
 import errno
 import fcntl
@@ -26,6 +27,7 @@ from drn_cli.errors import DrnError
 log = logging.getLogger(__name__)
 
 FORMULA = re.compile(r"'*[=+\-@\t]")  # text that spreadsheets compute, or that was kept from it
+TEXT = 2**28  # bytes of a list or table: that of ImageNet has 10**8
 NAME_MAX = 255  # bytes of a file's name, on every file system in use
 
 
@@ -319,6 +321,11 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
         raise DrnError(f"{path}: no such file") from error
     except OSError as error:
         raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def read_text(path: Path, limit: int = TEXT) -> str:
+    """Read a text file in UTF-8, with a byte order mark or without; raises as `read_bytes` does."""
+    return decode_text(read_bytes(path, limit).removeprefix(codecs.BOM_UTF8), str(path))
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -1,5 +1,6 @@
 """`drn train`: from a recipe to a run folder."""
 
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -223,13 +224,17 @@ def _find(beginning: "Beginning", processes: int) -> "Material":
 
 
 def _look_over(beginning: "Beginning", material: "Material", *, aloud: bool) -> "Beginning":
-    """Read some of the files, and see that a run goes on with the data it began with."""
+    """Read some of the files, and see that a run goes on with the data it began with.
+
+    A worker does not read what the launcher has read just before it started the workers.
+    """
+    from drn_cli.distributed.launch import EXIT_CODE_FILE
     from drn_cli.training.resuming import check_data
     from drn_cli.training.tasks import task_of
 
-    oddities = task_of(beginning.recipe).look_over(material)
-    if aloud:
-        for oddity in oddities:
+    if EXIT_CODE_FILE not in os.environ:
+        oddities = task_of(beginning.recipe).look_over(material)
+        for oddity in oddities if aloud else ():
             console.warn(oddity)
     return check_data(beginning, material)
 

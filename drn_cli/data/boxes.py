@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from drn_cli.data.prepare.imagenet.boxes import CORNERS, HEADER, parse_xml, read_solution
+from drn_cli.data.prepare.imagenet.boxes import CORNERS, HEADER, LARGEST, parse_xml, read_solution
 from drn_cli.errors import DrnError
-from drn_cli.files import csv_text
+from drn_cli.files import csv_text, read_bytes, read_text
 
 TINY_VAL, TINY_TRAIN = "val_annotations.txt", "_boxes.txt"
 
@@ -70,10 +70,10 @@ def _files(path: Path) -> list[Path]:
 def _read(path: Path) -> Iterator[tuple[str, Box]]:
     """Give the boxes of a file, each with the name of its picture."""
     if path.suffix.lower() == ".xml":
-        for box in parse_xml(_content(path).encode(), str(path)):
+        for box in parse_xml(read_bytes(path, LARGEST), str(path)):
             yield path.stem, _box(box.wnid, box.corners, str(path))
         return
-    lines = _content(path).splitlines()
+    lines = read_text(path).splitlines()
     if path.suffix.lower() != ".csv":
         yield from _tiny(lines, path)
     elif next(csv.reader(lines[:1]), []) == HEADER:
@@ -82,13 +82,6 @@ def _read(path: Path) -> Iterator[tuple[str, Box]]:
                 yield name, _box(box.wnid, box.corners, f"{path}: {name}")
     else:
         yield from _table(lines, path)
-
-
-def _content(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DrnError(f"{path}: cannot be read: {error}") from error
 
 
 def _table(lines: Sequence[str], path: Path) -> Iterator[tuple[str, Box]]:

@@ -200,6 +200,8 @@ def reason_against(path: Path, *, hidden_too: bool = False) -> str | None:
     if _is_debris(path.name):
         return DEBRIS
     kind = FOLDER if path.is_dir() else FILE if path.is_file() else DANGLING
+    if kind == DANGLING and path.exists():
+        kind = IRREGULAR
     name = path.name.lstrip(".") if hidden_too else path.name
     return FOLDER if kind == FOLDER else _reason_against_file(name, kind)
 

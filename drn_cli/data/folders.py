@@ -14,7 +14,7 @@ from typing import Literal
 from drn_cli.data.classes import ClassSet, generic
 from drn_cli.data.file_search import require_folder
 from drn_cli.errors import DrnError
-from drn_cli.files import read_json
+from drn_cli.files import read_json, read_text
 
 Split = Literal["train", "val", "test"]
 
@@ -88,12 +88,9 @@ class ListFolder:
 
     def _paths(self, name: str) -> list[Path]:
         path = self.lists / name
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError as error:
-            raise DrnError(f"{path}: no such list") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise DrnError(f"{path}: cannot be read: {error}") from error
+        if not path.exists():
+            raise DrnError(f"{path}: no such list")
+        lines = read_text(path).splitlines()
         named = [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
         if not named:
             raise DrnError(f"{path}: the list is empty")
@@ -139,8 +136,8 @@ class ListFolder:
         if not all(type(count) is int and count >= 0 for count in pixels):
             return None
         try:
-            lines = named.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError):
+            lines = read_text(named).splitlines()
+        except DrnError:
             return None
         return tuple(pixels) if counted.get("list") == list_digest(lines) else None
 

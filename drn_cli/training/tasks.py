@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch.utils.data import Dataset
 
 from drn_cli.data.audit.findings import Finding
-from drn_cli.data.audit.quick import ENDS, WHOLE, cut_short, evenly, quick
+from drn_cli.data.audit.quick import WHOLE, cut_short, evenly, quick
 from drn_cli.data.audit.reading import Item, look
 from drn_cli.data.augment import Augmentation
 from drn_cli.data.batches import TrainingSet
@@ -236,7 +236,7 @@ class Classification:
         if len(material.class_set) < 2:
             raise too_few_classes(len(material.class_set))
         for samples in (material.train, material.val):
-            reported(cut_short([sample.image for sample in evenly(samples, ENDS)]))
+            reported(cut_short([sample.image for sample in samples]))
             for sample in evenly(samples, LOOKED_AT):
                 if fault := look(Item(sample.image, label=False)).fault:
                     raise fault.error()

@@ -1,5 +1,6 @@
 """True boxes in each of the formats that people have them in, and what is wrong with others."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -149,7 +150,7 @@ def test_what_is_wrong_is_named_with_its_line(
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "val_boxes.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DrnError, match=r"val_boxes\.csv: cannot be read"):
+    with pytest.raises(DrnError, match=r"val_boxes\.csv:1: not UTF-8 text"):
         read_boxes(tmp_path)
 
 
@@ -161,3 +162,16 @@ def test_nothing_there(tmp_path: Path) -> None:
         read_boxes(tmp_path)
     for known in ("*.xml", "LOC_val_solution.csv", "val_boxes.csv", "val_annotations.txt"):
         assert known in (told.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["a.xml", "a.txt", "a.csv"])
+def test_a_pipe_is_refused_and_so_is_what_is_too_large(tmp_path: Path, name: str) -> None:
+    (tmp_path / "boxes").mkdir()
+    os.mkfifo(tmp_path / "boxes" / "a.xml")
+    with pytest.raises(DrnError, match=r"a\.xml: is not a regular file"):
+        read_boxes(tmp_path / "boxes")
+    large = tmp_path / name
+    large.touch()
+    os.truncate(large, 2**28 + 1)
+    with pytest.raises(DrnError, match=r"refused: 268,435,457 bytes, more than"):
+        read_boxes(large)

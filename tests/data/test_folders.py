@@ -97,7 +97,7 @@ def test_empty_list_is_an_error(root: Path, text: str) -> None:
 
 def test_list_that_is_no_text_is_an_error(root: Path) -> None:
     (root / "val_images.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DrnError, match="cannot be read") as caught:
+    with pytest.raises(DrnError, match="not UTF-8 text") as caught:
         ListFolder.open(root).samples("val")
     assert str(root / "val_images.txt") in str(caught.value)
 

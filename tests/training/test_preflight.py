@@ -92,6 +92,7 @@ def test_segmentation(
     assert len(found) == (missing is not None), found
     assert len(warned) == (warning is not None), warned
     assert (missing or "") in "".join(found)
+    assert "colour" not in "".join(found)  # where the labels hold values
     assert (warning or "") in "".join(warned)
 
 

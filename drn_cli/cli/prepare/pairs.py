@@ -1,7 +1,7 @@
 """`drn data prepare pairs`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -58,8 +58,8 @@ def pairs(
         bool, typer.Option("--unknown-as-void", help="Ignore colours and values of no class.")
     ] = False,
     split: Annotated[
-        str,
-        typer.Option(metavar="keep|random", help="Keep the split of the source, if it has one."),
+        Literal["keep", "random"],
+        typer.Option(help="Keep the split of the source, if it has one."),
     ] = "keep",
     val: Annotated[
         float | None, typer.Option(help="Share of the images to validate with.  [default: 0.1]")
@@ -72,7 +72,7 @@ def pairs(
     ] = None,
     group: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="Pictures whose paths match alike stay together."),
+        typer.Option(metavar="REGEX", help="Images whose paths match equally stay together."),
     ] = None,
     image_suffix: Annotated[
         str | None, typer.Option(help="What names of pictures end with; found by looking.")
@@ -87,8 +87,6 @@ def pairs(
     as_json: AsJson = False,
 ) -> None:
     """Your own folders of images and labels."""
-    if split not in ("keep", "random"):
-        raise typer.BadParameter(f"--split {split}: keep or random")
     from drn_cli.data.prepare.label_reading import look, write_class_file
     from drn_cli.data.prepare.pairs import match_folders, prepare_pairs
     from drn_cli.data.prepare.splits import Shares

@@ -8,7 +8,7 @@ from drn_cli.data.audit.class_folder import audit_class_folder
 from drn_cli.data.audit.list_folder import audit_list_folder
 from drn_cli.data.audit.lists import splits_with_lists
 from drn_cli.data.audit.report import Report
-from drn_cli.data.class_folders import ClassFolder
+from drn_cli.data.class_folders import ClassFolder, is_class_folder
 from drn_cli.data.file_search import require_folder
 from drn_cli.data.folders import ListFolder
 from drn_cli.data.prepare.common import Progress
@@ -45,7 +45,7 @@ def audit(
         return audit_list_folder(folder, _chosen(folder.lists, found, splits), classes, progress)
     if lists is not None:
         raise DrnError(f"{lists}: has no lists (train_images.txt, train_labels.txt, ...)")
-    if not _has_class_folders(root):
+    if not is_class_folder(root):
         raise DrnError(
             f"{root}: has neither lists (train_images.txt, ...) nor class folders (train/CLASS)",
             "`drn data prepare` makes data folders",
@@ -67,7 +67,3 @@ def _chosen(place: Path, found: Sequence[str], splits: Sequence[str]) -> list[st
             raise DrnError(f"{place}: has no {split} split", f"it has {', '.join(found)}")
     wanted = splits or (*found, *(["val"] if "train" in found else []))
     return sorted(set(wanted), key=["train", "val", "test"].index)
-
-
-def _has_class_folders(root: Path) -> bool:
-    return any(path.is_dir() for split in CLASS_SPLITS for path in (root / split).glob("*"))

@@ -12,6 +12,7 @@ from drn_cli.data.audit.labels import (
     class_count_findings,
     lossy_findings,
     size_finding,
+    too_few_classes,
     turned_finding,
     value_findings,
 )
@@ -79,6 +80,9 @@ def audit_list_folder(
             [entry.pixels for entry in table],
             folder.lists / "train_labels.txt",
         )
+    elif table and sum(entry.pixels > 0 for entry in table) < 2:
+        found = f"the training labels show {table[-1].name} alone"
+        findings.append(too_few_classes(found, folder.lists / "train_labels.txt"))
     values = (value for seen in files.labels.values() for value in seen.pixels or ())
     return Report(
         root=folder.root,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from drn_cli.data.audit.findings import Finding, Listed
 from drn_cli.data.folders import ListFolder
+from drn_cli.errors import DrnError
+from drn_cli.files import read_text
 
 SPLITS = ("train", "val", "test")
 
@@ -72,13 +74,13 @@ def read_lists(folder: ListFolder, split: str) -> tuple[Lists, list[Finding]]:
 
 def _entries(folder: ListFolder, name: str, findings: list[Finding]) -> list[Entry]:
     path = folder.lists / name
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    if not path.exists():
         findings.append(Finding("error", "list", "no such list", path))
         return []
-    except (OSError, UnicodeDecodeError) as error:
-        findings.append(Finding("error", "list", f"cannot be read: {error}", path))
+    try:
+        lines = read_text(path).splitlines()
+    except DrnError as error:
+        findings.append(Finding.of("list", error, path))
         return []
     entries = [
         Entry(folder.root / line.strip(), Listed(name, number))

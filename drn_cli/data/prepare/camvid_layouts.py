@@ -17,6 +17,7 @@ from drn_cli.data.classes import camvid_split
 from drn_cli.data.file_search import SUBFOLDER, LeftOut, list_files, require_folder
 from drn_cli.data.prepare.placing import SPLITS
 from drn_cli.errors import DrnError
+from drn_cli.files import read_text
 
 LABEL_FOLDERS = ("{}_labels", "{}annot", "{}_label", "{}_annot", "{}_masks", "{}_mask")
 STILLS = ("701_StillsRaw_full", "701_StillsRaw")
@@ -95,11 +96,7 @@ def _segnet(source: Path) -> Layout:
                 "the SegNet layout of CamVid has train.txt, val.txt and test.txt beside the "
                 "folders train, trainannot, val, valannot, test and testannot",
             )
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DrnError(f"{path}: cannot be read: {error}") from error
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
             if line.strip():
                 pairs.append(_listed(source, split, line.split(), f"{path}:{number}"))
     return Layout("the SegNet layout", pairs, lists, _colour_file(source, pairs))

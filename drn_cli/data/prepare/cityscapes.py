@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drn_cli.data.classes import IGNORED, cityscapes, cityscapes_train_ids
+from drn_cli.data.file_ends import PNG, PNG_END
 from drn_cli.data.file_search import require_folder
 from drn_cli.data.folders import CITYSCAPES
 from drn_cli.data.images import read_label, write_index
@@ -194,7 +195,7 @@ def png_size(path: Path) -> tuple[int, int]:
         raise DrnError(f"{path}: no such file") from error
     except OSError as error:
         raise DrnError(f"{path}: broken image: {error.strerror or error}") from error
-    if head[:8] + head[12:16] != b"\x89PNG\r\n\x1a\nIHDR" or end != b"\0\0\0\0IEND\xaeB`\x82":
+    if head[:8] + head[12:16] != PNG + b"IHDR" or not end.endswith(PNG_END):
         raise DrnError(f"{path}: broken image: not a whole PNG file")
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from drn_cli.data.classes import Colour
 from drn_cli.errors import DrnError
-from drn_cli.files import read_json
+from drn_cli.files import read_json, read_text
 
 FORMS = (
     "a class file is CSV with the header name,r,g,b (and id, if label values are not 0, 1, 2, ...),"
@@ -72,12 +72,7 @@ def _check(rows: Sequence[NamedClass], what: str, part: Callable[[NamedClass], A
 
 
 def _lines(path: Path) -> list[NamedClass]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise DrnError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DrnError(f"{path}: cannot be read: {error}", FORMS) from error
+    text = read_text(path)
     lines = [(f"{path}:{n}", line.strip()) for n, line in enumerate(text.split("\n"), start=1)]
     lines = [(where, line) for where, line in lines if line]
     if not lines:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from drn_cli.data.file_search import ENDINGS
 from drn_cli.data.prepare.matching import Match
 from drn_cli.errors import DrnError
+from drn_cli.files import read_text
 
 # What sources call the splits, both folders and lists.
 NAMES: Mapping[str, str] = {
@@ -165,11 +166,7 @@ def _from_lists(kind: str, places: Iterable[Path], pairs: "_Pairs") -> GivenSpli
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DrnError(f"{path}: cannot be read: {error}", ANOTHER) from error
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             yield f"{path}:{number}", line.strip()
 

@@ -29,7 +29,7 @@ def change_info(folder: Path, **changes: object) -> None:
         ({"mean": [0.1, 0.5, 0.5]}, "warning", "statistics", "says mean 0.1000, 0.5000, 0.5000"),
         ({"std": [0.3, 0.3, 0.1]}, "warning", "statistics", "says std 0.3000, 0.3000, 0.1000"),
         ({"mean": None}, "error", "info", "mean should be three numbers"),
-        ({"std": [0, 0.3, 0.3]}, "error", "info", "std is 0"),
+        ({"std": [0, 0.3, 0.3]}, "error", "info", "std should be three numbers in 1e-06..1"),
         ({"colours": [[0, 0, 0]]}, "error", "info", "names 3 classes and 1 colours"),
         ({"colours": [[0, 0, 300]] * 3}, "error", "info", "colours should be"),
         ({"classes": ["a"] * 4, "colours": [[0, 0, 0]] * 4}, "error", "info", "4 classes, not 3"),

@@ -207,7 +207,7 @@ def test_picture_that_changes_its_split_is_a_change(source: Path, tmp_path: Path
 
 def test_list_that_is_no_text_is_an_error_with_its_path(source: Path, tmp_path: Path) -> None:
     (source / "val.txt").write_bytes(b"\xff\xfe")
-    error = fails(source, tmp_path / "camvid", "cannot be read")
+    error = fails(source, tmp_path / "camvid", "not UTF-8 text")
     assert str(source / "val.txt") in error.message
 
 

@@ -1,5 +1,6 @@
 """Class files in every form that people have them, and the mistakes in them."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,12 @@ def test_plain_names(tmp_path: Path, name: str, text: str) -> None:
     rows = read(tmp_path, text, name)
     assert [row.name for row in rows] == ["road", "traffic light"]
     assert {row.colour for row in rows} == {None}
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "classes.txt")
+    with pytest.raises(DrnError, match=r"classes\.txt: is not a regular file"):
+        read_class_file(tmp_path / "classes.txt")
 
 
 def test_values(tmp_path: Path) -> None:
@@ -82,5 +89,5 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DrnError, match="no such file"):
         read_class_file(tmp_path / "absent.csv")
     (tmp_path / "c.csv").write_bytes(b"\xff\xfe")
-    with pytest.raises(DrnError, match=r"c.csv: cannot be read"):
+    with pytest.raises(DrnError, match=r"c.csv:1: not UTF-8 text"):
         read_class_file(tmp_path / "c.csv")

@@ -11,7 +11,7 @@ from drn_cli.data.prepare.imagenet.pictures import is_wnid
 from drn_cli.data.prepare.imagenet.sources import VAL_PICTURES, Sources
 from drn_cli.data.prepare.imagenet.tar import read_small
 from drn_cli.errors import DrnError
-from drn_cli.files import write_csv
+from drn_cli.files import read_bytes, read_text, write_csv
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
@@ -65,11 +65,7 @@ def _xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
         yield from read_small(path, lambda name: name.endswith(".xml"))
         return
     for file in sorted(path.glob(f"{VAL_PICTURES}*.xml")):
-        try:
-            with file.open("rb") as opened:
-                yield file.name, opened.read(LARGEST + 1)
-        except OSError as error:
-            raise DrnError(f"{file}: cannot be read: {error.strerror}") from error
+        yield file.name, read_bytes(file, LARGEST)
 
 
 def parse_xml(data: bytes, where: str) -> list[Box]:
@@ -115,18 +111,17 @@ def read_solution(path: Path) -> dict[str, list[Box]]:
         DrnError: The file is missing or broken, or names a picture twice.
     """
     boxes: dict[str, list[Box]] = {}
+    rows = csv.reader(read_text(path).splitlines())
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file)
-            if next(rows, None) != HEADER:
-                raise DrnError(f"{path}:1: should be the header {','.join(HEADER)}")
-            for row in rows:
-                where = f"{path}:{rows.line_num}"
-                name, words = _solution_row(row, where)
-                if name in boxes:
-                    raise DrnError(f"{where}: names {name} a second time")
-                boxes[name] = [_box(words[n : n + 5], where) for n in range(0, len(words), 5)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        if next(rows, None) != HEADER:
+            raise DrnError(f"{path}:1: should be the header {','.join(HEADER)}")
+        for row in rows:
+            where = f"{path}:{rows.line_num}"
+            name, words = _solution_row(row, where)
+            if name in boxes:
+                raise DrnError(f"{where}: names {name} a second time")
+            boxes[name] = [_box(words[n : n + 5], where) for n in range(0, len(words), 5)]
+    except csv.Error as error:
         raise DrnError(f"{path}: cannot be read: {error}") from error
     return boxes
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from drn_cli.data.prepare.imagenet.pictures import is_wnid
 from drn_cli.data.prepare.imagenet.sources import DEVKIT, META, SOLUTION, Sources
-from drn_cli.data.prepare.imagenet.tar import read_small
+from drn_cli.data.prepare.imagenet.tar import LARGEST, read_small
 from drn_cli.errors import DrnError
+from drn_cli.files import read_bytes, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,8 @@ def read_names(sources: Sources) -> Mapping[str, str]:
 
 
 def _read_list(path: Path) -> dict[str, str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DrnError(f"{path}: cannot be read: {error}") from error
     names = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         wnid, _, name = line.strip().partition(" ")
         if wnid and not (is_wnid(wnid) and name):
             raise DrnError(f"{path}:{number}: should be a WNID and a name, is `{line[:60]}`")
@@ -71,10 +68,7 @@ def read_synsets(sources: Sources) -> list[Synset]:
         DrnError: There is no meta.mat, it is broken, or scipy is not installed.
     """
     if sources.meta is not None:
-        try:
-            return _parse(sources.meta.read_bytes(), str(sources.meta))
-        except OSError as error:
-            raise DrnError(f"{sources.meta}: cannot be read: {error.strerror}") from error
+        return _parse(read_bytes(sources.meta, LARGEST), str(sources.meta))
     if sources.devkit is None:
         raise DrnError(
             f"{sources.truth}: holds numbers, which only {META} of the devkit explains",

@@ -9,6 +9,7 @@ from drn_cli.data.prepare.imagenet.pictures import is_wnid
 from drn_cli.data.prepare.imagenet.sources import DEVKIT, SOLUTION, VAL_PICTURES, Sources
 from drn_cli.data.prepare.imagenet.tar import read_small
 from drn_cli.errors import DrnError
+from drn_cli.files import read_text
 
 DEVKIT_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 HINT = f"put {SOLUTION} or {DEVKIT} beside it, or name a file with --truth"
@@ -33,10 +34,7 @@ def read_truth(sources: Sources) -> Truth:
     if sources.solution is not None:
         return {name: boxes[0].wnid for name, boxes in read_solution(sources.solution).items()}
     if sources.truth is not None:
-        try:
-            text = sources.truth.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DrnError(f"{sources.truth}: cannot be read: {error}") from error
+        text = read_text(sources.truth)
         return _parse(text, str(sources.truth), lambda: read_synsets(sources))
     if sources.devkit is not None:
         for name, data in read_small(sources.devkit, lambda name: name.endswith(DEVKIT_TRUTH)):

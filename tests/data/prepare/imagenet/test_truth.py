@@ -106,7 +106,7 @@ def test_truth_that_is_named_comes_before_all_others(tmp_path: Path) -> None:
         (f"a.JPEG {TENCH}\na.JPEG {TENCH}\n", r":2: names a a second time"),
         ("2\n3\n", r":2: 3 is no number of a class in meta.mat"),
         ("2\n0\n", r":2: 0 is no number of a class"),
-        (b"\xff\xfe\x00", "cannot be read"),
+        (b"\xff\xfe\x00", "not UTF-8 text"),
     ],
 )
 def test_truth_that_is_wrong_is_named_with_its_line(
@@ -218,7 +218,7 @@ BOXES = [Box(TENCH, ("1", "2", "3", "4")), Box(TENCH, ("5.5", "6", "7", "8"))]
 
 def test_list_of_names_that_cannot_be_read(tmp_path: Path) -> None:
     sources = find_sources(write(tmp_path, {"LOC_synset_mapping.txt": b"\xff"}), tmp_path / "out")
-    with pytest.raises(DrnError, match="cannot be read"):
+    with pytest.raises(DrnError, match="not UTF-8 text"):
         read_names(sources)
 
 
@@ -245,7 +245,7 @@ def test_no_boxes(tmp_path: Path) -> None:
         (f"{NAMES[0]}.xml", "<annotation>", r"xml: not valid XML"),
         (f"{NAMES[0]}.xml", f"<!DOCTYPE a [<!ENTITY a 'aa'>]>{XML}", "has a document type"),
         (f"{NAMES[0]}.xml", f"<!DOCTYPE a SYSTEM 'file:///etc/passwd'>{XML}", "has a document"),
-        (f"{NAMES[0]}.xml", f"{XML}<!--{'x' * 10**6}-->", "is larger than 1000 KB"),
+        (f"{NAMES[0]}.xml", f"{XML}<!--{'x' * 10**6}-->", "more than 1,000,000"),
         (f"{NAMES[0]}.xml", XML.replace("5.5", "left"), "should be a WNID and four numbers"),
         (f"{NAMES[0]}.xml", XML.replace("<xmin>1</xmin>", ""), "should be a WNID and four"),
         (f"{NAMES[0]}.xml", XML.replace(TENCH, "tench"), "should be a WNID and four numbers"),
@@ -260,7 +260,7 @@ def test_no_boxes(tmp_path: Path) -> None:
             f"{HEADER}a,{TENCH} 1 2 3 4\na,{TENCH} 1 2 3 4\n",
             r"csv:3: names a a second time",
         ),
-        ("LOC_val_solution.csv", b"\xff\xfe\x00", "csv: cannot be read"),
+        ("LOC_val_solution.csv", b"\xff\xfe\x00", "csv:1: not UTF-8 text"),
     ],
 )
 def test_boxes_that_are_wrong_are_named(
