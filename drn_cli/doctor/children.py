@@ -3,6 +3,7 @@
 What crashes there, or hangs, does not take the doctor with it.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,12 @@ def run_together(
         for command, output in zip(commands, outputs, strict=True):
             running.append(
                 subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    # Its stacks would stand where a crash says nothing, and be taken for a reason.
+                    env=os.environ | {"PYTHONFAULTHANDLER": ""},
                 )
             )
         end = time.monotonic() + timeout

@@ -21,7 +21,8 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_what_they_said_and_how_they_ended() -> None:
+def test_what_they_said_and_how_they_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")  # no stack hides how a process ended
     good, bad, crashed, much = run_together(
         [
             python("-c", "print('first'); print('last')"),

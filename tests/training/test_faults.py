@@ -351,7 +351,7 @@ def test_a_run_without_finite_steps_stops_and_names_the_pictures(
 ):
     done = drn(
         *("train", recipe_file, "--run-dir", "run", "--gpus", "2"),
-        *("train.lr=1e9", "train.max_skipped=3", "train.log_every=1"),
+        *("train.lr=1e9", "train.max_skipped=3", "train.log_every=1", "train.eval_every=4"),
     )
     assert done.returncode == 1
     [error] = errors(done.stderr)
