@@ -28,6 +28,7 @@ from drn_cli.data.cache import DecodedCache
 from drn_cli.data.folders import ListFolder, Sample
 from drn_cli.data.images import read_image, read_label
 from drn_cli.data.prepare.scenes import make_scenes
+from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.export.exporting import export
 from drn_cli.export.form import Form
@@ -36,6 +37,10 @@ from drn_cli.inference.opening import open_network
 from drn_cli.inference.source import Source
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
+from drn_cli.recipe.loading import load_recipe
+from drn_cli.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from drn_cli.training.setup import Training, set_up
+from drn_cli.training.tasks import task_of
 
 OUTCOMES = ("refused", "reported", "unchanged", "silent", "unexpected", "crashed")
 CLASSES = 3
@@ -142,6 +147,38 @@ def open_and_run(path: Path) -> Answer:
     return facts + [(key, value.numpy()) for key, value in found.model.state_dict().items()]
 
 
+def training_in(folder: Path) -> Training:
+    settings = (f"data.root={folder / 'data'}", "augment.crop=32", "train.batch_size=2")
+    arch = ("model.arch=drn_a_18", "model.weights=null", "train.ema=0.9")
+    recipe = load_recipe("drn_d_22_cityscapes", (*settings, *arch)).recipe
+    torch.manual_seed(0)
+    group = Group(0, 1, torch.device("cpu"))
+    return set_up(recipe, task_of(recipe).find_material(recipe), group)
+
+
+def checkpoint_file(folder: Path) -> Path:
+    make_scenes(folder / "data", train=2, val=1, test=0, width=256, height=128)
+    training = training_in(folder)
+    for parameter in training.model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    training.optimiser.step()
+    save_checkpoint(folder / "last.pt", training, Progress(1, 1, 2, 0.5, [0.0]), 3.0)
+    return folder / "last.pt"
+
+
+def resume_from(path: Path) -> Answer:
+    """Resume from a checkpoint and read all that goes on from it."""
+    training = training_in(path.parent)
+    found = load_checkpoint(path, training)
+    assert training.averaged is not None
+    tensors: Answer = [*training.model.state_dict().items()]
+    tensors += training.averaged.state_dict().items()
+    for state in training.optimiser.state_dict()["state"].values():
+        tensors += state.items()
+    values = [(key, value.numpy()) for key, value in tensors if isinstance(value, torch.Tensor)]
+    return [*values, ("found", found), ("random", torch.get_rng_state().numpy())]
+
+
 def scene(folder: Path) -> Sample:
     make_scenes(folder / "data", train=1, val=0, test=0, width=256, height=128)
     (sample,) = ListFolder.open(folder / "data").samples("train")
@@ -200,6 +237,7 @@ def read_ids(path: Path) -> Answer:
 FORMATS = {
     "safetensors": Format(network_file, open_and_run),
     "pth": Format(torch_file, open_and_run),
+    "last.pt": Format(checkpoint_file, resume_from),
     "onnx": Format(exported_file("onnx", ".onnx"), open_and_run),
     "pt2": Format(exported_file("pt2", ".pt2"), open_and_run),
     "openvino .xml": Format(exported_file("openvino", ".xml"), open_and_run),

@@ -158,7 +158,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _from_folder(files: Sequence[WeightFile], folder: Path) -> Path | None:
-    """Look again, now that nobody writes, and also for archives that someone put here by hand."""
+    """Look again, now that no process writes, also for archives that were put here by hand."""
     for file in files:
         path = folder / file.name
         if path.is_file():
@@ -197,7 +197,7 @@ def _from_mirrors(files: Sequence[WeightFile], folder: Path) -> Path:
 
 
 def _remove_parts(files: Sequence[WeightFile], folder: Path) -> None:
-    """Remove what was received of files that nobody will ask for again."""
+    """Remove what was received of files that will not be continued."""
     for file in files:
         for name in file.download_names:
             with suppress(OSError):
