@@ -29,7 +29,7 @@ from drn_cli.inference.score_maps import ScoreMap, class_map, probabilities, sco
 from drn_cli.inference.source import find_source
 from drn_cli.training.precision import autocast_type, resolve_precision
 
-Picture = (
+ImageInput = (
     str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | npt.NDArray[np.uint8]
 )  # RGB pixels are uint8 (H, W, 3)
 
@@ -171,13 +171,13 @@ class Predictor:
         return network.names if isinstance(network, Classifier) else network.class_set.names
 
     @overload
-    def __call__(self, image: Picture) -> Prediction | Classification: ...
+    def __call__(self, image: ImageInput) -> Prediction | Classification: ...
     @overload
     def __call__(
-        self, image: list[Picture] | tuple[Picture, ...]
+        self, image: list[ImageInput] | tuple[ImageInput, ...]
     ) -> list[Prediction | Classification]: ...
     def __call__(
-        self, image: Picture | list[Picture] | tuple[Picture, ...]
+        self, image: ImageInput | list[ImageInput] | tuple[ImageInput, ...]
     ) -> Prediction | Classification | list[Prediction | Classification]:
         """Predict the class of each pixel of an image, or the class of an image; or of several.
 
@@ -198,7 +198,7 @@ class Predictor:
             return [self._predict(one) for one in image]
         return self._predict(image)
 
-    def _predict(self, image: Picture) -> Prediction | Classification:
+    def _predict(self, image: ImageInput) -> Prediction | Classification:
         pixels = _pixels(image)
         name = str(image) if isinstance(image, str | os.PathLike) else "the image"
         network = self._network
@@ -227,7 +227,7 @@ def _check(network: Found, ten_crop: bool, viewed: bool, precision: str) -> None
         )
 
 
-def _pixels(image: Picture) -> Pixels:
+def _pixels(image: ImageInput) -> Pixels:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise DrnError(

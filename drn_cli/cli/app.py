@@ -145,8 +145,7 @@ def main() -> None:
         ours = isinstance(error, Exception) or type(error).__name__ == "PanicException"
         if debug or not ours:
             raise
-        told = explained(error)
-        _tell(told)
+        _tell(explained(error))
         if isinstance(error, DrnError):
             _end_the_job(error)
         code = 1

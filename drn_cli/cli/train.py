@@ -178,7 +178,7 @@ def _launch(request: "Request", options: "LaunchOptions") -> int:
 
     beginning = begin(request)
     material = _find(beginning, options.processes)
-    beginning = _look_over(beginning, material, aloud=True).claim()
+    beginning = _look_over(beginning, material, warn=True).claim()
     words = sys.argv[1:]
     if request.run_dir is None and request.resume in (None, "auto"):
         # All processes should mean the same folder, and again after a restart.
@@ -199,7 +199,7 @@ def _work(request: "Request", as_json: bool) -> signal.Signals | None:
         group.watch(beginning.recipe.train.timeout)
         material = _find(beginning, group.world)
         if group.first:
-            beginning = _look_over(beginning, material, aloud=group.world == 1)
+            beginning = _look_over(beginning, material, warn=group.world == 1)
         training = set_up(beginning.recipe, material, group)
         if group.first:
             beginning = beginning.claim()
@@ -223,7 +223,7 @@ def _find(beginning: "Beginning", processes: int) -> "Material":
     return material
 
 
-def _look_over(beginning: "Beginning", material: "Material", *, aloud: bool) -> "Beginning":
+def _look_over(beginning: "Beginning", material: "Material", *, warn: bool) -> "Beginning":
     """Read some of the files, and see that a run goes on with the data it began with.
 
     A worker does not read what the launcher has read just before it started the workers.
@@ -234,7 +234,7 @@ def _look_over(beginning: "Beginning", material: "Material", *, aloud: bool) -> 
 
     if EXIT_CODE_FILE not in os.environ:
         oddities = task_of(beginning.recipe).look_over(material)
-        for oddity in oddities if aloud else ():
+        for oddity in oddities if warn else ():
             console.warn(oddity)
     return check_data(beginning, material)
 

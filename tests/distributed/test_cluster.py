@@ -251,7 +251,7 @@ def test_variables_that_name_no_job(slurm, name, value, problem):
 
 
 def test_a_command_with_left_over_variables_says_so_at_once(drn, recipe_file, until, tmp_path):
-    """Also the dry run, which waits for nobody."""
+    """Also the dry run, which does not wait."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

@@ -431,7 +431,7 @@ def test_a_server_that_drips_is_given_up(
     assert left_in(folder) == {"x.pth"}
 
 
-def test_parts_that_nobody_resumes_are_removed(serve, folder: Path) -> None:
+def test_parts_that_will_not_be_resumed_are_removed(serve, folder: Path) -> None:
     broken = serve(Mirror({"y.pth.zip": zipped(CONTENT)}, breaks_after=100))
     right = serve(Mirror({"x.pth": CONTENT}))
     files = [weight_file(broken, name="y.pth", archived=True), weight_file(right)]

@@ -133,7 +133,7 @@ def claimed(out: Path) -> Iterator[None]:
         raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
     beside = hidden_beside(place, BESIDE)
     path = next((p for p in (beside, place / INSIDE) if _may_write(p.parent)), None)
-    if path is None:  # neither can this run write there, and reading disturbs nobody
+    if path is None:  # neither can this run write there, and reading disturbs no other run
         yield
         return
     busy = DrnError(

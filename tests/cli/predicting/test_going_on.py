@@ -206,7 +206,7 @@ def test_image_that_another_network_could_not_read_keeps_its_old_record(
     assert set(names.values()) == {str(other_segmenter)}
 
 
-def test_maps_that_were_being_made_again_are_of_nobody_until_all_are_done(
+def test_maps_that_were_being_made_again_have_no_network_until_all_are_done(
     predict, photos, segmenter, other_segmenter, monkeypatch
 ):
     """A process that fails in between leaves maps of both networks."""
