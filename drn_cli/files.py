@@ -305,7 +305,7 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
     """
     try:
         # A named pipe would wait for a writer for ever, and a device might never end.
-        with open(path, "rb", opener=_without_waiting) as file:
+        with open(path, "rb", buffering=0, opener=_without_waiting) as file:
             found = os.fstat(file.fileno())
             if largest is not None and found.st_size > largest:
                 raise DrnError(
@@ -313,7 +313,7 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
                     "check where the file came from",
                 )
             if stat.S_ISREG(found.st_mode):
-                return file.read()
+                return file.readall()
         raise DrnError(f"{path}: is not a regular file")
     except IsADirectoryError as error:
         raise DrnError(f"{path}: is a folder, not a file") from error
