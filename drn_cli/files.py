@@ -244,7 +244,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table whose text no spreadsheet computes: formulas get an apostrophe in front."""
-    with atomic(path) as temporary, _opened(temporary) as file:
+    with (
+        atomic(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(map(_csv_cell, header))
         writer.writerows(map(_csv_cell, row) for row in rows)
@@ -266,10 +269,6 @@ def _csv_cell(cell: object) -> object:
 def csv_text(cell: str) -> str:
     """Return the text that `write_csv` wrote as a cell."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
-
-
-def _opened(path: Path) -> IO[str]:
-    return path.open("w", encoding="utf-8", newline="", errors="backslashreplace")
 
 
 def sha256(path: Path) -> str:
@@ -294,6 +293,33 @@ def user_path(name: str | Path) -> Path:
         raise DrnError(
             f"{path}: no home folder is known for {path.parts[0]}", "set HOME, or name the folder"
         ) from error
+
+
+def require_folder(
+    path: Path, wanted: str, hint: str | None = None, *, noun: str = "folder"
+) -> None:
+    """Refuse what is not a folder.
+
+    Args:
+        path: What was given.
+        wanted: What it should be a folder of, for the message: `images`.
+        hint: What to do where nothing is there.
+        noun: What is missing then.
+
+    Raises:
+        DrnError: Nothing is there, or it is a file, or it cannot be looked at.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise DrnError(f"{path}: no such {noun}", hint) from error
+    except NotADirectoryError as error:
+        above = next(one for one in path.parents if one.is_file())
+        raise DrnError(f"{path}: no such {noun}: {above} is a file", hint) from error
+    except OSError as error:
+        raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise DrnError(f"{path}: is a file, expected a folder of {wanted}", hint)
 
 
 def read_bytes(path: Path, largest: int | None = None) -> bytes:
@@ -376,105 +402,3 @@ def _parse(text: str, where: str, *, lines: bool) -> Any:
         line = text.count("\n", 0, digits.start()) + 1 if digits else 1
         many = f"a number of {len(digits[0])} digits" if digits else str(error)
         raise DrnError(f"{at(line)}: not usable JSON: {many}") from error
-
-
-def move_together(scratch: Path, places: Sequence[Path]) -> None:
-    """Replace files that belong together by those of the same names in `scratch`, in this order.
-
-    A process that is killed meanwhile leaves the old files or the new ones, or some of both and a
-    hidden mark beside the last of them: `restore_together` then brings the old ones back. The
-    caller holds a lock, if others may do the same.
-
-    Args:
-        scratch: A folder of the same disk.
-        places: The files, all in one folder.
-
-    Raises:
-        DrnError: The folder cannot be written.
-    """
-    last = places[-1]
-    restore_together(places)
-    try:
-        for place in places:
-            _sync(scratch / place.name)
-            _backup(place).unlink(missing_ok=True)
-        for place in places:
-            if os.path.lexists(place):
-                _same(place, _backup(place))
-        sync_folder(last.parent)
-        _mark(last).touch(exist_ok=False)
-        sync_folder(last.parent)
-        for place in places:
-            (scratch / place.name).replace(place)
-        sync_folder(last.parent)
-        _finish(places)
-    except OSError as error:
-        with suppress(DrnError):
-            restore_together(places)
-        raise DrnError(f"{last.parent}: cannot be written: {error.strerror or error}") from error
-
-
-def restore_together(places: Sequence[Path]) -> bool:
-    """Bring back the old files if a `move_together` was killed before all new ones were in place.
-
-    Nothing but `places` is touched, whatever lies in the folder: the mark has no content.
-
-    Returns:
-        Whether there was such a thing to do.
-
-    Raises:
-        DrnError: The folder cannot be written.
-    """
-    if not half_replaced(places[-1]):
-        return False
-    try:
-        for place in places:
-            if not os.path.lexists(_backup(place)):
-                place.unlink(missing_ok=True)  # a new file, where there was none
-            else:  # backups stay until the mark is gone: this may be killed as well
-                restored = hidden_beside(place, "restored")
-                restored.unlink(missing_ok=True)
-                _same(_backup(place), restored)
-                restored.replace(place)
-                restored.unlink(missing_ok=True)  # renaming one file to itself leaves both names
-        sync_folder(places[-1].parent)
-        _finish(places)
-    except OSError as error:
-        raise DrnError(
-            f"{places[-1]}: half replaced, and cannot be restored: {error.strerror or error}"
-        ) from error
-    return True
-
-
-def half_replaced(last: Path) -> bool:
-    """Whether a `move_together` to files of which this is the last goes on, or was killed."""
-    return os.path.lexists(_mark(last))
-
-
-def _mark(last: Path) -> Path:
-    return hidden_beside(last, "replacing")
-
-
-def _backup(path: Path) -> Path:
-    return hidden_beside(path, "old")
-
-
-def _finish(places: Sequence[Path]) -> None:
-    _mark(places[-1]).unlink()
-    sync_folder(places[-1].parent)
-    for place in places:
-        _backup(place).unlink(missing_ok=True)
-
-
-def _same(path: Path, other: Path) -> None:
-    """Make `other` another name of a file, or a copy where the file system has no links."""
-    try:
-        os.link(path, other, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(path, other, follow_symlinks=False)
-        _sync(other)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from drn_cli.errors import DrnError
-from drn_cli.files import open_lock
+from drn_cli.files import open_lock, require_folder
 
 RUNS = Path("runs")
 DEPTH = 3  # folders between a root and a run, at most: sweep/recipe/time
@@ -151,7 +151,7 @@ def newest_run(root: Path = RUNS) -> Run:
     Raises:
         DrnError: There is no run with a best network.
     """
-    runs = find_runs(root) if root.is_dir() else []
+    runs = find_runs(root) if root.exists() else []
     trained = [run for run in runs if run.best.is_file()]
     if trained:
         return max(trained, key=_checkpointed)
@@ -180,10 +180,9 @@ def find_runs(root: Path = RUNS) -> list[Run]:
     looked for inside of it, nor in hidden folders.
 
     Raises:
-        DrnError: There is no such folder.
+        DrnError: There is no such folder, or it is a file.
     """
-    if not root.is_dir():
-        raise DrnError(f"{root}: no such folder", "runs are below ./runs, or name another folder")
+    require_folder(root, "runs", "runs are below ./runs, or name another folder")
     runs: dict[Path, Run] = {}
     for run in _runs_below(root, DEPTH):
         runs.setdefault(run.folder.resolve(), run)  # links may lead to it twice
@@ -211,7 +210,7 @@ def last_written(root: Path = RUNS) -> Run:
     Raises:
         DrnError: There is none.
     """
-    runs = [run for run in find_runs(root) if run.metrics.is_file()] if root.is_dir() else []
+    runs = [run for run in find_runs(root) if run.metrics.is_file()] if root.exists() else []
     if not runs:
         raise DrnError(
             f"{root}: no run here has measured anything yet",

@@ -17,18 +17,16 @@ from drn_cli.files import (
     atomic,
     atomic_folder,
     csv_text,
-    half_replaced,
-    move_together,
     open_append,
     open_lock,
     parse_json,
     read_json,
-    restore_together,
     write_csv,
     write_json,
     write_text,
 )
 from drn_cli.inference.outputs import writing_below
+from drn_cli.replacing import half_replaced, move_together, restore_together
 from drn_cli.runs import Run
 
 WITH_UMASK = """
@@ -307,7 +305,7 @@ def test_files_that_belong_together_are_moved_in_order(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from drn_cli.files import move_together, restore_together
+from drn_cli.replacing import move_together, restore_together
 left = int(sys.argv[2])
 def count(event, _):
     global left

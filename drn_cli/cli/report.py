@@ -39,11 +39,12 @@ def report(
     ] = False,
 ) -> None:
     """Write a page about a run: curves, scores, pictures, recipe, environment."""
-    from drn_cli.errors import DrnError
+    from drn_cli.files import require_folder
     from drn_cli.runs import Run, last_written
 
-    if run is not None and not run.is_dir():
-        raise DrnError(f"{run}: no such run folder", "`drn runs` lists those below ./runs")
+    if run is not None:
+        hint = "`drn runs` lists those below ./runs"
+        require_folder(run, "one run", hint, noun="run folder")
     found = last_written() if run is None else Run(run)
     if run is None:
         console.note(f"run: {found.folder} (the one that measured last)")

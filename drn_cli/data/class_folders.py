@@ -17,11 +17,10 @@ from drn_cli.data.file_search import (
     entries,
     list_files,
     list_folders,
-    require_folder,
 )
 from drn_cli.data.folders import IMAGENET, PREPARE_ONE, ListFolder, Statistics
 from drn_cli.errors import DrnError
-from drn_cli.files import read_json
+from drn_cli.files import read_json, require_folder
 
 Split = Literal["train", "val"]
 

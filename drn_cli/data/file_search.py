@@ -88,33 +88,6 @@ class LeftOut:
             log.log(level, "%s: %s", searched, self)
 
 
-def require_folder(
-    path: Path, wanted: str, hint: str | None = None, *, noun: str = "folder"
-) -> None:
-    """Refuse what is not a folder.
-
-    Args:
-        path: What was given.
-        wanted: What it should be a folder of, for the message: `images`.
-        hint: What to do where nothing is there.
-        noun: What is missing then.
-
-    Raises:
-        DrnError: Nothing is there, or it is a file, or it cannot be looked at.
-    """
-    try:
-        path.stat()
-    except FileNotFoundError as error:
-        raise DrnError(f"{path}: no such {noun}", hint) from error
-    except NotADirectoryError as error:
-        above = next(one for one in path.parents if one.is_file())
-        raise DrnError(f"{path}: no such {noun}: {above} is a file", hint) from error
-    except OSError as error:
-        raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not path.is_dir():
-        raise DrnError(f"{path}: is a file, expected a folder of {wanted}", hint)
-
-
 def search(
     folder: str | Path,
     left_out: LeftOut,

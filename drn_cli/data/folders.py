@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from drn_cli.data.classes import ClassSet, generic
-from drn_cli.data.file_search import require_folder
 from drn_cli.errors import DrnError
-from drn_cli.files import read_json, read_text
+from drn_cli.files import read_json, read_text, require_folder
 
 Split = Literal["train", "val", "test"]
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from drn_cli.data.file_search import LeftOut, require_folder, search
+from drn_cli.data.file_search import LeftOut, search
 from drn_cli.data.folders import Sample
 from drn_cli.data.prepare.matching import match_names
 from drn_cli.errors import DrnError
+from drn_cli.files import require_folder
 
 FRAME = re.compile(r"([A-Za-z-]+_\d{6}_\d{6})(?!\d)")  # city_sequence_frame, of Cityscapes
 # Of the files that Cityscapes has of a frame: what is no label map, and which map is taken first.

@@ -17,11 +17,8 @@ from drn_cli.export.probes import find_examples, make_probes, shrunk
 from drn_cli.files import (
     NAME_MAX,
     clear_leftovers,
-    half_replaced,
     hidden_beside,
     locked,
-    move_together,
-    restore_together,
     scratch_folder,
     sha256,
     write_json,
@@ -31,6 +28,7 @@ from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.opening import TrainedNetwork, open_network, read_network
 from drn_cli.inference.source import Source
 from drn_cli.networks.metadata import check_metadata
+from drn_cli.replacing import half_replaced, move_together, restore_together
 
 log = logging.getLogger(__name__)
 

@@ -114,6 +114,9 @@ def test_class_folders_count_what_they_leave_out(messy: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
+        ("runs", "FILE"),
+        ("report", "FILE"),
+        ("data", "cache", "FILE"),
         ("data", "check", "FILE"),
         ("data", "show", "FILE"),
         ("data", "prepare", "camvid", "FILE"),

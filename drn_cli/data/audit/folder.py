@@ -9,10 +9,10 @@ from drn_cli.data.audit.list_folder import audit_list_folder
 from drn_cli.data.audit.lists import splits_with_lists
 from drn_cli.data.audit.report import Report
 from drn_cli.data.class_folders import ClassFolder, is_class_folder
-from drn_cli.data.file_search import require_folder
 from drn_cli.data.folders import ListFolder
 from drn_cli.data.prepare.common import Progress
 from drn_cli.errors import DrnError
+from drn_cli.files import require_folder
 
 
 def audit(

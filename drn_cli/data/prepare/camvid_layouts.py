@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from drn_cli.data.classes import camvid_split
-from drn_cli.data.file_search import SUBFOLDER, LeftOut, list_files, require_folder
+from drn_cli.data.file_search import SUBFOLDER, LeftOut, list_files
 from drn_cli.data.prepare.placing import SPLITS
 from drn_cli.errors import DrnError
-from drn_cli.files import read_text
+from drn_cli.files import read_text, require_folder
 
 LABEL_FOLDERS = ("{}_labels", "{}annot", "{}_label", "{}_annot", "{}_masks", "{}_mask")
 STILLS = ("701_StillsRaw_full", "701_StillsRaw")

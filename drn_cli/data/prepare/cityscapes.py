@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from drn_cli.data.classes import IGNORED, cityscapes, cityscapes_train_ids
 from drn_cli.data.file_ends import PNG, PNG_END
-from drn_cli.data.file_search import require_folder
 from drn_cli.data.folders import CITYSCAPES
 from drn_cli.data.images import read_label, write_index
 from drn_cli.data.orientation import size_problem
@@ -34,7 +33,7 @@ from drn_cli.data.prepare.common import (
     write_info,
 )
 from drn_cli.errors import DrnError
-from drn_cli.files import read_json, write_text
+from drn_cli.files import read_json, require_folder, write_text
 
 Label = tuple[str, str, npt.NDArray[np.int64]]  # split, path, and int64 (256,), pixels of each id
 Task = tuple[Frame, bool]  # a picture to check, and whether its train ids have to be made

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from drn_cli.data.file_search import require_folder
 from drn_cli.data.prepare.archives import Entry, list_entries
 from drn_cli.errors import DrnError
+from drn_cli.files import require_folder
 
 SPLITS = ("train", "val", "test")
 EXPECTED = {"train": 2975, "val": 500, "test": 1525}  # pictures of the release

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from drn_cli.data.file_search import ENDINGS, NO_PARTNER, LeftOut, require_folder, search
+from drn_cli.data.file_search import ENDINGS, NO_PARTNER, LeftOut, search
 from drn_cli.data.prepare.class_files import read_class_file
 from drn_cli.data.prepare.class_tables import named, sort_out
 from drn_cli.data.prepare.common import (
@@ -33,6 +33,7 @@ from drn_cli.data.prepare.placing import (
 )
 from drn_cli.data.prepare.splits import Shares, split
 from drn_cli.errors import DrnError
+from drn_cli.files import require_folder
 
 IMAGE_FOLDERS = frozenset({"image", "images", "img", "imgs", "jpegimages", "photos", "rgb"})
 LABEL_FOLDERS = frozenset(

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import get_args
 
 from drn_cli.errors import DrnError, warn_once
-from drn_cli.files import half_replaced
 from drn_cli.inference.exported.network import ExportedNetwork, Opened
 from drn_cli.inference.exported.runtime import half_written
 from drn_cli.networks.catalog import ARCHITECTURES, Task
 from drn_cli.networks.metadata import check_metadata
+from drn_cli.replacing import half_replaced
 
 logger = logging.getLogger(__name__)
 

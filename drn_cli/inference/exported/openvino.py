@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from drn_cli.errors import DrnError
-from drn_cli.files import half_replaced, read_bytes
+from drn_cli.files import read_bytes
 from drn_cli.inference.exported.network import Opened, Output, Run
 from drn_cli.inference.exported.runtime import content_of, damaged, half_written, need, strings_of
 from drn_cli.inference.exported.sealing import verify_openvino
+from drn_cli.replacing import half_replaced
 
 TOLD = "drn"  # where our strings are, among what an .xml says of itself
 

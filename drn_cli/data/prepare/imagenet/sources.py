@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from drn_cli.data.file_search import require_folder
 from drn_cli.data.prepare.imagenet.pictures import is_picture, is_wnid
 from drn_cli.errors import DrnError
+from drn_cli.files import require_folder
 
 DEPTH = 4  # folders below the source; Kaggle has the pictures in ILSVRC/Data/CLS-LOC/train
 
