@@ -14,7 +14,14 @@ from drn_cli.files import decode_text
 from drn_cli.recipe.mistakes import explain
 from drn_cli.recipe.schema import Recipe
 from drn_cli.recipe.shipped import shipped_recipe, shipped_recipes
-from drn_cli.recipe.yaml_source import Located, merge, plain, read_mapping, read_override
+from drn_cli.recipe.yaml_source import (
+    LARGEST,
+    Located,
+    merge,
+    plain,
+    read_mapping,
+    read_override,
+)
 
 __all__ = [
     "LoadedRecipe",
@@ -27,7 +34,6 @@ __all__ = [
 ]
 
 _EXTENDS = "extends"
-_LARGEST = 256 * 1024  # bytes of a recipe file; those that are shipped have less than 2 KiB
 _LONGEST_CHAIN = 16  # recipes of which each extends the next
 _PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # the shell's <(...)
 
@@ -134,12 +140,12 @@ def read_text(file: Traversable) -> str:
     """
     try:
         with file.open("rb") as opened:
-            content = opened.read(_LARGEST + 1)
+            content = opened.read(LARGEST + 1)
     except OSError as error:
         raise DrnError(f"{file}: cannot be read: {error.strerror or error}") from error
-    if len(content) > _LARGEST:
+    if len(content) > LARGEST:
         raise DrnError(
-            f"{file}: is larger than {_LARGEST // 1024} KiB", "a recipe is a few lines of YAML"
+            f"{file}: is larger than {LARGEST // 1024} KiB", "a recipe is a few lines of YAML"
         )
     return decode_text(content, str(file))
 

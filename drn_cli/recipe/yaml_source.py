@@ -7,6 +7,7 @@ import yaml
 
 from drn_cli.errors import DrnError
 
+LARGEST = 256 * 1024  # bytes of a recipe file; those that are shipped have less than 2 KiB
 MOST_VALUES = 20_000  # in a file; an alias counts with all that its anchor holds
 DEEPEST = 8  # parts of a key; the schema's have three
 _MERGE_KEY = "tag:yaml.org,2002:merge"

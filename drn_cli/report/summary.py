@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import yaml
-
 from drn_cli.errors import DrnError
-from drn_cli.files import decode_text, read_bytes, read_json
+from drn_cli.files import read_json, read_text
+from drn_cli.recipe.yaml_source import LARGEST, plain, read_mapping
 from drn_cli.report.history import SCORE, History, Record, number, read_history
 from drn_cli.runs import Run
 
@@ -90,17 +89,10 @@ def _recipe(run: Run) -> tuple[str, str, float]:
     """Read network, task and epochs, without asking for the rest to be what it is today."""
     if not os.path.lexists(run.recipe):
         raise DrnError(f"{run.folder}: no run folder, it has no {run.recipe.name}")
-    text = decode_text(read_bytes(run.recipe), str(run.recipe))
+    recipe = plain(read_mapping(read_text(run.recipe, LARGEST), str(run.recipe)))
     try:
-        recipe = yaml.safe_load(text)
         network, task = recipe["model"]["arch"], recipe["task"]
         epochs = number(recipe["train"], "epochs")
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise DrnError(f"{run.recipe}{line}: not valid YAML") from error
-    except RecursionError as error:
-        raise DrnError(f"{run.recipe}: not usable YAML: nested too deep") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DrnError(f"{run.recipe}: not a recipe: lacks task, model or train") from error
     if not isinstance(task, str) or task not in SCORE:

@@ -73,7 +73,8 @@ def test_json_lists_all_the_newest_first(root: Path) -> None:
     assert [run["best"] for run in whole] == [None, 0.25, 0.51239]
     assert [run["score"] for run in whole] == ["miou", "top1", "miou"]
     assert {run["run"]: run["problem"] for run in listed if "problem" in run} == {
-        "runs/broken/time": "runs/broken/time/recipe.yaml:1: not valid YAML",
+        "runs/broken/time": "runs/broken/time/recipe.yaml:1:8: not valid YAML: expected the node "
+        "content, but found '<stream end>'",
         "runs/lost/time": "runs/lost/time: no run folder, it has no recipe.yaml",
     }
 
@@ -133,6 +134,11 @@ def test_listing_is_quick_to_start(root: Path, drn) -> None:
 DEEP = "[" * 100_000 + "]" * 100_000
 DIGITS = "9" * 5000
 GARBAGE = b"\x80\x02\xff\x00PNG" * 100
+HEAD = "task: segmentation\nmodel: {arch: a}\ntrain: {epochs: 1}\n"
+# Nine aliases of nine aliases, and so on: a gigabyte, if it is ever written out.
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
 LINE = '{"kind": "train", "step": 9, "epoch": 1, "loss": 0.5}\n'
 
 # What one file of a run holds, and whether the run is still told of in a whole row.
@@ -146,6 +152,8 @@ HOSTILE = [
     ("recipe.yaml", "task: segmentation\nmodel: {arch: a}\ntrain: 7", False),
     ("recipe.yaml", "task: [segmentation]\nmodel: {arch: a}\ntrain: {epochs: 1}", False),
     ("recipe.yaml", "task: segmentation\nmodel: {arch: [a]}\ntrain: {epochs: 1}", False),
+    ("recipe.yaml", HEAD + BOMB, False),
+    ("recipe.yaml", f"{HEAD}notes: {'x' * 300_000}\n", False),
     ("environment.json", DEEP, False),
     ("environment.json", f'{{"seed": {DIGITS}}}', False),
     ("environment.json", GARBAGE, False),

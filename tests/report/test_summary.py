@@ -100,8 +100,8 @@ def test_a_recipe_of_another_version_is_enough(run: Run) -> None:
     ("text", "said"),
     [
         (None, "no run folder, it has no recipe.yaml"),
-        ("a: b\n  c: [", r"recipe\.yaml:2: not valid YAML"),
-        ("- 1", "not a recipe"),
+        ("a: b\n  c: [", r"recipe\.yaml:2:4: not valid YAML"),
+        ("- 1", r"recipe\.yaml:1: should be a mapping"),
         ("task: x\nmodel: {arch: y}\ntrain: {epochs: 1}", "task: 'x' is none of"),
         ("task: segmentation\nmodel: {arch: y}\ntrain: {epochs: many}", "epochs: is no number"),
     ],
