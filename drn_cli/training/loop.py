@@ -44,7 +44,8 @@ NAMED = 16  # pictures of a batch that an error names
 # Scores too long for a line of metrics; best.json has them.
 LONG = frozenset({"confusion_matrix", "predicted_void", "absent_classes"})
 
-SAVE = 1  # what processes tell each other after a step: nothing, this, or the number of a signal
+# What processes exchange after a step: one of these, or the number of a signal (SIGHUP is 1).
+CONTINUE, SAVE = -1, 0
 
 
 def train(training: Training, beginning: Beginning) -> signal.Signals | None:
@@ -172,7 +173,7 @@ class _Loop:
                 whole.add(self.pace)
                 self.pace = Pace()
             wanted = self.group.most(
-                self.interrupt.number or (SAVE if self.saver.due(progress.steps) else 0)
+                self.interrupt.number or (SAVE if self.saver.due(progress.steps) else CONTINUE)
             )
             if wanted > SAVE:
                 return wanted

@@ -67,14 +67,16 @@ def undisturbed(recipe_file, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("step", [1, 5])
+@pytest.mark.parametrize(("step", "number"), [(1, signal.SIGINT), (5, signal.SIGHUP)])
 def test_with_everything_that_has_a_state(
-    prepare, undisturbed, tmp_path, monkeypatch, read_metrics, step
+    prepare, undisturbed, tmp_path, monkeypatch, read_metrics, step, number
 ):
     """Accumulation, the average, clipping, a warm-up, and two reading processes."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     run = Run(tmp_path / "run")
-    interrupt_after(step, monkeypatch)
-    assert go(prepare(*EVERYTHING), run) is signal.SIGINT
+    interrupt_after(step, monkeypatch, number)
+    assert go(prepare(*EVERYTHING), run) is number
+    assert content(run)["progress"]["steps"] == step
     monkeypatch.undo()
     assert go(prepare(*EVERYTHING), run, start=run.last) is None
     assert_same_run(run, undisturbed)
