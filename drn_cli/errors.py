@@ -34,9 +34,19 @@ class FaultError(DrnError):
     """What is nobody's mistake and may go well at another try: a process was lost or killed."""
 
 
+def started_by_torchrun() -> bool:
+    """Whether torchrun, or something that sets the same variables, started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def reports_for_all() -> bool:
+    """Whether this process is rank 0 of its job, or alone: what all ranks find, it reports."""
+    return not started_by_torchrun() or os.environ["RANK"] == "0"
+
+
 def warn_once(log: logging.Logger, text: str) -> None:
-    """Log a warning in the first process of a job alone, of what all of them would warn."""
-    if os.environ.get("RANK", "0") == "0":
+    """Log a warning in rank 0 alone, of what all ranks of a job would warn."""
+    if reports_for_all():
         log.warning("%s", text)
 
 

@@ -1,11 +1,15 @@
 import errno
+import logging
+import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from drn_cli.errors import DrnError, explained, limit_reached
+from drn_cli.errors import DrnError, explained, limit_reached, warn_once
 
 
 def test_text_is_the_message_with_the_hint_in_brackets() -> None:
@@ -45,12 +49,65 @@ def test_other_errors_are_no_limits() -> None:
     assert explained(blocked).message.startswith("output: is non-blocking, and its reader is")
 
 
+@pytest.mark.parametrize(
+    ("variables", "warned"),
+    [
+        ({}, True),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, False),
+        ({"RANK": "1"}, True),  # left over: this process is alone
+    ],
+)
+def test_of_the_ranks_of_a_job_the_first_warns(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variables: dict[str, str],
+    warned: bool,
+) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    warn_once(logging.getLogger("drn_cli"), "a.pth: not verified")
+    assert caplog.messages == ["a.pth: not verified"] * warned
+
+
 def test_too_little_address_space_is_a_line(drn, recipe_file) -> None:
     """PyTorch's library cannot be mapped."""
     limited = type(drn)(drn.cwd, ("prlimit", "--as=400000000", *drn.start))
     done = limited("train", recipe_file, "--dry-run")
     assert done.returncode == 1
     assert "error: out of memory: ulimit -v is 390625" in done.stderr
+    assert "unexpected" not in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def few_processes() -> Iterator[Path]:
+    """A control group whose limit of processes and threads is to be written to `pids.max`."""
+    for root in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
+        group = root / f"drn-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        if (group / "pids.max").is_file():
+            yield group
+            group.rmdir()
+            return
+        group.rmdir()
+    pytest.skip("no control group with a limit of processes can be made here")
+
+
+@pytest.mark.parametrize(("limit", "subject"), [(3, ""), (9, "reading: ")])
+def test_too_few_processes_are_a_line(
+    drn, recipe_file, few_processes: Path, limit: int, subject: str
+) -> None:
+    (few_processes / "pids.max").write_text(str(limit))
+    enter = f'echo $$ > {few_processes}/cgroup.procs && exec "$@"'
+    limited = type(drn)(drn.cwd, ("sh", "-c", enter, "sh", *drn.start))
+    done = limited("train", recipe_file, "data.workers=8")
+    assert done.returncode == 1
+    assert f"error: {subject}no further process or thread can be started" in done.stderr
     assert "unexpected" not in done.stderr and "Traceback" not in done.stderr
 
 

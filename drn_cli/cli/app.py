@@ -30,7 +30,7 @@ from drn_cli.cli import (
     runs,
     train,
 )
-from drn_cli.errors import DrnError, FaultError, explained
+from drn_cli.errors import DrnError, FaultError, explained, started_by_torchrun
 from drn_cli.formatting import visible
 
 # What typer raises for words it does not understand; each release has it in another place.
@@ -196,7 +196,7 @@ def _flushed(code: int | str | None) -> int | str | None:
 
 def _end_the_job(error: DrnError) -> None:
     """Keep a launcher from starting processes again that would make the same mistake."""
-    if "RANK" in os.environ and not isinstance(error, FaultError):
+    if started_by_torchrun() and not isinstance(error, FaultError):
         from drn_cli.distributed.launch import give_up
 
         give_up(1)
@@ -204,7 +204,7 @@ def _end_the_job(error: DrnError) -> None:
 
 def _tell(error: DrnError) -> None:
     """Print an error; of a job's processes, the first that fails does."""
-    if "RANK" in os.environ:
+    if started_by_torchrun():
         from drn_cli.distributed.group import first_to_fail
 
         if not first_to_fail():

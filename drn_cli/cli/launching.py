@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from drn_cli.errors import started_by_torchrun
+
 if TYPE_CHECKING:
     from drn_cli.distributed.launch import LaunchOptions
 
@@ -106,7 +108,6 @@ def should_launch(options: "LaunchOptions") -> bool:
     on: it says its errors as one of many.
     """
     from drn_cli.distributed.cluster import join_slurm
-    from drn_cli.distributed.group import started_by_torchrun
 
     if started_by_torchrun():
         return False

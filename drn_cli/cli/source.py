@@ -1,7 +1,6 @@
 """What `eval`, `predict` and `localize` share: which network, how it looks, how many processes."""
 
 import math
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 
 from drn_cli.cli import console
 from drn_cli.cli.launching import launch_options, should_launch
+from drn_cli.errors import DrnError, reports_for_all
 
 if TYPE_CHECKING:
     import torch
@@ -164,7 +164,6 @@ class Look:
         Raises:
             DrnError: One was.
         """
-        from drn_cli.errors import DrnError
         from drn_cli.inference.exported.network import ExportedNetwork
 
         if network.task == "segmentation" and self.ten_crop:
@@ -189,7 +188,7 @@ class Look:
 def describe(
     source: "Source", network: "Found", ready: "PixelPredictor | Classifier"
 ) -> dict[str, Any]:
-    """Say which network answers and what its inputs are normalized with, ready for JSON."""
+    """Return which network answers and what its inputs are normalized with, ready for JSON."""
     assert ready.normalization is not None  # networks of files have one
     verified = {"verified": network.verified}
     return source.to_json() | verified | ready.normalization.to_json()
@@ -227,7 +226,5 @@ def spread(gpus: int | Literal["auto"]) -> None:
 
 def announce(source: "Source") -> None:
     """Print which weights are used, unless their file was named; one process of a job does."""
-    if os.environ.get("RANK", "0") != "0":
-        return
-    if source.choice is not None:
+    if source.choice is not None and reports_for_all():
         console.note(f"weights: {source.checkpoint} ({source.choice})")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drn_cli.data.images import SUFFIXES
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, reports_for_all
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class LeftOut:
 
         Of the processes of a job, which all search the same folders, the first does.
         """
-        if self and os.environ.get("RANK", "0") == "0":
+        if self and reports_for_all():
             level = logging.WARNING if self.serious else logging.INFO
             log.log(level, "%s: %s", searched, self)
 

@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ def reading_failures(loader: DataLoader[Any] | None = None) -> Iterator[None]:
         # PyTorch's writer of files covers what is raised while it writes by an error of its own.
         failure = _first_of(error)
         if loader is not None and (out_of := _out_of(failure)) is not None:
+            # PyTorch cannot end its half-started workers then, and would print tracebacks of that.
+            sys.unraisablehook = threading.excepthook = _pass_over
             raise out_of from None
         if not isinstance(failure, RuntimeError) and (
             loader is None or not isinstance(failure, ConnectionError | EOFError)
@@ -56,6 +59,10 @@ def _first_of(failure: Exception) -> Exception:
             return cause
         cause = cause.__cause__ or cause.__context__
     return failure
+
+
+def _pass_over(_: object) -> None:
+    """Print nothing of an error that nothing can handle."""
 
 
 def allow_open_files(workers: int) -> None:

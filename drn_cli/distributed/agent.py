@@ -27,7 +27,6 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler
 
 from drn_cli.distributed.group import ATTEMPT, FAILED, store_of
 from drn_cli.distributed.heartbeat import GRACE, Stall, Watch
-from drn_cli.distributed.launch import stop_signals
 
 ANSWER = 10.0  # seconds after a stop signal in which a stopped process may be continued
 STORE = 5.0  # seconds that the agent waits for the store, and for nothing else meanwhile
@@ -78,14 +77,21 @@ class Agent(LocalElasticAgent):
         spec: What to run.
         logs_specs: Where torch may write.
         code_file: Where a process that is not to be started again leaves its exit code.
+        stop_signals: What asks the job to stop.
     """
 
-    def __init__(self, spec: WorkerSpec, logs_specs: LogsSpecs, code_file: Path) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        logs_specs: LogsSpecs,
+        code_file: Path,
+        stop_signals: Sequence[signal.Signals],
+    ) -> None:
         super().__init__(spec, logs_specs)
         self.asked: signal.Signals | None = None
         self.stall: Stall | None = None
         self._asked_at = 0.0
-        self._stop_signals = stop_signals()
+        self._stop_signals = stop_signals
         self._watch: Watch | None = None
         self._code_file = code_file
         self._failures: dict[int, ProcessFailure] = {}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, started_by_torchrun
 
 # Below the ports that Linux gives to outgoing connections, which start at 32768.
 FIRST_PORT, PORTS = 10000, 20000
@@ -31,7 +31,7 @@ def join_slurm() -> None:
         DrnError: SLURM does not say all that is needed. To go on would let each task do the
             whole work.
     """
-    if slurm_tasks() == 1 or ("RANK" in os.environ and "WORLD_SIZE" in os.environ):
+    if slurm_tasks() == 1 or started_by_torchrun():
         return
     node = int(_told("SLURM_NODEID"))
     local_world = tasks_of_nodes(_told("SLURM_STEP_TASKS_PER_NODE"))
@@ -138,7 +138,7 @@ def expected_processes() -> Expected | None:
     )
     if by_slurm:
         join_slurm()
-    elif not ("RANK" in os.environ and "WORLD_SIZE" in os.environ):
+    elif not started_by_torchrun():
         return None
     present = [name for name in VARIABLES if name in os.environ]
     leave = "unset " + " ".join(["SLURM_STEP_NUM_TASKS"] * by_slurm + present)

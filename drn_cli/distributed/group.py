@@ -21,7 +21,7 @@ from drn_cli.distributed.cluster import (
     waiting_announced,
 )
 from drn_cli.distributed.heartbeat import LONG, START, Progress
-from drn_cli.errors import DrnError, FaultError
+from drn_cli.errors import DrnError, FaultError, started_by_torchrun
 
 Item = TypeVar("Item")
 
@@ -119,11 +119,6 @@ class Group:
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """Take this process's share: every item belongs to exactly one process, none twice."""
         return items[self.rank :: self.world]
-
-
-def started_by_torchrun() -> bool:
-    """Tell whether torchrun, or something that sets the same variables, started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 @cache

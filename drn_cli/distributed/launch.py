@@ -195,7 +195,7 @@ def launch(arguments: Sequence[str], options: LaunchOptions) -> int:
         try:
             meeting = get_rendezvous_handler(meeting_of(options))
             spec = spec_of(sys.executable, words, processes, meeting, options.max_restarts)
-            agent = Agent(spec, DefaultLogsSpecs(log_dir=folder), code_file)
+            agent = Agent(spec, DefaultLogsSpecs(log_dir=folder), code_file, stop_signals())
             failures = agent.work()
         except SignalException as received:
             return 128 + received.sigval

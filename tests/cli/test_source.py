@@ -24,6 +24,7 @@ def test_weights_that_were_not_named_are(
     said: list[str],
 ) -> None:
     monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     announce(Source(Path("cache/resnet18.pth"), None, choice=choice))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(said)

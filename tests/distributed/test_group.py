@@ -5,8 +5,8 @@ import torch
 import torch.distributed as dist
 
 import drn_cli.distributed.group as group_module
-from drn_cli.distributed.group import ATTEMPT, Group, first_to_fail, join, started_by_torchrun
-from drn_cli.errors import DrnError
+from drn_cli.distributed.group import ATTEMPT, Group, first_to_fail, join
+from drn_cli.errors import DrnError, started_by_torchrun
 
 CPU = torch.device("cpu")
 
