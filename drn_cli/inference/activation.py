@@ -145,8 +145,9 @@ def activate(
         classifier.device.type, classifier.autocast, enabled=classifier.autocast is not None
     ):
         scores = classifier.maps(normalise(batch, classifier.statistics))
-    check_finite(scores)
-    scores = scores[0].float().cpu()
+    scores = scores.float().cpu()
+    check_finite([scores])
+    [scores] = scores
     probabilities = scores.double().mean(dim=(1, 2)).softmax(0)
     rows, columns = shown.shape[:2]
     return Activation(

@@ -78,9 +78,9 @@ class Classifier:
         # In double precision, which keeps logits apart that differ; as logarithms, which keep small
         # probabilities apart that would all be 0.
         each = logits.double().view(*crops.shape[:2], -1)
-        check_finite(each)
-        each = each.log_softmax(2)
-        return each.logsumexp(1) - math.log(crops.shape[1])
+        mean = each.log_softmax(2).logsumexp(1) - math.log(crops.shape[1])
+        check_finite([each])
+        return mean
 
 
 def best_first(log_probabilities: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from drn_cli.errors import DrnError
 from drn_cli.inference.memory import Tiles
 from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.out_of_memory import is_out_of_memory
-from drn_cli.inference.score_maps import ScoreMap, class_map, probabilities
+from drn_cli.inference.score_maps import ScoreMap, check_finite, class_map, probabilities
 from drn_cli.inference.views import PLAIN, Network, look
 from drn_cli.networks.models import OUTPUT_STRIDE
 from drn_cli.recipe.schema import Eval
@@ -126,7 +126,10 @@ class PixelPredictor:
     def _look(self, images: Sequence[Pixels], view: Eval, finish: Finish[Answer]) -> list[Answer]:
         height, width, _ = images[0].shape
         maps = look(self._network, self.stride, self._pictures(images), self.statistics, view)
-        return [finish(of_picture, height, width) for of_picture in maps]
+        answers = [finish(of_picture, height, width) for of_picture in maps]
+        views = zip(*maps, strict=True)
+        check_finite(torch.stack([one.scores for one in view]) for view in views)
+        return answers
 
     def _pictures(self, images: Sequence[Pixels]) -> Tensor:
         """Bring pictures of one size to the device, uint8 `(N, H, W, 3)`."""

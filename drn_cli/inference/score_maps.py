@@ -11,7 +11,7 @@ of it by resizing and summing: neither the highest class nor the softmax of the 
 That is why the sum is one of scores.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,15 +68,22 @@ class NonFiniteScoresError(DrnError):
         return type(self), (self.image, self.number)
 
 
-def check_finite(scores: Tensor) -> None:
-    """Raise NonFiniteScoresError for the first image of `(N, ...)` with a score that is not finite.
+def check_finite(views: Iterable[Tensor]) -> None:
+    """Raise NonFiniteScoresError for the first image with a score that is not finite.
 
-    Every network's scores pass here, of all runtimes, before they become classes, probabilities or
-    activation maps. Maps are an eighth of the image's size, so it takes under 1 % of a prediction.
+    Every network's scores pass here, of all runtimes, before their classes, probabilities or
+    activation maps leave the inference code. The host waits for a GPU here, once for all views of
+    all images: call it when the computation of the answers has been queued.
+
+    Args:
+        views: Scores `(N, ...)` of the same N images, for each view.
     """
-    if not scores.isfinite().all():
-        finite = scores.isfinite().flatten(1).all(1)
-        raise NonFiniteScoresError(number=int(finite.int().argmin()))
+    # A score times 0 is NaN unless it is finite. On CPUs `isfinite` takes 30 times as long.
+    total = sum((scores * 0).flatten(1).sum(1) for scores in views)
+    assert isinstance(total, Tensor)
+    for number, zero in enumerate(total.tolist()):
+        if zero != 0:
+            raise NonFiniteScoresError(number=number)
 
 
 @contextmanager

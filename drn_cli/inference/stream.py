@@ -26,7 +26,7 @@ WAITING_BYTES = 4 * GPU_BYTES  # of pictures that wait for others of their size
 
 @dataclass(frozen=True, slots=True)
 class Read(Generic[Item]):
-    """An item with its picture, or with why it has no answer."""
+    """An item with its image, or with why it has no answer."""
 
     item: Item
     image: Pixels | DrnError

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from drn_cli.data.batches import normalise
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
-from drn_cli.inference.score_maps import ScoreMap, check_finite
+from drn_cli.inference.score_maps import ScoreMap
 from drn_cli.inference.tiles import tiled
 from drn_cli.recipe.schema import Eval
 
@@ -39,9 +39,6 @@ def look(
 
     Returns:
         For each picture, a map for each view.
-
-    Raises:
-        NonFiniteScoresError: A score is NaN or infinite.
     """
     maps: list[list[ScoreMap]] = [[] for _ in pictures]
     for seen, mirrored in _views(pictures, view):
@@ -51,7 +48,6 @@ def look(
             return network(normalise(seen[:, rows, columns], statistics))
 
         scores = tiled(run, height, width, view.tile or max(height, width), stride)
-        check_finite(scores)
         rows_first = scores.float().permute(0, 2, 1, 3).contiguous()
         for of_picture, one in zip(maps, rows_first, strict=True):
             of_picture.append(ScoreMap(one, height, width, stride, mirrored))

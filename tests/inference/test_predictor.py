@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from drn_cli.errors import DrnError
 from drn_cli.inference import memory
 from drn_cli.inference.memory import Tiles
 from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.score_maps import NonFiniteScoresError
 from drn_cli.recipe.schema import Eval
 
 STATISTICS = Statistics((0.2, 0.4, 0.6), (0.1, 0.2, 0.3))
@@ -84,6 +86,29 @@ def test_pictures_of_a_batch_get_what_each_gets_alone(view: Eval) -> None:
     for found, expected in zip(together, alone, strict=True):
         assert (found == expected).float().mean() > 0.999
     assert (alone[0] == alone[1]).float().mean() < 0.5
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [(0, 1), (3, 0), (5, 2)])
+@pytest.mark.parametrize("tile", [None, 64])
+def test_one_score_of_one_view_that_is_not_finite_is_an_error(
+    value: float, place: tuple[int, int], tile: int | None
+) -> None:
+    view, number = place
+    calls = 0
+
+    def network(pictures: Tensor) -> Tensor:
+        nonlocal calls
+        scores = pictures.clone()
+        if calls == (view if tile is None else 0):
+            scores[number, 1, 2, 3] = value
+        calls += 1
+        return scores
+
+    looking = predictor(network=network, view=Eval(scales=(0.5, 1, 1.5), flip=True, tile=tile))
+    with pytest.raises(NonFiniteScoresError, match="are not finite") as caught:
+        looking.batch([noise(72, 90, seed) for seed in range(3)])
+    assert caught.value.number == number
 
 
 def test_a_batch_that_does_not_fit_is_seen_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
