@@ -7,6 +7,7 @@ read is its error: raised in a reading process, it would reach the user as a pag
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from drn_cli.data.class_folders import ClassSample
@@ -70,3 +71,8 @@ class ClassificationTestSet(Dataset[Any]):
         except DrnError as error:
             return error
         return self.cut(image, self.size, self.resize), sample.target
+
+    def blank(self) -> Pixels:
+        """Return black crops, to stand for an image that cannot be read."""
+        side = max(self.size, self.resize)
+        return self.cut(np.zeros((side, side, 3), np.uint8), self.size, self.resize)

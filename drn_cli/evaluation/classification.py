@@ -20,6 +20,7 @@ from drn_cli.inference.reading import networks_at_once, one_thread_each
 from drn_cli.inference.score_maps import NonFiniteScoresError
 
 SHOWN = 5  # classes that are kept of a picture
+FAILED = -1  # stands for the class of an image that cannot be scored
 GPU_BATCH = 64  # crops that a GPU takes at once
 # Readers are threads, which share memory and start at once, at every validation. They keep up
 # because decoding and resizing release Python's lock, which is held for a twentieth of the work.
@@ -69,12 +70,14 @@ class TopScores:
         top5: Share of those whose class was among the first five.
         images: Number of pictures.
         pictures: Each of them, in their order, where that was asked for.
+        failed: What was wrong with each image that could not be scored, in their order.
     """
 
     top1: float
     top5: float
     images: int
     pictures: tuple[PictureRanking, ...] = ()
+    failed: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Give the scores ready for JSON."""
@@ -83,6 +86,8 @@ class TopScores:
 
 class Ranked(NamedTuple):
     """Some pictures: places of their classes from 1, the first classes, their probabilities.
+
+    An image that failed has place 0.
 
     Shapes: int64 `(N,)`, int64 `(N, 5)`, float64 `(N, 5)`; fewer than 5 for fewer classes.
     """
@@ -98,6 +103,7 @@ def score(
     group: Group,
     *,
     each: bool = False,
+    partial: bool = False,
     step: Callable[[], object] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> TopScores | None:
@@ -112,6 +118,7 @@ def score(
         samples: All of them, at least one, in every process; `target` counts the network's classes.
         group: The processes.
         each: Whether the ranking of each picture is wanted too.
+        partial: Whether the others are scored where an image fails.
         step: Called after each picture of this process.
         stop: Asked now and then; where it says so in any process, all give up.
 
@@ -120,15 +127,23 @@ def score(
 
     Raises:
         NonFiniteScoresError: A logit of an image is NaN or infinite.
-        DrnError: A picture cannot be read, or is of a class that the network does not have.
+        DrnError: An image cannot be read (with `partial`, all of them), or is of a class that the
+            network does not have.
     """
     mine = group.share(samples)
     dataset = ClassificationTestSet(mine, classifier.view, classifier.crop, classifier.resize)
     last = max(samples, key=lambda sample: sample.target)
+    unread: dict[int, DrnError] | None = {} if partial else None
 
     def look(batch: Batch) -> Ranked:
         images = batch.images if classifier.view == "10-crop" else batch.images[:, None]
-        scores = classifier.log_probabilities(images)
+        try:
+            scores = classifier.log_probabilities(images)
+        except NonFiniteScoresError as error:
+            if not partial or batch.labels[error.number] == FAILED:
+                raise
+            images[error.number], batch.labels[error.number] = 0, FAILED
+            return look(batch)
         if last.target >= scores.shape[1]:
             raise DrnError(
                 f"{last.image}: is of class {last.target}; the network has {scores.shape[1]} "
@@ -138,9 +153,16 @@ def score(
 
     counts = torch.zeros(2, dtype=torch.int64, device=group.device)
     rankings: list[Ranked] = []
+    failed: list[tuple[int, str]] = []
     stopped = False
-    for part in _naming(_parts(look, dataset, classifier, group.device), mine):
-        counts += torch.stack([(part.rank == 1).sum(), (part.rank <= 5).sum()])
+    numbers, seen = group.share(range(len(samples))), 0
+    for part in _naming(_parts(look, dataset, classifier, group.device, unread), mine):
+        scored = part.rank > 0
+        counts += torch.stack([(part.rank == 1).sum(), (scored & (part.rank <= 5)).sum()])
+        for place in (~scored).nonzero().flatten().tolist() if unread is not None else ():
+            error = unread.get(seen + place) or NonFiniteScoresError(mine[seen + place].image)
+            failed.append((numbers[seen + place], str(error)))
+        seen += len(scored)
         if each:
             rankings.append(part)
         for _ in range(len(part.rank)):
@@ -152,7 +174,11 @@ def score(
     top1, top5 = group.sum(counts).tolist()
     gathered = group.gather(list(_rankings(rankings, samples, group)))
     pictures = sorted((one for part in gathered for one in part), key=lambda one: one.number)
-    return TopScores(top1 / len(samples), top5 / len(samples), len(samples), tuple(pictures))
+    lost = [text for _, text in sorted(one for part in group.gather(failed) for one in part)]
+    count = len(samples) - len(lost)
+    if not count:
+        raise DrnError(f"none of {len(lost)} images can be scored; the first: {lost[0]}")
+    return TopScores(top1 / count, top5 / count, count, tuple(pictures), tuple(lost))
 
 
 def ranked(log_probabilities: Tensor, targets: Tensor) -> Ranked:
@@ -163,7 +189,7 @@ def ranked(log_probabilities: Tensor, targets: Tensor) -> Ranked:
         targets: Classes, int64 `(N,)`, on the same device.
     """
     order = best_first(log_probabilities)
-    rank = (order == targets[:, None]).int().argmax(1) + 1
+    rank = ((order == targets[:, None]).int().argmax(1) + 1) * (targets != FAILED)
     best = order[:, :SHOWN]
     return Ranked(rank, best, log_probabilities.gather(1, best).exp())
 
@@ -177,7 +203,8 @@ def _rankings(
         rows = zip(*(column.tolist() for column in part), strict=True)
         for (rank, best, likely), number in zip(rows, numbers, strict=False):
             image, target = str(samples[number].image), samples[number].target
-            yield PictureRanking(number, image, target, rank, tuple(best), tuple(likely))
+            if rank:
+                yield PictureRanking(number, image, target, rank, tuple(best), tuple(likely))
 
 
 def _naming(parts: Iterable[Ranked], samples: Sequence[ClassSample]) -> Iterator[Ranked]:
@@ -196,15 +223,16 @@ def _parts(
     dataset: ClassificationTestSet,
     classifier: Classifier,
     device: torch.device,
+    unread: dict[int, DrnError] | None,
 ) -> Iterable[Ranked]:
     """Work on as many pictures as there are threads, each in a single one; a GPU on batches."""
     if device.type == "cpu":
         threads = networks_at_once(device)
         return one_thread_each(
-            lambda index: look(_read(dataset, [index])), range(len(dataset)), threads
+            lambda index: look(_read(dataset, unread, [index])), range(len(dataset)), threads
         )
     at_once = GPU_BATCH if classifier.view == "1-crop" else GPU_BATCH // 10
-    return in_batches(look, dataset, at_once, device)
+    return in_batches(look, dataset, at_once, device, unread)
 
 
 def in_batches(
@@ -212,12 +240,18 @@ def in_batches(
     dataset: ClassificationTestSet,
     at_once: int,
     device: torch.device,
+    unread: dict[int, DrnError] | None = None,
 ) -> Iterator[Ranked]:
-    """Read batches, several at the same time, while the GPU works on those before."""
+    """Read batches, several at the same time, while the GPU works on those before.
+
+    Images that cannot be read go to `unread`, by their numbers, with class `FAILED` in the batch;
+    without it they are errors.
+    """
     whole = range(len(dataset))
     parts = [whole[start : start + at_once] for start in whole[::at_once]]
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    batches = one_thread_each(partial(_read, dataset), parts, max(1, min(cores, MOST_READERS)))
+    read = partial(_read, dataset, unread)
+    batches = one_thread_each(read, parts, max(1, min(cores, MOST_READERS)))
     if device.type == "cuda":
         # Here, and not in a reading thread, for which the first GPU would be the current one.
         batches = (Batch(*(part.pin_memory() for part in batch)) for batch in batches)
@@ -225,13 +259,18 @@ def in_batches(
         yield look(batch)
 
 
-def _read(dataset: ClassificationTestSet, indices: Sequence[int]) -> Batch:
+def _read(
+    dataset: ClassificationTestSet, unread: dict[int, DrnError] | None, indices: Sequence[int]
+) -> Batch:
     """Read a batch: uint8 `(N, S, S, 3)` or `(N, 10, S, S, 3)`, and classes `(N,)`."""
     images, targets = [], []
     for index in indices:
         item = dataset[index]
         if isinstance(item, DrnError):
-            raise item
+            if unread is None:
+                raise item
+            unread[index] = item
+            item = dataset.blank(), FAILED
         images.append(item[0])
         targets.append(item[1])
     return Batch(torch.from_numpy(np.stack(images)), torch.tensor(targets))

@@ -54,7 +54,7 @@ def evaluate(
 
     Raises:
         NonFiniteScoresError: A score of an image is NaN or infinite.
-        DrnError: A picture or label cannot be read or does not fit; with `partial`, all of them.
+        DrnError: An image or label cannot be read or does not fit; with `partial`, all of them.
     """
 
     def read_sample(sample: Sample) -> tuple[Pixels, Pixels]:

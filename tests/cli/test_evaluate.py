@@ -106,11 +106,26 @@ def with_unproven(trained, recipe_file, tmp_path) -> Path:
     return run.folder
 
 
+def test_the_list_of_a_data_folder_is_scored_whole_or_not_at_all(
+    evaluate, trained, own_data_folder
+):
+    path = own_data_folder / "pictures" / "101.png"
+    path.write_bytes(path.read_bytes()[:-20])
+    for words, problem in (
+        ((), "101.png: broken image"),
+        (("--partial",), "--partial: is for folders to pair and class folders, not for lists"),
+    ):
+        result = evaluate(trained.folder, "--data", own_data_folder, "--json", *words)
+        assert isinstance(result.exception, DrnError)
+        assert problem in str(result.exception)
+        assert result.stdout == ""
+
+
 UNTRAINED = "last.pt: checkpoint of step 0: this network has not been trained"
 
 
 def test_a_run_that_was_killed_before_its_first_step_is_used_only_when_named(
-    evaluate, with_unproven, matrix, data_folder, caplog
+    evaluate, with_unproven, matrix, data_folder, recipe_file, caplog
 ):
     newer = with_unproven.relative_to(Path.cwd())
     assert scores(evaluate("--json"))["confusion_matrix"] == matrix.tolist()
@@ -130,6 +145,9 @@ def test_a_run_that_was_killed_before_its_first_step_is_used_only_when_named(
         assert scores(result)["checkpoint"] == str(newer / "checkpoints" / "last.pt")
         assert UNTRAINED in caplog.text
         assert ("(the run has no best network yet)" in result.stderr) == (named == newer)
+    caplog.clear()
+    prepare_in(ALONE, recipe_file, (f"model.weights={newer / 'checkpoints' / 'last.pt'}",))
+    assert UNTRAINED in caplog.text
     # The report shows the newest run, also while it trains.
     reported = CliRunner().invoke(app, ["report", "--pictures", "0", "--json"])
     assert json.loads(reported.stdout)["run"] == str(newer)

@@ -105,6 +105,7 @@ def test_json_and_a_line_of_csv_for_each_picture(
         "partial": False,
         "scored": scores.images,
         "expected": scores.images,
+        "failed": [],
         **scores.to_json(),
     }
     assert f"classes, {view}" in result.stderr and "written: out/pictures.csv" in result.stderr
@@ -156,12 +157,24 @@ def test_label_maps_are_refused(evaluate: Callable[..., Any], run: Path, data_fo
     assert "has no folders train/CLASS or val/CLASS" in error.message
 
 
-def test_broken_picture_is_an_error(evaluate: Callable[..., Any], run: Path) -> None:
-    path = save(Path("broken/val") / WNIDS[0] / "a.png", draw(72, 96, {"red": BOX}))
+def test_broken_image_is_an_error_and_is_left_out_with_partial(
+    evaluate: Callable[..., Any], run: Path
+) -> None:
+    folder = Path("broken/val") / WNIDS[0]
+    path, _ = (save(folder / name, draw(72, 96, {"red": BOX})) for name in ("a.png", "b.png"))
     path.write_bytes(path.read_bytes()[:100])
     error = evaluate(run, "--data", "broken").exception
     assert isinstance(error, DrnError)
     assert error.message.startswith(f"{path}: broken image")
+    result = evaluate(run, "--data", "broken", "--partial", "--json", "--csv", "scores.csv")
+    assert result.exit_code == 1, result.output
+    found = json.loads(result.stdout)
+    assert (found["partial"], found["scored"], found["expected"]) == (True, 1, 2)
+    assert [text.partition(":")[0] for text in found["failed"]] == [str(path)]
+    assert "partial: 1 of 2 scored: 1 of 2 failed" in result.stderr
+    assert [line.split(",")[0] for line in Path("scores.csv").read_text().splitlines()[1:]] == [
+        str(folder / "b.png")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,27 @@ def test_scores_of_the_others_are_not_shown_as_those_of_all(
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "task"),
+    [
+        (("eval", "--images", "photos", "--labels", "labels"), "segmentation"),
+        (("eval", "--data", "folders"), "classification"),
+        (("eval", "--data", "folders", "--ten-crop"), "classification"),
+        (("localize", "photos", "--eval", "--boxes", "boxes.csv"), "classification"),
+    ],
+)
+def test_the_others_are_scored_if_a_part_is_asked_for(
+    photos: Path, overflowing: dict[str, Path], command: tuple[str, ...], task: str
+) -> None:
+    result = drn(*command, "--weights", overflowing[task], "--partial", "--json")
+    assert result.exit_code == 1, result.output
+    found = json.loads(result.stdout)
+    assert (found["partial"], found["scored"], found["expected"]) == (True, 2, 3)
+    [failed] = found["failed"]
+    assert FAILS in failed
+    assert "partial: 2 of 3 scored: 1 of 3 failed" in result.stderr
+
+
 def test_api_names_the_file(photos: Path, overflowing: dict[str, Path]) -> None:
     for file in overflowing.values():
         predictor = drn_cli.Predictor(file)

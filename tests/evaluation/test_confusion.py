@@ -64,8 +64,8 @@ def test_matrix_is_that_of_a_double_loop(classes: int, seed: int) -> None:
 
 def test_label_out_of_range_is_an_error_with_file_and_value() -> None:
     label = torch.tensor([[0, 7], [255, 9]], dtype=torch.uint8)
-    with pytest.raises(DrnError, match="has the label 7; labels are 0 to 4") as caught:
-        confusion(torch.zeros_like(label), label, 5, NAME)
+    with pytest.raises(DrnError, match="has the label 7; labels are 0 to 5") as caught:
+        confusion(torch.zeros_like(label), label, 6, NAME)
     assert str(NAME) in str(caught.value)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drn_cli.cli import console
-from drn_cli.cli.evaluating.output import Output, warn_of_part
+from drn_cli.cli.evaluating.output import Output, leave_with, part_of
 from drn_cli.cli.source import Look, describe
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def score_data(
         split: Which part of it.
         look: How pictures are looked at.
         output: What is printed and written.
-        partial: Whether what lies in class folders and is no image file may be left out.
+        partial: Whether images that fail, and what else lies in class folders, may be left out.
 
     Raises:
         DrnError: The network, the folder or a file of it cannot be used.
@@ -141,14 +141,16 @@ def _classification(
         )
     left_out.log(folder.root / split)
     with console.bar(len(group.share(samples)), shown=group.first) as bar:
-        scores = score(classifier, samples, group, each=output.each, step=bar.update)
-    assert scores is not None  # nobody stops it
+        scores = score(
+            classifier, samples, group, each=output.each, partial=partial, step=bar.update
+        )
+    assert scores is not None  # nothing stops it
     if group.first:
         console.note(
             f"{source.checkpoint}, {split}: {scores.images} pictures of {len(folder.folders)} "
             f"classes, {classifier.view}"
         )
-        warn_of_part(scores.images, expected, {}, lost=left_out.lost)
-        part = {"partial": scores.images < expected, "scored": scores.images, "expected": expected}
+        part = part_of(scores.images, expected, {}, scores.failed, left_out.lost)
         about = describe(source, network, classifier) | {"split": split} | part
         output.classification(scores, classifier, about | {"view": classifier.view})
+    leave_with(scores.failed)

@@ -1,21 +1,20 @@
 """A folder of pictures, or of predictions, scored against a folder of label maps."""
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import typer
-
 from drn_cli.cli import console
-from drn_cli.cli.evaluating.output import Output, lacking, warn_of_part
+from drn_cli.cli.evaluating.output import Output, lacking, leave_with, part_of
 from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
     from drn_cli.data.classes import ClassSet
     from drn_cli.data.folders import Sample
+    from drn_cli.distributed.group import Group
     from drn_cli.evaluation.confusion import Scores
     from drn_cli.evaluation.folder_pairs import FolderPairs
     from drn_cli.evaluation.label_maps import Ids as FoundIds
@@ -75,23 +74,6 @@ class Folders:
             f"image in {self.images}": [p.relative_to(self.labels) for p in pairs.lone_labels],
         }
 
-    def to_json(self, pairs: "FolderPairs", scores: "Scores") -> dict[str, Any]:
-        """Say how much of the folders was scored."""
-        return {
-            "partial": scores.images < pairs.expected,
-            "scored": scores.images,
-            "expected": pairs.expected,
-            "failed": list(scores.failed),
-        }
-
-    def warn(self, pairs: "FolderPairs", scores: "Scores") -> None:
-        """Warn of what the scores leave out."""
-        for text in scores.failed:
-            console.warn(text)
-        warn_of_part(
-            scores.images, pairs.expected, self.lone(pairs), len(scores.failed), pairs.lost
-        )
-
 
 def score_folder(source: "Source", folders: Folders, look: Look, output: Output) -> None:
     """Score what a network makes of any folder of pictures.
@@ -100,7 +82,6 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
         DrnError: The network or a file cannot be used, or nothing belongs together.
     """
     from drn_cli.distributed.group import join
-    from drn_cli.distributed.launch import leave
     from drn_cli.evaluation.label_maps import PairReader
     from drn_cli.evaluation.protocol import Protocol, Seen
     from drn_cli.evaluation.segmentation import evaluate
@@ -117,17 +98,9 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
         predictor = load_predictor(network, group.device, view=look.view, **computing)
         ids = _ids(folders.labels_hold, _labels(samples), predictor.classes)
         read = PairReader(predictor.classes, ids, folders.size or "label")
-        with console.bar(len(group.share(samples)), shown=group.first) as bar:
-            scores = evaluate(
-                predictor,
-                samples,
-                group,
-                read=read,
-                each=output.each,
-                partial=folders.partial,
-                step=bar.update,
-            )
-        assert scores is not None  # nobody stops it
+        with _counting(folders, samples, output, group) as options:
+            scores = evaluate(predictor, samples, group, read=read, **options)
+        assert scores is not None  # nothing stops it
 
         def show(number: int) -> "SegmentedPicture":
             image, label = read(samples[number])
@@ -147,8 +120,7 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
             protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, seen)
             about = describe(source, network, predictor)
             _tell(scores, predictor.class_set, protocol, folders, output, show, about)
-    if scores.failed:
-        raise typer.Exit(leave(1))
+    leave_with(scores.failed)
 
 
 def score_predictions(
@@ -166,7 +138,6 @@ def score_predictions(
         DrnError: A file cannot be used, nothing belongs together, or nobody says the classes.
     """
     from drn_cli.distributed.group import join
-    from drn_cli.distributed.launch import leave
     from drn_cli.evaluation.label_maps import MapReader
     from drn_cli.evaluation.protocol import Protocol
     from drn_cli.evaluation.segmentation import compare
@@ -180,16 +151,8 @@ def score_predictions(
     predicted = _ids(predictions_hold, [sample.image for sample in samples], count)
     read = MapReader(count, ids, predicted, folders.size)
     with join() as group:
-        with console.bar(len(group.share(samples)), shown=group.first) as bar:
-            scores = compare(
-                samples,
-                count,
-                group,
-                read=read,
-                each=output.each,
-                partial=folders.partial,
-                step=bar.update,
-            )
+        with _counting(folders, samples, output, group) as options:
+            scores = compare(samples, count, group, read=read, **options)
 
         def show(number: int) -> "SegmentedPicture":
             prediction, label = read(samples[number])
@@ -199,8 +162,16 @@ def score_predictions(
         if group.first:
             protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, predicted)
             _tell(scores, class_set, protocol, folders, output, show, {})
-    if scores.failed:
-        raise typer.Exit(leave(1))
+    leave_with(scores.failed)
+
+
+@contextmanager
+def _counting(
+    folders: Folders, samples: "Sequence[Sample]", output: Output, group: "Group"
+) -> Iterator[dict[str, Any]]:
+    """Show a bar; yield the options that scoring a network and comparing predictions share."""
+    with console.bar(len(group.share(samples)), shown=group.first) as bar:
+        yield {"each": output.each, "partial": folders.partial, "step": bar.update}
 
 
 def _labels(samples: "Sequence[Sample]") -> list[Path]:
@@ -264,9 +235,9 @@ def _tell(
     show: "Callable[[int], SegmentedPicture]",
     about: dict[str, Any],
 ) -> None:
-    part = folders.to_json(protocol.pairs, scores)
-    folders.warn(protocol.pairs, scores)
-    told = about | part | {"protocol": protocol.to_json(scores)}
-    output.segmentation(scores, class_set, told, show)
+    pairs = protocol.pairs
+    part = part_of(scores.images, pairs.expected, folders.lone(pairs), scores.failed, pairs.lost)
+    document = about | part | {"protocol": protocol.to_json(scores)}
+    output.segmentation(scores, class_set, document, show)
     if not output.as_json:
         console.out.print(protocol.text(scores))

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from drn_cli.cli import console
 from drn_cli.cli.evaluating.tables import (
     print_classification,
@@ -99,7 +101,15 @@ class Output:
 
 
 def _all_of(images: int) -> dict[str, Any]:
-    return {"partial": False, "scored": images, "expected": images}
+    return {"partial": False, "scored": images, "expected": images, "failed": []}
+
+
+def leave_with(failed: Sequence[str]) -> None:
+    """Exit with code 1 where images failed."""
+    from drn_cli.distributed.launch import leave
+
+    if failed:
+        raise typer.Exit(leave(1))
 
 
 def lacking(expected: int, lone: Mapping[str, Sequence[Path]]) -> str:
@@ -118,18 +128,34 @@ def lacking(expected: int, lone: Mapping[str, Sequence[Path]]) -> str:
     return "; ".join(parts)
 
 
-def warn_of_part(
+def part_of(
     scored: int,
     expected: int,
     lone: Mapping[str, Sequence[Path]],
-    failed: int = 0,
+    failed: Sequence[str] = (),
     lost: int = 0,
-) -> None:
-    """Warn that the scores are those of a part; nothing if they are not."""
+) -> dict[str, Any]:
+    """Warn of what scores leave out; return how much was scored, ready for JSON.
+
+    Args:
+        scored: Number of images that were scored.
+        expected: How many there should be.
+        lone: The files without a counterpart, by what they lack.
+        failed: What was wrong with each image that failed.
+        lost: Number of files that a search left out.
+    """
+    for text in failed:
+        console.warn(text)
     parts = [text for text in (lacking(expected, lone),) if text]
     if lost:
         parts.append(f"{lost} of {expected} left out")
     if failed:
-        parts.append(f"{failed} of {expected} failed")
+        parts.append(f"{len(failed)} of {expected} failed")
     if parts:
         console.warn(f"partial: {scored} of {expected} scored: {'; '.join(parts)}")
+    return {
+        "partial": scored < expected,
+        "scored": scored,
+        "expected": expected,
+        "failed": list(failed),
+    }

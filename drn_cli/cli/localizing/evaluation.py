@@ -6,10 +6,8 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import typer
-
 from drn_cli.cli import console
-from drn_cli.cli.evaluating.output import lacking, warn_of_part
+from drn_cli.cli.evaluating.output import lacking, leave_with, part_of
 from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
 
@@ -68,7 +66,6 @@ def evaluate_boxes(
     """
     from drn_cli.data.boxes import read_boxes
     from drn_cli.distributed.group import join
-    from drn_cli.distributed.launch import leave
     from drn_cli.evaluation.localization import localize, located
     from drn_cli.inference.inputs import find_pictures
     from drn_cli.inference.loading import load_classifier
@@ -110,19 +107,10 @@ def evaluate_boxes(
                 step=bar.update,
             )
         if group.first:
-            for text in scores.failed:
-                console.warn(text)
-            warn_of_part(scores.images, expected, lone, len(scores.failed))
-            part = {
-                "partial": scores.images < expected,
-                "scored": scores.images,
-                "expected": expected,
-                "failed": list(scores.failed),
-            }
+            part = part_of(scores.images, expected, lone, scores.failed)
             about = describe(source, network, classifier) | part
             _tell(scores, pictures, classifier, about, asked)
-    if scores.failed:
-        raise typer.Exit(leave(1))
+    leave_with(scores.failed)
 
 
 def class_numbers(classifier: "Classifier") -> dict[str, int]:

@@ -183,8 +183,8 @@ def _report(
         )
         console.note(f"written: {asked.csv}")
     if asked.as_json:
-        told = {**about, "of": asked.of, "see": asked.see}
-        console.emit_json(told | {"localized": list(found), "failed": list(failed)})
+        document = {**about, "of": asked.of, "see": asked.see}
+        console.emit_json(document | {"localized": list(found), "failed": list(failed)})
     else:
         if len(rows) <= SHOWN:
             _print(rows)
