@@ -4,16 +4,19 @@
     python benchmarks/mutation.py [--sample 40] [--seed 0] [--modules window confusion ...]
 
 Changes one operator, number or comparison of a module at a time, in a copy of the project, and runs
-the tests of that module. A mutant that no test notices has survived: its diff is printed. A
-survivor is either equivalent (no input gives another result) or shows a test that is missing.
+the tests of that module, which have to pass without a change. A mutant that no test notices has
+survived: its diff is printed. A survivor is either equivalent (no input gives another result) or
+shows a test that is missing.
 """
 
 import argparse
+import os
 import random
 import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from cosmic_ray.work_db import WorkDB, use_db
@@ -64,7 +67,12 @@ def mutate(name: str, project: Path, count: int, seed: int) -> tuple[int, list[s
         CONFIG.format(module=module, tests=tests, timeout=TIMEOUT, python=sys.executable)
     )
     command = [sys.executable, "-m", "cosmic_ray.cli"]
-    subprocess.run([*command, "init", config.name, session.name], cwd=project, check=True)
+    # Processes that tests start import the copy, too.
+    run = partial(
+        subprocess.run, cwd=project, check=True, env={**os.environ, "PYTHONPATH": str(project)}
+    )
+    run([*command, "init", config.name, session.name])
+    run([*command, "baseline", config.name])
     with use_db(session, WorkDB.Mode.open) as database:
         items = sorted(
             (item.mutations[0].start_pos, item.mutations[0].operator_name, item.job_id)
@@ -76,7 +84,7 @@ def mutate(name: str, project: Path, count: int, seed: int) -> tuple[int, list[s
         kept = {job for _, _, job in chosen}
         skipped = [item.job_id for item in database.work_items if item.job_id not in kept]
         database.set_multiple_results(skipped, WorkResult(WorkerOutcome.SKIPPED))
-    subprocess.run([*command, "exec", config.name, session.name], cwd=project, check=True)
+    run([*command, "exec", config.name, session.name])
     with use_db(session, WorkDB.Mode.open) as database:
         survivors = [
             result.diff or ""
