@@ -2,7 +2,7 @@ import io
 import random
 import re
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from training_runs import ALONE, prepare_in
 
+from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.training.checkpoint import (
     Progress,
@@ -106,6 +107,67 @@ def test_random_states_come_back():
     draw()
     set_random_state(state)
     assert draw() == expected
+
+
+@pytest.mark.parametrize(("rank", "restored"), [(0, True), (1, False), (2, False)])
+def test_a_rank_that_the_checkpoint_does_not_know_keeps_its_own_random_state(
+    kept, prepare, rank, restored
+):
+    saved_state = torch.load(kept[0], weights_only=True)["random"][0]["torch"]
+    other = replace(prepare("train.ema=0.9"), group=Group(rank, 3, torch.device("cpu")))
+    torch.manual_seed(123)
+    own = torch.get_rng_state()
+    load_checkpoint(kept[0], other)
+    assert torch.equal(torch.get_rng_state(), saved_state if restored else own)
+    assert not torch.equal(saved_state, own)
+
+
+@pytest.mark.parametrize("has_gpu", [False, True])
+@pytest.mark.parametrize("had_gpu", [False, True])
+def test_the_random_state_of_a_gpu_comes_back_where_there_is_one(monkeypatch, had_gpu, has_gpu):
+    put: list[object] = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", put.append)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: "of a GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: had_gpu)
+    state = random_state()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    set_random_state(state)
+    assert put == ["of a GPU"] * (had_gpu and has_gpu)
+
+
+@pytest.mark.parametrize(("precision", "scale"), [("fp32", 1), ("bf16", 1), ("fp16", 1024)])
+def test_the_scale_of_gradients_is_that_of_fp16_alone(
+    tmp_path, recipe_file, prepare, precision, scale
+):
+    path = tmp_path / "last.pt"
+    scaled = torch.amp.GradScaler("cpu", init_scale=1024)
+    scaled.scale(torch.ones(1))  # its state is made at first use
+    save_checkpoint(path, replace(learned(recipe_file), scaler=scaled), PROGRESS, 0)
+    other = replace(prepare(), precision=precision)
+    load_checkpoint(path, other)
+    assert other.scaler.get_scale() == scale
+
+
+@pytest.mark.parametrize("kinds", [("sgd", "adamw"), ("adamw", "sgd")])
+def test_a_run_keeps_its_optimizer(tmp_path, recipe_file, prepare, kinds):
+    path = tmp_path / "last.pt"
+    before, now = (f"train.optimiser.kind={kind}" for kind in kinds)
+    save_checkpoint(path, learned(recipe_file, before), PROGRESS, 0)
+    with pytest.raises(DrnError, match=f"was trained with {kinds[0]}, not {kinds[1]}"):
+        load_checkpoint(path, prepare(now))
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_checkpoint_without_checksums_is_read_with_a_warning(kept, tmp_path, caplog, checksums):
+    path, training = tmp_path / "last.pt", kept[1]
+    torch.serialization.set_crc32_options(checksums)
+    try:
+        save_checkpoint(path, training, PROGRESS, 0)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    load_checkpoint(path, training)
+    warning = f"{path}: not verified, as it holds no checksums"
+    assert caplog.messages == [warning] * (not checksums)
 
 
 def test_replaces_the_earlier_one_whole(saved, kept, monkeypatch):

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from drn_cli.cli.app import app
 from drn_cli.data.folders import list_digest
+from drn_cli.distributed.launch import EXIT_CODE_FILE
 
 
 def dry_run(recipe: Path, *words: str) -> tuple[list[str], list[str]]:
@@ -55,6 +56,19 @@ def many(root: Path) -> None:
     for kind in ("images", "labels"):
         path = root / f"train_{kind}.txt"
         path.write_text(path.read_text() * 3)
+
+
+def test_a_worker_does_not_repeat_what_its_launcher_has_checked(
+    own_data_folder: Path, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut("pictures/0.png")(own_data_folder)
+    words = [str(recipe_file), f"data.root={own_data_folder}", f"model.weights={tmp_path}/none.pth"]
+    monkeypatch.delenv(EXIT_CODE_FILE, raising=False)
+    alone = CliRunner().invoke(app, ["train", *words])
+    assert "0.png: broken image: the file ends" in str(alone.exception)
+    monkeypatch.setenv(EXIT_CODE_FILE, str(tmp_path / "code"))
+    worker = CliRunner().invoke(app, ["train", *words])
+    assert "none.pth: no such file" in str(worker.exception)
 
 
 BLUE = "train_labels.txt: no training pixel is blue (2): it cannot be learned"

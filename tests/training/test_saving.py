@@ -1,13 +1,17 @@
 """When a checkpoint is written, what is kept, and what a failure leaves."""
 
+import io
+import multiprocessing
 import os
 import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from training_runs import assert_same_run, content, go
 
 from drn_cli.errors import DrnError
@@ -131,6 +135,42 @@ def test_who_goes_back_finds_no_later_checkpoint_after_a_crash(prepare, run, mon
         go(prepare(*overrides), run, start=earlier)
     assert content(run)["progress"]["steps"] == 1
     assert names(run) == ["best.safetensors", "last.pt", "step-00000001.pt"]
+
+
+class Killing(io.FileIO):
+    """A file whose second write kills the data loader workers."""
+
+    writes = 0
+
+    def write(self, data: Any) -> int:
+        self.writes += 1
+        if self.writes == 2:
+            for worker in multiprocessing.active_children():
+                worker.kill()  # nor waited for: PyTorch's signal handler has to find it
+            time.sleep(5)  # until that raises
+        return super().write(data)
+
+
+def test_a_worker_that_is_killed_while_a_checkpoint_is_written_leaves_the_one_before(
+    prepare, run, monkeypatch
+):
+    """PyTorch's own writer covers the error that its signal handler raises."""
+    save, killed = torch.save, []
+
+    def save_and_kill(content: Any, file: Any) -> None:
+        killed[:] = multiprocessing.active_children()
+        if not killed:
+            return save(content, file)
+        with Killing(file.fileno(), "wb", closefd=False) as killing:
+            return save(content, killing)
+
+    monkeypatch.setattr(torch, "save", save_and_kill)
+    overrides = "data.workers=1", "train.epochs=2", "train.save_every_steps=2"
+    with pytest.raises(DrnError, match=r"^a reading process was killed") as caught:
+        go(prepare(*overrides), run)
+    assert killed and "\n" not in str(caught.value)
+    assert content(run)["progress"]["steps"] == 0
+    assert ".tmp" not in " ".join(names(run))
 
 
 def test_metrics_that_cannot_be_written_are_told_with_how_to_go_on(prepare, run):
