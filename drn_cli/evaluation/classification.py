@@ -159,9 +159,10 @@ def score(
     for part in _naming(_parts(look, dataset, classifier, group.device, unread), mine):
         scored = part.rank > 0
         counts += torch.stack([(part.rank == 1).sum(), (scored & (part.rank <= 5)).sum()])
-        for place in (~scored).nonzero().flatten().tolist() if unread is not None else ():
-            error = unread.get(seen + place) or NonFiniteScoresError(mine[seen + place].image)
-            failed.append((numbers[seen + place], str(error)))
+        if unread is not None:
+            for index in (~scored).nonzero().flatten().add(seen).tolist():
+                error = unread.get(index) or NonFiniteScoresError(mine[index].image)
+                failed.append((numbers[index], str(error)))
         seen += len(scored)
         if each:
             rankings.append(part)

@@ -1,4 +1,6 @@
 import os
+import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ import torch.distributed as dist
 
 import drn_cli.distributed.group as group_module
 from drn_cli.distributed.group import ATTEMPT, Group, first_to_fail, join
+from drn_cli.distributed.heartbeat import Progress
 from drn_cli.errors import DrnError, started_by_torchrun
 
 CPU = torch.device("cpu")
@@ -124,10 +127,88 @@ def test_each_attempt_has_a_part_of_the_store_of_its_own(monkeypatch, variables,
     for name, value in (known | variables | {"MASTER_PORT": str(store.port)}).items():
         monkeypatch.setenv(name, value)
     first_to_fail.cache_clear()
-    with join():
+    with join() as group:
         assert first_to_fail()
+        group.watch(5.0)
     first_to_fail.cache_clear()
-    assert {key.partition("/")[0] for key in store.list_keys()} == prefixes
+    keys = store.list_keys()
+    assert {key.partition("/")[0] for key in keys} == prefixes
+    # An agent of ours, which names its attempts, watches the progress of the processes.
+    watched = [key for key in keys if "progress" in key]
+    assert watched == ["named/drn/progress/0"] * (prefixes == {"named"})
+
+
+def lag(group: Group) -> int:
+    """Rank 1 works for longer than the others, once the limit is set."""
+    watched = replace(group, progress=Progress(dist.HashStore(), group.rank))
+    watched.watch(1.0)
+    if group.rank == 1:
+        time.sleep(2.5)
+    return watched.most(group.rank)
+
+
+def test_processes_wait_for_longer_than_the_agent_does(spawn):
+    assert spawn(lag, 2) == [1, 1]
+
+
+@pytest.mark.parametrize(("limit", "watched"), [(None, False), (60.0, True)])
+def test_progress_is_reported_once_there_is_a_limit(limit, watched):
+    Group(0, 1, CPU).watch(limit)  # nothing watches: nothing happens
+    store = dist.HashStore()
+    group = Group(0, 1, CPU, Progress(store, 0))
+    group.watch(limit)
+    group.advance("training", 3)
+    assert store.check(["drn/progress/0"]) == watched
+
+
+ALONE = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", ATTEMPT, "SLURM_STEP_NUM_TASKS")
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """The environment of rank 1 of 2, and a port that is taken."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name in ALONE:
+        monkeypatch.delenv(name, raising=False)
+    known = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in (known | {"MASTER_PORT": str(store.port)}).items():
+        monkeypatch.setenv(name, value)
+    first_to_fail.cache_clear()
+    yield store.port
+    first_to_fail.cache_clear()
+
+
+@pytest.mark.parametrize("agent", [None, "False"])
+def test_a_port_in_use_is_named(monkeypatch, second_of_two, agent):
+    monkeypatch.setenv("RANK", "0")
+    if agent is not None:
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", agent)
+    with pytest.raises(DrnError, match=f"^port {second_of_two} is in use"), join():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("by_agent", "problem"),
+    [
+        (False, "gave up waiting for process 0 at 127.0.0.1:{} because WORLD_SIZE=2 is set"),
+        (True, "another process of the job was lost (timed out after)"),
+    ],
+)
+def test_processes_that_do_not_come_are_an_error(monkeypatch, second_of_two, by_agent, problem):
+    def give_up(*_: object, **__: object) -> None:
+        raise dist.DistNetworkError("The client socket has timed out after 1800000ms")
+
+    monkeypatch.setattr(dist, "init_process_group", give_up)
+    if by_agent:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    with pytest.raises(DrnError) as caught, join():
+        pass
+    assert caught.value.message == problem.format(second_of_two)
+
+
+def test_a_failure_is_reported_where_the_others_cannot_be_asked(monkeypatch, second_of_two):
+    monkeypatch.delenv("MASTER_ADDR")
+    assert first_to_fail()
 
 
 # As gloo, the store and NCCL say it, shortened.
@@ -167,7 +248,7 @@ def test_other_failures_stay_what_they_are(error):
 
 
 @pytest.mark.parametrize(
-    ("number", "there", "tasks", "gpu"), [(0, 1, 1, 0), (3, 4, 4, 3), (3, 1, 4, 0)]
+    ("number", "there", "tasks", "gpu"), [(0, 1, 1, 0), (3, 4, 4, 3), (3, 1, 4, 0), (1, 1, 2, 0)]
 )
 def test_each_process_has_a_gpu_of_its_own(monkeypatch, number, there, tasks, gpu):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)

@@ -97,9 +97,9 @@ def test_one_score_of_one_view_that_is_not_finite_is_an_error(
     view, number = place
     calls = 0
 
-    def network(pictures: Tensor) -> Tensor:
+    def network(images: Tensor) -> Tensor:
         nonlocal calls
-        scores = pictures.clone()
+        scores = images.clone()
         if calls == (view if tile is None else 0):
             scores[number, 1, 2, 3] = value
         calls += 1

@@ -259,15 +259,15 @@ def test_a_stopped_process_is_named_and_ended(
     under_way(running, run, step=2)
     os.kill(processes_of(running)[1], signal.SIGSTOP)
     code, _, err = ended(running)
-    told = r"rank 1 has made no progress for \d+ s \(last: step \d, [a-z ]+\)"
+    line = r"rank 1 has made no progress for \d+ s \(last: step \d, [a-z ]+\)"
     if restarts:
         assert code == 0 and not errors(err), err
-        assert re.search(rf"{told}; all start again \(1 of 1\)", err)
+        assert re.search(rf"{line}; all start again \(1 of 1\)", err)
         assert_same_best(run, undisturbed)
     else:
         assert code == 1
         [error] = errors(err)
-        assert re.search(told, error) and "train.timeout" in error
+        assert re.search(line, error) and "train.timeout" in error
 
 
 @pytest.mark.slow

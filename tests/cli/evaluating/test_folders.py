@@ -243,7 +243,7 @@ def test_saved_predictions_score_as_the_network_does(evaluate, trained, data_fol
         assert [found.pop(key) for key in part] == [True, 5, 17, []]
         assert found == {key: expected[key] for key in found}
         seen = {"scales", "flip", "tile", "run", "verified", "mean", "std", "mean_std_source"}
-        assert expected.keys() - found.keys() == {"checkpoint", "split", *part[:3]} | seen
+        assert expected.keys() - found.keys() == {"checkpoint", "split", *part} | seen
         assert (protocol["prediction_ids"], protocol["resize_to"]) == ("class-ids", None)
         assert (protocol["pairs"], protocol["labels_without_image"]) == (5, 12)
 
