@@ -65,6 +65,29 @@ def test_it_is_the_step_of_plain_sgd(prepare, weights):
     )
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_come_in_the_memory_format_of_the_weights(prepare, channels_last):
+    training, seen = prepare(f"train.channels_last={channels_last}"), []
+    runner = training.runner
+
+    def keep(images: torch.Tensor) -> Any:
+        seen.append(images.is_contiguous(memory_format=torch.channels_last))
+        return runner(images)
+
+    training.runner = keep
+    step(training, batch_of(0, 1))
+    assert seen == [channels_last]
+
+
+def test_backward_computes_the_gradient_of_the_mean(prepare):
+    """That of the sum over all pixels would overflow in fp16."""
+    training, norms = prepare(), []
+    for parameter in training.model.parameters():
+        parameter.register_hook(lambda gradient: norms.append(gradient.norm()))
+    norm = step(training, batch_of(0, 1))[2]
+    assert torch.stack(norms).norm().item() == pytest.approx(norm, rel=1e-4)
+
+
 def test_passes_learn_what_the_whole_batch_does(prepare):
     """With statistics that stay, passes differ from the whole by rounding alone."""
     whole, split = prepare(), prepare("train.accumulate=2")
@@ -156,3 +179,18 @@ def test_scaled_gradients_that_overflow_are_no_fault(prepare):
     assert training.scaler.get_scale() == (2.0**16 if math.isfinite(norm) else 2.0**15)
     moved = not torch.equal(state(training)["head.weight"], before["head.weight"])
     assert moved is math.isfinite(norm)
+
+
+def test_a_loss_that_is_not_finite_is_a_fault_in_fp16_too(prepare):
+    training = prepare("train.precision=fp16")
+    before, runner = state(training), training.runner
+
+    def poisoned(images: torch.Tensor) -> Any:
+        images[0, 0, 0, 0] = torch.nan
+        return runner(images)
+
+    training.runner = poisoned
+    loss, _, _, skipped, _ = step(training, batch_of(0, 1))
+    assert (loss, skipped) == (0, 1)
+    after = state(training)
+    assert all(torch.equal(after[key], before[key]) for key in before if "tracked" not in key)
