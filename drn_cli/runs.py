@@ -229,6 +229,8 @@ def checkpoint_of(source: Path) -> Path:
         return source
     if not source.exists():
         raise DrnError(f"{source}: no such run folder or checkpoint file")
+    if not source.is_dir():
+        raise DrnError(f"{source}: a pipe or device, not a file of weights")
     run = Run(source)
     for path in (run.best, run.last):
         if path.is_file():

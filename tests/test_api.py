@@ -174,6 +174,7 @@ def test_grey_and_palette_pictures_become_rgb(segmenter: drn_cli.Predictor) -> N
         PIXELS[None],
         PIXELS.transpose(2, 0, 1),
         np.zeros((48, 64, 4), np.uint8),
+        np.zeros((0, 0, 3), np.uint8),
     ],
     ids=lambda array: f"{array.dtype} {array.shape}",
 )
@@ -186,6 +187,8 @@ def test_other_arrays_are_refused(segmenter: drn_cli.Predictor, array: Any) -> N
 def test_what_cannot_be_read_is_a_mistake_in_a_line(
     segmenter: drn_cli.Predictor, tmp_path: Path
 ) -> None:
+    with pytest.raises(drn_cli.DrnError, match="image: has no pixels: 0x4"):
+        segmenter(Image.new("RGB", (0, 4)))
     (tmp_path / "broken.png").write_bytes(b"noise")
     for name in ("none.png", "broken.png"):
         with pytest.raises(drn_cli.DrnError, match=rf"{name}: "):

@@ -149,6 +149,8 @@ def test_checkpoint_of_nothing_is_an_error_with_the_path(tmp_path: Path) -> None
     with pytest.raises(DrnError, match="no such run folder or checkpoint file") as absent:
         checkpoint_of(tmp_path / "absent")
     assert str(tmp_path / "absent") in absent.value.message
+    with pytest.raises(DrnError, match="/dev/null: a pipe or device"):
+        checkpoint_of(Path("/dev/null"))
     with pytest.raises(DrnError, match="no checkpoints/best") as empty:
         checkpoint_of(tmp_path)
     assert str(tmp_path) in empty.value.message

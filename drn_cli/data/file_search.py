@@ -26,13 +26,12 @@ REPEATED = "link to a folder that is searched already"
 DANGLING = "link to nothing"
 UNREADABLE = "unreadable"
 IRREGULAR = "not a regular file"
-NOT_FOLLOWED = "linked folder, which ** does not follow"
 SUBFOLDER = "folder in a class folder"
 PREDICTIONS = "earlier predictions"
 NO_PARTNER = "no partner"
 NOT_LISTED = "in no list of the split"
 OUTSIDE = "image in no class folder"
-SERIOUS = frozenset({CYCLE, DANGLING, UNREADABLE, IRREGULAR, NOT_FOLLOWED, SUBFOLDER, OUTSIDE})
+SERIOUS = frozenset({CYCLE, DANGLING, UNREADABLE, IRREGULAR, SUBFOLDER, OUTSIDE})
 
 FOLDER, FILE, DEBRIS = "folder", "file", "debris"
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.image_formats import (
     FORMATS,
+    PNG_MAGIC,
     check_png,
     foreign,
     pixel_limit,
@@ -223,6 +224,8 @@ def _open(source: Source, frames: Literal["one", "first"]) -> Image.Image | Pixe
         try:
             opened = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError as error:
+            if data.startswith(PNG_MAGIC):  # Pillow knows none whose first checksums are wrong
+                check_png(data)
             raise foreign(data) from error
         with opened as image:
             _check_size(image)
@@ -248,6 +251,8 @@ def _loaded(image: Image.Image) -> Image.Image:
 
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
+    if not width * height:
+        raise DrnError(f"has no pixels: {width}x{height}")
     if width * height > pixel_limit():
         raise too_large(f"{width}x{height}, ", width * height)
 

@@ -24,6 +24,7 @@ from drn_cli.data.images import Pixels, index_png, read_header, read_label
 from drn_cli.data.prepare.common import Progress
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
+from drn_cli.integrity import open_regular
 
 TEST_CITIES = {
     "berlin": 544,
@@ -181,13 +182,11 @@ def check_submission(
         DrnError: There is no such file, or it is no zip file.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path, "a zip file") as file, zipfile.ZipFile(file) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
             findings = list(_check_names(infos, frames))
             maps = [info for info in infos if frame_of(info.filename) and _is_png(info.filename)]
             findings += _check_maps(archive, maps, progress)
-    except FileNotFoundError as error:
-        raise DrnError(f"{path}: no such file") from error
     except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise DrnError(f"{path}: not a zip file, or a broken one: {error}") from error
     return Submission(len(maps), path.stat().st_size, tuple(findings))

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from drn_cli.data.file_search import (
     DEBRIS,
     ENDINGS,
     FOLDER,
-    NOT_FOLLOWED,
     PREDICTIONS,
     LeftOut,
     reason_against,
@@ -87,21 +87,47 @@ def _expand(entry: str, ours: Sequence[str], left_out: LeftOut) -> Iterator[tupl
     elif glob.has_magic(entry):
         # The structure below the part of the pattern that has no wildcard is kept.
         fixed = Path(*_until_magic(path.parts))
-        matches = sorted(fixed.glob(str(path.relative_to(fixed))))
+        pattern = path.relative_to(fixed).parts
+        asked = any(part.startswith(".") for part in pattern)  # for what is hidden elsewhere
+        if "**" in pattern and not asked:
+            yield from _search(entry, fixed, pattern, ours, left_out)
+            return
+        # Path.glob would take `*` for hidden folders, too.
+        matches = sorted(
+            glob.glob(str(Path(*pattern)), root_dir=fixed, recursive=True, include_hidden=asked)  # noqa: PTH207
+        )
         if not matches:
             raise DrnError(f"{entry}: matches no file")
-        asked = path.name.startswith(".")  # for what is hidden elsewhere
-        for match in matches:
-            inner = str(match.relative_to(fixed))
-            reason = reason_against(match, hidden_too=asked)
+        for inner in matches:
+            reason = reason_against(fixed / inner, hidden_too=asked)
             if reason is None:
-                yield str(match), inner, False
+                yield str(fixed / inner), inner, False
             elif reason not in (FOLDER, DEBRIS):
                 left_out.add(reason, inner)
-            elif reason == FOLDER and match.is_symlink() and "**" in path.parts:
-                left_out.add(NOT_FOLLOWED, inner)
     else:
         raise DrnError(f"{entry}: no such file or folder")
+
+
+def _search(
+    entry: str, fixed: Path, pattern: Sequence[str], ours: Sequence[str], left_out: LeftOut
+) -> Iterator[tuple[str, str, bool]]:
+    """Yield the images that a pattern with `**` matches, found as in a folder that is given."""
+    nothing = True
+    for path, relative in search(fixed, left_out, ours, apart_reason=PREDICTIONS):
+        if _matches(relative.split("/"), pattern):
+            nothing = False
+            yield os.path.normpath(path), relative, False
+    if nothing and not left_out:
+        raise DrnError(f"{entry}: matches no file")
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Compare a path with a pattern, part by part; `**` stands for any number of folders."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _until_magic(parts: Iterable[str]) -> Iterator[str]:

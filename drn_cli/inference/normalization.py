@@ -76,7 +76,13 @@ def stated(
     if stats is not None and mean is not None:
         raise DrnError("--stats: is stated beside --mean and --std", "state one of them")
     if stats is not None:
-        return Normalization(ListFolder.open(stats).statistics(), "stats folder")
+        try:
+            return Normalization(ListFolder.open(stats).statistics(), "stats folder")
+        except DrnError as error:
+            raise DrnError(
+                f"--stats {error.message}",
+                "state the data folder that the network was trained on, which has an info.json",
+            ) from error
     if mean is None or std is None:
         return None
     for name, values, (low, high) in (("--mean", mean, MEANS), ("--std", std, DEVIATIONS)):

@@ -190,6 +190,8 @@ def test_a_damaged_file_is_a_matter_of_its_run_alone(root: Path, name, content, 
     assert len(listed) == 6
     [row] = [run for run in listed if run["run"] == "runs/bad"]
     assert ("problem" not in row) == whole
+    if name == "metrics.jsonl" and DEEP.encode() in content:
+        assert "runs/bad/metrics.jsonl: lines that cannot be read: 1" in done.stderr
     if not whole:
         assert row["problem"].startswith(f"runs/bad/{name}")
         assert "\n" not in row["problem"]

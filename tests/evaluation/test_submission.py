@@ -395,5 +395,5 @@ def test_file_that_is_no_zip_file_is_an_error_in_one_line(tmp_path: Path, kind: 
 def test_file_that_is_missing_or_a_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DrnError, match=r"absent\.zip: no such file"):
         check_submission(tmp_path / "absent.zip")
-    with pytest.raises(DrnError, match="not a zip file"):
+    with pytest.raises(DrnError, match="a folder, not a zip file"):
         check_submission(tmp_path)

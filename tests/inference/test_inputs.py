@@ -148,6 +148,17 @@ def test_links_back_to_searched_folders_end(pictures: Path) -> None:
     assert found("pics/**/*") == before
 
 
+def test_glob_finds_what_a_search_of_the_folder_finds(tmp_path: Path, pictures: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for name in ("linked.png", ".hidden/h.png", ".ipynb_checkpoints/linked.png"):
+        touch(elsewhere / name)
+    (pictures / "deep" / "link").symlink_to(elsewhere)
+    assert found("pics/**/*.*") == found("pics")
+    assert found("pics/**/linked.png") == {"pics/deep/link/linked.png": "deep/link/linked"}
+    assert found("pics/*/*/*.png") == found("pics/**/link/*.png", "pics/**/er/*.png")
+    assert list(found("pics/deep/link/.hid*/*.png")) == ["pics/deep/link/.hidden/h.png"]
+
+
 def test_link_to_a_folder_that_is_itself_an_input_is_searched(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "pics" / "deep")
     assert found("link") == {"link/c.jpeg": "c", "link/er/frame_1.png": "er/frame_1"}

@@ -149,8 +149,8 @@ def test_they_reach_the_pixels_and_an_export(photos: Path, files: dict[str, Path
         (("--mean", "124,116,104", "--std", "1,1,1"), "--mean 124,116,104: should be three"),
         (("--mean", "0,0,0", "--std", "1,0,1"), "--std 1,0,1: should be three numbers in 1e-06"),
         (("--mean", "0,0,0", "--std", "255,255,255"), "--std 255,255,255: should be three numbers"),
-        (("--stats", "photos"), "photos/info.json: no such file"),
-        (("--stats", "nowhere"), "nowhere: no such data folder"),
+        (("--stats", "photos"), "--stats photos/info.json: no such file"),
+        (("--stats", "nowhere"), "--stats nowhere: no such data folder"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from drn_cli.inference.outputs import Kind
 
 RECORD = "predictions.json"
+INSTEAD = "remove it, or choose another --out"  # of a record that cannot be used
 
 Row = dict[str, Any]  # what made the maps of some images, and `files`, the kinds of them
 
@@ -263,11 +264,14 @@ def _write(path: Path, images: Mapping[str, Row]) -> None:
 
 
 def _object(path: Path) -> Row:
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except DrnError as error:
+        raise DrnError(error.message, error.hint or INSTEAD) from error
     if not isinstance(found, dict):
         raise _damaged(path)
     return found
 
 
 def _damaged(path: Path) -> DrnError:
-    return DrnError(f"{path}: is no record of predictions", "remove it, or choose another --out")
+    return DrnError(f"{path}: is no record of predictions", INSTEAD)

@@ -85,10 +85,11 @@ def numbered(values: Sequence[int], ignored: Sequence[int] = ()) -> Classes:
     kept = [value for value in range(highest + 1) if value not in ignored]
     if len(kept) < 2:
         found = ", ".join(map(str, values)) or "none"
+        left_out = ", ".join(map(str, sorted({*ignored, IGNORED})))
         raise DrnError(
-            f"the labels hold no two classes: values {found}, besides 255 which is ignored",
-            "if 255 is a class, say so with --classes FILE, a CSV file: name,id on the first "
-            "line, then background,0 and object,255",
+            f"the labels hold fewer than two classes: values {found}; ignored are {left_out}",
+            "name every class in --classes FILE, a CSV file: name,id on the first line, then for "
+            "example background,0 and object,255",
         )
     gaps = [value for value in kept if value not in values]
     if gaps:

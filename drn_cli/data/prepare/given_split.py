@@ -71,7 +71,16 @@ def find_split(images: Path, labels: Path, matches: Sequence[Match]) -> GivenSpl
         DrnError: The source contradicts itself: an image is in two splits, or only some images
             are in folders of a split or in the only list, of training images.
     """
-    places = list(dict.fromkeys([images, images.parent, labels, labels.parent]))
+    inside = {
+        folder / parent
+        for match in matches
+        for folder, path in ((images, match.image), (labels, match.label))
+        for parent in PurePosixPath(path).parents
+    }
+    around = [images, images.parent, labels, labels.parent]
+    places = list(
+        dict.fromkeys([*around, *sorted(inside, key=lambda path: (len(path.parts), path))])
+    )
     pairs = _Pairs(matches, images, labels, places)
     if found := _from_lists("voc", [place.joinpath(*VOC) for place in places], pairs):
         return found

@@ -243,6 +243,7 @@ def test_record_that_is_none_is_an_error(predict, photos, content):
     refused = predict("photos", "--skip-existing")
     assert isinstance(refused.exception, DrnError)
     assert str(refused.exception).startswith("predictions/predictions.json")
+    assert "another --out" in str(refused.exception)
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def prepare(*words: str) -> Result:
     [
         ([0, 128], None, "hold the values 0, 128; .* 129 classes, 127 of them", "--write-classes"),
         ([1, 2], None, r"hold the values 1, 2; .* 1 of them without a pixel \(0\)", "--ignore"),
-        ([0, 255], None, "hold no two classes: values 0, besides 255", "--classes FILE"),
+        ([0, 255], None, "fewer than two classes: values 0; ignored are 255", "--classes FILE"),
         ([0, 1, 7], "name,id\na,0\nb,1", r"m/0.png: has the value 7 \(32 px\), which is", "a row"),
         (
             [0, 1, 7, 9],

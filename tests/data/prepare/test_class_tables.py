@@ -81,7 +81,7 @@ def test_numbers_are_not_taken_for_a_known_set(count: int) -> None:
 
 @pytest.mark.parametrize("values", [[], [0]])
 def test_a_single_number_is_no_classes(values: list[int]) -> None:
-    with pytest.raises(DrnError, match="hold no two classes") as caught:
+    with pytest.raises(DrnError, match="hold fewer than two classes") as caught:
         numbered(values)
     assert "name,id" in str(caught.value.hint)
 

@@ -79,6 +79,7 @@ OTHER = {"train": "Training", "val": "valid", "test": "TESTING"}
     [
         (VOC, ("--images", "VOC/JPEGImages", "--labels", "VOC/SegmentationClass"), "voc"),
         (VOC, ("--images", "VOC", "--labels", "VOC"), "voc"),
+        (VOC, ("--images", ".", "--labels", "."), "voc"),
         (in_folders("images/SPLIT/", "masks/SPLIT/", USUAL), FOLDERS, "folders"),
         (in_folders("images/SPLIT/x/", "masks/SPLIT/x/", OTHER), FOLDERS, "folders"),
         (in_folders("images/", "masks/SPLIT/", USUAL), FOLDERS, "folders"),
