@@ -209,7 +209,7 @@ class Predictor:
             return Classification(names=network.names, probabilities=scores.exp().numpy())
         with scores_of(name):
             maps = None if network.answers_classes else network.score_maps(pixels)
-        index = network(pixels) if maps is None else class_map(maps, *pixels.shape[:2])
+            index = network(pixels) if maps is None else class_map(maps, *pixels.shape[:2])
         return Prediction(
             picture=pixels, index=index.cpu().numpy(), class_set=network.class_set, _maps=maps
         )

@@ -21,6 +21,7 @@ import torch
 from drn_cli.data.batches import normalise
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
+from drn_cli.errors import DrnError
 from drn_cli.export.form import Form
 from drn_cli.inference.exported.network import INPUT
 from drn_cli.inference.exported.runtime import need
@@ -65,7 +66,8 @@ def quantise_onnx(path: Path, inputs: Sequence[Input]) -> None:
     """Replace an ONNX file by one whose convolutions compute in 8 bits.
 
     Raises:
-        DrnError: ONNX Runtime's quantisation is not installed.
+        DrnError: ONNX Runtime's quantisation is not installed, or what the network computes from
+            an input is not finite.
     """
     onnx = need("onnx", "onnx", "--int8")
     tools: Any = need("onnxruntime.quantization", "onnx", "--int8")
@@ -76,20 +78,26 @@ def quantise_onnx(path: Path, inputs: Sequence[Input]) -> None:
         shapes.quant_pre_process(path, simple, skip_symbolic_shape=True)
         nodes = onnx.load(simple).graph.node
         names = [node.name for node in nodes if node.op_type == "Conv"]
-        tools.quantize_static(
-            simple,
-            path,
-            _Reader(inputs),
-            quant_format=tools.QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
-            nodes_to_exclude=_ends(names),
-            per_channel=True,
-            weight_type=tools.QuantType.QInt8,
-            activation_type=tools.QuantType.QUInt8,
-            calibrate_method=tools.CalibrationMethod.Percentile,
-            # One picture at a time: it would keep every map of all of them.
-            extra_options={"CalibPercentile": INSIDE, "CalibStridedMinMax": 1},
-        )
+        try:
+            tools.quantize_static(
+                simple,
+                path,
+                _Reader(inputs),
+                quant_format=tools.QuantFormat.QDQ,
+                op_types_to_quantize=["Conv"],
+                nodes_to_exclude=_ends(names),
+                per_channel=True,
+                weight_type=tools.QuantType.QInt8,
+                activation_type=tools.QuantType.QUInt8,
+                calibrate_method=tools.CalibrationMethod.Percentile,
+                # One picture at a time: it would keep every map of all of them.
+                extra_options={"CalibPercentile": INSIDE, "CalibStridedMinMax": 1},
+            )
+        except ValueError as error:
+            raise DrnError(
+                f"--int8: cannot be calibrated: {str(error).splitlines()[0]}",
+                "NaN or infinity: check the checkpoint",
+            ) from error
     made = onnx.load(path)
     del made.metadata_props[:]
     onnx.helper.set_model_props(made, told)
@@ -103,9 +111,12 @@ def quantise_openvino(model: Any, inputs: Sequence[Input]) -> Any:
         DrnError: What does it is not installed.
     """
     nncf: Any = need("nncf", "openvino-int8", "--int8")
-    operations = model.get_ordered_ops()
-    names = [op.get_friendly_name() for op in operations if op.get_type_name() == "Convolution"]
-    floats = nncf.IgnoredScope(names=_ends(names))
+    operations = [(op.get_type_name(), op.get_friendly_name()) for op in model.get_ordered_ops()]
+    names = _ends([name for kind, name in operations if kind == "Convolution"])
+    # What follows the last one stays as well: 8 bits would turn NaN into numbers.
+    last = [name for _, name in operations].index(names[-1])
+    behind = [name for _, name in operations[last + 1 :]]
+    floats = nncf.IgnoredScope(names=names + behind, validate=False)
     with _quiet():
         data = nncf.Dataset(inputs)
         return nncf.quantize(model, data, subset_size=len(inputs), ignored_scope=floats)

@@ -15,6 +15,7 @@ from drn_cli.export.form import Precision
 from drn_cli.export.probes import Probe
 from drn_cli.inference.exported.network import AS_PIXELS, ExportedNetwork
 from drn_cli.inference.opening import Found, TrainedNetwork
+from drn_cli.inference.score_maps import NonFiniteScoresError, check_classes, check_finite
 from drn_cli.networks.models import DRN, upsample
 
 DIFFERENCE = 1e-4  # in float32, of the largest score, or of 1 where all are smaller
@@ -123,18 +124,21 @@ def _outputs(logits: Tensor, scores: Tensor) -> dict[str, Tensor]:
     return {"logits": logits, "scores": scores, "classes": logits.max(1).indices}
 
 
-def _check_finite(outputs: Mapping[str, Tensor], probe: Probe, network: str) -> None:
-    for output in outputs.values():
-        if not output.is_floating_point():
-            continue
-        finite = output.isfinite().flatten(1).all(1)
-        if not finite.all():
-            name = probe.names[int(finite.long().argmin())]
-            raise DrnError(
-                f"{name}: not finite: the scores of {network}",
-                "there are classes for finite scores alone: check the checkpoint, or export it "
-                "without --half",
-            )
+def _finite(answer: Answer, probe: Probe, classes: int, network: str) -> dict[str, Tensor]:
+    """Ask a network for all of its outputs, none of which may have a value that is not finite."""
+    outputs = answer(torch.from_numpy(probe.pixels))
+    try:
+        check_classes(outputs["classes"], classes)
+        for output in outputs.values():
+            if output.is_floating_point():
+                check_finite([output])
+    except NonFiniteScoresError as error:
+        raise DrnError(
+            f"{probe.names[error.number]}: not finite: the scores of {network}",
+            "there are classes for finite scores alone: check the checkpoint, or export it "
+            "without --half",
+        ) from None
+    return outputs
 
 
 @torch.inference_mode()
@@ -158,19 +162,17 @@ def compare(
         DrnError: Scores of either are NaN or infinite; it names the image.
     """
     right, other = answering(original, statistics), answering(exported, statistics)
-    comparisons = []
+    comparisons, classes = [], original.classes
     for probe in probes:
-        pixels = torch.from_numpy(probe.pixels)
-        expected, given = right(pixels), other(pixels)
-        _check_finite(expected, probe, f"the network, {original.path}")
-        _check_finite(given, probe, f"the exported network, in {exported.runtime}")
+        expected = _finite(right, probe, classes, f"the network, {original.path}")
+        given = _finite(other, probe, classes, f"the exported network, in {exported.runtime}")
         apart = [
             (given[name] - expected[name]).abs().max()
             for name in ("logits", "scores")
             if name in given
         ]
         same = given["classes"].long() == expected["classes"]
-        count, height, width, _ = pixels.shape
+        count, height, width, _ = probe.pixels.shape
         comparisons.append(
             Comparison(
                 inputs=probe.kind,

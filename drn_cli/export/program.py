@@ -13,6 +13,7 @@ from drn_cli.data.folders import Statistics
 from drn_cli.export.form import Form
 from drn_cli.inference.exported.program import TOLD
 from drn_cli.inference.preparation import folded
+from drn_cli.inference.score_maps import NO_CLASS
 from drn_cli.networks.models import DRN, upsample
 
 TRACED = (2, 3, 66, 91)  # any size would do
@@ -54,7 +55,12 @@ class Deployed(nn.Module):
         if not self.form.argmax:
             return logits, scores
         classes = logits.argmax(1)
-        return (classes.to(torch.uint8 if self.network.classes <= 256 else torch.int32),)
+        if self.network.classes > NO_CLASS:  # no value is left to mark a pixel with
+            return (classes.to(torch.uint8 if self.network.classes == 256 else torch.int32),)
+        # Zero, or NaN where a score of any class is not finite; it spreads as scores do.
+        zeros = (scores - scores).sum(1, keepdim=True)
+        finite = upsample(zeros, pictures.shape[-2], pictures.shape[-1])[:, 0] == 0
+        return (torch.where(finite, classes.to(torch.uint8), NO_CLASS),)
 
 
 def trace(model: DRN, statistics: Statistics, form: Form) -> torch.export.ExportedProgram:

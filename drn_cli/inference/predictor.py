@@ -16,7 +16,13 @@ from drn_cli.errors import DrnError
 from drn_cli.inference.memory import Tiles
 from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.out_of_memory import is_out_of_memory
-from drn_cli.inference.score_maps import ScoreMap, check_finite, class_map, probabilities
+from drn_cli.inference.score_maps import (
+    ScoreMap,
+    check_classes,
+    check_finite,
+    class_map,
+    probabilities,
+)
 from drn_cli.inference.views import PLAIN, Network, look
 from drn_cli.networks.models import OUTPUT_STRIDE
 from drn_cli.recipe.schema import Eval
@@ -68,8 +74,7 @@ class PixelPredictor:
         Shapes: uint8 `(H, W, 3)` in, uint8 `(H, W)` out, on the predictor's device.
 
         Raises:
-            NonFiniteScoresError: A score is NaN or infinite. Networks that answer classes alone
-                cannot show it.
+            NonFiniteScoresError: A score is NaN or infinite.
             DrnError: Memory does not suffice for small tiles either.
         """
         return self.batch([image])[0]
@@ -121,7 +126,9 @@ class PixelPredictor:
 
     @torch.inference_mode()
     def _indexed(self, images: Sequence[Pixels]) -> list[Tensor]:
-        return list(self.network(normalise(self._pictures(images), self.statistics)))
+        classes = self.network(normalise(self._pictures(images), self.statistics))
+        check_classes(classes, self.classes)
+        return list(classes)
 
     def _look(self, images: Sequence[Pixels], view: Eval, finish: Finish[Answer]) -> list[Answer]:
         height, width, _ = images[0].shape

@@ -24,6 +24,7 @@ from torch import Tensor
 from drn_cli.errors import DrnError
 
 BAND = {"cpu": 1 << 20, "cuda": 1 << 28}  # bytes of scores that are worked on at once
+NO_CLASS = 255  # in index maps of exported networks: a score of the pixel is not finite
 COLUMNS = 256  # that are multiplied at once: each needs only the cells around it
 
 Block = tuple[int, Tensor]  # the first cell, and weights (pixels, cells from there)
@@ -84,6 +85,15 @@ def check_finite(views: Iterable[Tensor]) -> None:
     for number, zero in enumerate(total.tolist()):
         if zero != 0:
             raise NonFiniteScoresError(number=number)
+
+
+def check_classes(classes: Tensor, count: int) -> None:
+    """Do the same for index maps `(N, H, W)` of `count` classes, where `drn export` marks pixels.
+
+    From 256 classes on no value is left to mark a pixel with.
+    """
+    if count <= NO_CLASS and (marked := classes == NO_CLASS).any():
+        raise NonFiniteScoresError(number=int(marked.nonzero()[0, 0]))
 
 
 @contextmanager

@@ -19,12 +19,17 @@ from drn_cli.cli.app import app
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.folders import Statistics
 from drn_cli.errors import DrnError
+from drn_cli.export.form import ENDINGS, Form
+from drn_cli.export.onnx import write_onnx
+from drn_cli.export.openvino import write_openvino
+from drn_cli.export.program import trace, write_program
 from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.inference.score_maps import NonFiniteScoresError
 from drn_cli.inference.told import record
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
+from drn_cli.networks.models import DRN
 
 CLASSES = ClassSet(("a", "b"), ((1, 2, 3), (200, 100, 0)))
 AS_IT_IS = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # black is 0, and stays 0 in every layer
@@ -179,6 +184,64 @@ def test_scores_of_other_runtimes_are_held_to_the_same(task: Any, value: float) 
     }
     with pytest.raises(NonFiniteScoresError):
         ask[task]()
+
+
+def steep(weight: float) -> DRN:
+    """Make a network of two opposite scores, large where an image is not black."""
+    torch.manual_seed(0)
+    model = create_model("drn_a_18", "segmentation", len(CLASSES)).eval()
+    with torch.no_grad():
+        model.head.bias.copy_(torch.tensor([1.0, 2.0]))
+        model.head.weight[0], model.head.weight[1] = weight, -weight
+    return model
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("format_", ["onnx", "pt2", "openvino"])
+def test_index_maps_of_other_runtimes_are_held_to_the_same(
+    photos: Path, format_: Any, normalize: bool
+) -> None:
+    """A comparison would have refused these exports."""
+    model, form = steep(1e38), Form(format=format_, argmax=True, normalize=normalize)
+    program = trace(model, AS_IT_IS, form)
+    strings = record(model, AS_IT_IS, CLASSES)
+    strings |= {"input": "uint8" if normalize else "normalised", "outputs": "classes"}
+    file = Path(f"net{ENDINGS[form.format]}")
+    if format_ == "onnx":
+        write_onnx(file, program, form.outputs, strings)
+    elif format_ == "pt2":
+        write_program(file, program, strings)
+    else:
+        write_openvino(file, program, form.outputs, strings, half=False, calibrating=[])
+    result = drn("predict", "photos", "--weights", file, "--json")
+    assert result.exit_code == 1
+    assert f"error: photos/{FAILS}" in result.stderr
+    failed = [entry["image"] for entry in json.loads(result.stdout)["failed"]]
+    assert failed == ["photos/bright.png"]
+    for name in ("black", "dark"):
+        assert np.unique(Image.open(f"predictions/index/{name}.png")).tolist() == [1]
+    with pytest.raises(NonFiniteScoresError, match=r"^photos/bright\.png: "):
+        drn_cli.Predictor(file)(photos / "bright.png")
+
+
+def test_export_of_an_index_map_is_refused_where_16_bits_do_not_suffice(tmp_path: Path) -> None:
+    """One score is plus infinity where the other is minus infinity: the right class, by luck."""
+    model = steep(6e4)
+    save_weights(tmp_path / "net.safetensors", model, record(model, AS_IT_IS, CLASSES))
+    options = (
+        "--argmax",
+        "--half",
+        "--size",
+        "64x48",
+        "--format",
+        "pt2",
+        "--out",
+        tmp_path / "a.pt2",
+    )
+    result = drn("export", tmp_path / "net.safetensors", *options)
+    assert isinstance(result.exception, DrnError)
+    assert "drawn street scene 0: not finite: the scores of the exp" in str(result.exception)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.safetensors"]
 
 
 def test_validation_ends_the_training_and_names_image_and_step(

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from exported_networks import STATISTICS, lively, noise
+from torch import Tensor
 
 from drn_cli.errors import DrnError
 from drn_cli.export.parity import Comparison, Parity, compare
 from drn_cli.export.probes import Probe
+from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.opening import TrainedNetwork
 from drn_cli.networks.catalog import Task
 from drn_cli.networks.models import DRN
@@ -112,3 +114,17 @@ def test_scores_that_are_not_finite_are_an_error_that_names_the_image(
     called = "the network, weights.pth" if which == "original" else "the exported network, in"
     with pytest.raises(DrnError, match=f"a.png: not finite: the scores of {called}"):
         compare(*pair, STATISTICS, "float32", PROBES)
+
+
+def test_index_maps_with_marks_are_an_error_that_names_the_image() -> None:
+    one, _ = network("segmentation")
+
+    def run(x: Tensor, _: str) -> Tensor:
+        classes = one.model(x).argmax(1)
+        classes[-1, 2, 3] = 255
+        return classes
+
+    told = {"classes": "3", "input": "normalised", "outputs": "classes"}
+    other = ExportedNetwork(path=Path("a.onnx"), told=told, runtime="R", start=lambda *_: run)
+    with pytest.raises(DrnError, match=r"b\.png: not finite: the scores of the exported network"):
+        compare(one, other, STATISTICS, "float32", PROBES)

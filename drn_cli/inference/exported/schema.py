@@ -21,9 +21,9 @@ SHOWN = 80  # characters of what a message quotes
 
 ATEN = (
     *("_assert_tensor_metadata.default", "add.Tensor", "argmax.default", "conv2d.default"),
-    *("div.Tensor", "max_pool2d.default", "mean.dim", "pad.default", "relu.default"),
-    *("relu_.default", "slice.Tensor", "sub.Tensor", "sym_size.int", "to.dtype"),
-    "upsample_bilinear2d.vec",
+    *("div.Tensor", "eq.Scalar", "max_pool2d.default", "mean.dim", "pad.default", "relu.default"),
+    *("relu_.default", "select.int", "slice.Tensor", "sub.Tensor", "sum.dim_IntList"),
+    *("sym_size.int", "to.dtype", "upsample_bilinear2d.vec", "where.ScalarOther"),
 )
 ON_SIZES = ("add", "sub", "mul", "neg", "floordiv", "mod", "eq", "ne", "lt", "le", "gt", "ge")
 OPERATORS = frozenset(
