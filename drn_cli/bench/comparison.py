@@ -23,6 +23,7 @@ def to_json(subject: Subject, machine: Machine, rows: Sequence[Row]) -> dict[str
     return {
         "format": FORMAT,
         "source": subject.name,
+        "verified": subject.verified,
         "arch": subject.arch.name,
         "task": subject.task,
         "classes": subject.classes,

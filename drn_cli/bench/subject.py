@@ -49,6 +49,11 @@ class Subject:
         return self.network.classes
 
     @property
+    def verified(self) -> bool | None:
+        """Whether a checksum shows that its file is as it was written; None without a file."""
+        return self.network.verified if self.network.path.exists() else None
+
+    @property
     def parameters(self) -> int:
         """Number of parameters, before batch norm is folded."""
         return parameters(self.arch, self.task, self.classes)

@@ -154,6 +154,7 @@ def _report(done: "Exported", found: "Source", form: "Form", as_json: bool) -> N
                 "file": str(file),
                 "files": [str(path) for path in done.files],
                 **found.to_json(),
+                "verified": done.network.verified,
                 "arch": done.network.arch,
                 "task": done.network.task,
                 "form": asdict(form),

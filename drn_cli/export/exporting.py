@@ -116,8 +116,9 @@ def export(
                     "another precision or format may do",
                 )
             sums = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-            what = {"files": sums, "arch": network.arch, "task": network.task, "form": asdict(form)}
-            write_json(folder / f"{out.name}{REPORT}", what | parity.to_json())
+            what = {"files": sums, "verified": network.verified, "arch": network.arch}
+            what |= {"task": network.task, "form": asdict(form)} | parity.to_json()
+            write_json(folder / f"{out.name}{REPORT}", what)
             if not force:
                 _check_absent(places)  # another export may have ended since
             move_together(folder, places)

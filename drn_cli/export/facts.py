@@ -17,7 +17,7 @@ from drn_cli.inference.loading import facts
 from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.opening import TrainedNetwork
 from drn_cli.inference.source import Source
-from drn_cli.networks.published import PUBLISHED
+from drn_cli.networks.published import PUBLISHED, is_start
 from drn_cli.runs import Run
 
 # What is taken over from a run's environment.json.
@@ -59,6 +59,8 @@ def describe(
         "licence": licence or network.told.get("licence") or _published_licence(source),
         "provenance": json.dumps(_provenance(source)),
     }
+    if is_start(source.checkpoint.name):
+        strings["source"] = source.checkpoint.name  # as `drn models import` does
     if form.format not in WEIGHTS_ALONE:
         strings["input"] = UINT8 if form.normalize else "normalised"
         strings["outputs"] = ",".join(form.outputs)

@@ -21,7 +21,7 @@ from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.inference.preparation import prepared
 from drn_cli.inference.reading import networks_at_once
 from drn_cli.inference.views import PLAIN
-from drn_cli.networks.published import PUBLISHED
+from drn_cli.networks.published import is_start
 from drn_cli.recipe.schema import Eval
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def load_classifier(
     folders = told.strings(found.told, "class_folders")
     if names is None and found.classes == len(imagenet()):
         names, folders = tuple(imagenet().values()), tuple(imagenet())
-    if any(file.name == found.path.name for file in PUBLISHED if file.source == "torchvision"):
+    if is_start(found.path.name) or is_start(found.told.get("source")):
         warn_once(
             log,
             f"{found.path}: the weights of a ResNet are a start for training {found.arch}, not the "

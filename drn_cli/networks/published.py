@@ -173,6 +173,11 @@ def published(arch: str, keyword: str = "imagenet") -> tuple[WeightFile, ...]:
     return files
 
 
+def is_start(name: str | None) -> bool:
+    """Return whether published weights of this file name are only a start, as of `start_only`."""
+    return any(file.name == name for file in PUBLISHED if file.source == "torchvision")
+
+
 def start_only(arch: str) -> bool:
     """Return whether the published weights of an architecture are no classifier, only a start.
 

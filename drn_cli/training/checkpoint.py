@@ -50,12 +50,14 @@ class Found:
         seconds: How long it had trained.
         processes: In how many processes.
         batch_size: In steps of how many pictures.
+        verified: Whether checksums show that the checkpoint is as it was written.
     """
 
     progress: Progress
     seconds: float
     processes: int
     batch_size: int
+    verified: bool
 
 
 def save_checkpoint(path: Path, training: Training, progress: Progress, seconds: float) -> None:
@@ -107,7 +109,7 @@ def load_checkpoint(path: Path, training: Training) -> Found:
     Raises:
         DrnError: The file is missing, broken, or belongs to another network.
     """
-    content = _read(path)
+    content, verified = _read(path)
     averaged, kind = training.averaged, training.recipe.train.optimiser.kind
     if content.get("optimiser_kind") != kind:
         raise DrnError(
@@ -130,6 +132,7 @@ def load_checkpoint(path: Path, training: Training) -> Found:
             float(content["seconds"]),
             int(content["processes"]),
             int(content["batch_size"]),
+            verified,
         )
         states = content["random"]
         if training.group.rank < len(states):
@@ -162,10 +165,10 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[dict[str, Any], bool]:
     with open_regular(path, "a checkpoint of a training run") as file:
         try:
-            if not check_zip(file, path, stored=True):
+            if not (verified := check_zip(file, path, stored=True)):
                 warn_once(log, f"{path}: not verified, as it holds no checksums")
             content = load_pickle(file, path)
         except DrnError as error:
@@ -174,7 +177,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise DrnError(error.message, _way_out(path) or error.hint) from error
     if not isinstance(content, dict) or content.get("training_format") != FORMAT:
         raise DrnError(f"{path}: not a checkpoint that a training run can go on from")
-    return content
+    return content, verified
 
 
 def _way_out(path: Path) -> str | None:

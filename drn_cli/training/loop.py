@@ -80,11 +80,12 @@ class _Loop:
         self.training, self.beginning, self.interrupt = training, beginning, interrupt
         self.run, self.settings = beginning.run, training.recipe.train
         self.group, self.order = training.group, training.order
-        self.progress, seconds = Progress(), 0.0
+        self.progress, seconds, self.verified = Progress(), 0.0, True
         self.metrics = MetricsLog(self.run.metrics, first=self.group.first)
         if beginning.start is not None:
             found = load_checkpoint(beginning.start, training)
             self.progress, seconds = found.progress, found.seconds
+            self.verified = found.verified
             self._fit_position(found)
             tell_what_changes(found, training)
         self.saver = Saver(training, self.run, seconds)
@@ -135,7 +136,8 @@ class _Loop:
         else:
             progress = self.progress
             self.metrics.keep_until(progress.steps, validated=progress.step_in_epoch == 0)
-            note_resumption(self.run, self.training, progress.steps, changes)
+            steps, verified = progress.steps, self.verified
+            note_resumption(self.run, self.training, steps, changes, verified=verified)
 
     def run_to_the_end(self) -> signal.Signals | None:
         """Train; give the signal that ended it, or None at the end."""

@@ -27,6 +27,7 @@ LISTS = ("train_images.txt", "train_labels.txt", "val_images.txt", "val_labels.t
 def environment(training: Training) -> dict[str, Any]:
     """Tell what a run runs on, ready for JSON."""
     device, on_gpu = training.group.device, training.group.device.type == "cuda"
+    start = training.start
     return {
         "drn": drn_cli.__version__,
         "torch": torch.__version__,
@@ -44,6 +45,7 @@ def environment(training: Training) -> dict[str, Any]:
         "revision": revision(),
         "seed": training.recipe.train.seed,
         "data": fingerprints(training.recipe, training.material),
+        "weights": start and {"file": str(start.path), "verified": start.verified},
         "started": _now(),
         "train_pictures": len(training.material.train),
         "val_pictures": len(training.material.val),
@@ -53,7 +55,12 @@ def environment(training: Training) -> dict[str, Any]:
 
 
 def note_resumption(
-    run: Run, training: Training, step: int, changes: dict[str, tuple[Any, Any]]
+    run: Run,
+    training: Training,
+    step: int,
+    changes: dict[str, tuple[Any, Any]],
+    *,
+    verified: bool,
 ) -> None:
     """Write down that a run goes on, where, in how many processes and with what changed."""
     told = read_json(run.environment) if run.environment.is_file() else environment(training)
@@ -63,6 +70,7 @@ def note_resumption(
             "at": _now(),
             "step": step,
             "processes": training.group.world,
+            "verified": verified,
             "command": sys.argv,
             "changes": changes,
         }

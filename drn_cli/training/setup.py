@@ -22,6 +22,7 @@ from drn_cli.inference.told import record
 from drn_cli.networks import create_model
 from drn_cli.networks.models import DRN
 from drn_cli.networks.recomputation import recompute_activations
+from drn_cli.networks.weights import LoadReport, load_weights, weights_file
 from drn_cli.recipe.schema import Recipe
 from drn_cli.training.ema import AveragedWeights
 from drn_cli.training.loss import Loss, make_loss
@@ -38,6 +39,7 @@ class Training:
 
     Attributes:
         model: The network itself.
+        start: Which weights it started from, if not from random ones.
         runner: The same, as it is called in training: compiled, and averaging gradients.
         parallel: What averages the gradients of several processes; None in a single one.
         averaged: The average of the weights over the steps, if the recipe asks for one.
@@ -50,6 +52,7 @@ class Training:
     task: Task
     material: Material
     model: DRN
+    start: LoadReport | None
     runner: Callable[[Tensor], Tensor]
     parallel: DistributedDataParallel | None
     averaged: AveragedWeights | None
@@ -118,7 +121,9 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
     if group.first:
         _warn(recipe, group, precision)
     _seed(train.seed)
-    model = create_model(recipe.model.arch, recipe.task, recipe.data.classes, recipe.model.weights)
+    model = create_model(recipe.model.arch, recipe.task, recipe.data.classes)
+    weights = recipe.model.weights
+    start = load_weights(model, weights_file(model.arch, weights)) if weights else None
     if train.sync_bn and group.world > 1:
         synchronise(model, group.device)
     model.to(group.device)
@@ -143,6 +148,7 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
         task=task,
         material=material,
         model=model,
+        start=start,
         runner=runner,
         parallel=parallel,
         averaged=averaged,

@@ -41,6 +41,7 @@ def test_from_the_shell(drn, tmp_path: Path) -> None:
     assert found == json.loads((tmp_path / "now.json").read_text())
     assert (found["source"], found["task"], found["classes"]) == ("drn_a_18", "segmentation", 19)
     assert found["parameters"] == 11_186_259
+    assert found["verified"] is None  # no file
     assert found["machine"]["threads"] == 2
     (row,) = found["results"]
     assert (row["what"], row["runtime"], row["precision"]) == ("forward", "pytorch", "fp32")

@@ -19,6 +19,7 @@ from drn_cli.errors import DrnError
 from drn_cli.export import exporting, probes
 from drn_cli.export.form import Form
 from drn_cli.inference.opening import read_network
+from drn_cli.networks.conversion import to_original
 
 Drn = Callable[..., Any]
 
@@ -99,6 +100,21 @@ def test_json_is_all_there_is_on_stdout(here: Drn, exports: Exports) -> None:
     assert told["comparisons"] == report["comparisons"]
     assert len(told["comparisons"]) == 4
     assert read_network(Path("net.pth")).told["licence"] == "CC0"
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_documents_state_whether_the_weights_had_a_checksum(
+    here: Drn, exports: Exports, verified: bool
+) -> None:
+    model = read_network(exports.run() / "checkpoints" / "best.safetensors").model
+    # The older format of PyTorch has no CRC-32.
+    torch.save(to_original(model), "a.pth", _use_new_zipfile_serialization=verified)
+    words = ("--format", "safetensors", "--out", "a.safetensors", "--json")
+    exported = done(here("export", "a.pth", *words))
+    report = json.loads(Path("a.safetensors.parity.json").read_text())
+    words = ("--size", 32, "--rounds", 1, "--warmup", 1, "--seconds", 0, "--json")
+    benched = done(here("bench", "a.pth", *words))
+    assert [one["verified"] for one in (exported, report, benched)] == [verified] * 3
 
 
 def test_what_is_there_is_replaced_with_force_alone(here: Drn, exports: Exports) -> None:

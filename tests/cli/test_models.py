@@ -13,6 +13,10 @@ from typer.testing import CliRunner, Result
 
 from drn_cli.cli.models import app
 from drn_cli.errors import DrnError
+from drn_cli.export.exporting import export
+from drn_cli.export.form import Form
+from drn_cli.inference.loading import load_classifier
+from drn_cli.inference.source import find_source
 from drn_cli.networks import create_model, list_models
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.conversion import to_original
@@ -162,6 +166,21 @@ def test_imports_a_foreign_file(tmp_path: Path, cache: Path, task: str) -> None:
     assert not load_weights(again, made).new_head
     state = model.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
+
+
+def test_an_imported_start_is_still_known_as_one(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the name of the file that was imported, whatever ours is called; also once exported."""
+    file = tmp_path / published("drn_a_18", "imagenet")[0].name
+    imported, exported = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    torch.save(to_original(create_model("drn_a_18", "classification", 1000)), file)
+    answer("import", str(file), "--task", "classification", "--out", str(imported))
+    export(find_source(file), Form(format="safetensors"), exported)
+    for one in (imported, exported):
+        caplog.clear()
+        load_classifier(one, torch.device("cpu"))
+        assert "the weights of a ResNet are a start for training drn_a_18" in caplog.text
 
 
 def test_import_does_not_overwrite(tmp_path: Path) -> None:

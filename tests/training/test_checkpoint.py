@@ -91,6 +91,19 @@ def test_an_average_may_begin_on_the_way(tmp_path, recipe_file, prepare):
     )
 
 
+def test_whether_it_had_checksums(kept, tmp_path, prepare, caplog):
+    path, training = tmp_path / "last.pt", kept[1]
+    for checksums in (True, False):
+        torch.serialization.set_crc32_options(checksums)
+        try:
+            save_checkpoint(path, training, PROGRESS, 0)
+        finally:
+            torch.serialization.set_crc32_options(True)
+        assert load_checkpoint(path, prepare("train.ema=0.9")).verified is checksums
+    [record] = caplog.records
+    assert record.getMessage() == f"{path}: not verified, as it holds no checksums"
+
+
 def test_is_plain_data(kept):
     content = torch.load(kept[0], weights_only=True)
     assert (content["arch"], content["task"]) == ("drn_a_18", "segmentation")

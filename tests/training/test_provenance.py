@@ -15,6 +15,7 @@ import torchvision
 from PIL import Image
 
 import drn_cli
+from drn_cli.networks.conversion import to_original
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.runs import Run
 from drn_cli.training import provenance
@@ -49,6 +50,7 @@ def test_the_environment_of_a_run(trained, recipe_file, data_folder):
         "revision": revision(),
         "seed": 0,
         "data": fingerprints_of(recipe_file),
+        "weights": None,
         "train_pictures": 12,
         "val_pictures": 5,
         "resumed": [],
@@ -95,20 +97,34 @@ def test_a_resumption_is_added_to_what_is_told(prepare, trained, tmp_path, monke
     before = json.loads(run.environment.read_text())
     monkeypatch.setattr("sys.argv", ["drn", "train", "--resume", "x"])
     training = prepare()
-    note_resumption(run, training, 7, {})
-    note_resumption(run, training, 9, {"train.lr": (0.1, 0.2)})
+    note_resumption(run, training, 7, {}, verified=True)
+    note_resumption(run, training, 9, {"train.lr": (0.1, 0.2)}, verified=False)
     after = json.loads(run.environment.read_text())
     first, second = after.pop("resumed")
     assert after | {"resumed": []} == before
     assert datetime.fromisoformat(first.pop("at")) <= datetime.fromisoformat(second.pop("at"))
     command = ["drn", "train", "--resume", "x"]
-    assert first == {"step": 7, "processes": 1, "command": command, "changes": {}}
+    whole = {"step": 7, "processes": 1, "verified": True, "command": command, "changes": {}}
+    assert first == whole
+    assert second["verified"] is False
     assert (second["step"], second["changes"]) == (9, {"train.lr": [0.1, 0.2]})
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_weights_to_start_from_and_whether_they_had_a_checksum(prepare, tmp_path, verified):
+    training = prepare()
+    assert environment(training)["weights"] is None
+    file = tmp_path / "a.pth"
+    # The older format of PyTorch has no CRC-32.
+    state = to_original(training.model)
+    torch.save(state, file, _use_new_zipfile_serialization=verified)
+    told = environment(prepare(f"model.weights={file}"))
+    assert told["weights"] == {"file": str(file), "verified": verified}
 
 
 def test_a_run_that_lost_its_environment_gets_another(prepare, tmp_path):
     run, training = Run(tmp_path), prepare()
-    note_resumption(run, training, 7, {})
+    note_resumption(run, training, 7, {}, verified=True)
     told = json.loads(run.environment.read_text())
     assert [resumption["step"] for resumption in told["resumed"]] == [7]
     assert told.keys() == environment(training).keys()
