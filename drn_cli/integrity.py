@@ -28,7 +28,7 @@ LARGEST_RATIO = 20
 SMALL = 64 << 20  # bytes that may be unpacked whatever the ratio
 LARGEST = 8 << 30
 MOST_RECORDS = 50_000
-LOCAL_HEADER = struct.Struct("<26xHH")  # lengths of the name and of the extra field, at the end
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature; lengths of the name and of extra fields
 
 
 def crc32(chunks: Iterable[bytes | bytearray | memoryview]) -> str:
@@ -89,8 +89,24 @@ def damaged(path: Path, error: Exception | str) -> DrnError:
     for one in (error, getattr(error, "__context__", None)):
         if isinstance(one, OSError) and one.errno not in (None, errno.EINVAL):
             return DrnError(f"{path}: cannot be read: {one.strerror}", remedy(one))
-    reason = (str(error).splitlines() or [""])[0].split(". ")[0].strip() or type(error).__name__
-    return DrnError(f"{path}: damaged or cut short: {reason}", "copy or download it again")
+    lines = [line.strip() for line in str(error).splitlines()]
+    # OpenVINO and PyTorch begin with places in their own code.
+    lines = [
+        line.partition("] . ")[2] if line.startswith("[enforce fail at ") else line
+        for line in lines
+        if line and not line.startswith(("Exception from ", "Check '"))
+    ]
+    reason = (lines or [""])[0].split(". ")[0].strip() or type(error).__name__
+    return DrnError(f"{path}: damaged or cut short: {reason}", "copy, download or export it again")
+
+
+def content_start(file: IO[bytes], record: zipfile.ZipInfo) -> int:
+    """Return where a record's content begins: after a header that the index does not describe."""
+    file.seek(record.header_offset)
+    signature, name, extra = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
+    if signature != b"PK\3\4":
+        raise zipfile.BadZipFile(f"no header of {record.filename!r}")
+    return record.header_offset + LOCAL_HEADER.size + int(name) + int(extra)
 
 
 def open_regular(path: Path, what: str) -> IO[bytes]:
@@ -184,9 +200,7 @@ def _check_record(archive: zipfile.ZipFile, file: IO[bytes], record: zipfile.Zip
     if record.file_size != record.compress_size:
         raise zipfile.BadZipFile(f"two sizes for {record.filename!r}")
     # As zipfile does it, without its copies: three times as fast.
-    file.seek(record.header_offset)
-    name, extra = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
-    file.seek(name + extra, 1)
+    file.seek(content_start(file, record))
     value, left, block = 0, record.file_size, memoryview(bytearray(min(BLOCK, record.file_size)))
     while left:
         count = file.readinto(block[: min(left, BLOCK)])  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ from drn_cli.files import (
     sha256,
     write_json,
 )
-from drn_cli.inference.exported.sealing import seal_onnx, seal_openvino
+from drn_cli.inference.exported.checksum import write_onnx_checksum, write_openvino_checksum
 from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.opening import TrainedNetwork, open_network, read_network
 from drn_cli.inference.source import Source
@@ -184,11 +184,11 @@ def _write(
         from drn_cli.export.openvino import write_openvino
 
         write_openvino(path, program, form.outputs, strings, half=half, calibrating=inputs)
-        seal_openvino(path)
+        write_openvino_checksum(path)
     else:
         from drn_cli.export.onnx import write_onnx
 
         write_onnx(path, program, form.outputs, strings)
         if inputs:
             quantise_onnx(path, inputs)
-        seal_onnx(path)
+        write_onnx_checksum(path)

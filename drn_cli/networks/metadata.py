@@ -76,13 +76,14 @@ class _Metadata(BaseModel):
 
 
 def check_metadata(
-    strings: Mapping[str, str], path: Path, *, writing: bool = False
+    strings: Mapping[str, str], path: Path, *, ours: bool = False, writing: bool = False
 ) -> dict[str, str]:
     """Validate metadata that was read from a file, or is about to be written to one.
 
     Args:
         strings: All of the file's strings, those of others among them.
         path: The file, for messages.
+        ours: Whether `drn` wrote the file, also where `format` does not say so.
         writing: Whether they are about to be written.
 
     Returns:
@@ -91,7 +92,7 @@ def check_metadata(
     Raises:
         DrnError: A value that `drn` reads is not what it must be, or a string is not valid Unicode.
     """
-    own = strings.get("format") == OURS
+    ours = ours or strings.get("format") == OURS
     wrong = partial(_wrong, path, writing)
     for key, value in strings.items():
         if len(value) > LONGEST:
@@ -105,11 +106,11 @@ def check_metadata(
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         key = str(first["loc"][0]) if first["loc"] else ""
-        if key in AMBIGUOUS and not own and not writing:
+        if key in AMBIGUOUS and not ours and not writing:
             others = {name: value for name, value in strings.items() if name != key}
             return check_metadata(others, path)
         raise wrong(key, _problem(key, strings.get(key), first["msg"])) from error
-    if own:
+    if ours:
         _check_own(strings, path, wrong)
     return dict(strings)
 

@@ -18,22 +18,23 @@ from typing import IO
 from torch import Tensor
 
 from drn_cli.errors import DrnError
+from drn_cli.inference.exported.runtime import refused
 from drn_cli.inference.exported.schema import (
     Part,
     Program,
     RefusedError,
-    Tensors,
+    TensorTable,
     check_json,
 )
-from drn_cli.integrity import ZIP_ERRORS, check_zip, damaged
+from drn_cli.integrity import ZIP_ERRORS, check_zip, content_start, damaged
 from drn_cli.networks.pickles import load_pickle
 
 TRACED = "data/sample_inputs/model.pt"  # the images that it was traced with
 TOLD = "extra/drn.json"  # our metadata
 JSON: dict[str, type[Part]] = {
     "models/model.json": Program,
-    "data/weights/model_weights_config.json": Tensors,
-    "data/constants/model_constants_config.json": Tensors,
+    "data/weights/model_weights_config.json": TensorTable,
+    "data/constants/model_constants_config.json": TensorTable,
 }
 FIXED = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
 PLAIN = re.compile(
@@ -41,7 +42,6 @@ PLAIN = re.compile(
 )
 LARGEST = dict.fromkeys([*JSON, TRACED, TOLD], 64 << 20)  # bytes
 
-LOCAL = struct.Struct("<4s22xHH")  # a record's own header: lengths of its name and of extra fields
 END = struct.Struct("<4s4H2LH")  # at the end of an archive
 END64 = struct.Struct("<4sQ4x2L4Q4sLQL")  # before it, of PyTorch: the same again in 64 bits
 DESCRIPTORS = (0, 16, 24)  # bytes behind a record, for its checksum and sizes
@@ -94,11 +94,9 @@ def _check_layout(records: list[zipfile.ZipInfo], file: IO[bytes], path: Path) -
         whole = whole and again == expected and end + END64.size + END.size == size
     at = 0
     for record in sorted(records, key=lambda record: record.header_offset):
-        file.seek(record.header_offset)
-        head, name, extra = LOCAL.unpack(file.read(LOCAL.size))
         gaps = DESCRIPTORS if at else (0,)
-        whole = whole and head == b"PK\3\4" and record.header_offset - at in gaps
-        at = record.header_offset + LOCAL.size + name + extra + record.compress_size
+        whole = whole and record.header_offset - at in gaps
+        at = content_start(file, record) + record.compress_size
     if not whole or start - at not in DESCRIPTORS:
         raise DrnError(
             f"{path}: refused: cut short, or holds data outside of its records",
@@ -142,7 +140,4 @@ def _check_traced(content: bytes, path: Path) -> None:
 
 
 def _refused(path: Path, what: str) -> DrnError:
-    return DrnError(
-        f"{path}: refused: holds {what}, which could run code",
-        "networks that `drn export` wrote can be used",
-    )
+    return refused(path, f"{what}, which could run code")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -19,15 +19,6 @@ AS_PIXELS = Statistics((0.0,) * 3, (1 / 255,) * 3)  # "normalises" pixels to the
 
 Run = Callable[[Tensor, Output], Tensor]  # computes one of the outputs
 Start = Callable[[torch.device, int, int], Run]  # device, threads for a picture, pictures at once
-
-
-class Opened(NamedTuple):
-    """What the reader of a format returns; as in `ExportedNetwork`."""
-
-    told: Mapping[str, str]
-    runtime: str
-    start: Start
-    verified: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

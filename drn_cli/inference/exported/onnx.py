@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drn_cli.errors import DrnError
-from drn_cli.inference.exported.network import INPUT, Opened, Output, Run
-from drn_cli.inference.exported.runtime import content_of, damaged, need
-from drn_cli.inference.exported.sealing import KEY, verify_onnx
+from drn_cli.inference.exported.checksum import KEY, check_onnx
+from drn_cli.inference.exported.network import INPUT, ExportedNetwork, Output, Run
+from drn_cli.inference.exported.runtime import content_of, need, refused
+from drn_cli.integrity import damaged
 
 DOMAINS = (b"", b"ai.onnx")  # of operators; com.microsoft has some that read files
 # The fields of each kind of message (onnx.proto), and what lies in those that are messages.
@@ -37,7 +37,7 @@ NAMES = {
 DOMAIN, LOCATION = ("node", 7), ("tensor", 14)
 
 
-def open_onnx(path: Path) -> Opened:
+def open_onnx(path: Path) -> ExportedNetwork:
     """Read what a file says of itself; the session for images begins with the first use.
 
     Raises:
@@ -46,11 +46,11 @@ def open_onnx(path: Path) -> Opened:
     ort = need("onnxruntime", "onnx", str(path))
     # Kept for the sessions: the file may be another by then, and bytes have no other files.
     content = content_of(path)
-    verified = verify_onnx(content, path)
+    verified = check_onnx(content, path)
     try:
         _check(memoryview(content), "model", path)
     except (IndexError, ValueError) as error:
-        raise damaged(path, "not an ONNX file, or cut short") from error
+        raise damaged(path, "not an ONNX file") from error
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
@@ -59,10 +59,7 @@ def open_onnx(path: Path) -> Opened:
     except UnicodeDecodeError as error:
         raise damaged(path, "metadata that is not UTF-8") from error
     if strings.pop(KEY, None) is not None and not verified:
-        raise DrnError(
-            f"{path}: damaged, or changed after it was exported",
-            "copy it again, or export it again",
-        )
+        raise damaged(path, "its checksum is not at its end: it was changed after the export")
 
     def start(device: torch.device, threads: int, at_once: int) -> Run:
         options = ort.SessionOptions()
@@ -80,7 +77,8 @@ def open_onnx(path: Path) -> Opened:
 
         return run
 
-    return Opened(strings, f"ONNX Runtime {ort.__version__}", start, verified)
+    runtime = f"ONNX Runtime {ort.__version__}"
+    return ExportedNetwork(path=path, told=strings, runtime=runtime, start=start, verified=verified)
 
 
 def _session(ort: Any, content: bytes, path: Path, options: Any, providers: list[str]) -> Any:
@@ -97,16 +95,16 @@ def _check(message: memoryview, kind: str, path: Path) -> None:
         inner = fields.get(number)
         if inner is None:
             what = NAMES.get((kind, number), f"field {number} of a {kind}")
-            raise _refused(path, what)
+            raise refused(path, what)
         if inner or (kind, number) == DOMAIN:
             if isinstance(value, int):
                 raise ValueError(f"field {number} of a {kind} is a number")
             if inner:
                 _check(value, inner, path)
             elif value.tobytes() not in DOMAINS:
-                raise _refused(path, "operators of another library")
+                raise refused(path, "operators of another library")
         elif (kind, number) == LOCATION and value != 0:
-            raise _refused(path, NAMES["tensor", 13])
+            raise refused(path, NAMES["tensor", 13])
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -142,9 +140,3 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         if byte < 128:
             return value, at
     raise ValueError("a number too long")
-
-
-def _refused(path: Path, what: str) -> DrnError:
-    return DrnError(
-        f"{path}: refused: holds {what}", "networks that `drn export` wrote can be used"
-    )

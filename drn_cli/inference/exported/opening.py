@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 from drn_cli.errors import DrnError, warn_once
-from drn_cli.inference.exported.network import ExportedNetwork, Opened
+from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.exported.runtime import half_written
-from drn_cli.networks.catalog import ARCHITECTURES, Task
+from drn_cli.integrity import damaged
 from drn_cli.networks.metadata import check_metadata
 from drn_cli.replacing import half_replaced
 
@@ -31,50 +31,40 @@ def open_exported(path: Path) -> ExportedNetwork:
     if not path.is_file():
         raise half_written(path) if half_replaced(path) else DrnError(f"{path}: no such file")
     try:
-        told, runtime, start, verified = _READERS[path.suffix.lower()](path)
+        found = _READERS[path.suffix.lower()](path)
     except OSError as error:
-        raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if any(key not in told for key in NEEDED):
+        raise damaged(path, error) from error
+    if any(key not in found.told for key in NEEDED):
         raise DrnError(
             f"{path}: does not say what it is", "networks that `drn export` wrote can be used"
         )
-    if told["arch"] not in ARCHITECTURES or told["task"] not in get_args(Task):
-        raise DrnError(
-            f"{path}: holds what this drn does not know: {told['arch']}, {told['task']}",
-            "a newer drn may",
-        )
-    if not verified:
+    checked = replace(found, told=check_metadata(found.told, path, ours=True))
+    if not found.verified:
         warn_once(
             logger, f"{path}: not verified, as it holds no checksum (exporting it again writes one)"
         )
-    return ExportedNetwork(
-        path=path,
-        told=check_metadata(told, path),
-        runtime=runtime,
-        start=start,
-        verified=verified,
-    )
+    return checked
 
 
-def _onnx(path: Path) -> Opened:
+def _onnx(path: Path) -> ExportedNetwork:
     from drn_cli.inference.exported.onnx import open_onnx
 
     return open_onnx(path)
 
 
-def _openvino(path: Path) -> Opened:
+def _openvino(path: Path) -> ExportedNetwork:
     from drn_cli.inference.exported.openvino import open_openvino
 
     return open_openvino(path)
 
 
-def _program(path: Path) -> Opened:
+def _program(path: Path) -> ExportedNetwork:
     from drn_cli.inference.exported.program import open_program
 
     return open_program(path)
 
 
-_READERS: dict[str, Callable[[Path], Opened]] = {
+_READERS: dict[str, Callable[[Path], ExportedNetwork]] = {
     ".onnx": _onnx,
     ".xml": _openvino,
     ".pt2": _program,

@@ -18,34 +18,29 @@ from torch import Tensor
 
 from drn_cli.errors import DrnError
 from drn_cli.files import read_bytes
-from drn_cli.inference.exported.network import Opened, Output, Run
-from drn_cli.inference.exported.runtime import content_of, damaged, half_written, need, strings_of
-from drn_cli.inference.exported.sealing import verify_openvino
+from drn_cli.inference.exported.checksum import check_openvino
+from drn_cli.inference.exported.network import ExportedNetwork, Output, Run
+from drn_cli.inference.exported.runtime import (
+    content_of,
+    half_written,
+    need,
+    refused,
+    strings_of,
+)
+from drn_cli.integrity import damaged
 from drn_cli.replacing import half_replaced
 
 TOLD = "drn"  # where our strings are, among what an .xml says of itself
-
-
 LARGEST_XML = 16 << 20  # bytes; the largest of ours has 0.4 MB
 FREE = "rt_info"  # holds elements of any name, which are data
 ELEMENTS = {
-    "net",
-    "layers",
-    "layer",
-    "data",
-    "input",
-    "output",
-    "port",
-    "dim",
-    "edges",
-    "edge",
-    FREE,
+    *("net", "layers", "layer", "data", "input", "output", "port", "dim", "edges", "edge", FREE)
 }
 OPSET = re.compile(r"opset\d{1,2}")
 DEEPEST = 30  # elements within each other
 
 
-def open_openvino(path: Path) -> Opened:
+def open_openvino(path: Path) -> ExportedNetwork:
     """Read a file; it is compiled for each output with its first use.
 
     Raises:
@@ -61,7 +56,7 @@ def open_openvino(path: Path) -> Opened:
     content = content_of(weights)
     try:
         try:
-            verified = verify_openvino(xml, content, path)
+            verified = check_openvino(xml, content, path)
         except DrnError:
             if half_replaced(path):
                 raise half_written(path) from None
@@ -104,7 +99,8 @@ def open_openvino(path: Path) -> Opened:
         return run
 
     runtime = f"OpenVINO {openvino.__version__.partition('-')[0]}"
-    return Opened(strings_of(text, path), runtime, start, verified)
+    told = strings_of(text, path)
+    return ExportedNetwork(path=path, told=told, runtime=runtime, start=start, verified=verified)
 
 
 @cache
@@ -128,12 +124,12 @@ def _check(xml: bytes, path: Path) -> None:
         free = FREE in open_elements
         open_elements.append(name)
         if len(open_elements) > DEEPEST or not (free or name in ELEMENTS):
-            raise _refused(path, f"an element {name[:40]!r}, {len(open_elements)} deep")
+            raise refused(path, f"an element {name[:40]!r}, {len(open_elements)} deep")
         if name == "layer" and not free and not OPSET.fullmatch(attributes.get("version", "")):
-            raise _refused(path, "operators of another library")
+            raise refused(path, "operators of another library")
 
     def refuse(*_: object) -> None:
-        raise _refused(path, "a document type or an instruction")
+        raise refused(path, "a document type or an instruction")
 
     parser = expat.ParserCreate("utf-8")
     parser.StartElementHandler = start
@@ -143,9 +139,3 @@ def _check(xml: bytes, path: Path) -> None:
         parser.Parse(xml, True)
     except expat.ExpatError as error:
         raise damaged(path, f"XML: {error}") from error
-
-
-def _refused(path: Path, what: str) -> DrnError:
-    return DrnError(
-        f"{path}: refused: holds {what}", "networks that `drn export` wrote can be used"
-    )

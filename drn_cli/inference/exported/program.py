@@ -14,13 +14,14 @@ from torch.fx.graph import CodeGen
 
 from drn_cli.errors import DrnError
 from drn_cli.inference.exported.archive import check_archive
-from drn_cli.inference.exported.network import Opened, Output, Run
-from drn_cli.inference.exported.runtime import content_of, damaged, strings_of
+from drn_cli.inference.exported.network import ExportedNetwork, Output, Run
+from drn_cli.inference.exported.runtime import content_of, strings_of
+from drn_cli.integrity import damaged
 
 TOLD = "drn.json"  # our strings, among the files in the archive
 
 
-def open_program(path: Path) -> Opened:
+def open_program(path: Path) -> ExportedNetwork:
     """Read a program, after a look whether that could run code.
 
     Raises:
@@ -54,7 +55,8 @@ def open_program(path: Path) -> Opened:
 
         return run
 
-    return Opened(told, f"PyTorch {torch.__version__}", start, verified)
+    runtime = f"PyTorch {torch.__version__}"
+    return ExportedNetwork(path=path, told=told, runtime=runtime, start=start, verified=verified)
 
 
 def _computing(program: torch.export.ExportedProgram, number: int) -> torch.fx.GraphModule:

@@ -1,4 +1,4 @@
-"""Packages that are not always there, and how they say that a file is broken."""
+"""What the readers of all formats need: packages that may be missing, content, errors."""
 
 from importlib import import_module
 from pathlib import Path
@@ -6,6 +6,7 @@ from types import ModuleType
 
 from drn_cli.errors import DrnError
 from drn_cli.files import parse_json, read_bytes
+from drn_cli.integrity import damaged
 
 LARGEST = 2 << 30  # bytes of a file, and what protobuf takes; the largest of ours have 0.25 GB
 
@@ -38,17 +39,11 @@ def content_of(path: Path) -> bytes:
     return read_bytes(path, LARGEST)
 
 
-def damaged(path: Path, error: Exception | str) -> DrnError:
-    """Say in one line that a runtime cannot read a file."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # OpenVINO and PyTorch begin with places in their own code.
-    telling = [
-        line.partition("] . ")[2] if line.startswith("[enforce fail at ") else line
-        for line in lines
-        if not line.startswith(("Exception from ", "Check '"))
-    ]
-    reason = telling[0].split(". ")[0] if telling else type(error).__name__
-    return DrnError(f"{path}: cannot be read: {reason}", "copy it again, or export it again")
+def refused(path: Path, what: str) -> DrnError:
+    """Return the error for a file that holds what `drn export` does not write."""
+    return DrnError(
+        f"{path}: refused: holds {what}", "networks that `drn export` wrote can be used"
+    )
 
 
 def half_written(path: Path) -> DrnError:

@@ -104,7 +104,9 @@ def _checked(text: str, passes: bool) -> str:
 # These end up in source code that PyTorch compiles.
 Name = Annotated[str, Text(pattern=r"^_?[a-z][A-Za-z0-9_]{0,199}$")]
 Label = Annotated[str, Text(pattern=r"^[A-Za-z0-9_.,;:@+=\[\]()<> -]{0,5000}$")]  # never looked up
-Path = Annotated[str, Text(pattern=r"^(network(\.([a-z][a-z0-9_]*|[0-9]+)){0,20}|mean|std|)$")]
+ModulePath = Annotated[
+    str, Text(pattern=r"^(network(\.([a-z][a-z0-9_]*|[0-9]+)){0,20}|mean|std|)$")
+]
 Guard = Annotated[
     str,
     Text(
@@ -112,7 +114,7 @@ Guard = Annotated[
         r"[-+*/%()<>=! ]){1,500}$"
     ),
 ]
-Size = Annotated[str, AfterValidator(_size)]
+SizeText = Annotated[str, AfterValidator(_size)]
 Tree = Annotated[str, AfterValidator(_tree)]
 Operator = Annotated[str, AfterValidator(_operator)]
 Int = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -162,7 +164,7 @@ class Hint(OneOf):
 
 
 class Expression(Part):
-    expr_str: Size
+    expr_str: SizeText
     hint: Hint | None = None
 
 
@@ -242,21 +244,21 @@ class UserInput(Part):
     arg: TensorValue
 
 
-class Parameter(Part):
+class ParameterSpec(Part):
     arg: Named
-    parameter_name: Path
+    parameter_name: ModulePath
 
 
-class Buffer(Part):
+class BufferSpec(Part):
     arg: Named
-    buffer_name: Path
+    buffer_name: ModulePath
     persistent: bool
 
 
 class InputSpec(OneOf):
     user_input: UserInput | None = None
-    parameter: Parameter | None = None
-    buffer: Buffer | None = None
+    parameter: ParameterSpec | None = None
+    buffer: BufferSpec | None = None
 
 
 class OutputSpec(OneOf):
@@ -277,7 +279,7 @@ class CallSignature(Part):
 
 
 class Call(Part):
-    fqn: Path
+    fqn: ModulePath
     signature: CallSignature | None = None
 
 
@@ -311,17 +313,17 @@ class Program(Part):
     guards_code: list[Guard] = []
 
 
-class Tensor(Part):
+class StoredTensor(Part):
     path_name: Annotated[str, Text(pattern=r"^(weight|tensor)_[0-9]{1,6}$")]
     is_param: bool
     use_pickle: Literal[False]
     tensor_meta: TensorMeta
 
 
-class Tensors(Part):
+class TensorTable(Part):
     """The files that say where each tensor lies."""
 
-    config: dict[Path, Tensor]
+    config: dict[ModulePath, StoredTensor]
 
 
 def check_json(content: bytes, kind: type[Part]) -> None:

@@ -8,8 +8,7 @@ records of a .pt2 have theirs anyway.
 import re
 from pathlib import Path
 
-from drn_cli.errors import DrnError
-from drn_cli.integrity import crc32
+from drn_cli.integrity import crc32, damaged
 
 KEY = "checksum"
 # Field 14 of a model, 20 bytes long: a key (field 1) and a value (field 2) of 8 bytes each.
@@ -19,21 +18,21 @@ XML_COMMENT = re.compile(rb"<!-- drn checksum ([0-9a-f]{8}) -->\n")
 XML_LENGTH = 31
 
 
-def seal_onnx(path: Path) -> None:
+def write_onnx_checksum(path: Path) -> None:
     """Append its checksum to an ONNX file that has none."""
     value = crc32([path.read_bytes()]).encode()
     with path.open("ab") as file:
         file.write(b"\x72\x14\x0a\x08checksum\x12\x08" + value)
 
 
-def seal_openvino(path: Path) -> None:
+def write_openvino_checksum(path: Path) -> None:
     """Append the checksum of an .xml and its .bin to the .xml."""
     value = crc32([path.with_suffix(".bin").read_bytes(), path.read_bytes()])
     with path.open("ab") as file:
         file.write(f"<!-- drn checksum {value} -->\n".encode())
 
 
-def verify_onnx(content: bytes, path: Path) -> bool:
+def check_onnx(content: bytes, path: Path) -> bool:
     """Verify the checksum of an ONNX file.
 
     Returns:
@@ -46,21 +45,16 @@ def verify_onnx(content: bytes, path: Path) -> bool:
     if found is None:
         return False
     if found[1].decode() != crc32([memoryview(content)[:-ONNX_LENGTH]]):
-        raise _differs(path)
+        raise damaged(path, "its checksum differs")
     return True
 
 
-def verify_openvino(xml: bytes, weights: bytes, path: Path) -> bool:
-    """Verify the checksum of an .xml and its .bin; as `verify_onnx`."""
+def check_openvino(xml: bytes, weights: bytes, path: Path) -> bool:
+    """Verify the checksum of an .xml and its .bin; as `check_onnx`."""
     found = XML_COMMENT.fullmatch(xml[-XML_LENGTH:])
     if found is None:
         return False
     if found[1].decode() != crc32([weights, memoryview(xml)[:-XML_LENGTH]]):
-        raise _differs(path, f", or {path.with_suffix('.bin').name} is another's")
+        name = path.with_suffix(".bin").name
+        raise damaged(path, f"its checksum differs, or {name} is another's")
     return True
-
-
-def _differs(path: Path, otherwise: str = "") -> DrnError:
-    return DrnError(
-        f"{path}: damaged{otherwise}: its checksum differs", "copy it again, or export it again"
-    )
