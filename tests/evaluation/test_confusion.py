@@ -76,10 +76,12 @@ def test_first_label_beyond_the_classes_is_out_of_range() -> None:
         )
 
 
-def test_sizes_that_differ_are_an_error_with_file_and_both_sizes() -> None:
-    prediction = torch.zeros(2, 3, dtype=torch.uint8)
-    with pytest.raises(DrnError, match="the label is 4x2, the prediction 3x2") as caught:
-        confusion(prediction, torch.zeros(2, 4, dtype=torch.uint8), 5, NAME)
+@pytest.mark.parametrize(("wide", "predicted"), [(4, 3), (3, 4)])
+def test_sizes_that_differ_are_an_error_with_file_and_both_sizes(wide: int, predicted: int) -> None:
+    prediction = torch.zeros(2, predicted, dtype=torch.uint8)
+    text = f"the label is {wide}x2, the prediction {predicted}x2"
+    with pytest.raises(DrnError, match=text) as caught:
+        confusion(prediction, torch.zeros(2, wide, dtype=torch.uint8), 5, NAME)
     assert str(NAME) in str(caught.value)
 
 
