@@ -26,6 +26,8 @@ from drn_cli.recipe.schema import Eval
 
 log = logging.getLogger(__name__)
 
+MOST_CLASSES = 256  # of a segmenter: index maps are uint8
+
 
 def facts(
     found: Found, data: ListFolder | None = None, given: Normalization | None = None
@@ -73,6 +75,10 @@ def load_predictor(
         DrnError: The file cannot be read, holds a classifier, or cannot do what is asked of it.
     """
     found = open_network(source, "segmentation") if isinstance(source, Path) else source
+    if found.classes > MOST_CLASSES:
+        raise DrnError(
+            f"{found.path}: {found.classes} classes, and an index map holds {MOST_CLASSES} at most"
+        )
     normalized, class_set = facts(found, data, given)
     statistics = normalized.statistics
     count = at_once or networks_at_once(device)

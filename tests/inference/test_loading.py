@@ -138,6 +138,14 @@ def test_an_original_segmenter_is_known_by_its_number_of_classes(
     assert predictor.class_set.names == names
 
 
+def test_more_classes_than_an_index_map_can_hold_are_refused(tmp_path: Path) -> None:
+    for classes in (256, 257):
+        save_weights(tmp_path / f"{classes}", create_model("drn_a_18", "segmentation", classes))
+    assert load_predictor(tmp_path / "256", CPU).classes == 256
+    with pytest.raises(DrnError, match="257: 257 classes, and an index map holds 256 at most"):
+        load_predictor(tmp_path / "257", CPU)
+
+
 def test_the_data_folder_tells_what_an_original_file_does_not(
     tmp_path: Path, data_folder: Path
 ) -> None:
