@@ -52,6 +52,20 @@ def without_blue(root: Path) -> None:
         Image.fromarray(label).save(path)
 
 
+def floats(added: float) -> Callable[[Path], None]:
+    """Make the labels TIFF files of floats."""
+
+    def write(root: Path) -> None:
+        for path in (root / "labels").iterdir():
+            label = np.array(Image.open(path)).astype(np.float32) + added
+            Image.fromarray(label).save(path.with_suffix(".tif"))
+            path.unlink()
+        for path in root.glob("*_labels.txt"):
+            path.write_text(path.read_text().replace(".png", ".tif"))
+
+    return write
+
+
 def many(root: Path) -> None:
     for kind in ("images", "labels"):
         path = root / f"train_{kind}.txt"
@@ -82,6 +96,8 @@ BLUE = "train_labels.txt: no training pixel is blue (2): it cannot be learned"
         (cut("labels/102.png"), (), "labels/102.png: broken", None),
         (padded, (), None, None),
         (without_blue, (), None, BLUE),
+        (floats(0), (), None, None),
+        (floats(0.5), (), ".tif: a label map has one class id a pixel, and its float at x 0", None),
         (counts(5, 5, 0), (), None, BLUE),
         (counts(0, 5, 0), (), "the training labels show green alone; with fewer than 2", None),
         (counts(5, 5, 0, stale=True), (), None, None),  # the list has changed since: not used

@@ -86,11 +86,12 @@ def _look_at_label(path: Path) -> Seen:
 
 def _look_at_no_label_map(path: Path, error: DrnError) -> Seen:
     """Tell why a file is no label map: it raises if the file is not even a picture."""
+    header = read_header(path)
+    mode = header.mode
+    if mode == "F":  # what `read_label` says of it, with the value that is none
+        return Seen(header.upright, fault=Finding.of("unreadable", error, path))
     image = read_image(path)
     size = (image.shape[1], image.shape[0])
-    mode = read_header(path).mode
-    if mode == "F":  # what `read_label` says of it, with the value that is none
-        return Seen(size, fault=Finding.of("unreadable", error, path))
     if mode.startswith("I"):  # more than 8 bits, with values that do not fit into 8
         values, counts = np.unique(read_label_values(path), return_counts=True)
         return Seen(size, pixels=dict(zip(values.tolist(), counts.tolist(), strict=True)))
