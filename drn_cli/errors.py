@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 
 WOULD_BLOCK = "could not complete without blocking"  # of a write, in Python's words
@@ -42,6 +43,12 @@ def started_by_torchrun() -> bool:
 def reports_for_all() -> bool:
     """Whether this process is rank 0 of its job, or alone: what all ranks find, it reports."""
     return not started_by_torchrun() or os.environ["RANK"] == "0"
+
+
+def few_of(names: Sequence[object], most: int) -> str:
+    """Name a few of many in a message: `a, b, c and 4 more`."""
+    named = ", ".join(map(str, names[:most]))
+    return f"{named} and {len(names) - most:,} more" if len(names) > most else named
 
 
 def warn_once(log: logging.Logger, text: str) -> None:

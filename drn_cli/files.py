@@ -45,7 +45,8 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises:
         DrnError: The folder cannot be made or written.
     """
-    temporary = _beside(path)
+    # Named before it is made: an interrupt between the two leaves nothing behind.
+    temporary = hidden_beside(path, f"{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
@@ -87,7 +88,7 @@ def scratch_folder(path: Path) -> Iterator[Path]:
     Raises:
         DrnError: It cannot be made, or the block ends with an OSError.
     """
-    temporary = _beside(path)
+    temporary = hidden_beside(path, f"{secrets.token_hex(4)}.tmp")
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -122,11 +123,6 @@ def hidden_beside(path: Path, ending: str) -> Path:
     while len(os.fsencode(f".{name}.{ending}")) > NAME_MAX:
         name = name[:-1]
     return path.with_name(f".{name}.{ending}")
-
-
-def _beside(path: Path) -> Path:
-    # Named before it is made: an interrupt between the two leaves nothing behind.
-    return hidden_beside(path, f"{secrets.token_hex(4)}.tmp")
 
 
 def open_lock(path: Path) -> IO[bytes]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ENDS = 16  # bytes that are looked at, at either end
 
-PNG, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+PNG_MAGIC, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 GIF, GIF_END = b"GIF8", b"\x3b"
 
@@ -25,7 +25,7 @@ def has_its_end(head: bytes, tail: bytes, size: int) -> bool | None:
         None for a format without such a mark. False does not prove that something is missing:
         some programs write padding, or data of their own, after the end.
     """
-    for start, end in ((PNG, PNG_END), (JPEG, JPEG_END), (GIF, GIF_END)):
+    for start, end in ((PNG_MAGIC, PNG_END), (JPEG, JPEG_END), (GIF, GIF_END)):
         if head.startswith(start):
             return tail.endswith(end)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":

@@ -6,6 +6,7 @@ ends and no image is found under two names. What a search leaves out is counted 
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ PREDICTIONS = "earlier predictions"
 NO_PARTNER = "no partner"
 NOT_LISTED = "in no list of the split"
 OUTSIDE = "image in no class folder"
-SERIOUS = frozenset({CYCLE, DANGLING, UNREADABLE, IRREGULAR, SUBFOLDER, OUTSIDE})
+NO_CLASS = "folder of no class"
+UNNAMED = "name that the data set does not have"
+SERIOUS = frozenset({CYCLE, DANGLING, UNREADABLE, IRREGULAR, SUBFOLDER, OUTSIDE, NO_CLASS})
 
 FOLDER, FILE, DEBRIS = "folder", "file", "debris"
 
@@ -43,13 +46,20 @@ Identity = tuple[int, int]  # device and inode of a folder
 
 
 class LeftOut:
-    """What searches passed over: how many files and folders for which reason, and some names."""
+    """What searches passed over: how many files and folders for which reason, and some names.
 
-    def __init__(self) -> None:
+    Args:
+        expected: Names, as `add` gets them, that a data set has and that are not counted.
+    """
+
+    def __init__(self, expected: re.Pattern[str] | None = None) -> None:
+        self._expected = expected
         self.counts: Counter[str] = Counter()
         self._names: dict[str, list[str]] = {}
 
     def add(self, reason: str, name: str) -> None:
+        if self._expected and self._expected.fullmatch(name):
+            return
         self.counts[reason] += 1
         names = self._names.setdefault(reason, [])
         if len(names) < NAMED:
@@ -143,25 +153,35 @@ def search(
 
 
 def list_files(folder: Path, left_out: LeftOut, *, below: str) -> list[str]:
-    """Name the image files in a folder, without those below it, in order; none if it is no folder.
+    """Name the image files in a folder, as `list_entries` lists them."""
+    return [entry.name for entry in list_entries(folder, left_out, below=below)]
+
+
+def list_entries(
+    folder: Path, left_out: LeftOut, *, below: str | None, broken_too: bool = False
+) -> list[os.DirEntry[str]]:
+    """List the image files in a folder, without those below it, in order; none if it is no folder.
 
     Args:
         folder: Where to look.
         left_out: Collects what is passed over.
-        below: The reason for which folders in it are left out.
+        below: The reason for which folders in it are left out, if that is to be counted.
+        broken_too: Whether links to nothing and the like are listed, if they have an image's name.
 
     Raises:
         DrnError: The folder cannot be read.
     """
-    names = []
+    found = []
     for entry in entries(folder, missing_ok=True):
         kind = _kind(entry)
-        reason = _reason_against_file(entry.name, below if kind == FOLDER else kind)
-        if reason is None:
-            names.append(entry.name)
+        if kind == FOLDER and below is None:
+            continue
+        reason = _reason_against_file(entry.name, below if below and kind == FOLDER else kind)
+        if reason is None or (broken_too and reason in (DANGLING, UNREADABLE, IRREGULAR)):
+            found.append(entry)
         else:
             left_out.add(reason, f"{folder.name}/{entry.name}")
-    return names
+    return found
 
 
 def reason_against(path: Path, *, hidden_too: bool = False) -> str | None:

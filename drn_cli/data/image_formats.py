@@ -11,6 +11,7 @@ from typing import IO
 import imagecodecs
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
+from drn_cli.data.file_ends import PNG_MAGIC
 from drn_cli.errors import DrnError
 
 # What Pillow may try, the most frequent first. Its other readers start programs (EPS) or are
@@ -22,42 +23,37 @@ PIXEL_LIMIT = 160_000_000  # the largest cameras have 151 million, a tile of Sen
 # Processes inherit it, however they are started.
 LIMIT_VARIABLE = "DRN_MAX_PIXELS"
 
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 HEAD = 512  # bytes that tell what a file is
 
 CONVERT = "convert it to PNG or JPEG first"
+SAVE = "save its images as PNG files"
 EXTRACT = "extract its frames first, for example with ffmpeg -i FILE frame%05d.png"
-# What files that are not supported begin with, what they are, and what to do.
-KINDS: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"%!PS", "PostScript (EPS) file", CONVERT),
-    (0, b"\xc5\xd0\xd3\xc6", "PostScript (EPS) file", CONVERT),
-    (0, b"%PDF", "PDF file", CONVERT),
-    (0, b"icns", "ICNS (Apple icons) file", CONVERT),
-    (0, b"\0\0\1\0", "ICO (Windows icons) file", CONVERT),
-    (0, b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000 file", CONVERT),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000 file", CONVERT),
-    (0, b"\xff\x0a", "JPEG XL file", CONVERT),
-    (0, b"\0\0\0\x0cJXL ", "JPEG XL file", CONVERT),
-    (0, b"DDS ", "DDS (texture) file", CONVERT),
-    (0, b"8BPS", "PSD (Photoshop) file", CONVERT),
-    (0, b"v/1\x01", "OpenEXR file", "tone-map it to an 8-bit PNG first"),
-    (0, b"#?RADIANCE", "Radiance HDR file", "tone-map it to an 8-bit PNG first"),
-    (0, b"SIMPLE  =", "FITS file", CONVERT),
-    (0, b"\x1aE\xdf\xa3", "Matroska or WebM video", EXTRACT),
-    (0, b"FLV\x01", "Flash video", EXTRACT),
-    (0, b"OggS", "Ogg video", EXTRACT),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media video", EXTRACT),
-    (0, b"\0\0\1\xba", "MPEG video", EXTRACT),
-    (0, b"\0\0\1\xb3", "MPEG video", EXTRACT),
-    (0, b"\x93NUMPY", "NumPy file", "save it as PNG, for example with Image.fromarray(array).save"),
-    (0, b"\x89HDF\r\n\x1a\n", "HDF5 file", "save its images as PNG files"),
-    (128, b"DICM", "DICOM file", "save its images as PNG files"),
-    (8, b"AVI LIST", "AVI video", EXTRACT),
-    (0, b"PK\x03\x04", "zip archive", "unpack it first"),
-    (0, b"\x1f\x8b", "gzip archive", "unpack it first"),
-    (0, b"version https://git-lfs", "Git LFS pointer", "fetch the file itself with git lfs pull"),
-)
+# What files that are not supported begin with, and what they are, by what to do with them.
+STARTS: tuple[tuple[str, dict[bytes, str]], ...] = (
+    (CONVERT, {
+        b"%!PS": "PostScript (EPS) file", b"\xc5\xd0\xd3\xc6": "PostScript (EPS) file",
+        b"%PDF": "PDF file",
+        b"icns": "ICNS (Apple icons) file", b"\0\0\1\0": "ICO (Windows icons) file",
+        b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG 2000 file", b"\xff\x4f\xff\x51": "JPEG 2000 file",
+        b"\xff\x0a": "JPEG XL file", b"\0\0\0\x0cJXL ": "JPEG XL file",
+        b"DDS ": "DDS (texture) file", b"8BPS": "PSD (Photoshop) file", b"SIMPLE  =": "FITS file",
+    }),
+    ("tone-map it to an 8-bit PNG first", {
+        b"v/1\x01": "OpenEXR file", b"#?RADIANCE": "Radiance HDR file",
+    }),
+    (EXTRACT, {
+        b"\x1aE\xdf\xa3": "Matroska or WebM video", b"FLV\x01": "Flash video",
+        b"OggS": "Ogg video", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "Windows Media video",
+        b"\0\0\1\xba": "MPEG video", b"\0\0\1\xb3": "MPEG video",
+    }),
+    ("save it as PNG, for example with Image.fromarray(array).save", {b"\x93NUMPY": "NumPy file"}),
+    (SAVE, {b"\x89HDF\r\n\x1a\n": "HDF5 file"}),
+    ("unpack it first", {b"PK\x03\x04": "zip archive", b"\x1f\x8b": "gzip archive"}),
+    ("fetch the file itself with git lfs pull", {b"version https://git-lfs": "Git LFS pointer"}),
+)  # fmt: skip
+# The same of files that are known by what stands further behind: at which byte.
+INSIDE = ((128, b"DICM", "DICOM file", SAVE), (8, b"AVI LIST", "AVI video", EXTRACT))
 TEXTS = ((b"<svg", "SVG drawing", CONVERT), (b"<html", "web page", "download the image itself"))
 # Brands of the containers that phones and cameras write; all others hold video.
 BRANDS = {
@@ -145,8 +141,12 @@ def _kind(data: bytes) -> tuple[str, str]:
     if data[4:8] == b"ftyp":
         brand = BRANDS.get(data[8:12])
         return (f"{brand} image", CONVERT) if brand else ("MP4 or QuickTime video", EXTRACT)
-    for offset, magic, name, remedy in KINDS:
-        if data[offset : offset + len(magic)] == magic:
+    for remedy, kinds in STARTS:
+        for magic, name in kinds.items():
+            if data.startswith(magic):
+                return name, remedy
+    for offset, magic, name, remedy in INSIDE:
+        if data.startswith(magic, offset):
             return name, remedy
     start = data[:HEAD].lower()
     for magic, name, remedy in TEXTS:

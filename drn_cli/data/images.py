@@ -14,9 +14,9 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from drn_cli.data.classes import IGNORED, ClassSet
+from drn_cli.data.file_ends import PNG_MAGIC
 from drn_cli.data.image_formats import (
     FORMATS,
-    PNG_MAGIC,
     check_png,
     foreign,
     pixel_limit,

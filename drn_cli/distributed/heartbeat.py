@@ -14,6 +14,8 @@ from pathlib import Path
 
 from torch._C._distributed_c10d import Store  # public, but nowhere exported
 
+from drn_cli.errors import few_of
+
 START, READING, TRAINING, COMPILATION = "start", "reading data", "training", "compilation"
 VALIDATION, CHECKPOINT = "validation", "checkpoint"
 
@@ -119,10 +121,8 @@ class Watch:
             return None
         ranks = self._culprits([doing for *_, doing in reports])
         _, _, step, doing = reports[ranks[0]]
-        most = 8
-        names = ", ".join(map(str, ranks[:most]))
-        more = f" and {len(ranks) - most} more" if len(ranks) > most else ""
-        subject = f"rank {names} has" if len(ranks) == 1 else f"ranks {names}{more} have"
+        names = few_of(ranks, most=8)
+        subject = f"rank {names} has" if len(ranks) == 1 else f"ranks {names} have"
         seconds = self._clock - self._changed[ranks[0]]
         text = f"{subject} made no progress for {seconds:.0f} s (last: step {step}, {doing})"
         return Stall(tuple(ranks), text, idle - self._limit)

@@ -16,7 +16,7 @@ import torch
 from drn_cli.data.batches import Batch, on_device
 from drn_cli.data.readers import reading_failures
 from drn_cli.distributed.heartbeat import CHECKPOINT, COMPILATION, READING, START, TRAINING
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, few_of
 from drn_cli.files import write_json, write_text
 from drn_cli.inference.out_of_memory import is_out_of_memory
 from drn_cli.inference.score_maps import NonFiniteScoresError
@@ -247,10 +247,9 @@ class _Loop:
         step, lr = self.progress.steps, self.settings.lr
         if in_a_row >= self.settings.max_skipped:
             names = self._pictures()
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
             raise DrnError(
                 f"the loss is not finite: {in_a_row} steps in a row were skipped, up to step "
-                f"{step}, the last with {', '.join(names[:NAMED])}{more}",
+                f"{step}, the last with {few_of(names, NAMED)}",
                 f"a lower train.lr than {lr:g}, a warm-up, or train.clip_grad_norm may help; the "
                 f"last checkpoint is from before: {self.run.last}",
             )

@@ -21,7 +21,7 @@ from drn_cli.data.classification import ClassificationSet
 from drn_cli.data.file_search import LeftOut
 from drn_cli.data.folders import ListFolder, Statistics
 from drn_cli.data.resized_crop import ResizedCrop
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, few_of
 from drn_cli.evaluation import classification, segmentation
 from drn_cli.inference.classifier import Classifier
 from drn_cli.inference.predictor import PixelPredictor
@@ -242,8 +242,7 @@ class Classification:
                     raise fault.error()
         there = {sample.target for sample in material.train}
         absent = [name for n, name in enumerate(material.class_set.names) if n not in there]
-        more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
-        named = f"{', '.join(absent[:NAMED])}{more}"
+        named = few_of(absent, NAMED)
         return [
             *material.left_out,
             *([f"{material.root / 'train'}: no image of {named}: not learned"] if absent else []),

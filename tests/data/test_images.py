@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from drn_cli.data.classes import camvid, cityscapes
-from drn_cli.data.image_formats import PNG_MAGIC
+from drn_cli.data.file_ends import PNG_MAGIC
 from drn_cli.data.images import (
     overlay,
     read_header,

@@ -14,6 +14,7 @@ from drn_cli.cli.evaluating.tables import (
     write_classification,
     write_segmentation,
 )
+from drn_cli.errors import few_of
 
 if TYPE_CHECKING:
     from drn_cli.data.classes import ClassSet
@@ -122,9 +123,7 @@ def lacking(expected: int, lone: Mapping[str, Sequence[Path]]) -> str:
     parts = []
     for what, files in lone.items():
         if files:
-            names = ", ".join(map(str, files[:NAMED]))
-            more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-            parts.append(f"{len(files)} of {expected} have no {what}: {names}{more}")
+            parts.append(f"{len(files)} of {expected} have no {what}: {few_of(files, NAMED)}")
     return "; ".join(parts)
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drn_cli.cli import console
-from drn_cli.cli.prepare.common import AsJson, progress_bar, report
+from drn_cli.cli.pictures import MaxPixels
+from drn_cli.cli.prepare.common import AsJson, files_left_out, progress_bar, report
 
 if TYPE_CHECKING:
     from drn_cli.data.prepare.cityscapes import PreparedCityscapes
@@ -48,6 +49,7 @@ def cityscapes(
     force: Annotated[
         bool, typer.Option("--force", help="Replace lists and info.json of another origin.")
     ] = False,
+    max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
     """Cityscapes: 19 classes, 2975/500/1525 pictures; from its folders or its zips."""
@@ -69,6 +71,7 @@ def cityscapes(
                 "cities": made.cities,
                 "expected": EXPECTED,
                 "left_out": made.left_out,
+                "files_left_out": files_left_out(made.passed_over),
             }
         )
         return

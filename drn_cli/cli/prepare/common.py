@@ -1,6 +1,6 @@
 """What the verbs of `drn data prepare` share: the progress bar, and the words at the end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +9,7 @@ import typer
 from drn_cli.cli import console
 
 if TYPE_CHECKING:
+    from drn_cli.data.file_search import LeftOut
     from drn_cli.data.prepare.common import Prepared, Progress
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -26,6 +27,15 @@ def progress_bar(unit: str = "picture") -> "Iterator[Progress]":
             bar.update(done - bar.n)
 
         yield progress
+
+
+def files_left_out(searched: "Mapping[str, LeftOut]") -> list[dict[str, object]]:
+    """Return what searches of several folders passed over, ready for JSON."""
+    return [
+        {"folder": folder, **one}
+        for folder, left_out in searched.items()
+        for one in left_out.to_json()
+    ]
 
 
 def report(made: "Prepared", as_json: bool, then: str, **more: Any) -> None:

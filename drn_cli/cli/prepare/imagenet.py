@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from drn_cli.cli import console
-from drn_cli.cli.prepare.common import AsJson, progress_bar
+from drn_cli.cli.pictures import MaxPixels
+from drn_cli.cli.prepare.common import AsJson, files_left_out, progress_bar
 
 if TYPE_CHECKING:
     from drn_cli.data.prepare.imagenet.preparing import PreparedImageNet
@@ -51,6 +52,7 @@ def imagenet(
         Path | None,
         typer.Option(help="Classes of flat val pictures: lines of WNID, or of NAME WNID, or CSV."),
     ] = None,
+    max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
     """ImageNet (ILSVRC2012): 1000 classes, 1281167/50000 pictures."""
@@ -86,6 +88,7 @@ def _as_json(made: "PreparedImageNet") -> dict[str, Any]:
         "expected": {"pictures": EXPECTED, "classes": CLASSES},
         "corrupt": [dict(zip(names, line.split("\t"), strict=False)) for line in made.corrupt],
         "boxes": made.boxes,
+        "files_left_out": files_left_out(made.left_out),
         "missing": dict(made.missing),
         "unchanged": made.unchanged,
     }

@@ -99,15 +99,15 @@ def _look_around(folder: ClassFolder, split: str) -> Place:
         finding = Finding("error", "class-folder", "no such folder; training needs it", place)
         return Place(dict.fromkeys(folder.folders, ()), [finding])
     left_out = LeftOut()
-    pictures = {name: _pictures(place / name, left_out) for name in folder.folders}
-    findings = list(_wrong_folders(place, pictures))
+    images = {name: _pictures(place / name, left_out) for name in folder.folders}
+    findings = list(_wrong_folders(place, images))
     left_out.log(place)
     if left_out.serious:
         findings.append(Finding("warning", "left-out", str(left_out), place))
-    return Place(pictures, findings)
+    return Place(images, findings)
 
 
-def _wrong_folders(place: Path, pictures: Mapping[str, Sequence[Path]]) -> Iterator[Finding]:
+def _wrong_folders(place: Path, images: Mapping[str, Sequence[Path]]) -> Iterator[Finding]:
     loose = _pictures(place, LeftOut())
     if loose:
         yield Finding(
@@ -118,11 +118,11 @@ def _wrong_folders(place: Path, pictures: Mapping[str, Sequence[Path]]) -> Itera
             "put each into the folder of its class",
         )
     for name in list_folders(place):
-        if name not in pictures:
+        if name not in images:
             message = "is the folder of no class"
             hint = "classes are the folders in train/, or those that info.json names"
             yield Finding("error", "class-folder", message, place / name, hint)
-    for name, paths in pictures.items():
+    for name, paths in images.items():
         if not paths:
             message = "has no pictures" if (place / name).is_dir() else "is missing"
             yield Finding("warning", "class-folder", message, place / name)

@@ -69,8 +69,8 @@ def quick(
             if len(findings) >= ENOUGH:
                 pool.shutdown(cancel_futures=True)
                 return findings
-        told = {finding.file for finding in findings}
-        paths = [label for _, label in evenly(labelled, WHOLE) if label not in told]
+        known = {finding.file for finding in findings}
+        paths = [label for _, label in evenly(labelled, WHOLE) if label not in known]
         seen = list(pool.map(look, [Item(path, label=True) for path in paths]))
     if turned:
         more = f" (and {len(turned) - 1:,} more images)" if len(turned) > 1 else ""

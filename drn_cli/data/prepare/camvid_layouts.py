@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from drn_cli.data.classes import camvid_split
 from drn_cli.data.file_search import SUBFOLDER, LeftOut, list_files
 from drn_cli.data.prepare.placing import SPLITS
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, few_of
 from drn_cli.files import read_text, require_folder
 
 LABEL_FOLDERS = ("{}_labels", "{}annot", "{}_label", "{}_annot", "{}_masks", "{}_mask")
@@ -129,7 +129,9 @@ def _split_folders(source: Path) -> Layout:
         # A label without its picture tells that pictures are missing.
         strangers = [stem for stem in labels if stem.removesuffix("_L") not in images]
         if strangers:
-            raise DrnError(f"{folder}: {_some(strangers)} without a picture in {source / split}")
+            raise DrnError(
+                f"{folder}: {few_of(strangers, 3)} without a picture in {source / split}"
+            )
     return Layout("split folders", pairs, [], _colour_file(source, pairs))
 
 
@@ -139,7 +141,7 @@ def _cambridge(source: Path, stills: Path, approved: Path) -> Layout:
     if missing:
         raise DrnError(
             f"{stills}: lacks {len(missing)} of the {len(splits)} pictures of CamVid: "
-            f"{_some(missing)}"
+            f"{few_of(missing, 3)}"
         )
     name = "the Cambridge release, with the split of the SegNet copy"
     if len(images) > len(splits):
@@ -160,7 +162,7 @@ def _joined(
         below = label.relative_to(source).as_posix() if label else None
         pairs.append(Pair(split, image.relative_to(source).as_posix(), below))
     if without:
-        raise DrnError(f"{_some(without)} without a label, which is named X_L.png or X.png")
+        raise DrnError(f"{few_of(without, 3)} without a label, which is named X_L.png or X.png")
     return pairs
 
 
@@ -186,9 +188,3 @@ def _stems(folder: Path) -> dict[str, Path]:
     names = list_files(folder, left_out, below=SUBFOLDER)
     left_out.log(folder)
     return {Path(name).stem: folder / name for name in names}
-
-
-def _some(names: Sequence[str]) -> str:
-    """Name a few of many."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

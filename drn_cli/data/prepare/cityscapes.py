@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from drn_cli.data.classes import IGNORED, cityscapes, cityscapes_train_ids
-from drn_cli.data.file_ends import PNG, PNG_END
+from drn_cli.data.file_ends import PNG_END, PNG_MAGIC
+from drn_cli.data.file_search import LeftOut
 from drn_cli.data.folders import CITYSCAPES
 from drn_cli.data.images import read_label, write_index
 from drn_cli.data.orientation import size_problem
@@ -46,10 +47,12 @@ class PreparedCityscapes(Prepared):
     Attributes:
         cities: Pictures in each city of each split.
         left_out: Number of train and val pictures without a label, which no list names.
+        passed_over: What lies in the folders of images and labels and is no file of the release.
     """
 
     cities: Mapping[str, Mapping[str, int]]
     left_out: int
+    passed_over: Mapping[str, LeftOut]
 
 
 def prepare_cityscapes(
@@ -109,6 +112,7 @@ def prepare_cityscapes(
             unchanged=not (packed or any(convert for _, convert in tasks) or changed),
             cities=cities,
             left_out=copy.left_out,
+            passed_over=copy.passed_over,
         )
 
 
@@ -194,7 +198,7 @@ def png_size(path: Path) -> tuple[int, int]:
         raise DrnError(f"{path}: no such file") from error
     except OSError as error:
         raise DrnError(f"{path}: broken image: {error.strerror or error}") from error
-    if head[:8] + head[12:16] != PNG + b"IHDR" or not end.endswith(PNG_END):
+    if head[:8] + head[12:16] != PNG_MAGIC + b"IHDR" or not end.endswith(PNG_END):
         raise DrnError(f"{path}: broken image: not a whole PNG file")
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
 

@@ -8,9 +8,10 @@ not looked at.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from drn_cli.data.file_search import UNNAMED, LeftOut, search
 from drn_cli.data.prepare.archives import Entry, list_entries
 from drn_cli.errors import DrnError
 from drn_cli.files import require_folder
@@ -28,6 +29,11 @@ _LABEL = re.compile(
     rf"{LABELS}/(train|val)/{_NAME}/{_NAME}_gtFine_(labelIds|labelTrainIds|trainIds)\.png"
 )
 _PATTERNS = {PICTURES: _PICTURE, LABELS: _LABEL}
+# Files of the release below gtFine, and those that its scripts make, of which no use is made.
+_OTHERS = re.compile(
+    rf"(train|val|test)/{_NAME}/{_NAME}_gtFine_"
+    r"((color|instanceIds|labelIds|\w*[tT]rainIds)\.png|polygons\.json)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +63,13 @@ class Copy:
         frames: Pictures in the order of their paths.
         left_out: Number of train and val pictures that are left out for want of a label.
         packed: `leftImg8bit` and `gtFine`, as far as they are to be unpacked, and from what.
+        passed_over: What lies in the two folders and is no file of the release.
     """
 
     frames: list[Frame]
     left_out: int
     packed: Mapping[str, list[Entry]]
+    passed_over: Mapping[str, LeftOut] = field(compare=False)
 
     def cities(self) -> dict[str, dict[str, int]]:
         """Count the pictures of each city of each split."""
@@ -92,24 +100,32 @@ def find_copy(root: Path, zips: Path | None, *, partial: bool) -> Copy:
         require_folder(zips, "zip archives")
     names: set[str] = set()
     packed = {}
+    passed_over = {}
     for top in (PICTURES, LABELS):
         if (root / top).is_dir():
-            names |= _names(root, top)
+            passed_over[top] = LeftOut(_OTHERS)
+            names |= _names(root, top, passed_over[top])
         elif archive := _archive(top, root, zips):
             packed[top] = _of_use(archive, top)
             names |= {entry.name for entry in packed[top]}
         elif top == PICTURES or not partial:
             raise DrnError(f"{root}: has no folder {top} and no {_zip_name(top)}", _hint(root, top))
-    copy = Copy(*_frames(root, names, partial=partial), packed)
+    copy = Copy(*_frames(root, names, partial=partial), packed, passed_over)
     if not copy.frames:
         wanted = f"{PICTURES}/train/CITY/*_leftImg8bit.png, with labels in {LABELS}"
         raise DrnError(f"{root}: has no pictures {wanted}", _hint(root, PICTURES))
     return copy
 
 
-def _names(root: Path, top: str) -> set[str]:
-    found = ("/".join(path.parts[-3:]) for path in (root / top).glob("*/*/*.png"))
-    return {f"{top}/{name}" for name in found if _PATTERNS[top].fullmatch(f"{top}/{name}")}
+def _names(root: Path, top: str, left_out: LeftOut) -> set[str]:
+    names = set()
+    for _, inner in search(root / top, left_out):
+        if _PATTERNS[top].fullmatch(f"{top}/{inner}"):
+            names.add(f"{top}/{inner}")
+        else:
+            left_out.add(UNNAMED, inner)
+    left_out.log(root / top)
+    return names
 
 
 def _zip_name(top: str) -> str:

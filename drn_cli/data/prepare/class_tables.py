@@ -56,7 +56,7 @@ def named(
         noun = "class" if len(ids) == 1 else "classes"
         raise DrnError(
             f"{where}: names {len(ids)} {noun} besides void; 2 to {IGNORED} can be told apart",
-            "give what is not the class one of its own, background" if len(ids) == 1 else None,
+            "what is not the class needs one of its own, background" if len(ids) == 1 else None,
         )
     id_of = {row.name: ids.get(row.name, IGNORED) for row in rows}
     given = {row.name: row.colour for _, row in reversed(pairs)}
@@ -97,7 +97,7 @@ def numbered(values: Sequence[int], ignored: Sequence[int] = ()) -> Classes:
         raise DrnError(
             f"the labels hold the values {found}; as they stand they would make {len(kept)} "
             f"classes, {len(gaps)} of them without a pixel ({_ranges(gaps)})",
-            "say which values are classes with --classes FILE, which --write-classes FILE begins; "
+            "name those that are classes with --classes FILE, which --write-classes FILE begins; "
             "--ignore VALUE ignores one",
         )
     class_set = ClassSet(tuple(f"class {value}" for value in kept), _colours(len(kept)))

@@ -91,11 +91,12 @@ def find_split(images: Path, labels: Path, matches: Sequence[Match]) -> GivenSpl
 
 
 def _from_folders(matches: Sequence[Match]) -> GivenSplit | None:
-    found = [_named(match.image) or _named(match.label) for match in matches]
+    named = [(_named(match.image), _named(match.label)) for match in matches]
+    found = [of_image or of_label for of_image, of_label in named]
     if not any(found) or all(names == ["train"] for names in found):
         return None
     marked = " and ".join(dict.fromkeys(name for names in found for name in names))
-    for match, names in zip(matches, found, strict=True):
+    for match, names, (_, of_label) in zip(matches, found, named, strict=True):
         if len(names) > 1:
             raise DrnError(
                 f"{match.image}: its path names two splits, {' and '.join(names)}", ANOTHER
@@ -105,23 +106,19 @@ def _from_folders(matches: Sequence[Match]) -> GivenSplit | None:
                 f"{match.image}: is in no folder of a split, and others are in one of {marked}",
                 f"move it into one; {ANOTHER}",
             )
-        if (_named(match.label) or names) != names:
+        if (of_label or names) != names:
             raise DrnError(
                 f"{match.image}: is in {names[0]}, its label {match.label} in another split",
                 ANOTHER,
             )
-    example = next(match for match in matches if _named(match.image) or _named(match.label))
-    path = example.image if _named(example.image) else example.label
-    words = dict.fromkeys(
-        part
-        for match in matches
-        for part in PurePosixPath(match.image if _named(match.image) else match.label).parent.parts
-        if part.casefold() in NAMES
-    )
-    parts = [
-        f"{{{','.join(words)}}}" if part in words else part
-        for part in PurePosixPath(path).parent.parts
+    marking = [
+        PurePosixPath(match.image if of_image else match.label).parent.parts
+        for match, (of_image, _) in zip(matches, named, strict=True)
     ]
+    words = dict.fromkeys(
+        part for folders in marking for part in folders if part.casefold() in NAMES
+    )
+    parts = [f"{{{','.join(words)}}}" if part in words else part for part in marking[0]]
     return GivenSplit("folders", f"folders {'/'.join(parts)}", [names[0] for names in found])
 
 

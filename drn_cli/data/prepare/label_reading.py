@@ -23,11 +23,12 @@ from drn_cli.data.prepare.colours import (
     unpack,
 )
 from drn_cli.data.prepare.common import Progress, check_occurring, in_parallel
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, few_of
 from drn_cli.files import write_text
 
 KEPT = 300  # of one file's colours, the most frequent: more than there can be classes
 LISTED = 40  # colours in a message
+LOSSY_NOTE = "; JPEG files change colours a little: better take PNG"
 
 
 class Shown(NamedTuple):
@@ -205,12 +206,10 @@ def _are_colours(found: Found, classes: Classes) -> bool:
 
 def _unnamed(found: Found) -> DrnError:
     total = sum(found.pixels.values())
-    colours = found.colours()
-    listed = [f"{colour_name(colour)} ({count / total:.1%})" for colour, count in colours[:LISTED]]
-    more = f" and {len(colours) - LISTED} more" if len(colours) > LISTED else ""
-    lossy = "; JPEG files change colours a little: better take PNG" if found.lossy else ""
+    listed = [f"{colour_name(colour)} ({count / total:.1%})" for colour, count in found.colours()]
     return DrnError(
-        f"the labels hold colours that nothing names: {', '.join(listed)}{more}{lossy}",
+        f"the labels hold colours that nothing names: {few_of(listed, LISTED)}"
+        f"{LOSSY_NOTE if found.lossy else ''}",
         "name them in a CSV file with the header name,r,g,b and give it with --classes FILE; "
         "--write-classes FILE begins one",
     )
@@ -218,18 +217,16 @@ def _unnamed(found: Found) -> DrnError:
 
 def _unknown(found: Found, unknown: Counter[Shown], *, colours: bool) -> DrnError:
     """Name the colours or values that are no class, most frequent first."""
-    most = unknown.most_common(LISTED)
+    most = unknown.most_common()
     listed = [f"{colour_name(s.colour) if colours else s.value} ({n:,} px)" for s, n in most]
-    more = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
     kind = "colour" if colours else "value"
     one = len(unknown) == 1
     path = found.first.get(most[0][0])
-    lossy = "; JPEG files change colours a little: better take PNG" if found.lossy else ""
     return DrnError(
         f"{path}: has the {kind} {listed[0]}, which is no class"
         if one
-        else f"the labels hold {len(unknown)} {kind}s that are no class: {', '.join(listed)}{more}"
-        f"; {path} for instance{lossy}",
+        else f"the labels hold {len(unknown)} {kind}s that are no class: {few_of(listed, LISTED)}"
+        f"; {path} for instance{LOSSY_NOTE if found.lossy else ''}",
         f"give {'it a row' if one else 'them rows'} in the class file (void for what to ignore), "
         "or ignore all such pixels with --unknown-as-void",
     )

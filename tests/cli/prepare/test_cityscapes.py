@@ -77,6 +77,7 @@ def test_prints_a_table_and_does_nothing_twice(drn, scenes: Path) -> None:
         "cities": {"train": {"dilaton": 2}, "val": {"gridley": 2}, "test": {"stridegate": 1}},
         "expected": {"train": 2975, "val": 500, "test": 1525},
         "left_out": 1,
+        "files_left_out": [],
     }
     assert "left out for want of a label: 1" in again.stderr
 

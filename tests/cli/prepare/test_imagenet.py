@@ -80,6 +80,7 @@ def test_prepares_once_and_says_so(drn, small: Path, tmp_path: Path) -> None:
         "classes": {"train": 2, "val": 2},
         "expected": {"pictures": {"train": 1281167, "val": 50000}, "classes": 1000},
         "boxes": 2,
+        "files_left_out": [],
         "missing": {},
         "unchanged": True,
     }

@@ -64,6 +64,31 @@ def test_pictures_come_in_the_order_of_their_paths_with_their_labels(root: Path)
     assert (copy.left_out, copy.packed) == (0, {})
 
 
+def test_linked_folders_are_followed_and_what_is_no_file_of_the_release_is_counted(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = find(root)
+    train = root / "leftImg8bit" / "train"
+    shutil.move(train / "ulm", root.parent / "disk2")
+    (train / "ulm").symlink_to(root.parent / "disk2")
+    (train / "round").symlink_to(train.parent)
+    (train / "ulm" / "gone_leftImg8bit.png").symlink_to("nowhere")
+    touch(train / "ulm" / "._ulm_1_2_leftImg8bit.png")
+    touch(train / "ulm" / ".ipynb_checkpoints" / "ulm_1_2_leftImg8bit.png")
+    touch(train / "ulm" / "ulm_1_2_rightImg8bit.png")
+    for name in ("color.png", "polygons.json", "instanceIds.png", "labelTrainIds.png"):
+        touch(root / "gtFine" / "test" / "bonn" / f"b_1_gtFine_{name}")
+    copy = find(root)
+    assert copy.frames == before.frames
+    assert copy.passed_over["leftImg8bit"].counts == {
+        "link to a folder above (cycle)": 1,
+        "link to nothing": 1,
+        "name that the data set does not have": 1,
+    }
+    assert not copy.passed_over["gtFine"]
+    assert "leftImg8bit: left out: link to a folder above (cycle) 1 (train/round)" in caplog.text
+
+
 def test_other_files_are_no_pictures(root: Path) -> None:
     before = find(root)
     for name in (

@@ -8,13 +8,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from drn_cli.data.file_search import (
+    NO_CLASS,
+    OUTSIDE,
+    SUBFOLDER,
+    LeftOut,
+    list_entries,
+    list_files,
+    list_folders,
+)
 from drn_cli.data.prepare.common import place
 from drn_cli.data.prepare.imagenet.pictures import (
     Advance,
     Corrupt,
     Taken,
     file_fault,
-    is_picture,
     is_there,
     is_wnid,
 )
@@ -48,32 +56,36 @@ class Listing:
     size: int  # bytes
 
 
-def class_folders(folder: Path) -> Iterator[list[Picture]]:
-    """Yield the pictures of `folder/WNID/`, one list a class, in the order of their names."""
-    with os.scandir(folder) as found:
-        classes = sorted(entry.name for entry in found if is_wnid(entry.name) and entry.is_dir())
-    for wnid in classes:
-        below = folder / wnid
-        yield [_picture(below, entry, wnid) for entry in _entries(below)]
+def class_folders(folder: Path, left_out: LeftOut) -> Iterator[list[Picture]]:
+    """Yield the images of `folder/WNID/`, one list a class, in the order of their names.
 
-
-def flat_folder(folder: Path, truth: Truth) -> Iterator[list[Picture]]:
-    """Yield the pictures of a flat folder as one list.
+    A link to nothing is listed, and found broken when it is placed. `left_out` collects what is
+    passed over.
 
     Raises:
-        DrnError: The truth does not name a picture's class.
+        DrnError: A folder cannot be read.
+    """
+    for name in list_files(folder, LeftOut(), below=SUBFOLDER):
+        left_out.add(OUTSIDE, f"{folder.name}/{name}")
+    for wnid in list_folders(folder):
+        below = folder / wnid
+        if not is_wnid(wnid):
+            left_out.add(NO_CLASS, f"{folder.name}/{wnid}")
+            continue
+        found = list_entries(below, left_out, below=SUBFOLDER, broken_too=True)
+        yield [_picture(below, entry, wnid) for entry in found]
+
+
+def flat_folder(folder: Path, truth: Truth, left_out: LeftOut) -> Iterator[list[Picture]]:
+    """Yield the images of a flat folder as one list, as `class_folders` does.
+
+    Raises:
+        DrnError: The truth does not name an image's class, or the folder cannot be read.
     """
     yield [
         _picture(folder, entry, class_of(entry.name, truth, str(folder)))
-        for entry in _entries(folder)
+        for entry in list_entries(folder, left_out, below=None, broken_too=True)
     ]
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """List what is named like a picture; a link to nothing is too, and found broken later."""
-    with os.scandir(folder) as found:
-        chosen = [e for e in found if is_picture(e.name) and not e.is_dir()]
-    return sorted(chosen, key=lambda entry: entry.name)
 
 
 def _picture(folder: Path, entry: os.DirEntry[str], wnid: str) -> Picture:

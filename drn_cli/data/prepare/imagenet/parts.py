@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from drn_cli.data.file_search import LeftOut
 from drn_cli.data.prepare.common import fingerprint
 from drn_cli.data.prepare.imagenet.archives import extract_train, extract_val
 from drn_cli.data.prepare.imagenet.boxes import box_files
@@ -18,7 +19,7 @@ from drn_cli.data.prepare.imagenet.folders import (
 )
 from drn_cli.data.prepare.imagenet.names import names_file
 from drn_cli.data.prepare.imagenet.pictures import Advance, Taken
-from drn_cli.data.prepare.imagenet.sources import Sources
+from drn_cli.data.prepare.imagenet.sources import OF_IMAGENET, Sources
 from drn_cli.data.prepare.imagenet.truth import Truth
 
 
@@ -31,12 +32,14 @@ class Part:
         size: Bytes to go through.
         pictures: How many it has, if that is known before.
         take: Does it, in a folder, and tells how far it is.
+        left_out: What lies in its folders and is not taken.
     """
 
     made_from: str
     size: int
     pictures: int | None
     take: Callable[[Path, Advance], Taken]
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 def split_parts(sources: Sources, truth: Truth) -> Iterator[tuple[str, Part]]:
@@ -44,17 +47,17 @@ def split_parts(sources: Sources, truth: Truth) -> Iterator[tuple[str, Part]]:
     if sources.train is not None and sources.train.is_file():
         yield "train", _archive(sources.train, {}, partial(extract_train, sources.train))
     elif sources.train is not None:
-        yield "train", _folder(partial(class_folders, sources.train))
+        yield "train", _folder(sources.train, partial(class_folders, sources.train))
     if sources.val is None:
         return
     if not sources.flat:
-        yield "val", _folder(partial(class_folders, sources.val))
+        yield "val", _folder(sources.val, partial(class_folders, sources.val))
         return
     if sources.val.is_file():
         path = sources.val
         yield "val", _archive(path, truth, lambda out, done: extract_val(path, out, truth, done))
     else:
-        yield "val", _folder(partial(flat_folder, sources.val, truth))
+        yield "val", _folder(sources.val, partial(flat_folder, sources.val, truth))
 
 
 def _archive(path: Path, truth: Truth, take: Callable[[Path, Advance], Taken]) -> Part:
@@ -64,14 +67,17 @@ def _archive(path: Path, truth: Truth, take: Callable[[Path, Advance], Taken]) -
     return Part(mark, path.stat().st_size, None, take)
 
 
-def _folder(batches: Callable[[], Iterator[list[Picture]]]) -> Part:
+def _folder(folder: Path, batches: Callable[[LeftOut], Iterator[list[Picture]]]) -> Part:
     # The files are listed twice rather than held: there are more than a million.
-    listing = list_pictures(batches())
+    left_out = LeftOut(OF_IMAGENET)
+    listing = list_pictures(batches(left_out))
+    left_out.log(folder)
     return Part(
         listing.fingerprint,
         listing.size,
         listing.pictures,
-        lambda out, advance: place_pictures(batches(), out, advance),
+        lambda out, advance: place_pictures(batches(LeftOut()), out, advance),
+        left_out,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drn_cli.data.classes import imagenet
+from drn_cli.data.file_search import LeftOut
 from drn_cli.data.prepare.common import Progress, claimed
 from drn_cli.data.prepare.imagenet.boxes import read_boxes, write_boxes
 from drn_cli.data.prepare.imagenet.names import read_names
@@ -58,6 +59,7 @@ class PreparedImageNet:
         classes: Class folders in each split.
         corrupt: What was left out, one line each: split, name and fault, with tabs between them.
         boxes: Number of boxes of validation pictures, or None if there are none to be had.
+        left_out: What lies in the folders of each split and was not taken.
         missing: For `train`, `val` and `boxes`, where they are not there: the files to get.
         unchanged: Whether all was there already, made from the same files.
     """
@@ -67,6 +69,7 @@ class PreparedImageNet:
     classes: Mapping[str, int]
     corrupt: tuple[str, ...]
     boxes: int | None
+    left_out: Mapping[str, LeftOut]
     missing: Mapping[str, str]
     unchanged: bool
 
@@ -117,10 +120,13 @@ def prepare_imagenet(
                 _complete(out, state, split)
         if not unchanged:
             finish(out, state)
-        return _result(out, state, unchanged)
+        left_out = {split: part.left_out for split, part in parts.items()}
+        return _result(out, state, left_out, unchanged)
 
 
-def _result(out: Path, state: State, unchanged: bool) -> PreparedImageNet:
+def _result(
+    out: Path, state: State, left_out: Mapping[str, LeftOut], unchanged: bool
+) -> PreparedImageNet:
     splits = [split for split in SPLITS if split in state.counts]
     missing = {split: GIVES[split] for split in SPLITS if split not in splits}
     if "val" in splits and state.boxes is None:
@@ -131,6 +137,7 @@ def _result(out: Path, state: State, unchanged: bool) -> PreparedImageNet:
         {split: len(classes_of(out, split)) for split in splits},
         tuple(read_corrupt(out)),
         state.boxes,
+        left_out,
         missing,
         unchanged,
     )

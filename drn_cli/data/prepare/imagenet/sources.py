@@ -1,12 +1,14 @@
 """What there is of ImageNet below a folder: archives, unpacked pictures, ground truths, boxes."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from drn_cli.data.file_search import CYCLE, UNREADABLE, LeftOut, entries
 from drn_cli.data.prepare.imagenet.pictures import is_picture, is_wnid
 from drn_cli.errors import DrnError
 from drn_cli.files import require_folder
@@ -23,6 +25,10 @@ META = "meta.mat"
 # Files with one class a line, as the devkit and others name them.
 TRUTHS = ("*ground_truth*.txt", "*synset_labels.txt")
 VAL_PICTURES = "ILSVRC2012_val_"  # how the names of all validation pictures begin
+# Files that may lie beside flat images and are used, or belong there.
+OF_IMAGENET = re.compile(
+    r"(.*/)?(ILSVRC2012_.*|LOC_.*|meta\.mat|.*(ground_truth|synset_labels).*\.txt)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +77,13 @@ def find_sources(root: Path, out: Path, truth: Path | None = None) -> Sources:
         raise DrnError(f"{truth}: no such file")
     files: dict[str, Path] = {}
     folders: dict[str, Path] = {}
-    for folder, names, below in _walk(root, out.resolve()):
+    left_out = LeftOut()
+    for folder, names, below in _walk(root, out.resolve(), left_out):
         for name in names:
             files.setdefault(_kind_of_file(name), folder / name)
         for kind in _kinds_of_folder(folder, names, below):
             folders.setdefault(kind, folder)
+    left_out.log(root)
     val = files.get(VAL_ARCHIVE) or folders.get("val") or folders.get("flat")
     if truth is not None and truth.suffix.lower() == ".csv":
         files[SOLUTION] = truth
@@ -95,31 +103,34 @@ def find_sources(root: Path, out: Path, truth: Path | None = None) -> Sources:
     )
 
 
-def _walk(root: Path, out: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+def _walk(root: Path, out: Path, left_out: LeftOut) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield folders with the names of their files and folders, level by level.
 
-    Hidden folders, class folders and the data folder are not entered, nor what may not be read.
+    Linked folders are entered, each folder once. Hidden folders, class folders and the data folder
+    are not entered; what may not be read, and links that lead in a circle, are left out.
     """
-    level = [root]
+    level, searched = [root], {root.resolve(), out}
     for depth in range(DEPTH + 1):
         following = []
         for folder in level:
             try:
-                with os.scandir(folder) as found:
-                    entries = [(entry.name, entry.is_dir()) for entry in found]
-            except OSError as error:
-                if depth:
+                found = [(entry.name, entry.is_dir()) for entry in entries(folder)]
+            except (DrnError, OSError):
+                if not depth:
+                    raise
+                left_out.add(UNREADABLE, str(folder.relative_to(root)))
+                continue
+            below = [name for name, is_folder in found if is_folder]
+            yield folder, [name for name, is_folder in found if not is_folder], below
+            for name in below:
+                if name.startswith(".") or is_wnid(name):
                     continue
-                raise DrnError(f"{root}: cannot be read: {error.strerror or error}") from error
-            below = sorted(name for name, is_folder in entries if is_folder)
-            yield folder, sorted(name for name, is_folder in entries if not is_folder), below
-            following += [
-                folder / name
-                for name in below
-                if not name.startswith(".")
-                and not is_wnid(name)
-                and (folder / name).resolve() != out
-            ]
+                real = (folder / name).resolve()
+                if real not in searched:
+                    searched.add(real)
+                    following.append(folder / name)
+                elif folder.resolve().is_relative_to(real):
+                    left_out.add(CYCLE, str((folder / name).relative_to(root)))
         level = following
 
 
@@ -129,7 +140,8 @@ def _kind_of_file(name: str) -> str:
 
 def _kinds_of_folder(folder: Path, names: list[str], below: list[str]) -> Iterator[str]:
     """Tell what a folder is by its name and what lies in it."""
-    name = folder.resolve().name
+    # A link is called what it stands for, `.` what the folder is called.
+    name = folder.name if folder.name in ("train", "val") else folder.resolve().name
     classes = [each for each in below if is_wnid(each)]
     sorted_ = any(_has_pictures(folder / each) for each in classes)
     if name in ("train", "val") and sorted_:

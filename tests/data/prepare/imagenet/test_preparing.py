@@ -314,6 +314,33 @@ def test_corrupt_files_of_a_folder_are_listed_too(tmp_path: Path) -> None:
     assert not (out / place / "other.JPEG").is_symlink()
 
 
+def test_linked_folders_are_followed_and_what_is_left_out_of_folders_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = write(tmp_path / "disk2", {f"old/{TENCH}/1.JPEG": picture(1), "more/2.JPEG": picture(2)})
+    files = ("notes.txt", "._1.JPEG", ".ipynb_checkpoints/1.JPEG", "again/1.JPEG")
+    write(disk / "old" / TENCH, {name: picture(3) for name in files})
+    write(disk / "old", {"misc/3.JPEG": picture(3), "loose.JPEG": picture(4)})
+    source = tmp_path / "src"
+    source.mkdir()
+    (source / "train").symlink_to(disk / "old")
+    (disk / "old" / "n02012849").symlink_to(disk / "more")
+    (source / "round").symlink_to(source)
+    out = tmp_path / "imagenet"
+    for _ in range(2):
+        caplog.clear()
+        made = prepare_imagenet(source, out, partial_copy=True)
+        assert made.counts == {"train": 2}
+        assert made.left_out["train"].counts == {
+            "image in no class folder": 1,
+            "folder in a class folder": 1,
+            "unsupported ending": 1,
+            "folder of no class": 1,
+        }
+        assert f"{source}: left out: link to a folder above (cycle) 1 (round)" in caplog.text
+        assert f"{source / 'train'}: left out: " in caplog.text
+
+
 def test_nothing_but_corrupt_files_is_an_error(tmp_path: Path) -> None:
     source = write(tmp_path / "src", {f"train/{TENCH}/1.JPEG": b"x"})
     with pytest.raises(DrnError, match=r"not one whole picture.*1\.JPEG: not an image"):
