@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 FORMULA = re.compile(r"'*[=+\-@\t]")  # text that spreadsheets compute, or that was kept from it
 TEXT = 2**28  # bytes of a list or table: that of ImageNet has 10**8
+csv.field_size_limit(TEXT)  # Python's own, 128 KiB a cell, is an error that names no file
 NAME_MAX = 255  # bytes of a file's name, on every file system in use
 
 

@@ -76,6 +76,11 @@ class Run:
         except OSError as error:
             raise _not_writable(self.folder, error.strerror or str(error)) from error
         with file:
+            if (folder := self.last.parent).is_symlink():
+                raise DrnError(
+                    f"{folder}: is a symbolic link, and nothing is written through it",
+                    "remove it, or put the whole run there: --run-dir",
+                )
             if not _lock(file):
                 raise DrnError(
                     f"{self.folder}: another process is training in it",

@@ -79,6 +79,11 @@ def test_the_lock_of_a_run_is_neither_emptied_nor_taken_through_a_link(tmp_path:
     lock.symlink_to(precious)
     with pytest.raises(DrnError, match=r"\.lock: is a symbolic link"), run.claimed():
         pass
+    lock.unlink()
+    (run.folder / "checkpoints").symlink_to(tmp_path)
+    with pytest.raises(DrnError, match="checkpoints: is a symbolic link"), run.claimed():
+        pass
+    (run.folder / "checkpoints").unlink()
     assert not run.in_use()
     lock.unlink()
     lock.write_text("kept")

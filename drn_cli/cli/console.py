@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as shells count
+LONGEST = 4000  # characters of a message that are printed
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as for any program whose reader has left
 
 out = Terminal()
@@ -92,6 +93,9 @@ def _print(label: str, style: str, message: str, hint: str | None = None) -> Non
     from tqdm import tqdm
 
     parts = [(f"{label} ", style)] if label else []
+    if len(message) > LONGEST:  # a line of megabytes that a file has
+        left_out = f" [... {len(message) - LONGEST:,} characters ...] "
+        message = f"{message[: LONGEST // 2]}{left_out}{message[-LONGEST // 2 :]}"
     # A line end in a name must not begin a line that looks like one of ours.
     text = styled(*parts, re.sub(r"\n(?=[^ \n])", "\n  ", visible(message)))
     if hint:

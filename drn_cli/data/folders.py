@@ -165,8 +165,10 @@ class ListFolder:
         """
         info = self._info()
         names, colours = info.get("classes"), info.get("colours")
-        if not isinstance(names, list) or not isinstance(colours, list):
+        if names is None or colours is None:
             return None
+        if not isinstance(names, list) or not isinstance(colours, list):
+            raise DrnError(f"{self.lists / 'info.json'}: classes and colours should be lists")
         if len(names) != len(colours):
             raise DrnError(
                 f"{self.lists / 'info.json'}: names {len(names)} classes and {len(colours)} colours"

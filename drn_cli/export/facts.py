@@ -14,7 +14,7 @@ from drn_cli.files import read_json, sha256
 from drn_cli.inference import told
 from drn_cli.inference.exported.network import UINT8
 from drn_cli.inference.loading import facts
-from drn_cli.inference.normalization import Normalization
+from drn_cli.inference.normalization import GUESS, Normalization
 from drn_cli.inference.opening import TrainedNetwork
 from drn_cli.inference.source import Source
 from drn_cli.networks.published import PUBLISHED, is_start
@@ -51,6 +51,9 @@ def describe(
     if network.task == "classification" and "class_names" not in network.told:
         class_set, folders = _named(network.classes)
     strings = dict(network.told) | told.record(network.model, statistics, class_set, folders)
+    strings.pop(GUESS, None)
+    if "guessed" in normalized.source:
+        strings[GUESS] = normalized.source
     if network.task == "classification":
         strings |= {key: str(pixels) for key, pixels in source.crops().items()}
     strings |= {

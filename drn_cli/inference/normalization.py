@@ -27,6 +27,8 @@ from drn_cli.networks.published import PUBLISHED
 
 log = logging.getLogger(__name__)
 
+GUESS = "mean_std_guess"  # in the metadata of an export: the source, where it is a guess
+
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
@@ -113,9 +115,9 @@ def normalization(
     Raises:
         DrnError: Others are stated for a network that has its own inside.
     """
-    own = None
+    own, guessed = None, found.told.get(GUESS, "")
     if {"mean", "std"} <= found.told.keys():
-        own = Normalization(told.statistics(found.told, IMAGENET), "file")
+        own = Normalization(told.statistics(found.told, IMAGENET), guessed or "file")
     if given is not None and own is not None and given.statistics != own.statistics:
         if isinstance(found, ExportedNetwork) and found.takes_pixels:
             raise DrnError(
@@ -128,6 +130,13 @@ def normalization(
         )
     if given is not None:
         return given
+    if own is not None and guessed:
+        warn_once(
+            log,
+            f"{found.path}: its mean and std were guessed when it was exported, {guessed}: "
+            f"{own.text()} (export it again with --stats DIR of the data folder that it was "
+            "trained on, or --mean R,G,B --std R,G,B)",
+        )
     if own is not None:
         return own
     return Normalization(data, "data folder") if data is not None else _guess(found)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 import drn_cli
@@ -115,6 +116,15 @@ def test_a_users_mistake_ends_with_1_in_a_line(drn):
     done = drn("eval", "no [bold]such[/] file")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: no [bold]such[/] file: no such run folder or checkpoint file\n"
+    (drn.cwd / "c.csv").write_text("name,id\na,0\n" + "x" * 3_000_000)
+    for folder in ("i", "m"):
+        (drn.cwd / folder).mkdir()
+        Image.new("L", (4, 4)).save(drn.cwd / folder / "0.png")
+    words = ("--images", "i", "--labels", "m", "--classes", "c.csv", "--out", "o")
+    done = drn("data", "prepare", "pairs", *words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "\nerror: c.csv:3: 'xxx" in done.stderr and len(done.stderr) < 5_000
+    assert " characters ...] " in done.stderr and "has 1 cells, the header 2" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["--debug", "eval", "x"], ["eval", "x", "--debug"]], ids=str)

@@ -200,7 +200,8 @@ def test_other_number_of_classes_is_an_error_with_both_numbers(root: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "colours", [[1, 2], [[1, 2], [3, 4]], [[1, 2, "x"], [1, 2, 3]], [[0, 0, 256], [1, 2, 3]]]
+    "colours",
+    [{}, "red", [1, 2], [[1, 2], [3, 4]], [[1, 2, "x"], [1, 2, 3]], [[0, 0, 256], [1, 2, 3]]],
 )
 def test_colours_that_are_none_are_an_error(root: Path, colours: list[object]) -> None:
     extra = {"classes": ["cat", "dog"], "colours": colours}

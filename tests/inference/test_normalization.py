@@ -126,7 +126,9 @@ def test_source_is_told_and_a_guess_or_a_replacement_is_warned_of(
         assert f"({source})." in text
 
 
-def test_they_reach_the_pixels_and_an_export(photos: Path, files: dict[str, Path]) -> None:
+def test_they_reach_the_pixels_and_an_export(
+    photos: Path, files: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     for options in ((), OPTION):
         words = ("--save", "probabilities", "--out", f"out{len(options)}", *options)
         assert drn("predict", "photos", "--weights", files["three"], *words).exit_code == 0
@@ -136,6 +138,12 @@ def test_they_reach_the_pixels_and_an_export(photos: Path, files: dict[str, Path
     made = read_network(Path("made.safetensors")).told
     assert (json.loads(made["mean"]), json.loads(made["std"])) == ([0.7, 0.6, 0.5], [0.3, 0.2, 0.1])
     assert drn(*PREDICT, "--weights", "made.safetensors", *words[:0]).exit_code == 0
+    guessed = ("--format", "onnx", "--normalize", "--out", "guessed.onnx")
+    assert drn("export", files["three"], *guessed).exit_code == 0
+    caplog.clear()
+    result = drn(*PREDICT, "--weights", "guessed.onnx", "--out", "again", "--json")
+    assert used(result) == (IMAGENET, GUESS)
+    assert "guessed.onnx: its mean and std were guessed when it was exported" in caplog.text
     plain, stated = (np.load(f"out{n}/probabilities/a.npz")["probabilities"] for n in (0, 4))
     assert np.abs(plain - stated).max() > 0.01
 
