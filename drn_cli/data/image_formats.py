@@ -129,6 +129,8 @@ os.register_at_fork(after_in_child=relaxed._forked)
 
 def foreign(data: bytes) -> DrnError:
     """Return the error of a file that is not a supported image, naming what it is."""
+    if not data:
+        return DrnError("the file is empty", "copy or download it again")
     name, remedy = _kind(data)
     if not name:
         return DrnError("not an image in a known format", f"supported are {SUPPORTED}")

@@ -76,10 +76,13 @@ def match_names(
     pictures = _Names.of(path for path in images if _has(path, image_suffix or ""))
     maps = _Names.of(path for path in labels if _has(path, label_suffix or ""))
     for kind, suffix, names in (
-        ("picture", image_suffix, pictures), ("label", label_suffix, maps)
+        ("image", image_suffix, pictures), ("label", label_suffix, maps)
     ):  # fmt: skip
         if not names.paths:
-            raise DrnError(f"the name of no {kind} ends with {suffix}")
+            raise DrnError(
+                f"--{kind}-suffix {suffix}: ends the name of no {kind}",
+                "without it the suffix is found by itself",
+            )
     tried = {("", "")} | set(_candidates(pictures, maps))
     tried = {
         (image_suffix if image_suffix is not None else first,

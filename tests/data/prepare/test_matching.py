@@ -105,5 +105,5 @@ def test_two_files_of_one_name_are_an_error() -> None:
 def test_nothing_alike_is_an_error_with_examples() -> None:
     with pytest.raises(DrnError, match=r"pictures cat.jpg; labels dog.png"):
         match_names(["cat.jpg"], ["dog.png"])
-    with pytest.raises(DrnError, match="the name of no label ends with _x"):
+    with pytest.raises(DrnError, match="--label-suffix _x: ends the name of no label"):
         match_names(["a.jpg"], ["a.png"], label_suffix="_x")
