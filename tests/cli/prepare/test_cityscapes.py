@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from drn_cli.cli.app import app
 from drn_cli.data.classes import cityscapes_train_ids
 from drn_cli.data.images import read_label
 from drn_cli.data.prepare.scenes import make_scenes
@@ -159,3 +161,23 @@ def test_interrupt_is_one_line_and_leaves_nothing_half_written(
     assert not list(root.rglob(".*"))
     assert 0 < len(list(root.rglob("*_trainIds.png"))) < FRAMES
     assert not (root / "info.json").exists()
+
+
+@pytest.mark.parametrize("data", ["cityscapes", "imagenet"])
+def test_pixel_limit_is_an_option(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str
+) -> None:
+    monkeypatch.setenv("DRN_MAX_PIXELS", "1")  # what the option sets goes with the test
+    words = [str(scenes)]
+    if data == "imagenet":  # of which an image is decoded that does not end as usual
+        image = next(scenes.glob("leftImg8bit/train/*/*.png")).read_bytes()
+        place = tmp_path / "source" / "train" / "n01440764"
+        place.mkdir(parents=True)
+        (place / "1.png").write_bytes(image + bytes(20))
+        words = [str(tmp_path / "source"), "--out", str(tmp_path / "out")]
+    for limit, code in (("1000", 1), ("9000000", 0)):
+        done = CliRunner().invoke(
+            app, ["data", "prepare", data, *words, "--partial", "--max-pixels", limit]
+        )
+        assert done.exit_code == code, done.output
+        assert code == 0 or "the limit is 0.001 million" in str(done.exception)
