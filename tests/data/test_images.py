@@ -463,7 +463,7 @@ def text_bomb(folder: Path) -> Path:
         (truncated("png"), "broken image"),
         (truncated("jpg"), "broken image"),
         (text, "not an image"),
-        (empty, "not an image"),
+        (empty, "the file is empty"),
         (lambda folder: folder / "absent.png", "no such file"),
         (lambda folder: folder, "is a folder, not a file"),
         (pipe, "is not a regular file"),
