@@ -28,11 +28,13 @@ def test_broken_bytes_are_told_in_one_line_and_nothing_comes_out(piped, photos):
     assert re.match(r"error: .*broken image", line)
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture"])
-def test_what_is_no_picture_is_an_error(predict, photos, content):
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "the file is empty"), (b"no picture", "not an image")]
+)
+def test_what_is_no_picture_is_an_error(predict, photos, content, message):
     result = predict("-", "--out", "-", stdin=content)
     assert isinstance(result.exception, DrnError)
-    assert "not an image" in str(result.exception)
+    assert message in str(result.exception)
     assert result.stdout_bytes == b""
 
 
