@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from drn_cli.data.classes import ClassSet
+from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.images import Pixels, read_image, write_index
 from drn_cli.data.orientation import silent_turn_of, size_problem
 from drn_cli.data.prepare.common import Moments, count_pixels, place, write_info, write_list
@@ -108,10 +108,13 @@ def write_lists_and_info(
         if labels and len(labels) == len(chosen):
             write_list(folder, f"{split}_labels.txt", labels)
     training = [part for one, part in zip(placed, seen, strict=True) if one.split == "train"]
+    pixels = np.sum([part.pixels for part in training], axis=0)
     write_info(
         folder,
         Moments.total(part.moments for part in training).statistics(),
         class_set,
+        training_pixels=pixels[: len(class_set)].tolist(),
+        training_pixels_void=int(pixels[IGNORED]),
         class_pixels=count_pixels(
             (
                 (one.split, one.label, part.pixels)

@@ -103,6 +103,7 @@ def test_folder_has_all_that_training_needs(source: Path, tmp_path: Path) -> Non
         *info["class_pixels"]["train"]["pixels"],
         info["class_pixels"]["train"]["void"],
     ] == counts
+    assert [*info["training_pixels"], info["training_pixels_void"]] == counts
     assert (out / "train_images.txt").read_text() == "train/0.png\ntrain/1.png\ntrain/2.png\n"
 
 
