@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from torch import Tensor
@@ -121,29 +121,44 @@ def is_written(out: Path, name: str, kinds: Sequence[Kind]) -> bool:
 
 
 @contextmanager
-def writing_below(out: Path) -> Iterator[None]:
+def writing_below(out: Path) -> Iterator[bool]:
     """Share the output folder, and first clear away the halves that killed processes left in it.
 
-    Where another process writes into it at the same time, nothing is cleared. The lock goes with
-    the process that has it.
+    Nothing is cleared while another process shares it. The lock goes with the process that has it.
+
+    Yields:
+        Whether no other process shared it at the beginning.
 
     Raises:
         DrnError: The folder cannot be made or written, or one in it is a symbolic link.
     """
     for kind in KINDS:
         check_place(out, out / kind / "any")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = open_lock(out / LOCK)
-    except OSError as error:
-        raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
-    with lock:
-        with suppress(OSError):  # somebody else writes, or there are no locks
+    with lock_below(out, LOCK) as lock:
+        alone = True
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _clear_halves(out)
+        except BlockingIOError:
+            alone = False
+        except OSError:  # there are no locks
+            pass
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_SH)
-        yield
+        yield alone
+
+
+def lock_below(out: Path, name: str) -> IO[bytes]:
+    """Open a lock file in an output folder, which is made when it is missing.
+
+    Raises:
+        DrnError: The folder or the file cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
+    return open_lock(out / name)
 
 
 def _clear_halves(out: Path) -> None:

@@ -14,7 +14,6 @@ from drn_cli.cli.predicting.record import leave_record, maker_of
 from drn_cli.cli.predicting.segmentation import Wanted
 from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
-from drn_cli.files import hidden_beside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,10 +88,9 @@ def classify(
             columns = (name for n in places for name in (f"class_{n}", f"probability_{n}"))
             table = GrowingTable(csv, ["image", *columns], group.rank, resume=wanted.skip_existing)
             if group.first:
-                record = hidden_beside(csv, "json")
                 assert classifier.normalization is not None
                 maker = maker_of(network, classifier.normalization, {"view": classifier.view})
-                leave_record(record, maker, wanted.skip_existing)
+                leave_record(csv, maker, len(table.known))
             group.wait()
             table.begin()
         started = time.perf_counter()

@@ -2,16 +2,19 @@
 
 `predictions.json` in the output folder has a table of what made maps, and for each image the row of
 that table. It is written before the first map. Maps that are being made again by another network
-belong to an unknown one until all are done, because a run may be killed in between.
+belong to an unknown one until all are done, because a run may be killed in between. Runs that share
+a folder change it in turns, each under a lock of its own: the folder's is shared until a run ends.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import fcntl
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
 
 from drn_cli import __version__
 from drn_cli.errors import DrnError
-from drn_cli.files import read_json, sha256, write_json
+from drn_cli.files import hidden_beside, read_json, sha256, write_json
 
 if TYPE_CHECKING:
     from drn_cli.inference.normalization import Normalization
@@ -62,22 +65,65 @@ def differences(row: Row, maker: Row) -> list[str]:
     return [DECIDES[key] for key in keys]
 
 
-def leave_record(path: Path, maker: Row, resume: bool) -> None:
+def leave_record(table: Path, maker: Row, kept: int) -> None:
     """Record what makes a whole table, or check that the same continues it.
 
+    Args:
+        table: The table.
+        maker: What makes its rows.
+        kept: How many rows of an earlier run stay.
+
     Raises:
-        DrnError: What is there was made by another network, or in another way.
+        DrnError: These were made by another network, in another way, or by what is unknown.
     """
-    if resume and path.is_file() and (different := differences(_object(path), maker)):
-        raise DrnError(
-            f"{path}: the predictions there were made with other {' and '.join(different)}",
-            "choose another --csv, or leave out --skip-existing to make all of them again",
-        )
+    path = hidden_beside(table, "json")
+    if kept:
+        instead = "choose another --csv, or leave out --skip-existing to make all of them again"
+        if not path.is_file():
+            problem = f"{kept:,} rows were made earlier, and {path}, which says by what, is missing"
+            raise DrnError(f"{table}: {problem}", instead)
+        if different := differences(_object(path), maker):
+            problem = f"the predictions there were made with other {' and '.join(different)}"
+            raise DrnError(f"{path}: {problem}", instead)
     write_json(path, maker)
 
 
+@contextmanager
+def recording(
+    out: Path,
+    maker: Row,
+    names: Sequence[str],
+    kinds: "Sequence[Kind]",
+    *,
+    resume: bool,
+    force: bool,
+) -> "Iterator[MapRecord]":
+    """Share an output folder and its record with other runs of the same network; as `MapRecord`.
+
+    For one process of a job, which `finish`es the record for all.
+    """
+    from drn_cli.inference.outputs import writing_below
+
+    with ExitStack() as stack:
+        with _changing(out):  # also what others write: who comes later finds this run's rows
+            alone = stack.enter_context(writing_below(out))
+            record = MapRecord(out, maker, names, kinds, resume=resume, force=force, alone=alone)
+        yield record
+
+
+@contextmanager
+def _changing(out: Path) -> Iterator[None]:
+    """Wait until no other run reads, changes and writes the record of a folder."""
+    from drn_cli.inference.outputs import lock_below
+
+    with lock_below(out, hidden_beside(out / RECORD, "lock").name) as lock:
+        with suppress(OSError):  # there are no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 class MapRecord:
-    """The record of an output folder, while maps are written there.
+    """The record of an output folder, while maps are written there; see `recording`.
 
     Args:
         out: The output folder.
@@ -86,6 +132,7 @@ class MapRecord:
         kinds: Which files are written of each.
         resume: Whether files that are there stay, as with `--skip-existing`.
         force: Whether recorded files that would be in the way are deleted.
+        alone: Whether no other run writes there: recorded files that are missing are not coming.
 
     Raises:
         DrnError: Files that something else made would remain, or the record cannot be read.
@@ -100,8 +147,10 @@ class MapRecord:
         *,
         resume: bool,
         force: bool,
+        alone: bool,
     ) -> None:
         self.out, self.path, self.maker, self.kinds = out, out / RECORD, maker, kinds
+        self._alone = alone
         self._rows: list[Row] = []
         self._made: dict[tuple[bool, tuple[str, ...]], Row] = {}
         self._different: dict[int, list[str]] = {}
@@ -111,7 +160,7 @@ class MapRecord:
         if resume:
             self._check_unrecorded(before, names)
         left = self._left(before, set(names), resume)
-        if left and not force:
+        if left and not (force and alone):
             self._refuse(before, left)
         for name, kinds_left in left.items():
             for path in _files(out, name, kinds_left):
@@ -138,7 +187,8 @@ class MapRecord:
         if self._replaced:
             new = {name: self._row(None) for name in self._replaced}
             kept = {name: self._replaced[name] for name in lost}
-            _write(self.path, _read(self.out) | new | kept)
+            with _changing(self.out):
+                _write(self.path, _read(self.out) | new | kept)
         return sorted(lost)
 
     def _row(self, before: Row | None) -> Row:
@@ -164,15 +214,21 @@ class MapRecord:
             # Without --skip-existing, other sizes for some images are as good as for all.
             if not different or (name not in wanted and not resume and "weights" not in different):
                 continue
-            redone = name in wanted and (not resume or row.get("network") is None)
+            redone = name in wanted and (not resume or row.get("network") is None) and self._alone
             stays = [kind for kind in row["files"] if not (redone and kind in self.kinds)]
-            if any(path.exists() for path in _files(self.out, name, stays)):
+            if not self._alone or any(path.exists() for path in _files(self.out, name, stays)):
                 left[name] = stays
         return left
 
     def _refuse(self, before: dict[str, Row], left: dict[str, list[str]]) -> None:
         name, kinds = next(iter(left.items()))
         different = " and ".join(self._differs(before[name]))
+        if not self._alone:
+            raise DrnError(
+                f"{self.out}: another process predicts into it, and {self.path} has {name} with "
+                f"other {different}",
+                "wait until it has ended, or choose another --out",
+            )
         images = "one image" if len(left) == 1 else f"{len(left)} images"
         raise DrnError(
             f"{_files(self.out, name, kinds)[0]}: was made with other {different}; such files of "

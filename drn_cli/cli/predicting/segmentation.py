@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,9 @@ import typer
 
 from drn_cli.cli import console
 from drn_cli.cli.pictures import in_order, name_of, read_picture, results_of
-from drn_cli.cli.predicting.record import MapRecord, maker_of, unfinished
+from drn_cli.cli.predicting.record import maker_of, recording, unfinished
 from drn_cli.cli.source import Look, describe
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, few_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +91,7 @@ def label(
     from drn_cli.distributed.launch import leave
     from drn_cli.inference.inputs import Picture, find_pictures
     from drn_cli.inference.loading import load_predictor
-    from drn_cli.inference.outputs import KINDS, writing_below
+    from drn_cli.inference.outputs import KINDS
     from drn_cli.inference.reading import networks_at_once
 
     outputs = [wanted.out / kind for kind in KINDS]
@@ -109,17 +109,19 @@ def label(
             at_once=networks_at_once(group.device, len(pictures)),
             **look.computing(group.device),
         )
-        with writing_below(wanted.out) if group.first else nullcontext():
+        with ExitStack() as sharing:
             if group.first:
                 assert predictor.normalization is not None
                 view = {"scales": list(look.view.scales), "flip": look.view.flip}
-                record = MapRecord(
-                    wanted.out,
-                    maker_of(network, predictor.normalization, view),
-                    [picture.name for picture in pictures],
-                    wanted.kinds,
-                    resume=wanted.skip_existing,
-                    force=wanted.force,
+                record = sharing.enter_context(
+                    recording(
+                        wanted.out,
+                        maker_of(network, predictor.normalization, view),
+                        [picture.name for picture in pictures],
+                        wanted.kinds,
+                        resume=wanted.skip_existing,
+                        force=wanted.force,
+                    )
                 )
             group.wait()
             started = time.perf_counter()
@@ -131,8 +133,9 @@ def label(
                 failed = [pictures[number].name for each in tallies for number, _ in each.failed]
                 if kept := record.finish(failed):
                     console.warn(
-                        f"{wanted.out}: {len(kept)} images that failed keep earlier maps of "
-                        f"another network or view: {', '.join(kept[:3])}"
+                        f"{wanted.out}: images that failed keep earlier maps of another network or "
+                        f"view, {len(kept):,}: {few_of(kept, 3)} (correct the images and predict "
+                        "them again)"
                     )
             if group.first and wanted.submission is not None and whole:
                 _pack(pictures, wanted)

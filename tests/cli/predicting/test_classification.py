@@ -208,6 +208,24 @@ def test_names_that_are_formulas_stay_text_and_are_known_again(classify, photos)
     assert Path("a.csv").read_text().splitlines()[1:] == lines
 
 
+@pytest.mark.parametrize("part", [False, True])
+def test_rows_of_what_is_unknown_are_not_gone_on_with(classify, photos, part):
+    classify("photos/a.png", "--csv", "classes.csv")
+    Path(".classes.csv.json").unlink()
+    if part:  # of a run that was killed
+        Path(".classes.csv.000000.part").write_text(Path("classes.csv").read_text())
+        Path("classes.csv").unlink()
+    refused = classify("photos", "--csv", "classes.csv", "--skip-existing")
+    assert isinstance(refused.exception, DrnError)
+    assert re.match(
+        r"classes\.csv: \d rows were made earlier, and \.classes\.csv\.json, which says by what, "
+        r"is missing \(.*leave out --skip-existing",
+        str(refused.exception),
+    )
+    assert classify("photos", "--csv", "classes.csv").exit_code == 0
+    assert classify("photos", "--csv", "classes.csv", "--skip-existing").exit_code == 0
+
+
 def test_csv_of_another_number_of_classes_is_not_gone_on_with(classify, photos):
     classify("photos/a.png", "--csv", "classes.csv")
     before = Path("classes.csv").read_bytes()

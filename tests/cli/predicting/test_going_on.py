@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 from PIL import Image
 
 from drn_cli import __version__
+from drn_cli.cli.predicting.record import recording
 from drn_cli.errors import DrnError
 from drn_cli.files import sha256
 
+MAKER = {"network": "drn_a_18", "weights": "net.safetensors", "weights_sha256": "first"}
 SOME = 60  # pictures, of which a process is killed in the middle
 
 
@@ -148,7 +151,8 @@ def test_force_deletes_what_is_recorded_and_nothing_else(
     assert predict(*words, weights=other_segmenter).exit_code == 0
     left = sorted(str(p.relative_to("predictions")) for p in Path("predictions").rglob("*.*"))
     assert left == [
-        ".lock", "index/a.png", "index/mine.png", "notes.txt", "overlay/c.png", "predictions.json",
+        ".lock", ".predictions.json.lock", "index/a.png", "index/mine.png", "notes.txt",
+        "overlay/c.png", "predictions.json",
     ]  # fmt: skip
     assert record()[0] == {"a": str(other_segmenter)}
 
@@ -200,10 +204,56 @@ def test_image_that_another_network_could_not_read_keeps_its_old_record(
     predict("photos")
     (photos / "c.png").write_bytes(b"broken")
     result = predict("photos", weights=other_segmenter)
-    assert "1 images that failed keep earlier maps of another network or view: c" in result.stderr
+    assert (
+        "images that failed keep earlier maps of another network or view, 1: c (" in result.stderr
+    )
     names = record()[0]
     assert names.pop("c") == str(segmenter)
     assert set(names.values()) == {str(other_segmenter)}
+
+
+def test_runs_that_share_a_folder_all_keep_their_records(tmp_path):
+    def run(number: int) -> None:
+        names = [f"{number}-{place}" for place in range(30)]
+        for name in names:
+            with recording(tmp_path, MAKER, [name], ["index"], resume=True, force=False) as made:
+                made.finish([])
+
+    with ThreadPoolExecutor(8) as runs:
+        list(runs.map(run, range(8)))
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    assert found["made_by"] == [MAKER | {"files": ["index"]}]
+    assert len(found["images"]) == 8 * 30
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["b"]])
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("force", [False, True])
+def test_two_networks_do_not_share_a_folder(tmp_path, names, resume, force):
+    """The maps of the first are not there yet, but they will be."""
+    how = {"resume": resume, "force": force}
+    other = MAKER | {"weights_sha256": "other"}
+    with recording(tmp_path, MAKER, ["a"], ["index"], resume=False, force=False) as first:
+        with recording(tmp_path, MAKER, ["b"], ["index"], **how):
+            pass
+        with (
+            pytest.raises(DrnError, match=r"another process predicts into it, and .* has a with"),
+            recording(tmp_path, other, names, ["index"], **how),
+        ):
+            pass
+        first.finish([])
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    assert found["made_by"] == [MAKER | {"files": ["index"]}]
+    with recording(tmp_path, other, names, ["index"], **how):
+        pass  # nothing of the first remains, as it wrote no file
+
+
+def test_record_is_not_locked_through_a_link(predict, photos, tmp_path):
+    Path("predictions").mkdir()
+    (tmp_path / "mine").write_bytes(b"mine")
+    Path("predictions/.predictions.json.lock").symlink_to(tmp_path / "mine")
+    assert ".predictions.json.lock: is a symbolic link" in refusal(predict("photos"))
+    assert (tmp_path / "mine").read_bytes() == b"mine"
 
 
 def test_maps_that_were_being_made_again_have_no_network_until_all_are_done(
