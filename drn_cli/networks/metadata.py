@@ -17,8 +17,13 @@ from drn_cli.networks.catalog import ARCHITECTURES, Task
 LONGEST = 64 << 20  # characters of a value; the longest of ours, provenance, has some thousand
 OURS = "drn"  # the value of `format` in files that drn wrote
 SHOWN = 60  # characters of a value in a message
-# Other programs keep strings of these names with other meanings at the top of their checkpoints.
-AMBIGUOUS = ("classes", "crop", "resize", "size", "input", "outputs")
+# Other programs keep strings of these names with other meanings at the top of their checkpoints,
+# also such as fit by chance. All files that drn wrote say so, but older exports, which it knows
+# by their formats. A mean and a std of others that fit both are what everybody means by them.
+AMBIGUOUS = {
+    *("classes", "class_names", "class_folders", "colours", "crop", "resize", "size"),
+    *("input", "outputs", "provenance", "mean_std_guess"),
+}
 
 # Of pixels in 0..1, the same ranges as in data.folders. In float32, dividing by a smaller deviation
 # would give infinities.
@@ -87,7 +92,7 @@ def check_metadata(
         writing: Whether they are about to be written.
 
     Returns:
-        The same strings, without those that mean something else in the files of others.
+        The same strings, without those that may mean something else in the files of others.
 
     Raises:
         DrnError: A value that `drn` reads is not what it must be, or a string is not valid Unicode.
@@ -101,14 +106,16 @@ def check_metadata(
             f"{key}{value}".encode()
         except UnicodeEncodeError as error:
             raise wrong(ascii(key), "not valid Unicode") from error
+    foreign = not (ours or writing)
+    if foreign:
+        strings = {key: value for key, value in strings.items() if key not in AMBIGUOUS}
     try:
         _Metadata.model_validate(strings)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         key = str(first["loc"][0]) if first["loc"] else ""
-        if key in AMBIGUOUS and not ours and not writing:
-            others = {name: value for name, value in strings.items() if name != key}
-            return check_metadata(others, path)
+        if foreign:
+            return {k: text for k, text in strings.items() if k not in ("mean", "std")}
         raise wrong(key, _problem(key, strings.get(key), first["msg"])) from error
     if ours:
         _check_own(strings, path, wrong)

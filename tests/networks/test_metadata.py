@@ -114,11 +114,33 @@ def test_refuses_what_does_not_fit_together(changed: dict[str, str | None], mess
         check_metadata(strings, Path("x.safetensors"))
 
 
-def test_others_may_use_our_names_of_networks() -> None:
-    strings = {"format": "pt", "arch": "resnet18", "task": "detection", "note": "\u00e9"}
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"size": "large", "input": "image", "classes": "cat,dog", "resize": "bilinear"},
+        {"size": "224x224", "input": "uint8", "classes": "2", "resize": "300", "crop": "9"},
+        {"outputs": "logits", "provenance": "me", "colours": "red", "class_names": "cat"},
+        {"provenance": "{}", "colours": "[[0, 0, 0]]", "class_names": '["cat", "dog"]'},
+        {"class_folders": '["n1"]', "mean_std_guess": "imagenet"},
+        {"mean": "0.485 0.456 0.406", "std": "0.229 0.224 0.225"},
+        {"mean": "[0.5, 0.5, 0.5]"},
+        {"mean": "[124, 116, 104]", "std": "[1, 1, 1]"},
+    ],
+    ids=str,
+)
+def test_others_may_use_our_names(
+    tmp_path: Path, write: Callable[[Path, Mapping[str, str]], None], others: dict[str, str]
+) -> None:
+    """Nothing reads theirs as ours, also where it would fit."""
+    strings = {"format": "pt", "arch": "resnet18", "task": "detection", "note": "any"}
+    write(tmp_path / "x", strings | others)
+    assert read_checkpoint(tmp_path / "x").metadata == strings
+
+
+def test_mean_and_std_of_others_are_used_where_they_fit() -> None:
+    strings = {"format": "pt", "mean": SOUND["mean"], "std": SOUND["std"]}
     assert check_metadata(strings, Path("x")) == strings
-    others = {"size": "large", "input": "image", "classes": "cat,dog", "resize": "bilinear"}
-    assert check_metadata(strings | others, Path("x")) == strings  # nothing reads theirs as ours
 
 
 def test_writes_nothing_that_could_not_be_read(tmp_path: Path) -> None:
