@@ -17,7 +17,7 @@ from drn_cli.inference.loading import facts
 from drn_cli.inference.normalization import GUESS, Normalization
 from drn_cli.inference.opening import TrainedNetwork
 from drn_cli.inference.source import Source
-from drn_cli.networks.published import PUBLISHED, is_start
+from drn_cli.networks.published import is_start, published_as
 from drn_cli.runs import Run
 
 # What is taken over from a run's environment.json.
@@ -25,6 +25,8 @@ TRAINING = (
     *("drn", "torch", "torchvision", "device", "processes", "precision", "revision", "seed"),
     *("data", "started", "train_pictures", "val_pictures"),
 )
+# What an export says of itself, whatever it is made of says.
+OF_FORM = (GUESS, "size", "input", "outputs")
 # Where things lay on the machine that trained says nothing to others.
 PLACES = {"data": {"root", "lists", "cache_folder"}, "model": {"weights"}}
 
@@ -50,16 +52,19 @@ def describe(
     folders = told.strings(network.told, "class_folders")
     if network.task == "classification" and "class_names" not in network.told:
         class_set, folders = _named(network.classes)
-    strings = dict(network.told) | told.record(network.model, statistics, class_set, folders)
-    strings.pop(GUESS, None)
+    inherited = {key: text for key, text in network.told.items() if key not in OF_FORM}
+    strings = inherited | told.record(network.model, statistics, class_set, folders)
     if "guessed" in normalized.source:
         strings[GUESS] = normalized.source
     if network.task == "classification":
         strings |= {key: str(pixels) for key, pixels in source.crops().items()}
+    known = published_as(source.checkpoint.name, network.told.get("source"))
     strings |= {
         "drn": __version__,
         "precision": form.precision,
-        "licence": licence or network.told.get("licence") or _published_licence(source),
+        "licence": licence
+        or network.told.get("licence")
+        or (known.licence if known else "not stated"),
         "provenance": json.dumps(_provenance(source)),
     }
     if is_start(source.checkpoint.name):
@@ -78,11 +83,6 @@ def _named(classes: int) -> tuple[ClassSet, tuple[str, ...] | None]:
     if classes != len(imagenet()):
         return ClassSet(tuple(f"class {n}" for n in range(classes)), plain.colours), None
     return ClassSet(tuple(imagenet().values()), plain.colours), tuple(imagenet())
-
-
-def _published_licence(source: Source) -> str:
-    known = (file.licence for file in PUBLISHED if file.name == source.checkpoint.name)
-    return next(known, "not stated")
 
 
 def _provenance(source: Source) -> dict[str, Any]:

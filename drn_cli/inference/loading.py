@@ -77,7 +77,8 @@ def load_predictor(
     found = open_network(source, "segmentation") if isinstance(source, Path) else source
     if found.classes > MOST_CLASSES:
         raise DrnError(
-            f"{found.path}: {found.classes} classes, and an index map holds {MOST_CLASSES} at most"
+            f"{found.path}: {found.classes} classes, and an index map holds {MOST_CLASSES} at most",
+            "use a segmenter of fewer classes",
         )
     normalized, class_set = facts(found, data, given)
     statistics = normalized.statistics
@@ -144,7 +145,7 @@ def load_classifier(
     folders = told.strings(found.told, "class_folders")
     if names is None and found.classes == len(imagenet()):
         names, folders = tuple(imagenet().values()), tuple(imagenet())
-    if is_start(found.path.name) or is_start(found.told.get("source")):
+    if is_start(found.path.name, found.told.get("source")):
         warn_once(
             log,
             f"{found.path}: the weights of a ResNet are a start for training {found.arch}, not the "

@@ -23,10 +23,12 @@ from drn_cli.errors import DrnError, warn_once
 from drn_cli.inference import told
 from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.opening import Found
-from drn_cli.networks.published import PUBLISHED
+from drn_cli.networks.published import published_as
 
 log = logging.getLogger(__name__)
 
+# Of the command line and of Python.
+REMEDY = "the mean and std that it was trained with, or stats, the data folder that has them"
 GUESS = "mean_std_guess"  # in the metadata of an export: the source, where it is a guess
 
 
@@ -74,20 +76,24 @@ def stated(
         DrnError: They are not what they should be, or not stated once.
     """
     if (mean is None) != (std is None):
-        raise DrnError("--mean and --std: one without the other", "state both, or --stats DIR")
+        raise DrnError(
+            "mean and std: one without the other", "state both, or the data folder that has them"
+        )
     if stats is not None and mean is not None:
-        raise DrnError("--stats: is stated beside --mean and --std", "state one of them")
+        raise DrnError(
+            "stats: a data folder is stated beside mean and std", "leave out one or the other"
+        )
     if stats is not None:
         try:
             return Normalization(ListFolder.open(stats).statistics(), "stats folder")
         except DrnError as error:
             raise DrnError(
-                f"--stats {error.message}",
+                f"stats: {error.message}",
                 "state the data folder that the network was trained on, which has an info.json",
             ) from error
     if mean is None or std is None:
         return None
-    for name, values, (low, high) in (("--mean", mean, MEANS), ("--std", std, DEVIATIONS)):
+    for name, values, (low, high) in (("mean", mean, MEANS), ("std", std, DEVIATIONS)):
         if len(values) != 3 or not all(low <= value <= high for value in values):
             found = ",".join(f"{value:g}" for value in values)
             raise DrnError(
@@ -134,8 +140,7 @@ def normalization(
         warn_once(
             log,
             f"{found.path}: its mean and std were guessed when it was exported, {guessed}: "
-            f"{own.text()} (export it again with --stats DIR of the data folder that it was "
-            "trained on, or --mean R,G,B --std R,G,B)",
+            f"{own.text()} (export it again with {REMEDY})",
         )
     if own is not None:
         return own
@@ -143,7 +148,8 @@ def normalization(
 
 
 def _guess(found: Found) -> Normalization:
-    if found.task == "classification" and any(file.name == found.path.name for file in PUBLISHED):
+    known = published_as(found.path.name, found.told.get("source"))
+    if found.task == "classification" and known is not None:
         return Normalization(IMAGENET, "imagenet (published weights)")
     classes = len(cityscapes())
     if found.task == "segmentation" and found.classes == classes:
@@ -153,7 +159,6 @@ def _guess(found: Found) -> Normalization:
     warn_once(
         log,
         f"{found.path}: does not state its mean and std; a guess is used, {guess.source}: "
-        f"{guess.text()} (state those it was trained with: --stats DIR of its data folder, or "
-        "--mean R,G,B --std R,G,B)",
+        f"{guess.text()} (use {REMEDY})",
     )
     return guess

@@ -173,9 +173,21 @@ def published(arch: str, keyword: str = "imagenet") -> tuple[WeightFile, ...]:
     return files
 
 
-def is_start(name: str | None) -> bool:
-    """Return whether published weights of this file name are only a start, as of `start_only`."""
-    return any(file.name == name for file in PUBLISHED if file.source == "torchvision")
+def published_as(*names: str | None) -> WeightFile | None:
+    """Return the published file of one of these names, which may be that of an archive around it.
+
+    Args:
+        names: Of a file, and the `source` in its metadata, where `drn models import` keeps the name
+            of what it was made of.
+    """
+    bare = {name.removesuffix(".zip") for name in names if name is not None}
+    return next((file for file in PUBLISHED if file.name in bare), None)
+
+
+def is_start(*names: str | None) -> bool:
+    """Return whether published weights of these names are only a start, as of `start_only`."""
+    known = published_as(*names)
+    return known is not None and known.source == "torchvision"
 
 
 def start_only(arch: str) -> bool:

@@ -55,7 +55,13 @@ def test_what_was_asked_of_it(exports: Exports) -> None:
 
 @pytest.mark.parametrize("format_", ["fyu", "safetensors"])
 def test_weights_alone_have_no_input(exports: Exports, format_: str) -> None:
-    assert not {"input", "outputs", "size"} & described(exports.run(), format=format_).keys()
+    run = exports.run()
+    assert not {"input", "outputs", "size"} & described(run, format=format_).keys()
+    network = read_network(run / "checkpoints" / "best.safetensors")
+    strings = dict(network.told) | {"input": "uint8", "outputs": "classes", "size": "224x224"}
+    network = TrainedNetwork(network.path, network.model, strings, verified=True)
+    told = describe(network, find_source(run), Form(format=format_), None)[0]
+    assert not {"input", "outputs", "size"} & told.keys()
 
 
 def test_where_it_comes_from_without_places_on_this_machine(exports: Exports) -> None:

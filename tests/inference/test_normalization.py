@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,8 @@ def test_source_is_told_and_a_guess_or_a_replacement_is_warned_of(
     if "guessed" in source:
         mean = ", ".join(f"{value:.6g}" for value in statistics.mean)
         assert f"{source}: mean {mean} and std" in lines[0]
-        assert "--stats DIR" in lines[0] and "--mean R,G,B --std R,G,B" in lines[0]
+        assert "(use the mean and std that it was trained with, or stats, the data" in lines[0]
+        assert "--" not in lines[0]  # which Python does not have
     elif lines:
         assert "its own mean 0.1, 0.2, 0.3" in lines[0]
         assert "replaced by the mean 0.7, 0.6, 0.5" in lines[0]
@@ -151,14 +153,14 @@ def test_they_reach_the_pixels_and_an_export(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--mean", "0.1,0.2,0.3"), "--mean and --std: one without the other"),
-        (("--std", "0.1,0.2,0.3"), "--mean and --std: one without the other"),
-        ((*OPTION, "--stats", "stats"), "--stats: is stated beside --mean and --std"),
-        (("--mean", "124,116,104", "--std", "1,1,1"), "--mean 124,116,104: should be three"),
-        (("--mean", "0,0,0", "--std", "1,0,1"), "--std 1,0,1: should be three numbers in 1e-06"),
-        (("--mean", "0,0,0", "--std", "255,255,255"), "--std 255,255,255: should be three numbers"),
-        (("--stats", "photos"), "--stats photos/info.json: no such file"),
-        (("--stats", "nowhere"), "--stats nowhere: no such data folder"),
+        (("--mean", "0.1,0.2,0.3"), "mean and std: one without the other (state both"),
+        (("--std", "0.1,0.2,0.3"), "mean and std: one without the other (state both"),
+        ((*OPTION, "--stats", "stats"), "stats: a data folder is stated beside mean and std"),
+        (("--mean", "124,116,104", "--std", "1,1,1"), "mean 124,116,104: should be three"),
+        (("--mean", "0,0,0", "--std", "1,0,1"), "std 1,0,1: should be three numbers in 1e-06"),
+        (("--mean", "0,0,0", "--std", "255,255,255"), "std 255,255,255: should be three numbers"),
+        (("--stats", "photos"), "stats: photos/info.json: no such file"),
+        (("--stats", "nowhere"), "stats: nowhere: no such data folder"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
@@ -167,6 +169,29 @@ def test_what_cannot_be_meant_is_refused(
     result = drn(*PREDICT, "--weights", files["three"], *options)
     assert isinstance(result.exception, DrnError)
     assert message in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["drn_d_22-4bd2f8ea.pth", "drnd22-0823-5c2c6a0c.pth.zip"])
+def test_imported_published_weights_are_known(
+    photos: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also of exports of what was imported."""
+    state = to_original(create_model("drn_d_22", "classification", 3))
+    inner = name.removesuffix(".zip")
+    torch.save(state, inner)
+    if name != inner:
+        with zipfile.ZipFile(name, "w") as archive:
+            archive.write(inner)
+        Path(inner).unlink()
+    assert drn("models", "import", name, "--out", "mine.safetensors").exit_code == 0
+    words = ("--format", "safetensors", "--out", "made.safetensors")
+    caplog.clear()
+    assert drn("export", "mine.safetensors", *words).exit_code == 0
+    for file in ("mine.safetensors", "made.safetensors"):
+        _, source = used(drn(*PREDICT, "--weights", file, "--json"))
+        assert source == ("file" if file.startswith("made") else "imagenet (published weights)")
+        assert "mean_std_guess" not in read_network(Path(file)).told
+    assert not [text for text in caplog.messages if "guess" in text]
 
 
 @pytest.mark.parametrize("text", ["nan,0,0", "1e400,0,0", "0.1,0.2", "a,b,c"])
