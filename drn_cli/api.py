@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from drn_cli.data.classes import ClassSet
-from drn_cli.data.images import Pixels, overlay, read_image
+from drn_cli.data.images import Pixels, overlay, read_image, source_name
 from drn_cli.errors import DrnError
 from drn_cli.inference.classifier import Classifier, best_first
 from drn_cli.inference.exported.network import ExportedNetwork
@@ -195,12 +195,21 @@ class Predictor:
             TypeError: It is something else.
         """
         if isinstance(image, list | tuple):
-            return [self._predict(one) for one in image]
+            count = len(image)
+            return [self._predict(one, f"image {n} of {count}") for n, one in enumerate(image, 1)]
         return self._predict(image)
 
-    def _predict(self, image: ImageInput) -> Prediction | Classification:
-        pixels = _pixels(image)
-        name = str(image) if isinstance(image, str | os.PathLike) else "the image"
+    def _predict(self, image: ImageInput, place: str | None = None) -> Prediction | Classification:
+        """Predict an image, whose place in a list names it where no file does."""
+        name = source_name(image)
+        try:
+            pixels = _pixels(image)
+        except DrnError as error:
+            if name is not None or place is None:
+                raise
+            problem = error.message.removeprefix("image: ")
+            raise DrnError(f"{place}: {problem}", error.hint) from error
+        name = name or place or "the image"
         network = self._network
         if isinstance(network, Classifier):
             crops = torch.from_numpy(np.array(network.crops(pixels)))[None].to(network.device)

@@ -189,6 +189,10 @@ def test_what_cannot_be_read_is_a_mistake_in_a_line(
 ) -> None:
     with pytest.raises(drn_cli.DrnError, match="image: has no pixels: 0x4"):
         segmenter(Image.new("RGB", (0, 4)))
+    with pytest.raises(drn_cli.DrnError, match=r"^image 2 of 3: has no pixels: 0x4"):
+        segmenter([PIXELS, Image.new("RGB", (0, 4)), PIXELS])
+    with pytest.raises(drn_cli.DrnError, match=r"^image 1 of 1: an array of uint8"):
+        segmenter([PIXELS[0]])
     (tmp_path / "broken.png").write_bytes(b"noise")
     for name in ("none.png", "broken.png"):
         with pytest.raises(drn_cli.DrnError, match=rf"{name}: "):
@@ -270,8 +274,8 @@ def test_an_exported_classifier_sees_pictures_as_its_run_did(
         ("segmentation", {"ten_crop": True}, "ten_crop: is for classifiers"),
         ("classification", {"flip": False}, "scales, flip, tile: are for segmenters"),
         ("classification", {"scales": (1,)}, "scales, flip, tile: are for segmenters"),
-        ("segmentation", {"mean": (0, 0, 0)}, "--mean and --std: one without the other"),
-        ("segmentation", {"mean": (0, 0, 0), "std": (1, 1, 255)}, "--std 1,1,255: should be three"),
+        ("segmentation", {"mean": (0, 0, 0)}, "^mean and std: one without the other"),
+        ("segmentation", {"mean": (0, 0, 0), "std": (1, 1, 255)}, "^std 1,1,255: should be three"),
         ("classification", {"stats": "nowhere"}, "nowhere: no such data folder"),
         ("classification", {"precision": "bf16"}, r"net\.onnx computes in what it was exported in"),
     ],

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -177,12 +178,17 @@ def holds_values(mode: str) -> bool:
     return mode in {"1", "L", "P", "F"} or mode.startswith("I")
 
 
-def _name(source: Source) -> str:
-    """Return what messages call a source."""
-    if isinstance(source, Path):
+def source_name(source: object) -> str | None:
+    """Return the name of the file that an image comes from, if it has one."""
+    if isinstance(source, str | os.PathLike):
         return str(source)
     name = getattr(source, "filename", None) or getattr(source, "name", None)
-    return str(name) if isinstance(name, str) and name else "image"
+    return str(name) if isinstance(name, str | os.PathLike) and str(name) else None
+
+
+def _name(source: Source) -> str:
+    """Return what messages call a source."""
+    return source_name(source) or "image"
 
 
 @contextmanager

@@ -60,8 +60,8 @@ class NonFiniteScoresError(DrnError):
     def __init__(self, image: object = "an image", number: int = 0) -> None:
         super().__init__(
             f"{image}: the network's scores are not finite (NaN or infinity)",
-            "the weights may be damaged, or their training diverged: use another checkpoint, or "
-            "try --precision fp32",
+            "the weights may be damaged, or their training diverged: use another checkpoint, or if "
+            "it computes in 16 bits, precision fp32 or an export without --half",
         )
         self.image, self.number = str(image), number
 

@@ -153,16 +153,26 @@ def test_the_others_are_scored_if_a_part_is_asked_for(
     assert "partial: 2 of 3 scored: 1 of 3 failed" in result.stderr
 
 
-def test_api_names_the_file(photos: Path, overflowing: dict[str, Path]) -> None:
+def test_api_names_the_image(photos: Path, overflowing: dict[str, Path]) -> None:
+    path = photos / "bright.png"
+    pixels, fine = np.full((8, 8, 3), 255, np.uint8), photos / "black.png"
     for file in overflowing.values():
         predictor = drn_cli.Predictor(file)
-        predictor(photos / "black.png")
-        with pytest.raises(
-            NonFiniteScoresError, match=r"^photos/bright\.png: the network's scores"
-        ):
-            predictor(photos / "bright.png")
-        with pytest.raises(NonFiniteScoresError, match=r"^the image: the network's scores"):
-            predictor(np.full((8, 8, 3), 255, np.uint8))
+        predictor(fine)
+        with path.open("rb") as opened:
+            for image, name in (
+                (path, "photos/bright.png"),
+                (Image.open(path), "photos/bright.png"),
+                (opened, "photos/bright.png"),
+                ([fine, opened], "photos/bright.png"),
+                (pixels, "the image"),
+                ([fine, pixels, fine], "image 2 of 3"),
+                ((path.read_bytes(),), "image 1 of 1"),
+            ):
+                opened.seek(0)
+                with pytest.raises(NonFiniteScoresError, match=rf"^{name}: the net") as raised:
+                    predictor(image)
+                assert "precision fp32 or an export without --half" in str(raised.value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
