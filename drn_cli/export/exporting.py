@@ -103,13 +103,15 @@ def export(
         if alone:
             clear_leftovers(out)
         if force and restore_together(places):
-            log.warning("%s: the older files are back, which a killed export half replaced", out)
+            log.warning("%s: what a killed export had half replaced was undone", out)
         with scratch_folder(out) as folder:
             made = folder / out.name
             tell(f"writing {out.name}")
             _write(made, network, statistics, form, strings, calibrating)
             tell("comparing it with PyTorch")
-            parity = compare(network, open_network(made), statistics, form.precision, probes)
+            parity = compare(
+                network, open_network(made, quiet=True), statistics, form.precision, probes
+            )
             if not parity.passed:
                 raise DrnError(
                     f"{out}: not written: in {parity.runtime}, {parity.worst}",

@@ -53,30 +53,32 @@ class TrainedNetwork:
 Found = TrainedNetwork | ExportedNetwork
 
 
-def open_network(path: Path, task: Task | None = None) -> Found:
+def open_network(path: Path, task: Task | None = None, *, quiet: bool = False) -> Found:
     """Open a checkpoint, or a network that was exported.
 
     Args:
         path: The file.
         task: What the network has to be for, if that matters.
+        quiet: Whether nothing is warned of, as of a file that was written a moment ago.
 
     Raises:
         DrnError: The file cannot be read, has no head, is for another task, or needs a runtime
             that is not installed.
     """
     if not is_exported(path):
-        return read_network(path, task)
-    found = open_exported(path)
+        return read_network(path, task, quiet=quiet)
+    found = open_exported(path, quiet=quiet)
     _check_task(path, found.task, task)
     return found
 
 
-def read_network(path: Path, task: Task | None = None) -> TrainedNetwork:
+def read_network(path: Path, task: Task | None = None, *, quiet: bool = False) -> TrainedNetwork:
     """Build the network that a checkpoint holds, of any known format.
 
     Args:
         path: A checkpoint.
         task: What it has to be for, if that matters.
+        quiet: Whether nothing is warned of.
 
     Raises:
         DrnError: The file cannot be read, has no head, or is for another task.
@@ -86,7 +88,7 @@ def read_network(path: Path, task: Task | None = None) -> TrainedNetwork:
             f"{path}: is an exported network, whose weights cannot be taken out again",
             "give the checkpoint that it was made of",
         )
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, quiet=quiet)
     found = convert(checkpoint, path)
     if found.task is None or found.classes is None:
         raise DrnError(

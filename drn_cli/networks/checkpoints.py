@@ -61,12 +61,16 @@ class Checkpoint:
     verified: bool = False
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, *, quiet: bool = False) -> Checkpoint:
     """Read a file of weights, recognised by its content.
 
     A state dict may lie under `state_dict`, `model` or `net`; prefixes of wrappers are taken off.
     Checksums are verified: that in the metadata, the CRC-32 of zip records, or else a SHA-256 in
     `FILE.sha256`. A file without any is read, and a warning says so.
+
+    Args:
+        path: The file.
+        quiet: Whether nothing is warned of.
 
     Raises:
         DrnError: No such file, not a checkpoint, damaged, metadata that is not what it must be, or
@@ -77,13 +81,13 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         found = _read(file, path)
         verified = found.verified or check_recorded_digest(file, path)
     metadata = check_metadata(found.metadata, path)
-    if not verified:
+    if not (verified or quiet):
         warn_once(
             logger,
             f"{path}: not verified, as it holds no checksum (`drn models import` writes one that "
             "does)",
         )
-    if metadata.get("steps") == "0":
+    if metadata.get("steps") == "0" and not quiet:
         warn_once(logger, f"{path}: checkpoint of step 0: this network has not been trained")
     return Checkpoint(_without_wrappers(found.tensors), metadata, verified)
 

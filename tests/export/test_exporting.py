@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import resource
 import shutil
@@ -281,7 +282,10 @@ def test_names_that_are_as_long_as_they_may_be(
             export(source, Form(format="safetensors"), out / name)
 
 
-def test_a_half_replaced_export_is_replaced_with_force_alone(source: Source, out: Path) -> None:
+def test_a_half_replaced_export_is_replaced_with_force_alone(
+    source: Source, out: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("drn_cli"), "propagate", True)
     file = out / "a.safetensors"
     (out / f".{file.name}.replacing").touch()
     (out / f".{file.name}.old").write_text("older")
@@ -291,8 +295,22 @@ def test_a_half_replaced_export_is_replaced_with_force_alone(source: Source, out
         export(source, Form(format="safetensors"), file)
     assert content(out) == before
     export(source, Form(format="safetensors"), file, force=True)
+    assert "a.safetensors: what a killed export had half replaced was undone" in caplog.text
     assert set(content(out)) == {file.name, f"{file.name}.parity.json"}
     assert open_network(file).classes == 3
+
+
+@pytest.mark.parametrize("format_", ["safetensors", "fyu"])
+def test_a_checkpoint_of_step_0_is_warned_of_once(
+    out: Path, format_: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("drn_cli"), "propagate", True)
+    model = lively("segmentation")
+    told = record(model, STATISTICS, CLASS_SET) | {"steps": "0"}
+    save_weights(out / "untrained.safetensors", model, told)
+    export(find_source(out / "untrained.safetensors"), Form(format=format_), out / "made.any")
+    [line] = caplog.messages
+    assert "untrained.safetensors: checkpoint of step 0" in line
 
 
 def test_force_replaces_all_of_it(source: Source, out: Path) -> None:

@@ -82,6 +82,8 @@ def _check_layout(records: list[zipfile.ZipInfo], file: IO[bytes], path: Path) -
     What lies before, between or behind them could be a program of another kind, or a second index
     that another reader of zip archives prefers.
     """
+    if not records:
+        raise DrnError(f"{path}: refused: an archive without records", "export it again")
     size = file.seek(0, 2)
     file.seek(size - END.size)
     signature, *counts, length, start, comment = END.unpack(file.read(END.size))

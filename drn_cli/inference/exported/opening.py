@@ -7,7 +7,7 @@ from pathlib import Path
 
 from drn_cli.errors import DrnError, warn_once
 from drn_cli.inference.exported.network import ExportedNetwork
-from drn_cli.inference.exported.runtime import half_written
+from drn_cli.inference.exported.runtime import content_of, half_written
 from drn_cli.integrity import damaged
 from drn_cli.networks.metadata import check_metadata
 from drn_cli.replacing import half_replaced
@@ -22,14 +22,20 @@ def is_exported(path: Path) -> bool:
     return path.suffix.lower() in _READERS
 
 
-def open_exported(path: Path) -> ExportedNetwork:
+def open_exported(path: Path, *, quiet: bool = False) -> ExportedNetwork:
     """Open a network that `drn export` wrote.
+
+    Args:
+        path: The file.
+        quiet: Whether nothing is warned of.
 
     Raises:
         DrnError: No such file, the runtime is not installed, or the file is damaged or of others.
     """
     if not path.is_file():
-        raise half_written(path) if half_replaced(path) else DrnError(f"{path}: no such file")
+        if half_replaced(path):
+            raise half_written(path)
+        content_of(path)  # which says what is wrong, also where the runtime is not installed
     try:
         found = _READERS[path.suffix.lower()](path)
     except OSError as error:
@@ -39,7 +45,7 @@ def open_exported(path: Path) -> ExportedNetwork:
             f"{path}: does not say what it is", "networks that `drn export` wrote can be used"
         )
     checked = replace(found, told=check_metadata(found.told, path, ours=True))
-    if not found.verified:
+    if not (found.verified or quiet):
         warn_once(
             logger, f"{path}: not verified, as it holds no checksum (exporting it again writes one)"
         )

@@ -370,6 +370,12 @@ def test_compressed_records(rewritten: Any) -> None:
         open_exported(rewritten(lambda _: None, zipfile.ZIP_DEFLATED))
 
 
+def test_no_records(tmp_path: Path) -> None:
+    zipfile.ZipFile(tmp_path / "net.pt2", "w").close()
+    with pytest.raises(DrnError, match=r"net\.pt2: refused: an archive without records \(export"):
+        open_exported(tmp_path / "net.pt2")
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_two_records_of_one_name(rewritten: Any) -> None:
     file = rewritten(lambda _: None)

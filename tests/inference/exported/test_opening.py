@@ -319,7 +319,9 @@ def test_xml_that_holds_more_than_ours(copy: Copy, old: str, new: str, message: 
 def test_no_such_file(tmp_path: Path, ending: str) -> None:
     assert refusal(tmp_path / f"net{ending}") == "no such file"
     (tmp_path / f"folder{ending}").mkdir()
-    assert refusal(tmp_path / f"folder{ending}") == "no such file"
+    assert refusal(tmp_path / f"folder{ending}") == "is a folder, not a file"
+    os.mkfifo(tmp_path / f"pipe{ending}")
+    assert refusal(tmp_path / f"pipe{ending}") == "is not a regular file"
 
 
 def by_others(ending: str, folder: Path) -> Path:
