@@ -29,12 +29,14 @@ class Subject:
         network: With its weights.
         recipe: Of the run that it comes from, if it comes from one.
         runtimes: Which can run it.
+        verified: Whether a checksum shows that its file is as it was written; None without a file.
     """
 
     name: str
     network: Found
     recipe: Recipe | None = None
     runtimes: tuple[str, ...] = RUNTIMES
+    verified: bool | None = None
 
     @property
     def arch(self) -> Architecture:
@@ -47,11 +49,6 @@ class Subject:
     @property
     def classes(self) -> int:
         return self.network.classes
-
-    @property
-    def verified(self) -> bool | None:
-        """Whether a checksum shows that its file is as it was written; None without a file."""
-        return self.network.verified if self.network.path.exists() else None
 
     @property
     def parameters(self) -> int:
@@ -84,12 +81,13 @@ def resolve(source: str, task: Task | None = None, classes: int | None = None) -
             )
         found = find_source(path)
         opened = open_network(found.checkpoint)
+        verified = opened.verified
         if isinstance(opened, TrainedNetwork):
-            return Subject(name=source, network=opened, recipe=found.recipe)
-        runtime = OF_FILES[found.checkpoint.suffix.lower()]
-        return Subject(name=source, network=opened, runtimes=(runtime,))
+            return Subject(name=source, network=opened, recipe=found.recipe, verified=verified)
+        runtimes = (OF_FILES[found.checkpoint.suffix.lower()],)
+        return Subject(name=source, network=opened, runtimes=runtimes, verified=verified)
     if path.suffix or len(path.parts) > 1:
         raise DrnError(f"{source}: no such run folder or file")
     torch.manual_seed(0)
     model = create_model(architecture(source).name, task or "segmentation", classes).eval()
-    return Subject(name=model.arch, network=TrainedNetwork(path, model, {}, verified=True))
+    return Subject(name=model.arch, network=TrainedNetwork(path, model, {}, verified=False))

@@ -78,7 +78,13 @@ def _count(word: str) -> int:
 
 
 def _size(word: str) -> tuple[int, int]:
-    width, height = parse_size(f"{word}x{word}" if word.isdecimal() else word)
+    try:
+        width, height = parse_size(f"{word}x{word}" if word.isdecimal() else word)
+    except typer.BadParameter as error:
+        raise typer.BadParameter(
+            f"{word!r}: should be WxH, width and height in pixels, or the side of a square, as "
+            "1920x1080 or 224"
+        ) from error
     return height, width
 
 

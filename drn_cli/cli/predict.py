@@ -155,7 +155,8 @@ def _check_stream(inputs: list[str], wanted: Wanted) -> None:
     """See that what comes by stdin or goes to stdout is one picture."""
     if len(inputs) > 1:
         raise typer.BadParameter("- stands for a single picture; give no other input with it")
-    if str(wanted.out) == "-" and (wanted.as_json or wanted.submission or wanted.skip_existing):
+    folder_only = wanted.as_json or wanted.submission or wanted.skip_existing or wanted.force
+    if str(wanted.out) == "-" and folder_only:
         raise typer.BadParameter("--out - writes one picture to stdout, and nothing else there")
     if str(wanted.out) == "-" and wanted.save is not None and len(wanted.save) > 1:
         raise typer.BadParameter("--out - takes one of --save's kinds; by default colour")

@@ -152,7 +152,10 @@ def convert(checkpoint: Checkpoint, path: Path) -> Converted:
     classes = _check_shapes(tensors, best.arch, path)
     said = checkpoint.metadata.get("classes")
     if classes is not None and said is not None and int(said) != classes:
-        raise DrnError(f"{path}: metadata classes: {said}, and its head has {classes}")
+        raise DrnError(
+            f"{path}: metadata classes: {said}, and its head has {classes}",
+            "the file was changed or badly written: make it or copy it again",
+        )
     return Converted(
         format="torchvision" if naming is ORIGINAL and best.arch.family == "A" else naming.format,
         archs=tuple(fit.arch.name for fit in fits if not fit.missing and not fit.unknown),

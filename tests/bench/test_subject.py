@@ -25,6 +25,7 @@ def test_architecture() -> None:
     subject = resolve("DRN-A-18")
     assert (subject.name, subject.arch.name) == ("drn_a_18", "drn_a_18")
     assert (subject.task, subject.classes, subject.recipe) == ("segmentation", 19, None)
+    assert (subject.verified, subject.network.verified) == (None, False)  # random, of no file
     subject = resolve("drn_a_18", "classification", 5)
     assert (subject.task, subject.classes) == ("classification", 5)
     model = create_model("drn_a_18", "classification", 5)

@@ -1,6 +1,7 @@
 """`drn bench`: what is printed, written, compared and refused."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,8 @@ def test_mistakes(tmp_path: Path, data_folder: Path) -> None:
         ("--task", "detection"),
     ):
         assert run("drn_a_18", *words).exit_code == 2, words
+    text = re.sub(r"[│\s]+", " ", run("drn_a_18", "--size", "512x").stderr)
+    assert "'512x': should be WxH, width and height in pixels, or the side of a square" in text
 
 
 def test_help_does_not_import_torch() -> None:

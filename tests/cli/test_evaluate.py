@@ -113,7 +113,7 @@ def test_the_list_of_a_data_folder_is_scored_whole_or_not_at_all(
     path.write_bytes(path.read_bytes()[:-20])
     for words, problem in (
         ((), "101.png: broken image"),
-        (("--partial",), "--partial: is for folders to pair and class folders, not for lists"),
+        (("--partial",), "class folders, not for lists (correct the list or its files"),
     ):
         result = evaluate(trained.folder, "--data", own_data_folder, "--json", *words)
         assert isinstance(result.exception, DrnError)

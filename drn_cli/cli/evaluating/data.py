@@ -47,7 +47,10 @@ def score_data(
         look.check(network)
         if network.task == "segmentation":
             if partial:
-                raise DrnError("--partial: is for folders to pair and class folders, not for lists")
+                raise DrnError(
+                    "--partial: is for folders to pair and class folders, not for lists",
+                    "correct the list or its files, and leave out --partial",
+                )
             _segmentation(network, source, root, lists, split, look, output, group)
         else:
             _classification(network, source, root, split, look, output, group, partial)

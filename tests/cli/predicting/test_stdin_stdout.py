@@ -72,6 +72,7 @@ def test_stdin_may_be_written_to_a_folder(predict, photos):
         (["photos/a.png", "photos/c.png", "--out", "-"], "- stands for a single picture"),
         (["-", "--out", "-", "--json"], "--out - writes one picture to stdout"),
         (["-", "--out", "-", "--skip-existing"], "--out - writes one picture to stdout"),
+        (["-", "--out", "-", "--force"], "--out - writes one picture to stdout"),
         (
             ["photos/a.png", "--out", "-", "--cityscapes-submission", "a.zip"],
             "--out - writes one picture to stdout",
