@@ -80,7 +80,10 @@ def limit_reached(error: BaseException) -> DrnError | None:
     if (
         isinstance(error, MemoryError)
         or number == errno.ENOMEM
-        or says("failed to map segment", "annot allocate memory", "PyObject pointer is null")
+        or says(
+            "failed to map segment", "annot allocate memory", "can't allocate memory", "bad_alloc"
+        )
+        or says("PyObject pointer is null")
     ):
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         limited = "" if limit == resource.RLIM_INFINITY else f": ulimit -v is {limit // 1024}"

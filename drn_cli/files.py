@@ -311,8 +311,8 @@ def require_folder(
     except FileNotFoundError as error:
         raise DrnError(f"{path}: no such {noun}", hint) from error
     except NotADirectoryError as error:
-        above = next(one for one in path.parents if one.is_file())
-        raise DrnError(f"{path}: no such {noun}: {above} is a file", hint) from error
+        above = next(one for one in path.parents if os.path.lexists(one))
+        raise DrnError(f"{path}: no such {noun}: {above} is not a folder", hint) from error
     except OSError as error:
         raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not stat.S_ISDIR(found.st_mode):
@@ -367,7 +367,7 @@ def decode_text(content: bytes, where: str) -> str:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises DrnError naming the file and line when it is not one."""
-    return _parse(decode_text(read_bytes(path), str(path)), str(path), lines=True)
+    return _parse(decode_text(read_bytes(path, TEXT), str(path)), str(path), lines=True)
 
 
 def parse_json(text: str | bytes, where: str) -> Any:

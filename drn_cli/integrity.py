@@ -5,6 +5,7 @@ CRC-32 is meant against damage (a flipped bit, a file cut short), not against fo
 
 import errno
 import hashlib
+import lzma
 import os
 import re
 import stat
@@ -16,12 +17,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
-from drn_cli.errors import DrnError, remedy
+from drn_cli.errors import DrnError, FaultError, limit_reached, remedy
+from drn_cli.files import read_bytes
 
-ZIP_ERRORS = (
-    *(zipfile.BadZipFile, zlib.error, struct.error),
-    *(EOFError, NotImplementedError, RuntimeError, ValueError, OSError),
+# What zipfile raises for an archive that is damaged, encrypted, or packed in a way of its own.
+ZIP_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, NotImplementedError, RuntimeError),
 )
+ZIP_ERRORS = (*ZIP_DAMAGE, ValueError, OSError)
 BLOCK = 1 << 20
 # Weights hardly compress (pytorchcv's archives: to 93 %); a bomb does to a thousandth.
 LARGEST_RATIO = 20
@@ -87,12 +91,14 @@ def damaged(path: Path, error: Exception | str) -> DrnError:
     """
     # zipfile and PyTorch cover some of these errors with others.
     for one in (error, getattr(error, "__context__", None)):
+        if isinstance(one, Exception) and (limit := limit_reached(one)):
+            return FaultError(f"{path}: {limit.message}", limit.hint)
         if isinstance(one, OSError) and one.errno not in (None, errno.EINVAL):
-            return DrnError(f"{path}: cannot be read: {one.strerror}", remedy(one))
+            return FaultError(f"{path}: cannot be read: {one.strerror}", remedy(one))
     lines = [line.strip() for line in str(error).splitlines()]
     # OpenVINO and PyTorch begin with places in their own code.
     lines = [
-        line.partition("] . ")[2] if line.startswith("[enforce fail at ") else line
+        line.partition("] ")[2].lstrip(". ") if line.startswith("[enforce fail at ") else line
         for line in lines
         if line and not line.startswith(("Exception from ", "Check '"))
     ]
@@ -141,11 +147,11 @@ def digest_file(path: Path) -> Path:
 def recorded_digest(path: Path) -> str | None:
     """Return the SHA-256 that is recorded for a file, or None."""
     try:
-        with digest_file(path).open(encoding="utf-8") as file:
-            found = re.match("[0-9a-f]{64}(?![0-9a-f])", file.read(100))
-    except (OSError, UnicodeDecodeError):
+        content = read_bytes(digest_file(path), BLOCK)
+    except DrnError:
         return None
-    return found and found[0]
+    found = re.match(b"[0-9a-f]{64}(?![0-9a-f])", content)
+    return found and found[0].decode()
 
 
 def check_recorded_digest(file: IO[bytes], path: Path) -> bool:

@@ -98,16 +98,14 @@ def few_processes() -> Iterator[Path]:
     pytest.skip("no control group with a limit of processes can be made here")
 
 
-@pytest.mark.parametrize(("limit", "subject"), [(3, ""), (9, "reading: ")])
-def test_too_few_processes_are_a_line(
-    drn, recipe_file, few_processes: Path, limit: int, subject: str
-) -> None:
+@pytest.mark.parametrize("limit", [3, 9])
+def test_too_few_processes_are_a_line(drn, recipe_file, few_processes: Path, limit: int) -> None:
     (few_processes / "pids.max").write_text(str(limit))
     enter = f'echo $$ > {few_processes}/cgroup.procs && exec "$@"'
     limited = type(drn)(drn.cwd, ("sh", "-c", enter, "sh", *drn.start))
     done = limited("train", recipe_file, "data.workers=8")
     assert done.returncode == 1
-    assert f"error: {subject}no further process or thread can be started" in done.stderr
+    assert "no further process or thread can be started" in done.stderr
     assert "unexpected" not in done.stderr and "Traceback" not in done.stderr
 
 

@@ -1,6 +1,8 @@
 """Checksums and limits of archives."""
 
+import errno
 import io
+import os
 import random
 import warnings
 import zipfile
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from drn_cli.errors import DrnError
-from drn_cli.integrity import check_zip, crc32
+from drn_cli.integrity import check_zip, crc32, damaged, recorded_digest
 
 NAME = Path("weights.pth")
 
@@ -68,7 +70,7 @@ def damages(content: bytes, count: int) -> Iterator[bytes]:
             yield bytes(spoilt)
 
 
-@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
 def test_no_damage_changes_a_record(kind: int) -> None:
     records = {f"data/{n}": random.Random(n).randbytes(300) for n in range(4)}
     content = archive(records, kind)
@@ -92,6 +94,26 @@ def test_an_archive_without_checksums_is_not_verified(tmp_path: Path) -> None:
     finally:
         torch.serialization.set_crc32_options(True)
     assert not check_zip(path, path, stored=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't "
+                      "allocate memory: you tried to allocate 9 bytes."), "out of memory"),
+        (OSError(errno.EIO, "Input/output error"), "cannot be read: Input/output error"),
+        (RuntimeError("[enforce fail at inline_container.cc:197] . file is not one. Or so"),
+         "damaged or cut short: file is not one"),
+    ],
+)  # fmt: skip
+def test_what_the_system_refuses_is_no_damage(error: Exception, message: str) -> None:
+    assert str(damaged(NAME, error)).startswith(f"{NAME}: {message} (")
+
+
+def test_a_pipe_in_place_of_a_digest_is_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.pth.sha256")
+    assert recorded_digest(tmp_path / "x.pth") is None
 
 
 @pytest.mark.parametrize(

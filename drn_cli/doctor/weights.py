@@ -33,18 +33,20 @@ def cache() -> Finding:
 
 def at_hand() -> Finding:
     """Count the published files in the cache folder, and check them as a download would."""
+    from drn_cli.integrity import digest_file
     from drn_cli.networks.download import matches, weights_folder
 
     folder = weights_folder()
     there = [file for file in PUBLISHED if (folder / file.name).is_file()]
     bad = [file for file in there if not matches(folder / file.name, file)]
     if bad:
-        paths = [str(folder / file.name) for file in bad]
+        places = [folder / file.name for file in bad]
+        paths = [str(one) for path in places for one in (path, digest_file(path)) if one.exists()]
         return Finding(
             "weights",
             "warning",
             f"not as published, by their checksums: {', '.join(file.name for file in bad)}",
-            f"rm {' '.join(paths)}; drn models fetch {bad[0].arch} gets it anew",
+            f"rm {' '.join(paths)}; drn models fetch {bad[0].arch} gets it again",
         )
     packed = [file for file in PUBLISHED if file not in there and _packed(folder, file.name)]
     if not there and not packed:

@@ -224,7 +224,7 @@ def _verified(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) 
     written = metadata.pop(CHECKSUM, "")
     if not re.fullmatch("crc32:[0-9a-f]{8}", written):
         if written and (metadata.get("format") == OURS or written.startswith("crc32")):
-            raise damaged(path, f"its checksum is {written[:20]!a}, which none is")
+            raise damaged(path, f"its checksum is {written[:20]!a}, which is not a checksum")
         return Checkpoint(tensors, metadata)  # of another kind, in the files of others
     if (found := checksum(tensors, metadata)) != written:
         raise damaged(path, f"its checksum is {found}, not {written}")

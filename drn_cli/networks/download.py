@@ -63,11 +63,12 @@ def matches(path: Path, file: WeightFile) -> bool:
 
     A SHA-256 that was recorded when the file was verified for the first time must fit as well.
     """
-    return _why_wrong(path, file, recorded_digest(path)) is None
+    return _why_wrong(path, file, path) is None
 
 
-def _why_wrong(path: Path, file: WeightFile, recorded: str | None) -> str | None:
-    """Return what about a file is not as published, or as recorded."""
+def _why_wrong(path: Path, file: WeightFile, place: Path) -> str | None:
+    """Return what about a file is not as published, or as recorded beside its place."""
+    recorded = recorded_digest(place) if file.digest is None else None
     if file.size is not None and path.stat().st_size != file.size:
         return f"it has {path.stat().st_size:,} bytes, not {file.size:,}"
     # A recorded digest is of a file that had the short checksum.
@@ -78,29 +79,38 @@ def _why_wrong(path: Path, file: WeightFile, recorded: str | None) -> str | None
         wanted.append((algorithm, digits))
     if recorded is not None:
         wanted.append(("sha256", recorded))
-    found = {}
+    found: dict[str, str] = {}
     for algorithm in {algorithm for algorithm, _ in wanted}:
         with path.open("rb") as opened:
             found[algorithm] = hashlib.file_digest(opened, algorithm).hexdigest()
     for algorithm, digits in wanted:
-        if not found[algorithm].startswith(digits):
-            return f"its {algorithm.upper()} does not begin with {digits}"
+        if found[algorithm].startswith(digits):
+            continue
+        if digits == recorded:
+            return (
+                f"its SHA-256 is not the one that {digest_file(place)} records (remove that file "
+                "to compare with the published digits alone)"
+            )
+        return f"its {algorithm.upper()} does not begin with {digits}"
     return None
 
 
 def _record(path: Path, file: WeightFile) -> None:
     """Record the SHA-256 of a file that was found to be the published one, for later reads."""
-    if recorded_digest(path) is not None:
+    recorded = recorded_digest(path)
+    if recorded is not None and file.digest in (None, f"sha256:{recorded}"):
         return
+    then = f"its SHA-256 is recorded in {digest_file(path).name} and compared from now on"
+    try:
+        write_text(digest_file(path), f"{sha256(path)}  {path.name}\n")
+    except DrnError as error:  # a cache folder that is only read
+        then = f"its SHA-256 is not recorded: {error.message}"
     if file.digest is None:
         size = "" if file.size is None else " and its size"
         logger.warning(
-            "%s: of its %s only the first %s digits%s could be compared, which can be forged "
-            "(its SHA-256 is recorded in %s and compared from now on)",
-            *(path, file.algorithm.upper(), len(file.checksum), size, digest_file(path).name),
+            "%s: of its %s only the first %s digits%s could be compared, which can be forged (%s)",
+            *(path, file.algorithm.upper(), len(file.checksum), size, then),
         )
-    with suppress(DrnError):  # a cache folder that is only read
-        write_text(digest_file(path), f"{sha256(path)}  {path.name}\n")
 
 
 def fetch(files: Sequence[WeightFile], folder: Path | None = None) -> Path:
@@ -162,7 +172,7 @@ def _from_folder(files: Sequence[WeightFile], folder: Path) -> Path | None:
     for file in files:
         path = folder / file.name
         if path.is_file():
-            wrong = _why_wrong(path, file, recorded_digest(path))
+            wrong = _why_wrong(path, file, path)
             if wrong is None:
                 _record(path, file)
                 return path
@@ -309,7 +319,7 @@ def _accept(file: WeightFile, arrived: Path, folder: Path) -> Path:
             _unpack(arrived, temporary)
         else:
             shutil.copyfile(arrived, temporary)
-        wrong = _why_wrong(temporary, file, recorded_digest(target))
+        wrong = _why_wrong(temporary, file, target)
         if wrong is not None:
             raise _WrongContentError(wrong)
     _record(target, file)

@@ -139,5 +139,7 @@ def test_a_file_where_a_folder_is_expected_is_called_a_file(
 
 def test_a_file_above_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "coco.json").write_text("{}")
-    with pytest.raises(DrnError, match=r"coco\.json/train: no such folder: .*coco.json is a file"):
+    with pytest.raises(DrnError, match=r"train: no such folder: .*coco.json is not a folder"):
         pair_folders(tmp_path / "coco.json" / "train", tmp_path)
+    with pytest.raises(DrnError, match=r"null/x: no such folder: /dev/null is not a folder"):
+        pair_folders(Path("/dev/null/x"), tmp_path)

@@ -81,7 +81,7 @@ def test_files_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     finding = weights.at_hand()
     assert finding.status == "warning"
     assert finding.found == f"not as published, by their checksums: {bad.name}"
-    assert finding.remedy == f"rm {folder / bad.name}; drn models fetch drn_c_26 gets it anew"
+    assert finding.remedy == f"rm {folder / bad.name}; drn models fetch drn_c_26 gets it again"
 
 
 def test_archives_count(folder: Path) -> None:

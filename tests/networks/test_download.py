@@ -379,8 +379,10 @@ def test_the_first_download_records_its_digest(
     assert not caplog.records
     # Who forges the short checksum does not have the recorded digest.
     (folder / "x.pth.sha256").write_text("0" * 64)
-    with pytest.raises(DrnError, match="its SHA256 does not begin with 0000"):
+    with pytest.raises(DrnError, match=r"is not the one that .*x\.pth\.sha256 records \(remove"):
         fetch([file])
+    assert fetch([replace(file, digest=f"sha256:{digest}")]) == path  # the published one decides
+    assert (folder / "x.pth.sha256").read_text() == f"{digest}  x.pth\n"
 
 
 @pytest.mark.parametrize(

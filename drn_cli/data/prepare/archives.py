@@ -2,20 +2,17 @@
 
 import shutil
 import stat
-import struct
-import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from zipfile import BadZipFile, ZipFile, ZipInfo
+from zipfile import ZipFile, ZipInfo
 
 from drn_cli.data.prepare.common import Progress, in_parallel
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
+from drn_cli.integrity import ZIP_DAMAGE
 
-# Whatever zipfile raises for an archive that is damaged, encrypted, or packed in a way of its own.
-BROKEN = (BadZipFile, EOFError, NotImplementedError, RuntimeError, struct.error, zlib.error)
 AGAIN = "download the archive again"
 LARGEST = 2**28  # bytes of an image; one of which the index says more would fill the disk
 OTHER = "this is not the official archive: get it from where the data set is published"
@@ -50,7 +47,7 @@ def list_entries(archive: Path) -> list[Entry]:
         raise DrnError(f"{archive}: no such file") from error
     except OSError as error:
         raise DrnError(f"{archive}: cannot be read: {error.strerror or error}") from error
-    except BROKEN as error:
+    except ZIP_DAMAGE as error:
         raise DrnError(f"{archive}: not a whole zip archive: {error}", AGAIN) from error
     for info in infos:
         reason = _unsafe(info)
@@ -140,7 +137,7 @@ def _unpack(folder: Path, entry: Entry) -> None:
             temporary.open("wb") as unpacked,
         ):
             shutil.copyfileobj(packed, unpacked, 1 << 20)
-    except BROKEN as error:
+    except ZIP_DAMAGE as error:
         raise DrnError(f"{entry.archive}: {entry.name} is broken: {error}", AGAIN) from error
 
 
