@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import random
 import shutil
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -44,6 +45,7 @@ from drn_cli.training.tasks import task_of
 
 OUTCOMES = ("refused", "reported", "unchanged", "silent", "unexpected", "crashed")
 CLASSES = 3
+SECONDS = 300  # in which a damaged file is read or refused
 EDGE = 1 << 16  # half of the damages hit this many bytes at either end: heads and indices
 
 Answer = list[tuple[str, Any]]
@@ -194,6 +196,12 @@ def image_file(ending: str, **options: Any) -> Callable[[Path], Path]:
     return make
 
 
+def palette_file(folder: Path) -> Path:
+    path = folder / "palette.png"
+    Image.open(scene(folder).image).convert("RGB").quantize(16).save(path)
+    return path
+
+
 def label_file(folder: Path) -> Path:
     label = scene(folder).label
     assert label is not None
@@ -234,6 +242,10 @@ def read_ids(path: Path) -> Answer:
     return [("ids", np.array(read_label(path)))]
 
 
+def read_palette(path: Path) -> Answer:
+    return read_pixels(path) + read_ids(path)
+
+
 FORMATS = {
     "safetensors": Format(network_file, open_and_run),
     "pth": Format(torch_file, open_and_run),
@@ -243,7 +255,7 @@ FORMATS = {
     "openvino .xml": Format(exported_file("openvino", ".xml"), open_and_run),
     "openvino .bin": Format(exported_file("openvino", ".xml"), open_and_run, ".bin"),
     "png image": Format(image_file(".png"), read_pixels),
-    "png palette": Format(image_file(".png", optimize=True), read_pixels),
+    "png palette": Format(palette_file, read_palette),
     "png label": Format(label_file, read_ids),
     "cache entry": Format(cache_entry, read_cached),
 }
@@ -274,12 +286,15 @@ def attempt(name: str, path: Path, broken: bytes, expected: Answer) -> tuple[str
     logger.setLevel(logging.INFO)
     target = path.with_suffix(kind.damaged) if kind.damaged else path
     target.write_bytes(broken)
+    signal.alarm(SECONDS)  # ends this process, wherever it is
     try:
         answer = kind.read(path)
     except DrnError as error:
         return "refused", str(error)
     except Exception as error:
         return "unexpected", f"{type(error).__name__}: {error}".splitlines()[0]
+    finally:
+        signal.alarm(0)
     if equal(answer, expected):
         return "unchanged", ""
     return ("reported", lines.lines[0]) if lines.lines else ("silent", "")
@@ -298,9 +313,9 @@ def campaign(name: str, count: int, seed: int) -> Counter[str]:
         for number in range(count):
             broken = damage(content, random.Random(f"{seed}/{name}/{number}"))
             try:
-                outcome, line = pool.submit(attempt, name, path, broken, expected).result(300)
+                outcome, line = pool.submit(attempt, name, path, broken, expected).result()
             except BrokenProcessPool:
-                outcome, line = "crashed", "the process died"
+                outcome, line = "crashed", f"the process died, or took {SECONDS} s"
                 pool = ProcessPoolExecutor(1, context)
             outcomes[outcome] += 1
             if outcome in ("unexpected", "crashed") or (outcome == "silent" and name in FORMATS):

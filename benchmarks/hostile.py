@@ -38,7 +38,7 @@ class Case:
     Attributes:
         name: What it is.
         make: Makes the files in the current folder; returns the words of the command.
-        words: Some of these must be on stderr or stdout.
+        words: All of these must be on stderr or stdout.
         codes: Exit codes that are right.
         environment: Variables to set, or to remove where the value is None.
         check: Returns what is wrong afterwards, or nothing.

@@ -1,6 +1,5 @@
 """`drn train`: from a recipe to a run folder."""
 
-import os
 import signal
 import sys
 from dataclasses import replace
@@ -189,11 +188,13 @@ def _launch(request: "Request", options: "LaunchOptions") -> int:
 def _work(request: "Request", as_json: bool) -> signal.Signals | None:
     """Train, as the only process or as one of several; give the signal that ended it."""
     from drn_cli.distributed.group import join
+    from drn_cli.distributed.heartbeat import LONG
     from drn_cli.training.loop import train as train_run
     from drn_cli.training.resuming import Beginning, begin
     from drn_cli.training.setup import set_up
 
     with join() as group:
+        group.watch(LONG)
         # The first process decides for all: the names of new folders hold the time.
         beginning = Beginning.of(group.tell(begin(request).to_json() if group.first else ""))
         group.watch(beginning.recipe.train.timeout)
@@ -228,11 +229,11 @@ def _look_over(beginning: "Beginning", material: "Material", *, warn: bool) -> "
 
     A worker does not read what the launcher has read just before it started the workers.
     """
-    from drn_cli.distributed.launch import EXIT_CODE_FILE
+    from drn_cli.distributed.launch import started_by_launch
     from drn_cli.training.resuming import check_data
     from drn_cli.training.tasks import task_of
 
-    if EXIT_CODE_FILE not in os.environ:
+    if not started_by_launch():
         oddities = task_of(beginning.recipe).look_over(material)
         for oddity in oddities if warn else ():
             console.warn(oddity)

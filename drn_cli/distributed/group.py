@@ -20,7 +20,7 @@ from drn_cli.distributed.cluster import (
     slurm_tasks,
     waiting_announced,
 )
-from drn_cli.distributed.heartbeat import LONG, START, Progress
+from drn_cli.distributed.heartbeat import LONG, Progress
 from drn_cli.errors import DrnError, FaultError, started_by_torchrun
 
 Item = TypeVar("Item")
@@ -97,19 +97,18 @@ class Group:
     def watch(self, limit: float | None) -> None:
         """Let the agent end a process that holds the others up for longer than `limit` seconds.
 
-        From here on, `advance` has to be called whenever work was done.
+        From here on, `advance` has to be called whenever work was done. None ends the watch.
         """
-        if self.progress is None or limit is None:
+        if self.progress is None:
             return
-        self.progress.limit = limit
         # Of both limits, ours is the one that names the process.
-        patience = timedelta(seconds=2 * max(LONG, limit))
+        patience = timedelta(seconds=LONG if limit is None else 2 * max(LONG, limit))
         if self.world > 1:
             set_timeout = (
                 getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
             )
             set_timeout(patience)
-        self.advance(START)
+        self.progress.start(limit)
 
     def advance(self, doing: str | None = None, step: int | None = None) -> None:
         """Report that the work advanced: what comes next, after which step, if that is new."""
@@ -140,7 +139,8 @@ def first_to_fail() -> bool:
 def join() -> Iterator[Group]:
     """Become part of the job that torchrun or `srun` started; alone, be the whole job.
 
-    A process that fails says so before it leaves: the others fail when they miss it.
+    A process that fails says so before it leaves: the others fail when they miss it. An agent of
+    ours watches the processes until they have met, and then those that call `Group.watch`.
     CPU tensors are reduced by gloo and GPU tensors by NCCL, in the same job.
 
     Raises:
@@ -156,11 +156,13 @@ def join() -> Iterator[Group]:
         device = torch.device("cuda", _own_gpu(int(os.environ.get("LOCAL_RANK", "0"))))
         torch.cuda.set_device(device)
     with _losses_told():
-        _meet("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
         progress = None
         if ATTEMPT in os.environ and (attempt := _attempt()) is not None:
-            progress = Progress(_store(attempt, timedelta(minutes=5)), dist.get_rank())
+            progress = Progress(_store(attempt, timedelta(minutes=5)), int(os.environ["RANK"]))
+            progress.start(LONG)
+        _meet("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
         group = Group(dist.get_rank(), dist.get_world_size(), device, progress)
+        group.watch(None)
         try:
             yield group
             group.wait()  # `srun --kill-on-bad-exit` ends all when the first leaves with a code
@@ -178,16 +180,21 @@ def _meet(backend: str) -> None:
     may read the addresses of the attempt before and wait for them in vain.
     """
     # Our own agent watches the processes that it starts.
-    expected = None if ATTEMPT in os.environ else expected_processes()
+    watched = ATTEMPT in os.environ
+    expected = None if watched else expected_processes()
     attempt = _attempt()
+    # The agent, which names the process that is missing, comes first.
+    patience = timedelta(seconds=2 * LONG if watched else LONG)
     try:
         with waiting_announced(expected):
             if attempt is None:
                 dist.init_process_group(backend)
                 return
-            store = _store(attempt, timedelta(minutes=30))
+            store = _store(attempt, patience)
             rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-            dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=world, timeout=patience
+            )
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         if "EADDRINUSE" in str(error):
             port = os.environ["MASTER_PORT"]

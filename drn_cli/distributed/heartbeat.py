@@ -19,7 +19,7 @@ from drn_cli.errors import few_of
 START, READING, TRAINING, COMPILATION = "start", "reading data", "training", "compilation"
 VALIDATION, CHECKPOINT = "validation", "checkpoint"
 
-LONG = 1800.0  # seconds without progress that a download of weights or a compilation may take
+LONG = 1800.0  # seconds without progress that a start (with downloads) or a compilation may take
 POLL = 1.0  # seconds between two looks at the store and the processes
 GRACE = 60.0  # seconds that other machines get to end a rank of theirs
 UNINTERRUPTIBLE = 60.0  # seconds in state D after which a rank hangs, where no limit is known
@@ -38,7 +38,7 @@ class Progress:
         rank: Of this process.
 
     Attributes:
-        limit: Seconds without progress of all ranks after which one hangs; None reports nothing.
+        limit: Seconds without progress of all ranks after which one hangs; None reports no work.
     """
 
     def __init__(self, store: Store, rank: int) -> None:
@@ -46,15 +46,24 @@ class Progress:
         self._count, self._step, self._doing = 0, 0, ""
         self.limit: float | None = None
 
+    def start(self, limit: float | None) -> None:
+        """Report the start, from which on `limit` holds; None ends the watch over this rank."""
+        self.limit = limit
+        self._write(START)
+
     def report(self, doing: str | None, step: int | None) -> None:
         """Report that the work advanced; what and which step stay as they were if None."""
         if self.limit is None:
             return
-        self._count += 1
-        self._doing = self._doing if doing is None else doing
         self._step = self._step if step is None else step
-        limit = max(self.limit, LONG) if self._doing in (START, COMPILATION) else self.limit
-        self._store.set(self._key, json.dumps([self._count, limit, self._step, self._doing]))
+        self._write(self._doing if doing is None else doing)
+
+    def _write(self, doing: str) -> None:
+        self._count, self._doing = self._count + 1, doing
+        limit = self.limit or 0
+        if limit and doing in (START, COMPILATION):
+            limit = max(limit, LONG)
+        self._store.set(self._key, json.dumps([self._count, limit, self._step, doing]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +107,10 @@ class Watch:
         self._clock, self._polled, self._limit = 0.0, clock(), 0.0
 
     def stall(self) -> Stall | None:
-        """Return what holds the job up, if nothing advanced for longer than the ranks' limit."""
+        """Return what holds the job up, if nothing advanced for longer than the ranks' limit.
+
+        A rank that has not reported yet may take as long as any start.
+        """
         now = self._time()
         if now - self._polled < POLL:
             return None
@@ -116,16 +128,19 @@ class Watch:
             self._store = None  # a late answer would be taken for that to the next question
         reports = [json.loads(report) for report in self._reports]
         self._limit = max(limit for _, limit, *_ in reports)
+        limit = self._limit
+        if self._connect is not None and SILENT in self._reports:
+            limit = max(limit, LONG)
         idle = self._clock - max(self._changed)
-        if not self._limit or idle <= self._limit:
+        if not limit or idle <= limit:
             return None
-        ranks = self._culprits([doing for *_, doing in reports])
+        ranks = self._culprits([doing for *_, doing in reports], limit)
         _, _, step, doing = reports[ranks[0]]
         names = few_of(ranks, most=8)
         subject = f"rank {names} has" if len(ranks) == 1 else f"ranks {names} have"
         seconds = self._clock - self._changed[ranks[0]]
         text = f"{subject} made no progress for {seconds:.0f} s (last: step {step}, {doing})"
-        return Stall(tuple(ranks), text, idle - self._limit)
+        return Stall(tuple(ranks), text, idle - limit)
 
     def deaf(self) -> Stall | None:
         """Return the ranks of this machine that no signal reaches.
@@ -155,20 +170,22 @@ class Watch:
                 self._changed[rank] = self._clock
         self._reports = list(reports)
 
-    def _culprits(self, doing: Sequence[str]) -> list[int]:
+    def _culprits(self, doing: Sequence[str], limit: float) -> list[int]:
         """Choose the ranks that the others wait for.
 
-        A process that cannot run is one for certain. One that reads data waits for no other rank,
-        nor does rank 0 that writes a checkpoint. Of the rest, those that advanced longest ago.
+        A process that cannot run is one for certain, and so is one that has not reported yet: all
+        report before they meet. One that reads data waits for no other rank, nor does rank 0 that
+        writes a checkpoint. Of the rest, those that advanced longest ago.
         """
         ranks = list(range(len(doing)))
         stopped = [rank for rank, process in self._local.items() if _state(process) == "T"]
+        silent = [rank for rank in ranks if self._reports[rank] == SILENT]
         alone = [
             rank
             for rank in ranks
             if doing[rank] == READING or (doing[rank] == CHECKPOINT and rank == 0)
         ]
-        chosen = stopped or self._asleep(self._limit / 2) or alone or ranks
+        chosen = stopped or self._asleep(limit / 2) or silent or alone or ranks
         oldest = min(self._changed[rank] for rank in chosen)
         return [rank for rank in chosen if self._changed[rank] <= oldest + 2 * POLL]
 

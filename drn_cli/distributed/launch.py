@@ -139,9 +139,14 @@ def check_gpus(processes: int) -> None:
         raise DrnError(f"--gpus {processes}: this machine has {there}", f"--gpus {there}")
 
 
+def started_by_launch() -> bool:
+    """Whether `launch` started this process, and its command has shown what it found before."""
+    return EXIT_CODE_FILE in os.environ
+
+
 def give_up(code: int) -> None:
     """Tell `launch`, where it waits, how this process ends, and not to start it again."""
-    if EXIT_CODE_FILE in os.environ:
+    if started_by_launch():
         write_text(Path(os.environ[EXIT_CODE_FILE]), str(code))
 
 
@@ -151,7 +156,7 @@ def leave(code: int) -> int:
     torchrun's agent takes any code but 0 for a failure, and starts failed processes again. So
     where `launch` waits, it is told the code by a file, and the process exits with 0.
     """
-    if EXIT_CODE_FILE not in os.environ:
+    if not started_by_launch():
         return code
     give_up(code)
     return 0

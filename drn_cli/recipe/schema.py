@@ -213,10 +213,11 @@ class Train(Section):
     timeout: float | None = Field(
         600,
         gt=0,
+        le=365 * 86400,
         description="Seconds in which no process of a job advances (a pass, a validation image, a "
         "checkpoint; 1800 at least for the start and for a compilation) before the one that holds "
         "the others up is killed; for jobs that --gpus, --nnodes or --max-restarts started. null "
-        "is never.",
+        "is never, once the processes have met.",
     )
     log_every: int = Field(10, ge=1, description="Steps between two lines of metrics.")
     tensorboard: bool = Field(

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from drn_cli.distributed.launch import started_by_launch
 from drn_cli.errors import DrnError
 from drn_cli.files import parse_json, read_json
 from drn_cli.recipe.differences import differences
@@ -204,7 +205,7 @@ def _refuse(run: Run, changes: Changes, *, allowed: bool) -> None:
             f"{run.folder}: was trained with other settings:{lines}\n",
             "--allow-changes goes on with the new ones",
         )
-    if changes:
+    if changes and not started_by_launch():  # the launcher has said it
         log.info("%s: goes on with other settings:%s", run.folder, lines)
 
 

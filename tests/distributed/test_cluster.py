@@ -183,10 +183,12 @@ SHELL = {**SIXTH, "SLURM_PROCID": "0", "SLURM_NODEID": "0"}
         (SHELL, "because SLURM_STEP_NUM_TASKS=7 is set", "unset SLURM_STEP_NUM_TASKS RANK"),
     ],
 )
-def test_what_is_waited_for_is_said_and_then_how_to_leave(slurm, caplog, variables, text, remedy):
+def test_what_is_waited_for_is_said_and_then_how_to_leave(
+    slurm, caplog, until, variables, text, remedy
+):
     slurm(**variables)
     with caplog.at_level("INFO"), waiting_announced(expected_processes(), 0.05):
-        time.sleep(0.5)
+        until(lambda: len(caplog.records) == 2)
     [first, second] = [record.message for record in caplog.records]
     assert first.startswith("waiting for ") and text in first
     assert second.startswith(f"still {first}") and remedy in second

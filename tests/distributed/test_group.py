@@ -1,14 +1,19 @@
+import itertools
+import json
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
 
 import drn_cli.distributed.group as group_module
-from drn_cli.distributed.group import ATTEMPT, Group, first_to_fail, join
-from drn_cli.distributed.heartbeat import Progress
+from drn_cli.distributed.group import ATTEMPT, Group, first_to_fail, join, store_of
+from drn_cli.distributed.heartbeat import LONG, Progress, Watch
 from drn_cli.errors import DrnError, started_by_torchrun
 
 CPU = torch.device("cpu")
@@ -151,14 +156,16 @@ def test_processes_wait_for_longer_than_the_agent_does(spawn):
     assert spawn(lag, 2) == [1, 1]
 
 
-@pytest.mark.parametrize(("limit", "watched"), [(None, False), (60.0, True)])
-def test_progress_is_reported_once_there_is_a_limit(limit, watched):
+@pytest.mark.parametrize(
+    ("limit", "reported"), [(None, [0, 0, "start"]), (60.0, [60.0, 3, "training"])]
+)
+def test_progress_is_reported_once_there_is_a_limit(limit, reported):
     Group(0, 1, CPU).watch(limit)  # nothing watches: nothing happens
     store = dist.HashStore()
     group = Group(0, 1, CPU, Progress(store, 0))
     group.watch(limit)
     group.advance("training", 3)
-    assert store.check(["drn/progress/0"]) == watched
+    assert json.loads(store.get("drn/progress/0"))[1:] == reported
 
 
 ALONE = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", ATTEMPT, "SLURM_STEP_NUM_TASKS")
@@ -176,6 +183,25 @@ def second_of_two(monkeypatch):
     first_to_fail.cache_clear()
     yield store.port
     first_to_fail.cache_clear()
+
+
+MEET = "from drn_cli.distributed.group import join\nwith join(): pass"
+
+
+def test_a_process_reports_before_it_meets_the_others(monkeypatch, second_of_two, until):
+    """So that those that wait are told from the one that they wait for, rank 0 here."""
+    for name, value in (AGENT | {ATTEMPT: "named"}).items():
+        monkeypatch.setenv(name, value)
+    store = store_of("named", "127.0.0.1", second_of_two, timedelta(seconds=60))
+    waiting = subprocess.Popen([sys.executable, "-c", MEET])
+    until(lambda: waiting.poll() is not None or store.check(["drn/progress/1"]))
+    seconds = itertools.count()
+    watch = Watch(lambda: store, 2, {}, lambda: float(next(seconds)))
+    stalls = [watch.stall() for _ in range(int(LONG) + 5)]
+    assert waiting.poll() is None
+    waiting.kill()
+    waiting.communicate()
+    assert stalls[-1] is not None and stalls[-1].ranks == (0,)
 
 
 @pytest.mark.parametrize("agent", [None, "False"])

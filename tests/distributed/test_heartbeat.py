@@ -91,14 +91,25 @@ def test_of_ranks_that_do_the_same_the_one_that_stopped_first_is_named():
     assert job.wait(2) is None
 
 
-def test_a_rank_that_never_reported_is_named():
+@pytest.mark.parametrize(("doing", "culprits"), [((START, None), (1,)), ((None, None), (0, 1))])
+def test_a_rank_that_never_reported_is_named(doing, culprits):
+    """Whether the others wait for it, or all hang before they meet."""
     job = Job(2)
-    assert job.wait(2 * LONG) is None  # no limit is known yet
-    job.report(TRAINING, None)
-    assert job.wait(LIMIT) is None
+    job.report(*doing)
+    assert job.wait(LONG) is None
     stall = job.wait(2)
-    assert stall is not None and stall.ranks == (1,)
-    assert stall.text.endswith("(last: step 0, start)")
+    assert stall is not None and stall.ranks == culprits
+    assert stall.text.endswith(" made no progress for 1802 s (last: step 0, start)")
+
+
+def test_a_rank_that_is_watched_no_more_is_not_named():
+    """As a command that reports no work, once the processes have met."""
+    job = Job(1)
+    job.ranks[0].start(LONG)
+    job.wait(1)
+    job.ranks[0].start(None)
+    job.report(TRAINING)
+    assert job.wait(2 * LONG) is None
 
 
 @pytest.mark.parametrize("slow", [COMPILATION, START])
@@ -185,10 +196,15 @@ def start(until) -> Iterator[Start]:
 
 
 @pytest.mark.parametrize("state", ["T", "D"])
-def test_a_rank_that_cannot_run_comes_before_one_that_reads(start, state):
+@pytest.mark.parametrize(
+    ("doing", "limit"),
+    [((READING, TRAINING), LIMIT), ((None, None), LONG)],
+    ids=["reads", "never reported"],
+)
+def test_a_rank_that_cannot_run_comes_before_one_that_can(start, state, doing, limit):
     job = Job(2, {0: start("S"), 1: start(state)})
-    job.report(READING, TRAINING)
-    stall = job.wait(LIMIT + 2)
+    job.report(*doing)
+    stall = job.wait(limit + 2)
     assert stall is not None and stall.ranks == (1,)
 
 

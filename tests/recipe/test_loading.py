@@ -192,6 +192,7 @@ def test_a_mistake_in_an_extended_file_is_blamed_on_that_file(here: Path) -> Non
         ("=3", "command line: =3: not KEY=VALUE"),
         ("train..lr=3", "command line: train..lr=3: not KEY=VALUE"),
         ("train.lr=-1", "command line: train.lr=-1: should be greater than 0, got -1"),
+        ("train.timeout=1e15", "command line: train.timeout=1e15: should be less than or equal to"),
         ("train={lr: -1}", "command line: train={lr: -1}: train.lr: should be greater than 0"),
         ("train=3", "command line: train=3: should be a mapping, got 3"),
         ("train.lr.x=3", "command line: train.lr.x=3: train.lr: should be a number, got a map"),

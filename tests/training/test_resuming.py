@@ -17,6 +17,7 @@ from training_runs import go
 from typer.testing import CliRunner
 
 from drn_cli.cli.app import app
+from drn_cli.distributed.launch import EXIT_CODE_FILE
 from drn_cli.errors import DrnError
 from drn_cli.recipe.loading import load_recipe, resolved_yaml
 from drn_cli.runs import Run
@@ -106,6 +107,19 @@ def test_another_recipe_is_refused_with_the_difference_unless_allowed(recipe_fil
         begin(request_of(recipe_file, resume="here"))
     same = begin(request_of(recipe_file, "train.lr=0.5", resume="here"))
     assert (same.name, same.changes) == ("easy", {})
+
+
+@pytest.mark.parametrize(("launched", "lines"), [(False, 1), (True, 0)])
+def test_what_is_allowed_is_named_by_the_launcher_alone(
+    make_run, monkeypatch, caplog, launched, lines
+):
+    make_run("here")
+    monkeypatch.delenv(EXIT_CODE_FILE, raising=False)
+    if launched:
+        monkeypatch.setenv(EXIT_CODE_FILE, "code")
+    with caplog.at_level("INFO"):
+        begin(request_of(None, "train.epochs=9", resume="here", allow_changes=True))
+    assert caplog.text.count("goes on with other settings") == lines
 
 
 def test_what_is_said_again_is_no_change(make_run):
