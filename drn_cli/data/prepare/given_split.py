@@ -138,8 +138,12 @@ def _from_lists(kind: str, places: Iterable[Path], pairs: "_Pairs") -> GivenSpli
             for name, split in NAMES.items()
             if (place / f"{name}.txt").is_file()
         }
-        if {"train", "val"} & {path.stem for path in lists}:
-            lists.pop(place / "trainval.txt", None)  # holds the two together
+        union = place / "trainval.txt"  # holds train and val together
+        halves = {split for path, split in lists.items() if path != union} & {"train", "val"}
+        if union in lists and halves:
+            del lists[union]
+            if len(halves) == 1:  # what the one list does not have of it is the other split
+                lists[union] = "val" if halves == {"train"} else "train"
         splits: list[str | None] = [None] * len(pairs.matches)
         absent = 0
         for path, split in lists.items():
@@ -147,6 +151,8 @@ def _from_lists(kind: str, places: Iterable[Path], pairs: "_Pairs") -> GivenSpli
                 number = pairs.find(place, line)
                 if number is None:
                     absent += 1
+                elif path == union and splits[number] in halves:
+                    continue
                 elif splits[number] not in (None, split):
                     raise DrnError(
                         f"{where}: {pairs.matches[number].image} is in {splits[number]} as well",

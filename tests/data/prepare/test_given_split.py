@@ -181,6 +181,12 @@ def prepare_raising(root: Path) -> None:
         ({"trainval.txt": "\n".join("abcdefgh"), "test.txt": "i\nj"},
          {"train": list("abcdefgh"), "test": ["i", "j"]}),
         ({"val.txt": "a\nb"}, {"train": list("cdefghij"), "val": ["a", "b"]}),
+        ({"trainval.txt": "\n".join("abcde"), "val.txt": "d\ne"},
+         {"train": list("abc"), "val": ["d", "e"]}),
+        ({"trainval.txt": "\n".join("abcde"), "train.txt": "a\nb\nc", "test.txt": "f"},
+         {"train": list("abc"), "val": ["d", "e"], "test": ["f"]}),
+        ({"trainval.txt": "\n".join("abcde"), "train.txt": "a\nb", "val.txt": "c"},
+         {"train": ["a", "b"], "val": ["c"]}),
         # Numbering that restarts: f of another folder is another image.
         ({**pair("val/f.png", "val/f_mask.png"), "train.txt": "a\nb\nc",
           "val.txt": "images/d.png\nval/f.png\nval/f"},
