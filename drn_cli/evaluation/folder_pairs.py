@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from drn_cli.data.file_search import LeftOut, search
+from drn_cli.data.file_search import ENDINGS, LeftOut, search
 from drn_cli.data.folders import Sample
 from drn_cli.data.prepare.matching import match_names
 from drn_cli.errors import DrnError
@@ -15,6 +15,7 @@ from drn_cli.files import require_folder
 FRAME = re.compile(r"([A-Za-z-]+_\d{6}_\d{6})(?!\d)")  # city_sequence_frame, of Cityscapes
 # Of the files that Cityscapes has of a frame: what is no label map, and which map is taken first.
 NO_MAPS = ("_instanceIds", "_instanceTrainIds", "_color")
+NO_LABEL = re.compile(rf"(?s:(.*/)?){FRAME.pattern}(?s:.*)({'|'.join(NO_MAPS)})\.\w+")
 PREFERRED = ("_labelTrainIds", "_trainIds", "_labelIds")
 
 
@@ -63,7 +64,7 @@ def pair_folders(
             to several label maps.
     """
     found, images_out = _files(images, image_suffix)
-    maps, labels_out = _files(labels, label_suffix)
+    maps, labels_out = _files(labels, label_suffix, NO_LABEL)
     pairs = _pair(found, maps, images, labels, image_suffix, label_suffix)
     # A lost file whose counterpart is there counts as the lack of it.
     lost = max(
@@ -124,9 +125,14 @@ def _folder_pairs(
     return FolderPairs(samples, by, sorted(images), sorted(labels))
 
 
-def _files(folder: Path, suffix: str | None) -> tuple[list[Path], LeftOut]:
+def _files(
+    folder: Path, suffix: str | None, never: re.Pattern[str] | None = None
+) -> tuple[list[Path], LeftOut]:
+    """List the files that are meant; others are not missed if they cannot be read."""
     require_folder(folder, "images")
-    left_out = LeftOut()
+    endings = "|".join(map(re.escape, ENDINGS))
+    other = re.compile(rf"(?is:.*)(?<!{re.escape(suffix)})(?i:{endings})") if suffix else never
+    left_out = LeftOut(other)
     found = sorted(
         path
         for name, _ in search(folder, left_out)

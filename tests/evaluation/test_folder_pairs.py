@@ -39,6 +39,34 @@ def below(folder: Path, *names: str) -> list[Path]:
     return [folder / name for name in names]
 
 
+@pytest.mark.parametrize(
+    ("name", "link", "suffixes", "lost"),
+    [
+        ("0{}.png", "0_real.png", ("_synth", None), 0),
+        ("0{}.png", "1_synth.png", ("_synth", None), 1),
+        ("0{}.png", "0_real.png", (None, None), 1),
+        ("ulm_000001_000019{}.png", "../labels/ulm_000002_000019_gtFine_color.png", (None,) * 2, 0),
+        ("0{}.png", "../labels/1_color.png", (None, None), 1),
+        ("0{}.png", "../labels/0_real.png", (None, ""), 1),
+        ("0{}.png", "../labels/0_real.png", (None, "_map"), 0),
+    ],
+)
+def test_a_link_to_nothing_counts_only_if_its_name_is_meant(
+    images: Path,
+    labels: Path,
+    name: str,
+    link: str,
+    suffixes: tuple[str | None, str | None],
+    lost: int,
+) -> None:
+    image, label = suffixes
+    touch(images, name.format(image or ""))
+    touch(labels, name.format(label or ""))
+    (images / link).symlink_to("nothing")
+    pairs = pair_folders(images, labels, *suffixes)
+    assert (len(pairs.samples), pairs.lost) == (1, lost)
+
+
 def test_frames_of_cityscapes_belong_together_whatever_follows(images: Path, labels: Path) -> None:
     touch(
         images,
