@@ -15,6 +15,7 @@ from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.classification import ClassificationTestSet
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
+from drn_cli.evaluation.segmentation import failures
 from drn_cli.inference.classifier import Classifier, best_first
 from drn_cli.inference.reading import networks_at_once, one_thread_each
 from drn_cli.inference.score_maps import NonFiniteScoresError
@@ -175,11 +176,9 @@ def score(
     top1, top5 = group.sum(counts).tolist()
     gathered = group.gather(list(_rankings(rankings, samples, group)))
     pictures = sorted((one for part in gathered for one in part), key=lambda one: one.number)
-    lost = [text for _, text in sorted(one for part in group.gather(failed) for one in part)]
+    lost = failures(failed, len(samples), group)
     count = len(samples) - len(lost)
-    if not count:
-        raise DrnError(f"none of {len(lost)} images can be scored; the first: {lost[0]}")
-    return TopScores(top1 / count, top5 / count, count, tuple(pictures), tuple(lost))
+    return TopScores(top1 / count, top5 / count, count, tuple(pictures), lost)
 
 
 def ranked(log_probabilities: Tensor, targets: Tensor) -> Ranked:

@@ -18,7 +18,7 @@ from drn_cli.data.boxes import Box
 from drn_cli.data.images import read_image
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
-from drn_cli.evaluation.segmentation import tolerant
+from drn_cli.evaluation.segmentation import failures, tolerant
 from drn_cli.inference.activation import Activation, Kind, See, activate
 from drn_cli.inference.classifier import Classifier
 from drn_cli.inference.reading import networks_at_once, one_thread_each
@@ -167,10 +167,8 @@ def localize(
         step()
     counts = torch.from_numpy(np.concatenate([right.ravel(), known])).to(group.device)
     total = group.sum(counts).cpu().numpy()
-    lost = [text for _, text in sorted(one for part in group.gather(failed) for one in part)]
+    lost = failures(failed, len(pictures), group)
     scored = len(pictures) - len(lost)
-    if not scored:
-        raise DrnError(f"none of {len(lost)} images can be scored; the first: {lost[0]}")
     errors = 1 - total / scored
     top1, top5 = errors[:-2].reshape(2, -1).tolist()
     gathered = [one for part in group.gather(kept) for one in part]
@@ -182,7 +180,7 @@ def localize(
         float(errors[-1]),
         scored,
         tuple(sorted(gathered, key=lambda one: one.number)),
-        tuple(lost),
+        lost,
     )
 
 

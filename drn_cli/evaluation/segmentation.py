@@ -131,6 +131,18 @@ def tolerant(work: Callable[Inputs, Result]) -> Callable[Inputs, Result | DrnErr
     return attempt
 
 
+def failures(failed: Sequence[tuple[int, str]], images: int, group: Group) -> tuple[str, ...]:
+    """Gather what was wrong with images, by their numbers, from all processes.
+
+    Raises:
+        DrnError: None of the images can be scored.
+    """
+    lost = tuple(text for _, text in sorted(one for part in group.gather(failed) for one in part))
+    if len(lost) == images:
+        raise DrnError(f"none of {images} images can be scored; the first: {lost[0]}")
+    return lost
+
+
 def _add_up(
     counts: Iterable[Tensor | DrnError],
     classes: int,
@@ -162,9 +174,7 @@ def _add_up(
         return None
     total = group.sum(matrix).cpu().numpy()
     gathered = [one for part in group.gather(pictures) for one in part]
-    lost = [text for _, text in sorted(one for part in group.gather(failed) for one in part)]
-    if len(lost) == len(samples):
-        raise DrnError(f"none of {len(lost)} images can be scored; the first: {lost[0]}")
+    lost = failures(failed, len(samples), group)
     ordered = sorted(gathered, key=lambda one: one.number)
     return Scores.of(total, len(samples) - len(lost), ordered, lost)
 
