@@ -8,7 +8,7 @@ import numpy as np
 from drn_cli.data.classes import IGNORED
 from drn_cli.data.folders import Sample
 from drn_cli.data.images import Pixels, read_image, read_label
-from drn_cli.data.orientation import size_problem
+from drn_cli.data.orientation import size_error
 from drn_cli.errors import DrnError
 
 
@@ -24,9 +24,7 @@ def decode(sample: Sample) -> tuple[Pixels, Pixels]:
     image, label = read_image(sample.image), read_label(sample.label)
     if image.shape[:2] != label.shape:
         sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in (label, image)]
-        raise DrnError(
-            f"{sample.label}: {size_problem(sample.label, sizes[0], sample.image, sizes[1])}"
-        )
+        raise size_error(sample.label, sizes[0], sample.image, sizes[1])
     return image, label
 
 

@@ -5,6 +5,7 @@ often drawn on the pixels as they are stored, and saved without the tag: then th
 image that everyone sees. A difference in size shows it; upside down, nothing does but the tag.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from drn_cli.data.images import Header, read_header
@@ -23,23 +24,31 @@ TURNS = {
 }
 
 
-def size_problem(label: Path, label_size: Size, image: Path, image_size: Size) -> str:
+def size_error(label: Path, label_size: Size, image: Path, image_size: Size) -> DrnError:
+    """Return the error of a label of another size than its image, which orientation may cause."""
+    problem, hint = size_problem(label_size, image, image_size)
+    return DrnError(f"{label}: {problem}", hint)
+
+
+def size_problem(label_size: Size, image: Path, image_size: Size) -> tuple[str, str]:
     """Describe a label of another size than its image, and what the image's orientation has to do.
 
     Returns:
-        The problem, to follow the label's name.
+        The problem, to follow the label's name, and what to do.
     """
     said = "is {}x{}, its image {} {}x{}".format(*label_size, image, *image_size)
+    turned: Header | None
     try:
         turned = read_header(image)
     except DrnError:
-        return said
-    if turned.orientation in TURNS and turned.size == label_size:
+        turned = None
+    if turned and turned.orientation in TURNS and turned.size == label_size:
         return (
             f"{said} after its EXIF orientation {turned.orientation}, which "
-            f"{TURNS[turned.orientation]}: turn the label too, or remove the tag from the image"
+            f"{TURNS[turned.orientation]}",
+            "turn the label too, or remove the tag from the image",
         )
-    return said
+    return said, "replace the label, or bring it to that size without mixing ids: nearest neighbor"
 
 
 def silent_turn(image: Header, label: Header) -> str | None:
@@ -52,6 +61,12 @@ def silent_turn(image: Header, label: Header) -> str | None:
         f"EXIF orientation {image.orientation} {TURNS[image.orientation]}, and its label has none: "
         "if it was drawn on the pixels as they are stored, it does not fit (look: drn data show)"
     )
+
+
+def first_of(messages: Sequence[str]) -> str:
+    """Return the first of the messages about images that are turned, and how many there are."""
+    others = len(messages) - 1
+    return messages[0] + (f"; the same of {others:,} other images" if others else "")
 
 
 def silent_turn_of(image: Path, label: Path) -> str | None:

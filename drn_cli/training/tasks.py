@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch.utils.data import Dataset
 
 from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.labels import ADD_BACKGROUND, ADD_FOLDER, TOO_FEW
 from drn_cli.data.audit.quick import WHOLE, cut_short, evenly, quick
 from drn_cli.data.audit.reading import Item, look
 from drn_cli.data.augment import Augmentation
@@ -48,7 +49,7 @@ class Material:
         class_set: Names and colours of the classes.
         root: The folder that files are named from.
         folders: The folder of each class, for a classifier.
-        left_out: What lies in the folders and is not used, a line each.
+        left_out: What lies in the folders, may be wanted and is not used, a line each.
         lists: The folder of the lists and info.json, for a segmenter.
         class_pixels: Pixels of each class in the training labels, if preparation counted them.
     """
@@ -140,7 +141,7 @@ class Segmentation:
     def look_over(self, material: Material) -> list[str]:
         classes, lists = material.class_set, material.lists or material.root
         if len(classes) < 2:
-            raise too_few_classes(len(classes))
+            raise DrnError(f"data.classes: {len(classes)}; {TOO_FEW}", ADD_BACKGROUND)
         found = quick(
             material.train,
             len(classes),
@@ -179,13 +180,6 @@ class Segmentation:
         if scores is None:
             return None
         return Validation(scores.miou, scores.to_json(training.material.class_set))
-
-
-def too_few_classes(count: int) -> DrnError:
-    return DrnError(
-        f"data.classes: {count}, with fewer than 2 there is nothing to tell apart",
-        "make what is none of the objects a class of its own, background",
-    )
 
 
 def reported(findings: Sequence[Finding]) -> list[str]:
@@ -229,12 +223,14 @@ class Classification:
             ClassSet(folder.names, generic(found).colours),
             folder.root,
             folder.folders,
-            tuple(f"{folder.root / split}: {what}" for split, what in left_out.items() if what),
+            tuple(
+                f"{folder.root / split}: {what}" for split, what in left_out.items() if what.serious
+            ),
         )
 
     def look_over(self, material: Material) -> list[str]:
         if len(material.class_set) < 2:
-            raise too_few_classes(len(material.class_set))
+            raise DrnError(f"data.classes: {len(material.class_set)}; {TOO_FEW}", ADD_FOLDER)
         for samples in (material.train, material.val):
             reported(cut_short([sample.image for sample in samples]))
             for sample in evenly(samples, LOOKED_AT):

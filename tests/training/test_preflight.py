@@ -132,7 +132,7 @@ def test_segmentation(
         ("ab", None, None, None),
         ("ab", "train/b/3.png", "train/b/3.png: broken", None),
         ("abc", None, None, "train: no image of c: not learned"),
-        ("a", None, "data.classes: 1, with fewer than 2", None),
+        ("a", None, "data.classes: 1; with fewer than 2 classes", None),
     ],
 )
 def test_classification(
@@ -144,6 +144,7 @@ def test_classification(
             for number in range(6 if name in "ab" else 0):
                 pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
                 Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
+    (tmp_path / "train" / "a" / "notes.txt").touch()  # not worth a warning
     if spoil:
         cut(spoil)(tmp_path)
     recipe = tmp_path / "r.yaml"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from drn_cli.data.audit.duplicates import Occurrence, duplicates
 from drn_cli.data.audit.findings import Finding
-from drn_cli.data.audit.labels import too_few_classes
+from drn_cli.data.audit.labels import ADD_FOLDER, too_few_classes
 from drn_cli.data.audit.reading import Item, Size, read_all
 from drn_cli.data.audit.report import (
     ClassPictures,
@@ -49,7 +49,7 @@ def audit_class_folder(
     places = {split: _look_around(folder, split) for split in splits}
     findings = [finding for place in places.values() for finding in place.findings]
     if len(folder.names) < 2:
-        findings.append(too_few_classes("has 1 class folder", folder.root / "train"))
+        findings.append(too_few_classes("has 1 class folder", folder.root / "train", ADD_FOLDER))
     items = [
         Item(path, sums=split == "train")
         for split, place in places.items()
@@ -101,9 +101,10 @@ def _look_around(folder: ClassFolder, split: str) -> Place:
     left_out = LeftOut()
     images = {name: _pictures(place / name, left_out) for name in folder.folders}
     findings = list(_wrong_folders(place, images))
-    left_out.log(place)
     if left_out.serious:
         findings.append(Finding("warning", "left-out", str(left_out), place))
+    else:
+        left_out.log(place)
     return Place(images, findings)
 
 

@@ -12,6 +12,9 @@ from drn_cli.data.orientation import silent_turn_of, size_problem
 LABEL_ID = range(34)  # of Cityscapes; the license plate's is -1, which no PNG holds
 TRAIN_IDS = 19
 SHOWN = 3  # values in a message
+TOO_FEW = "with fewer than 2 classes there is nothing to tell apart"
+ADD_BACKGROUND = "make what is none of the objects a class of its own, background"
+ADD_FOLDER = "add the class folder of something else"
 
 
 def colour_finding(path: Path, mode: str, *, grey: bool = False) -> Finding:
@@ -35,8 +38,8 @@ def size_finding(
     label: Path, label_size: tuple[int, int], image: Path, image_size: tuple[int, int]
 ) -> Finding:
     """Tell of a label of another size, `(width, height)`, than its picture."""
-    message = size_problem(label, label_size, image, image_size)
-    return Finding("error", "size", message, label)
+    message, hint = size_problem(label_size, image, image_size)
+    return Finding("error", "size", message, label, hint)
 
 
 def turned_finding(image: Path, label: Path) -> Finding | None:
@@ -56,7 +59,8 @@ def class_count_findings(
         labels: The list of the training labels.
     """
     if len(names) < 2:
-        return [too_few_classes(f"names {len(names)} class", labels.with_name("info.json"))]
+        found = "names 1 class" if names else "names no class"
+        return [too_few_classes(found, labels.with_name("info.json"))]
     absent = [number for number, count in enumerate(pixels) if not count]
     if pixels and len(pixels) - len(absent) < 2:
         shown = next((name for name, count in zip(names, pixels, strict=True) if count), "void")
@@ -72,10 +76,9 @@ def class_count_findings(
     ]
 
 
-def too_few_classes(what: str, file: Path) -> Finding:
+def too_few_classes(what: str, file: Path, hint: str = ADD_BACKGROUND) -> Finding:
     """Refuse what leaves nothing to tell apart."""
-    message = f"{what}; with fewer than 2 classes there is nothing to tell apart"
-    return Finding("error", "class-count", message, file, "make what is no such object background")
+    return Finding("error", "class-count", f"{what}; {TOO_FEW}", file, hint)
 
 
 def lossy_findings(labels: Iterable[Path]) -> list[Finding]:

@@ -17,7 +17,7 @@ from drn_cli.data.audit.reading import Item, look
 from drn_cli.data.file_ends import may_be_cut_short
 from drn_cli.data.folders import Sample
 from drn_cli.data.images import holds_values, read_header
-from drn_cli.data.orientation import silent_turn
+from drn_cli.data.orientation import first_of, silent_turn
 from drn_cli.errors import DrnError
 
 ENDS = 20_000  # files whose two ends are read, and
@@ -73,8 +73,8 @@ def quick(
         paths = [label for _, label in evenly(labelled, WHOLE) if label not in known]
         seen = list(pool.map(look, [Item(path, label=True) for path in paths]))
     if turned:
-        more = f" (and {len(turned) - 1:,} more images)" if len(turned) > 1 else ""
-        findings.append(replace(turned[0], message=turned[0].message + more))
+        message = first_of([finding.message for finding in turned])
+        findings.append(replace(turned[0], message=message))
     findings += [one.fault for one in seen if one.fault]
     values = [(path, one.pixels) for path, one in zip(paths, seen, strict=True) if one.pixels]
     if counted is None and len(values) == len(labelled):

@@ -109,7 +109,7 @@ def prepare_camvid(
             check_occurring(
                 camvid().names,
                 np.sum([part.pixels for part in seen], axis=0)[: len(camvid())].tolist(),
-                "are these the labels of CamVid?",
+                "choose the folder of CamVid; labels of your own: drn data prepare pairs",
             )
             about = {"dataset": "camvid", "made_from": made_from}
             write_lists_and_info(folder, placed, seen, camvid(), **about)

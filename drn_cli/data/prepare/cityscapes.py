@@ -4,6 +4,7 @@ Train ids go beside the labels as `*_gtFine_trainIds.png`; `*_gtFine_labelTrainI
 official scripts write, are taken as they are.
 """
 
+import errno
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from drn_cli.data.file_ends import PNG_END, PNG_MAGIC
 from drn_cli.data.file_search import LeftOut
 from drn_cli.data.folders import CITYSCAPES
 from drn_cli.data.images import read_label, write_index
-from drn_cli.data.orientation import size_problem
+from drn_cli.data.orientation import size_error
 from drn_cli.data.prepare.archives import unpack
 from drn_cli.data.prepare.cityscapes_layout import CONTENT, SPLITS, Frame, find_copy
 from drn_cli.data.prepare.common import (
@@ -31,10 +32,13 @@ from drn_cli.data.prepare.common import (
     count_pixels,
     fingerprint,
     in_parallel,
+    require_two_classes,
     write_info,
 )
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json, require_folder, write_text
+
+OTHER_LABELS = "choose the folder of Cityscapes; labels of your own: drn data prepare pairs"
 
 Label = tuple[str, str, npt.NDArray[np.int64]]  # split, path, and int64 (256,), pixels of each id
 Task = tuple[Frame, bool]  # a picture to check, and whether its train ids have to be made
@@ -100,9 +104,9 @@ def prepare_cityscapes(
         sources = [(frame.image, frame.label_ids or frame.label) for frame in copy.frames]
         made_from = fingerprint(root, [root / path for pair in sources for path in pair if path])
         tasks = [(frame, not _is_made(root, frame)) for frame in copy.frames]
-        if _made_from(folder) == made_from:  # they were checked when the lists were written
+        if known := _made_from(folder) == made_from:  # checked when the lists were written
             tasks = [task for task in tasks if task[1]]
-        labels = _convert_all(root, tasks, _from(progress, done, done + len(tasks)))
+        labels = _convert_all(root, tasks, _from(progress, done, done + len(tasks)), known=known)
 
         changed = _write_lists(folder, wanted, made_from, labels)
         cities = copy.cities()
@@ -133,8 +137,13 @@ def _is_made(root: Path, frame: Frame) -> bool:
         return False
 
 
-def _convert_all(root: Path, tasks: Sequence[Task], progress: Progress | None) -> list[Label]:
-    """Check all pairs, write what is missing, and return what the labels hold."""
+def _convert_all(
+    root: Path, tasks: Sequence[Task], progress: Progress | None, *, known: bool
+) -> list[Label]:
+    """Check all pairs, then write what is missing, and return what the labels hold.
+
+    Whether there are two classes at all was checked before if they are `known`.
+    """
     if not tasks:
         return []
     made = [root / frame.label for frame, convert in tasks if convert and frame.label]
@@ -147,13 +156,35 @@ def _convert_all(root: Path, tasks: Sequence[Task], progress: Progress | None) -
             )
         for half in folder.glob(".*_gtFine_trainIds.png.*.tmp"):  # of a run that was killed
             half.unlink(missing_ok=True)
-    found = list(in_parallel(functools.partial(_convert, root), tasks, progress))
-    pairs = zip(tasks, found, strict=True)
+    work = functools.partial(_convert, root)
+    # Those of which nothing is written come first: what they show is known before anything is.
+    ready = [task for task in tasks if not task[1]]
+    seen = dict(zip(ready, in_parallel(work, ready, _from(progress, 0, len(tasks))), strict=True))
+    missing = [task for task in tasks if task[1]]
+    if not known:
+        _require_classes(root, [pixels for pixels in seen.values() if pixels is not None], missing)
+    count = _from(progress, len(ready), len(tasks))
+    seen |= zip(missing, in_parallel(work, missing, count), strict=True)
     return [
-        (frame.split, frame.label, pixels)
-        for (frame, _), pixels in pairs
-        if frame.label and pixels is not None
+        (task[0].split, task[0].label, pixels)
+        for task in tasks
+        if task[0].label and (pixels := seen[task]) is not None
     ]
+
+
+def _require_classes(
+    root: Path, counted: Sequence[npt.NDArray[np.int64]], missing: Sequence[Task]
+) -> None:
+    """Refuse labels of fewer than two classes; of those to be converted few have to be read."""
+    shown = np.sum(counted, axis=0) if counted else np.zeros(256, np.int64)
+    sources = [root / frame.label_ids for frame, _ in missing if frame.label_ids]
+    for path in sources:
+        if np.count_nonzero(shown[: len(cityscapes())]) > 1:
+            return
+        shown += np.bincount(cityscapes_train_ids().take(read_label(path)).ravel(), minlength=256)
+    if counted or sources:
+        names = zip(cityscapes().names, shown[: len(cityscapes())], strict=True)
+        require_two_classes([name for name, count in names if count], "the labels", OTHER_LABELS)
 
 
 def _convert(root: Path, task: Task) -> npt.NDArray[np.int64] | None:
@@ -167,10 +198,9 @@ def _convert(root: Path, task: Task) -> npt.NDArray[np.int64] | None:
     label = read_label(source)
     found = (label.shape[1], label.shape[0])
     if found != size:
-        raise DrnError(f"{source}: {size_problem(source, found, image, size)}")
+        raise size_error(source, found, image, size)
     if needed:
         label = cityscapes_train_ids().take(label)
-        write_index(root / frame.label, label)
     pixels = np.bincount(label.ravel(), minlength=256)
     outside = np.flatnonzero(pixels[len(cityscapes()) : IGNORED])
     if outside.size:
@@ -180,6 +210,8 @@ def _convert(root: Path, task: Task) -> npt.NDArray[np.int64] | None:
             f"{len(cityscapes()) - 1}, or {IGNORED} for void",
             "remove it if its *_gtFine_labelIds.png is there: it is made again",
         )
+    if needed:
+        write_index(root / frame.label, label)
     return pixels
 
 
@@ -197,7 +229,9 @@ def png_size(path: Path) -> tuple[int, int]:
     except FileNotFoundError as error:
         raise DrnError(f"{path}: no such file") from error
     except OSError as error:
-        raise DrnError(f"{path}: broken image: {error.strerror or error}") from error
+        if error.errno != errno.EINVAL:  # shorter than its end would be
+            raise DrnError(f"{path}: cannot be read: {error.strerror}") from error
+        head = end = b""
     if head[:8] + head[12:16] != PNG_MAGIC + b"IHDR" or not end.endswith(PNG_END):
         raise DrnError(f"{path}: broken image: not a whole PNG file")
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
@@ -260,7 +294,7 @@ def _write_lists(
             check_occurring(
                 cityscapes().names,
                 np.sum([pixels for *_, pixels in labels], axis=0)[: len(cityscapes())].tolist(),
-                "are these the labels of Cityscapes?",
+                OTHER_LABELS,
             )
         write_info(
             folder,

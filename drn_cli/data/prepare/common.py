@@ -330,15 +330,24 @@ def check_occurring(names: Sequence[str], pixels: Sequence[int], hint: str) -> N
         DrnError: There is nothing to tell apart.
     """
     occurring = [name for name, count in zip(names, pixels, strict=True) if count]
-    if len(occurring) < 2:
-        found = f"one class, {occurring[0]}" if occurring else "no class, only void"
-        raise DrnError(f"the labels hold {found}: training needs two", hint)
+    require_two_classes(occurring, "the labels", hint)
     never = [name for name, count in zip(names, pixels, strict=True) if not count]
     if never:
         log.warning(
             "%d of %d classes never occur in the labels: %s",
             *(len(never), len(names), ", ".join(never)),
         )
+
+
+def require_two_classes(occurring: Sequence[str], subject: str, hint: str) -> None:
+    """Refuse labels or images that show fewer than two classes.
+
+    Raises:
+        DrnError: There is nothing to tell apart.
+    """
+    if len(occurring) < 2:
+        found = f"one class, {occurring[0]}" if occurring else "no class, only void"
+        raise DrnError(f"{subject} hold {found}: training needs two", hint)
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.images import Pixels, read_image, write_index
-from drn_cli.data.orientation import silent_turn_of, size_problem
+from drn_cli.data.orientation import first_of, silent_turn_of, size_error
 from drn_cli.data.prepare.common import Moments, count_pixels, place, write_info, write_list
 from drn_cli.errors import DrnError
 
@@ -67,7 +67,7 @@ def place_pair(
     if ids is not None and label is not None and placed.label is not None:
         if ids.shape != picture.shape[:2]:
             sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in (ids, picture)]
-            raise DrnError(f"{label}: {size_problem(label, sizes[0], image, sizes[1])}")
+            raise size_error(label, sizes[0], image, sizes[1])
         pixels = np.bincount(ids.ravel(), minlength=256)
         write_index(folder / placed.label, ids)
     turned = silent_turn_of(image, label) if label else None
@@ -98,8 +98,7 @@ def write_lists_and_info(
     """
     turned = [part.turned for part in seen if part.turned]
     if turned:
-        more = f" (and {len(turned) - 1:,} more images)" if len(turned) > 1 else ""
-        log.warning("%s%s", turned[0], more)
+        log.warning("%s", first_of(turned))
     for split in SPLITS:
         chosen = [one for one in placed if one.split == split]
         labels = [one.label for one in chosen if one.label]

@@ -171,9 +171,10 @@ def test_pixel_limit_is_an_option(
     words = [str(scenes)]
     if data == "imagenet":  # of which an image is decoded that does not end as usual
         image = next(scenes.glob("leftImg8bit/train/*/*.png")).read_bytes()
-        place = tmp_path / "source" / "train" / "n01440764"
-        place.mkdir(parents=True)
-        (place / "1.png").write_bytes(image + bytes(20))
+        for wnid in ("n01440764", "n01443537"):
+            place = tmp_path / "source" / "train" / wnid
+            place.mkdir(parents=True)
+            (place / "1.png").write_bytes(image + bytes(20))
         words = [str(tmp_path / "source"), "--out", str(tmp_path / "out")]
     for limit, code in (("1000", 1), ("9000000", 0)):
         done = CliRunner().invoke(

@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -94,6 +95,22 @@ def test_pictures_in_no_class_folder(class_folder: Path) -> None:
     error = report.findings[0]
     assert (error.severity, error.file) == ("error", class_folder / "val")
     assert "holds 2 pictures in no class folder, a.JPEG" in error.message
+
+
+def test_what_is_left_out_is_said_once(
+    class_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "drn_cli")
+    (class_folder / "train" / "dog" / "notes.txt").touch()
+    (class_folder / "val" / "dog" / "more").mkdir()
+    finding = only(audit(class_folder))
+    assert (finding.severity, finding.kind, finding.file) == (
+        *("warning", "left-out"),
+        class_folder / "val",
+    )
+    assert caplog.messages == [
+        f"{class_folder / 'train'}: left out: unsupported ending 1 (dog/notes.txt)"
+    ]
 
 
 def test_training_needs_a_validation_split(class_folder: Path) -> None:

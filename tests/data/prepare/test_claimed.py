@@ -91,7 +91,7 @@ def test_killed_preparation_takes_its_workers_along_and_the_next_clears_up(
     process = drn.begin("data", "prepare", *big)
     until(lambda: list(source.glob(".out.*.tmp/leftImg8bit/train/*/*.png")))
     workers = {pid for pid, parent in living().items() if parent == process.pid}
-    assert workers
+    assert workers or len(os.sched_getaffinity(0)) == 1  # one core needs none
     process.send_signal(signal.SIGKILL)
     process.communicate()
     until(lambda: not workers & living().keys())
@@ -107,9 +107,10 @@ def test_killed_preparation_takes_its_workers_along_and_the_next_clears_up(
 
 @pytest.mark.parametrize("mode", [0o555, 0o711])
 def test_an_empty_folder_whose_parent_may_not_be_written_is_filled(source: Path, mode: int) -> None:
-    (source / "net" / "train" / "n01440764").mkdir(parents=True)
-    image = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
-    image.save(source / "net" / "train" / "n01440764" / "n01440764_1.JPEG")
+    for wnid in ("n01440764", "n01443537"):
+        (source / "net" / "train" / wnid).mkdir(parents=True)
+        image = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
+        image.save(source / "net" / "train" / wnid / f"{wnid}_1.JPEG")
     (source / "out").mkdir(mode=0o777)
     (source / "out").chmod(0o777)
     source.chmod(mode)

@@ -8,6 +8,7 @@ already are stepped over, so that an interrupted run goes on where it was.
 import re
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from drn_cli.data.prepare.imagenet.pictures import (
@@ -20,7 +21,7 @@ from drn_cli.data.prepare.imagenet.pictures import (
     is_there,
     write_picture,
 )
-from drn_cli.data.prepare.imagenet.tar import content, inside, members, opened
+from drn_cli.data.prepare.imagenet.tar import DamagedError, content, inside, members, opened
 from drn_cli.data.prepare.imagenet.truth import Truth, class_of
 
 CLASS_ARCHIVE = re.compile(r"(n\d{8})\.tar")
@@ -52,6 +53,18 @@ def extract_train(path: Path, out: Path, advance: Advance) -> Taken:
             pictures += taken.pictures
             corrupt += [Corrupt(f"{member.name}/{each.name}", each.fault) for each in taken.corrupt]
     return Taken(pictures, tuple(corrupt))
+
+
+def first_classes(path: Path, count: int) -> frozenset[str]:
+    """Return the first classes of a training archive; fewer if it ends or breaks off before."""
+    found: set[str] = set()
+    with suppress(DamagedError), opened(str(path), path) as outer:
+        for member in members(outer, str(path)):
+            if named := CLASS_ARCHIVE.fullmatch(PurePosixPath(member.name).name):
+                found.add(named[1])
+            if len(found) == count:
+                break
+    return frozenset(found)
 
 
 def extract_val(path: Path, out: Path, truth: Truth, advance: Advance) -> Taken:

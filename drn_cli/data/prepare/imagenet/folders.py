@@ -49,11 +49,12 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What there is to take: numbers that tell it apart from anything else."""
+    """What there is to take: what tells it apart from anything else, and its classes."""
 
     fingerprint: str
     pictures: int
     size: int  # bytes
+    classes: frozenset[str]
 
 
 def class_folders(folder: Path, left_out: LeftOut) -> Iterator[list[Picture]]:
@@ -99,13 +100,15 @@ def _picture(folder: Path, entry: os.DirEntry[str], wnid: str) -> Picture:
 def list_pictures(batches: Iterable[list[Picture]]) -> Listing:
     """Sum up pictures; names, sizes and times of change decide the fingerprint."""
     digest, pictures, size = hashlib.sha256(), 0, 0
+    classes: set[str] = set()
     for batch in batches:
         for picture in batch:
             line = f"{picture.wnid}/{picture.name}\0{picture.size}\0{picture.changed}\n"
             digest.update(line.encode(errors="surrogateescape"))
             size += picture.size
         pictures += len(batch)
-    return Listing(digest.hexdigest(), pictures, size)
+        classes.update(picture.wnid for picture in batch)
+    return Listing(digest.hexdigest(), pictures, size, frozenset(classes))
 
 
 def place_pictures(batches: Iterable[list[Picture]], out: Path, advance: Advance) -> Taken:

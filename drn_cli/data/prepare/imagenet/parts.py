@@ -8,7 +8,7 @@ from pathlib import Path
 
 from drn_cli.data.file_search import LeftOut
 from drn_cli.data.prepare.common import fingerprint
-from drn_cli.data.prepare.imagenet.archives import extract_train, extract_val
+from drn_cli.data.prepare.imagenet.archives import extract_train, extract_val, first_classes
 from drn_cli.data.prepare.imagenet.boxes import box_files
 from drn_cli.data.prepare.imagenet.folders import (
     Picture,
@@ -31,6 +31,7 @@ class Part:
         made_from: Tells its source apart from others.
         size: Bytes to go through.
         pictures: How many it has, if that is known before.
+        classes: Of its images; of an archive, a few of them.
         take: Does it, in a folder, and tells how far it is.
         left_out: What lies in its folders and is not taken.
     """
@@ -38,6 +39,7 @@ class Part:
     made_from: str
     size: int
     pictures: int | None
+    classes: frozenset[str]
     take: Callable[[Path, Advance], Taken]
     left_out: LeftOut = field(default_factory=LeftOut)
 
@@ -45,7 +47,15 @@ class Part:
 def split_parts(sources: Sources, truth: Truth) -> Iterator[tuple[str, Part]]:
     """Tell how to make each split that the source has."""
     if sources.train is not None and sources.train.is_file():
-        yield "train", _archive(sources.train, {}, partial(extract_train, sources.train))
+        yield (
+            "train",
+            _archive(
+                sources.train,
+                {},
+                first_classes(sources.train, 2),
+                partial(extract_train, sources.train),
+            ),
+        )
     elif sources.train is not None:
         yield "train", _folder(sources.train, partial(class_folders, sources.train))
     if sources.val is None:
@@ -55,16 +65,26 @@ def split_parts(sources: Sources, truth: Truth) -> Iterator[tuple[str, Part]]:
         return
     if sources.val.is_file():
         path = sources.val
-        yield "val", _archive(path, truth, lambda out, done: extract_val(path, out, truth, done))
+        yield (
+            "val",
+            _archive(
+                path,
+                truth,
+                frozenset(truth.values()),
+                lambda out, done: extract_val(path, out, truth, done),
+            ),
+        )
     else:
         yield "val", _folder(sources.val, partial(flat_folder, sources.val, truth))
 
 
-def _archive(path: Path, truth: Truth, take: Callable[[Path, Advance], Taken]) -> Part:
+def _archive(
+    path: Path, truth: Truth, classes: frozenset[str], take: Callable[[Path, Advance], Taken]
+) -> Part:
     # What the truth says counts, not its file: the same is to be had from several.
     says = "".join(f"{name} {wnid}\n" for name, wnid in sorted(truth.items()))
     mark = hashlib.sha256(f"{fingerprint(path.parent, [path])}\n{says}".encode()).hexdigest()
-    return Part(mark, path.stat().st_size, None, take)
+    return Part(mark, path.stat().st_size, None, classes, take)
 
 
 def _folder(folder: Path, batches: Callable[[LeftOut], Iterator[list[Picture]]]) -> Part:
@@ -76,6 +96,7 @@ def _folder(folder: Path, batches: Callable[[LeftOut], Iterator[list[Picture]]])
         listing.fingerprint,
         listing.size,
         listing.pictures,
+        listing.classes,
         lambda out, advance: place_pictures(batches(LeftOut()), out, advance),
         left_out,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from drn_cli.data.classes import imagenet
 from drn_cli.data.file_search import LeftOut
-from drn_cli.data.prepare.common import Progress, claimed
+from drn_cli.data.prepare.common import Progress, claimed, require_two_classes
 from drn_cli.data.prepare.imagenet.boxes import read_boxes, write_boxes
 from drn_cli.data.prepare.imagenet.names import read_names
 from drn_cli.data.prepare.imagenet.parts import Part, extra_parts, split_parts
@@ -108,6 +108,7 @@ def prepare_imagenet(
         _same_as_before(out, state, parts)
         if not partial_copy:
             _enough_to_begin(source, sources, parts, labels)
+        _two_classes(source, out, state, parts)
         extras = extra_parts(sources)
         todo = {split: part for split, part in parts.items() if split not in state.counts}
         stale = any(state.made_from.get(extra) != extras[extra] for extra in extras)
@@ -181,6 +182,16 @@ def _enough_to_begin(
     for split, part in parts.items():
         if part.pictures is not None:
             _enough(source, split, part.pictures)
+
+
+def _two_classes(source: Path, out: Path, state: State, parts: Mapping[str, Part]) -> None:
+    """Refuse images of one class; that there are none at all is found later."""
+    classes = {wnid for part in parts.values() for wnid in part.classes}
+    classes.update(wnid for split in state.counts for wnid in classes_of(out, split))
+    if classes:
+        require_two_classes(
+            sorted(classes), f"{source}: the images", "add a folder or archive of another class"
+        )
 
 
 def _same_as_before(out: Path, state: State, parts: Mapping[str, Part]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from drn_cli.data.file_search import CYCLE, UNREADABLE, LeftOut, entries
+from drn_cli.data.file_search import CYCLE, REPEATED, UNREADABLE, LeftOut, entries
 from drn_cli.data.prepare.imagenet.pictures import is_picture, is_wnid
 from drn_cli.errors import DrnError
 from drn_cli.files import require_folder
@@ -131,6 +131,8 @@ def _walk(root: Path, out: Path, left_out: LeftOut) -> Iterator[tuple[Path, list
                     following.append(folder / name)
                 elif folder.resolve().is_relative_to(real):
                     left_out.add(CYCLE, str((folder / name).relative_to(root)))
+                elif real != out and (folder / name).is_symlink():
+                    left_out.add(REPEATED, str((folder / name).relative_to(root)))
         level = following
 
 

@@ -246,6 +246,23 @@ def test_boxes_are_read_from_a_folder_of_xml_too(kaggle: Path, tmp_path: Path) -
     assert prepare_imagenet(kaggle, out, partial_copy=True, truth=truth).unchanged
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (f"train/{TENCH}/1.JPEG", picture(1)),
+        (f"val/{TENCH}/1.JPEG", picture(1)),
+        ("ILSVRC2012_img_train.tar", tar([(f"{TENCH}.tar", tar(train_pictures(TENCH).items()))])),
+    ],
+)
+def test_one_class_is_refused_before_anything_is_written(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    source = write(tmp_path / "src", {name: content})
+    with pytest.raises(DrnError, match=f"hold one class, {TENCH}: training needs two"):
+        prepare_imagenet(source, tmp_path / "out", partial_copy=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_sorted_validation_folders_need_no_truth(tmp_path: Path) -> None:
     source = write(
         tmp_path / "sorted", {f"val/{path}": data for path, data in EXPECTED_VAL.items()}
@@ -271,13 +288,21 @@ def test_corrupt_files_are_listed_and_left_out(tmp_path: Path) -> None:
     }
     files = {
         "ILSVRC2012_img_train.tar": tar(
-            [("readme", b"x"), (f"{TENCH}.tar", tar(more.items())), ("d/n1.tar", b"x")]
+            [
+                ("readme", b"x"),
+                (f"{TENCH}.tar", tar(more.items())),
+                ("d/n1.tar", b"x"),
+                (f"{CRANE}.tar", tar([("1.JPEG", whole)])),
+            ]
         )
     }
     out = tmp_path / "imagenet"
     made = prepare_imagenet(write(tmp_path / "src", files), out, partial_copy=True)
-    assert made.counts == {"train": 1}
-    assert pictures_in(out) == {f"train/{TENCH}/padded.JPEG": whole + bytes(100)}
+    assert made.counts == {"train": 2}
+    assert pictures_in(out) == {
+        f"train/{TENCH}/padded.JPEG": whole + bytes(100),
+        f"train/{CRANE}/1.JPEG": whole,
+    }
     found = {line.split("\t")[1]: line.split("\t")[2] for line in made.corrupt}
     assert set(found) == {
         "readme",
@@ -300,7 +325,11 @@ def test_corrupt_files_of_a_folder_are_listed_too(tmp_path: Path) -> None:
     place = f"train/{TENCH}"
     source = write(
         tmp_path / "src",
-        {f"{place}/good.JPEG": picture(1), f"{place}/cut.JPEG": picture(1)[:60]},
+        {
+            f"{place}/good.JPEG": picture(1),
+            f"{place}/cut.JPEG": picture(1)[:60],
+            f"train/{CRANE}/1.JPEG": picture(2),
+        },
     )
     (source / place / "link.JPEG").symlink_to("nowhere")
     (source / place / "other.JPEG").symlink_to("good.JPEG")
@@ -326,6 +355,7 @@ def test_linked_folders_are_followed_and_what_is_left_out_of_folders_is_counted(
     (source / "train").symlink_to(disk / "old")
     (disk / "old" / "n02012849").symlink_to(disk / "more")
     (source / "round").symlink_to(source)
+    (source / "twice").symlink_to(disk / "old")
     out = tmp_path / "imagenet"
     for _ in range(2):
         caplog.clear()
@@ -337,12 +367,13 @@ def test_linked_folders_are_followed_and_what_is_left_out_of_folders_is_counted(
             "unsupported ending": 1,
             "folder of no class": 1,
         }
-        assert f"{source}: left out: link to a folder above (cycle) 1 (round)" in caplog.text
+        assert f"{source}: left out: link to a folder above (cycle) 1 (round), " in caplog.text
+        assert "link to a folder that is searched already 1 (twice)" in caplog.text
         assert f"{source / 'train'}: left out: " in caplog.text
 
 
 def test_nothing_but_corrupt_files_is_an_error(tmp_path: Path) -> None:
-    source = write(tmp_path / "src", {f"train/{TENCH}/1.JPEG": b"x"})
+    source = write(tmp_path / "src", {f"train/{wnid}/1.JPEG": b"x" for wnid in (TENCH, CRANE)})
     with pytest.raises(DrnError, match=r"not one whole picture.*1\.JPEG: not an image"):
         prepare_imagenet(source, tmp_path / "out", partial_copy=True)
     assert not (tmp_path / "out" / "info.json").exists()
