@@ -28,7 +28,7 @@ from drn_cli.data.decoding import check_labels, decode
 from drn_cli.data.folders import Sample
 from drn_cli.data.images import Pixels, read_header
 from drn_cli.data.memory_folder import claim, memory_folder, room
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, explained
 from drn_cli.files import atomic
 
 log = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ def _own(header: bytes, name: str) -> int:
 
 
 def _fault(data: mmap.mmap, name: str, *, rows: bool) -> str | None:
-    """Return what is wrong with a file, if anything is; whether its rows are is asked for apart."""
+    """Return what is wrong with a file, if anything; the rows are checked only if `rows` is set."""
     if len(data) < HEAD.size:
         return f"it has {len(data)} bytes"
     _, height, width, _, checksum = HEAD.unpack_from(data)
@@ -261,7 +261,9 @@ def open_cache(kind: Kind, root: Path, folder: Path, samples: Sequence[Sample]) 
         else:
             claim(folder)
     except (OSError, DrnError) as error:
-        return Opened(None, f"data.cache={kind}: {error}; {WITHOUT}", refused=True)
+        found = explained(error)
+        hint = f"; {found.hint}" if found.hint else ""
+        return Opened(None, f"data.cache={kind}: {found.message}; {WITHOUT}{hint}", refused=True)
     if not os.access(folder, os.W_OK):
         return Opened(
             None, f"data.cache={kind}: {folder} cannot be written; {WITHOUT}", refused=True

@@ -1,5 +1,6 @@
 """The one way an image or a label map is read and written."""
 
+import errno
 import io
 import logging
 import os
@@ -197,15 +198,15 @@ def _failures(name: str) -> Iterator[None]:
     try:
         yield
     except DrnError as error:
-        message = error.message
-        raise type(error)(
-            message if message.startswith(f"{name}: ") else f"{name}: {message}", error.hint
-        ) from error
-    except PermissionError as error:
-        raise DrnError(f"{name}: cannot be read: {error.strerror}") from error
+        if error.message.startswith(f"{name}: "):
+            raise
+        raise type(error)(f"{name}: {error.message}", error.hint) from error
     except MemoryError:
         raise
     except Exception as error:  # what a broken file raises has no bounds
+        # Pillow's own errors have no number; a broken file may send it to a negative place.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise DrnError(f"{name}: cannot be read: {error.strerror}") from error
         text = " ".join(str(error).split()) or type(error).__name__
         raise DrnError(f"{name}: broken image: {text}") from error
 

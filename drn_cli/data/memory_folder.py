@@ -50,7 +50,7 @@ def claim(folder: Path, *, private: bool = False) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(part))
         if (shared or own) and (problem := _unsafe(found, own=own)):
             raise DrnError(f"{part}: {problem}", "remove it or choose another folder")
-        if last and found.st_mode & 0o022:
+        if own and found.st_mode & 0o022:
             raise DrnError(
                 f"{part}: can be changed by other users", f"chmod go-w {part}, or choose another"
             )
@@ -87,7 +87,7 @@ def _unsafe(found: os.stat_result, *, own: bool) -> str | None:
     if stat.S_ISLNK(found.st_mode):
         return "is a link in a folder in which everyone may write"
     if found.st_uid != os.geteuid() and (own or found.st_uid != 0):
-        return f"belongs to another user (number {found.st_uid})"
+        return f"belongs to another user, number {found.st_uid}"
     return None
 
 

@@ -18,6 +18,7 @@ from drn_cli.data.memory_folder import SHARED_MEMORY
 from drn_cli.errors import DrnError, FaultError, limit_reached
 
 OWN_FILES = 48  # of a process without readers, and some to spare
+USUAL_FILES = 4096  # that are allowed where they can be: batches that are kept take more
 FILES_A_READER = 12  # its pipes, and the tensors of the batches that it has read ahead
 
 
@@ -66,7 +67,7 @@ def _pass_over(_: object) -> None:
 
 
 def allow_open_files(workers: int) -> None:
-    """Raise this process's limit of open files to what its reading processes need.
+    """Raise this process's limit of open files to what its reading processes need, and more.
 
     Batches come as open files. Beyond the limit some are lost, and one waits for them for ever.
 
@@ -74,15 +75,18 @@ def allow_open_files(workers: int) -> None:
         DrnError: The limit cannot be raised as far.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = OWN_FILES + FILES_A_READER * workers if workers else 0
-    if soft == resource.RLIM_INFINITY or soft >= needed:
+    if not workers or soft == resource.RLIM_INFINITY:
         return
-    if hard != resource.RLIM_INFINITY and hard < needed:
+    needed = OWN_FILES + FILES_A_READER * workers
+    most = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    if most < needed:
         raise DrnError(
             f"data.workers={workers} needs {needed} open files, and the limit is {hard}",
-            f"raise it (ulimit -n {needed}), or read with fewer data.workers; 0 needs none",
+            f"raise it with ulimit -n {needed}, or read with fewer data.workers; 0 needs none",
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    wanted = min(most, max(needed, USUAL_FILES))
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _out_of(failure: Exception) -> DrnError | None:

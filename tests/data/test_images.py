@@ -1,4 +1,5 @@
 import os
+import resource
 import struct
 import zlib
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from drn_cli.data.images import (
     write_image,
     write_index,
 )
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, explained
 
 ORIENTATION = 0x0112
 # How the camera's pixels came to lie in the file, for each value of the EXIF orientation.
@@ -647,3 +648,21 @@ def test_overlay_is_pillows_blend_but_for_a_level(shape: tuple[int, int]) -> Non
     assert mixed.dtype == np.uint8
     assert np.abs(mixed.astype(int) - expected).max() <= 1
     assert np.array_equal(mixed[classes == 255], picture[classes == 255])
+
+
+@pytest.mark.parametrize("read", [read_image, read_label, read_header])
+def test_a_limit_of_open_files_is_no_broken_image(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "a.png"
+    Image.new("L", (3, 2)).save(path)
+    read(path)  # opens what is needed once
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(DrnError) as caught:
+            read(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.message == f"{path}: cannot be read: Too many open files"
+    assert "ulimit -n" in str(explained(caught.value).hint)

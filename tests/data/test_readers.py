@@ -2,6 +2,7 @@ import errno
 import io
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset
 
 from drn_cli.data.batches import TrainingBatches
 from drn_cli.data.order import Order, Turn
-from drn_cli.data.readers import reading_failures
+from drn_cli.data.readers import allow_open_files, reading_failures
 from drn_cli.errors import DrnError
 
 KILLED = """
@@ -192,12 +193,23 @@ except DrnError as error:
 """
 
 
+def test_open_files_are_allowed_beyond_what_readers_need() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        allow_open_files(1)
+        raised = resource.getrlimit(resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert raised == (4096 if hard == resource.RLIM_INFINITY else min(hard, 4096), hard)
+
+
 @pytest.mark.parametrize(
     ("limit", "said"),
     [
         (
             24,
-            "data.workers=2 needs 72 open files, and the limit is 24 (raise it (ulimit -n 72), "
+            "data.workers=2 needs 72 open files, and the limit is 24 (raise it with ulimit -n 72, "
             "or read with fewer data.workers; 0 needs none)\n",
         ),
         (72, "20 batches\n"),  # the soft limit is raised
