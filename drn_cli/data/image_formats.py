@@ -115,16 +115,27 @@ class _Relaxed:
                 Image.MAX_IMAGE_PIXELS = self._limit
                 self._before.__exit__(None, None, None)
 
-    def _forked(self) -> None:
+    def _before_fork(self) -> None:
+        self._lock.acquire()  # not while another thread is on its way in or out
+
+    def _in_parent(self) -> None:
+        self._lock.release()
+
+    def _in_child(self) -> None:
         """Leave what threads were inside of that the new process does not have."""
-        inside, self._lock = self._inside, threading.Lock()
-        if inside:
+        if self._inside:
             Image.MAX_IMAGE_PIXELS = self._limit
+            self._before.__exit__(None, None, None)
         self._inside = 0
+        self._lock.release()
 
 
 relaxed = _Relaxed()
-os.register_at_fork(after_in_child=relaxed._forked)
+os.register_at_fork(
+    before=relaxed._before_fork,
+    after_in_parent=relaxed._in_parent,
+    after_in_child=relaxed._in_child,
+)
 
 
 def foreign(data: bytes) -> DrnError:

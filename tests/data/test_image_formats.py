@@ -4,8 +4,10 @@ import os
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
+from PIL import Image
 
 from drn_cli.data.image_formats import relaxed
 
@@ -45,12 +47,31 @@ def test_the_first_thread_to_leave_does_not_speak_for_the_last() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks, where there are threads
-def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have() -> None:
-    with relaxed._lock:
+def test_a_forked_process_has_none_of_what_threads_were_inside_of() -> None:
+    is_in, is_forked = threading.Event(), threading.Event()
+    limit = Image.MAX_IMAGE_PIXELS
+
+    def read() -> None:
+        with relaxed:
+            is_in.set()
+            assert is_forked.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        assert is_in.wait(30)
         child = os.fork()
         if child == 0:
-            with relaxed:
-                warn()
-            os._exit(5)
-    _, status = os.waitpid(child, 0)
+            code = 1
+            with suppress(BaseException):
+                with relaxed:
+                    warn()
+                assert limit == Image.MAX_IMAGE_PIXELS
+                try:
+                    warn()
+                except UserWarning:
+                    code = 5
+            os._exit(code)
+        is_forked.set()
+        _, status = os.waitpid(child, 0)
+        reading.result()
     assert os.waitstatus_to_exitcode(status) == 5
