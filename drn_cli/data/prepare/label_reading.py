@@ -222,11 +222,14 @@ def _unknown(found: Found, unknown: Counter[Shown], *, colours: bool) -> DrnErro
     kind = "colour" if colours else "value"
     one = len(unknown) == 1
     path = found.first.get(most[0][0])
+    problem = f"{path}: has the {kind} {listed[0]}, which is no class"
+    if not one:
+        problem = (
+            f"the labels hold {len(unknown)} {kind}s that are no class: {few_of(listed, LISTED)}; "
+            f"{path} for instance"
+        )
     return DrnError(
-        f"{path}: has the {kind} {listed[0]}, which is no class"
-        if one
-        else f"the labels hold {len(unknown)} {kind}s that are no class: {few_of(listed, LISTED)}"
-        f"; {path} for instance{LOSSY_NOTE if found.lossy else ''}",
+        f"{problem}{LOSSY_NOTE if found.lossy else ''}",
         f"give {'it a row' if one else 'them rows'} in the class file (void for what to ignore), "
         "or ignore all such pixels with --unknown-as-void",
     )

@@ -200,7 +200,7 @@ def prepare_pairs(
             split that is kept, or `out` holds something else.
     """
     _refuse_inside(out, folders)
-    matches, parts = folders.matching.matches, []
+    matches = folders.matching.matches
     given = find_split(folders.images, folders.labels, matches) if keep_split else None
     if given and shares:
         raise DrnError(
