@@ -136,9 +136,8 @@ class Watch:
             return None
         ranks = self._culprits([doing for *_, doing in reports], limit)
         _, _, step, doing = reports[ranks[0]]
-        names = few_of(ranks, most=8)
-        subject = f"rank {names} has" if len(ranks) == 1 else f"ranks {names} have"
         seconds = self._clock - self._changed[ranks[0]]
+        subject = _subject(ranks, "has", "have")
         text = f"{subject} made no progress for {seconds:.0f} s (last: step {step}, {doing})"
         return Stall(tuple(ranks), text, idle - limit)
 
@@ -149,9 +148,10 @@ class Watch:
         healthy rank is while it writes a checkpoint, only after the limit without progress.
         """
         if stopped := [rank for rank, process in self._local.items() if _state(process) == "T"]:
-            return Stall(tuple(stopped), f"rank {stopped[0]} is stopped", 0.0)
+            return Stall(tuple(stopped), f"{_subject(stopped, 'is', 'are')} stopped", 0.0)
         if asleep := self._asleep(self._limit or UNINTERRUPTIBLE):
-            text = f"rank {asleep[0]} waits for a disk or file system that does not answer"
+            subject = _subject(asleep, "waits", "wait")
+            text = f"{subject} for a disk or file system that does not answer"
             return Stall(tuple(asleep), text, 0.0)
         return None
 
@@ -196,6 +196,12 @@ class Watch:
             for rank, since in self._uninterruptible.items()
             if self._clock - max(since, self._changed[rank]) > limit
         ]
+
+
+def _subject(ranks: Sequence[int], one: str, several: str) -> str:
+    """Name ranks, with the verb that follows."""
+    names = few_of(ranks, most=8)
+    return f"rank {names} {one}" if len(ranks) == 1 else f"ranks {names} {several}"
 
 
 def _state(process: int) -> str:

@@ -208,10 +208,14 @@ def test_a_rank_that_cannot_run_comes_before_one_that_can(start, state, doing, l
     assert stall is not None and stall.ranks == (1,)
 
 
-def test_only_a_stopped_rank_is_deaf_at_once(start):
-    job = Job(2, {0: start("D"), 1: start("T")})
+@pytest.mark.parametrize(
+    ("states", "ranks", "text"),
+    [("DT", (1,), "rank 1 is stopped"), ("TT", (0, 1), "ranks 0, 1 are stopped")],
+)
+def test_only_a_stopped_rank_is_deaf_at_once(start, states, ranks, text):
+    job = Job(2, {rank: start(state) for rank, state in enumerate(states)})
     deaf = job.watch.deaf()
-    assert deaf is not None and (deaf.ranks, deaf.text) == ((1,), "rank 1 is stopped")
+    assert deaf is not None and (deaf.ranks, deaf.text) == (ranks, text)
 
 
 @pytest.mark.parametrize("limit", [LIMIT, None])
