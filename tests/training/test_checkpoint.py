@@ -170,19 +170,6 @@ def test_a_run_keeps_its_optimizer(tmp_path, recipe_file, prepare, kinds):
         load_checkpoint(path, prepare(now))
 
 
-@pytest.mark.parametrize("checksums", [True, False])
-def test_a_checkpoint_without_checksums_is_read_with_a_warning(kept, tmp_path, caplog, checksums):
-    path, training = tmp_path / "last.pt", kept[1]
-    torch.serialization.set_crc32_options(checksums)
-    try:
-        save_checkpoint(path, training, PROGRESS, 0)
-    finally:
-        torch.serialization.set_crc32_options(True)
-    load_checkpoint(path, training)
-    warning = f"{path}: not verified, as it holds no checksums"
-    assert caplog.messages == [warning] * (not checksums)
-
-
 def test_replaces_the_earlier_one_whole(saved, kept, monkeypatch):
     before = saved.read_bytes()
 
