@@ -242,10 +242,6 @@ def read_ids(path: Path) -> Answer:
     return [("ids", np.array(read_label(path)))]
 
 
-def read_palette(path: Path) -> Answer:
-    return read_pixels(path) + read_ids(path)
-
-
 FORMATS = {
     "safetensors": Format(network_file, open_and_run),
     "pth": Format(torch_file, open_and_run),
@@ -255,7 +251,8 @@ FORMATS = {
     "openvino .xml": Format(exported_file("openvino", ".xml"), open_and_run),
     "openvino .bin": Format(exported_file("openvino", ".xml"), open_and_run, ".bin"),
     "png image": Format(image_file(".png"), read_pixels),
-    "png palette": Format(palette_file, read_palette),
+    "png palette": Format(palette_file, read_pixels),
+    "png palette ids": Format(palette_file, read_ids),
     "png label": Format(label_file, read_ids),
     "cache entry": Format(cache_entry, read_cached),
 }
