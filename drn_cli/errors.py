@@ -51,7 +51,7 @@ def few_of(names: Sequence[object], most: int) -> str:
     return f"{named} and {len(names) - most:,} more" if len(names) > most else named
 
 
-def warn_once(log: logging.Logger, text: str) -> None:
+def warn_for_all(log: logging.Logger, text: str) -> None:
     """Log a warning in rank 0 alone, of what all ranks of a job would warn."""
     if reports_for_all():
         log.warning("%s", text)

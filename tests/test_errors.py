@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drn_cli.errors import DrnError, explained, limit_reached, warn_once
+from drn_cli.errors import DrnError, explained, limit_reached, warn_for_all
 
 
 def test_text_is_the_message_with_the_hint_in_brackets() -> None:
@@ -68,7 +68,7 @@ def test_of_the_ranks_of_a_job_the_first_warns(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    warn_once(logging.getLogger("drn_cli"), "a.pth: not verified")
+    warn_for_all(logging.getLogger("drn_cli"), "a.pth: not verified")
     assert caplog.messages == ["a.pth: not verified"] * warned
 
 

@@ -10,7 +10,7 @@ import torch
 from drn_cli.data.classes import ClassSet, generic, imagenet
 from drn_cli.data.classification import View
 from drn_cli.data.folders import ListFolder, Statistics
-from drn_cli.errors import DrnError, warn_once
+from drn_cli.errors import DrnError, warn_for_all
 from drn_cli.inference import told
 from drn_cli.inference.classifier import Classifier
 from drn_cli.inference.exported.network import AS_PIXELS, ExportedNetwork, Output
@@ -146,7 +146,7 @@ def load_classifier(
     if names is None and found.classes == len(imagenet()):
         names, folders = tuple(imagenet().values()), tuple(imagenet())
     if is_start(found.path.name, found.told.get("source")):
-        warn_once(
+        warn_for_all(
             log,
             f"{found.path}: the weights of a ResNet are a start for training {found.arch}, not the "
             "published classifier: its answers mean little (use a C or D network, as drn_d_22)",

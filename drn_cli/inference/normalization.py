@@ -19,7 +19,7 @@ from drn_cli.data.folders import (
     ListFolder,
     Statistics,
 )
-from drn_cli.errors import DrnError, warn_once
+from drn_cli.errors import DrnError, warn_for_all
 from drn_cli.inference import told
 from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.opening import Found
@@ -130,14 +130,14 @@ def normalization(
                 f"{found.path}: its {own.text()} are inside, others cannot be used",
                 "export it without --normalize",
             )
-        warn_once(
+        warn_for_all(
             log,
             f"{found.path}: its own {own.text()} are replaced by the {given.text()} that is given",
         )
     if given is not None:
         return given
     if own is not None and guessed:
-        warn_once(
+        warn_for_all(
             log,
             f"{found.path}: its mean and std were guessed when it was exported, {guessed}: "
             f"{own.text()} (export it again with {REMEDY})",
@@ -156,7 +156,7 @@ def _guess(found: Found) -> Normalization:
         guess = Normalization(CITYSCAPES, f"cityscapes (guessed: {classes} classes)")
     else:
         guess = Normalization(IMAGENET, "imagenet (guessed)")
-    warn_once(
+    warn_for_all(
         log,
         f"{found.path}: does not state its mean and std; a guess is used, {guess.source}: "
         f"{guess.text()} (use {REMEDY})",

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from drn_cli.errors import DrnError, warn_once
+from drn_cli.errors import DrnError, warn_for_all
 from drn_cli.files import atomic
 from drn_cli.integrity import (
     ZIP_ERRORS,
@@ -82,13 +82,13 @@ def read_checkpoint(path: str | Path, *, quiet: bool = False) -> Checkpoint:
         verified = found.verified or check_recorded_digest(file, path)
     metadata = check_metadata(found.metadata, path)
     if not (verified or quiet):
-        warn_once(
+        warn_for_all(
             logger,
             f"{path}: not verified, as it holds no checksum (`drn models import` writes one that "
             "does)",
         )
     if metadata.get("steps") == "0" and not quiet:
-        warn_once(logger, f"{path}: checkpoint of step 0: this network has not been trained")
+        warn_for_all(logger, f"{path}: checkpoint of step 0: this network has not been trained")
     return Checkpoint(_without_wrappers(found.tensors), metadata, verified)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from drn_cli.errors import DrnError, warn_once
+from drn_cli.errors import DrnError, warn_for_all
 from drn_cli.files import atomic
 from drn_cli.integrity import check_zip, open_regular
 from drn_cli.networks.metadata import check_metadata
@@ -169,7 +169,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bool]:
     with open_regular(path, "a checkpoint of a training run") as file:
         try:
             if not (verified := check_zip(file, path, stored=True)):
-                warn_once(log, f"{path}: not verified, as it holds no checksums")
+                warn_for_all(log, f"{path}: not verified, as it holds no checksums")
             content = load_pickle(file, path)
         except DrnError as error:
             if error.message.startswith(f"{path}: cannot be read"):

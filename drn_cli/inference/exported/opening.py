@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from drn_cli.errors import DrnError, warn_once
+from drn_cli.errors import DrnError, warn_for_all
 from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.exported.runtime import content_of, half_written
 from drn_cli.integrity import damaged
@@ -46,7 +46,7 @@ def open_exported(path: Path, *, quiet: bool = False) -> ExportedNetwork:
         )
     checked = replace(found, told=check_metadata(found.told, path, ours=True))
     if not (found.verified or quiet):
-        warn_once(
+        warn_for_all(
             logger, f"{path}: not verified, as it holds no checksum (exporting it again writes one)"
         )
     return checked
