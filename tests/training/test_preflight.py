@@ -106,7 +106,7 @@ BLUE = "train_labels.txt: no training pixel is blue (2): it cannot be learned"
         (lambda root: many(root) or counts(5, 5, 0)(root), (), None, BLUE),
         (many, (), None, "info.json: has no pixels of each class"),
         (lambda root: (root / "info.json").write_text('{"mean": [0.5, 0.5, 0.5], '
-         '"std": [0.5, 0.5, 0.5]}'), ("data.classes=1",), "data.classes: 1, with fewer", None),
+         '"std": [0.5, 0.5, 0.5]}'), ("data.classes=1",), "data.classes: 1; with fewer", None),
     ],
 )  # fmt: skip
 def test_segmentation(
