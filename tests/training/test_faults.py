@@ -253,7 +253,7 @@ def test_a_stopped_process_is_named_and_ended(
 ):
     """It is the limit that ends it: nothing else would notice."""
     running = drn.begin(
-        *("train", recipe_file, *IN_TWO, "train.timeout=15", "data.workers=1"),
+        *("train", recipe_file, *IN_TWO, "train.timeout=30", "data.workers=1"),
         *("--gpus", "2", "--max-restarts", str(restarts), "--run-dir", "run"),
     )
     under_way(running, run, step=2)
