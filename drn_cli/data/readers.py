@@ -46,10 +46,26 @@ def reading_failures(loader: DataLoader[Any] | None = None) -> Iterator[None]:
         ):
             raise  # of another connection or file
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one death is enough
+            _stop_reporting_deaths()
         readers = getattr(getattr(loader, "_iterator", None), "_workers", ())
         ends = [_end(reader.exitcode) for reader in readers if reader.exitcode is not None]
         raise _why_reading_failed(failure, "; ".join([str(failure), *ends])) from None
+
+
+_reporting: list[Any] = []  # the handler of SIGCHLD that one death has taken away
+
+
+def _stop_reporting_deaths() -> None:
+    """Ignore the other workers of a loader that has failed: one death is enough."""
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if handler != signal.SIG_DFL:
+        _reporting[:] = [handler]
+
+
+def report_deaths() -> None:
+    """Hear of killed workers again; PyTorch sets its handler once in a process."""
+    if _reporting and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, _reporting.pop())
 
 
 def _first_of(failure: Exception) -> Exception:
