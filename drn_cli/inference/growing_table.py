@@ -5,10 +5,29 @@ import glob
 import io
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from drn_cli.errors import DrnError
-from drn_cli.files import csv_text, hidden_beside, open_append, write_csv
+from drn_cli.files import csv_text, hidden_beside, locked, open_append, write_csv
+
+
+@contextmanager
+def writing_table(path: Path) -> Iterator[None]:
+    """Exclude other runs from a CSV file and its parts, and make its folder.
+
+    Raises:
+        DrnError: Another run is writing it, or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DrnError(f"{path}: cannot be written: {error.strerror or error}") from error
+    busy = DrnError(
+        f"{path}: another process is writing it", "wait for it, or choose another --csv"
+    )
+    with locked(hidden_beside(path, "lock"), busy):
+        yield
 
 
 class GrowingTable:

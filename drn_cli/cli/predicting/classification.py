@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,7 @@ def classify(
     """
     from drn_cli.distributed.group import join
     from drn_cli.distributed.launch import leave
-    from drn_cli.inference.growing_table import GrowingTable
+    from drn_cli.inference.growing_table import GrowingTable, writing_table
     from drn_cli.inference.inputs import Picture, find_pictures
     from drn_cli.inference.loading import load_classifier
 
@@ -71,7 +72,7 @@ def classify(
     if wanted.skip_existing and csv is None:
         raise DrnError("--skip-existing: a classifier goes on where a --csv FILE ends")
     pictures = [Picture("-", "stdin")] if list(inputs) == ["-"] else find_pictures(inputs)
-    with join() as group:
+    with join() as group, ExitStack() as stack:
         if group.first:
             console.note(f"{source.checkpoint} on {len(pictures)} pictures")
         classifier = load_classifier(
@@ -84,6 +85,8 @@ def classify(
         top = min(top_k, len(classifier.names))
         table = None
         if csv is not None:
+            if group.first:
+                stack.enter_context(writing_table(csv))
             places = range(1, top + 1)
             columns = (name for n in places for name in (f"class_{n}", f"probability_{n}"))
             table = GrowingTable(csv, ["image", *columns], group.rank, resume=wanted.skip_existing)

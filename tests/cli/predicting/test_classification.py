@@ -22,6 +22,7 @@ from drn_cli.data.images import read_image
 from drn_cli.data.resized_crop import centre_crop, ten_crops
 from drn_cli.errors import DrnError
 from drn_cli.files import csv_text
+from drn_cli.inference.growing_table import writing_table
 from drn_cli.inference.told import record
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
@@ -233,6 +234,17 @@ def test_csv_of_another_number_of_classes_is_not_gone_on_with(classify, photos):
     assert isinstance(refused.exception, DrnError)
     assert "classes.csv: has other columns" in str(refused.exception)
     assert Path("classes.csv").read_bytes() == before
+
+
+def test_csv_of_two_runs_at_once_is_refused(classify, photos):
+    with writing_table(Path("out/classes.csv")):
+        Path("out/.classes.csv.0.part").write_text("photos/a.png\n")
+        refused = classify("photos", "--csv", "out/classes.csv")
+        assert Path("out/.classes.csv.0.part").read_text() == "photos/a.png\n"
+    assert re.match(
+        r"out/classes\.csv: another process is writing it \(wait", str(refused.exception)
+    )
+    assert classify("photos", "--csv", "out/classes.csv").exit_code == 0
 
 
 @pytest.mark.parametrize(
