@@ -328,7 +328,9 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
     """
     try:
         # A named pipe would wait for a writer for ever, and a device might never end.
-        with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+        with open(
+            path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
+        ) as file:
             found = os.fstat(file.fileno())
             if largest is not None and found.st_size > largest:
                 raise DrnError(
@@ -349,10 +351,6 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
 def read_text(path: Path, limit: int = TEXT) -> str:
     """Read a text file in UTF-8, with a byte order mark or without; raises as `read_bytes` does."""
     return decode_text(read_bytes(path, limit).removeprefix(codecs.BOM_UTF8), str(path))
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def decode_text(content: bytes, where: str) -> str:

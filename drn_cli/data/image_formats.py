@@ -192,15 +192,14 @@ def check_png(data: bytes) -> None:
     Raises:
         ValueError: A checksum is wrong, or the end is missing.
     """
-    view, place = memoryview(data), len(PNG_MAGIC)
+    place = len(PNG_MAGIC)
     while place + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
         end = place + 12 + length
         if end > len(data):
             break
         (expected,) = struct.unpack_from(">I", data, end - 4)
-        # Its stubs leave memoryview out.
-        if imagecodecs.deflate_crc32(view[place + 4 : end - 4]) != expected:  # type: ignore[arg-type]
+        if imagecodecs.deflate_crc32(data[place + 4 : end - 4]) != expected:
             name = kind.decode("ascii", "replace")
             raise ValueError(
                 f"the checksum of its {name if name.isalnum() else 'next'} chunk, "

@@ -98,16 +98,28 @@ def recording(
     resume: bool,
     force: bool,
 ) -> "Iterator[MapRecord]":
-    """Share an output folder and its record with other runs of the same network; as `MapRecord`.
+    """Share an output folder and its record with other runs of the same network.
 
     For one process of a job, which `finish`es the record for all.
+
+    Args:
+        out: The output folder.
+        maker: What makes the maps.
+        names: The images whose maps are to be made, as their files are called.
+        kinds: Which files are written of each.
+        resume: Whether files that are there stay, as with `--skip-existing`.
+        force: Whether recorded files that would be in the way are deleted.
+
+    Raises:
+        DrnError: Files that something else made would remain, or the record cannot be read.
     """
     from drn_cli.inference.outputs import writing_below
 
     with ExitStack() as stack:
         with _changing(out):  # also what others write: who comes later finds this run's rows
             alone = stack.enter_context(writing_below(out))
-            record = MapRecord(out, maker, names, kinds, resume=resume, force=force, alone=alone)
+            record = MapRecord(out, maker, kinds, alone=alone)
+            record.begin(names, resume=resume, force=force)
         yield record
 
 
@@ -126,45 +138,31 @@ class MapRecord:
     """The record of an output folder, while maps are written there; see `recording`.
 
     Args:
-        out: The output folder.
-        maker: What makes the maps.
-        names: The images whose maps are to be made, as their files are called.
-        kinds: Which files are written of each.
-        resume: Whether files that are there stay, as with `--skip-existing`.
-        force: Whether recorded files that would be in the way are deleted.
+        out, maker, kinds: As there.
         alone: Whether no other run writes there: recorded files that are missing are not coming.
-
-    Raises:
-        DrnError: Files that something else made would remain, or the record cannot be read.
     """
 
-    def __init__(
-        self,
-        out: Path,
-        maker: Row,
-        names: Sequence[str],
-        kinds: "Sequence[Kind]",
-        *,
-        resume: bool,
-        force: bool,
-        alone: bool,
-    ) -> None:
+    def __init__(self, out: Path, maker: Row, kinds: "Sequence[Kind]", *, alone: bool) -> None:
         self.out, self.path, self.maker, self.kinds = out, out / RECORD, maker, kinds
         self._alone = alone
         self._rows: list[Row] = []
         self._made: dict[tuple[bool, tuple[str, ...]], Row] = {}
         self._different: dict[int, list[str]] = {}
+        self._replaced: dict[str, Row] = {}
+
+    def begin(self, names: Sequence[str], *, resume: bool, force: bool) -> None:
+        """Check what is there, and record what will be; arguments and errors of `recording`."""
         from drn_cli.inference.outputs import check_place
 
-        before = _read(out)
+        before = _read(self.out)
         if resume:
             self._check_unrecorded(before, names)
         left = self._left(before, set(names), resume)
-        if left and not (force and alone):
+        if left and not (force and self._alone):
             self._refuse(before, left)
         for name, kinds_left in left.items():
-            for path in _files(out, name, kinds_left):
-                check_place(out, path)
+            for path in _files(self.out, name, kinds_left):
+                check_place(self.out, path)
                 path.unlink(missing_ok=True)
             kept = [kind for kind in before[name]["files"] if kind not in kinds_left]
             before[name] = before[name] | {"files": kept}
