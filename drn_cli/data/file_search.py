@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,20 +49,35 @@ class LeftOut:
 
     Args:
         expected: Names, as `add` gets them, that a data set has and that are not counted.
+        wanted: Whether a reason and a name are counted; by default all are.
     """
 
-    def __init__(self, expected: re.Pattern[str] | None = None) -> None:
+    def __init__(
+        self,
+        expected: re.Pattern[str] | None = None,
+        *,
+        wanted: Callable[[str, str], bool] = lambda reason, name: True,
+    ) -> None:
         self._expected = expected
+        self._wanted = wanted
         self.counts: Counter[str] = Counter()
         self._names: dict[str, list[str]] = {}
 
     def add(self, reason: str, name: str) -> None:
         if self._expected and self._expected.fullmatch(name):
             return
+        if not self._wanted(reason, name):
+            return
         self.counts[reason] += 1
         names = self._names.setdefault(reason, [])
         if len(names) < NAMED:
             names.append(name)
+
+    def take_over(self, other: "LeftOut") -> None:
+        """Count what another one counted, too."""
+        self.counts += other.counts
+        for reason, names in other._names.items():
+            self._names[reason] = [*self._names.get(reason, ()), *names][:NAMED]
 
     def __bool__(self) -> bool:
         return bool(self.counts)

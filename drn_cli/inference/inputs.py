@@ -7,14 +7,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from drn_cli.data.file_search import (
+    CYCLE,
     DEBRIS,
     ENDINGS,
     FOLDER,
+    HIDDEN,
     PREDICTIONS,
+    REPEATED,
+    UNREADABLE,
     LeftOut,
     reason_against,
     search,
@@ -22,6 +26,8 @@ from drn_cli.data.file_search import (
 from drn_cli.errors import DrnError
 
 log = logging.getLogger(__name__)
+
+NOT_ENTERED = frozenset({CYCLE, REPEATED, UNREADABLE, PREDICTIONS})  # reasons against folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,40 +91,71 @@ def _expand(entry: str, ours: Sequence[str], left_out: LeftOut) -> Iterator[tupl
     elif is_there:
         yield str(path), path.name, True
     elif glob.has_magic(entry):
-        # The structure below the part of the pattern that has no wildcard is kept.
-        fixed = Path(*_until_magic(path.parts))
-        pattern = path.relative_to(fixed).parts
-        asked = any(part.startswith(".") for part in pattern)  # for what is hidden elsewhere
-        if "**" in pattern and not asked:
-            yield from _search(entry, fixed, pattern, ours, left_out)
-            return
-        # Path.glob would take `*` for hidden folders, too.
-        matches = sorted(
-            glob.glob(str(Path(*pattern)), root_dir=fixed, recursive=True, include_hidden=asked)  # noqa: PTH207
-        )
-        if not matches:
-            raise DrnError(f"{entry}: matches no file")
-        for inner in matches:
-            reason = reason_against(fixed / inner, hidden_too=asked)
-            if reason is None:
-                yield str(fixed / inner), inner, False
-            elif reason not in (FOLDER, DEBRIS):
-                left_out.add(reason, inner)
+        yield from ((path, relative, False) for path, relative in _matched(entry, ours, left_out))
     else:
         raise DrnError(f"{entry}: no such file or folder")
 
 
-def _search(
-    entry: str, fixed: Path, pattern: Sequence[str], ours: Sequence[str], left_out: LeftOut
-) -> Iterator[tuple[str, str, bool]]:
-    """Yield the images that a pattern with `**` matches, found as in a folder that is given."""
+def _matched(entry: str, ours: Sequence[str], left_out: LeftOut) -> Iterator[tuple[str, str]]:
+    """Yield the images that a pattern matches: path, and path below its part without wildcards.
+
+    Raises:
+        DrnError: It matches no file, not even one that is left out.
+    """
+    path = Path(entry)
+    fixed = Path(*_until_magic(path.parts))
+    pattern = path.relative_to(fixed).parts
+    asked = any(part.startswith(".") for part in pattern)  # for what is hidden elsewhere
+    if "**" in pattern and not asked:
+        passed_over = LeftOut(wanted=partial(_concerns, pattern))
+        found = _search(fixed, pattern, ours, passed_over)
+    else:
+        passed_over = LeftOut()
+        found = _glob(fixed, pattern, asked, passed_over)
     nothing = True
+    for one in found:
+        nothing = False
+        yield one
+    if nothing and not passed_over.counts.keys() - NOT_ENTERED - {HIDDEN}:
+        raise DrnError(f"{entry}: matches no file{f' ({passed_over})' if passed_over else ''}")
+    left_out.take_over(passed_over)
+
+
+def _search(
+    fixed: Path, pattern: Sequence[str], ours: Sequence[str], left_out: LeftOut
+) -> Iterator[tuple[str, str]]:
+    """Yield the images that a pattern with `**` matches, found as in a folder that is given."""
     for path, relative in search(fixed, left_out, ours, apart_reason=PREDICTIONS):
         if _matches(relative.split("/"), pattern):
-            nothing = False
-            yield os.path.normpath(path), relative, False
-    if nothing and not left_out:
-        raise DrnError(f"{entry}: matches no file")
+            yield os.path.normpath(path), relative
+
+
+def _glob(
+    fixed: Path, pattern: Sequence[str], hidden_too: bool, left_out: LeftOut
+) -> Iterator[tuple[str, str]]:
+    """Yield the images that a pattern matches; Path.glob would take `*` for hidden folders, too."""
+    matches = glob.glob(  # noqa: PTH207
+        str(Path(*pattern)), root_dir=fixed, recursive=True, include_hidden=hidden_too
+    )
+    for inner in sorted(matches):
+        reason = reason_against(fixed / inner, hidden_too=hidden_too)
+        if reason is None:
+            yield str(fixed / inner), inner
+        elif reason not in (FOLDER, DEBRIS):
+            left_out.add(reason, inner)
+
+
+def _concerns(pattern: Sequence[str], reason: str, name: str) -> bool:
+    """Return whether a pattern matches what a search left out, or may match what is below it."""
+    parts = name.split("/")
+    return _matches(parts, pattern) or (reason in NOT_ENTERED and _enters(parts, pattern))
+
+
+def _enters(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Return whether a pattern with `**` may match files below a folder."""
+    if not parts or pattern[0] == "**":
+        return True
+    return fnmatchcase(parts[0], pattern[0]) and _enters(parts[1:], pattern[1:])
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -1,3 +1,4 @@
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -235,6 +236,44 @@ def test_input_without_pictures_is_an_error_that_names_it(entry: str, message: s
     Path("bare").mkdir()
     with pytest.raises(DrnError, match=message):
         found(entry)
+
+
+@pytest.mark.parametrize("pattern", ["pics/**/*.tif", "pics/**/c.png", "pics/d*", "pics/*/e?"])
+def test_pattern_without_a_file_is_an_error_beside_other_inputs(
+    pictures: Path, pattern: str
+) -> None:
+    """Files that it does not match are no reason to go on without it."""
+    touch(pictures / ".hidden.tif")
+    (pictures / "gone.png").symlink_to(pictures / "absent.png")
+    (pictures / "deep" / "round").symlink_to(pictures)
+    for inputs in ((pattern, "pics/b.png"), ("pics", pattern)):
+        with pytest.raises(DrnError) as caught:
+            found(*inputs)
+        assert str(caught.value).startswith(f"{pattern}: matches no file")
+        assert "notes.txt" not in str(caught.value)
+        assert "gone.png" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left_out"),
+    [
+        ("pics/**/*.png", "link to nothing 1 (gone.png), unreadable 1 (locked)"),
+        ("pics/**/*.jpeg", "unreadable 1 (locked)"),
+        ("pics/*ee?/**/*.png", ""),
+        ("pics/*/**/*.txt", "unsupported ending 1 (deep/notes.txt), unreadable 1 (locked)"),
+    ],
+)
+def test_only_what_a_pattern_may_mean_is_reported_as_left_out(
+    pictures: Path, pattern: str, left_out: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "drn_cli")
+    touch(pictures / "deep" / "notes.txt")
+    (pictures / "gone.png").symlink_to("absent.png")
+    (pictures / "locked").mkdir()
+    with without_rights(pictures / "locked"):
+        assert "pics/b.png" in found(pattern, "pics/b.png")
+    said = f"{pattern}, pics/b.png: left out: {left_out}"
+    assert caplog.messages == ([said] if left_out else [])
 
 
 @contextmanager
