@@ -11,7 +11,7 @@ import typer
 
 from drn_cli.cli import console
 from drn_cli.cli.pictures import in_order, read_picture, results_of
-from drn_cli.cli.predicting.record import leave_record, maker_of
+from drn_cli.cli.predicting.record import begin_record, finish_record, maker_of
 from drn_cli.cli.predicting.segmentation import Wanted
 from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
@@ -83,7 +83,7 @@ def classify(
             **look.computing(group.device),
         )
         top = min(top_k, len(classifier.names))
-        table = None
+        table, maker = None, {}
         if csv is not None:
             if group.first:
                 stack.enter_context(writing_table(csv))
@@ -93,9 +93,10 @@ def classify(
             if group.first:
                 assert classifier.normalization is not None
                 maker = maker_of(network, classifier.normalization, {"view": classifier.view})
-                leave_record(csv, maker, len(table.known))
+                begin_record(csv, maker, len(table.known), resume=wanted.skip_existing)
             group.wait()
             table.begin()
+            stack.callback(table.end)  # of a run that fails as well
         started = time.perf_counter()
         keep = wanted.as_json or len(pictures) <= SHOWN
         tally = _classify_share(pictures, classifier, top, table, keep, wanted, group)
@@ -103,6 +104,7 @@ def classify(
         if group.first:
             if table is not None:
                 table.finish([picture.path for picture in pictures])
+                finish_record(table.path, maker)
             about = describe(source, network, classifier)
             _report(about, classifier, tallies, time.perf_counter() - started, wanted, csv)
     if any(tally.failed for tally in tallies):

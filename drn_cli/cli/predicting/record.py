@@ -65,13 +65,17 @@ def differences(row: Row, maker: Row) -> list[str]:
     return [DECIDES[key] for key in keys]
 
 
-def leave_record(table: Path, maker: Row, kept: int) -> None:
+def begin_record(table: Path, maker: Row, kept: int, *, resume: bool) -> None:
     """Record what makes a whole table, or check that the same continues it.
+
+    A table of something else stays until the new one is whole. Until then nothing is recorded to
+    have made it: a run that is killed in between must not pass its rows off as new ones.
 
     Args:
         table: The table.
         maker: What makes its rows.
         kept: How many rows of an earlier run stay.
+        resume: Whether such rows are kept at all.
 
     Raises:
         DrnError: These were made by another network, in another way, or by what is unknown.
@@ -82,10 +86,30 @@ def leave_record(table: Path, maker: Row, kept: int) -> None:
         if not path.is_file():
             problem = f"{kept:,} rows were made earlier, and {path}, which says by what, is missing"
             raise DrnError(f"{table}: {problem}", instead)
-        if different := differences(_object(path), maker):
+        before = _object(path)
+        if before.get("network") is None:
+            problem = (
+                "a run that replaced the predictions did not finish; what made them is unknown"
+            )
+            raise DrnError(f"{table}: {problem}", instead)
+        if different := differences(before, maker):
             problem = f"the predictions there were made with other {' and '.join(different)}"
             raise DrnError(f"{path}: {problem}", instead)
-    write_json(path, maker)
+    replaces = not resume and table.is_file() and not _is_of(path, maker)
+    write_json(path, UNKNOWN if replaces else maker)
+
+
+def finish_record(table: Path, maker: Row) -> None:
+    """Record what made a table that is whole."""
+    write_json(hidden_beside(table, "json"), maker)
+
+
+def _is_of(path: Path, maker: Row) -> bool:
+    """Whether a table's record can be read and holds the same maker."""
+    try:
+        return not differences(_object(path), maker)
+    except DrnError:
+        return False
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor
 
 from drn_cli.cli.predicting import classification
@@ -60,6 +61,18 @@ def classifier(model: DRN, tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return folder
+
+
+@pytest.fixture(scope="session")
+def other(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of another classifier of the same classes."""
+    torch.manual_seed(1)
+    model = create_model("drn_a_18", "classification", len(NAMES))
+    weights = tmp_path_factory.mktemp("other") / "net.safetensors"
+    save_weights(
+        weights, model, record(model, STATISTICS, ClassSet(NAMES, generic(len(NAMES)).colours))
+    )
+    return weights
 
 
 @pytest.fixture
@@ -225,6 +238,55 @@ def test_rows_of_what_is_unknown_are_not_gone_on_with(classify, photos, part):
     )
     assert classify("photos", "--csv", "classes.csv").exit_code == 0
     assert classify("photos", "--csv", "classes.csv", "--skip-existing").exit_code == 0
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("finished", "stopped", "resumed", "expected"),
+    [
+        (None, "first", "first", "0 of 4 rows"),
+        ("first", "first", "first", "4 of 4 rows"),
+        ("first", "other", "other", "what made them is unknown"),
+        ("first", "other", "first", "what made them is unknown"),
+        ("unrecorded", "first", "first", "what made them is unknown"),
+        ("damaged", "first", "first", "what made them is unknown"),
+        ("first", "first", "other", "made with other weights"),
+    ],
+)
+def test_table_that_a_stopped_run_was_to_replace_is_not_taken_for_its_own(
+    classify, classifier, other, photos, monkeypatch, finished, stopped, resumed, expected
+):
+    weights = {"other": other}
+    table = ("--csv", "classes.csv")
+    record = Path(".classes.csv.json")
+    if finished:
+        classify("photos", *table)
+        before = Path("classes.csv").read_bytes()
+        if finished == "unrecorded":
+            record.unlink()
+        if finished == "damaged":
+            record.write_text("half of a rec")
+    by = weights.get(stopped, classifier)
+    with monkeypatch.context() as reading:
+        reading.setattr(Image, "open", stop)  # while the first image is read
+        assert classify("photos", *table, weights=by).exit_code == 130
+    if finished:
+        assert Path("classes.csv").read_bytes() == before
+
+    by = weights.get(resumed, classifier)
+    result = classify("photos", *table, "--skip-existing", "--json", weights=by)
+    if expected.endswith("rows"):
+        assert f"{json.loads(result.stdout)['skipped']} of 4 rows" == expected
+    else:
+        assert isinstance(result.exception, DrnError)
+        assert expected in str(result.exception)
+        assert "leave out --skip-existing" in str(result.exception)
+        assert classify("photos", *table, weights=by).exit_code == 0  # as that says
+        again = classify("photos", *table, "--skip-existing", "--json", weights=by)
+        assert json.loads(again.stdout)["skipped"] == 4
 
 
 def test_csv_of_another_number_of_classes_is_not_gone_on_with(classify, photos):
