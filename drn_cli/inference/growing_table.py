@@ -39,6 +39,10 @@ class GrowingTable:
         rank: Which process this is; each has a part of its own.
         resume: Whether rows of the file and of parts that were left are kept, or thrown away.
 
+    Attributes:
+        known: The first column of the rows that are kept.
+        found: How many rows there are, also of other columns: these go when the table is written.
+
     Raises:
         DrnError: The file that is there has other columns, or cannot be read or written.
     """
@@ -54,7 +58,12 @@ class GrowingTable:
                 for part in path.parent.glob(self._parts):
                     part.unlink()
             self._before = []
-        self.known = {row[0] for row in self._rows(self._before)}
+        self.known: set[str] = set()
+        self.found = 0
+        for row in self._rows(self._before):
+            self.found += 1
+            if len(row) == len(self.header):
+                self.known.add(row[0])
 
     def begin(self) -> None:
         """Open this process's part; to be called when every process has read what was there."""
@@ -87,7 +96,8 @@ class GrowingTable:
         """
         parts = sorted(self.path.parent.glob(self._parts))
         kept = [path for path in self._before if path not in parts]
-        rows = {row[0]: row for row in self._rows([*kept, *parts])}
+        found = self._rows([*kept, *parts])
+        rows = {row[0]: row for row in found if len(row) == len(self.header)}
         wanted = (rows[name] for name in dict.fromkeys([*order, *rows]) if name in rows)
         write_csv(self.path, self.header, wanted)
         for part in parts:
@@ -111,7 +121,7 @@ class GrowingTable:
                     f"{path}: has other columns than {','.join(self.header)}",
                     "choose another --csv, or leave out --skip-existing",
                 )
-            yield from (row for row in rows if len(row) == len(self.header))
+            yield from filter(None, rows)
 
 
 def _whole_lines(path: Path) -> int:

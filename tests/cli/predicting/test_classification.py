@@ -289,6 +289,15 @@ def test_table_that_a_stopped_run_was_to_replace_is_not_taken_for_its_own(
         assert json.loads(again.stdout)["skipped"] == 4
 
 
+def test_rows_of_another_network_are_noticed_whatever_their_columns(classify, other, photos):
+    """Else a run with their columns would take them for those of the run in between."""
+    classify("photos", "--csv", "classes.csv", "--top-k", "1", weights=other)
+    Path("classes.csv").rename(".classes.csv.0.part")  # as a run leaves it that was killed
+    refused = classify("photos", "--csv", "classes.csv", "--skip-existing")
+    assert isinstance(refused.exception, DrnError)
+    assert "made with other weights" in str(refused.exception)
+
+
 def test_csv_of_another_number_of_classes_is_not_gone_on_with(classify, photos):
     classify("photos/a.png", "--csv", "classes.csv")
     before = Path("classes.csv").read_bytes()
