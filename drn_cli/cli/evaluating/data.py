@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drn_cli.cli import console
-from drn_cli.cli.evaluating.output import Output, leave_with, part_of
+from drn_cli.cli.evaluating.output import Output, leave_with, report_part
 from drn_cli.cli.source import Look, describe
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _classification(
             f"{source.checkpoint}, {split}: {scores.images} pictures of {len(folder.folders)} "
             f"classes, {classifier.view}"
         )
-        part = part_of(scores.images, expected, {}, scores.failed, left_out.lost)
+        part = report_part(scores.images, expected, {}, scores.failed, left_out.lost)
         about = describe(source, network, classifier) | {"split": split} | part
         output.classification(scores, classifier, about | {"view": classifier.view})
     leave_with(scores.failed)

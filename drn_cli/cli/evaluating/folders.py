@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from drn_cli.cli import console
-from drn_cli.cli.evaluating.output import Output, lacking, leave_with, part_of
+from drn_cli.cli.evaluating.output import Output, lacking, leave_with, report_part
 from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
 
@@ -236,7 +236,9 @@ def _tell(
     about: dict[str, Any],
 ) -> None:
     pairs = protocol.pairs
-    part = part_of(scores.images, pairs.expected, folders.lone(pairs), scores.failed, pairs.lost)
+    part = report_part(
+        scores.images, pairs.expected, folders.lone(pairs), scores.failed, pairs.lost
+    )
     document = about | part | {"protocol": protocol.to_json(scores)}
     output.segmentation(scores, class_set, document, show)
     if not output.as_json:

@@ -127,7 +127,7 @@ def lacking(expected: int, lone: Mapping[str, Sequence[Path]]) -> str:
     return "; ".join(parts)
 
 
-def part_of(
+def report_part(
     scored: int,
     expected: int,
     lone: Mapping[str, Sequence[Path]],
