@@ -54,7 +54,7 @@ def describe(
         class_set, folders = _named(network.classes)
     inherited = {key: text for key, text in network.told.items() if key not in OF_FORM}
     strings = inherited | told.record(network.model, statistics, class_set, folders)
-    if "guessed" in normalized.source:
+    if normalized.guessed:
         strings[GUESS] = normalized.source
     if network.task == "classification":
         strings |= {key: str(pixels) for key, pixels in source.crops().items()}

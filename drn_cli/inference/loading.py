@@ -35,14 +35,13 @@ def facts(
     """Return what inputs are normalized with, and the names and colours of the classes.
 
     Those of the file; else of the data folder; else what is known of networks like this. A
-    normalization that is given comes before all.
+    normalization that is given comes before all, and the data folder's before a guess in the file.
     """
-    known = given is not None or found.told.keys() >= {"mean", "std"}
     class_set = told.class_set(found.told)
     if class_set is None and data is not None:
         class_set = data.class_set(found.classes)
-    statistics = None if known or data is None else data.statistics()
-    return normalization(found, statistics, given), class_set or generic(found.classes)
+    normalized = normalization(found, data.statistics if data is not None else None, given)
+    return normalized, class_set or generic(found.classes)
 
 
 def load_predictor(
@@ -62,7 +61,7 @@ def load_predictor(
         source: A checkpoint, an exported network, or what was read from one.
         device: Where to run it.
         data: The data folder to be used with; tells mean, std and class names where the file,
-            as the original's, does not.
+            as the original's, does not, and mean and std where the file has a guess.
         given: What inputs are normalized with, whatever the file says.
         view: How to look at a picture.
         autocast: The type to compute in where that is safe; None is float32 throughout. Exported
@@ -128,7 +127,8 @@ def load_classifier(
     Args:
         source: A checkpoint, an exported network, or what was read from one.
         device: Where to run it.
-        statistics: Mean and standard deviation of the data folder, where the file has none.
+        statistics: Mean and standard deviation of the data folder, where the file has none
+            or a guess.
         given: What inputs are normalized with, whatever the file says.
         crop: Side of the crops that it sees, in pixels; by default as the file tells, or 224.
         resize: What the shorter side of a picture is brought to before, in pixels; by default as
@@ -151,7 +151,8 @@ def load_classifier(
             f"{found.path}: the weights of a ResNet are a start for training {found.arch}, not the "
             "published classifier: its answers mean little (use a C or D network, as drn_d_22)",
         )
-    normalized = normalization(found, statistics, given)
+    known = None if statistics is None else lambda: statistics
+    normalized = normalization(found, known, given)
     ready = partial(
         Classifier,
         normalization=normalized,

@@ -5,7 +5,7 @@ a third of the mIoU without any other sign. So where they come from is always pa
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,12 @@ class Normalization:
         statistics: Mean and standard deviation of each channel.
         source: Where they come from: `file`, `stats folder`, `option`, `data folder`, `imagenet
             (published weights)`, or a guess that says so.
+        guessed: Whether it is a guess.
     """
 
     statistics: Statistics
     source: str
+    guessed: bool = False
 
     def text(self) -> str:
         """Return both in words: `mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225`."""
@@ -107,25 +109,30 @@ def stated(
 
 
 def normalization(
-    found: Found, data: Statistics | None = None, given: Normalization | None = None
+    found: Found,
+    data: Callable[[], Statistics] | None = None,
+    given: Normalization | None = None,
 ) -> Normalization:
     """Decide what a network's inputs are normalized with: as given; else its own; else the data's.
 
-    What remains is a guess, of which a line warns: published weights alone are known.
+    What was guessed for an export comes after the data's, unless it is inside. What remains is a
+    guess, of which a line warns: published weights alone are known.
 
     Args:
         found: The network.
-        data: Those of the data folder that it is used with.
+        data: Reads those of the data folder that it is used with; called where they are used.
         given: Those that the user states.
 
     Raises:
-        DrnError: Others are stated for a network that has its own inside.
+        DrnError: Others are stated for a network that has its own inside, or those of the data
+            folder cannot be read.
     """
-    own, guessed = None, found.told.get(GUESS, "")
+    inside = isinstance(found, ExportedNetwork) and found.takes_pixels
+    own, guess = None, found.told.get(GUESS, "")
     if {"mean", "std"} <= found.told.keys():
-        own = Normalization(told.statistics(found.told, IMAGENET), guessed or "file")
+        own = Normalization(told.statistics(found.told, IMAGENET), guess or "file", bool(guess))
     if given is not None and own is not None and given.statistics != own.statistics:
-        if isinstance(found, ExportedNetwork) and found.takes_pixels:
+        if inside:
             raise DrnError(
                 f"{found.path}: its {own.text()} are inside, others cannot be used",
                 "export it without --normalize",
@@ -136,15 +143,17 @@ def normalization(
         )
     if given is not None:
         return given
-    if own is not None and guessed:
+    if data is not None and (own is None or (own.guessed and not inside)):
+        return Normalization(data(), "data folder")
+    if own is None:
+        return _guess(found)
+    if own.guessed:
         warn_for_all(
             log,
-            f"{found.path}: its mean and std were guessed when it was exported, {guessed}: "
+            f"{found.path}: its mean and std were guessed when it was exported, {own.source}: "
             f"{own.text()} (export it again with {REMEDY})",
         )
-    if own is not None:
-        return own
-    return Normalization(data, "data folder") if data is not None else _guess(found)
+    return own
 
 
 def _guess(found: Found) -> Normalization:
@@ -153,9 +162,9 @@ def _guess(found: Found) -> Normalization:
         return Normalization(IMAGENET, "imagenet (published weights)")
     classes = len(cityscapes())
     if found.task == "segmentation" and found.classes == classes:
-        guess = Normalization(CITYSCAPES, f"cityscapes (guessed: {classes} classes)")
+        guess = Normalization(CITYSCAPES, f"cityscapes (guessed: {classes} classes)", True)
     else:
-        guess = Normalization(IMAGENET, "imagenet (guessed)")
+        guess = Normalization(IMAGENET, "imagenet (guessed)", True)
     warn_for_all(
         log,
         f"{found.path}: does not state its mean and std; a guess is used, {guess.source}: "

@@ -105,6 +105,16 @@ def test_the_licence_is_the_one_given_or_written_or_published(exports: Exports) 
     assert describe(written, source, form, "MIT")[0]["licence"] == "MIT"
 
 
+def test_mean_and_std_that_were_guessed_before_stay_marked(exports: Exports) -> None:
+    """In whatever words."""
+    run = exports.run()
+    network = read_network(run / "checkpoints" / "best.safetensors")
+    strings = {**network.told, "mean_std_guess": "imagenet"}
+    marked = TrainedNetwork(network.path, network.model, strings, verified=True)
+    told = describe(marked, find_source(run), Form(format="onnx"), None)[0]
+    assert told["mean_std_guess"] == "imagenet"
+
+
 def test_published_weights_keep_their_licence(exports: Exports, tmp_path: Path) -> None:
     known = PUBLISHED[0]
     file = tmp_path / known.name

@@ -24,6 +24,7 @@ from drn_cli.networks.conversion import to_original
 
 OWN = Statistics((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 OPTION = ("--mean", "0.7,0.6,0.5", "--std", "0.3,0.2,0.1")
+UNIT = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 STATED = Statistics((0.7, 0.6, 0.5), (0.3, 0.2, 0.1))
 CLASSES = ClassSet(("a", "b", "c"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
 
@@ -145,9 +146,56 @@ def test_they_reach_the_pixels_and_an_export(
     caplog.clear()
     result = drn(*PREDICT, "--weights", "guessed.onnx", "--out", "again", "--json")
     assert used(result) == (IMAGENET, GUESS)
-    assert "guessed.onnx: its mean and std were guessed when it was exported" in caplog.text
+    warning = "guessed.onnx: its mean and std were guessed when it was exported"
+    assert warning in caplog.text
+    caplog.clear()
+    data_folders()
+    result = drn("eval", "--data", "stats", "--weights", "guessed.onnx", "--json")
+    assert used(result) == (IMAGENET, GUESS)  # inside: those of a data folder cannot replace it
+    assert warning in caplog.text
     plain, stated = (np.load(f"out{n}/probabilities/a.npz")["probabilities"] for n in (0, 4))
     assert np.abs(plain - stated).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "marked", "options", "expected"),
+    [
+        ("three", "", (), (STATED, "data folder")),
+        ("our three", "", (), (OWN, "file")),
+        ("our three", "imagenet", (), (STATED, "data folder")),
+        ("our three", "imagenet", ("--mean", "0,0,0", "--std", "1,1,1"), (UNIT, "option")),
+        ("our classifier", "imagenet", (), (STATED, "data folder")),
+    ],
+)
+def test_those_of_the_data_folder_come_before_a_guess_of_an_export(
+    photos: Path,
+    files: dict[str, Path],
+    name: str,
+    marked: str,
+    options: tuple[str, ...],
+    expected: tuple[Statistics, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What was guessed for an export is as if its file had no mean and std."""
+    data_folders()
+    weights = files[name]
+    if marked:
+        network, weights = read_network(weights), Path("marked.safetensors")
+        save_weights(weights, network.model, {**network.told, "mean_std_guess": marked})
+    data = "folders" if "classifier" in name else "stats"
+    assert used(drn("eval", "--weights", weights, "--data", data, *options, "--json")) == expected
+    assert "guess" not in caplog.text
+
+
+def data_folders() -> None:
+    """Make a data folder of stats, and class folders with the same mean and std."""
+    Path("stats/val_images.txt").write_text("../photos/a.png\n")
+    Path("stats/val_labels.txt").write_text("../labels/a.png\n")
+    for wnid in ("n1", "n2", "n3"):
+        for split in ("train", "val"):
+            Path(f"folders/{split}/{wnid}").mkdir(parents=True)
+            Image.open("photos/a.png").save(f"folders/{split}/{wnid}/a.png")
+    Path("folders/info.json").write_text(Path("stats/info.json").read_text())
 
 
 @pytest.mark.parametrize(
