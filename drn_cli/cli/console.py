@@ -4,8 +4,10 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import RenderableType
 from rich.style import Style
 from rich.table import Table
@@ -87,6 +89,14 @@ def warn(message: str) -> None:
 def fail(error: DrnError) -> None:
     """Print an error in one line, and its hint if it has one."""
     _print("error:", "bold red", error.message, error.hint)
+
+
+def exit_if_failed(failed: bool | Sequence[object]) -> None:
+    """Exit with code 1 where images failed, which were reported."""
+    from drn_cli.distributed.launch import leave
+
+    if failed:
+        raise typer.Exit(leave(1))
 
 
 def _print(label: str, style: str, message: str, hint: str | None = None) -> None:

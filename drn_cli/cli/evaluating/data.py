@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drn_cli.cli import console
-from drn_cli.cli.evaluating.output import Output, leave_with, report_part
+from drn_cli.cli.evaluating.output import Output, report_part
 from drn_cli.cli.source import Look, describe
 
 if TYPE_CHECKING:
@@ -156,4 +156,4 @@ def _classification(
         part = report_part(scores.images, expected, {}, scores.failed, left_out.lost)
         about = describe(source, network, classifier) | {"split": split} | part
         output.classification(scores, classifier, about | {"view": classifier.view})
-    leave_with(scores.failed)
+    console.exit_if_failed(scores.failed)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from drn_cli.cli import console
-from drn_cli.cli.evaluating.output import Output, lacking, leave_with, report_part
+from drn_cli.cli.evaluating.output import Output, lacking, report_part
 from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
 
@@ -120,7 +120,7 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
             protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, seen)
             about = describe(source, network, predictor)
             _tell(scores, predictor.class_set, protocol, folders, output, show, about)
-    leave_with(scores.failed)
+    console.exit_if_failed(scores.failed)
 
 
 def score_predictions(
@@ -162,7 +162,7 @@ def score_predictions(
         if group.first:
             protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, predicted)
             _tell(scores, class_set, protocol, folders, output, show, {})
-    leave_with(scores.failed)
+    console.exit_if_failed(scores.failed)
 
 
 @contextmanager

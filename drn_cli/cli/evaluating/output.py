@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from drn_cli.cli import console
 from drn_cli.cli.evaluating.tables import (
     print_classification,
@@ -103,14 +101,6 @@ class Output:
 
 def _all_of(images: int) -> dict[str, Any]:
     return {"partial": False, "scored": images, "expected": images, "failed": []}
-
-
-def leave_with(failed: Sequence[str]) -> None:
-    """Exit with code 1 where images failed."""
-    from drn_cli.distributed.launch import leave
-
-    if failed:
-        raise typer.Exit(leave(1))
 
 
 def lacking(expected: int, lone: Mapping[str, Sequence[Path]]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from drn_cli.cli import console
-from drn_cli.cli.evaluating.output import lacking, leave_with, report_part
+from drn_cli.cli.evaluating.output import lacking, report_part
 from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
 
@@ -110,7 +110,7 @@ def evaluate_boxes(
             part = report_part(scores.images, expected, lone, scores.failed)
             about = describe(source, network, classifier) | part
             _tell(scores, pictures, classifier, about, asked)
-    leave_with(scores.failed)
+    console.exit_if_failed(scores.failed)
 
 
 def class_numbers(classifier: "Classifier") -> dict[str, int]:

@@ -6,8 +6,6 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from drn_cli.cli import console
 from drn_cli.cli.localizing.evaluation import Asked, class_numbers
 from drn_cli.cli.pictures import in_order, read_picture, results_of
@@ -52,7 +50,6 @@ def find_boxes(
         typer.Exit: An image could not be read, or its scores are not finite.
     """
     from drn_cli.distributed.group import join
-    from drn_cli.distributed.launch import leave
     from drn_cli.inference.activation import activate
     from drn_cli.inference.inputs import find_pictures
     from drn_cli.inference.loading import load_classifier
@@ -91,8 +88,7 @@ def find_boxes(
         if group.first:
             about = describe(source, network, classifier)
             _report(found, failed, about, out, save, asked)
-    if failed:
-        raise typer.Exit(leave(1))
+    console.exit_if_failed(failed)
 
 
 def _number(name: str, numbers: dict[str, int]) -> int:

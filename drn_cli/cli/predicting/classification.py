@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from drn_cli.cli import console
 from drn_cli.cli.pictures import in_order, read_picture, results_of
 from drn_cli.cli.predicting.record import begin_record, finish_record, maker_of
@@ -62,7 +60,6 @@ def classify(
         typer.Exit: An image could not be read, or its scores are not finite.
     """
     from drn_cli.distributed.group import join
-    from drn_cli.distributed.launch import leave
     from drn_cli.inference.growing_table import GrowingTable, writing_table
     from drn_cli.inference.inputs import Picture, find_pictures
     from drn_cli.inference.loading import load_classifier
@@ -107,8 +104,7 @@ def classify(
                 finish_record(table.path, maker)
             about = describe(source, network, classifier)
             _report(about, classifier, tallies, time.perf_counter() - started, wanted, csv)
-    if any(tally.failed for tally in tallies):
-        raise typer.Exit(leave(1))
+    console.exit_if_failed(any(tally.failed for tally in tallies))
 
 
 def _classify_share(

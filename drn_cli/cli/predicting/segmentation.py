@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from drn_cli.cli import console
 from drn_cli.cli.pictures import in_order, name_of, read_picture, results_of
 from drn_cli.cli.predicting.record import maker_of, recording, unfinished
@@ -88,7 +86,6 @@ def label(
         typer.Exit: An image could not be read, or its scores are not finite.
     """
     from drn_cli.distributed.group import join
-    from drn_cli.distributed.launch import leave
     from drn_cli.inference.inputs import Picture, find_pictures
     from drn_cli.inference.loading import load_predictor
     from drn_cli.inference.outputs import KINDS
@@ -143,8 +140,7 @@ def label(
             _report(describe(source, network, predictor), tallies, seconds, wanted)
             if wanted.submission is not None and not whole:
                 console.warn(f"{wanted.submission}: not written, some pictures have no prediction")
-    if any(tally.failed for tally in tallies):
-        raise typer.Exit(leave(1))
+    console.exit_if_failed(not whole)
 
 
 def _check_submission(network: "Found", pictures: "Sequence[Picture]", wanted: Wanted) -> None:
