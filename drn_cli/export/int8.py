@@ -29,6 +29,7 @@ from drn_cli.inference.views import resized_image
 
 FIRST, LAST = 3, 2  # convolutions that stay in float32
 INSIDE = 99.99  # per cent of the values that set a range; the few others would widen it
+NOT_FINITE = "not finite"  # in what NumPy says of a histogram of NaN or infinity
 
 Input = npt.NDArray[Any]  # (1, 3, H, W), as the network takes it
 
@@ -66,8 +67,8 @@ def quantise_onnx(path: Path, inputs: Sequence[Input]) -> None:
     """Replace an ONNX file by one whose convolutions compute in 8 bits.
 
     Raises:
-        DrnError: ONNX Runtime's quantisation is not installed, or what the network computes from
-            an input is not finite.
+        DrnError: ONNX Runtime's quantisation is not installed, or finds no ranges of the values
+            that the network computes from the inputs, as of those that are not finite.
     """
     onnx = need("onnx", "onnx", "--int8")
     tools: Any = need("onnxruntime.quantization", "onnx", "--int8")
@@ -94,10 +95,11 @@ def quantise_onnx(path: Path, inputs: Sequence[Input]) -> None:
                 extra_options={"CalibPercentile": INSIDE, "CalibStridedMinMax": 1},
             )
         except ValueError as error:
-            raise DrnError(
-                f"--int8: cannot be calibrated: {str(error).splitlines()[0]}",
-                "NaN or infinity: check the checkpoint",
-            ) from error
+            problem = next(iter(str(error).splitlines()), type(error).__name__)
+            hint = "other images for --calibration, or another precision or format, may do"
+            if NOT_FINITE in problem:
+                hint = "the network computes NaN or infinity from an image: check the checkpoint"
+            raise DrnError(f"--int8: cannot be calibrated: {problem}", hint) from error
     made = onnx.load(path)
     del made.metadata_props[:]
     onnx.helper.set_model_props(made, told)

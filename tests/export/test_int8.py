@@ -1,5 +1,6 @@
 """8-bit and 16-bit networks: found to agree on real pictures, or not written."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from exported_networks import STATISTICS, noise, normal
 
 from drn_cli.data.images import read_image
+from drn_cli.errors import DrnError
 from drn_cli.export import int8, parity
 from drn_cli.export.exporting import export
 from drn_cli.export.form import Form
-from drn_cli.export.int8 import inputs_of
+from drn_cli.export.int8 import inputs_of, quantise_onnx
 from drn_cli.inference.exported.network import INPUT
 from drn_cli.inference.loading import load_predictor
 from drn_cli.inference.source import find_source
@@ -50,6 +52,60 @@ def test_pictures_are_handed_over_one_by_one_and_in_parts() -> None:
     while (given := reader.get_next()) is not None:
         seen.append(int(given[INPUT].max()))
     assert seen == [1, 2]
+
+
+class Unreadable(list[Any]):
+    """Inputs that fail without a word."""
+
+    def __getitem__(self, _: object) -> Any:
+        raise ValueError
+
+
+PIXELS = noise(8, 8).transpose(2, 0, 1)[None] / np.float32(255)
+CHECKPOINT = "the network computes NaN or infinity from an image: check the checkpoint"
+OTHERS = "other images for --calibration, or another precision or format, may do"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "problem", "hint"),
+    [
+        (
+            [PIXELS * np.float32("nan")],
+            "autodetected range of [nan, nan] is not finite",
+            CHECKPOINT,
+        ),
+        (
+            [PIXELS * np.float32("inf")],
+            "autodetected range of [nan, nan] is not finite",
+            CHECKPOINT,
+        ),
+        ([PIXELS, PIXELS * np.float32(1e30)], "Maximum allowed size exceeded", OTHERS),
+        ([PIXELS * np.float32(1e-42)], "Too many bins for data range. Cannot create", OTHERS),
+        (Unreadable(), "ValueError", OTHERS),
+    ],
+)
+def test_ranges_that_cannot_be_found_are_explained_by_what_is_known(
+    inputs: list[Any], problem: str, hint: str, tmp_path: Path
+) -> None:
+    names = ["pictures", *(f"x{number}" for number in range(6))]
+    nodes = [
+        onnx.helper.make_node("Conv", [before, "w"], [after], name=f"to {after}")
+        for before, after in pairwise(names)
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 8, 8])
+        for name in (names[0], names[-1])
+    ]
+    weights = onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32)[..., None, None], "w")
+    graph = onnx.helper.make_graph(nodes, "net", ends[:1], ends[1:], [weights])
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "a.onnx"
+    )
+    with pytest.raises(DrnError) as caught:
+        quantise_onnx(tmp_path / "a.onnx", inputs)
+    assert str(caught.value).startswith(f"--int8: cannot be calibrated: {problem}")
+    assert caught.value.hint == hint
 
 
 def assert_scores_as_its_run(weights: Path, run: Path, data: Path, least: float) -> None:
