@@ -44,8 +44,8 @@ def runs(
     """List runs: network, state, epochs, best score, last loss, time."""
     found = sorted(map(_look_at, find_runs(root)), key=lambda one: one.started, reverse=True)
     for one in found:
-        if one.summary and (lines := one.summary.history.unreadable):
-            console.warn(f"{one.run.metrics}: lines that cannot be read: {lines}")
+        if one.summary and one.summary.damage:
+            console.warn(one.summary.damage)
     if as_json:
         console.emit_json(
             [

@@ -92,8 +92,8 @@ def write_report(
         except DrnError as error:
             shown = no_gallery(f"{error.message}.")
             missing.append(f"no pictures: {error.message}")
-    if summary.history.unreadable:
-        missing.append(f"{run.metrics}: {summary.history.unreadable} lines cannot be read")
+    if summary.damage:
+        missing.append(summary.damage)
     sections = [
         _header(summary, scores, missing),
         _curves(summary),

@@ -49,6 +49,18 @@ class Summary:
     def score_name(self) -> str:
         return SCORE[self.task][1]
 
+    @property
+    def damage(self) -> str | None:
+        """What is lost of the measurements, in a line; None if all could be read."""
+        count = self.history.unreadable
+        if not count:
+            return None
+        lines, they = ("line", "it is") if count == 1 else ("lines", "they are")
+        return (
+            f"{self.run.metrics}: {count:,} {lines} cannot be read ({they} left out; the file is "
+            "damaged: restore it, if there is a copy)"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Give it ready for JSON; times are in seconds, scores are fractions of 1."""
         return {

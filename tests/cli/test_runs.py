@@ -190,8 +190,6 @@ def test_a_damaged_file_is_a_matter_of_its_run_alone(root: Path, name, content, 
     assert len(listed) == 6
     [row] = [run for run in listed if run["run"] == "runs/bad"]
     assert ("problem" not in row) == whole
-    if name == "metrics.jsonl" and DEEP.encode() in content:
-        assert "runs/bad/metrics.jsonl: lines that cannot be read: 1" in done.stderr
     if not whole:
         assert row["problem"].startswith(f"runs/bad/{name}")
         assert "\n" not in row["problem"]
@@ -203,6 +201,25 @@ def test_a_damaged_file_is_a_matter_of_its_run_alone(root: Path, name, content, 
     else:
         assert isinstance(reported.exception, DrnError)
         assert str(reported.exception).startswith(f"runs/bad/{name}")
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([DEEP], "1 line cannot be read (it is left out; "),
+        (["{", "[1]", DEEP], "3 lines cannot be read (they are left out; "),
+    ],
+)
+def test_damaged_lines_are_reported_in_the_same_words_everywhere(
+    root: Path, lines: list[str], words: str
+) -> None:
+    (root / "trial [2]" / "metrics.jsonl").write_text("\n".join([*lines, LINE]))
+    report = ["report", "runs/trial [2]", "--pictures", "0"]
+    [missing] = json.loads(CliRunner().invoke(app, [*report, "--json"]).stdout)["missing"]
+    assert missing.startswith(f"runs/trial [2]/metrics.jsonl: {words}")
+    for done in (list_runs(), list_runs("--json"), CliRunner().invoke(app, report)):
+        assert done.exit_code == 0, done.output
+        assert missing in done.stderr
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "environment.json", "metrics.jsonl"])

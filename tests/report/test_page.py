@@ -85,7 +85,7 @@ def test_what_is_broken_is_said_and_the_page_made(segmentation_run: Run, tmp_pat
     _, text = read_page(made.path)
     assert "mIoU 25.00 %" in text
     assert "best.json:1: not valid JSON" in text
-    assert "metrics.jsonl: 1 lines cannot be read" in text
+    assert "metrics.jsonl: 1 line cannot be read (it is left out; " in text
     assert "absent: no such data folder" in text
     assert len(made.missing) == 3
 
