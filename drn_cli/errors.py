@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 WOULD_BLOCK = "could not complete without blocking"  # of a write, in Python's words
 NEAR = 256 << 10  # KiB below `ulimit -v`, where errors of any kind mean that memory ran out
@@ -89,6 +90,14 @@ def limit_reached(error: BaseException) -> DrnError | None:
         limited = "" if limit == resource.RLIM_INFINITY else f": ulimit -v is {limit // 1024}"
         return DrnError(f"out of memory{limited}", "free some, or raise the limit")
     return None
+
+
+def refused_by_system(error: object) -> TypeGuard[OSError]:
+    """Whether the operating system refused to read (permission, failing disk), so it is no damage.
+
+    Errors of Pillow and zipfile have no number; a broken file may send either to a negative place.
+    """
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
 def _near_address_limit() -> bool:

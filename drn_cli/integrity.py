@@ -3,7 +3,6 @@
 CRC-32 is meant against damage (a flipped bit, a file cut short), not against forgery.
 """
 
-import errno
 import hashlib
 import lzma
 import os
@@ -17,15 +16,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
-from drn_cli.errors import DrnError, FaultError, limit_reached, remedy
+from drn_cli.errors import DrnError, FaultError, limit_reached, refused_by_system, remedy
 from drn_cli.files import read_bytes
 
 # What zipfile raises for an archive that is damaged, encrypted, or packed in a way of its own.
 ZIP_DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-    *(EOFError, NotImplementedError, RuntimeError),
+    *(EOFError, NotImplementedError, RuntimeError, ValueError),
 )
-ZIP_ERRORS = (*ZIP_DAMAGE, ValueError, OSError)
+ZIP_ERRORS = (*ZIP_DAMAGE, OSError)
 BLOCK = 1 << 20
 # Weights hardly compress (pytorchcv's archives: to 93 %); a bomb does to a thousandth.
 LARGEST_RATIO = 20
@@ -93,7 +92,7 @@ def damaged(path: Path, error: Exception | str) -> DrnError:
     for one in (error, getattr(error, "__context__", None)):
         if isinstance(one, Exception) and (limit := limit_reached(one)):
             return FaultError(f"{path}: {limit.message}", limit.hint)
-        if isinstance(one, OSError) and one.errno not in (None, errno.EINVAL):
+        if refused_by_system(one):
             return FaultError(f"{path}: cannot be read: {one.strerror}", remedy(one))
     lines = [line.strip() for line in str(error).splitlines()]
     # OpenVINO and PyTorch begin with places in their own code.

@@ -22,7 +22,7 @@ from drn_cli.data.readers import (
     allow_open_files,
     obey_only_the_parent,
     reading_failures,
-    report_deaths,
+    report_failures,
 )
 from drn_cli.errors import DrnError
 
@@ -127,7 +127,7 @@ class TrainingBatches:
             DrnError: A picture or label of the batch cannot be used, or a reading process died.
         """
         allow_open_files(self._loader.num_workers)
-        report_deaths()
+        report_failures()
         self._steps.turns = list(self.order.parts(epoch, self.rank, self.world, start))
         with reading_failures(self._loader):
             for batch in self._loader:

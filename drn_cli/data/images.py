@@ -1,6 +1,5 @@
 """The one way an image or a label map is read and written."""
 
-import errno
 import io
 import logging
 import os
@@ -26,7 +25,7 @@ from drn_cli.data.image_formats import (
     too_large,
     unread_png,
 )
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, refused_by_system
 from drn_cli.files import atomic, read_bytes
 
 log = logging.getLogger(__name__)
@@ -204,8 +203,7 @@ def _failures(name: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # what a broken file raises has no bounds
-        # Pillow's own errors have no number; a broken file may send it to a negative place.
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        if refused_by_system(error):
             raise DrnError(f"{name}: cannot be read: {error.strerror}") from error
         text = " ".join(str(error).split()) or type(error).__name__
         raise DrnError(f"{name}: broken image: {text}") from error

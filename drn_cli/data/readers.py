@@ -7,8 +7,9 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -39,33 +40,39 @@ def reading_failures(loader: DataLoader[Any] | None = None) -> Iterator[None]:
         failure = _first_of(error)
         if loader is not None and (out_of := _out_of(failure)) is not None:
             # PyTorch cannot end its half-started workers then, and would print tracebacks of that.
-            sys.unraisablehook = threading.excepthook = _pass_over
+            _ignore_tracebacks()
             raise out_of from None
         if not isinstance(failure, RuntimeError) and (
             loader is None or not isinstance(failure, ConnectionError | EOFError)
         ):
             raise  # of another connection or file
         if threading.current_thread() is threading.main_thread():
-            _stop_reporting_deaths()
+            _ignore_deaths()
         readers = getattr(getattr(loader, "_iterator", None), "_workers", ())
         ends = [_end(reader.exitcode) for reader in readers if reader.exitcode is not None]
         raise _why_reading_failed(failure, "; ".join([str(failure), *ends])) from None
 
 
-_reporting: list[Any] = []  # the handler of SIGCHLD that one death has taken away
+_undo: list[Callable[[], object]] = []  # what reports again after a loader has failed
 
 
-def _stop_reporting_deaths() -> None:
+def _ignore_deaths() -> None:
     """Ignore the other workers of a loader that has failed: one death is enough."""
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if handler != signal.SIG_DFL:
-        _reporting[:] = [handler]
+        _undo.append(partial(signal.signal, signal.SIGCHLD, handler))
 
 
-def report_deaths() -> None:
-    """Hear of killed workers again; PyTorch sets its handler once in a process."""
-    if _reporting and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, _reporting.pop())
+def _ignore_tracebacks() -> None:
+    for module, name in ((sys, "unraisablehook"), (threading, "excepthook")):
+        _undo.append(partial(setattr, module, name, getattr(module, name)))
+        setattr(module, name, _pass_over)
+
+
+def report_failures() -> None:
+    """Report again what an earlier failure silenced: PyTorch sets its handler once a process."""
+    while _undo and threading.current_thread() is threading.main_thread():
+        _undo.pop()()
 
 
 def _first_of(failure: Exception) -> Exception:

@@ -5,10 +5,8 @@ sequence and frame, of 2048x1024 pixels of 8 bits that are label ids (not train 
 else. That is what the benchmark's submission page and its own evaluation script ask for.
 """
 
-import lzma
 import re
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +22,7 @@ from drn_cli.data.images import Pixels, index_png, read_header, read_label
 from drn_cli.data.prepare.common import Progress
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
-from drn_cli.integrity import open_regular
+from drn_cli.integrity import ZIP_ERRORS, open_regular
 
 TEST_CITIES = {
     "berlin": 544,
@@ -187,7 +185,7 @@ def check_submission(
             findings = list(_check_names(infos, frames))
             maps = [info for info in infos if frame_of(info.filename) and _is_png(info.filename)]
             findings += _check_maps(archive, maps, progress)
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise DrnError(f"{path}: not a zip file, or a broken one: {error}") from error
     return Submission(len(maps), path.stat().st_size, tuple(findings))
 
@@ -259,15 +257,7 @@ def _read_map(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Pixels:
         raise DrnError(f"has {info.file_size} bytes, too many for a label map")
     try:
         content = archive.read(info)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        NotImplementedError,
-        EOFError,
-        OSError,
-        ValueError,
-    ) as error:  # bz2 raises an OSError
+    except ZIP_ERRORS as error:
         raise DrnError(f"cannot be unpacked: {error}") from error
     header = _readable(read_header, content)
     if header.size != SIZE:

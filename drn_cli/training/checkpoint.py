@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from drn_cli.errors import DrnError, warn_for_all
+from drn_cli.errors import DrnError, FaultError, warn_for_all
 from drn_cli.files import atomic
 from drn_cli.integrity import check_zip, open_regular
 from drn_cli.networks.metadata import check_metadata
@@ -171,9 +171,9 @@ def _read(path: Path) -> tuple[dict[str, Any], bool]:
             if not (verified := check_zip(file, path, stored=True)):
                 warn_for_all(log, f"{path}: not verified, as it holds no checksums")
             content = load_pickle(file, path)
+        except FaultError:
+            raise
         except DrnError as error:
-            if error.message.startswith(f"{path}: cannot be read"):
-                raise
             raise DrnError(error.message, _way_out(path) or error.hint) from error
     if not isinstance(content, dict) or content.get("training_format") != FORMAT:
         raise DrnError(f"{path}: not a checkpoint that a training run can go on from")

@@ -107,6 +107,11 @@ def test_readers_that_cannot_be_started_are_an_error(
     with pytest.raises(DrnError, match=said) as caught:
         list(batches.epoch(0))
     assert caught.value.hint is not None and "data.workers=0 takes the least" in caught.value.hint
+    silent = threading.excepthook, sys.unraisablehook
+    monkeypatch.undo()
+    batches = TrainingBatches(Slow(), Order(2, 1, 0), rank=0, world=1, workers=0, pin=False)
+    assert len(list(batches.epoch(0))) == 2
+    assert threading.excepthook not in silent and sys.unraisablehook not in silent
 
 
 class Ends(Dataset[Any]):

@@ -380,10 +380,11 @@ def spoilt(content: bytes) -> dict[str, bytes]:
         "empty": b"",
         "cut": content[: len(content) // 2],
         "too new": at(content, CENTRAL, 6, b"\xff"),
+        "a name that is not UTF-8": at(at(content, CENTRAL, 9, b"\x08"), CENTRAL, 46, b"\xff"),
     }
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "cut", "too new"])
+@pytest.mark.parametrize("kind", ["text", "empty", "cut", "too new", "a name that is not UTF-8"])
 def test_file_that_is_no_zip_file_is_an_error_in_one_line(tmp_path: Path, kind: str) -> None:
     path = zipped(tmp_path / "a.zip", good())
     path.write_bytes(spoilt(path.read_bytes())[kind])

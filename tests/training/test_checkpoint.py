@@ -4,6 +4,7 @@ import re
 import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from training_runs import ALONE, prepare_in
 
 from drn_cli.distributed.group import Group
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, FaultError
 from drn_cli.training.checkpoint import (
     Progress,
     load_checkpoint,
@@ -276,6 +277,18 @@ def test_a_damaged_one_names_the_way_out(saved, kept, tmp_path):
         (folder / name).touch()
         with pytest.raises(DrnError, match=rf"last\.pt: damaged or cut short: .*{hint}"):
             load_checkpoint(folder / "last.pt", kept[1])
+
+
+def test_short_memory_is_no_damage(saved, kept, monkeypatch):
+    """The same checkpoint may be read at another try; no earlier one is needed."""
+    last = saved.parent / "run" / "checkpoints" / "last.pt"
+    last.parent.mkdir(parents=True)
+    saved.rename(last)
+    last.with_name("step-00000002.pt").touch()
+    monkeypatch.setattr(torch, "load", Mock(side_effect=MemoryError))
+    with pytest.raises(FaultError, match="out of memory") as caught:
+        load_checkpoint(last, kept[1])
+    assert "--resume" not in str(caught.value)
 
 
 def test_another_network_is_an_error(saved, prepare):

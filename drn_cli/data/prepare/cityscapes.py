@@ -4,7 +4,6 @@ Train ids go beside the labels as `*_gtFine_trainIds.png`; `*_gtFine_labelTrainI
 official scripts write, are taken as they are.
 """
 
-import errno
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,7 @@ from drn_cli.data.prepare.common import (
     require_two_classes,
     write_info,
 )
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, refused_by_system
 from drn_cli.files import read_json, require_folder, write_text
 
 OTHER_LABELS = "choose the folder of Cityscapes; labels of your own: drn data prepare pairs"
@@ -229,7 +228,7 @@ def png_size(path: Path) -> tuple[int, int]:
     except FileNotFoundError as error:
         raise DrnError(f"{path}: no such file") from error
     except OSError as error:
-        if error.errno != errno.EINVAL:  # shorter than its end would be
+        if refused_by_system(error):  # and the file is not just shorter than its end would be
             raise DrnError(f"{path}: cannot be read: {error.strerror}") from error
         head = end = b""
     if head[:8] + head[12:16] != PNG_MAGIC + b"IHDR" or not end.endswith(PNG_END):

@@ -81,7 +81,7 @@ def find_split(images: Path, labels: Path, matches: Sequence[Match]) -> GivenSpl
     places = list(
         dict.fromkeys([*around, *sorted(inside, key=lambda path: (len(path.parts), path))])
     )
-    pairs = _Pairs(matches, images, labels, places)
+    pairs = _Pairs(matches, images, labels, around)
     if found := _from_lists("voc", [place.joinpath(*VOC) for place in places], pairs):
         return found
     folders = _from_folders(matches)
@@ -145,12 +145,12 @@ def _from_lists(kind: str, places: Iterable[Path], pairs: "_Pairs") -> GivenSpli
             if len(halves) == 1:  # what the one list does not have of it is the other split
                 lists[union] = "val" if halves == {"train"} else "train"
         splits: list[str | None] = [None] * len(pairs.matches)
-        absent = 0
+        absent = set()
         for path, split in lists.items():
             for where, line in _lines(path):
                 number = pairs.find(place, line)
                 if number is None:
-                    absent += 1
+                    absent.add(line)
                 elif path == union and splits[number] in halves:
                     continue
                 elif splits[number] not in (None, split):
@@ -173,7 +173,7 @@ def _from_lists(kind: str, places: Iterable[Path], pairs: "_Pairs") -> GivenSpli
         if "train" not in lists.values():
             source += ", the rest trains"
             splits = [split or "train" for split in splits]
-        return GivenSplit(kind, source, splits, list(lists), absent)
+        return GivenSplit(kind, source, splits, list(lists), len(absent))
     return None
 
 

@@ -96,10 +96,13 @@ def test_missing_and_truncated_archives_are_errors_with_their_path(archive: Path
         list_entries(archive.with_name("absent.zip"))
     with pytest.raises(DrnError, match="cannot be read"):
         list_entries(archive.parent)
+    odd = write_zip(archive.with_name("odd.zip"), {"\u00e9.bin": b"x"})
+    odd.write_bytes(odd.read_bytes().replace("\u00e9".encode(), b"\xff\xff"))
     archive.write_bytes(archive.read_bytes()[:-40])
-    with pytest.raises(DrnError, match=r"data\.zip: not a whole zip archive") as caught:
-        list_entries(archive)
-    assert caught.value.hint == "download the archive again"
+    for broken in (odd, archive):
+        with pytest.raises(DrnError, match=rf"{broken.name}: not a whole zip archive") as caught:
+            list_entries(broken)
+        assert caught.value.hint == "download the archive again"
 
 
 def test_what_is_wanted_is_unpacked_and_nothing_else(archive: Path, tmp_path: Path) -> None:

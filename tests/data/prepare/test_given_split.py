@@ -210,7 +210,11 @@ def test_pairs_in_no_list_are_left_out_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "drn_cli")
-    files = {**in_folders("images/", "masks/", USUAL), "train.txt": "a\nb", "val.txt": "c\nx"}
+    files = {
+        **in_folders("images/", "masks/", USUAL),
+        "train.txt": "a\nb\nx",
+        "trainval.txt": "c\nx",
+    }
     root = write(tmp_path / "source", files)
     monkeypatch.chdir(root)
     prepare(root, *FOLDERS)
