@@ -23,7 +23,7 @@ from drn_cli.data.file_search import (
     reason_against,
     search,
 )
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, few_of, warn_for_all
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ class Picture:
 def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[Picture]:
     """List the pictures that files, folders and globs name, each once, in a fixed order.
 
-    A folder is searched through and its structure kept. What is left out is logged in one line.
+    A folder is searched through and its structure kept. What is left out, and inputs
+    without images beside others with some, are logged in one line each.
 
     Args:
         inputs: What was given.
@@ -60,8 +61,12 @@ def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[P
     real = lru_cache(maxsize=1024)(os.path.realpath)
     found: dict[str, str] = {}
     seen: set[str] = set()
+    empty = []
     for entry in inputs:
-        for path, relative, named in _expand(entry, ours, left_out):
+        named_by_entry = list(_expand(entry, ours, left_out))
+        if not named_by_entry:
+            empty.append(entry)
+        for path, relative, named in named_by_entry:
             folder, name = os.path.split(path)
             within = real(folder)
             place = f"{within}/{name}"  # links to one picture are still two inputs
@@ -74,6 +79,8 @@ def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[P
         raise DrnError(
             f"{', '.join(inputs)}: no images here{seen_anyway}", f"known: {' '.join(ENDINGS)}"
         )
+    if empty:
+        warn_for_all(log, f"{few_of(empty, 3)}: no images here")
     left_out.log(", ".join(inputs))
     return list(_named(found))
 

@@ -238,6 +238,14 @@ def test_input_without_pictures_is_an_error_that_names_it(entry: str, message: s
         found(entry)
 
 
+def test_folder_without_images_beside_other_inputs_is_reported(
+    pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (pictures / "empty").mkdir()
+    assert find_pictures([str(pictures / "empty"), str(pictures / "a.png")])
+    assert caplog.messages == [f"{pictures / 'empty'}: no images here"]
+
+
 @pytest.mark.parametrize("pattern", ["pics/**/*.tif", "pics/**/c.png", "pics/d*", "pics/*/e?"])
 def test_pattern_without_a_file_is_an_error_beside_other_inputs(
     pictures: Path, pattern: str
