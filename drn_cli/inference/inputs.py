@@ -64,7 +64,7 @@ def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[P
     empty = []
     for entry in inputs:
         named_by_entry = list(_expand(entry, ours, left_out))
-        if not named_by_entry:
+        if not named_by_entry and Path(entry).is_dir():
             empty.append(entry)
         for path, relative, named in named_by_entry:
             folder, name = os.path.split(path)
