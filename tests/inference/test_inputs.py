@@ -242,7 +242,7 @@ def test_folder_without_images_beside_other_inputs_is_reported(
     pictures: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (pictures / "empty").mkdir()
-    assert found("pics/empty", "pics/b.png") == ["pics/b.png"]
+    assert list(found("pics/empty", "pics/b.png")) == ["pics/b.png"]
     assert caplog.messages == ["pics/empty: no images here"]
 
 
