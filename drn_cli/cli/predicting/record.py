@@ -88,7 +88,7 @@ def begin_record(table: Path, maker: Row, found: int, *, resume: bool) -> None:
                 f"{found:,} rows were made earlier, and {path}, which says by what, is missing"
             )
             raise DrnError(f"{table}: {problem}", instead)
-        before = _object(path)
+        before = _object(path, instead)
         if before.get("network") is None:
             problem = (
                 "a run that replaced the predictions did not finish; what made them is unknown"
@@ -343,15 +343,15 @@ def _write(path: Path, images: Mapping[str, Row]) -> None:
     write_json(path, {"made_by": table, "images": numbers})
 
 
-def _object(path: Path) -> Row:
+def _object(path: Path, instead: str = INSTEAD) -> Row:
     try:
         found = read_json(path)
     except DrnError as error:
-        raise DrnError(error.message, error.hint or INSTEAD) from error
+        raise DrnError(error.message, error.hint or instead) from error
     if not isinstance(found, dict):
-        raise _damaged(path)
+        raise _damaged(path, instead)
     return found
 
 
-def _damaged(path: Path) -> DrnError:
-    return DrnError(f"{path}: is no record of predictions", INSTEAD)
+def _damaged(path: Path, instead: str = INSTEAD) -> DrnError:
+    return DrnError(f"{path}: is no record of predictions", instead)

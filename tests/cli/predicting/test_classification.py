@@ -238,6 +238,9 @@ def test_rows_of_what_is_unknown_are_not_gone_on_with(classify, photos, part):
     )
     assert classify("photos", "--csv", "classes.csv").exit_code == 0
     assert classify("photos", "--csv", "classes.csv", "--skip-existing").exit_code == 0
+    Path(".classes.csv.json").write_text("[]")
+    refused = classify("photos", "--csv", "classes.csv", "--skip-existing")
+    assert re.match(r"\.classes\.csv\.json: is no record .*another --csv", str(refused.exception))
 
 
 def stop(*_: Any, **__: Any) -> None:
