@@ -109,9 +109,15 @@ class ClassFolder:
         Raises:
             DrnError: info.json has only one of them, or they are not three numbers in 0..1.
         """
-        if _info(self.root).keys().isdisjoint({"mean", "std"}):
-            return IMAGENET
-        return ListFolder(self.root, self.root).statistics()
+        return self.stated_statistics() or IMAGENET
+
+    def stated_statistics(self) -> Statistics | None:
+        """Read mean and std from info.json; None if it has neither, or is missing.
+
+        Raises:
+            DrnError: info.json has only one of them, or they are not three numbers in 0..1.
+        """
+        return ListFolder(self.root, self.root).stated_statistics()
 
 
 def is_class_folder(root: str | Path) -> bool:

@@ -118,6 +118,14 @@ class ListFolder:
             _three(info.get("std"), f"{path}: std", DEVIATIONS),
         )
 
+    def stated_statistics(self) -> Statistics | None:
+        """Read mean and std from info.json; None if it has neither, or is missing.
+
+        Raises:
+            DrnError: It has only one of them, or they are not as `statistics` wants them.
+        """
+        return None if self._info().keys().isdisjoint({"mean", "std"}) else self.statistics()
+
     def class_pixels(self, split: Split, classes: int) -> tuple[int, ...] | None:
         """Read from info.json how many pixels each class has in the labels of a split.
 

@@ -179,14 +179,15 @@ def check_submission(
     Raises:
         DrnError: There is no such file, or it is no zip file.
     """
-    try:
-        with open_regular(path, "a zip file") as file, zipfile.ZipFile(file) as archive:
-            infos = [info for info in archive.infolist() if not info.is_dir()]
-            findings = list(_check_names(infos, frames))
-            maps = [info for info in infos if frame_of(info.filename) and _is_png(info.filename)]
-            findings += _check_maps(archive, maps, progress)
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise DrnError(f"{path}: not a zip file, or a broken one: {error}") from error
+    with open_regular(path, "a zip file") as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except ZIP_ERRORS as error:
+            raise DrnError(f"{path}: not a zip file, or a broken one: {error}") from error
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+        findings = list(_check_names(infos, frames))
+        maps = [info for info in infos if frame_of(info.filename) and _is_png(info.filename)]
+        findings += _check_maps(archive, maps, progress)
     return Submission(len(maps), path.stat().st_size, tuple(findings))
 
 

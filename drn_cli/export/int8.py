@@ -96,7 +96,10 @@ def quantise_onnx(path: Path, inputs: Sequence[Input]) -> None:
             )
         except ValueError as error:
             problem = next(iter(str(error).splitlines()), type(error).__name__)
-            hint = "other images for --calibration, or another precision or format, may do"
+            hint = (
+                "if the network computes NaN or infinity, check the checkpoint; else use other "
+                "images for --calibration, or another precision or format"
+            )
             if NOT_FINITE in problem:
                 hint = "the network computes NaN or infinity from an image: check the checkpoint"
             raise DrnError(f"--int8: cannot be calibrated: {problem}", hint) from error

@@ -59,9 +59,9 @@ class GrowingTable:
                     part.unlink()
             self._before = []
         self.known: set[str] = set()
-        self.found = 0
+        self.earlier_rows = 0
         for row in self._rows(self._before):
-            self.found += 1
+            self.earlier_rows += 1
             if len(row) == len(self.header):
                 self.known.add(row[0])
 

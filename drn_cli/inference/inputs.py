@@ -46,8 +46,8 @@ class Picture:
 def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[Picture]:
     """List the pictures that files, folders and globs name, each once, in a fixed order.
 
-    A folder is searched through and its structure kept. What is left out, and inputs
-    without images beside others with some, are logged in one line each.
+    A folder is searched through and its structure kept. What is left out, and folders
+    without images beside other inputs, are logged in one line each.
 
     Args:
         inputs: What was given.
@@ -80,7 +80,7 @@ def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[P
             f"{', '.join(inputs)}: no images here{seen_anyway}", f"known: {' '.join(ENDINGS)}"
         )
     if empty:
-        warn_for_all(log, f"{few_of(empty, 3)}: no images here")
+        warn_for_all(log, f"{few_of(empty, 3)}: no images here (check the path)")
     left_out.log(", ".join(inputs))
     return list(_named(found))
 

@@ -1,6 +1,7 @@
 """From a network in a file to one that is ready for pictures."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,11 @@ def facts(
     class_set = told.class_set(found.told)
     if class_set is None and data is not None:
         class_set = data.class_set(found.classes)
-    normalized = normalization(found, data.statistics if data is not None else None, given)
+    read = None
+    if data is not None:
+        # Without any, the error of the data folder names the remedy.
+        read = data.stated_statistics if "mean" in found.told else data.statistics
+    normalized = normalization(found, read, given)
     return normalized, class_set or generic(found.classes)
 
 
@@ -114,7 +119,7 @@ def load_classifier(
     source: Path | Found,
     device: torch.device,
     *,
-    statistics: Statistics | None = None,
+    statistics: Callable[[], Statistics | None] | None = None,
     given: Normalization | None = None,
     crop: int | None = None,
     resize: int | None = None,
@@ -127,8 +132,8 @@ def load_classifier(
     Args:
         source: A checkpoint, an exported network, or what was read from one.
         device: Where to run it.
-        statistics: Mean and standard deviation of the data folder, where the file has none
-            or a guess.
+        statistics: Reads mean and standard deviation of the data folder, if it states any;
+            called where the file has none or a guess.
         given: What inputs are normalized with, whatever the file says.
         crop: Side of the crops that it sees, in pixels; by default as the file tells, or 224.
         resize: What the shorter side of a picture is brought to before, in pixels; by default as
@@ -151,8 +156,7 @@ def load_classifier(
             f"{found.path}: the weights of a ResNet are a start for training {found.arch}, not the "
             "published classifier: its answers mean little (use a C or D network, as drn_d_22)",
         )
-    known = None if statistics is None else lambda: statistics
-    normalized = normalization(found, known, given)
+    normalized = normalization(found, statistics, given)
     ready = partial(
         Classifier,
         normalization=normalized,

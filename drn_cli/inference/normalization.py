@@ -110,7 +110,7 @@ def stated(
 
 def normalization(
     found: Found,
-    data: Callable[[], Statistics] | None = None,
+    data: Callable[[], Statistics | None] | None = None,
     given: Normalization | None = None,
 ) -> Normalization:
     """Decide what a network's inputs are normalized with: as given; else its own; else the data's.
@@ -120,7 +120,8 @@ def normalization(
 
     Args:
         found: The network.
-        data: Reads those of the data folder that it is used with; called where they are used.
+        data: Reads those of the data folder that it is used with, if it states any; called where
+            they are used.
         given: Those that the user states.
 
     Raises:
@@ -144,7 +145,9 @@ def normalization(
     if given is not None:
         return given
     if data is not None and (own is None or (own.guessed and not inside)):
-        return Normalization(data(), "data folder")
+        known = data()
+        if known is not None:
+            return Normalization(known, "data folder")
     if own is None:
         return _guess(found)
     if own.guessed:

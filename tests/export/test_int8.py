@@ -63,7 +63,10 @@ class Unreadable(list[Any]):
 
 PIXELS = noise(8, 8).transpose(2, 0, 1)[None] / np.float32(255)
 CHECKPOINT = "the network computes NaN or infinity from an image: check the checkpoint"
-OTHERS = "other images for --calibration, or another precision or format, may do"
+OTHERS = (
+    "if the network computes NaN or infinity, check the checkpoint; else use other images for "
+    "--calibration, or another precision or format"
+)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +82,7 @@ OTHERS = "other images for --calibration, or another precision or format, may do
             "autodetected range of [nan, nan] is not finite",
             CHECKPOINT,
         ),
+        ([PIXELS, PIXELS * np.float32("inf")], "Maximum allowed size exceeded", OTHERS),
         ([PIXELS, PIXELS * np.float32(1e30)], "Maximum allowed size exceeded", OTHERS),
         ([PIXELS * np.float32(1e-42)], "Too many bins for data range. Cannot create", OTHERS),
         (Unreadable(), "ValueError", OTHERS),

@@ -243,7 +243,7 @@ def test_folder_without_images_beside_other_inputs_is_reported(
 ) -> None:
     (pictures / "empty").mkdir()
     assert list(found("pics/empty", "pics/b.png")) == ["pics/b.png"]
-    assert caplog.messages == ["pics/empty: no images here"]
+    assert caplog.messages == ["pics/empty: no images here (check the path)"]
 
 
 @pytest.mark.parametrize("pattern", ["pics/**/*.tif", "pics/**/c.png", "pics/d*", "pics/*/e?"])

@@ -17,7 +17,7 @@ from drn_cli.data.classes import ClassSet
 from drn_cli.data.folders import CITYSCAPES, IMAGENET, Statistics
 from drn_cli.errors import DrnError
 from drn_cli.inference.opening import read_network
-from drn_cli.inference.told import record
+from drn_cli.inference.told import record, statistics
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.conversion import to_original
@@ -176,7 +176,6 @@ def test_those_of_the_data_folder_come_before_a_guess_of_an_export(
     expected: tuple[Statistics, str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What was guessed for an export is as if its file had no mean and std."""
     data_folders()
     weights = files[name]
     if marked:
@@ -185,6 +184,13 @@ def test_those_of_the_data_folder_come_before_a_guess_of_an_export(
     data = "folders" if "classifier" in name else "stats"
     assert used(drn("eval", "--weights", weights, "--data", data, *options, "--json")) == expected
     assert "guess" not in caplog.text
+    if not marked or options:
+        return
+    Path("folders/info.json").unlink()
+    Path("stats/info.json").write_text("{}")
+    own = statistics(network.told, IMAGENET), marked
+    assert used(drn("eval", "--weights", weights, "--data", data, "--json")) == own
+    assert "its mean and std were guessed when it was exported" in caplog.text
 
 
 def data_folders() -> None:

@@ -90,7 +90,7 @@ def classify(
             if group.first:
                 assert classifier.normalization is not None
                 maker = maker_of(network, classifier.normalization, {"view": classifier.view})
-                begin_record(csv, maker, table.found, resume=wanted.skip_existing)
+                begin_record(csv, maker, table.earlier_rows, resume=wanted.skip_existing)
             group.wait()
             table.begin()
             stack.callback(table.end)  # of a run that fails as well

@@ -65,7 +65,7 @@ def differences(row: Row, maker: Row) -> list[str]:
     return [DECIDES[key] for key in keys]
 
 
-def begin_record(table: Path, maker: Row, found: int, *, resume: bool) -> None:
+def begin_record(table: Path, maker: Row, earlier_rows: int, *, resume: bool) -> None:
     """Record what makes a whole table, or check that the same continues it.
 
     A table of something else stays until the new one is whole. Until then nothing is recorded to
@@ -74,19 +74,18 @@ def begin_record(table: Path, maker: Row, found: int, *, resume: bool) -> None:
     Args:
         table: The table.
         maker: What makes its rows.
-        found: How many rows of an earlier run stay until it is written.
+        earlier_rows: Number of rows of an earlier run, of any columns, that stay until then.
         resume: Whether the table that is there is continued, and not replaced.
 
     Raises:
         DrnError: These were made by another network, in another way, or by what is unknown.
     """
     path = hidden_beside(table, "json")
-    if found:
+    if earlier_rows:
         instead = "choose another --csv, or leave out --skip-existing to make all of them again"
         if not path.is_file():
-            problem = (
-                f"{found:,} rows were made earlier, and {path}, which says by what, is missing"
-            )
+            rows = f"{earlier_rows:,} rows were made earlier"
+            problem = f"{rows}, and {path}, which says by what, is missing"
             raise DrnError(f"{table}: {problem}", instead)
         before = _object(path, instead)
         if before.get("network") is None:

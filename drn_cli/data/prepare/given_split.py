@@ -197,14 +197,16 @@ class _Pairs:
         for number, match in enumerate(matches):
             for path in (images / match.image, labels / match.label):
                 self._files[self._folder(path.parent)[0] / path.name] = number
-            stems = {PurePosixPath(match.image).with_suffix("").as_posix(), match.stem}
+            files = PurePosixPath(match.image), PurePosixPath(match.label)
+            stems = {match.stem, *(path.with_suffix("").as_posix() for path in files)}
             for name in {tail for stem in stems for tail in _tails(stem)}:
                 self._tails[name] = number if self._tails.get(name, number) == number else None
 
     def find(self, place: Path, line: str) -> int | None:
         """Find the pair that a line names: as a whole, or by its first word, as `IMAGE LABEL`.
 
-        A file that exists, from the folder of the list or those of the pairs, is meant as it is.
+        A file that exists, from the folder of the list, of the images or labels or above these, is
+        meant as it is.
         Of other paths, which may come from another machine, the end has to do.
         """
         texts = (line, line.split(maxsplit=1)[0], line.partition(",")[0])

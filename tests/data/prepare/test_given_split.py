@@ -206,6 +206,15 @@ def test_lists_that_mark_a_part_or_other_images(
     assert lists(root) == expected
 
 
+def test_lists_may_name_label_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"train.txt": "a_mask.png\nb_mask.png", "val.txt": "c_mask.png"}
+    for name in "abc":
+        files |= pair(f"images/x/{name}.png", f"masks/x/{name}_mask.png")
+    monkeypatch.chdir(root := write(tmp_path / "source", files))
+    assert prepare(root, *FOLDERS).exit_code == 0
+    assert lists(root) == {"train": ["a", "b"], "val": ["c"]}
+
+
 def test_pairs_in_no_list_are_left_out_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
