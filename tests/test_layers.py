@@ -11,7 +11,7 @@ import drn_cli
 PACKAGE = Path(drn_cli.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "formatting", "integrity", "replacing", "runs"),
+    ("errors", "files", "formatting", "integrity", "interrupts", "replacing", "runs"),
     ("networks.catalog",),
     ("recipe", "data", "networks", "distributed"),
     ("inference",),

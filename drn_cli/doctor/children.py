@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from drn_cli.interrupts import interrupts_later
+
 POLL = 0.02  # seconds
 BUSY = "nothing is known to be wrong with it: run drn doctor again when the machine is less busy"
 
@@ -52,17 +54,19 @@ def run_together(
         outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in commands]
         running: list[subprocess.Popen[bytes]] = []
         stack.callback(_end, running)  # on Ctrl-C as well
-        for command, output in zip(commands, outputs, strict=True):
-            running.append(
-                subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    # Its stacks would stand where a crash says nothing, and be taken for a reason.
-                    env=os.environ | {"PYTHONFAULTHANDLER": ""},
+        with interrupts_later():  # else one that has just started would be in no list
+            for command, output in zip(commands, outputs, strict=True):
+                running.append(
+                    subprocess.Popen(
+                        command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        # Its stacks would stand where a crash says nothing, and be taken for a
+                        # reason.
+                        env=os.environ | {"PYTHONFAULTHANDLER": ""},
+                    )
                 )
-            )
         end = time.monotonic() + timeout
         codes = [process.poll() for process in running]
         while None in codes and time.monotonic() < end and not (all_or_none and any(codes)):
@@ -87,6 +91,7 @@ def too_slow(packages: str, timeout: float) -> str:
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.kill()
-        process.wait()
+    with interrupts_later():  # a second Ctrl-C leaves none behind either
+        for process in processes:
+            process.kill()
+            process.wait()

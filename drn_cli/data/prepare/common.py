@@ -6,7 +6,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import shutil
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +30,7 @@ from drn_cli.files import (
     write_json,
     write_text,
 )
+from drn_cli.interrupts import interrupts_later
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +84,14 @@ def in_parallel(
     chunk = max(1, min(4, len(items) // (4 * max(1, cores))))  # few items are shared out one by one
     with ProcessPoolExecutor(cores, mp_context=context, initializer=_end_with_parent) as pool:
         try:
-            with _interrupts_later():
+            with interrupts_later():
                 results = pool.map(work, items, chunksize=chunk)
             for done, result in enumerate(results, start=1):
                 if progress is not None:
                     progress(done, len(items))
                 yield result
         except BaseException:
-            with _interrupts_later():  # a second Ctrl-C must not break off the waiting
+            with interrupts_later():  # a second Ctrl-C must not break off the waiting
                 pool.shutdown(cancel_futures=True)
             raise
 
@@ -152,28 +152,6 @@ def claimed(out: Path) -> Iterator[None]:
 
 def _may_write(folder: Path) -> bool:
     return os.access(folder, os.W_OK, effective_ids=True)
-
-
-@contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Hold Ctrl-C back; processes that start in here never see it: their parent stops them.
-
-    A new process inherits what its parent's thread blocks. The parent may have other threads that
-    the signal can reach, so its handler has to wait as well; only the main thread can set it.
-    """
-    held_back: list[int] = []
-    main = threading.current_thread() is threading.main_thread()
-    if main:
-        handler = signal.signal(signal.SIGINT, lambda number, _: held_back.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if main:
-            signal.signal(signal.SIGINT, handler)
-    if held_back:
-        raise KeyboardInterrupt
 
 
 @dataclass(slots=True)
