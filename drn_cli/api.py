@@ -208,7 +208,7 @@ class Predictor:
             if name is not None or place is None:
                 raise
             problem = error.message.removeprefix("image: ")
-            raise type(error)(f"{place}: {problem}", error.hint) from error
+            raise DrnError(f"{place}: {problem}", error.hint) from error
         name = name or place or "the image"
         network = self._network
         if isinstance(network, Classifier):

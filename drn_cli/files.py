@@ -137,7 +137,7 @@ def open_lock(path: Path) -> IO[bytes]:
 
 @contextmanager
 def locked(path: Path, busy: DrnError) -> Iterator[bool]:
-    """Hold a lock file, made for the block and removed after it.
+    """Hold a lock file, made for the block and removed after it, in a folder that may be missing.
 
     The lock is flock's, which belongs to the opened file: two threads of one process exclude each
     other, and no other use of the file drops it. A process that is killed leaves the file alone.
@@ -150,8 +150,12 @@ def locked(path: Path, busy: DrnError) -> Iterator[bool]:
         False where the file system has no locks, so that nothing is known of others.
 
     Raises:
-        DrnError: `busy`, or the file cannot be opened.
+        DrnError: `busy`, or the folder or the file cannot be made.
     """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DrnError(f"{path.parent}: cannot be written: {error.strerror or error}") from error
     while True:
         with open_lock(path) as file:
             alone = True

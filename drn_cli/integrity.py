@@ -88,12 +88,8 @@ def damaged(path: Path, error: Exception | str) -> DrnError:
 
     What the operating system refuses (permission, open files, a failing disk) is no damage.
     """
-    # zipfile and PyTorch cover some of these errors with others.
-    for one in (error, getattr(error, "__context__", None)):
-        if isinstance(one, Exception) and (limit := limit_reached(one)):
-            return FaultError(f"{path}: {limit.message}", limit.hint)
-        if refused_by_system(one):
-            return FaultError(f"{path}: cannot be read: {one.strerror}", remedy(one))
+    if fault := fault_of(path, error):
+        return fault
     lines = [line.strip() for line in str(error).splitlines()]
     # OpenVINO and PyTorch begin with places in their own code.
     lines = [
@@ -103,6 +99,17 @@ def damaged(path: Path, error: Exception | str) -> DrnError:
     ]
     reason = (lines or [""])[0].split(". ")[0].strip() or type(error).__name__
     return DrnError(f"{path}: damaged or cut short: {reason}", "copy, download or export it again")
+
+
+def fault_of(path: Path, error: Exception | str) -> FaultError | None:
+    """Return the error where a machine's limit or its system is the cause; None for damage."""
+    # zipfile and PyTorch cover some of these errors with others.
+    for one in (error, getattr(error, "__context__", None)):
+        if isinstance(one, Exception) and (limit := limit_reached(one)):
+            return FaultError(f"{path}: {limit.message}", limit.hint)
+        if refused_by_system(one):
+            return FaultError(f"{path}: cannot be read: {one.strerror}", remedy(one))
+    return None
 
 
 def content_start(file: IO[bytes], record: zipfile.ZipInfo) -> int:

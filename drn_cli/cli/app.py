@@ -44,7 +44,7 @@ class _Verbs(TyperGroup):
         with _ending():
             return super().make_context(*args, **options)
 
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+    def invoke(self, ctx: Any) -> Any:
         with _ending():
             return super().invoke(ctx)
 

@@ -18,12 +18,7 @@ from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import Sample, Statistics
 from drn_cli.data.images import Pixels
 from drn_cli.data.order import Order, Turn
-from drn_cli.data.readers import (
-    allow_open_files,
-    obey_only_the_parent,
-    reading_failures,
-    report_failures,
-)
+from drn_cli.data.readers import allow_open_files, obey_only_the_parent, reading_failures
 from drn_cli.errors import DrnError
 
 
@@ -127,7 +122,6 @@ class TrainingBatches:
             DrnError: A picture or label of the batch cannot be used, or a reading process died.
         """
         allow_open_files(self._loader.num_workers)
-        report_failures()
         self._steps.turns = list(self.order.parts(epoch, self.rank, self.world, start))
         with reading_failures(self._loader):
             for batch in self._loader:

@@ -4,9 +4,9 @@ Linked folders are followed, and each folder is searched once, so that a link ba
 ends and no image is found under two names. What a search leaves out is counted with the reason.
 """
 
+import errno
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -48,33 +48,24 @@ class LeftOut:
     """What searches passed over: how many files and folders for which reason, and some names.
 
     Args:
-        expected: Names, as `add` gets them, that a data set has and that are not counted.
-        wanted: Whether a reason and a name are counted; by default all are.
+        counted: Whether a reason and a name, as `add` gets them, are counted; by default all are.
     """
 
-    def __init__(
-        self,
-        expected: re.Pattern[str] | None = None,
-        *,
-        wanted: Callable[[str, str], bool] = lambda reason, name: True,
-    ) -> None:
-        self._expected = expected
-        self._wanted = wanted
+    def __init__(self, counted: Callable[[str, str], bool] = lambda reason, name: True) -> None:
+        self._counted = counted
         self.counts: Counter[str] = Counter()
         self._names: dict[str, list[str]] = {}
 
     def add(self, reason: str, name: str) -> None:
-        if self._expected and self._expected.fullmatch(name):
-            return
-        if not self._wanted(reason, name):
+        if not self._counted(reason, name):
             return
         self.counts[reason] += 1
         names = self._names.setdefault(reason, [])
         if len(names) < NAMED:
             names.append(name)
 
-    def take_over(self, other: "LeftOut") -> None:
-        """Count what another one counted, too."""
+    def merge(self, other: "LeftOut") -> None:
+        """Count what another one has counted, too."""
         self.counts += other.counts
         for reason, names in other._names.items():
             self._names[reason] = [*self._names.get(reason, ()), *names][:NAMED]
@@ -269,8 +260,9 @@ def _kind(entry: os.DirEntry[str]) -> str:
         if entry.is_file():
             return FILE
         return IRREGULAR if Path(entry.path).exists() else DANGLING
-    except OSError:  # a link that leads to itself, a folder that may not be searched
-        return UNREADABLE
+    except OSError as error:
+        # A link that leads to itself leads to nothing; else the folder may not be searched.
+        return DANGLING if error.errno == errno.ELOOP else UNREADABLE
 
 
 def _reason_against_file(name: str, kind: str) -> str | None:

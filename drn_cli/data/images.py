@@ -13,6 +13,7 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.file_ends import PNG_MAGIC
@@ -40,7 +41,6 @@ Source = Path | bytes | IO[bytes] | Image.Image  # what an image is read from
 TAIL = 0x20000  # bytes at the end of a PNG in which EXIF would be found: it has 64 KB at most
 ORIENTATION = 0x0112  # of EXIF: 1 is upright
 MOST_FRAMES = 64  # that are looked for in a TIFF: Pillow's time grows with their number squared
-SIZE = (256, 257)  # tags of a TIFF's width and height
 REDUCED = 254  # tag of a TIFF's smaller copies of itself, whose lowest bit is 1
 
 SUFFIXES = frozenset(
@@ -166,8 +166,8 @@ def read_header(source: Path | bytes) -> Header:
             orientation = image.getexif().get(ORIENTATION, 1) if asked else 1
             turned = isinstance(orientation, int) and 1 < orientation <= 8
             size = image.size
-            if image.format == "TIFF":  # newer versions of Pillow have turned it already
-                size = tuple(image.tag_v2[tag] for tag in SIZE)  # type: ignore[attr-defined]
+            if isinstance(image, TiffImageFile):  # newer versions of Pillow have turned it already
+                size = (image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH])
             return Header(size, image.mode, orientation if turned else 1)
     _open(source, "first")  # says what it is instead
     raise AssertionError("Pillow knows the file after all")

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -28,11 +29,14 @@ def reading_failures(loader: DataLoader[Any] | None = None) -> Iterator[None]:
     """Turn the death of a reading process into an error that names the cause.
 
     PyTorch learns of it by a signal, and raises wherever the program happens to be; or, when it
-    waits for a batch of `loader`, without the cause.
+    waits for a batch of `loader`, without the cause. What an earlier failure silenced, as in a
+    notebook, reports again to the next loader: PyTorch sets its handler once a process.
 
     Raises:
         DrnError: A reading process died.
     """
+    if loader is not None:
+        _restore_handlers()
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
@@ -53,24 +57,33 @@ def reading_failures(loader: DataLoader[Any] | None = None) -> Iterator[None]:
         raise _why_reading_failed(failure, "; ".join([str(failure), *ends])) from None
 
 
-_undo: list[Callable[[], object]] = []  # what reports again after a loader has failed
+_undo: list[Callable[[], object]] = []  # sets handlers of this process back, if still ours
 
 
 def _ignore_deaths() -> None:
     """Ignore the other workers of a loader that has failed: one death is enough."""
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if handler != signal.SIG_DFL:
-        _undo.append(partial(signal.signal, signal.SIGCHLD, handler))
+        _undo.append(
+            lambda: (
+                signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+                and signal.signal(signal.SIGCHLD, handler)
+            )
+        )
 
 
 def _ignore_tracebacks() -> None:
     for module, name in ((sys, "unraisablehook"), (threading, "excepthook")):
-        _undo.append(partial(setattr, module, name, getattr(module, name)))
+        _undo.append(partial(_restore, module, name, getattr(module, name)))
         setattr(module, name, _pass_over)
 
 
-def report_failures() -> None:
-    """Report again what an earlier failure silenced: PyTorch sets its handler once a process."""
+def _restore(module: ModuleType, name: str, hook: object) -> None:
+    if getattr(module, name) is _pass_over:
+        setattr(module, name, hook)
+
+
+def _restore_handlers() -> None:
     while _undo and threading.current_thread() is threading.main_thread():
         _undo.pop()()
 

@@ -132,7 +132,7 @@ def _files(
     require_folder(folder, "images")
     endings = "|".join(map(re.escape, ENDINGS))
     other = re.compile(rf"(?is:.*)(?<!{re.escape(suffix)})(?i:{endings})") if suffix else never
-    left_out = LeftOut(other)
+    left_out = LeftOut(lambda _, name: other is None or not other.fullmatch(name))
     found = sorted(
         path
         for name, _ in search(folder, left_out)

@@ -20,9 +20,9 @@ from drn_cli.data.audit.labels import LABEL_ID
 from drn_cli.data.classes import IGNORED, cityscapes_train_ids
 from drn_cli.data.images import Pixels, index_png, read_header, read_label
 from drn_cli.data.prepare.common import Progress
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, FaultError
 from drn_cli.files import atomic
-from drn_cli.integrity import ZIP_ERRORS, open_regular
+from drn_cli.integrity import ZIP_ERRORS, fault_of, open_regular
 
 TEST_CITIES = {
     "berlin": 544,
@@ -177,17 +177,18 @@ def check_submission(
         progress: Told how many maps are looked at, of all.
 
     Raises:
-        DrnError: There is no such file, or it is no zip file.
+        DrnError: There is no such file, it is no zip file, or it cannot be read.
     """
     with open_regular(path, "a zip file") as file:
         try:
             archive = zipfile.ZipFile(file)
         except ZIP_ERRORS as error:
-            raise DrnError(f"{path}: not a zip file, or a broken one: {error}") from error
+            broken = DrnError(f"{path}: not a zip file, or a broken one: {error}")
+            raise fault_of(path, error) or broken from error
         infos = [info for info in archive.infolist() if not info.is_dir()]
         findings = list(_check_names(infos, frames))
         maps = [info for info in infos if frame_of(info.filename) and _is_png(info.filename)]
-        findings += _check_maps(archive, maps, progress)
+        findings += _check_maps(archive, path, maps, progress)
     return Submission(len(maps), path.stat().st_size, tuple(findings))
 
 
@@ -221,13 +222,15 @@ def _check_names(
 
 
 def _check_maps(
-    archive: zipfile.ZipFile, infos: Sequence[zipfile.ZipInfo], progress: Progress
+    archive: zipfile.ZipFile, path: Path, infos: Sequence[zipfile.ZipInfo], progress: Progress
 ) -> Iterator[Finding]:
     values: set[int] = set()
 
     def look(info: zipfile.ZipInfo) -> tuple[list[Finding], set[int]]:
         try:
-            pixels = _read_map(archive, info)
+            pixels = _read_map(archive, path, info)
+        except FaultError:
+            raise
         except DrnError as error:
             return [Finding("error", f"{info.filename}: {error.message}")], set()
         found = set(np.unique(pixels).tolist())
@@ -251,7 +254,7 @@ def _check_maps(
         )
 
 
-def _read_map(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Pixels:
+def _read_map(archive: zipfile.ZipFile, path: Path, info: zipfile.ZipInfo) -> Pixels:
     if info.flag_bits & 1:
         raise DrnError("is encrypted")
     if info.file_size > LARGEST_FILE:
@@ -259,7 +262,7 @@ def _read_map(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Pixels:
     try:
         content = archive.read(info)
     except ZIP_ERRORS as error:
-        raise DrnError(f"cannot be unpacked: {error}") from error
+        raise fault_of(path, error) or DrnError(f"cannot be unpacked: {error}") from error
     header = _readable(read_header, content)
     if header.size != SIZE:
         raise DrnError(f"is {header.size[0]}x{header.size[1]}, not {SIZE[0]}x{SIZE[1]}")

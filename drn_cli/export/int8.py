@@ -67,8 +67,8 @@ def quantise_onnx(path: Path, inputs: Sequence[Input]) -> None:
     """Replace an ONNX file by one whose convolutions compute in 8 bits.
 
     Raises:
-        DrnError: ONNX Runtime's quantisation is not installed, or finds no ranges of the values
-            that the network computes from the inputs, as of those that are not finite.
+        DrnError: ONNX Runtime's quantisation is not installed, or cannot determine the ranges
+            of the values that the network computes, for example because some are NaN.
     """
     onnx = need("onnx", "onnx", "--int8")
     tools: Any = need("onnxruntime.quantization", "onnx", "--int8")

@@ -5,29 +5,23 @@ import glob
 import io
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from drn_cli.errors import DrnError
 from drn_cli.files import csv_text, hidden_beside, locked, open_append, write_csv
 
 
-@contextmanager
-def writing_table(path: Path) -> Iterator[None]:
+def writing_table(path: Path) -> AbstractContextManager[bool]:
     """Exclude other runs from a CSV file and its parts, and make its folder.
 
     Raises:
         DrnError: Another run is writing it, or the folder cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DrnError(f"{path}: cannot be written: {error.strerror or error}") from error
     busy = DrnError(
         f"{path}: another process is writing it", "wait for it, or choose another --csv"
     )
-    with locked(hidden_beside(path, "lock"), busy):
-        yield
+    return locked(hidden_beside(path, "lock"), busy)
 
 
 class GrowingTable:
@@ -41,7 +35,7 @@ class GrowingTable:
 
     Attributes:
         known: The first column of the rows that are kept.
-        found: How many rows there are, also of other columns: these go when the table is written.
+        earlier_rows: Number of rows there were; those of other columns go when it is written.
 
     Raises:
         DrnError: The file that is there has other columns, or cannot be read or written.

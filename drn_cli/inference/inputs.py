@@ -63,17 +63,20 @@ def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[P
     seen: set[str] = set()
     empty = []
     for entry in inputs:
-        named_by_entry = list(_expand(entry, ours, left_out))
-        if not named_by_entry and Path(entry).is_dir():
-            empty.append(entry)
-        for path, relative, named in named_by_entry:
+        used = False
+        for path, relative, named in _expand(entry, ours, left_out):
             folder, name = os.path.split(path)
             within = real(folder)
             place = f"{within}/{name}"  # links to one picture are still two inputs
-            hidden = not named and any(f"{within}/".startswith(f"{one}/") for one in ours)
-            if place not in seen and not hidden:
+            if not named and any(f"{within}/".startswith(f"{one}/") for one in ours):
+                left_out.add(PREDICTIONS, relative)
+                continue
+            used = True
+            if place not in seen:
                 seen.add(place)
                 found[path] = relative
+        if not used and Path(entry).is_dir():
+            empty.append(entry)
     if not found:
         seen_anyway = f" ({left_out})" if left_out else ""
         raise DrnError(
@@ -114,7 +117,7 @@ def _matched(entry: str, ours: Sequence[str], left_out: LeftOut) -> Iterator[tup
     pattern = path.relative_to(fixed).parts
     asked = any(part.startswith(".") for part in pattern)  # for what is hidden elsewhere
     if "**" in pattern and not asked:
-        passed_over = LeftOut(wanted=partial(_concerns, pattern))
+        passed_over = LeftOut(partial(_concerns, pattern))
         found = _search(fixed, pattern, ours, passed_over)
     else:
         passed_over = LeftOut()
@@ -125,7 +128,7 @@ def _matched(entry: str, ours: Sequence[str], left_out: LeftOut) -> Iterator[tup
         yield one
     if nothing and not passed_over.counts.keys() - NOT_ENTERED - {HIDDEN}:
         raise DrnError(f"{entry}: matches no file{f' ({passed_over})' if passed_over else ''}")
-    left_out.take_over(passed_over)
+    left_out.merge(passed_over)
 
 
 def _search(

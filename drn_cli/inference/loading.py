@@ -41,11 +41,12 @@ def facts(
     class_set = told.class_set(found.told)
     if class_set is None and data is not None:
         class_set = data.class_set(found.classes)
-    read = None
+    read_statistics = None
     if data is not None:
-        # Without any, the error of the data folder names the remedy.
-        read = data.stated_statistics if "mean" in found.told else data.statistics
-    normalized = normalization(found, read, given)
+        # A file without mean and std needs the data folder's: its error names the remedy.
+        own = {"mean", "std"} <= found.told.keys()
+        read_statistics = data.stated_statistics if own else data.statistics
+    normalized = normalization(found, read_statistics, given)
     return normalized, class_set or generic(found.classes)
 
 
@@ -119,7 +120,7 @@ def load_classifier(
     source: Path | Found,
     device: torch.device,
     *,
-    statistics: Callable[[], Statistics | None] | None = None,
+    read_statistics: Callable[[], Statistics | None] | None = None,
     given: Normalization | None = None,
     crop: int | None = None,
     resize: int | None = None,
@@ -132,7 +133,7 @@ def load_classifier(
     Args:
         source: A checkpoint, an exported network, or what was read from one.
         device: Where to run it.
-        statistics: Reads mean and standard deviation of the data folder, if it states any;
+        read_statistics: Reads mean and standard deviation of the data folder, if it states any;
             called where the file has none or a guess.
         given: What inputs are normalized with, whatever the file says.
         crop: Side of the crops that it sees, in pixels; by default as the file tells, or 224.
@@ -156,7 +157,7 @@ def load_classifier(
             f"{found.path}: the weights of a ResNet are a start for training {found.arch}, not the "
             "published classifier: its answers mean little (use a C or D network, as drn_d_22)",
         )
-    normalized = normalization(found, statistics, given)
+    normalized = normalization(found, read_statistics, given)
     ready = partial(
         Classifier,
         normalization=normalized,

@@ -110,7 +110,7 @@ def stated(
 
 def normalization(
     found: Found,
-    data: Callable[[], Statistics | None] | None = None,
+    read_statistics: Callable[[], Statistics | None] | None = None,
     given: Normalization | None = None,
 ) -> Normalization:
     """Decide what a network's inputs are normalized with: as given; else its own; else the data's.
@@ -120,8 +120,8 @@ def normalization(
 
     Args:
         found: The network.
-        data: Reads those of the data folder that it is used with, if it states any; called where
-            they are used.
+        read_statistics: Reads those of the data folder that it is used with, if it states any;
+            called where they are used.
         given: Those that the user states.
 
     Raises:
@@ -144,8 +144,8 @@ def normalization(
         )
     if given is not None:
         return given
-    if data is not None and (own is None or (own.guessed and not inside)):
-        known = data()
+    if read_statistics is not None and (own is None or (own.guessed and not inside)):
+        known = read_statistics()
         if known is not None:
             return Normalization(known, "data folder")
     if own is None:

@@ -105,7 +105,7 @@ def _classification(
     classifier = load_classifier(
         run.best,
         device,
-        statistics=folder.stated_statistics,
+        read_statistics=folder.stated_statistics,
         crop=recipe.augment.crop,
         resize=recipe.eval.resize,
     )

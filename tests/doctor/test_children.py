@@ -2,9 +2,11 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,3 +73,19 @@ def test_nobody_is_left_when_a_program_is_missing_or_interrupted(tmp_path: Path)
     assert gone(int(mark.read_text()))
     with pytest.raises(FileNotFoundError):
         run_together([HANGS, ["/no/such/program"]], 500)
+
+
+def test_interrupt_while_a_process_starts_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            started.append(self.pid)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_together([HANGS, HANGS], 500)
+    assert started
+    assert all(map(gone, started))

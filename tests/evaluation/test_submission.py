@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 import struct
 import zipfile
 import zlib
@@ -14,7 +16,7 @@ from PIL import Image
 from drn_cli.data.classes import cityscapes, cityscapes_train_ids
 from drn_cli.data.folders import Sample
 from drn_cli.distributed.group import Group
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, FaultError
 from drn_cli.evaluation import submission
 from drn_cli.evaluation.label_maps import MapReader
 from drn_cli.evaluation.segmentation import compare
@@ -391,6 +393,20 @@ def test_file_that_is_no_zip_file_is_an_error_in_one_line(tmp_path: Path, kind: 
     with pytest.raises(DrnError, match=r"a\.zip: not a zip file, or a broken one") as caught:
         check_submission(path)
     assert "\n" not in str(caught.value)
+
+
+def test_disk_that_fails_is_no_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = zipped(tmp_path / "a.zip", good())
+    for method in ("__init__", "read"):
+        with monkeypatch.context() as disk, pytest.raises(FaultError) as caught:
+            disk.setattr(zipfile.ZipFile, method, fail)
+            check_submission(path)
+        assert str(caught.value).startswith(f"{path}: cannot be read: Input/output error (the disk")
 
 
 def test_file_that_is_missing_or_a_folder_is_an_error(tmp_path: Path) -> None:

@@ -246,6 +246,23 @@ def test_folder_without_images_beside_other_inputs_is_reported(
     assert caplog.messages == ["pics/empty: no images here (check the path)"]
 
 
+def test_what_inputs_leave_out_is_counted_together(
+    pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also images in the output folder, that a pattern or its own name leads to."""
+    caplog.set_level(logging.INFO, "drn_cli")
+    touch(Path("predictions/index/a.png"))
+    touch(Path("predictions/color/b.png"))
+    for name in ("loop.png", "deep/loop.png"):
+        (pictures / name).symlink_to("loop.png")
+    inputs = ("predictions/*/*.png", "pics/**/loop.png", "pics/deep/l*", "pics/b.png")
+    assert list(found(*inputs)) == ["predictions/color/b.png", "pics/b.png"]
+    [said] = caplog.messages
+    assert "earlier predictions 1 (index/a.png), link to nothing 3 (deep/loop.png, " in said
+    assert list(found("predictions/index", "pics/b.png")) == ["pics/b.png"]
+    assert "predictions/index: no images here (check the path)" in caplog.messages
+
+
 @pytest.mark.parametrize("pattern", ["pics/**/*.tif", "pics/**/c.png", "pics/d*", "pics/*/e?"])
 def test_pattern_without_a_file_is_an_error_beside_other_inputs(
     pictures: Path, pattern: str

@@ -169,7 +169,7 @@ def test_the_file_itself_has_the_first_word(tmp_path: Path, data_folder: Path) -
 
 def test_a_classifiers_file_has_the_first_word_too(tmp_path: Path) -> None:
     path = own_file(tmp_path / "a.safetensors", model_of("classification"))
-    found = load_classifier(path, CPU, statistics=lambda: CITYSCAPES)
+    found = load_classifier(path, CPU, read_statistics=lambda: CITYSCAPES)
     assert found.statistics == OWN
     assert (found.names, found.folders, found.named) == (COLOURS.names, ("n1", "n2", "n3"), True)
 
@@ -190,7 +190,9 @@ def test_classes_of_a_classifier_that_nobody_names_are_numbered(
 ) -> None:
     """19 of them are those of Cityscapes for segmenters alone."""
     model = model_of("classification", classes, "drn_d_22")
-    found = load_classifier(original_file(tmp_path / "a.pth", model), CPU, statistics=lambda: OWN)
+    found = load_classifier(
+        original_file(tmp_path / "a.pth", model), CPU, read_statistics=lambda: OWN
+    )
     assert found.names == tuple(f"class {number}" for number in range(classes))
     assert found.folders is None
     assert not found.named

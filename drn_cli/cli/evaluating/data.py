@@ -129,7 +129,7 @@ def _classification(
     classifier = load_classifier(
         network,
         group.device,
-        statistics=folder.stated_statistics,
+        read_statistics=folder.stated_statistics,
         view="10-crop" if look.ten_crop else "1-crop",
         **source.crops(),
         **look.computing(group.device),

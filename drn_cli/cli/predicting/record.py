@@ -96,7 +96,7 @@ def begin_record(table: Path, maker: Row, earlier_rows: int, *, resume: bool) ->
         if different := differences(before, maker):
             problem = f"the predictions there were made with other {' and '.join(different)}"
             raise DrnError(f"{path}: {problem}", instead)
-    replaces = not resume and table.is_file() and not _is_of(path, maker)
+    replaces = not resume and table.is_file() and not _made_by(path, maker)
     write_json(path, UNKNOWN if replaces else maker)
 
 
@@ -105,7 +105,7 @@ def finish_record(table: Path, maker: Row) -> None:
     write_json(hidden_beside(table, "json"), maker)
 
 
-def _is_of(path: Path, maker: Row) -> bool:
+def _made_by(path: Path, maker: Row) -> bool:
     """Whether a table's record can be read and holds the same maker."""
     try:
         return not differences(_object(path), maker)
@@ -163,7 +163,7 @@ class MapRecord:
     """The record of an output folder, while maps are written there; see `recording`.
 
     Args:
-        out, maker, kinds: As there.
+        out, maker, kinds: See `recording`.
         alone: Whether no other run writes there: recorded files that are missing are not coming.
     """
 
@@ -176,7 +176,7 @@ class MapRecord:
         self._replaced: dict[str, Row] = {}
 
     def begin(self, names: Sequence[str], *, resume: bool, force: bool) -> None:
-        """Check what is there, and record what will be; arguments and errors of `recording`."""
+        """Check what is there, and record what will be; arguments and errors as in `recording`."""
         from drn_cli.inference.outputs import check_place
 
         before = _read(self.out)

@@ -103,7 +103,7 @@ def find_copy(root: Path, zips: Path | None, *, partial: bool) -> Copy:
     passed_over = {}
     for top in (PICTURES, LABELS):
         if (root / top).is_dir():
-            passed_over[top] = LeftOut(_OTHERS)
+            passed_over[top] = LeftOut(lambda _, name: not _OTHERS.fullmatch(name))
             names |= _names(root, top, passed_over[top])
         elif archive := _archive(top, root, zips):
             packed[top] = _of_use(archive, top)

@@ -89,7 +89,7 @@ def _archive(
 
 def _folder(folder: Path, batches: Callable[[LeftOut], Iterator[list[Picture]]]) -> Part:
     # The files are listed twice rather than held: there are more than a million.
-    left_out = LeftOut(OF_IMAGENET)
+    left_out = LeftOut(lambda _, name: not OF_IMAGENET.fullmatch(name))
     listing = list_pictures(batches(left_out))
     left_out.log(folder)
     return Part(
