@@ -4,7 +4,6 @@ Linked folders are followed, and each folder is searched once, so that a link ba
 ends and no image is found under two names. What a search leaves out is counted with the reason.
 """
 
-import errno
 import logging
 import os
 from collections import Counter
@@ -260,9 +259,8 @@ def _kind(entry: os.DirEntry[str]) -> str:
         if entry.is_file():
             return FILE
         return IRREGULAR if Path(entry.path).exists() else DANGLING
-    except OSError as error:
-        # A link that leads to itself leads to nothing; else the folder may not be searched.
-        return DANGLING if error.errno == errno.ELOOP else UNREADABLE
+    except OSError:  # a link that leads to itself, a folder that may not be searched
+        return UNREADABLE
 
 
 def _reason_against_file(name: str, kind: str) -> str | None:

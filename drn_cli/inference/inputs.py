@@ -158,7 +158,11 @@ def _glob(
 def _concerns(pattern: Sequence[str], reason: str, name: str) -> bool:
     """Return whether a pattern matches what a search left out, or may match what is below it."""
     parts = name.split("/")
-    return _matches(parts, pattern) or (reason in NOT_ENTERED and _enters(parts, pattern))
+    if _matches(parts, pattern):
+        return True
+    # A link to itself is unreadable as well, and ends as an image may.
+    is_folder = reason in NOT_ENTERED and not name.lower().endswith(ENDINGS)
+    return is_folder and _enters(parts, pattern)
 
 
 def _enters(parts: Sequence[str], pattern: Sequence[str]) -> bool:

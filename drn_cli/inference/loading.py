@@ -11,7 +11,7 @@ import torch
 from drn_cli.data.classes import ClassSet, generic, imagenet
 from drn_cli.data.classification import View
 from drn_cli.data.folders import ListFolder, Statistics
-from drn_cli.errors import DrnError, warn_for_all
+from drn_cli.errors import DrnError, few_of, warn_for_all
 from drn_cli.inference import told
 from drn_cli.inference.classifier import Classifier
 from drn_cli.inference.exported.network import AS_PIXELS, ExportedNetwork, Output
@@ -37,10 +37,14 @@ def facts(
 
     Those of the file; else of the data folder; else what is known of networks like this. A
     normalization that is given comes before all, and the data folder's before a guess in the file.
+
+    Raises:
+        DrnError: The data folder names another number of classes than the network has.
     """
     class_set = told.class_set(found.told)
-    if class_set is None and data is not None:
-        class_set = data.class_set(found.classes)
+    if data is not None and (named := data.named_classes()) is not None:
+        _check_classes(found, class_set or named, data.lists / "info.json", named)
+        class_set = class_set or named
     read_statistics = None
     if data is not None:
         # A file without mean and std needs the data folder's: its error names the remedy.
@@ -48,6 +52,27 @@ def facts(
         read_statistics = data.stated_statistics if own else data.statistics
     normalized = normalization(found, read_statistics, given)
     return normalized, class_set or generic(found.classes)
+
+
+def _check_classes(found: Found, own: ClassSet, path: Path, named: ClassSet) -> None:
+    """Compare the classes of a network with those of the data: ids mean nothing without them."""
+    if len(named) != found.classes:
+        raise DrnError(
+            f"{path}: names {len(named)} classes, {found.path} has {found.classes}",
+            "use a network and a data folder of the same classes",
+        )
+    pairs = enumerate(zip(own.names, named.names, strict=True))
+    different = [
+        f"{b!r} for {a!r} ({n})"
+        for n, (a, b) in pairs
+        if a.casefold() not in (b.casefold(), f"class {n}")  # a name that was made up
+    ]
+    if different:
+        warn_for_all(
+            log,
+            f"{path}: names other classes than {found.path}: {few_of(different, 3)} (ids are "
+            "compared as they are: check that they mean the same)",
+        )
 
 
 def load_predictor(

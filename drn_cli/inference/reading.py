@@ -3,9 +3,12 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
+
+from drn_cli.interrupts import interrupts_later
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,9 +44,15 @@ def ahead(
         while waiting:
             done, future = waiting.popleft()
             yield done, future.result
+    except GeneratorExit:  # the caller failed or was interrupted: a second Ctrl-C adds nothing
+        with suppress(KeyboardInterrupt), interrupts_later():
+            pool.shutdown(wait=True, cancel_futures=True)
+        raise
     finally:
-        # What is under way comes to its end here: it may use a network that is changed afterwards.
-        pool.shutdown(wait=True, cancel_futures=True)
+        # What is under way comes to its end here: it may use a network that is changed afterwards,
+        # and threads that an interrupt left behind would end Python with an abort.
+        with interrupts_later():
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def networks_at_once(device: torch.device, pictures: int = MOST_NETWORKS) -> int:

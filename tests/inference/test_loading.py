@@ -1,5 +1,6 @@
 """A file that holds a network, and what is known of it where the file does not say."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 from training_runs import ALONE, prepare_in
+from typer.testing import CliRunner
 
+from drn_cli.cli.app import app
 from drn_cli.data.classes import ClassSet, camvid, cityscapes, imagenet
 from drn_cli.data.folders import CITYSCAPES, IMAGENET, ListFolder, Statistics
 from drn_cli.errors import DrnError
@@ -165,6 +168,39 @@ def test_the_file_itself_has_the_first_word(tmp_path: Path, data_folder: Path) -
     predictor = load_predictor(path, CPU, data=ListFolder.open(data_folder))
     assert predictor.statistics == OWN
     assert predictor.class_set == COLOURS
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["A", "b", "c"], None),
+        (
+            ["a", "c", "b"],
+            "names other classes than {path}: 'c' for 'b' (1), 'b' for 'c' (2) (ids are compared",
+        ),
+        (["a", "b"], "names 2 classes, {path} has 3 (use a network and a data folder of"),
+    ],
+)
+def test_classes_of_the_data_folder_are_compared_with_the_networks(
+    own_data_folder: Path,
+    tmp_path: Path,
+    names: list[str],
+    problem: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Else scores of other classes look like any others."""
+    path = own_file(tmp_path / "a.safetensors", model_of("segmentation"))
+    info = own_data_folder / "info.json"
+    colours = [[n, n, n] for n in range(len(names))]
+    info.write_text(
+        json.dumps(json.loads(info.read_text()) | {"classes": names, "colours": colours})
+    )
+    words = ["eval", "--weights", str(path), "--data", str(own_data_folder), "--json"]
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code == 0) == (len(names) == 3)
+    said = [*caplog.messages, *([] if done.exit_code == 0 else [str(done.exception)])]
+    expected = [] if problem is None else [f"{info}: {problem.format(path=path)}"]
+    assert [line[: len(expected[0])] if expected else line for line in said] == expected
 
 
 def test_a_classifiers_file_has_the_first_word_too(tmp_path: Path) -> None:

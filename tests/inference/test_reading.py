@@ -1,4 +1,6 @@
+import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -145,3 +147,25 @@ def test_threads_are_put_back_when_work_fails_or_nobody_wants_more() -> None:
 
 def fail(_: int) -> None:
     raise DrnError("broken")
+
+
+def test_second_interrupt_waits_for_what_is_being_read() -> None:
+    """Threads that go on while Python ends make it abort."""
+    read: list[int] = []
+
+    def slow(number: int) -> None:
+        time.sleep(0.3)
+        read.append(number)
+
+    again = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
+
+    def use() -> None:
+        for _ in ahead(slow, range(9)):
+            again.start()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    again.join()
+    assert read
+    assert not any(thread.name.startswith("read") for thread in threading.enumerate())

@@ -7,6 +7,7 @@ from types import ModuleType
 from drn_cli.errors import DrnError
 from drn_cli.files import parse_json, read_bytes
 from drn_cli.integrity import damaged
+from drn_cli.interrupts import interrupts_later
 
 LARGEST = 2 << 30  # bytes of a file, and what protobuf takes; the largest of ours have 0.25 GB
 
@@ -23,7 +24,8 @@ def need(package: str, extra: str, who: str) -> ModuleType:
         DrnError: It is not installed.
     """
     try:
-        return import_module(package)
+        with interrupts_later():  # a compiled module turns Ctrl-C into an error of its own
+            return import_module(package)
     except ModuleNotFoundError as error:
         raise DrnError(
             f"{who}: needs {error.name}, which is not installed", f"pip install 'drn-cli[{extra}]'"
