@@ -94,6 +94,10 @@ def export(
     calibrating = _calibrating(source, calibration) if form.precision == "int8" else []
     strings, statistics = describe(network, source, form, licence, given)
     check_metadata(strings, out, writing=True)  # what cannot be read back is not written
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
     busy = DrnError(f"{out}: another process is exporting to it", "wait for it, or use --out")
     with locked(hidden_beside(out, LOCK), busy) as alone:
         if alone:
