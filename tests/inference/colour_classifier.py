@@ -4,7 +4,7 @@ The stem takes the contrast of each colour to the others over two by two pixels,
 passes that on, and the head scores it. So it is known what the classifier must say of a picture.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
 from drn_cli.inference.told import record
 from drn_cli.networks import create_model
+from drn_cli.networks.catalog import Task
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.models import DRN
 
@@ -53,9 +54,9 @@ def score(name: str, rgb: Iterable[int]) -> float:
 
 
 @torch.no_grad()
-def build() -> DRN:
-    """Make the classifier: a drn_a_18 whose residual branches are silent."""
-    model = create_model("drn_a_18", "classification", len(NAMES)).eval()
+def build(task: Task = "classification", names: Sequence[str] = NAMES) -> DRN:
+    """Make the classifier, or a segmenter: a drn_a_18 whose residual branches are silent."""
+    model = create_model("drn_a_18", task, len(names)).eval()
     for parameter in model.parameters():
         parameter.zero_()
     convolution, norm = model.backbone.layer0[0], model.backbone.layer0[1]
@@ -65,8 +66,10 @@ def build() -> DRN:
         for place, weight in enumerate(weights):
             convolution.weight[channel, place, 5:7, 5:7] = weight * STATISTICS.std[place] / 4
         norm.bias[channel] = np.dot(weights, STATISTICS.mean) - FAINT
+    for channel in range(min(len(names), len(CONTRASTS))):
         model.head.weight[channel, channel] = GAIN
-    model.head.bias[-1] = OTHER
+    if "other" in names:
+        model.head.bias[names.index("other")] = OTHER
     for name, module in model.named_modules():
         if name.endswith("downsample"):
             assert isinstance(module, nn.Sequential)
@@ -81,6 +84,14 @@ def write(path: Path) -> Path:
     model = build()
     class_set = ClassSet(NAMES, tuple(PAINT[name] for name in NAMES))
     save_weights(path, model, record(model, STATISTICS, class_set, WNIDS))
+    return path
+
+
+def write_segmenter(path: Path, names: Sequence[str] = ("red", "green", "blue")) -> Path:
+    """Write the checkpoint of a segmenter that finds colors; boundaries are at cells."""
+    model = build("segmentation", names)
+    class_set = ClassSet(tuple(names), tuple(PAINT[name] for name in names))
+    save_weights(path, model, record(model, STATISTICS, class_set))
     return path
 
 
