@@ -1,6 +1,9 @@
 """What several folders of tests share: a tiny data folder, a trained run, and real processes."""
 
+import contextlib
+import io
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -132,6 +135,53 @@ class Drn:
 @pytest.fixture
 def drn(tmp_path: Path) -> Drn:
     return Drn(tmp_path)
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="session")
+def drn_in_process() -> Run:
+    return run_main
+
+
+@pytest.fixture
+def drn_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`drn` in this process, in an empty folder, without a GPU, for a terminal of 80 columns."""
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("DRN_CACHE", str(tmp_path / ".cache"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    return run_main
+
+
+def run_main(*words: str | Path) -> tuple[int, str, str]:
+    """Run `drn` in this process as its console script does; return exit code, stdout, stderr."""
+    from drn_cli.cli.app import main
+
+    logger, environ = logging.getLogger("drn_cli"), dict(os.environ)
+    logs = logger.level, logger.propagate, list(logger.handlers)
+    stdout, stderr = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
+    argv, sys.argv = sys.argv, ["drn", *map(str, words)]
+    code: Any = 0
+    try:
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            main()
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.argv = argv
+        os.environ.clear()
+        os.environ.update(environ)
+        logger.setLevel(logs[0])
+        logger.propagate, logger.handlers = logs[1:]
+    printed = []
+    for stream in (stdout, stderr):
+        stream.flush()
+        printed.append(stream.buffer.getvalue().decode())
+    return code, *printed
 
 
 @pytest.fixture(scope="session")

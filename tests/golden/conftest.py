@@ -1,12 +1,9 @@
-"""Inputs of the golden tests by name, made once per session, and `drn` in this process."""
+"""Inputs of the golden tests by name, made once per session."""
 
 import contextlib
 import io
 import json
-import logging
-import os
 import shutil
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from colour_classifier import PAINT, STATISTICS, WNIDS, draw, save, write, write_segmenter
 from PIL import Image
-
-from drn_cli.cli.app import main
 
 Run = Callable[..., tuple[int, str, str]]
 NAMES = ("red", "green", "blue")
@@ -28,8 +22,8 @@ NAMES = ("red", "green", "blue")
 class World:
     """Folders and files with names; each is made when a case first asks for it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, run: Run) -> None:
+        self.folder, self.run = folder, run
 
     def __getitem__(self, name: str) -> Path:
         path = self.folder / name
@@ -40,7 +34,7 @@ class World:
     def drn(self, *words: str | Path) -> None:
         """Run `drn` in this folder."""
         with contextlib.chdir(self.folder):
-            code, _, stderr = run_main(*words)
+            code, _, stderr = self.run(*words)
         assert code == 0, stderr
 
     def copy(self, name: str, target: Path) -> None:
@@ -271,41 +265,6 @@ MAKERS: dict[str, Callable[[World, Path], None]] = {
 }
 
 
-def run_main(*words: str | Path) -> tuple[int, str, str]:
-    """Run `drn` in this process as its console script does; return exit code, stdout, stderr."""
-    logger, environ = logging.getLogger("drn_cli"), dict(os.environ)
-    logs = logger.level, logger.propagate, list(logger.handlers)
-    stdout, stderr = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
-    argv, sys.argv = sys.argv, ["drn", *map(str, words)]
-    code: Any = 0
-    try:
-        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-            main()
-    except SystemExit as end:
-        code = end.code or 0
-    finally:
-        sys.argv = argv
-        os.environ.clear()
-        os.environ.update(environ)
-        logger.setLevel(logs[0])
-        logger.propagate, logger.handlers = logs[1:]
-    printed = []
-    for stream in (stdout, stderr):
-        stream.flush()
-        printed.append(stream.buffer.getvalue().decode())
-    return code, *printed
-
-
-@pytest.fixture
-def drn_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`drn` in this process, in an empty folder, without a GPU, for a terminal of 80 columns."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("DRN_CACHE", str(tmp_path / ".cache"))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    return run_main
-
-
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("world"))
+def world(tmp_path_factory: pytest.TempPathFactory, drn_in_process: Run) -> World:
+    return World(tmp_path_factory.mktemp("world"), drn_in_process)
