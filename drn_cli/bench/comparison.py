@@ -13,7 +13,7 @@ from drn_cli.files import read_json
 
 # What two rows have in common that are compared.
 SAME = ("what", "runtime", "precision", "compiled", "batch", "height", "width", "workers")
-NETWORK = ("arch", "task", "classes")
+NETWORK = ("arch", "width", "task", "classes")
 
 FORMAT = "drn bench 1"  # what `format` says in a document of this kind
 
@@ -25,6 +25,7 @@ def to_json(subject: Subject, machine: Machine, rows: Sequence[Row]) -> dict[str
         "source": subject.name,
         "verified": subject.verified,
         "arch": subject.arch.name,
+        "width": subject.arch.width,
         "task": subject.task,
         "classes": subject.classes,
         "parameters": subject.parameters,
@@ -39,7 +40,7 @@ class Earlier:
 
     Attributes:
         medians: Seconds of each row that was measured, by what it was a measurement of.
-        network: Architecture, task and classes.
+        network: Architecture, width, task and classes.
         machine: What it was measured on.
     """
 
@@ -77,7 +78,8 @@ def read_earlier(path: Path) -> Earlier:
             for row in found["results"]
             if row["seconds"] is not None
         }
-        return Earlier(medians, {name: found[name] for name in NETWORK}, dict(found["machine"]))
+        known = {"width": 1.0} | found  # older documents have no width
+        return Earlier(medians, {name: known[name] for name in NETWORK}, dict(found["machine"]))
     except (KeyError, TypeError, ValueError) as error:
         raise DrnError(f"{path}: is damaged: {error}", "measure again") from error
 

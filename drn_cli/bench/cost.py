@@ -10,11 +10,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from drn_cli.bench.cases import Case, Size
 from drn_cli.bench.subject import EAGER, Subject
 from drn_cli.inference.views import view_size
-from drn_cli.networks import create_model
-from drn_cli.networks.catalog import Task
+from drn_cli.networks.catalog import Architecture, Task
 from drn_cli.networks.cost import forward_flops, step_flops
 from drn_cli.networks.live_bytes import LiveBytes
-from drn_cli.networks.models import DRN
+from drn_cli.networks.models import DRN, build
 from drn_cli.networks.recomputation import recompute_activations
 from drn_cli.recipe.schema import MULTI_SCALE, Loss
 from drn_cli.training.loss import make_loss
@@ -42,7 +41,7 @@ def activation_bytes(subject: Subject, case: Case) -> int | None:
     """
     if case.what == "input":
         return None
-    arch, task, classes = subject.arch.name, subject.task, subject.classes
+    arch, task, classes = subject.arch, subject.task, subject.classes
     if case.what == "train":
         recipe = subject.recipe
         again = recipe is not None and recipe.train.checkpoint_activations
@@ -66,7 +65,7 @@ def _seen(case: Case) -> list[tuple[int, int]]:
 
 @lru_cache
 def peak_bytes(
-    arch: str,
+    arch: Architecture,
     task: Task,
     classes: int,
     batch: int,
@@ -78,7 +77,7 @@ def peak_bytes(
     """Give the most bytes that a network holds at once when it answers, beside its weights.
 
     Args:
-        arch: As in a recipe, like those that follow.
+        arch: Architecture.
         task: What it answers.
         classes: Their number.
         batch: Pictures at once.
@@ -99,9 +98,9 @@ def peak_bytes(
     return int(live.peak)
 
 
-def _network(arch: str, task: Task, classes: int, kind: torch.dtype | None) -> DRN:
+def _network(arch: Architecture, task: Task, classes: int, kind: torch.dtype | None) -> DRN:
     """Build a network with its convolutions in a type, of which autocast then makes no copies."""
-    model = create_model(arch, task, classes)
+    model = build(arch, task, classes)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             for name, weight in list(module.named_parameters()):
@@ -117,7 +116,7 @@ def _leave_out_batch_norm(model: DRN) -> None:
 
 @lru_cache
 def kept_bytes(
-    arch: str,
+    arch: Architecture,
     task: Task,
     classes: int,
     loss: Loss,
@@ -129,7 +128,7 @@ def kept_bytes(
     """Give the bytes that a training step keeps for its backward pass, beside the weights.
 
     Args:
-        arch: As in a recipe, like those that follow.
+        arch: Architecture.
         task: What the network answers.
         classes: Their number.
         loss: What is minimised.

@@ -9,7 +9,7 @@ from drn_cli.files import user_path
 from drn_cli.inference.opening import Found, TrainedNetwork, open_network
 from drn_cli.inference.source import find_source
 from drn_cli.networks import create_model
-from drn_cli.networks.catalog import Architecture, Task, architecture
+from drn_cli.networks.catalog import Architecture, Task
 from drn_cli.networks.models import parameters
 from drn_cli.recipe.schema import Recipe
 
@@ -40,7 +40,7 @@ class Subject:
 
     @property
     def arch(self) -> Architecture:
-        return architecture(self.network.arch)
+        return self.network.architecture
 
     @property
     def task(self) -> Task:
@@ -89,5 +89,5 @@ def resolve(source: str, task: Task | None = None, classes: int | None = None) -
     if path.suffix or len(path.parts) > 1:
         raise DrnError(f"{source}: no such run folder or file")
     torch.manual_seed(0)
-    model = create_model(architecture(source).name, task or "segmentation", classes).eval()
+    model = create_model(source, task or "segmentation", classes).eval()
     return Subject(name=model.arch, network=TrainedNetwork(path, model, {}, verified=False))

@@ -43,7 +43,7 @@ def recipe_of(subject: Subject, case: Case, data: dict[str, Any]) -> Recipe:
         data: Further settings of how pictures are read.
     """
     recipe = subject.recipe or load_recipe(SHIPPED[subject.task]).recipe
-    model = {"arch": subject.arch.name, "weights": None}
+    model = {"arch": subject.arch.name, "width": subject.arch.width, "weights": None}
     train: dict[str, Any] = {"batch_size": case.batch, "accumulate": 1, "compile": case.compiled}
     if case.precision is not None:
         train["precision"] = case.precision

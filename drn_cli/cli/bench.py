@@ -235,8 +235,11 @@ def _device(wanted: Literal["auto", "cpu", "cuda"]) -> "torch.device":
 def _print(document: dict[str, Any], machine: "Machine") -> None:
     """Print what was measured, as a table below the machine."""
     name = f"{document['source']}: " if document["source"] != document["arch"] else ""
+    from drn_cli.networks.catalog import label
+
+    network = label(document["arch"], document["width"])
     console.out.print(
-        f"{name}{document['arch']}, {document['task']} of {document['classes']} classes, "
+        f"{name}{network}, {document['task']} of {document['classes']} classes, "
         f"{document['parameters']:,} parameters",
         soft_wrap=True,
     )

@@ -156,6 +156,7 @@ def _report(done: "Exported", found: "Source", form: "Form", as_json: bool) -> N
                 **found.to_json(),
                 "verified": done.network.verified,
                 "arch": done.network.arch,
+                "width": done.network.architecture.width,
                 "task": done.network.task,
                 "form": asdict(form),
             }
@@ -175,5 +176,6 @@ def _report(done: "Exported", found: "Source", form: "Form", as_json: bool) -> N
         )
     console.out.print(table)
     size = sum(path.stat().st_size for path in done.files) / 1e6
-    what = f"{file}: {done.network.arch}, {done.network.task}, {form.precision}, {size:.1f} MB"
+    network = done.network.architecture.label
+    what = f"{file}: {network}, {done.network.task}, {form.precision}, {size:.1f} MB"
     console.out.print(f"{what}, checked in {done.parity.runtime}", soft_wrap=True)

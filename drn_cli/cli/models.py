@@ -7,17 +7,28 @@ import typer
 from drn_cli.cli import console
 
 if TYPE_CHECKING:
-    from drn_cli.networks.catalog import Errors
+    from drn_cli.networks.catalog import Architecture, Errors
     from drn_cli.networks.published import WeightFile
 
 app = typer.Typer(no_args_is_help=True, help="The networks, and weights that others published.")
 
 Arch = Annotated[str, typer.Argument(help="A network's name, such as drn_d_22.")]
+Width = Annotated[
+    float,
+    typer.Option(
+        metavar="NUMBER", help="Channel multiplier, an extension; no weights were published for it."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.command("list", epilog="Example: [bold]drn models list[/]")
-def list_(json: Json = False) -> None:
+@app.command(
+    "list",
+    epilog="Examples:\n\n"
+    "  [bold]drn models list[/]\n\n"
+    "  [bold]drn models list --width 0.5[/]  half the channels",
+)
+def list_(width: Width = 1.0, json: Json = False) -> None:
     """List the networks: size, arithmetic, published scores, and whether weights are at hand.
 
     GFLOPs are those of a 224x224 picture, 2 for each multiply-add. Errors are those of one crop on
@@ -25,7 +36,7 @@ def list_(json: Json = False) -> None:
     cache folder), published (`drn models fetch` gets them), or none. Those of family A are a start
     for training, not the classifier whose errors are listed.
     """
-    from drn_cli.networks.catalog import ARCHITECTURES
+    from drn_cli.networks.catalog import architecture, list_models
     from drn_cli.networks.cost import forward_flops
     from drn_cli.networks.models import parameters
     from drn_cli.networks.published import START_ONLY, start_only
@@ -33,16 +44,17 @@ def list_(json: Json = False) -> None:
     rows: list[dict[str, Any]] = [
         {
             "name": arch.name,
+            "width": arch.width,
             "family": arch.family,
             "parameters": parameters(arch),
             "flops": forward_flops(arch),
             "top1_error": arch.one_crop.top1 if arch.one_crop else None,
             "top5_error": arch.one_crop.top5 if arch.one_crop else None,
             "miou": arch.miou,
-            "weights": _at_hand(arch.name),
-            "start_only": start_only(arch.name),
+            "weights": _at_hand(arch),
+            "start_only": width == 1 and start_only(arch.name),
         }
-        for arch in ARCHITECTURES.values()
+        for arch in (architecture(name, width) for name in list_models())
     ]
     if json:
         console.emit_json(rows)
@@ -62,21 +74,23 @@ def list_(json: Json = False) -> None:
             f"{row['weights']}{' *' if row['start_only'] else ''}",
         )
     console.out.print(table)
-    console.echo(f"* errors: {START_ONLY}")
+    if width == 1:
+        console.echo(f"* errors: {START_ONLY}")
 
 
 @app.command(epilog="Example: [bold]drn models show drn_d_22[/]")
-def show(arch: Arch, json: Json = False) -> None:
+def show(arch: Arch, width: Width = 1.0, json: Json = False) -> None:
     """Show all that is known of a network: structure, scores, weight files and their addresses."""
     from drn_cli.networks.catalog import architecture
     from drn_cli.networks.cost import forward_flops
     from drn_cli.networks.models import parameters
     from drn_cli.networks.published import START_ONLY, known_files, start_only
 
-    found = architecture(arch)
-    files = [_describe(file) for file in known_files(found.name)]
+    found = architecture(arch, width)
+    files = [_describe(file) for file in known_files(found.name) if width == 1]
     facts: dict[str, Any] = {
         "name": found.name,
+        "width": found.width,
         "family": found.family,
         "block": "bottleneck" if found.bottleneck else "basic",
         "blocks": list(found.blocks),
@@ -88,14 +102,14 @@ def show(arch: Arch, json: Json = False) -> None:
         "ten_crop": _errors(found.ten_crop),
         "miou": found.miou,
         "weights": files,
-        "start_only": start_only(found.name),
+        "start_only": width == 1 and start_only(found.name),
     }
     if json:
         console.emit_json(facts)
         return
     table = console.table("", "")
     table.show_header = False
-    table.add_row("name", found.name)
+    table.add_row("name", found.label)
     table.add_row("family", found.family)
     table.add_row("blocks", f"{facts['block']}, {', '.join(map(str, found.blocks))} a level")
     table.add_row("channels", f"{found.out_channels} in the last map, an eighth of the picture")
@@ -141,12 +155,13 @@ def fetch(
     from drn_cli.networks.catalog import architecture
     from drn_cli.networks.weights import weights_file
 
-    name = architecture(arch).name
+    found = architecture(arch)
     keyword = "imagenet-retrained" if retrained else "imagenet"
-    path = weights_file(name, keyword)
+    path = weights_file(found, keyword)
     if json:
         size = path.stat().st_size
-        console.emit_json({"arch": name, "weights": keyword, "path": str(path), "bytes": size})
+        facts = {"arch": found.name, "weights": keyword, "path": str(path), "bytes": size}
+        console.emit_json(facts)
     else:
         console.echo(str(path))
 
@@ -202,19 +217,19 @@ def import_(
     console.out.print(table, soft_wrap=True)
 
 
-def _at_hand(arch: str) -> str:
+def _at_hand(arch: "Architecture") -> str:
     from drn_cli.networks.download import weights_folder
     from drn_cli.networks.published import known_files
 
-    files = known_files(arch)
+    files = known_files(arch.name) if arch.width == 1 else ()
     if any((weights_folder() / file.name).is_file() for file in files):
         return "cached"
     return "published" if files else "none"
 
 
 def _describe(file: "WeightFile") -> dict[str, Any]:
+    from drn_cli.networks.catalog import KEYWORDS
     from drn_cli.networks.download import weights_folder
-    from drn_cli.networks.published import KEYWORDS
 
     path = weights_folder() / file.name
     return {

@@ -28,6 +28,7 @@ def list_(json: Json = False) -> None:
             {
                 "name": name,
                 "arch": recipe.model.arch,
+                "width": recipe.model.width,
                 "task": recipe.task,
                 "crop": recipe.augment.crop,
                 "classes": recipe.data.classes,
@@ -125,7 +126,7 @@ def check(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> No
         return
     start = f"starting from {run.model.weights}" if run.model.weights else "from scratch"
     facts = [
-        f"{run.task} with {run.model.arch}, {start}",
+        f"{run.task} with {run.model.architecture.label}, {start}",
         f"{run.data.classes} classes in {run.data.root}",
         f"crop {run.augment.crop}",
         f"{run.train.epochs} epochs of batch {run.train.batch_size}",

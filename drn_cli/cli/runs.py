@@ -95,7 +95,7 @@ def _print(found: list[_Found], root: Path) -> None:
         score, loss, seconds = summary.score, summary.history.loss, summary.history.seconds
         table.add_row(
             name,
-            summary.network,
+            summary.label,
             summary.task,
             summary.state,
             f"{short(summary.history.epoch)}/{short(summary.epochs)}",

@@ -246,7 +246,7 @@ def _introduce(beginning: "Beginning", training: "Training") -> None:
     processes = f", {group.world} processes" if group.world > 1 else ""
     compiled = ", compiled" if training.compiled else ""
     console.note(
-        f"{beginning.name}: {training.model.arch} on {len(material.train)} pictures, "
+        f"{beginning.name}: {training.model.architecture.label} on {len(material.train)} pictures, "
         f"validated on {len(material.val)}, {group.device.type} in {training.precision}{compiled}"
         f"{processes}; run folder {beginning.run.folder}{start}"
     )

@@ -12,6 +12,7 @@ from drn_cli.evaluation.folder_pairs import FolderPairs
 from drn_cli.evaluation.label_maps import Ids, Size
 from drn_cli.files import sha256
 from drn_cli.inference.normalization import Normalization
+from drn_cli.networks.catalog import Architecture
 from drn_cli.recipe.schema import Eval
 
 IDS = {
@@ -26,14 +27,14 @@ class Seen:
     """How a network looked at pictures.
 
     Attributes:
-        network: Its architecture.
+        network: Architecture.
         weights: Its file.
         view: Sizes, mirrored, tiles.
         autocast: What it computed in where that is safe; None is float32 throughout.
         normalization: Mean and standard deviation of its inputs, and where they come from.
     """
 
-    network: str
+    network: Architecture
     weights: Path
     view: Eval
     autocast: torch.dtype | None
@@ -45,7 +46,9 @@ class Seen:
 
     def text(self) -> str:
         """Say it in whole sentences."""
-        parts = [f"The network is {self.network} with {self.weights.name}, in {self.precision}."]
+        parts = [
+            f"The network is {self.network.label} with {self.weights.name}, in {self.precision}."
+        ]
         normalized = self.normalization
         parts.append(f"Inputs were normalized by {normalized.text()} ({normalized.source}).")
         if self.view.scales != (1.0,):
@@ -62,7 +65,8 @@ class Seen:
     def to_json(self) -> dict[str, Any]:
         """Give it ready for JSON."""
         return {
-            "network": self.network,
+            "network": self.network.name,
+            "width": self.network.width,
             "weights": str(self.weights),
             "weights_sha256": sha256(self.weights),
             "scales": list(self.view.scales),

@@ -119,7 +119,8 @@ def export(
                 )
             sums = {path.name: sha256(path) for path in sorted(folder.iterdir())}
             what = {"files": sums, "verified": network.verified, "arch": network.arch}
-            what |= {"task": network.task, "form": asdict(form)} | parity.to_json()
+            what |= {"width": network.architecture.width, "task": network.task}
+            what |= {"form": asdict(form)} | parity.to_json()
             write_json(folder / f"{out.name}{REPORT}", what)
             if not force:
                 _check_absent(places)  # another export may have ended since

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from drn_cli.errors import DrnError
-from drn_cli.networks.catalog import ARCHITECTURES
 from drn_cli.networks.checkpoints import ATTACHED, CHECKSUM, VERSIONS, checksum, encode
 from drn_cli.networks.conversion import to_original
 from drn_cli.networks.metadata import check_metadata
@@ -28,7 +27,12 @@ def write_original(path: Path, model: DRN, told: Mapping[str, str], *, half: boo
     Raises:
         DrnError: The original code does not have such a network.
     """
-    if ARCHITECTURES[model.arch].family == "B":
+    if model.width != 1:
+        raise DrnError(
+            f"{model.architecture.label}: the original code has width 1.0 only",
+            "--format safetensors takes any width",
+        )
+    if model.architecture.family == "B":
         raise DrnError(f"{model.arch}: the original code has no DRN-B", "the others can be given")
     tensors = to_original(model)
     state = OrderedDict(_halved(tensors) if half else tensors)

@@ -119,7 +119,7 @@ def load_predictor(
         normalization=normalized,
         device=device,
         view=view,
-        tiles=Tiles(found.arch, device, count),
+        tiles=Tiles(found.architecture, device, count),
     )
     if isinstance(found, TrainedNetwork):
         model = prepared(found.model, device, exact=autocast is None)

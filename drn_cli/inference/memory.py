@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 
 from drn_cli.data.memory_folder import free_memory
-from drn_cli.networks.catalog import architecture
+from drn_cli.networks.catalog import Architecture
 from drn_cli.networks.live_bytes import LiveBytes
 from drn_cli.networks.models import OUTPUT_STRIDE, build
 from drn_cli.recipe.schema import Eval
@@ -26,12 +26,12 @@ SIDE = 512  # of the picture on which maps are counted
 
 
 @lru_cache
-def bytes_per_pixel(arch: str | None) -> float:
+def bytes_per_pixel(arch: Architecture | None) -> float:
     """Estimate what a segmenter holds at once for each pixel it sees, in float32."""
     if arch is None:
         return UNKNOWN
     with torch.device("meta"), torch.inference_mode():
-        model = build(architecture(arch), "segmentation", 1).eval()
+        model = build(arch, "segmentation", 1).eval()
         with LiveBytes([*model.parameters(), *model.buffers()]) as live:
             model.scores(torch.empty(1, 3, SIDE, SIDE))
     return float(WORKSPACE * live.peak / SIDE**2)
@@ -53,12 +53,12 @@ class Tiles:
     """The side of the tiles that memory suffices for, which all threads of a predictor share.
 
     Args:
-        arch: The network's architecture, where it has one.
+        arch: Architecture of the network; None is a network that is not ours.
         device: Where it runs.
         at_once: How many pictures are worked on at the same time.
     """
 
-    def __init__(self, arch: str | None, device: torch.device, at_once: int = 1) -> None:
+    def __init__(self, arch: Architecture | None, device: torch.device, at_once: int = 1) -> None:
         self._arch, self._device, self._at_once = arch, device, at_once
         self._lock = threading.Lock()
         self._budget: float | None = None

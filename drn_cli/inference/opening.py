@@ -9,11 +9,10 @@ import torch
 from drn_cli.errors import DrnError
 from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.exported.opening import is_exported, open_exported
-from drn_cli.networks import create_model
-from drn_cli.networks.catalog import Task
+from drn_cli.networks.catalog import Architecture, Task, architecture
 from drn_cli.networks.checkpoints import read_checkpoint
 from drn_cli.networks.conversion import convert
-from drn_cli.networks.models import DRN
+from drn_cli.networks.models import DRN, build
 from drn_cli.networks.weights import load_converted
 
 
@@ -32,6 +31,10 @@ class TrainedNetwork:
     model: DRN
     told: Mapping[str, str]
     verified: bool
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.model.architecture
 
     @property
     def arch(self) -> str:
@@ -97,7 +100,7 @@ def read_network(path: Path, task: Task | None = None, *, quiet: bool = False) -
         )
     _check_task(path, found.task, task)
     with torch.device("meta"):
-        model = create_model(found.archs[0], found.task, found.classes)
+        model = build(architecture(found.archs[0], found.width), found.task, found.classes)
     model.to_empty(device="cpu").eval()
     for buffer in model.buffers():
         buffer.zero_()  # the files of others lack some counters

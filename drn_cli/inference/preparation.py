@@ -6,7 +6,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from drn_cli.inference.out_of_memory import is_out_of_memory
 from drn_cli.inference.winograd import WinogradConvolution, fits
-from drn_cli.networks.catalog import architecture
 from drn_cli.networks.models import DRN, build
 
 
@@ -30,7 +29,7 @@ def prepared(model: DRN, device: torch.device, *, exact: bool = True) -> DRN:
 def folded(model: DRN) -> DRN:
     """Copy a network with its batch norms folded into its convolutions; as `prepared`."""
     with torch.device("meta"):
-        copy = build(architecture(model.arch), model.task, model.classes)
+        copy = build(model.architecture, model.task, model.classes)
     copy.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
     copy.eval()
     _fold(copy)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drn_cli.networks.catalog import ARCHITECTURES, architecture
+from drn_cli.networks.catalog import ARCHITECTURES
 from drn_cli.networks.weights import weights_file
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.recipe.schema import Eval, Recipe
@@ -60,7 +60,7 @@ def find_source(named: Path | None) -> Source:
     if named is not None and not named.exists():
         name = str(named).lower().replace("-", "_")
         if name in ARCHITECTURES:
-            return Source(weights_file(architecture(name).name, "imagenet"), None)
+            return Source(weights_file(ARCHITECTURES[name], "imagenet"), None)
     place = newest_run().folder if named is None else named
     checkpoint = checkpoint_of(place)
     run = Run(checkpoint.parent.parent)

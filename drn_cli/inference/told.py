@@ -24,6 +24,7 @@ def record(
     told = {
         "format": "drn",
         "arch": model.arch,
+        "width": repr(model.width),
         "task": model.task,
         "classes": str(model.classes),
         "mean": json.dumps(statistics.mean),

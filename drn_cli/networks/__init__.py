@@ -19,6 +19,8 @@ def create_model(
     task: Task = "classification",
     classes: int | None = None,
     weights: str | Path | None = None,
+    *,
+    width: float = 1.0,
 ) -> "DRN":
     """Build a network.
 
@@ -29,9 +31,12 @@ def create_model(
         classes: Number of classes; 1000 for classification and 19 for segmentation if left out.
         weights: `None` for a fresh network, `"imagenet"` for the published weights (looked for in
             the cache folder, then downloaded), or a checkpoint file of any known format.
+        width: Channel multiplier, an extension that is not in the paper: channels are scaled and
+            rounded to a multiple of 8, at least 8. Published weights need 1.0.
 
     Raises:
-        DrnError: Unknown architecture or task, a file that cannot be read or does not fit.
+        DrnError: Unknown architecture or task, a width out of range, a file that cannot be read or
+            does not fit.
     """
     from drn_cli.networks.models import build  # torch takes a second: not for `drn --help`
 
@@ -40,9 +45,9 @@ def create_model(
     count = DEFAULT_CLASSES[task] if classes is None else classes
     if count < 1:
         raise DrnError(f"classes={count}: at least one class is needed")
-    model = build(architecture(arch), task, count)
+    model = build(architecture(arch, width), task, count)
     if weights is not None:
         from drn_cli.networks.weights import load_weights, weights_file
 
-        load_weights(model, weights_file(model.arch, str(weights)))
+        load_weights(model, weights_file(model.architecture, str(weights)))
     return model

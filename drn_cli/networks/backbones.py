@@ -157,11 +157,11 @@ class Backbone(nn.Module):
         self.pool: nn.Module = nn.Identity()
         if arch.family == "A":
             levels = _levels_a(arch)
-            self.layer0 = _stem(64, stride=2)
+            self.layer0 = _stem(arch.channels(64), stride=2)
             self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         else:
             levels = _levels_bcd(arch)
-            self.layer0 = _stem(CHANNELS[0], stride=1)
+            self.layer0 = _stem(arch.channels(CHANNELS[0]), stride=1)
         self.level_names = ["layer0"]
         for number, level in enumerate(levels, start=1):
             name = f"layer{number}"
@@ -197,20 +197,20 @@ def _stem(channels: int, stride: int) -> nn.Sequential:
 def _levels_a(arch: Architecture) -> Iterator[nn.Module]:
     """ResNet's four levels; the last two dilate by 2 and 4, except in their first block."""
     block = Bottleneck if arch.bottleneck else BasicBlock
-    in_channels = 64
-    for blocks, channels, stride, dilation in zip(
+    in_channels = arch.channels(64)
+    for blocks, stock, stride, dilation in zip(
         arch.blocks, (64, 128, 256, 512), (1, 2, 1, 1), (1, 1, 2, 4), strict=True
     ):
+        channels = arch.channels(stock)  # the inner ones of a bottleneck, which has 4 times as many
         yield residual_level(block, in_channels, channels, blocks, stride, 1, dilation)
         in_channels = channels * block.expansion
 
 
 def _levels_bcd(arch: Architecture) -> Iterator[nn.Module]:
-    in_channels = CHANNELS[0]
+    in_channels = arch.channels(CHANNELS[0])
     for number, blocks in enumerate(arch.blocks, start=1):
-        channels, stride, dilation = (
-            values[number - 1] for values in (CHANNELS, STRIDES, DILATIONS)
-        )
+        stock, stride, dilation = (values[number - 1] for values in (CHANNELS, STRIDES, DILATIONS))
+        channels = arch.channels(stock)
         if number in RESIDUAL_LEVELS:
             block = Bottleneck if arch.bottleneck else BasicBlock
             yield residual_level(block, in_channels, channels, blocks, stride, dilation, dilation)

@@ -1,6 +1,6 @@
 """Every architecture of the paper, as data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal
 
@@ -8,6 +8,11 @@ from drn_cli.errors import DrnError
 
 Task = Literal["classification", "segmentation"]
 Family = Literal["A", "B", "C", "D"]
+Kind = Literal["original", "retrained"]
+
+MAX_WIDTH = 4.0
+# Names of published weights, and the kind of file that each stands for.
+KEYWORDS: dict[str, Kind] = {"imagenet": "original", "imagenet-retrained": "retrained"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +25,11 @@ class Errors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """What tells one network from another.
+    """What defines a network.
 
     Attributes:
         name: As in the paper's code, `drn_d_22`.
+        width: Channel multiplier. The paper has 1.0 only; other widths are an extension.
         family: A: a dilated ResNet. B: no max-pool, eight levels. C: B without the last
             shortcuts ("degridding"). D: C with plain convolutions at both ends.
         bottleneck: Whether the residual blocks of the middle levels are bottlenecks.
@@ -41,11 +47,24 @@ class Architecture:
     one_crop: Errors | None = None
     ten_crop: Errors | None = None
     miou: float | None = None
+    width: float = 1.0
+
+    def channels(self, stock: int) -> int:
+        """Return the paper's number of channels scaled by `width`: a multiple of 8, at least 8.
+
+        The nearest multiple; a tie goes to an even multiple of 8 (20 to 16, 28 to 32).
+        """
+        return max(8, 8 * round(stock * self.width / 8))
 
     @property
     def out_channels(self) -> int:
         """Channels of the last feature map."""
-        return 2048 if self.family == "A" and self.bottleneck else 512
+        return self.channels(512) * (4 if self.family == "A" and self.bottleneck else 1)
+
+    @property
+    def label(self) -> str:
+        """The name, with the width where it is not the paper's: `drn_d_22 (width 0.5)`."""
+        return label(self.name, self.width)
 
 
 # The paper and its code give them for these six, each as its authors evaluated it.
@@ -90,20 +109,48 @@ def _architectures() -> dict[str, Architecture]:
 ARCHITECTURES = _architectures()
 
 
+def label(name: str, width: float) -> str:
+    """Return the name of an architecture, with the width where it is not the paper's."""
+    return name if width == 1 else f"{name} (width {width!r})"
+
+
 def list_models() -> list[str]:
     """Name every architecture that `create_model` builds."""
     return list(ARCHITECTURES)
 
 
-def architecture(name: str) -> Architecture:
-    """Look up an architecture; `drn-d-22`, `DRN_D_22` and `drn_d_22` are the same.
+def check_width(width: float, weights: str | None) -> None:
+    """Check that a network which starts from published weights has their width.
 
     Raises:
-        DrnError: There is none of that name.
+        DrnError: `weights` is one of `KEYWORDS`, and the width is not 1.0.
     """
+    if weights in KEYWORDS and width != 1:
+        raise DrnError(
+            f"the published {weights} weights need width 1.0, not {width!r}",
+            "train from scratch with weights null (None in Python), or use width 1.0",
+        )
+
+
+def architecture(name: str, width: float = 1.0) -> Architecture:
+    """Look up an architecture, and scale its channels.
+
+    Args:
+        name: `drn-d-22`, `DRN_D_22` and `drn_d_22` are the same.
+        width: Channel multiplier, above 0 and at most `MAX_WIDTH`. The paper's scores are left out
+            of an architecture of another width than 1.0.
+
+    Raises:
+        DrnError: Unknown name, or a width out of range.
+    """
+    if not 0 < width <= MAX_WIDTH:
+        raise DrnError(f"width {width!r}: out of range", f"above 0, at most {MAX_WIDTH:g}")
     key = name.lower().replace("-", "_")
     if key in ARCHITECTURES:
-        return ARCHITECTURES[key]
+        stock = ARCHITECTURES[key]
+        if width == 1:
+            return stock
+        return replace(stock, width=float(width), one_crop=None, ten_crop=None, miou=None)
     close = get_close_matches(key, ARCHITECTURES, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}?" if close else f"one of: {', '.join(ARCHITECTURES)}"
     raise DrnError(f"unknown architecture {name!r}", hint)

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 NESTED = ("state_dict", "model", "net")
 # What DataParallel, DistributedDataParallel and torch.compile put before each key.
 WRAPPERS = ("module.", "_orig_mod.")
-OWN_METADATA = ("format", "arch", "task", "classes")
+OWN_METADATA = ("format", "arch", "width", "task", "classes")
 CHECKSUM = "checksum"  # among the metadata: `crc32:` and 8 hexadecimal digits
 LONGEST_HEADER = 16 << 20  # bytes; ours have some ten thousand
 # Where modules keep the versions of their formats in a state dict, and our strings' name there:
@@ -99,12 +99,12 @@ def save_weights(path: Path, model: DRN, extra: Mapping[str, str] | None = None)
         path: The file.
         model: The bare network, without DDP or compile around it.
         extra: More strings for the metadata: `class_names`, `mean`, `std` and so on. They cannot
-            replace `format`, `arch`, `task` and `classes`, which come from the network.
+            replace `format`, `arch`, `width`, `task` and `classes`, which come from the network.
 
     Raises:
         DrnError: The file cannot be written.
     """
-    values = (OURS, model.arch, model.task, str(model.classes))
+    values = (OURS, model.arch, repr(model.width), model.task, str(model.classes))
     metadata = dict(extra or {}) | dict(zip(OWN_METADATA, values, strict=True))
     content = encode(model.state_dict(), metadata, path)
     with atomic(path) as temporary:

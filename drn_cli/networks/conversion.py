@@ -16,7 +16,7 @@ from torch import Tensor
 
 from drn_cli.errors import DrnError
 from drn_cli.networks.backbones import RESIDUAL_LEVELS
-from drn_cli.networks.catalog import ARCHITECTURES, Architecture, Task
+from drn_cli.networks.catalog import ARCHITECTURES, Architecture, Task, architecture
 from drn_cli.networks.checkpoints import Checkpoint
 from drn_cli.networks.models import DRN, OUTPUT_STRIDE, build
 
@@ -33,6 +33,7 @@ class Converted:
         format: `drn`, `original`, `original segmentation`, `pytorchcv` or `torchvision`.
         archs: Architectures that the tensors fit, the likeliest first. More than one only for
             B-26 and C-26, which differ in their shortcuts and not in their weights.
+        width: Channel multiplier; 1.0 in files that do not state one.
         task: None if the file does not tell.
         classes: None if the file has no head.
         tensors: `backbone.*`, and `head.weight` `(classes, C, 1, 1)` and `head.bias` if present.
@@ -41,6 +42,7 @@ class Converted:
 
     format: str
     archs: tuple[str, ...]
+    width: float
     task: Task | None
     classes: int | None
     tensors: dict[str, Tensor]
@@ -159,6 +161,7 @@ def convert(checkpoint: Checkpoint, path: Path) -> Converted:
     return Converted(
         format="torchvision" if naming is ORIGINAL and best.arch.family == "A" else naming.format,
         archs=tuple(fit.arch.name for fit in fits if not fit.missing and not fit.unknown),
+        width=best.arch.width,
         task=None if classes is None else naming.task or _own_task(checkpoint),
         classes=classes,
         tensors=tensors,
@@ -172,7 +175,7 @@ def to_original(model: DRN) -> dict[str, Tensor]:
     That takes what we leave out: the fixed up-sampling of a segmenter, and a shortcut of C-58
     that the original computes and throws away, as zeros. Tensors share the network's memory.
     """
-    arch = ARCHITECTURES[model.arch]
+    arch = model.architecture
     naming = ORIGINAL if model.task == "classification" else ORIGINAL_SEGMENTATION
     tensors = {
         naming.rename(key, arch): value.detach()
@@ -211,7 +214,7 @@ class _Fit:
 
 def _compare(naming: _Naming, arch: Architecture, keys: Iterable[str]) -> _Fit:
     present = set(keys)
-    names = {naming.rename(key, arch): key for key in (*_shapes(arch.name), *HEAD)}
+    names = {naming.rename(key, arch): key for key in (*_shapes(arch), *HEAD)}
     heads = {theirs for theirs, ours in names.items() if ours in HEAD}
     # A backbone alone is welcome; half a head is not.
     optional = heads if present.isdisjoint(heads) else set()
@@ -229,17 +232,17 @@ def _compare(naming: _Naming, arch: Architecture, keys: Iterable[str]) -> _Fit:
 
 
 @cache
-def _shapes(name: str) -> dict[str, tuple[int, ...]]:
+def _shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     """Give the shapes of a backbone's tensors under our names."""
     with torch.device("meta"):
-        state = build(ARCHITECTURES[name], "classification", 1).state_dict()
+        state = build(arch, "classification", 1).state_dict()
     return {key: tuple(value.shape) for key, value in state.items() if key not in HEAD}
 
 
 def _check_shapes(tensors: dict[str, Tensor], arch: Architecture, path: Path) -> int | None:
     """Compare all shapes, make the head a convolution, and give the number of classes."""
     classes = None
-    expected = dict(_shapes(arch.name))
+    expected = dict(_shapes(arch))
     weight = tensors.get("head.weight")
     if weight is not None:
         classes = weight.shape[0] if weight.dim() else 0
@@ -254,7 +257,7 @@ def _check_shapes(tensors: dict[str, Tensor], arch: Architecture, path: Path) ->
     ]
     if wrong:
         raise DrnError(
-            f"{path}: has the keys of {arch.name}, but {_list(wrong)} "
+            f"{path}: has the keys of {arch.label}, but {_list(wrong)} "
             f"({len(wrong)} of {len(tensors)} shapes differ)"
         )
     return classes
@@ -263,7 +266,8 @@ def _check_shapes(tensors: dict[str, Tensor], arch: Architecture, path: Path) ->
 def _candidates(checkpoint: Checkpoint, naming: _Naming, path: Path) -> Iterable[Architecture]:
     """Give the architectures that a file may hold; a file of ours says which one it is."""
     if checkpoint.metadata.get("format") == "drn":
-        return [ARCHITECTURES[checkpoint.metadata["arch"]]]
+        width = float(checkpoint.metadata.get("width", 1.0))
+        return [architecture(checkpoint.metadata["arch"], width)]
     if naming.format == "pytorchcv":  # has no family A, and names its ResNets in another way
         return [arch for arch in ARCHITECTURES.values() if arch.family != "A"]
     return ARCHITECTURES.values()

@@ -62,6 +62,12 @@ def import_weights(
     if target.exists() and not force:
         raise DrnError(f"{target}: is there already", "--force replaces it, --out names another")
     converted = convert(checkpoint, source)
+    if converted.width != 1:
+        raise DrnError(
+            f"{source}: a network of width {converted.width!r} is drn's own, and there is nothing "
+            "to convert",
+            "use the file as it is, or `drn export FILE --format safetensors`",
+        )
     model = _network(converted, source, arch, task)
     extra = {key: text for key, text in checkpoint.metadata.items() if key not in OWN_METADATA}
     load_converted(model, converted, source)

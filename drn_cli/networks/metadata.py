@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, model_validator
 
 from drn_cli.errors import DrnError
-from drn_cli.networks.catalog import ARCHITECTURES, Task
+from drn_cli.networks.catalog import ARCHITECTURES, MAX_WIDTH, Task
 
 LONGEST = 64 << 20  # characters of a value; the longest of ours, provenance, has some thousand
 OURS = "drn"  # the value of `format` in files that drn wrote
@@ -21,7 +21,7 @@ SHOWN = 60  # characters of a value in a message
 # also such as fit by chance. All files that drn wrote say so, but older exports, which it knows
 # by their formats. A mean and a std of others that fit both are what everybody means by them.
 AMBIGUOUS = {
-    *("classes", "class_names", "class_folders", "colours", "crop", "resize", "size"),
+    *("width", "classes", "class_names", "class_folders", "colours", "crop", "resize", "size"),
     *("input", "outputs", "provenance", "mean_std_guess"),
 }
 
@@ -29,6 +29,7 @@ AMBIGUOUS = {
 # would give infinities.
 _Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 _Deviation = Annotated[float, Field(ge=1e-6, le=1, allow_inf_nan=False, strict=True)]
+_Width = Annotated[float, Field(gt=0, le=MAX_WIDTH, allow_inf_nan=False, strict=True)]
 _Byte = Annotated[int, Field(ge=0, le=255, strict=True)]
 _Names = Annotated[list[Annotated[str, Field(strict=True)]], Field(min_length=1)]
 _Count = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}$")]
@@ -43,6 +44,9 @@ class _Metadata(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     classes: _Count | None = Field(None, description="a number from 1 to 999999")
+    width: Json[_Width] | None = Field(
+        None, description=f"a number above 0 and up to {MAX_WIDTH:g}"
+    )
     mean: Json[tuple[_Mean, _Mean, _Mean]] | None = Field(
         None, description="three finite numbers in 0..1 as JSON"
     )

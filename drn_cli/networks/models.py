@@ -14,7 +14,9 @@ class DRN(nn.Module):
     """What classifiers and segmenters have in common.
 
     Attributes:
+        architecture: The architecture, with its width.
         arch: The architecture's name.
+        width: The architecture's channel multiplier.
         task: What the network answers.
         classes: Number of classes.
         backbone: The network without its head.
@@ -25,7 +27,9 @@ class DRN(nn.Module):
 
     def __init__(self, arch: Architecture, classes: int) -> None:
         super().__init__()
+        self.architecture = arch
         self.arch = arch.name
+        self.width = arch.width
         self.classes = classes
         self.backbone = Backbone(arch)
         self.head = nn.Conv2d(arch.out_channels, classes, kernel_size=1)

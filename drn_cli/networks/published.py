@@ -8,12 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from drn_cli.errors import DrnError
-from drn_cli.networks.catalog import ARCHITECTURES
-
-Kind = Literal["original", "retrained"]
-
-# What a user writes for each kind.
-KEYWORDS: dict[str, Kind] = {"imagenet": "original", "imagenet-retrained": "retrained"}
+from drn_cli.networks.catalog import ARCHITECTURES, KEYWORDS, Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

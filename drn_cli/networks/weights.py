@@ -6,12 +6,12 @@ from pathlib import Path
 
 from drn_cli.errors import DrnError
 from drn_cli.files import user_path
-from drn_cli.networks.catalog import Task, architecture
+from drn_cli.networks.catalog import KEYWORDS, Architecture, Task, check_width
 from drn_cli.networks.checkpoints import read_checkpoint
 from drn_cli.networks.conversion import HEAD, Converted, convert
 from drn_cli.networks.download import fetch
 from drn_cli.networks.models import DRN
-from drn_cli.networks.published import KEYWORDS, published
+from drn_cli.networks.published import published
 
 logger = logging.getLogger(__name__)
 
@@ -44,20 +44,22 @@ class LoadReport:
         return self.message
 
 
-def weights_file(arch: str, weights: str) -> Path:
+def weights_file(arch: Architecture, weights: str) -> Path:
     """Find the file that `weights` means for an architecture.
 
     Args:
-        arch: Name of the architecture.
+        arch: The architecture.
         weights: `imagenet` (as published by the authors), `imagenet-retrained` (trained again by
             others, with lower errors), or a file. The first two are looked for in the cache
             folder, then downloaded.
 
     Raises:
-        DrnError: Nothing is published for the architecture, no mirror answers, or no such file.
+        DrnError: Nothing is published for the architecture or its width, no mirror answers, or no
+            such file.
     """
     if weights in KEYWORDS:
-        return fetch(published(architecture(arch).name, weights))
+        check_width(arch.width, weights)
+        return fetch(published(arch.name, weights))
     path = user_path(weights)
     if not path.exists():
         raise DrnError(f"{path}: no such file", f"give a file, {' or '.join(KEYWORDS)}")
@@ -83,6 +85,12 @@ def load_converted(model: DRN, converted: Converted, path: Path) -> LoadReport:
         raise DrnError(
             f"{path}: file holds {' or '.join(converted.archs)}, the network is {model.arch}"
         )
+    if model.width != converted.width:
+        raise DrnError(
+            f"{path}: file holds {model.arch} of width {converted.width!r}, the network has width "
+            f"{model.width!r}",
+            f"set its width (model.width of a recipe) to {converted.width!r}",
+        )
     new_head = converted.classes != model.classes or converted.task not in (None, model.task)
     # Keys that the file may lack (a head, batch norm's counters) keep their values.
     state = model.state_dict()
@@ -98,8 +106,8 @@ def load_converted(model: DRN, converted: Converted, path: Path) -> LoadReport:
         logger.warning("%s", message)
     else:
         message = (
-            f"{path.name}: {model.arch} for {model.task} with {model.classes} classes loaded "
-            f"(format: {converted.format})"
+            f"{path.name}: {model.architecture.label} for {model.task} with {model.classes} "
+            f"classes loaded (format: {converted.format})"
         )
     return LoadReport(
         path=path,

@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from drn_cli.errors import DrnError
-from drn_cli.networks.catalog import Task, architecture
+from drn_cli.networks.catalog import MAX_WIDTH, Architecture, Task, architecture, check_width
 
 
 class Section(BaseModel):
@@ -34,6 +34,13 @@ class Model(Section):
     """Which network, and what it starts from."""
 
     arch: str = Field(description="Architecture, such as drn_d_22; `drn models list` names all.")
+    width: float = Field(
+        1.0,
+        gt=0,
+        le=MAX_WIDTH,
+        description="Channel multiplier; an extension that is not in the paper. Published weights "
+        "need 1.0.",
+    )
     weights: str | None = Field(
         None, description="imagenet, a checkpoint file, or null to start from scratch."
     )
@@ -45,6 +52,11 @@ class Model(Section):
             return architecture(name).name
         except DrnError as error:
             raise ValueError(str(error)) from error
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture, with its width."""
+        return architecture(self.arch, self.width)
 
 
 class Data(Section):
@@ -263,6 +275,14 @@ class Recipe(Section):
     loss: Loss = Field(default_factory=Loss)
     train: Train
     eval: Eval = Field(default_factory=Eval)
+
+    @model_validator(mode="after")
+    def _width_fits(self) -> Self:
+        try:
+            check_width(self.model.width, self.model.weights)
+        except DrnError as error:
+            raise ValueError(f"model.width: {error}") from error
+        return self
 
     @model_validator(mode="after")
     def _classes_fit_in_a_label(self) -> Self:

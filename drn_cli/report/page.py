@@ -114,7 +114,7 @@ def _title(summary: Summary) -> str:
 
 def _header(summary: Summary, scores: Record | None, missing: list[str]) -> str:
     history = summary.history
-    facts = [("Network", summary.network), ("Task", summary.task)]
+    facts = [("Network", summary.label), ("Task", summary.task)]
     facts += [
         (name, percent(value, 2))
         for key, name in SCORES

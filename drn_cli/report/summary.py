@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json, read_text
+from drn_cli.networks.catalog import label
 from drn_cli.recipe.yaml_source import LARGEST, plain, read_mapping
 from drn_cli.report.history import SCORE, History, Record, number, read_history
 from drn_cli.runs import Run
@@ -19,7 +20,7 @@ class Summary:
     """What is told of a run in a list, and at the top of its page.
 
     Attributes:
-        network: Its architecture.
+        network: Name of the architecture.
         task: `segmentation` or `classification`.
         state: `running` if a process on this machine, or one that shares its locks, trains in the
             folder; `unfinished` is a run that ended without a word, or goes on elsewhere.
@@ -28,6 +29,7 @@ class Summary:
         started: When it first started, if it says.
         history: All that it measured.
         environment: What it ran on.
+        width: Channel multiplier of the network.
     """
 
     run: Run
@@ -39,6 +41,12 @@ class Summary:
     started: datetime | None
     history: History
     environment: dict[str, Any]
+    width: float = 1.0
+
+    @property
+    def label(self) -> str:
+        """Name of the architecture, with the width where it is not the paper's."""
+        return label(self.network, self.width)
 
     @property
     def score(self) -> float | None:
@@ -66,6 +74,7 @@ class Summary:
         return {
             "run": str(self.run.folder),
             "network": self.network,
+            "width": self.width,
             "task": self.task,
             "state": self.state,
             "step": self.history.step,
@@ -86,7 +95,7 @@ def summarise(run: Run) -> Summary:
     Raises:
         DrnError: recipe.yaml is missing, or a file cannot be read.
     """
-    network, task, epochs = _recipe(run)
+    network, width, task, epochs = _recipe(run)
     environment = read_json(run.environment) if os.path.lexists(run.environment) else {}
     if not isinstance(environment, dict):
         raise DrnError(f"{run.environment}: should hold an object")
@@ -94,16 +103,17 @@ def summarise(run: Run) -> Summary:
     best = history.best(SCORE[task][0])
     started = _time(environment.get("started"))
     state: State = "running" if run.in_use() else _state(history, epochs)
-    return Summary(run, network, task, state, epochs, best, started, history, environment)
+    return Summary(run, network, task, state, epochs, best, started, history, environment, width)
 
 
-def _recipe(run: Run) -> tuple[str, str, float]:
-    """Read network, task and epochs, without asking for the rest to be what it is today."""
+def _recipe(run: Run) -> tuple[str, float, str, float]:
+    """Read network, width, task and epochs, without asking for the rest to be what it is today."""
     if not os.path.lexists(run.recipe):
         raise DrnError(f"{run.folder}: no run folder, it has no {run.recipe.name}")
     recipe = plain(read_mapping(read_text(run.recipe, LARGEST), str(run.recipe)))
     try:
         network, task = recipe["model"]["arch"], recipe["task"]
+        width = number(recipe["model"], "width")  # older runs have none
         epochs = number(recipe["train"], "epochs")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DrnError(f"{run.recipe}: not a recipe: lacks task, model or train") from error
@@ -114,7 +124,7 @@ def _recipe(run: Run) -> tuple[str, str, float]:
         raise DrnError(f"{run.recipe}: model.arch: a {type(network).__name__}, not a name")
     if epochs is None:
         raise DrnError(f"{run.recipe}: train.epochs: is no number")
-    return network, task, epochs
+    return network, 1.0 if width is None else width, task, epochs
 
 
 def _time(written: object) -> datetime | None:

@@ -9,10 +9,9 @@ from torch._subclasses import FakeTensorMode
 
 from drn_cli.data.batches import normalise
 from drn_cli.data.folders import IMAGENET
-from drn_cli.networks import create_model
-from drn_cli.networks.catalog import Task
+from drn_cli.networks.catalog import Architecture, Task
 from drn_cli.networks.live_bytes import LiveBytes
-from drn_cli.networks.models import DRN
+from drn_cli.networks.models import DRN, build
 from drn_cli.networks.recomputation import recompute_activations
 from drn_cli.recipe import schema
 from drn_cli.training.loss import make_loss
@@ -21,7 +20,7 @@ from drn_cli.training.precision import Precision, autocast_type
 
 @lru_cache
 def pass_bytes(
-    arch: str,
+    arch: Architecture,
     task: Task,
     classes: int,
     loss: schema.Loss,
@@ -41,8 +40,8 @@ def pass_bytes(
     on CPUs only, one map of the size of the logits more.
 
     Args:
-        arch: As in a recipe, like those that follow.
-        task: What the network answers.
+        arch: Architecture.
+        task: What the network predicts.
         classes: Their number.
         loss: What is minimised.
         crop: Side of a crop, in pixels.
@@ -54,7 +53,7 @@ def pass_bytes(
     crop = max(crop, 16)  # a lone crop of 8 is a single position, of which batch norm makes nothing
     kind = autocast_type(precision)
     with FakeTensorMode():
-        model = create_model(arch, task, classes).train()
+        model = build(arch, task, classes).train()
         if recompute:
             recompute_activations(model)
         for parameter in model.parameters():
@@ -73,10 +72,10 @@ def pass_bytes(
 
 
 @lru_cache
-def model_bytes(arch: str, task: Task, classes: int) -> tuple[int, int]:
+def model_bytes(arch: Architecture, task: Task, classes: int) -> tuple[int, int]:
     """Give the bytes of a network's parameters, and of its statistics."""
     with torch.device("meta"):
-        model = create_model(arch, task, classes)
+        model = build(arch, task, classes)
     return _bytes(model.parameters()), _bytes(model.buffers())
 
 

@@ -144,7 +144,8 @@ def _crops_take(recipe: Recipe, world: int) -> str:
 
 
 def _estimate(recipe: Recipe, pictures: int, precision: Precision, on_gpu: bool) -> MemoryEstimate:
-    arch, task, classes, train = recipe.model.arch, recipe.task, recipe.data.classes, recipe.train
+    arch, task, classes = recipe.model.architecture, recipe.task, recipe.data.classes
+    train = recipe.train
     parameters, statistics = model_bytes(arch, task, classes)
     copies = 2 if train.optimiser.kind == "adamw" else int(train.momentum > 0)
     weights = parameters + statistics

@@ -12,8 +12,9 @@ import torch
 from drn_cli.data.cache import size
 from drn_cli.errors import DrnError
 from drn_cli.files import user_path
+from drn_cli.networks.catalog import KEYWORDS
 from drn_cli.networks.download import matches, weights_folder
-from drn_cli.networks.published import KEYWORDS, published
+from drn_cli.networks.published import published
 from drn_cli.recipe.schema import Recipe
 from drn_cli.training.optimiser import make_optimiser
 from drn_cli.training.setup import check_split

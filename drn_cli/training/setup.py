@@ -19,8 +19,7 @@ from drn_cli.errors import DrnError
 from drn_cli.inference.memory import Tiles
 from drn_cli.inference.reading import networks_at_once
 from drn_cli.inference.told import record
-from drn_cli.networks import create_model
-from drn_cli.networks.models import DRN
+from drn_cli.networks.models import DRN, build
 from drn_cli.networks.recomputation import recompute_activations
 from drn_cli.networks.weights import LoadReport, load_weights, weights_file
 from drn_cli.recipe.schema import Recipe
@@ -121,9 +120,9 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
     if group.first:
         _warn(recipe, group, precision)
     _seed(train.seed)
-    model = create_model(recipe.model.arch, recipe.task, recipe.data.classes)
+    model = build(recipe.model.architecture, recipe.task, recipe.data.classes)
     weights = recipe.model.weights
-    start = load_weights(model, weights_file(model.arch, weights)) if weights else None
+    start = load_weights(model, weights_file(model.architecture, weights)) if weights else None
     if train.sync_bn and group.world > 1:
         synchronise(model, group.device)
     model.to(group.device)
@@ -170,7 +169,7 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
             pin=group.device.type == "cuda",
             start=recipe.data.start_method,
         ),
-        tiles=Tiles(model.arch, group.device, networks_at_once(group.device)),
+        tiles=Tiles(model.architecture, group.device, networks_at_once(group.device)),
     )
 
 

@@ -9,6 +9,7 @@ from drn_cli.bench.cost import activation_bytes, kept_bytes, peak_bytes, picture
 from drn_cli.bench.subject import resolve
 from drn_cli.inference.preparation import prepared
 from drn_cli.networks import create_model
+from drn_cli.networks.catalog import architecture
 from drn_cli.networks.cost import forward_flops, step_flops
 from drn_cli.networks.live_bytes import LiveBytes
 from drn_cli.networks.models import DRN
@@ -16,6 +17,8 @@ from drn_cli.recipe.schema import Loss
 
 CPU = torch.device("cpu")
 SIZE = Size(64, 96)
+A18 = architecture("drn_a_18")
+D22 = architecture("drn_d_22")
 
 
 def really_at_once(model: DRN, batch: int) -> int:
@@ -28,21 +31,21 @@ def really_at_once(model: DRN, batch: int) -> int:
 @pytest.mark.parametrize("name", ["drn_a_18", "drn_d_22"])
 def test_peak_is_that_of_a_real_pass(name: str) -> None:
     model = create_model(name, "segmentation", 5).eval()
-    plain = peak_bytes(name, "segmentation", 5, 2, SIZE, "fp32", folded=False)
+    plain = peak_bytes(architecture(name), "segmentation", 5, 2, SIZE, "fp32", folded=False)
     assert plain == really_at_once(model, 2)
-    folded = peak_bytes(name, "segmentation", 5, 2, SIZE, "fp32", folded=True)
+    folded = peak_bytes(architecture(name), "segmentation", 5, 2, SIZE, "fp32", folded=True)
     assert folded == really_at_once(prepared(model, CPU, exact=False), 2)
     assert folded < plain
 
 
 def test_peak_in_16_bits_is_half_but_for_the_pictures() -> None:
     full, half = (
-        peak_bytes("drn_d_22", "segmentation", 5, 1, SIZE, precision, folded=True)
+        peak_bytes(D22, "segmentation", 5, 1, SIZE, precision, folded=True)
         for precision in ("fp32", "bf16")
     )
     pictures = 4 * 3 * SIZE.height * SIZE.width
     assert half <= full / 2 + pictures
-    assert half == peak_bytes("drn_d_22", "segmentation", 5, 1, SIZE, "fp16", folded=True)
+    assert half == peak_bytes(D22, "segmentation", 5, 1, SIZE, "fp16", folded=True)
 
 
 def really_kept(model: DRN, pictures: Tensor) -> int:
@@ -67,7 +70,7 @@ def really_kept(model: DRN, pictures: Tensor) -> int:
 def test_kept_is_what_layers_need() -> None:
     model, pictures = create_model("drn_d_22", "segmentation", 5), torch.zeros(2, 3, *SIZE)
     layers = really_kept(model, pictures)
-    found = kept_bytes("drn_d_22", "segmentation", 5, Loss(), 2, SIZE, "fp32", recompute=False)
+    found = kept_bytes(D22, "segmentation", 5, Loss(), 2, SIZE, "fp32", recompute=False)
     # Besides, the loss keeps its log-probabilities and the labels, and batch norms their moments.
     pixels = 2 * SIZE.height * SIZE.width
     assert layers + 4 * 5 * pixels <= found <= layers + 6 * 4 * 5 * pixels + 100_000
@@ -76,7 +79,9 @@ def test_kept_is_what_layers_need() -> None:
 def test_kept_is_less_with_recomputation_and_in_16_bits() -> None:
     def kept(precision: str = "fp32", *, recompute: bool = False, batch: int = 2) -> int:
         arch, task = "drn_d_22", "segmentation"
-        return kept_bytes(arch, task, 5, Loss(), batch, SIZE, precision, recompute=recompute)
+        return kept_bytes(
+            architecture(arch), task, 5, Loss(), batch, SIZE, precision, recompute=recompute
+        )
 
     assert kept(recompute=True) < 0.6 * kept()
     assert 0.5 * kept() < kept("bf16") < 0.7 * kept()  # loss and up-sampling are in fp32
@@ -108,12 +113,12 @@ def test_memory_of_each_case() -> None:
     subject = resolve("drn_a_18", "segmentation", 5)
 
     def peak(size: Size, *, folded: bool) -> int:
-        return peak_bytes("drn_a_18", "segmentation", 5, 2, size, "fp32", folded=folded)
+        return peak_bytes(A18, "segmentation", 5, 2, size, "fp32", folded=folded)
 
     assert activation_bytes(subject, a_case("forward")) == peak(SIZE, folded=True)
     assert activation_bytes(subject, a_case("forward", "eager")) == peak(SIZE, folded=False)
     largest = Size(112, 168)
     assert activation_bytes(subject, a_case("multi-scale")) == peak(largest, folded=True)
-    kept = kept_bytes("drn_a_18", "segmentation", 5, Loss(), 2, SIZE, "fp32", recompute=False)
+    kept = kept_bytes(A18, "segmentation", 5, Loss(), 2, SIZE, "fp32", recompute=False)
     assert activation_bytes(subject, a_case("train", None)) == kept
     assert activation_bytes(subject, a_case("input", None)) is None

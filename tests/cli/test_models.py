@@ -53,6 +53,7 @@ def test_lists_every_network(cache: Path) -> None:
     assert list(rows) == list_models()
     assert rows["drn_c_26"] == {
         "name": "drn_c_26",
+        "width": 1.0,
         "family": "C",
         "parameters": 21_126_584,
         "flops": 33_942_478_848,
@@ -81,6 +82,26 @@ def test_lists_every_network(cache: Path) -> None:
     assert lines[-1] == (
         "* errors: paper; the available weights are a ResNet start, not this classifier"
     )
+
+
+def test_networks_of_another_width(cache: Path) -> None:
+    """Without the paper's scores, and without weights, which have its width."""
+    rows = {row["name"]: row for row in answer("list", "--width", "0.5")}
+    assert rows["drn_a_18"] == {
+        "name": "drn_a_18",
+        "width": 0.5,
+        "family": "A",
+        "parameters": 3_055_880,
+        "flops": rows["drn_a_18"]["flops"],
+        **dict.fromkeys(("top1_error", "top5_error", "miou")),
+        "weights": "none",
+        "start_only": False,
+    }
+    assert "errors" not in run("list", "--width", "0.5").stdout.splitlines()[-1]
+    facts = answer("show", "drn_d_22", "--width", "0.5")
+    assert (facts["width"], facts["out_channels"], facts["weights"]) == (0.5, 256, [])
+    assert "drn_d_22 (width 0.5)" in run("show", "drn_d_22", "--width", "0.5").stdout
+    assert "width 0.0: out of range" in str(failure("list", "--width", "0"))
 
 
 def test_shows_a_network(cache: Path) -> None:

@@ -42,6 +42,7 @@ def test_list_shows_every_recipe_that_can_be_run() -> None:
     assert rows[[row["name"] for row in rows].index("drn_d_105_cityscapes")] == {
         "name": "drn_d_105_cityscapes",
         "arch": "drn_d_105",
+        "width": 1.0,
         "task": "segmentation",
         "crop": 840,
         "classes": 19,

@@ -15,6 +15,7 @@ from drn_cli.evaluation.folder_pairs import FolderPairs
 from drn_cli.evaluation.label_maps import Ids, Size
 from drn_cli.evaluation.protocol import Protocol, Seen
 from drn_cli.inference.normalization import Normalization
+from drn_cli.networks.catalog import ARCHITECTURES
 from drn_cli.recipe.schema import MULTI_SCALE, Eval
 
 IMAGES, LABELS = Path("made/by us"), Path("gtFine/val")
@@ -38,7 +39,7 @@ def weights(tmp_path: Path) -> Path:
 
 def seen(weights: Path, autocast: torch.dtype | None = None, **view: object) -> Seen:
     normalized = Normalization(IMAGENET, "option")
-    return Seen("drn_d_105", weights, Eval(**view), autocast, normalized)
+    return Seen(ARCHITECTURES["drn_d_105"], weights, Eval(**view), autocast, normalized)
 
 
 def protocol(
@@ -174,6 +175,7 @@ def test_json_of_a_network(weights: Path) -> None:
         "label_ids": "train-ids",
         "resize_to": "512x256",
         "network": "drn_d_105",
+        "width": 1.0,
         "weights": str(weights),
         "weights_sha256": hashlib.sha256(b"numbers").hexdigest(),
         "scales": [0.5, 1],

@@ -10,10 +10,17 @@ import torch
 from drn_cli.inference import memory
 from drn_cli.inference.memory import SMALLEST_TILE, Tiles, available, bytes_per_pixel
 from drn_cli.networks import list_models
+from drn_cli.networks.catalog import architecture
 from drn_cli.networks.live_bytes import LiveBytes
 from drn_cli.recipe.schema import Eval
 
 CPU = torch.device("cpu")
+A18 = architecture("drn_a_18")
+A34 = architecture("drn_a_34")
+A50 = architecture("drn_a_50")
+D22 = architecture("drn_d_22")
+D38 = architecture("drn_d_38")
+D54 = architecture("drn_d_54")
 
 
 def test_storages_count_from_when_they_are_made_until_they_are_dropped() -> None:
@@ -41,25 +48,26 @@ def test_every_network_takes_more_than_its_widest_map(arch: str) -> None:
     # Levels 0 and 1 of families B, C and D have 16 channels at the picture's size; the stem of A
     # has 64 at a half.
     stem = 4 * (16 if arch.startswith("drn_a") else 2 * 16)
-    assert stem < bytes_per_pixel(arch) < 1500
+    assert stem < bytes_per_pixel(architecture(arch)) < 1500
 
 
 def test_wider_networks_take_more_and_deeper_ones_as_much() -> None:
-    assert bytes_per_pixel("drn_a_18") == bytes_per_pixel("drn_a_34") < bytes_per_pixel("drn_a_50")
-    assert bytes_per_pixel("drn_d_22") == bytes_per_pixel("drn_d_38") < bytes_per_pixel("drn_d_54")
+    assert bytes_per_pixel(A18) == bytes_per_pixel(A34) < bytes_per_pixel(A50)
+    assert bytes_per_pixel(D22) == bytes_per_pixel(D38) < bytes_per_pixel(D54)
     assert bytes_per_pixel(None) > 0
 
 
 def test_maps_are_counted_once_for_each_network() -> None:
-    bytes_per_pixel("drn_d_22")
+    bytes_per_pixel(D22)
     before = bytes_per_pixel.cache_info()
-    bytes_per_pixel("drn_d_22")
+    bytes_per_pixel(D22)
     assert bytes_per_pixel.cache_info() == before._replace(hits=before.hits + 1)
 
 
 REAL = """
 import torch
 from drn_cli.inference.memory import bytes_per_pixel
+from drn_cli.networks.catalog import architecture
 from drn_cli.inference.preparation import prepared
 from drn_cli.networks import create_model
 
@@ -75,7 +83,7 @@ with torch.inference_mode():
     before = resident("VmRSS")
     model.scores(x)
     taken = resident("VmHWM") - before
-print(bytes_per_pixel("drn_d_22") * 320 * 448 / taken)
+print(bytes_per_pixel(architecture("drn_d_22")) * 320 * 448 / taken)
 """
 
 
@@ -113,7 +121,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def bytes_for(height: float, width: float, arch: str | None = None) -> float:
     """Give what has to be free for a picture to be seen whole."""
-    return height * width * bytes_per_pixel(arch) / memory.SHARE + 1
+    return height * width * bytes_per_pixel(arch and architecture(arch)) / memory.SHARE + 1
 
 
 def test_a_picture_that_fits_is_seen_whole_and_a_larger_one_in_tiles(
@@ -145,7 +153,8 @@ def test_the_largest_view_has_to_fit(free: list[float]) -> None:
 def test_a_network_that_takes_more_gets_smaller_tiles(free: list[float]) -> None:
     free.append(bytes_for(512, 512, "drn_d_22"))
     few, many = (
-        Tiles(arch, CPU).side_for(4000, 4000, Eval()) for arch in ("drn_d_22", "drn_d_105")
+        Tiles(architecture(arch), CPU).side_for(4000, 4000, Eval())
+        for arch in ("drn_d_22", "drn_d_105")
     )
     assert few == 512
     assert many is not None

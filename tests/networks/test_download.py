@@ -19,6 +19,7 @@ import pytest
 
 from drn_cli.errors import DrnError
 from drn_cli.networks import download
+from drn_cli.networks.catalog import architecture
 from drn_cli.networks.download import addresses, cache_folder, fetch
 from drn_cli.networks.published import PUBLISHED, WeightFile, published
 from drn_cli.networks.weights import weights_file
@@ -347,7 +348,7 @@ def test_imagenet_means_the_published_files(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         "drn_cli.networks.weights.fetch", lambda files: asked.extend(files) or Path("x")
     )
-    assert weights_file("drn-d-22", "imagenet") == Path("x")
+    assert weights_file(architecture("drn-d-22"), "imagenet") == Path("x")
     assert asked == [original, converted]
 
 

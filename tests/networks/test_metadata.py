@@ -34,6 +34,7 @@ SOUND = {
 }
 DEEP = "[" * 100_000
 BROKEN = [
+    *(("width", text) for text in ("0", "-1", "4.5", "NaN", "Infinity", '"1"', "true", "wide")),
     *[("mean", text) for text in ("[NaN, 0, 0]", "[1e400, 0, 0]", "[0.5]", "[0.1, 0.2, 2]", "{}")],
     *[("mean", text) for text in ("", "[true, 0, 0]", '["0", "0", "0"]', DEEP)],
     ("mean", f"[1{'0' * 5000}, 0, 0]"),
@@ -122,7 +123,7 @@ def test_refuses_what_does_not_fit_together(changed: dict[str, str | None], mess
         {"size": "224x224", "input": "uint8", "classes": "2", "resize": "300", "crop": "9"},
         {"outputs": "logits", "provenance": "me", "colours": "red", "class_names": "cat"},
         {"provenance": "{}", "colours": "[[0, 0, 0]]", "class_names": '["cat", "dog"]'},
-        {"class_folders": '["n1"]', "mean_std_guess": "imagenet"},
+        {"width": "640", "class_folders": '["n1"]', "mean_std_guess": "imagenet"},
         {"mean": "0.485 0.456 0.406", "std": "0.229 0.224 0.225"},
         {"mean": "[0.5, 0.5, 0.5]"},
         {"mean": "[124, 116, 104]", "std": "[1, 1, 1]"},

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from drn_cli.errors import DrnError
 from drn_cli.networks import create_model
+from drn_cli.networks.catalog import architecture
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.conversion import to_original
 from drn_cli.networks.models import DRN
@@ -137,13 +138,13 @@ def test_half_precision_files_load_into_full_precision(tmp_path: Path) -> None:
 def test_finds_files_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.pth").write_bytes(b"")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert weights_file("drn_d_22", "~/x.pth") == tmp_path / "x.pth"
+    assert weights_file(architecture("drn_d_22"), "~/x.pth") == tmp_path / "x.pth"
     with pytest.raises(DrnError, match=r"imagnet: no such file \(give a file, imagenet or"):
-        weights_file("drn_d_22", "imagnet")
+        weights_file(architecture("drn_d_22"), "imagnet")
 
 
 @pytest.mark.parametrize("arch", ["drn_b_26", "drn_d_24", "drn_d_40", "drn_d_56", "drn_d_107"])
 @pytest.mark.parametrize("keyword", ["imagenet", "imagenet-retrained"])
 def test_says_that_nothing_was_published(arch: str, keyword: str) -> None:
     with pytest.raises(DrnError, match=f"nobody published {keyword} weights for {arch} .*drn_d_22"):
-        weights_file(arch, keyword)
+        weights_file(architecture(arch), keyword)

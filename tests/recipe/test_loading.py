@@ -139,6 +139,18 @@ def test_what_extends_cannot_be(here: Path, line: str, message: str, hint: str |
             None,
         ),
         ("drn_d_22", "drn_d_33", ":4: model.arch: unknown architecture 'drn_d_33'", "drn_d_38?"),
+        (
+            "arch: drn_d_22",
+            "arch: drn_d_22\n  weights: imagenet\n  width: 0.5",
+            ":6: model.width: the published imagenet weights need width 1.0, not 0.5",
+            "weights null",
+        ),
+        (
+            "drn_d_22",
+            "drn_d_22\n  width: 5",
+            ":5: model.width: should be less than or equal to 4, got 5",
+            None,
+        ),
         ("classes: 3", "classes: 256", ":7: data.classes: a label map holds 255 classes", None),
         ("task:", "eval:\ntask:", ":2: eval: should be a mapping, got nothing", "scales"),
         ("task:", "eval: 3\ntask:", ":2: eval: should be a mapping, got 3", "scales, flip, tile"),

@@ -48,6 +48,7 @@ def test_a_finished_run(run: Run) -> None:
     assert told == {
         "run": str(run.folder),
         "network": "drn_a_18",
+        "width": 1.0,
         "task": "segmentation",
         "state": "finished",
         "step": 40,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from drn_cli.networks.catalog import architecture
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.recipe.schema import Loss, Recipe
 from drn_cli.training.fake_pass import pass_bytes
@@ -26,7 +27,9 @@ def on_cpu(recipe: Recipe, world: int = 1) -> Any:
 
 
 def network_pass(arch: str, crop: int, precision: Any) -> float:
-    return pass_bytes(arch, "segmentation", 19, Loss(), crop, 1, precision, False) / GIB
+    return (
+        pass_bytes(architecture(arch), "segmentation", 19, Loss(), crop, 1, precision, False) / GIB
+    )
 
 
 def test_a_pass_takes_what_it_saves_and_a_little_more() -> None:
@@ -42,7 +45,9 @@ def test_maps_take_half_in_16_bits() -> None:
 
 def test_a_pass_grows_in_proportion_to_its_pictures() -> None:
     one, two, eight = (
-        pass_bytes("drn_a_18", "classification", 10, Loss(), 64, pictures, "bf16", False)
+        pass_bytes(
+            architecture("drn_a_18"), "classification", 10, Loss(), 64, pictures, "bf16", False
+        )
         for pictures in (1, 2, 8)
     )
     assert eight - one == pytest.approx(7 * (two - one), rel=0.01)

@@ -111,7 +111,7 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
         if group.first:
             assert predictor.normalization is not None
             seen = Seen(
-                network.arch,
+                network.architecture,
                 source.checkpoint,
                 look.view,
                 computing["autocast"],

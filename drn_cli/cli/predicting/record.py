@@ -49,6 +49,7 @@ def maker_of(network: "Found", normalization: "Normalization", view: Mapping[str
     return {
         "drn": __version__,
         "network": network.arch,
+        "width": network.architecture.width,
         "weights": str(network.path),
         "weights_sha256": sha256(network.path),
         "verified": network.verified,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from drn_cli.data.folders import Statistics
 from drn_cli.errors import DrnError
-from drn_cli.networks.catalog import Task
+from drn_cli.networks.catalog import Architecture, Task, architecture
 
 Output = Literal["logits", "scores", "classes"]
 INPUT = "pictures"  # the one input's name, in every format
@@ -43,6 +43,10 @@ class ExportedNetwork:
     runtime: str
     start: Start
     verified: bool = False
+
+    @property
+    def architecture(self) -> Architecture:
+        return architecture(self.arch, float(self.told.get("width", 1.0)))
 
     @property
     def arch(self) -> str:

@@ -106,6 +106,7 @@ def made_by(weights: Path) -> dict[str, Any]:
     return {
         "drn": __version__,
         "network": "drn_a_18",
+        "width": 1.0,
         "weights": str(weights),
         "weights_sha256": sha256(weights),
         "verified": True,

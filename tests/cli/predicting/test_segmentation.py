@@ -13,6 +13,7 @@ from PIL import Image
 
 from drn_cli.errors import DrnError
 from drn_cli.inference import memory
+from drn_cli.networks.catalog import architecture
 
 KINDS = ("index", "colour", "overlay")
 
@@ -159,7 +160,7 @@ def test_picture_that_is_too_large_for_the_memory_is_seen_in_tiles(
     predict(*words, "--out", "whole")
     predict(*words, "--out", "tiles", "--tile", "192")
     pixels = 195 * 195  # down to a multiple of 8
-    free = pixels * memory.bytes_per_pixel("drn_a_18") / memory.SHARE
+    free = pixels * memory.bytes_per_pixel(architecture("drn_a_18")) / memory.SHARE
     monkeypatch.setattr(memory, "available", lambda device: free)
     assert predict(*words, "--out", "short").exit_code == 0
     whole, tiles, short = (files_in(Path(name)) for name in ("whole", "tiles", "short"))
