@@ -348,6 +348,7 @@ def test_writes_weights_that_say_what_they_are(tmp_path: Path) -> None:
     assert written == {
         "format": "drn",
         "arch": "drn_d_22",
+        "width": "1.0",
         "task": "segmentation",
         "classes": "3",
         "licence": "CC0",
