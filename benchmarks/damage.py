@@ -33,8 +33,8 @@ from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.export.exporting import export
 from drn_cli.export.form import Form
-from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.opening import open_network
+from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.inference.source import Source
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
@@ -145,7 +145,7 @@ def open_and_run(path: Path) -> Answer:
     facts: Answer = [("metadata", sorted(found.told.items()))]
     if isinstance(found, ExportedNetwork):
         x = torch.linspace(-2, 2, 3 * 32 * 48).reshape(1, 3, 32, 48)
-        return [*facts, ("scores", found.run(torch.device("cpu"), 1)(x, "scores").numpy())]
+        return [*facts, ("scores", found.session(torch.device("cpu"), 1)(x, "scores").numpy())]
     return facts + [(key, value.numpy()) for key, value in found.model.state_dict().items()]
 
 

@@ -47,7 +47,6 @@ from drn_cli.data.images import Pixels, read_image
 from drn_cli.evaluation.confusion import confusion
 from drn_cli.export.exporting import export
 from drn_cli.export.form import ENDINGS, Form
-from drn_cli.inference.exported.opening import open_exported
 from drn_cli.inference.inputs import Picture, find_pictures
 from drn_cli.inference.loading import load_predictor
 from drn_cli.inference.opening import TrainedNetwork, read_network
@@ -55,6 +54,7 @@ from drn_cli.inference.outputs import DEFAULT_KINDS, write_prediction
 from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.inference.preparation import prepared
 from drn_cli.inference.reading import networks_at_once
+from drn_cli.inference.runtimes import open_exported
 from drn_cli.inference.source import Source
 from drn_cli.inference.stream import stream
 from drn_cli.inference.views import resized_image

@@ -8,7 +8,7 @@ import torch
 
 from drn_cli.bench.subject import Subject
 from drn_cli.errors import DrnError
-from drn_cli.inference.exported.network import ExportedNetwork
+from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.training.precision import Precision, resolve_precision
 
 # In the order in which they are measured: training tunes the whole process for itself.

@@ -20,10 +20,10 @@ from drn_cli.bench.subject import EAGER, Subject
 from drn_cli.data.batches import normalise
 from drn_cli.data.images import Pixels
 from drn_cli.inference.classifier import Classifier
-from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.inference.opening import TrainedNetwork
 from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.recipe.schema import MULTI_SCALE, Eval
 from drn_cli.training.precision import autocast, autocast_type
 
@@ -92,7 +92,7 @@ def _classifier(subject: Subject, case: Case, device: torch.device) -> Classifie
     if case.runtime == EAGER:
         return replace(made, network=_plain(subject, case, device))
     if isinstance(subject.network, ExportedNetwork):
-        run = subject.network.run(device, 1)  # one call has all threads
+        run = subject.network.session(device, 1)  # one call has all threads
         return replace(made, network=lambda pictures: run(pictures, "logits"))
     return made
 

@@ -164,7 +164,7 @@ class Look:
         Raises:
             DrnError: One was.
         """
-        from drn_cli.inference.exported.network import ExportedNetwork
+        from drn_cli.inference.runtimes import ExportedNetwork
 
         if network.task == "segmentation" and self.ten_crop:
             raise DrnError("--ten-crop: is for classifiers, and this is a segmenter")

@@ -23,7 +23,7 @@ from drn_cli.files import (
     sha256,
     write_json,
 )
-from drn_cli.inference.exported.checksum import write_onnx_checksum, write_openvino_checksum
+from drn_cli.inference.export_safety import append_checksum
 from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.opening import TrainedNetwork, open_network, read_network
 from drn_cli.inference.source import Source
@@ -187,11 +187,11 @@ def _write(
         from drn_cli.export.openvino import write_openvino
 
         write_openvino(path, program, form.outputs, strings, half=half, calibrating=inputs)
-        write_openvino_checksum(path)
     else:
         from drn_cli.export.onnx import write_onnx
 
         write_onnx(path, program, form.outputs, strings)
         if inputs:
             quantise_onnx(path, inputs)
-        write_onnx_checksum(path)
+    if form.format != "pt2":  # whose records have checksums
+        append_checksum(path)

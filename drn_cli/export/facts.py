@@ -12,10 +12,10 @@ from drn_cli.data.folders import Statistics
 from drn_cli.export.form import WEIGHTS_ALONE, Form
 from drn_cli.files import read_json, sha256
 from drn_cli.inference import told
-from drn_cli.inference.exported.network import UINT8
 from drn_cli.inference.loading import facts
 from drn_cli.inference.normalization import GUESS, Normalization
 from drn_cli.inference.opening import TrainedNetwork
+from drn_cli.inference.runtimes import UINT8
 from drn_cli.inference.source import Source
 from drn_cli.networks.published import is_start, published_as
 from drn_cli.runs import Run

@@ -23,8 +23,7 @@ from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
 from drn_cli.export.form import Form
-from drn_cli.inference.exported.network import INPUT
-from drn_cli.inference.exported.runtime import need
+from drn_cli.inference.runtimes import INPUT, require_package
 from drn_cli.inference.views import resized_image
 
 FIRST, LAST = 3, 2  # convolutions that stay in float32
@@ -70,9 +69,9 @@ def quantise_onnx(path: Path, inputs: Sequence[Input]) -> None:
         DrnError: ONNX Runtime's quantisation is not installed, or cannot determine the ranges
             of the values that the network computes, for example because some are NaN.
     """
-    onnx = need("onnx", "onnx", "--int8")
-    tools: Any = need("onnxruntime.quantization", "onnx", "--int8")
-    shapes: Any = need("onnxruntime.quantization.shape_inference", "onnx", "--int8")
+    onnx = require_package("onnx", "onnx", "--int8")
+    tools: Any = require_package("onnxruntime.quantization", "onnx", "--int8")
+    shapes: Any = require_package("onnxruntime.quantization.shape_inference", "onnx", "--int8")
     told = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
         simple = Path(folder) / path.name
@@ -115,7 +114,7 @@ def quantise_openvino(model: Any, inputs: Sequence[Input]) -> Any:
     Raises:
         DrnError: What does it is not installed.
     """
-    nncf: Any = need("nncf", "openvino-int8", "--int8")
+    nncf: Any = require_package("nncf", "openvino-int8", "--int8")
     operations = [(op.get_type_name(), op.get_friendly_name()) for op in model.get_ordered_ops()]
     names = _ends([name for kind, name in operations if kind == "Convolution"])
     # What follows the last one stays as well: 8 bits would turn NaN into numbers.

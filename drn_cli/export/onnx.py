@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from drn_cli.inference.exported.network import INPUT
-from drn_cli.inference.exported.runtime import need
+from drn_cli.inference.runtimes import INPUT, require_package
 
 OPSET = 18
 AXES = ("batch", None, "height", "width")
@@ -34,7 +33,7 @@ def write_onnx(
         DrnError: What writes ONNX is not installed.
     """
     for package in ("onnx", "onnxscript"):
-        need(package, "onnx", "--format onnx")
+        require_package(package, "onnx", "--format onnx")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch, about itself

@@ -9,9 +9,7 @@ import torch
 
 from drn_cli.errors import DrnError
 from drn_cli.export.int8 import Input, quantise_openvino
-from drn_cli.inference.exported.network import INPUT
-from drn_cli.inference.exported.openvino import TOLD
-from drn_cli.inference.exported.runtime import need
+from drn_cli.inference.runtimes import INPUT, METADATA_KEY, require_package
 
 
 def write_openvino(
@@ -36,7 +34,7 @@ def write_openvino(
     Raises:
         DrnError: OpenVINO is not installed.
     """
-    openvino = need("openvino", "openvino", "--format openvino")
+    openvino = require_package("openvino", "openvino", "--format openvino")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch, about itself
         model = openvino.convert_model(program)
@@ -45,7 +43,7 @@ def write_openvino(
         output.get_tensor().set_names({name})
     if calibrating:
         model = quantise_openvino(model, calibrating)
-    model.set_rt_info(json.dumps(told), [TOLD])
+    model.set_rt_info(json.dumps(told), [METADATA_KEY])
     try:
         openvino.save_model(model, path, compress_to_fp16=half)
     except RuntimeError as error:  # it does not say why

@@ -13,8 +13,8 @@ from drn_cli.data.folders import Statistics
 from drn_cli.errors import DrnError
 from drn_cli.export.form import Precision
 from drn_cli.export.probes import Probe
-from drn_cli.inference.exported.network import AS_PIXELS, ExportedNetwork
 from drn_cli.inference.opening import Found, TrainedNetwork
+from drn_cli.inference.runtimes import AS_PIXELS, ExportedNetwork
 from drn_cli.inference.score_maps import NonFiniteScoresError, check_classes, check_finite
 from drn_cli.networks.models import DRN, upsample
 
@@ -101,7 +101,7 @@ def answering(found: Found, statistics: Statistics) -> Answer:
     """Give what a network answers to pixels: classes, and logits and scores where it has them."""
     if not isinstance(found, ExportedNetwork):
         return lambda pixels: _answered(found.model, normalise(pixels, statistics))
-    run = found.run(torch.device("cpu"), 1)
+    run = found.session(torch.device("cpu"), 1)
     inside = AS_PIXELS if found.takes_pixels else statistics
 
     def answer(pixels: Tensor) -> dict[str, Tensor]:

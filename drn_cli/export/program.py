@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from drn_cli.data.folders import Statistics
 from drn_cli.export.form import Form
-from drn_cli.inference.exported.program import TOLD
 from drn_cli.inference.preparation import folded
+from drn_cli.inference.runtimes import METADATA_KEY
 from drn_cli.inference.score_maps import NO_CLASS
 from drn_cli.networks.models import DRN, upsample
 
@@ -87,5 +87,5 @@ def write_program(
     """Write a program of torch.export, with what it says of itself."""
     program.example_inputs = None  # PyTorch would unpickle them when it loads the file
     buffer = io.BytesIO()  # PyTorch ends the process where it cannot write to the disk itself
-    torch.export.save(program, buffer, extra_files={TOLD: json.dumps(told)})
+    torch.export.save(program, buffer, extra_files={f"{METADATA_KEY}.json": json.dumps(told)})
     path.write_bytes(buffer.getbuffer())

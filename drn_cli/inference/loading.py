@@ -14,13 +14,13 @@ from drn_cli.data.folders import ListFolder, Statistics
 from drn_cli.errors import DrnError, few_of, warn_for_all
 from drn_cli.inference import told
 from drn_cli.inference.classifier import Classifier
-from drn_cli.inference.exported.network import AS_PIXELS, ExportedNetwork, Output
 from drn_cli.inference.memory import Tiles
 from drn_cli.inference.normalization import Normalization, normalization
 from drn_cli.inference.opening import Found, TrainedNetwork, open_network
 from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.inference.preparation import prepared
 from drn_cli.inference.reading import networks_at_once
+from drn_cli.inference.runtimes import AS_PIXELS, ExportedNetwork, Output
 from drn_cli.inference.views import PLAIN
 from drn_cli.networks.published import is_start
 from drn_cli.recipe.schema import Eval
@@ -132,7 +132,7 @@ def load_predictor(
             "cannot be made of",
             "export it without --argmax",
         )
-    run = found.run(device, count)
+    run = found.session(device, count)
     output: Output = "classes" if found.answers_classes else "scores"
     return ready(
         network=lambda x: run(x, output),
@@ -203,7 +203,7 @@ def load_classifier(
             autocast=autocast,
         )
     _check_exported(found, compiled)
-    run = found.run(device, networks_at_once(device))
+    run = found.session(device, networks_at_once(device))
     return ready(
         network=lambda x: run(x, "logits"),
         maps=lambda x: run(x, "scores"),

@@ -21,8 +21,8 @@ from drn_cli.data.folders import (
 )
 from drn_cli.errors import DrnError, warn_for_all
 from drn_cli.inference import told
-from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.opening import Found
+from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.networks.published import published_as
 
 log = logging.getLogger(__name__)

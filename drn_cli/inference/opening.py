@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 from drn_cli.errors import DrnError
-from drn_cli.inference.exported.network import ExportedNetwork
-from drn_cli.inference.exported.opening import is_exported, open_exported
+from drn_cli.inference.runtimes import ExportedNetwork, is_exported, open_exported
 from drn_cli.networks.catalog import Architecture, Task, architecture
 from drn_cli.networks.checkpoints import read_checkpoint
 from drn_cli.networks.conversion import convert

@@ -13,7 +13,7 @@ from drn_cli.bench.measuring import measure
 from drn_cli.bench.subject import Subject, resolve
 from drn_cli.bench.timing import Effort
 from drn_cli.errors import DrnError
-from drn_cli.inference.exported.network import ExportedNetwork
+from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.runs import Run

@@ -23,8 +23,8 @@ from drn_cli.export.form import ENDINGS, Form
 from drn_cli.export.onnx import write_onnx
 from drn_cli.export.openvino import write_openvino
 from drn_cli.export.program import trace, write_program
-from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.loading import load_classifier, load_predictor
+from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.inference.score_maps import NonFiniteScoresError
 from drn_cli.inference.told import record
 from drn_cli.networks import create_model

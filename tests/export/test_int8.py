@@ -17,8 +17,8 @@ from drn_cli.export import int8, parity
 from drn_cli.export.exporting import export
 from drn_cli.export.form import Form
 from drn_cli.export.int8 import inputs_of, quantise_onnx
-from drn_cli.inference.exported.network import INPUT
 from drn_cli.inference.loading import load_predictor
+from drn_cli.inference.runtimes import INPUT
 from drn_cli.inference.source import find_source
 
 CPU = torch.device("cpu")

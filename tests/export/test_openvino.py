@@ -11,9 +11,11 @@ from exported_networks import Exports, expected, noise, normal, places
 from torch import nn
 
 from drn_cli.export.openvino import write_openvino
-from drn_cli.inference.exported.openvino import open_openvino
+from drn_cli.inference.runtimes import open_exported
 from drn_cli.networks.catalog import Task
 
+METADATA = {"arch": "drn_a_18", "task": "segmentation", "classes": "3", "input": "normalised"}
+METADATA |= {"outputs": "logits"}
 TASKS = ["segmentation", "classification"]
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
@@ -44,7 +46,7 @@ def test_half_precision_halves_the_weights(tmp_path: Path) -> None:
     program = torch.export.export(layer, (torch.zeros(1, 64, 8, 8),))
     for half in (False, True):
         file = tmp_path / f"{half}.xml"
-        write_openvino(file, program, ["logits"], {"arch": "x"}, half=half, calibrating=[])
+        write_openvino(file, program, ["logits"], METADATA, half=half, calibrating=[])
         size = file.with_suffix(".bin").stat().st_size
         assert size == pytest.approx((2 if half else 4) * layer.weight.numel(), rel=0.01)
-        assert open_openvino(file).told == {"arch": "x"}
+        assert open_exported(file, quiet=True).told == METADATA

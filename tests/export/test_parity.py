@@ -14,8 +14,8 @@ from torch import Tensor
 from drn_cli.errors import DrnError
 from drn_cli.export.parity import Comparison, Parity, compare
 from drn_cli.export.probes import Probe
-from drn_cli.inference.exported.network import ExportedNetwork
 from drn_cli.inference.opening import TrainedNetwork
+from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.networks.catalog import Task
 from drn_cli.networks.models import DRN
 

@@ -26,10 +26,10 @@ from torch import Tensor
 
 from drn_cli.errors import DrnError
 from drn_cli.inference.classifier import Classifier
-from drn_cli.inference.exported.network import AS_PIXELS
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.inference.opening import Found, TrainedNetwork, open_network, read_network
 from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.runtimes import AS_PIXELS
 from drn_cli.networks.catalog import Task
 from drn_cli.recipe.schema import Eval
 
@@ -161,10 +161,10 @@ def test_classes_alone_have_no_probabilities_and_no_views(opened: Open) -> None:
 
 def test_another_size_than_the_one_it_takes_is_refused(opened: Open) -> None:
     found = opened(format="pt2", size=FIXED)
-    message = r"net\.pt2: takes pictures of 64x48 only; this one is seen at 64x40 .*without --size"
+    message = r"net\.pt2: input size 64x40 is not the fixed 64x48 of this network .*without --size"
     with pytest.raises(DrnError, match=message):
         load_predictor(found, CPU)(noise(40, 64))
-    with pytest.raises(DrnError, match="seen at 32x24"):
+    with pytest.raises(DrnError, match="size 32x24 is not"):
         load_predictor(found, CPU, view=Eval(scales=(0.5,)))(noise(*FIXED))
 
 

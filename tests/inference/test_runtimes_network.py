@@ -9,7 +9,7 @@ from torch import Tensor
 
 from drn_cli.data.batches import normalise
 from drn_cli.errors import DrnError
-from drn_cli.inference.exported.network import AS_PIXELS, ExportedNetwork, Output
+from drn_cli.inference.runtimes import AS_PIXELS, ExportedNetwork, Output
 
 TOLD = {"arch": "drn_d_22", "task": "segmentation", "classes": "7", "outputs": "logits,scores"}
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def network(
         runtime="none",
         start=start,
     )
-    return made, made.run(CPU, 2)
+    return made, made.session(CPU, 2)
 
 
 def test_what_the_file_says() -> None:
@@ -50,7 +50,7 @@ def test_threads_are_shared_between_pictures(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch, "get_num_threads", lambda: 9)
     seen: list[tuple[object, ...]] = []
     made, _ = network(seen)
-    made.run(CPU, 100)
+    made.session(CPU, 100)
     assert seen == [(CPU, 4, 2), (CPU, 1, 100)]
 
 
@@ -74,5 +74,5 @@ def test_normalised_pictures_stay_floats() -> None:
 def test_a_frozen_size_is_the_only_one() -> None:
     _, run = network([], size="48x64")
     assert run(torch.zeros(2, 3, 48, 64), "logits").shape == (2, 3, 48, 64)
-    with pytest.raises(DrnError, match=r"net\.onnx: takes pictures of 64x48 only; .* at 48x64"):
+    with pytest.raises(DrnError, match=r"net\.onnx: input size 48x64 is not .* 64x48"):
         run(torch.zeros(1, 3, 64, 48), "logits")

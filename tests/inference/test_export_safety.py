@@ -18,11 +18,11 @@ from exported_networks import RUNTIMES, Exports
 from torch import nn
 
 from drn_cli.errors import DrnError
-from drn_cli.inference.exported.checksum import ONNX_LENGTH, XML_LENGTH
-from drn_cli.inference.exported.opening import is_exported, open_exported
 from drn_cli.inference.opening import open_network
+from drn_cli.inference.runtimes import is_exported, open_exported
 
 Copy = Callable[[str], Path]
+ONNX_CHECKSUM, XML_CHECKSUM = 22, 31  # bytes at the end of a file
 ENDINGS = (".onnx", ".pt2", ".xml")
 
 
@@ -97,7 +97,7 @@ def test_openvinos_weights_lie_beside(copy: Copy, content: bytes | None) -> None
     weights.unlink()
     if content is not None:
         weights.write_bytes(content)
-    expected = "bin file" if content is None else "net.bin is another's"
+    expected = "bin file" if content is None else "net.bin is from another export"
     assert expected in refusal(file)
 
 
@@ -107,7 +107,7 @@ def scores(exports: Exports) -> Callable[[Path], bytes]:
 
     def computed(file: Path) -> bytes:
         found = open_exported(file)
-        answer = found.run(torch.device("cpu"), 1)(x, "scores")
+        answer = found.session(torch.device("cpu"), 1)(x, "scores")
         return repr(sorted(found.told.items())).encode() + answer.numpy().tobytes()
 
     return computed
@@ -151,7 +151,7 @@ def test_a_file_without_a_checksum_is_used_with_one_line(
     if format_ == "pt2":
         content = zeroed_checksums(file)
     else:
-        content = file.read_bytes()[: -ONNX_LENGTH if format_ == "onnx" else -XML_LENGTH]
+        content = file.read_bytes()[: -ONNX_CHECKSUM if format_ == "onnx" else -XML_CHECKSUM]
     file.write_bytes(content)
     assert not open_exported(file).verified
     assert len(caplog.records) == 1
@@ -181,7 +181,7 @@ def test_two_openvino_files_of_different_exports(exports: Exports, copy: Copy) -
     file = copy("openvino")
     other = exports(format="openvino", precision="float16")
     shutil.copy(other.with_suffix(".bin"), file.with_suffix(".bin"))
-    assert refusal(file).endswith(": its checksum differs, or net.bin is another's")
+    assert refusal(file).endswith(": checksum mismatch, or net.bin is from another export")
 
 
 @pytest.mark.parametrize("format_", RUNTIMES)
@@ -223,7 +223,7 @@ def test_what_was_checked_is_what_runs(
     for path in file.parent.iterdir():  # a file that is written in place, after the check
         path.write_bytes(bytes(path.stat().st_size))
     x = torch.linspace(-2, 2, 3 * 32 * 48).reshape(1, 3, 32, 48)
-    answer = found.run(torch.device("cpu"), 1)(x, "scores")
+    answer = found.session(torch.device("cpu"), 1)(x, "scores")
     assert expected.endswith(answer.numpy().tobytes())
 
 
@@ -235,10 +235,10 @@ def test_two_files_of_which_one_was_replaced(exports: Exports, copy: Copy, half:
         other = exports(format="openvino", precision="float16")
         shutil.copy(other.with_suffix(".bin"), file.with_suffix(".bin"))
     elif half == "no checksum":
-        file.write_bytes(file.read_bytes()[:-XML_LENGTH])
+        file.write_bytes(file.read_bytes()[:-XML_CHECKSUM])
     else:
         file.unlink()
-    assert refusal(file) == "an interrupted export left it and the files beside it half replaced"
+    assert refusal(file) == "half replaced by an interrupted export"
 
 
 def in_another_file(model: Any) -> None:
@@ -272,11 +272,11 @@ def with_a_subprogram(model: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (in_another_file, "tensors in other files"),
-        (marked_only, "tensors in other files"),
+        (in_another_file, "tensors in external files"),
+        (marked_only, "tensors in external files"),
         (of_a_library, "operators of another library"),
         (with_a_function, "functions"),
-        (with_a_subprogram, "subprograms"),
+        (with_a_subprogram, "subgraphs"),
     ],
 )
 def test_onnx_files_that_hold_more_than_ours(
@@ -287,18 +287,30 @@ def test_onnx_files_that_hold_more_than_ours(
     change(model)
     assert model.metadata_props.pop().key == "checksum"
     file.write_bytes(model.SerializeToString())
-    assert refusal(file) == f"refused: holds {what}"
+    assert refusal(file) == f"refused: contains {what}"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("<net ", "<!DOCTYPE net [<!ENTITY a 'a'>]><net ", "refused: holds a document type"),
-        ("<net ", "<?php x?><net ", "refused: holds a document type or an instruction"),
-        ('version="opset1"', 'version="extension"', "refused: holds operators of another library"),
-        ('version="opset1"', "", "refused: holds operators of another library"),
-        ("<layers>", "<extension path='./x.so'/><layers>", "refused: holds an element 'extension'"),
-        ("<rt_info>", "<rt_info>" + "<a>" * 40 + "</a>" * 40, "refused: holds an element 'a'"),
+        ("<net ", "<!DOCTYPE net [<!ENTITY a 'a'>]><net ", "contains a document type"),
+        (
+            "<net ",
+            "<?php x?><net ",
+            "contains a document type or a processing instruction",
+        ),
+        (
+            'version="opset1"',
+            'version="extension"',
+            "contains operators of another library",
+        ),
+        ('version="opset1"', "", "contains operators of another library"),
+        (
+            "<layers>",
+            "<extension path='./x.so'/><layers>",
+            "contains an element 'extension'",
+        ),
+        ("<rt_info>", "<rt_info>" + "<a>" * 40 + "</a>" * 40, "contains an element 'a'"),
         ("<layers>", " " * (16 << 20) + "<layers>", " bytes, more than 16,777,216"),
         ("</net>", "", "damaged or cut short: XML: "),
         ("{", "[", "metadata: not valid JSON"),
@@ -310,7 +322,7 @@ def test_onnx_files_that_hold_more_than_ours(
 )
 def test_xml_that_holds_more_than_ours(copy: Copy, old: str, new: str, message: str) -> None:
     file = copy("openvino")
-    content = file.read_text()[:-XML_LENGTH].replace(old, new, 1)
+    content = file.read_text()[:-XML_CHECKSUM].replace(old, new, 1)
     file.write_bytes(content.encode(errors="surrogateescape"))
     assert message in refusal(file)
 
@@ -345,7 +357,7 @@ def by_others(ending: str, folder: Path) -> Path:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_networks_of_others_are_refused(tmp_path: Path, ending: str) -> None:
     message = refusal(by_others(ending, tmp_path))
-    assert message.startswith("refused: " if ending == ".pt2" else "does not say what it is")
+    assert message.startswith("refused: " if ending == ".pt2" else "no metadata arch, task,")
 
 
 @pytest.mark.parametrize(
@@ -353,8 +365,8 @@ def test_networks_of_others_are_refused(tmp_path: Path, ending: str) -> None:
     [
         ("arch", "drn_z_1", "holds an architecture that this drn does not know: 'drn_z_1'"),
         ("task", "poetry", "metadata task: expected "),
-        ("classes", None, "does not say what it is"),
-        ("outputs", None, "does not say what it is"),
+        ("classes", None, "no metadata classes"),
+        ("outputs", None, "no metadata outputs"),
     ],
 )
 def test_networks_of_newer_versions_are_refused(

@@ -1,1 +1,0 @@
-"""Networks that were exported, run by their own runtimes."""
