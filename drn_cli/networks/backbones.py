@@ -94,12 +94,31 @@ class Bottleneck(nn.Module):
         return self.relu(out)  # type: ignore[no-any-return]
 
 
+class StridedProjection(nn.Conv2d):
+    """1x1 convolution of every `step`-th position, which is what a stride computes.
+
+    For channels that are no multiple of 16. With 8, the backward pass of oneDNN (PyTorch 2.14) for
+    a strided 1x1 convolution in channels-last memory writes past its buffer and ends the process.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, step: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1, bias=False)
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[..., :: self.step, :: self.step])
+
+
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
     """Make the shortcut's 1x1 convolution, where the two sides of a block differ in shape."""
     if stride == 1 and in_channels == out_channels:
         return None
+    if stride > 1 and in_channels % 16:
+        shortcut: nn.Conv2d = StridedProjection(in_channels, out_channels, stride)
+    else:
+        shortcut = convolution(in_channels, out_channels, kernel=1, stride=stride)
     return nn.Sequential(
-        convolution(in_channels, out_channels, kernel=1, stride=stride),
+        shortcut,
         nn.BatchNorm2d(out_channels),
     )
 

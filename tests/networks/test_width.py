@@ -1,13 +1,17 @@
 """Channel multipliers: the channels of each level, and what files and messages say of them."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from drn_cli.errors import DrnError
 from drn_cli.inference.opening import open_network
 from drn_cli.networks import create_model, list_models
+from drn_cli.networks.backbones import projection
 from drn_cli.networks.catalog import ARCHITECTURES, architecture
 from drn_cli.networks.checkpoints import read_checkpoint, save_weights
 from drn_cli.networks.importing import import_weights
@@ -45,6 +49,35 @@ def test_width_1_is_the_paper() -> None:
     assert (half.one_crop, half.ten_crop, half.miou) == (None, None, None)
     assert half.label == "drn_d_22 (width 0.5)"
     assert parameters(half, "segmentation", 19) == 3_978_603
+
+
+@pytest.mark.parametrize("side", [8, 9])
+@pytest.mark.parametrize("channels", [8, 24])
+def test_projection_of_few_channels_is_a_strided_convolution(channels: int, side: int) -> None:
+    convolution, norm = projection(channels, 16, 2)
+    plain = nn.Conv2d(channels, 16, 1, stride=2, bias=False)
+    plain.load_state_dict(convolution.state_dict())
+    x = torch.randn(2, channels, side, side)
+    torch.testing.assert_close(convolution(x), plain(x))
+    assert isinstance(norm, nn.BatchNorm2d)
+
+
+STEPS = """
+import torch
+from drn_cli.networks import create_model
+for arch in ("drn_d_22", "drn_a_18"):
+    model = create_model(arch, "segmentation", 19, width=0.0625).train()
+    model.to(memory_format=torch.channels_last)
+    x = torch.rand(4, 3, 128, 128).to(memory_format=torch.channels_last)
+    for _ in range(3):
+        model(x).square().mean().backward()
+"""
+
+
+def test_training_in_channels_last_memory_does_not_crash() -> None:
+    """In a process of its own: a library that writes past its buffers would end this one."""
+    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("width", [0, -0.5, 4.1, float("nan"), float("inf")])
