@@ -11,9 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from colour_classifier import PAINT, STATISTICS, WNIDS, draw, save, write, write_segmenter
 from PIL import Image
+
+from drn_cli.data.classes import cityscapes as cityscapes_classes
+from drn_cli.inference.told import record
+from drn_cli.networks import create_model
+from drn_cli.networks.checkpoints import save_weights
 
 Run = Callable[..., tuple[int, str, str]]
 NAMES = ("red", "green", "blue")
@@ -38,7 +44,8 @@ class World:
         assert code == 0, stderr
 
     def copy(self, name: str, target: Path) -> None:
-        source = self[name]
+        entry, *below = name.split("/", 1)
+        source = self[entry].joinpath(*below)
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, target, dirs_exist_ok=True)
@@ -108,6 +115,19 @@ def boxes_csv(_: World, path: Path) -> None:
 def segmenter(_: World, path: Path) -> None:
     """A segmenter whose classes are the colors of `data`: it was made by hand, not trained."""
     write_segmenter(path)
+
+
+def other_segmenter(_: World, path: Path) -> None:
+    """A segmenter of the same colors, in another order."""
+    write_segmenter(path, ("blue", "red", "green"))
+
+
+def cityscapes_segmenter(_: World, path: Path) -> None:
+    """A segmenter of zeros with the classes of Cityscapes."""
+    model = create_model("drn_a_18", "segmentation", 19)
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    save_weights(path, model, record(model, STATISTICS, cityscapes_classes()))
 
 
 def classifier(_: World, path: Path) -> None:
@@ -188,12 +208,16 @@ def camvid(_: World, path: Path) -> None:
 
 
 def cityscapes(_: World, path: Path) -> None:
-    """The folders of Cityscapes with 3, 2 and 1 images, without lists."""
-    from drn_cli.data.prepare.scenes import make_scenes
-
-    make_scenes(path, train=3, val=2, test=1, width=64, height=32)
-    for made in path.glob("*.*"):
-        made.unlink()
+    """The folders of Cityscapes with 3, 2 and 1 images of 64x48, with label ids for two splits."""
+    cities = {"train": ("aachen", "aachen", "ulm"), "val": ("lindau", "lindau"), "test": ("bonn",)}
+    for split, named in cities.items():
+        for number, city in enumerate(named):
+            image, label = blocks(number)
+            stem = f"{split}/{city}/{city}_{number:06}_000019"
+            save(path / "leftImg8bit" / f"{stem}_leftImg8bit.png", image)
+            if split != "test":
+                ids = np.array([7, 8, 11], np.uint8)[np.minimum(label, 2)]
+                save(path / "gtFine" / f"{stem}_gtFine_labelIds.png", ids)
 
 
 def tar(files: dict[str, bytes]) -> bytes:
@@ -248,6 +272,8 @@ MAKERS: dict[str, Callable[[World, Path], None]] = {
     "classes": classes,
     "boxes.csv": boxes_csv,
     "segmenter.safetensors": segmenter,
+    "other.safetensors": other_segmenter,
+    "cityscapes.safetensors": cityscapes_segmenter,
     "classifier.safetensors": classifier,
     "run": run_of_data,
     "classifier_run": run_of_classes,

@@ -3,9 +3,11 @@
 Each file is a list of cases:
 
     - name: a folder keeps its structure
-      given: [photos, run:runs/a/1]  # entries of `world` (conftest.py), copied into an empty folder
+      given: [photos, run:runs/a/1]  # entries of `world` (conftest.py), or files below one,
+                                     # copied into an empty folder, perhaps to another place
       write: {list.txt: "a.png"}     # text files made there
-      before: [drn data info data]   # commands that run first and have to succeed
+      before: [drn data check data]  # commands that run first and have to succeed
+      then: {a.png: noise, b: null}  # text files made, and files removed, after those
       drn: predict photos --json     # the command line under test
       process: true                  # run it in a real process, where signals or torchrun matter
       by_type: true                  # record JSON values by type and text without its numbers
@@ -39,6 +41,7 @@ MEASURED = re.compile("seconds$|per_second$")  # JSON keys with another value in
 VARIABLE = (  # text that differs from run to run, and its replacement
     (re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?"), "<start>"),
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?( UTC)?"), "<date>"),
+    (re.compile(r"\b[0-9a-f]{64}\b"), "<sha256>"),
     (re.compile(r"\b\d+(\.\d+)?( ?)(ms|s|min|images/s|a second)\b"), r"<n>\2\3"),
 )
 NUMBER = re.compile(r" *(?<![\w.])[+-]?\d[\d.,:]*(e[+-]\d+)?")
@@ -55,7 +58,7 @@ def cases() -> list[Any]:
 def stable(text: str, folder: Path, by_type: bool = False) -> str:
     text = text.replace(f"{folder}/", "").replace(str(folder), "<here>")
     text = text.replace(str(Path(drn_cli.__file__).parents[1]), "<source>")
-    text = re.sub(rf"(?<=drn ){re.escape(drn_cli.__version__)}\b", "<version>", text)
+    text = re.sub(rf"(^|(?<=drn )){re.escape(drn_cli.__version__)}\b", "<version>", text)
     for pattern, replacement in VARIABLE:
         text = pattern.sub(replacement, text)
     if by_type:
@@ -98,12 +101,24 @@ def record(path: Path, name: str, found: dict[str, Any]) -> None:
 class Dumper(yaml.SafeDumper):
     """Writes text of several lines as a block."""
 
+    def ignore_aliases(self, _: Any) -> bool:
+        return True
+
     def represent_str(self, text: str) -> yaml.Node:
         style = "|" if "\n" in text else None
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 Dumper.add_representer(str, Dumper.represent_str)
+
+
+def change(folder: Path, files: dict[str, str | None]) -> None:
+    for name, text in files.items():
+        if text is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
 
 
 def run(case: dict[str, Any], folder: Path, here: Any, process: Any) -> dict[str, Any]:
@@ -138,12 +153,11 @@ def test_command(path, case, world, drn, drn_here, tmp_path):
     for entry in case.get("given", ()):
         name, _, place = entry.partition(":")
         world.copy(name, tmp_path / (place or name))
-    for name, text in case.get("write", {}).items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+    change(tmp_path, case.get("write", {}))
     for line in case.get("before", ()):
         code, _, stderr = drn_here(*shlex.split(line.removeprefix("drn ")))
         assert code == 0, stderr
+    change(tmp_path, case.get("then", {}))
     found = run(case, tmp_path, drn_here, drn)
     if UPDATE:
         record(path, case["name"], found)
