@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from colour_classifier import PAINT, STATISTICS, WNIDS, draw, save, write, write_segmenter
+from colour_classifier import (
+    PAINT,
+    STATISTICS,
+    WIDTH,
+    WNIDS,
+    draw,
+    save,
+    write,
+    write_segmenter,
+)
 from PIL import Image
 
 from drn_cli.data.classes import cityscapes as cityscapes_classes
@@ -124,7 +133,7 @@ def other_segmenter(_: World, path: Path) -> None:
 
 def cityscapes_segmenter(_: World, path: Path) -> None:
     """A segmenter of zeros with the classes of Cityscapes."""
-    model = create_model("drn_a_18", "segmentation", 19)
+    model = create_model("drn_a_18", "segmentation", 19, width=WIDTH)
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
     save_weights(path, model, record(model, STATISTICS, cityscapes_classes()))
@@ -139,7 +148,7 @@ def run_folder(path: Path, weights: Path, recipe: dict[str, Any], scores: dict[s
     path.joinpath("checkpoints").mkdir(parents=True)
     shutil.copy(weights, path / "checkpoints" / "best.safetensors")
     train = {"epochs": 2, "batch_size": 2, "lr": 0.1}
-    recipe = {"model": {"arch": "drn_a_18"}, "train": train} | recipe
+    recipe = {"model": {"arch": "drn_a_18", "width": WIDTH}, "train": train} | recipe
     (path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (path / "environment.json").write_text('{"started": "2026-01-31T12:00:00+00:00"}')
     lines = (
@@ -169,7 +178,7 @@ def recipe_file(_: World, path: Path) -> None:
     """Three steps per epoch, two epochs."""
     recipe = {
         "task": "segmentation",
-        "model": {"arch": "drn_a_18"},
+        "model": {"arch": "drn_a_18", "width": 0.0625},
         "data": {"root": "data", "classes": 3, "workers": 0},
         "augment": {"crop": 32, "scale": 1.2, "rotate": 5, "flip": True},
         "train": {"epochs": 2, "batch_size": 2, "lr": 0.0007},
@@ -259,11 +268,16 @@ def pairs(_: World, path: Path) -> None:
 
 
 def exported(world: World, path: Path) -> None:
-    """What `drn export` makes of `run`, in the format of the file's suffix."""
-    formats = {".onnx": "onnx", ".pt2": "pt2", ".xml": "openvino", ".pth": "fyu"}
-    words = ("--format", formats[path.suffix], "--out", path)
-    fixed = () if path.suffix == ".pth" else ("--size", "64x48")  # compared in no time
-    world.drn("export", world["run"], *words, *fixed)
+    """What `drn export` makes of `run` for images of 64x48, in the format of the file's suffix."""
+    formats = {".onnx": "onnx", ".pt2": "pt2", ".xml": "openvino"}
+    words = ("--format", formats[path.suffix], "--size", "64x48", "--out", path)
+    world.drn("export", world["run"], *words)
+
+
+def original(world: World, path: Path) -> None:
+    """The segmenter in the format of the original code, which has one width alone."""
+    stock = write_segmenter(path.with_name("stock.safetensors"), width=1)
+    world.drn("export", stock, "--format", "fyu", "--out", path)
 
 
 MAKERS: dict[str, Callable[[World, Path], None]] = {
@@ -287,7 +301,7 @@ MAKERS: dict[str, Callable[[World, Path], None]] = {
     "segmenter.onnx": exported,
     "segmenter.pt2": exported,
     "segmenter.xml": exported,
-    "segmenter.pth": exported,
+    "segmenter.pth": original,
 }
 
 
