@@ -1,7 +1,6 @@
-"""`drn doctor`: whether this machine is fit for the work, and what to do where it is not."""
+"""`drn doctor`: check this machine for drn, with a remedy for each problem."""
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -9,65 +8,60 @@ from drn_cli import __version__
 from drn_cli.cli import console
 from drn_cli.formatting import visible
 
-if TYPE_CHECKING:
-    from drn_cli.doctor.finding import Finding
-
 EPILOG = """[bold]Examples[/]
 
   drn doctor
 
-  drn doctor --offline               ask no other machine
+  drn doctor --offline               without network access
 
-  drn doctor --json > doctor.json    to put into a report of a bug
+  drn doctor --json > doctor.json    for a bug report, with versions
 
-It ends with 1 if anything failed; warnings do not count. Nothing is installed, changed or left.
+The exit code is 1 if a check failed; warnings do not count. Nothing is installed or changed.
 """
 
-COLOURS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+COLORS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
 
 def doctor(
     offline: Annotated[
-        bool, typer.Option("--offline", help="Do not ask whether mirrors of weights answer.")
+        bool, typer.Option("--offline", help="Do not check the mirrors of weights.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Check Python, torch, GPUs, processes, memory, disk, weights and extras, with remedies."""
-    from drn_cli.doctor.examination import checks, examine
+    from drn_cli.doctor.checks import CHECKS, run_check
+    from drn_cli.doctor.probes import environment
 
-    findings = []
-    with console.err.status("") as status:  # which only terminals show
-        for name, look in checks(offline=offline):
-            status.update(f"looking at {name}")
-            findings += examine(name, look)
-    failures = sum(finding.status == "failure" for finding in findings)
+    results = []
+    with console.err.status("") as status:  # only on a terminal
+        for name, check in CHECKS.items():
+            if not (offline and name == "mirrors"):
+                status.update(f"checking {name}")
+                results += run_check(name, check)
+        versions = environment() if as_json else None
+    failures = sum(result.status == "failure" for result in results)
+    warnings = sum(result.status == "warning" for result in results)
     if as_json:
         console.emit_json(
             {
-                "findings": [asdict(finding) for finding in findings],
+                "findings": [result._asdict() for result in results],
                 "ok": not failures,
                 "drn": __version__,
+                "environment": versions,
             }
         )
     else:
-        _print(findings)
-        warnings = sum(finding.status == "warning" for finding in findings)
-        told = f"{_count(failures, 'failure')}, {_count(warnings, 'warning')}"
-        console.out.print(f"\ndrn {__version__}: {told}")
+        table = console.table("check", "", "found")
+        for result in results:
+            found = console.styled(visible(result.found))
+            if result.remedy is not None:
+                remedy = ("\n", ("->", "dim"), f" {visible(result.remedy)}")
+                found.append_text(console.styled(*remedy))
+            status_text = console.styled((result.status, COLORS[result.status]))
+            table.add_row(result.name, status_text, found)
+        console.out.print(table)
+        counts = {"failure": failures, "warning": warnings}
+        words = [f"{count or 'no'} {w}{'' if count == 1 else 's'}" for w, count in counts.items()]
+        console.out.print(f"\ndrn {__version__}: {', '.join(words)}")
     if failures:
         raise typer.Exit(1)
-
-
-def _print(findings: "list[Finding]") -> None:
-    table = console.table("what", "", "found")
-    for finding in findings:
-        colour = COLOURS[finding.status]
-        found = console.styled(visible(finding.found))
-        if finding.remedy is not None:
-            found.append_text(console.styled("\n", ("->", "dim"), f" {visible(finding.remedy)}"))
-        table.add_row(finding.name, console.styled((finding.status, colour)), found)
-    console.out.print(table)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number or 'no'} {word}{'' if number == 1 else 's'}"
