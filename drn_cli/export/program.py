@@ -22,7 +22,7 @@ TRACED = (2, 3, 66, 91)  # any size would do
 class Deployed(nn.Module):
     """A network with what its form puts before and behind it, batch norms folded.
 
-    Shapes: `pictures` `(N, 3, H, W)` in: float32 and normalised, or uint8. Out, of a segmenter:
+    Shapes: `images` `(N, 3, H, W)` in: float32 and normalised, or uint8. Out, of a segmenter:
     `logits` `(N, classes, H, W)` and `scores`, the same at an eighth of the size; or the index map
     `(N, H, W)`, uint8 up to 256 classes. Of a classifier: `logits` `(N, classes)` and `scores` at
     each position, whose mean they are. All but the index map are float32.
@@ -42,8 +42,8 @@ class Deployed(nn.Module):
         for name, values in (("mean", statistics.mean), ("std", statistics.std)):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        x = pictures
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        x = images
         if self.form.normalize:
             x = (x.float() - self.mean) / self.std
         if self.halved:
@@ -51,7 +51,7 @@ class Deployed(nn.Module):
         scores = self.network.scores(x).float()
         if self.network.task == "classification":
             return scores.mean(dim=(2, 3)), scores
-        logits = upsample(scores, pictures.shape[-2], pictures.shape[-1])
+        logits = upsample(scores, images.shape[-2], images.shape[-1])
         if not self.form.argmax:
             return logits, scores
         classes = logits.argmax(1)
@@ -59,7 +59,7 @@ class Deployed(nn.Module):
             return (classes.to(torch.uint8 if self.network.classes == 256 else torch.int32),)
         # Zero, or NaN where a score of any class is not finite; it spreads as scores do.
         zeros = (scores - scores).sum(1, keepdim=True)
-        finite = upsample(zeros, pictures.shape[-2], pictures.shape[-1])[:, 0] == 0
+        finite = upsample(zeros, images.shape[-2], images.shape[-1])[:, 0] == 0
         return (torch.where(finite, classes.to(torch.uint8), NO_CLASS),)
 
 

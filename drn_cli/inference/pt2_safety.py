@@ -125,7 +125,7 @@ ModulePath = Annotated[
 Guard = Annotated[
     str,
     Text(
-        pattern=r"^(L\['pictures'\]\.size\(\)\[[0-9]\]|[0-9]{1,18}| (and|or) |not |"
+        pattern=r"^(L\['(images|pictures)'\]\.size\(\)\[[0-9]\]|[0-9]{1,18}| (and|or) |not |"
         r"[-+*/%()<>=! ]){1,500}$"
     ),
 ]
@@ -287,7 +287,7 @@ class CallSignature(Part):
     outputs: Nothing
     in_spec: Tree
     out_spec: Tree
-    forward_arg_names: list[Literal["pictures"]] | None = None
+    forward_arg_names: list[Literal["images", "pictures"]] | None = None
 
 
 class Call(Part):

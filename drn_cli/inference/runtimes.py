@@ -36,7 +36,7 @@ Output = Literal["logits", "scores", "classes"]
 Session = Callable[[Tensor, Output], Tensor]  # computes one of the outputs
 SessionFactory = Callable[[torch.device, int, int], Session]  # threads per image, concurrent images
 
-INPUT = "pictures"  # name of the input in every format
+INPUT = "images"  # name of the input in every format; "pictures" in older exports
 UINT8 = "uint8"  # metadata "input" where normalization is part of the network
 AS_PIXELS = Statistics((0.0,) * 3, (1 / 255,) * 3)  # identity normalization of uint8 pixels
 METADATA_KEY = "drn"  # OpenVINO rt_info entry; in a .pt2, the file drn.json
@@ -204,11 +204,12 @@ def _open_onnx(path: Path) -> ExportedNetwork:
         cuda = [p for p in ort.get_available_providers() if p == "CUDAExecutionProvider"]
         providers = [*(cuda if device.type == "cuda" else ()), *cpu]
         session = open_session(providers, intra_op_num_threads=threads)
+        names = [one.name for one in session.get_inputs()]
         options = ort.RunOptions()
         options.only_execute_path_to_fetches = True
 
         def run(x: Tensor, output: Output) -> Tensor:
-            inputs = {INPUT: x.contiguous().cpu().numpy()}
+            inputs = dict.fromkeys(names, x.contiguous().cpu().numpy())
             return torch.from_numpy(session.run([output], inputs, options)[0]).to(x.device)
 
         return run

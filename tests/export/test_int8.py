@@ -91,7 +91,7 @@ OTHERS = (
 def test_ranges_that_cannot_be_found_are_explained_by_what_is_known(
     inputs: list[Any], problem: str, hint: str, tmp_path: Path
 ) -> None:
-    names = ["pictures", *(f"x{number}" for number in range(6))]
+    names = ["images", *(f"x{number}" for number in range(6))]
     nodes = [
         onnx.helper.make_node("Conv", [before, "w"], [after], name=f"to {after}")
         for before, after in pairwise(names)

@@ -38,7 +38,7 @@ def test_it_is_valid_and_its_axes_have_names(exports: Exports, task: Task) -> No
     onnx.checker.check_model(model, full_check=True)
     assert [(one.domain, one.version) for one in model.opset_import] == [("", 18)]
     assert {path.suffix for path in file.parent.iterdir()} == {".onnx", ".json"}  # weights inside
-    assert axes(model.graph.input) == {"pictures": ["batch", 3, "height", "width"]}
+    assert axes(model.graph.input) == {"images": ["batch", 3, "height", "width"]}
     found = axes(model.graph.output)
     if task == "segmentation":
         assert found["logits"] == ["batch", 3, "height", "width"]
@@ -66,7 +66,7 @@ def test_it_says_what_it_is_and_not_where_it_was_made(exports: Exports, task: Ta
 @pytest.mark.parametrize("shape", [(3, 33, 47), (1, 1, 1), (2, 7, 90)])
 def test_it_answers_as_pytorch(exports: Exports, task: Task, shape: tuple[int, int, int]) -> None:
     pixels = np.stack([noise(*shape[1:], seed) for seed in range(shape[0])])
-    found = session(exports, task).run(["logits", "scores"], {"pictures": normal(pixels)})
+    found = session(exports, task).run(["logits", "scores"], {"images": normal(pixels)})
     for given, right in zip(found, expected(task, pixels), strict=True):
         assert given.shape == right.shape
         assert np.abs(given - right).max() < 1e-4
@@ -75,7 +75,7 @@ def test_it_answers_as_pytorch(exports: Exports, task: Task, shape: tuple[int, i
 def test_index_maps_of_pixels(exports: Exports) -> None:
     ready = session(exports, argmax=True, normalize=True)
     pixels = np.stack([noise(48, 64, seed) for seed in (4, 5)])
-    [classes] = ready.run(None, {"pictures": pixels.transpose(0, 3, 1, 2)})
+    [classes] = ready.run(None, {"images": pixels.transpose(0, 3, 1, 2)})
     assert (classes.dtype, classes.shape) == (np.uint8, (2, 48, 64))
     assert (classes == expected("segmentation", pixels)[0].argmax(1)).mean() > 0.999
     assert set(np.unique(classes)) == {0, 1, 2}
@@ -91,5 +91,5 @@ def test_a_frozen_size_is_in_the_shape(tmp_path: Path) -> None:
     write_onnx(tmp_path / "a.onnx", program, ["logits"], {"arch": "x"})
     model = onnx.load(tmp_path / "a.onnx")
     onnx.checker.check_model(model, full_check=True)
-    assert axes(model.graph.input) == {"pictures": ["batch", 3, 24, 40]}
+    assert axes(model.graph.input) == {"images": ["batch", 3, 24, 40]}
     assert axes(model.graph.output) == {"logits": ["batch", 5, 24, 40]}

@@ -23,11 +23,11 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 @pytest.mark.parametrize("task", TASKS)
 def test_it_answers_as_pytorch_at_any_size(exports: Exports, task: Task) -> None:
     ready = openvino.Core().compile_model(exports(task, format="openvino"), "CPU", EXACT)
-    assert [one.any_name for one in ready.inputs] == ["pictures"]
+    assert [one.any_name for one in ready.inputs] == ["images"]
     assert [one.any_name for one in ready.outputs] == ["logits", "scores"]
     for count, height, width in ((3, 33, 47), (1, 1, 1)):
         pixels = np.stack([noise(height, width, seed) for seed in range(count)])
-        found = ready({"pictures": normal(pixels)})
+        found = ready({"images": normal(pixels)})
         for name, right in zip(("logits", "scores"), expected(task, pixels), strict=True):
             assert found[name].shape == right.shape
             assert np.abs(found[name] - right).max() < 1e-4

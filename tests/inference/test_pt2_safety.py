@@ -48,8 +48,8 @@ class Small(nn.Module):
         super().__init__()
         self.network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(inplace=True))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.network(pictures)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.network(images)
         return scores.mean(dim=(2, 3)), scores
 
 
@@ -264,7 +264,7 @@ def size(text: str) -> dict[str, Any]:
         (META, size("Mul(" * 30_000)),
         (META, {"as_int": 10**30}),
         (("guards_code",), ["__import__('drn_trap')"]),
-        (("guards_code",), ["L['pictures'].__class__ != 1"]),
+        (("guards_code",), ["L['images'].__class__ != 1"]),
         (("verifiers",), ["drn_trap"]),
         (("range_constraints",), {"x y": {"min_val": 1, "max_val": 2}}),
         (("opset_version",), {"drn_trap": 1}),
