@@ -57,7 +57,8 @@ def test_the_wheel_holds_recipes_tables_and_the_type_marker(wheel: Path) -> None
     assert {f"drn_cli/recipes/{name}" for name in shipped} <= set(names)
     assert "drn_cli/data/tables/cityscapes_labels.csv" in names
     assert "drn_cli/py.typed" in names
-    assert {f"drn_cli/report/page.{kind}" for kind in ("html", "css", "js")} <= set(names)
+    templates = ("run.html.j2", "style.css", "script.js")
+    assert {f"drn_cli/report/templates/{name}" for name in templates} <= set(names)
 
 
 def test_recipes_are_listed_from_the_wheel(drn: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`drn report`: a run as one HTML page."""
+"""`drn report`: a run, or several side by side, as one HTML page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,69 +9,94 @@ from drn_cli.cli import console
 
 EPILOG = """[bold]Examples[/]
 
-  drn report                                       the run that measured last, also while it runs
+  drn report                            the run that measured last, also while it runs
 
-  drn report runs/drn_d_22_camvid/2026-01-31_12-00-00 --out camvid.html
+  drn report runs/trial --out trial.html --images 30 --data /data/camvid
 
-  drn report runs/trial --pictures 30 --data /data/camvid
+  drn report runs/trial --images 0      no predictions: takes no time
 
-  drn report runs/trial --pictures 0               no prediction: takes no time
+  drn report runs/trial --figures figs  curves and classes as PDF and SVG, for papers
 
-The page holds curves, scores of each class, the confusion matrix, validation pictures with their
-predictions, the recipe and the environment. It is one file that needs no network.
+  drn report runs/a runs/b runs/c       curves over each other, what differs
+
+The page holds predictions beside labels, training crops, curves, scores of each
+class, the confusion matrix, the recipe and the environment. It is one file that
+loads nothing, so that it can be mailed. `drn train` writes it at its end.
 """
 
 
 def report(
-    run: Annotated[
-        Path | None,
-        typer.Argument(metavar="RUN", help="Run folder; by default the one that measured last."),
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN", help="Run folders; by default the one that measured last."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="HTML file; by default RUN/report.html.")] = None,
-    pictures: Annotated[
-        int, typer.Option(min=0, max=200, help="Validation pictures to predict and show.")
-    ] = 12,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="HTML file; by default RUN/report.html, or report.html here for several runs."
+        ),
+    ] = None,
+    images: Annotated[
+        int,
+        typer.Option(
+            min=0, max=200, help="Validation images to show, the worst and the best (one run)."
+        ),
+    ] = 8,
     data: Annotated[
-        Path | None, typer.Option(help="Data folder; by default that of the run's recipe.")
+        Path | None,
+        typer.Option(help="Data folder; by default that of the run's recipe (one run)."),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write the figures as PDF and SVG too, as wide as a paper's column."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what was written as JSON.")
     ] = False,
 ) -> None:
-    """Write a page about a run: curves, scores, pictures, recipe, environment."""
+    """Write a page about a run: predictions, curves, scores, recipe. Or compare runs."""
     from drn_cli.files import require_folder
     from drn_cli.runs import Run, last_written
 
-    if run is not None:
-        hint = "`drn runs` lists those below ./runs"
-        require_folder(run, "one run", hint, noun="run folder")
-    found = last_written() if run is None else Run(run)
-    if run is None:
-        console.note(f"run: {found.folder} (the one that measured last)")
+    for folder in runs or []:
+        require_folder(folder, "a run", "`drn runs` lists those below ./runs", noun="run folder")
+    if runs and len(runs) > 1 and data is not None:
+        raise typer.BadParameter("--data goes with one run: a comparison shows no images")
+    found = [Run(folder) for folder in runs] if runs else [last_written()]
+    if not runs:
+        console.note(f"run: {found[0].folder} (the one that measured last)")
 
-    from tqdm import tqdm
+    from drn_cli.report.page import write_comparison, write_report
 
-    from drn_cli.report.page import write_report
+    if len(found) > 1:
+        made = write_comparison(found, out or Path("report.html"), figures=figures)
+    else:
+        from tqdm import tqdm
 
-    with tqdm(desc="predicting", unit="picture", leave=False, disable=None) as bar:
+        with tqdm(desc="predicting", unit="image", leave=False, disable=None) as bar:
 
-        def step(done: int, total: int) -> None:
-            bar.total = total
-            bar.update()
+            def step(done: int, total: int) -> None:
+                bar.total = total
+                bar.update()
 
-        made = write_report(
-            found, out or found.folder / "report.html", pictures=pictures, data=data, step=step
-        )
+            page = out or found[0].folder / "report.html"
+            made = write_report(
+                found[0], page, images=images, data=data, figures=figures, step=step
+            )
     for line in made.missing:
         console.warn(line)
     if as_json:
         console.emit_json(
             {
-                "run": str(found.folder),
-                "page": str(made.path),
-                "pictures": made.pictures,
+                "runs": [str(run.folder) for run in found],
+                "page": str(made.page),
+                "images": made.images,
+                "figures": [str(path) for path in made.figures],
                 "missing": list(made.missing),
             }
         )
-    else:
-        console.echo(str(made.path))
+        return
+    for path in (made.page, *made.figures):
+        console.echo(str(path))

@@ -11,7 +11,7 @@ from drn_cli.cli import console
 from drn_cli.runs import RUNS, Run, find_runs
 
 if TYPE_CHECKING:
-    from drn_cli.report.summary import Summary
+    from drn_cli.report.run_history import RunSummary
 
 EPILOG = """[bold]Examples[/]
 
@@ -30,7 +30,7 @@ class _Found:
     """A run folder with what it tells, or with what is wrong with it."""
 
     run: Run
-    summary: "Summary | None"
+    summary: "RunSummary | None"
     problem: str | None
     started: datetime
 
@@ -63,10 +63,10 @@ def runs(
 
 def _look_at(run: Run) -> _Found:
     from drn_cli.errors import DrnError
-    from drn_cli.report.summary import summarise
+    from drn_cli.report.run_history import run_summary
 
     try:
-        summary = summarise(run)
+        summary = run_summary(run)
     except DrnError as error:
         return _Found(run, None, error.message, _changed(run))
     return _Found(run, summary, None, summary.started or _changed(run))

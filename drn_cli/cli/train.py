@@ -52,7 +52,7 @@ Several machines, SLURM: docs/clusters.md.
 
 Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal (SIGHUP) finish the current step, write the
 checkpoint and leave; the exit code is then 130, 143, 138 or 129. Under `nohup`, a closed terminal
-is ignored. A finished run exits with 0, a mistake with 1.
+is ignored. A finished run exits with 0, a mistake with 1. It ends with a report, RUN/report.html.
 """
 
 
@@ -86,6 +86,9 @@ def train(
         bool, typer.Option("--allow-changes", help="Go on although recipe or data changed.")
     ] = False,
     max_pixels: MaxPixels = None,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Do not write RUN/report.html at the end.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and what is missing; start nothing.")
     ] = False,
@@ -112,7 +115,7 @@ def train(
         raise typer.Exit(_show_plan(request, options, as_json))
     if should_launch(options):
         raise typer.Exit(_launch(request, options))
-    ended_by = _work(request, as_json)
+    ended_by = _work(request, as_json, report=not no_report)
     if ended_by is not None:
         raise typer.Exit(leave(128 + ended_by))
 
@@ -185,7 +188,7 @@ def _launch(request: "Request", options: "LaunchOptions") -> int:
     return launch(words, options)
 
 
-def _work(request: "Request", as_json: bool) -> signal.Signals | None:
+def _work(request: "Request", as_json: bool, *, report: bool) -> signal.Signals | None:
     """Train, as the only process or as one of several; give the signal that ended it."""
     from drn_cli.distributed.group import join
     from drn_cli.distributed.heartbeat import LONG
@@ -209,9 +212,27 @@ def _work(request: "Request", as_json: bool) -> signal.Signals | None:
         if group.first:
             _introduce(beginning, training)
         ended_by = train_run(training, beginning)
-        if group.first:
-            _report(beginning.run, ended_by, as_json)
+        group.watch(None)  # one rank may take its time for the report
+        del training
+    if group.first:
+        page = _write_report(beginning.run) if report and ended_by is None else None
+        _report(beginning.run, ended_by, page, as_json)
     return ended_by
+
+
+def _write_report(run: Run) -> Path | None:
+    """Write the page of a finished run; whatever fails is a warning, for the run itself did not."""
+    try:
+        from drn_cli.report.page import write_report
+
+        made = write_report(run, run.folder / "report.html")
+    except (Exception, KeyboardInterrupt) as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        console.warn(f"no report: {reason} (drn report {run.folder} tries again)")
+        return None
+    for line in made.missing:
+        console.warn(f"report: {line}")
+    return made.page
 
 
 def _find(beginning: "Beginning", processes: int) -> "Material":
@@ -252,7 +273,7 @@ def _introduce(beginning: "Beginning", training: "Training") -> None:
     )
 
 
-def _report(run: Run, ended_by: signal.Signals | None, as_json: bool) -> None:
+def _report(run: Run, ended_by: signal.Signals | None, page: Path | None, as_json: bool) -> None:
     if as_json:
         best = run.best if run.best.is_file() else None
         console.emit_json(
@@ -263,6 +284,7 @@ def _report(run: Run, ended_by: signal.Signals | None, as_json: bool) -> None:
                 "last": str(run.last),
                 "best": str(best) if best else None,
                 "scores": read_json(run.scores) if best else None,
+                "report": str(page) if page else None,
             }
         )
     elif ended_by is not None:
@@ -271,4 +293,5 @@ def _report(run: Run, ended_by: signal.Signals | None, as_json: bool) -> None:
     else:
         console.out.print(f"done; best network: {run.best}", soft_wrap=True)
         console.out.print(f"evaluate it: drn eval {run.folder}", soft_wrap=True)
-        console.out.print(f"see how it went: drn report {run.folder}", soft_wrap=True)
+        how = str(page) if page else f"drn report {run.folder}"
+        console.out.print(f"see how it went: {how}", soft_wrap=True)

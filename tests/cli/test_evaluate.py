@@ -149,8 +149,8 @@ def test_a_run_that_was_killed_before_its_first_step_is_used_only_when_named(
     prepare_in(ALONE, recipe_file, (f"model.weights={newer / 'checkpoints' / 'last.pt'}",))
     assert UNTRAINED in caplog.text
     # The report shows the newest run, also while it trains.
-    reported = CliRunner().invoke(app, ["report", "--pictures", "0", "--json"])
-    assert json.loads(reported.stdout)["run"] == str(newer)
+    reported = CliRunner().invoke(app, ["report", "--images", "0", "--json"])
+    assert json.loads(reported.stdout)["runs"] == [str(newer)]
     assert f"run: {newer} (the one that measured last)" in reported.stderr
 
 

@@ -194,7 +194,7 @@ def test_a_damaged_file_is_a_matter_of_its_run_alone(root: Path, name, content, 
         assert row["problem"].startswith(f"runs/bad/{name}")
         assert "\n" not in row["problem"]
     assert list_runs().exit_code == 0
-    reported = CliRunner().invoke(app, ["report", "runs/bad", "--pictures", "0"])
+    reported = CliRunner().invoke(app, ["report", "runs/bad", "--images", "0"])
     if whole:
         assert reported.exit_code == 0, reported.output
         assert (root / "bad" / "report.html").is_file()
@@ -214,7 +214,7 @@ def test_damaged_lines_are_reported_in_the_same_words_everywhere(
     root: Path, lines: list[str], words: str
 ) -> None:
     (root / "trial [2]" / "metrics.jsonl").write_text("\n".join([*lines, LINE]))
-    report = ["report", "runs/trial [2]", "--pictures", "0"]
+    report = ["report", "runs/trial [2]", "--images", "0"]
     [missing] = json.loads(CliRunner().invoke(app, [*report, "--json"]).stdout)["missing"]
     assert missing.startswith(f"runs/trial [2]/metrics.jsonl: {words}")
     for done in (list_runs(), list_runs("--json"), CliRunner().invoke(app, report)):

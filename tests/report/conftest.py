@@ -1,42 +1,68 @@
-"""Run folders of both tasks, their pages, and a browser to look at them."""
+"""Run folders of both tasks as training leaves them, with networks that were never trained."""
 
-from collections.abc import Iterator
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from typer.testing import CliRunner, Result
 
-from drn_cli.report.page import write_report
+from drn_cli.cli.app import app
+from drn_cli.data.class_folders import ClassFolder
+from drn_cli.data.classes import ClassSet, generic
+from drn_cli.data.folders import ListFolder
+from drn_cli.distributed.group import Group
+from drn_cli.evaluation.segmentation import evaluate
+from drn_cli.inference.loading import load_predictor
+from drn_cli.inference.told import record
+from drn_cli.networks import create_model
+from drn_cli.networks.checkpoints import save_weights
 from drn_cli.runs import Run
 
-from .browser import Browser, find_browser
-from .folders import (
-    add_classifier,
-    add_segmenter,
-    classification_recipe,
-    segmentation_recipe,
-    train_line,
-    val_line,
-    whole_history,
-    write_run,
-)
+from .runs import ENVIRONMENT, recipe, train_line, val_line, whole_history, write_run
 
 BIRDS = ("robin", "tit", "wren")
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def drn_report() -> Command:
+    """Run `drn report` in this process."""
+    runner = CliRunner(env={"COLUMNS": "200"})
+    return lambda *words: runner.invoke(app, ["report", *map(str, words)])
 
 
 @pytest.fixture(scope="session")
 def segmentation_run(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run that is only read."""
-    folder = tmp_path_factory.mktemp("runs") / "easy" / "2026-01-31_12-00-00"
-    run = write_run(folder, segmentation_recipe(data_folder), whole_history())
-    add_segmenter(run, data_folder)
+    run = Run(tmp_path_factory.mktemp("runs") / "easy" / "first")
+    write_run(run, recipe(data_folder), whole_history(), ENVIRONMENT)
+    folder = ListFolder.open(data_folder)
+    class_set = folder.class_set(3)
+    torch.manual_seed(2)
+    model = create_model("drn_a_18", "segmentation", len(class_set), width=0.0625)
+    save_weights(run.best, model, record(model, folder.statistics(), class_set))
+    predictor = load_predictor(run.best, torch.device("cpu"))
+    scores = evaluate(predictor, folder.samples("val"), Group(0, 1, torch.device("cpu")))
+    assert scores is not None
+    run.scores.write_text(json.dumps({"step": 30, "epoch": 3} | scores.to_json(class_set)))
     return run
+
+
+@pytest.fixture
+def own_run(segmentation_run: Run, tmp_path: Path) -> Run:
+    """A copy that a test may change."""
+    return Run(Path(shutil.copytree(segmentation_run.folder, tmp_path / "own" / "run")))
 
 
 @pytest.fixture(scope="session")
 def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of three classes with two validation pictures each."""
+    """Class folders of three classes with two images each."""
     root, random = tmp_path_factory.mktemp("birds"), np.random.default_rng(0)
     for bird in BIRDS:
         for split in ("train", "val"):
@@ -49,24 +75,13 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def classification_run(birds: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(tmp_path_factory.mktemp("runs") / "birds" / "first")
     lines = [train_line(10), val_line(1, top1=0.25, top5=0.75, seconds=1.0), train_line(20)]
-    folder = tmp_path_factory.mktemp("runs") / "birds" / "2026-02-01_12-00-00"
-    run = write_run(folder, classification_recipe(birds, len(BIRDS)), lines)
-    add_classifier(run, birds)
+    settings: dict[str, Any] = recipe(birds) | {"task": "classification", "eval": {"resize": 40}}
+    write_run(run, settings, lines, ENVIRONMENT)
+    folder = ClassFolder.open(birds)
+    torch.manual_seed(2)
+    model = create_model("drn_a_18", "classification", len(folder.names), width=0.0625)
+    class_set = ClassSet(folder.names, generic(len(folder.names)).colours)
+    save_weights(run.best, model, record(model, folder.statistics(), class_set))
     return run
-
-
-@pytest.fixture(scope="session")
-def page(segmentation_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of the segmentation run."""
-    return write_report(segmentation_run, tmp_path_factory.mktemp("page") / "page.html").path
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = find_browser()
-    if program is None:
-        pytest.skip("no chromium or google-chrome to look at the page with")
-    browser = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()

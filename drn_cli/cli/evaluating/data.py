@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from drn_cli.distributed.group import Group
     from drn_cli.inference.opening import Found
     from drn_cli.inference.source import Source
-    from drn_cli.report.pictures import SegmentedPicture
+    from drn_cli.report.gallery import SegmentationTile
 
 
 def score_data(
@@ -81,7 +81,7 @@ def _segmentation(
     from drn_cli.data.folders import ListFolder
     from drn_cli.evaluation.segmentation import evaluate
     from drn_cli.inference.loading import load_predictor
-    from drn_cli.report.pictures import name_below, segmented_picture
+    from drn_cli.report.gallery import name_below, segmentation_tile
 
     folder = ListFolder.open(root, lists)
     samples = folder.samples(split)
@@ -94,11 +94,11 @@ def _segmentation(
     if not group.first:
         return
 
-    def show(number: int) -> "SegmentedPicture":
+    def show(number: int) -> "SegmentationTile":
         image, label = read_pair(samples[number], predictor.classes)
         name = name_below(samples[number].image, folder.root)
         prediction = predictor(image).cpu().numpy()
-        return segmented_picture(name, image, label, prediction, predictor.class_set)
+        return segmentation_tile(name, image, label, prediction, predictor.class_set)
 
     console.note(f"{source.checkpoint}, {split}: {scores.images} pictures")
     about = describe(source, network, predictor) | {"split": split}

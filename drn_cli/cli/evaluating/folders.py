@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from drn_cli.evaluation.label_maps import Size
     from drn_cli.evaluation.protocol import Protocol
     from drn_cli.inference.source import Source
-    from drn_cli.report.pictures import SegmentedPicture
+    from drn_cli.report.gallery import SegmentationTile
 
 Ids = Literal["auto", "label-ids", "train-ids", "class-ids"]
 
@@ -87,7 +87,7 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
     from drn_cli.evaluation.segmentation import evaluate
     from drn_cli.inference.loading import load_predictor
     from drn_cli.inference.opening import open_network
-    from drn_cli.report.pictures import segmented_picture
+    from drn_cli.report.gallery import segmentation_tile
 
     pairs = folders.pairs()
     samples = pairs.samples
@@ -102,11 +102,11 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
             scores = evaluate(predictor, samples, group, read=read, **options)
         assert scores is not None  # nothing stops it
 
-        def show(number: int) -> "SegmentedPicture":
+        def show(number: int) -> "SegmentationTile":
             image, label = read(samples[number])
             name = str(samples[number].image.relative_to(folders.images))
             prediction = predictor(image).cpu().numpy()
-            return segmented_picture(name, image, label, prediction, predictor.class_set)
+            return segmentation_tile(name, image, label, prediction, predictor.class_set)
 
         if group.first:
             assert predictor.normalization is not None
@@ -141,7 +141,7 @@ def score_predictions(
     from drn_cli.evaluation.label_maps import MapReader
     from drn_cli.evaluation.protocol import Protocol
     from drn_cli.evaluation.segmentation import compare
-    from drn_cli.report.pictures import segmented_picture
+    from drn_cli.report.gallery import segmentation_tile
 
     pairs = folders.pairs()
     samples = pairs.samples
@@ -154,10 +154,10 @@ def score_predictions(
         with _counting(folders, samples, output, group) as options:
             scores = compare(samples, count, group, read=read, **options)
 
-        def show(number: int) -> "SegmentedPicture":
+        def show(number: int) -> "SegmentationTile":
             prediction, label = read(samples[number])
             name = str(samples[number].image.relative_to(folders.images))
-            return segmented_picture(name, None, label, prediction, class_set)
+            return segmentation_tile(name, None, label, prediction, class_set)
 
         if group.first:
             protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, predicted)
@@ -232,7 +232,7 @@ def _tell(
     protocol: "Protocol",
     folders: Folders,
     output: Output,
-    show: "Callable[[int], SegmentedPicture]",
+    show: "Callable[[int], SegmentationTile]",
     about: dict[str, Any],
 ) -> None:
     pairs = protocol.pairs

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from drn_cli.evaluation.classification import TopScores
     from drn_cli.evaluation.confusion import Scores
     from drn_cli.inference.classifier import Classifier
-    from drn_cli.report.pictures import SegmentedPicture
+    from drn_cli.report.gallery import SegmentationTile
 
 NAMED = 3  # files that a message names
 
@@ -52,7 +52,7 @@ class Output:
         scores: "Scores",
         class_set: "ClassSet",
         about: dict[str, Any],
-        show: "Callable[[int], SegmentedPicture]",
+        show: "Callable[[int], SegmentationTile]",
     ) -> None:
         """Print and write the scores of a segmenter, or of predictions.
 
@@ -71,7 +71,7 @@ class Output:
         if self.csv is not None:
             write_segmentation(self.csv, scores.pictures, class_set)
         if self.report is not None:
-            from drn_cli.report.evaluation import write_segmentation_page
+            from drn_cli.report.page import write_segmentation_page
 
             write_segmentation_page(self.report, document, scores, class_set, show, self.pictures)
         self._say_files()
@@ -88,7 +88,7 @@ class Output:
         if self.csv is not None:
             write_classification(self.csv, scores.pictures, classifier.names)
         if self.report is not None:
-            from drn_cli.report.evaluation import write_classification_page
+            from drn_cli.report.page import write_classification_page
 
             write_classification_page(self.report, document, scores, classifier, self.pictures)
         self._say_files()

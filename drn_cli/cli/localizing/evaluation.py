@@ -143,7 +143,7 @@ def _tell(
     if asked.csv is not None:
         _write(asked.csv, scores, pictures, classifier)
     if asked.report is not None:
-        from drn_cli.report.localization import write_localization_page
+        from drn_cli.report.page import write_localization_page
 
         write_localization_page(
             asked.report, told, scores, pictures, classifier, asked.see, asked.of, asked.pictures

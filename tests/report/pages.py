@@ -1,0 +1,76 @@
+"""A page read back: its structure, its text, its tables, and what a browser would load for it."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+VOID = {"meta", "link", "img", "input", "wbr", "br"}
+CLOSED = {"path", "rect", "use"}  # of SVG, closed by themselves
+
+
+class Page(HTMLParser):
+    """Parses a page and fails on tags out of order, equal ids, or anything that would be loaded.
+
+    Attributes:
+        html: The source.
+        text: All text but style and script, single spaced.
+        tables: Rows of cells by the heading of the table's section.
+        images: Alternative texts by the class of the image.
+        curves: Content of the points of each chart, by its id.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.html = path.read_text(encoding="utf-8")
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.images: dict[str, list[str]] = {}
+        self.curves: dict[str, str] = {}
+        self.tables: dict[str, list[list[str]]] = {}
+        self._text: list[str] = []
+        self._section = ""
+        self.feed(self.html)
+        self.close()
+        assert not self.open
+        assert len(self.ids) == len(set(self.ids))
+        assert all(link.startswith(("data:", "#")) for link in self.links), self.links
+        assert self.html.count("<script") == 1
+        references = {*re.findall(r"url\(#([^)]*)\)", self.html)}
+        references |= {link[1:] for link in self.links if link.startswith("#")}
+        assert references <= set(self.ids)
+        self.text = " ".join(" ".join(self._text).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {key: value or "" for key, value in attrs}
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in given:
+            self.ids.append(given["id"])
+        if tag == "img":
+            assert given["alt"]
+            self.images.setdefault(given.get("class", "crop"), []).append(given["alt"])
+        if tag == "section":
+            self._section = given["id"]
+        if "data-curves" in given:
+            self.curves[given["id"].removeprefix("chart-")] = given["data-curves"]
+        if tag == "tr":
+            self.tables.setdefault(self._section, []).append([])
+        if tag in ("td", "th"):
+            self.tables[self._section][-1].append("")
+        self.links += [given[key] for key in ("src", "href", "srcset") if key in given]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in CLOSED, tag
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] in (["style"], ["script"]):
+            return
+        self._text.append(data)
+        if {"td", "th"} & set(self.open):
+            self.tables[self._section][-1][-1] += data
