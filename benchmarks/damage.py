@@ -142,7 +142,7 @@ def exported_file(name: Any, ending: str) -> Callable[[Path], Path]:
 def open_and_run(path: Path) -> Answer:
     """Open a network and read its weights, or its output for an export, and its metadata."""
     found = open_network(path)
-    facts: Answer = [("metadata", sorted(found.told.items()))]
+    facts: Answer = [("metadata", sorted(found.metadata.items()))]
     if isinstance(found, ExportedNetwork):
         x = torch.linspace(-2, 2, 3 * 32 * 48).reshape(1, 3, 32, 48)
         return [*facts, ("scores", found.session(torch.device("cpu"), 1)(x, "scores").numpy())]

@@ -197,7 +197,7 @@ def export_all(
     if calibration:
         forms += [replace(form, precision="int8") for form in forms]
     source = Source(folder / "network.safetensors", None)
-    save_weights(source.checkpoint, network.model, network.told)
+    save_weights(source.checkpoint, network.model, network.metadata)
     files = {}
     for number, form in enumerate(forms):
         out = folder / f"{number}{ENDINGS[form.format]}"
@@ -354,7 +354,7 @@ def main() -> None:
         network = read_network(args.weights, "segmentation")
     else:
         model = drn_cli.create_model(args.arch, "segmentation", CLASSES).eval()
-        network = TrainedNetwork(Path(args.arch), model, {})
+        network = TrainedNetwork(Path(args.arch), model, {}, verified=False)
     results: dict[str, Any] = {"machine": machine(), "arch": network.model.arch}
     with tempfile.TemporaryDirectory() as folder:
         if args.images is None:

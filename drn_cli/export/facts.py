@@ -49,21 +49,21 @@ def describe(
     """
     normalized, class_set = facts(network, given=given)
     statistics = normalized.statistics
-    folders = told.strings(network.told, "class_folders")
-    if network.task == "classification" and "class_names" not in network.told:
+    folders = told.strings(network.metadata, "class_folders")
+    if network.task == "classification" and "class_names" not in network.metadata:
         class_set, folders = _named(network.classes)
-    inherited = {key: text for key, text in network.told.items() if key not in OF_FORM}
+    inherited = {key: text for key, text in network.metadata.items() if key not in OF_FORM}
     strings = inherited | told.record(network.model, statistics, class_set, folders)
     if normalized.guessed:
         strings[GUESS] = normalized.source
     if network.task == "classification":
         strings |= {key: str(pixels) for key, pixels in source.crops().items()}
-    known = published_as(source.checkpoint.name, network.told.get("source"))
+    known = published_as(source.checkpoint.name, network.metadata.get("source"))
     strings |= {
         "drn": __version__,
         "precision": form.precision,
         "licence": licence
-        or network.told.get("licence")
+        or network.metadata.get("licence")
         or (known.licence if known else "not stated"),
         "provenance": json.dumps(_provenance(source)),
     }

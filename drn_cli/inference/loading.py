@@ -41,14 +41,14 @@ def facts(
     Raises:
         DrnError: The data folder names another number of classes than the network has.
     """
-    class_set = told.class_set(found.told)
+    class_set = told.class_set(found.metadata)
     if data is not None and (named := data.named_classes()) is not None:
         _check_classes(found, class_set or named, data.lists / "info.json", named)
         class_set = class_set or named
     read_statistics = None
     if data is not None:
         # A file without mean and std needs the data folder's: its error names the remedy.
-        own = {"mean", "std"} <= found.told.keys()
+        own = {"mean", "std"} <= found.metadata.keys()
         read_statistics = data.stated_statistics if own else data.statistics
     normalized = normalization(found, read_statistics, given)
     return normalized, class_set or generic(found.classes)
@@ -172,11 +172,11 @@ def load_classifier(
         DrnError: The file cannot be read, holds a segmenter, or cannot do what is asked of it.
     """
     found = open_network(source, "classification") if isinstance(source, Path) else source
-    names = told.strings(found.told, "class_names")
-    folders = told.strings(found.told, "class_folders")
+    names = told.strings(found.metadata, "class_names")
+    folders = told.strings(found.metadata, "class_folders")
     if names is None and found.classes == len(imagenet()):
         names, folders = tuple(imagenet().values()), tuple(imagenet())
-    if is_start(found.path.name, found.told.get("source")):
+    if is_start(found.path.name, found.metadata.get("source")):
         warn_for_all(
             log,
             f"{found.path}: the weights of a ResNet are a start for training {found.arch}, not the "
@@ -190,8 +190,8 @@ def load_classifier(
         folders=folders,
         named=names is not None,
         device=device,
-        crop=crop or int(found.told.get("crop", 224)),
-        resize=resize or int(found.told.get("resize", 256)),
+        crop=crop or int(found.metadata.get("crop", 224)),
+        resize=resize or int(found.metadata.get("resize", 256)),
         view=view,
     )
     if isinstance(found, TrainedNetwork):

@@ -129,9 +129,9 @@ def normalization(
             folder cannot be read.
     """
     inside = isinstance(found, ExportedNetwork) and found.takes_pixels
-    own, guess = None, found.told.get(GUESS, "")
-    if {"mean", "std"} <= found.told.keys():
-        own = Normalization(told.statistics(found.told, IMAGENET), guess or "file", bool(guess))
+    own, guess = None, found.metadata.get(GUESS, "")
+    if {"mean", "std"} <= found.metadata.keys():
+        own = Normalization(told.statistics(found.metadata, IMAGENET), guess or "file", bool(guess))
     if given is not None and own is not None and given.statistics != own.statistics:
         if inside:
             raise DrnError(
@@ -160,7 +160,7 @@ def normalization(
 
 
 def _guess(found: Found) -> Normalization:
-    known = published_as(found.path.name, found.told.get("source"))
+    known = published_as(found.path.name, found.metadata.get("source"))
     if found.task == "classification" and known is not None:
         return Normalization(IMAGENET, "imagenet (published weights)")
     classes = len(cityscapes())

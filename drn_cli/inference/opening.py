@@ -22,13 +22,13 @@ class TrainedNetwork:
     Attributes:
         path: The file.
         model: With its weights, in evaluation mode, on the CPU.
-        told: Strings that lie beside the weights; none in the files of others.
+        metadata: Strings stored with the weights; empty in files of other programs.
         verified: Whether a checksum shows that the file is as it was written.
     """
 
     path: Path
     model: DRN
-    told: Mapping[str, str]
+    metadata: Mapping[str, str]
     verified: bool
 
     @property

@@ -55,49 +55,49 @@ class ExportedNetwork:
     the logits are.
 
     Attributes:
-        told: Metadata written by `drn export`.
+        metadata: Metadata written by `drn export`.
         runtime: Name and version of the runtime.
         verified: Whether a checksum shows that the file is as it was written.
     """
 
     path: Path
-    told: Mapping[str, str]
+    metadata: Mapping[str, str]
     runtime: str
     start: SessionFactory
     verified: bool = False
 
     @property
     def architecture(self) -> Architecture:
-        return architecture(self.arch, float(self.told.get("width", 1.0)))
+        return architecture(self.arch, float(self.metadata.get("width", 1.0)))
 
     @property
     def arch(self) -> str:
-        return self.told["arch"]
+        return self.metadata["arch"]
 
     @property
     def task(self) -> Task:
-        return cast(Task, self.told["task"])
+        return cast(Task, self.metadata["task"])
 
     @property
     def classes(self) -> int:
-        return int(self.told["classes"])
+        return int(self.metadata["classes"])
 
     @property
     def answers_classes(self) -> bool:
         """Whether the output is the class map instead of scores."""
-        return self.told["outputs"] == "classes"
+        return self.metadata["outputs"] == "classes"
 
     @property
     def takes_pixels(self) -> bool:
         """Whether the input is uint8 pixels."""
-        return self.told["input"] == UINT8
+        return self.metadata["input"] == UINT8
 
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width if the input size is fixed."""
-        if "size" not in self.told:
+        if "size" not in self.metadata:
             return None
-        height, width = map(int, self.told["size"].split("x"))
+        height, width = map(int, self.metadata["size"].split("x"))
         return height, width
 
     def session(self, device: torch.device, concurrency: int) -> Session:
@@ -144,7 +144,7 @@ def open_exported(path: Path, *, quiet: bool = False) -> ExportedNetwork:
         network = _READERS[path.suffix.lower()](path)
     except OSError as error:
         raise damaged(path, error) from error
-    if missing := [key for key in REQUIRED if key not in network.told]:
+    if missing := [key for key in REQUIRED if key not in network.metadata]:
         raise DrnError(
             f"{path}: no metadata {', '.join(missing)}",
             "only networks written by `drn export` can be used",
@@ -153,7 +153,7 @@ def open_exported(path: Path, *, quiet: bool = False) -> ExportedNetwork:
         warn_for_all(
             log, f"{path}: not verified, as it holds no checksum (exporting it again writes one)"
         )
-    return replace(network, told=check_metadata(network.told, path, ours=True))
+    return replace(network, metadata=check_metadata(network.metadata, path, ours=True))
 
 
 def require_package(package: str, extra: str, user: str) -> ModuleType:
@@ -216,7 +216,7 @@ def _open_onnx(path: Path) -> ExportedNetwork:
 
     return ExportedNetwork(
         path=path,
-        told=metadata,
+        metadata=metadata,
         runtime=f"ONNX Runtime {ort.__version__}",
         start=start,
         verified=bool(verified),
@@ -272,7 +272,7 @@ def _open_openvino(path: Path) -> ExportedNetwork:
 
     return ExportedNetwork(
         path=path,
-        told=_parse_metadata(metadata, path),
+        metadata=_parse_metadata(metadata, path),
         runtime=f"OpenVINO {openvino.__version__.partition('-')[0]}",
         start=start,
         verified=bool(verified),
@@ -324,7 +324,7 @@ def _open_program(path: Path) -> ExportedNetwork:
 
     return ExportedNetwork(
         path=path,
-        told=metadata,
+        metadata=metadata,
         runtime=f"PyTorch {torch.__version__}",
         start=start,
         verified=verified,

@@ -82,7 +82,7 @@ def exported(tmp_path: Path) -> Callable[..., tuple[Subject, list[tuple[int, ...
         known = {"arch": "drn_a_18", "task": task, "classes": "3", "input": "float32"}
         network = ExportedNetwork(
             path=tmp_path / "network.onnx",
-            told={**known, "outputs": "logits,scores", **told},
+            metadata={**known, "outputs": "logits,scores", **told},
             runtime="ONNX Runtime 1",
             start=start,
         )

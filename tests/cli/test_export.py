@@ -99,7 +99,7 @@ def test_json_is_all_there_is_on_stdout(here: Drn, exports: Exports) -> None:
     report = json.loads(Path("net.pth.parity.json").read_text())
     assert told["comparisons"] == report["comparisons"]
     assert len(told["comparisons"]) == 4
-    assert read_network(Path("net.pth")).told["licence"] == "CC0"
+    assert read_network(Path("net.pth")).metadata["licence"] == "CC0"
 
 
 @pytest.mark.parametrize("verified", [True, False])

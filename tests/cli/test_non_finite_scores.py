@@ -180,10 +180,10 @@ def test_api_names_the_image(photos: Path, overflowing: dict[str, Path]) -> None
 def test_scores_of_other_runtimes_are_held_to_the_same(task: Any, value: float) -> None:
     answer = torch.zeros((1, 2, 5, 4) if task == "segmentation" else (1, 2))
     answer.view(-1)[-1] = value
-    told = {"arch": "drn_a_18", "task": task, "classes": "2", "input": "float32"}
-    told |= {"outputs": "logits,scores"}
+    metadata = {"arch": "drn_a_18", "task": task, "classes": "2", "input": "float32"}
+    metadata |= {"outputs": "logits,scores"}
     network = ExportedNetwork(
-        path=Path("net.onnx"), told=told, runtime="", start=lambda *_: lambda *_: answer
+        path=Path("net.onnx"), metadata=metadata, runtime="", start=lambda *_: lambda *_: answer
     )
     image, cpu = np.zeros((40, 32, 3), np.uint8), torch.device("cpu")
     ask: dict[str, Callable[[], object]] = {

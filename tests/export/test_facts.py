@@ -58,7 +58,7 @@ def test_weights_alone_have_no_input(exports: Exports, format_: str) -> None:
     run = exports.run()
     assert not {"input", "outputs", "size"} & described(run, format=format_).keys()
     network = read_network(run / "checkpoints" / "best.safetensors")
-    strings = dict(network.told) | {"input": "uint8", "outputs": "classes", "size": "224x224"}
+    strings = dict(network.metadata) | {"input": "uint8", "outputs": "classes", "size": "224x224"}
     network = TrainedNetwork(network.path, network.model, strings, verified=True)
     told = describe(network, find_source(run), Form(format=format_), None)[0]
     assert not {"input", "outputs", "size"} & told.keys()
@@ -109,7 +109,7 @@ def test_mean_and_std_that_were_guessed_before_stay_marked(exports: Exports) -> 
     """In whatever words."""
     run = exports.run()
     network = read_network(run / "checkpoints" / "best.safetensors")
-    strings = {**network.told, "mean_std_guess": "imagenet"}
+    strings = {**network.metadata, "mean_std_guess": "imagenet"}
     marked = TrainedNetwork(network.path, network.model, strings, verified=True)
     told = describe(marked, find_source(run), Form(format="onnx"), None)[0]
     assert told["mean_std_guess"] == "imagenet"

@@ -49,4 +49,4 @@ def test_half_precision_halves_the_weights(tmp_path: Path) -> None:
         write_openvino(file, program, ["logits"], METADATA, half=half, calibrating=[])
         size = file.with_suffix(".bin").stat().st_size
         assert size == pytest.approx((2 if half else 4) * layer.weight.numel(), rel=0.01)
-        assert open_exported(file, quiet=True).told == METADATA
+        assert open_exported(file, quiet=True).metadata == METADATA

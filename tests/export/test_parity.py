@@ -124,7 +124,9 @@ def test_index_maps_with_marks_are_an_error_that_names_the_image() -> None:
         classes[-1, 2, 3] = 255
         return classes
 
-    told = {"classes": "3", "input": "normalised", "outputs": "classes"}
-    other = ExportedNetwork(path=Path("a.onnx"), told=told, runtime="R", start=lambda *_: run)
+    metadata = {"classes": "3", "input": "normalised", "outputs": "classes"}
+    other = ExportedNetwork(
+        path=Path("a.onnx"), metadata=metadata, runtime="R", start=lambda *_: run
+    )
     with pytest.raises(DrnError, match=r"b\.png: not finite: the scores of the exported network"):
         compare(one, other, STATISTICS, "float32", PROBES)

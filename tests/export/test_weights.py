@@ -49,9 +49,9 @@ def test_our_reader_gets_all_of_it_back(exports: Exports, task: Task) -> None:
     counters = {key for key in right.state_dict() if key.endswith("num_batches_tracked")}
     for key, value in right.state_dict().items():
         assert key in counters or torch.equal(found.model.state_dict()[key], value)
-    assert told.class_set(found.told) == CLASS_SET
-    assert told.statistics(found.told, STATISTICS) == STATISTICS
-    assert json.loads(found.told["provenance"])["recipe"]["train"]["epochs"] == 7
+    assert told.class_set(found.metadata) == CLASS_SET
+    assert told.statistics(found.metadata, STATISTICS) == STATISTICS
+    assert json.loads(found.metadata["provenance"])["recipe"]["train"]["epochs"] == 7
 
 
 def test_what_it_says_does_not_disturb_code_that_loads_it_strictly(exports: Exports) -> None:

@@ -108,7 +108,7 @@ def scores(exports: Exports) -> Callable[[Path], bytes]:
     def computed(file: Path) -> bytes:
         found = open_exported(file)
         answer = found.session(torch.device("cpu"), 1)(x, "scores")
-        return repr(sorted(found.told.items())).encode() + answer.numpy().tobytes()
+        return repr(sorted(found.metadata.items())).encode() + answer.numpy().tobytes()
 
     return computed
 

@@ -95,8 +95,8 @@ def test_the_last_checkpoint_of_a_run_is_read(tmp_path: Path, recipe_file: Path)
     found = read_network(tmp_path / "last.pt")
     assert found.task == "segmentation"
     torch.testing.assert_close(found.model.state_dict(), training.model.state_dict())
-    assert told.strings(found.told, "class_names") == ("red", "green", "blue")
-    assert told.statistics(found.told, IMAGENET) == training.material.statistics != IMAGENET
+    assert told.strings(found.metadata, "class_names") == ("red", "green", "blue")
+    assert told.statistics(found.metadata, IMAGENET) == training.material.statistics != IMAGENET
 
 
 @pytest.mark.parametrize(

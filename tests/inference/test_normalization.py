@@ -138,7 +138,7 @@ def test_they_reach_the_pixels_and_an_export(
     words = ("--format", "safetensors", "--out", "made.safetensors", *OPTION)
     result = drn("export", files["three"], *words)
     assert result.exit_code == 0, result.output
-    made = read_network(Path("made.safetensors")).told
+    made = read_network(Path("made.safetensors")).metadata
     assert (json.loads(made["mean"]), json.loads(made["std"])) == ([0.7, 0.6, 0.5], [0.3, 0.2, 0.1])
     assert drn(*PREDICT, "--weights", "made.safetensors", *words[:0]).exit_code == 0
     guessed = ("--format", "onnx", "--normalize", "--out", "guessed.onnx")
@@ -180,7 +180,7 @@ def test_those_of_the_data_folder_come_before_a_guess_of_an_export(
     weights = files[name]
     if marked:
         network, weights = read_network(weights), Path("marked.safetensors")
-        save_weights(weights, network.model, {**network.told, "mean_std_guess": marked})
+        save_weights(weights, network.model, {**network.metadata, "mean_std_guess": marked})
     data = "folders" if "classifier" in name else "stats"
     assert used(drn("eval", "--weights", weights, "--data", data, *options, "--json")) == expected
     assert "guess" not in caplog.text
@@ -188,7 +188,7 @@ def test_those_of_the_data_folder_come_before_a_guess_of_an_export(
         return
     Path("folders/info.json").unlink()
     Path("stats/info.json").write_text("{}")
-    own = statistics(network.told, IMAGENET), marked
+    own = statistics(network.metadata, IMAGENET), marked
     assert used(drn("eval", "--weights", weights, "--data", data, "--json")) == own
     assert "its mean and std were guessed when it was exported" in caplog.text
 
@@ -244,7 +244,7 @@ def test_imported_published_weights_are_known(
     for file in ("mine.safetensors", "made.safetensors"):
         _, source = used(drn(*PREDICT, "--weights", file, "--json"))
         assert source == ("file" if file.startswith("made") else "imagenet (published weights)")
-        assert "mean_std_guess" not in read_network(Path(file)).told
+        assert "mean_std_guess" not in read_network(Path(file)).metadata
     assert not [text for text in caplog.messages if "guess" in text]
 
 

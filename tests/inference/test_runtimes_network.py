@@ -11,12 +11,12 @@ from drn_cli.data.batches import normalise
 from drn_cli.errors import DrnError
 from drn_cli.inference.runtimes import AS_PIXELS, ExportedNetwork, Output
 
-TOLD = {"arch": "drn_d_22", "task": "segmentation", "classes": "7", "outputs": "logits,scores"}
+METADATA = {"arch": "drn_d_22", "task": "segmentation", "classes": "7", "outputs": "logits,scores"}
 CPU = torch.device("cpu")
 
 
 def network(
-    seen: list[tuple[object, ...]], **told: str
+    seen: list[tuple[object, ...]], **metadata: str
 ) -> tuple[ExportedNetwork, Callable[[Tensor, Output], Tensor]]:
     """Make a network that notes what it is started with and what it gets, and gives it back."""
 
@@ -31,7 +31,7 @@ def network(
 
     made = ExportedNetwork(
         path=Path("net.onnx"),
-        told={"input": "normalised"} | TOLD | told,
+        metadata={"input": "normalised"} | METADATA | metadata,
         runtime="none",
         start=start,
     )
