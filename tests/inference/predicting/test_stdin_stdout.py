@@ -65,27 +65,6 @@ def test_stdin_may_be_written_to_a_folder(predict, photos):
     assert np.array_equal(found, np.asarray(Image.open(io.BytesIO(expected))))
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["-", "photos/a.png"], "- stands for a single picture"),
-        (["photos/a.png", "photos/c.png", "--out", "-"], "- stands for a single picture"),
-        (["-", "--out", "-", "--json"], "--out - writes one picture to stdout"),
-        (["-", "--out", "-", "--skip-existing"], "--out - writes one picture to stdout"),
-        (["-", "--out", "-", "--force"], "--out - writes one picture to stdout"),
-        (
-            ["photos/a.png", "--out", "-", "--cityscapes-submission", "a.zip"],
-            "--out - writes one picture to stdout",
-        ),
-        (["-", "--out", "-", "--save", "index,colour"], "--out - takes one of --save's kinds"),
-    ],
-)
-def test_what_does_not_go_with_it_is_a_usage_error(predict, photos, words, message):
-    result = predict(*words, stdin=b"")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert message in re.sub(r"[│\s]+", " ", result.stderr)
-
-
 def test_a_folder_goes_to_stdout_if_it_has_one_picture(predict, photos):
     result = predict("photos", "--out", "-")
     assert isinstance(result.exception, DrnError)

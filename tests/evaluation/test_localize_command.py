@@ -168,14 +168,6 @@ def test_classes_that_are_asked_for_by_name_and_by_folder(
     ]
 
 
-def test_class_that_the_network_does_not_have(drn_localize: Localize, photos: Path) -> None:
-    error = drn_localize(photos, "--class", "yelow").exception
-    assert isinstance(error, DrnError)
-    assert error.message == "--class yelow: is no class of this network"
-    assert error.hint == "did you mean yellow?"
-    assert not Path("localized").exists()
-
-
 def test_checkpoint_without_its_run_sees_pictures_as_on_imagenet(run: Path, photos: Path) -> None:
     alone = Path("alone.safetensors")
     alone.write_bytes((run / "checkpoints" / "best.safetensors").read_bytes())
@@ -185,21 +177,6 @@ def test_checkpoint_without_its_run_sees_pictures_as_on_imagenet(run: Path, phot
     with np.load("localized/array/red.npz") as arrays:
         assert arrays["maps"].shape == (1, 28, 28)
         assert arrays["seen"].tolist() == [4, 20, 56, 56]  # 224 of 256, by a quarter
-
-
-def test_broken_picture_is_told_and_the_others_are_done(
-    drn_localize: Localize, photos: Path
-) -> None:
-    (photos / "cut.png").write_bytes((photos / "red.png").read_bytes()[:100])
-    result = drn_localize(photos, "--json")
-    told = done(result, 1)
-    assert [Path(entry["image"]).stem for entry in told["localized"]] == ["blue", "green", "red"]
-    [failed] = told["failed"]
-    assert failed["image"] == "photos/cut.png"
-    assert failed["error"].startswith("photos/cut.png: broken image")
-    assert "error: photos/cut.png: broken image" in " ".join(result.stderr.split())
-    assert "1 of 4 images failed" in result.stderr
-    assert Path("localized/heatmap/red.png").is_file()
 
 
 def tiny(path: Path) -> Path:
@@ -289,56 +266,6 @@ def test_errors_against_xml_files_as_json_csv_and_a_page(
     assert "written: out.csv" in result.stderr and "written: pages/page.html" in result.stderr
 
 
-def test_thresholds_of_probabilities(
-    drn_localize: Localize, photos: Path, classifier: Classifier
-) -> None:
-    words = ("--eval", "--boxes", tiny(Path("v.txt")), "--of", "probability", "--see", "centre")
-    told = done(drn_localize(photos, *words, "--json", "--partial"))
-    assert [one["threshold"] for one in told["sweep"]] == [None, *(n / 20 for n in range(1, 20))]
-    assert (told["of"], told["see"]) == ("probability", "centre")
-
-
-@pytest.mark.parametrize(
-    ("gone", "said"),
-    [
-        ("boxes", "photos: 1 of 3 have no box of a known class in v.txt: photos/"),
-        ("image", "photos: 1 of 4 have no box of a known class in v.txt: photos/"),
-    ],
-)
-def test_a_part_is_refused_unless_that_is_meant(
-    drn_localize: Localize, photos: Path, gone: str, said: str
-) -> None:
-    truth = tiny(Path("v.txt"))
-    if gone == "image":
-        truth.write_text(truth.read_text() + f"unseen.JPEG\t{WNIDS[0]}\t1\t2\t3\t4\n")
-    error = drn_localize(photos, "--eval", "--boxes", truth).exception
-    assert isinstance(error, DrnError)
-    assert error.message.startswith(said)
-    assert ("1 of 4 have no image: unseen" in error.message) == (gone == "image")
-    assert error.hint == "--partial scores 2 of them"
-    assert drn_localize(photos, "--partial").exit_code == 2
-
-
-def test_a_broken_image_is_left_out_where_a_part_is_meant(
-    drn_localize: Localize, photos: Path
-) -> None:
-    words = ("--eval", "--boxes", tiny(Path("v.txt")), "--partial", "--json")
-    (photos / "red.png").write_bytes((photos / "red.png").read_bytes()[:100])
-    result = drn_localize(photos, *words)
-    assert result.exit_code == 1, result.output
-    told = json.loads(result.stdout)
-    assert (told["partial"], told["scored"], told["expected"]) == (True, 1, 3)
-    assert told["failed"][0].startswith("photos/red.png: broken image")
-    assert "1 of 3 failed" in result.stderr
-
-
-def test_boxes_of_other_pictures_are_refused(drn_localize: Localize, photos: Path) -> None:
-    Path("v.txt").write_text(f"red.JPEG n09999999 1 2 3 4\nother.JPEG {WNIDS[0]} 1 2 3 4\n")
-    error = drn_localize(photos, "--eval", "--boxes", "v.txt").exception
-    assert isinstance(error, DrnError)
-    assert error.message.startswith("v.txt: has no box of the network's classes for any of 3")
-
-
 def test_two_processes_tell_what_one_does(drn: Any, run: Path, photos: Path) -> None:
     tiny(Path("v.txt"))
     words = (
@@ -359,30 +286,6 @@ def test_two_processes_tell_what_one_does(drn: Any, run: Path, photos: Path) -> 
         told.append((result.stdout, Path(f"{gpus}.csv").read_text()))
     assert told[0] == told[1]
     assert json.loads(told[0][0])["images"] == 2
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--eval"],
-        ["--boxes", "v.txt"],
-        ["--report", "page.html"],
-        ["--eval", "--boxes", "v.txt", "--class", "red"],
-        ["--save", "png"],
-        ["--save", ""],
-        ["--top-k", "0"],
-        *(
-            ["--thresholds", text]
-            for text in ("", "a", "1:2", "0:1:0", "0:1:x", "1,,2", "2:0:1", "1:0:1", "0:inf:1")
-        ),
-        ["--thresholds", "nan"],
-        ["--thresholds", "inf"],
-    ],
-)
-def test_usage_errors(drn_localize: Localize, photos: Path, words: list[str]) -> None:
-    result = drn_localize(photos, *words)
-    assert result.exit_code == 2, result.output
-    assert words[0] in result.stderr
 
 
 def test_nothing_is_written_through_a_link_in_the_output_folder(

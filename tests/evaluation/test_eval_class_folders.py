@@ -70,22 +70,6 @@ def expected(run: Path, classes: Path, view: View) -> TopScores:
     return scores
 
 
-def test_table_and_the_pictures_furthest_from_right(
-    evaluate: Callable[..., Any], run: Path, classes: Path
-) -> None:
-    result = evaluate(run)
-    assert result.exit_code == 0, result.output
-    rows = [line.split() for line in result.stdout.splitlines()]
-    assert ["top-1", "83.33", "16.67"] in rows
-    assert ["top-5", "100.00", "0.00"] in rows
-    wrong = str(classes / "val" / WNIDS[NAMES.index("green")] / "1.png")
-    [listed] = [row for row in rows if row and row[0].endswith(".png")]
-    assert listed[:3] == [wrong, "green", "blue"]
-    assert int(listed[3]) > 2, "after blue and yellow, which are in the picture"
-    assert "val: 6 pictures of 3 classes, 1-crop" in result.stderr
-    assert "worst pictures" not in evaluate(run, "--worst", 0).stdout
-
-
 @pytest.mark.parametrize(("words", "view"), [([], "1-crop"), (["--ten-crop"], "10-crop")])
 def test_json_and_a_line_of_csv_for_each_picture(
     evaluate: Callable[..., Any], run: Path, classes: Path, words: list[str], view: View
@@ -130,51 +114,12 @@ def test_ten_crops_see_more_than_one(run: Path, classes: Path) -> None:
         assert single.probabilities != pytest.approx(averaged.probabilities, rel=1e-3)
 
 
-def test_the_training_pictures_can_be_scored(evaluate: Callable[..., Any], run: Path) -> None:
-    result = evaluate(run, "--split", "train", "--json")
-    assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert (told["split"], told["images"], told["top1"]) == ("train", 1, 1)
-
-
-def test_class_folders_have_no_test_split(evaluate: Callable[..., Any], run: Path) -> None:
-    error = evaluate(run, "--split", "test").exception
-    assert isinstance(error, DrnError)
-    assert error.message == "--split test: class folders have train and val"
-
-
 def test_folders_of_other_classes_are_refused(evaluate: Callable[..., Any], run: Path) -> None:
     for name in (WNIDS[0], "n09999999"):
         save(Path("other/val") / name / "a.png", draw(20, 20, {}))
     error = evaluate(run, "--data", "other").exception
     assert isinstance(error, DrnError)
     assert error.message.startswith("other: the class n09999999 is none of the network's 5")
-
-
-def test_label_maps_are_refused(evaluate: Callable[..., Any], run: Path, data_folder: Path) -> None:
-    error = evaluate(run, "--data", data_folder).exception
-    assert isinstance(error, DrnError)
-    assert "has no folders train/CLASS or val/CLASS" in error.message
-
-
-def test_broken_image_is_an_error_and_is_left_out_with_partial(
-    evaluate: Callable[..., Any], run: Path
-) -> None:
-    folder = Path("broken/val") / WNIDS[0]
-    path, _ = (save(folder / name, draw(72, 96, {"red": BOX})) for name in ("a.png", "b.png"))
-    path.write_bytes(path.read_bytes()[:100])
-    error = evaluate(run, "--data", "broken").exception
-    assert isinstance(error, DrnError)
-    assert error.message.startswith(f"{path}: broken image")
-    result = evaluate(run, "--data", "broken", "--partial", "--json", "--csv", "scores.csv")
-    assert result.exit_code == 1, result.output
-    found = json.loads(result.stdout)
-    assert (found["partial"], found["scored"], found["expected"]) == (True, 1, 2)
-    assert [text.partition(":")[0] for text in found["failed"]] == [str(path)]
-    assert "partial: 1 of 2 scored: 1 of 2 failed" in result.stderr
-    assert [line.split(",")[0] for line in Path("scores.csv").read_text().splitlines()[1:]] == [
-        str(folder / "b.png")
-    ]
 
 
 @pytest.mark.parametrize(
@@ -201,12 +146,3 @@ def test_a_part_is_refused_unless_that_is_meant(
     told = json.loads(result.stdout)
     assert (told["partial"], told["scored"], told["expected"]) == (True, 1, 2)
     assert "partial: 1 of 2 scored: 1 of 2 left out" in result.stderr
-
-
-@pytest.mark.parametrize("words", [["--tile", 64], ["--ms"], ["--scales", "0.5,1"], ["--flip"]])
-def test_what_is_for_segmenters_is_refused(
-    evaluate: Callable[..., Any], run: Path, words: list[Any]
-) -> None:
-    error = evaluate(run, *words).exception
-    assert isinstance(error, DrnError)
-    assert str(words[0]) in error.message and "for segmenters" in error.message

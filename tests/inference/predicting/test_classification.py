@@ -16,7 +16,6 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from drn_cli.cli.predicting import classification
 from drn_cli.data.classes import ClassSet, generic
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import read_image
@@ -113,20 +112,6 @@ def assert_classes(
     assert found == pytest.approx([float(probabilities[k]) for k in order], abs=within)
 
 
-def test_table_names_the_likeliest_classes(classify, photos, expected):
-    result = classify("photos", "--top-k", "2")
-    assert result.exit_code == 0, result.output
-    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
-    for path in PICTURES:
-        cells = re.fullmatch(rf"{path} +(.+?) (\d+\.\d) % +(.+?) (\d+\.\d) % *", lines[path])
-        assert cells is not None, lines[path]
-        likeliest = [{"class": cells[n], "probability": float(cells[n + 1]) / 100} for n in (1, 3)]
-        assert_classes(likeliest, expected(path), within=6e-4)
-    assert re.search(r"^4 pictures classified, \d+\.\d a second$", result.stdout, re.MULTILINE)
-    assert "best.safetensors on 4 pictures" in result.stderr
-    assert not Path("predictions").exists()
-
-
 def test_json_has_everything_and_is_all_of_stdout(classify, classifier, photos, expected):
     (photos / "aa.png").write_bytes(b"broken")
     result = classify("photos", "--json")
@@ -159,29 +144,6 @@ def test_ten_crops_are_averaged(classify, photos, expected):
     ten = expected("photos/b.jpg", ten_crops)
     assert_classes(found["classified"][0]["classes"], ten)
     assert (ten - expected("photos/b.jpg")).abs().max() > 1e-3
-
-
-def test_csv_has_a_line_for_each_picture(classify, photos, expected):
-    (photos / "aa.png").write_bytes(b"broken")
-    result = classify("photos", "--csv", "out/classes.csv", "--top-k", "3")
-    assert result.exit_code == 1
-    header, *lines = rows("out/classes.csv")
-    assert header == [
-        "image", "class_1", "probability_1", "class_2", "probability_2", "class_3", "probability_3",
-    ]  # fmt: skip
-    assert [line[0] for line in lines] == list(PICTURES)
-    for path, *cells in lines:
-        classes = [
-            {"class": name, "probability": float(share)}
-            for name, share in zip(cells[::2], cells[1::2], strict=True)
-        ]
-        assert_classes(classes, expected(path))
-        assert all(re.fullmatch(r"\d\.\d{6}", share) for share in cells[1::2])
-    assert sorted(path.name for path in Path("out").iterdir()) == [
-        ".classes.csv.json",  # what made it, for --skip-existing
-        "classes.csv",
-    ]
-    assert re.search(r"^4 pictures .* a second: out/classes.csv$", result.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["classes.csv", f"{'c' * 251}.csv"])
@@ -301,15 +263,6 @@ def test_rows_of_another_network_are_noticed_whatever_their_columns(classify, ot
     assert "made with other weights" in str(refused.exception)
 
 
-def test_csv_of_another_number_of_classes_is_not_gone_on_with(classify, photos):
-    classify("photos/a.png", "--csv", "classes.csv")
-    before = Path("classes.csv").read_bytes()
-    refused = classify("photos", "--csv", "classes.csv", "--skip-existing", "--top-k", "1")
-    assert isinstance(refused.exception, DrnError)
-    assert "classes.csv: has other columns" in str(refused.exception)
-    assert Path("classes.csv").read_bytes() == before
-
-
 def test_csv_of_two_runs_at_once_is_refused(classify, photos):
     with writing_table(Path("out/classes.csv")):
         Path("out/.classes.csv.0.part").write_text("photos/a.png\n")
@@ -321,30 +274,12 @@ def test_csv_of_two_runs_at_once_is_refused(classify, photos):
     assert classify("photos", "--csv", "out/classes.csv").exit_code == 0
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--save", "index"], "best.safetensors: is a classifier, which labels no pixels"),
-        (["--cityscapes-submission", "a.zip"], "is a classifier, which labels no pixels"),
-        (["--skip-existing"], "a classifier goes on where a --csv FILE ends"),
-    ],
-)
-def test_what_is_for_segmenters_is_refused(classify, photos, words, message):
-    result = classify("photos", *words)
-    assert isinstance(result.exception, DrnError)
-    assert message in str(result.exception)
-    assert result.stdout == ""
-
-
-def test_more_pictures_than_a_screen_has_lines_are_not_shown(classify, photos, monkeypatch):
-    monkeypatch.setattr(classification, "SHOWN", 3)
+def test_more_images_than_a_screen_has_lines_are_not_shown(classify, photos):
+    for number in range(38):
+        shutil.copy(photos / "a.png", photos / f"more{number}.png")
     result = classify("photos")
-    assert result.stdout.startswith("4 pictures classified")
-    assert "--csv" in result.stderr
-    assert len(json.loads(classify("photos", "--json").stdout)["classified"]) == 4
-    told = classify("photos", "--csv", "classes.csv")
-    assert "too many" not in told.stderr
-    assert len(rows("classes.csv")) == 5
+    assert result.stdout.startswith("42 pictures classified")
+    assert "too many for a table: --csv" in result.stderr
 
 
 def test_a_picture_by_stdin_and_a_file_outside_of_a_run(

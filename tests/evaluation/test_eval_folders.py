@@ -95,14 +95,6 @@ def test_one_and_two_processes_give_the_same_files(evaluate, drn, trained, drawn
     assert json.loads(one.stdout)["protocol"]["scales"] == [0.5, 0.75, 1, 1.25, 1.5, 1.75]
 
 
-def test_table_of_folders_ends_with_the_protocol(evaluate, trained, drawn):
-    result = evaluate(trained.folder, *folders("images", drawn))
-    assert result.exit_code == 0, result.output
-    text = scores(evaluate(trained.folder, *folders("images", drawn), "--json"))["protocol"]["text"]
-    assert " ".join(result.stdout.split()).endswith(text)
-    assert "worst pictures" in result.stdout
-
-
 def damage(path: Path) -> None:
     """Flip a bit of a PNG's pixels: its own checksum fails."""
     content = bytearray(path.read_bytes())
@@ -183,20 +175,6 @@ def test_a_part_is_refused_unless_that_is_meant(evaluate, trained, drawn, kind, 
     assert f"{count} of {expected} (partial)" in Path("page.html").read_text()
 
 
-def test_all_of_the_folders_is_no_part(evaluate, trained, drawn):
-    result = evaluate(trained.folder, *folders("images", drawn), "--json", "--partial")
-    found = scores(result)
-    assert (found["partial"], found["scored"], found["expected"]) == (False, 5, 5)
-    assert "partial" not in result.stderr
-
-
-def test_nothing_that_can_be_scored_is_an_error(evaluate, saved):
-    (saved[0] / "a.png").write_text("no image")
-    error = evaluate(*folders("predictions", saved), "--classes", "3", "--partial").exception
-    assert isinstance(error, DrnError)
-    assert error.message.startswith("none of 1 images can be scored; the first: saved/a.png: ")
-
-
 def test_a_map_that_cannot_be_read_does_not_keep_the_others_from_saying_their_ids(evaluate, saved):
     for folder in saved:
         Image.new("L", (4, 1), 26).save(folder / "b.png")  # only as a label id
@@ -270,18 +248,6 @@ def test_classes_are_those_of_info_above_the_labels(evaluate, saved, place):
     other = scores(evaluate(*words, "--classes", "4"))
     assert other["iou"] == {"class 0": 1, "class 1": 1 / 2, "class 2": 0, "class 3": None}
     assert other["absent_classes"] == ["class 3"]
-
-
-def test_number_of_classes_has_to_be_said_where_nothing_says_it(evaluate, saved):
-    error = evaluate(*folders("predictions", saved)).exception
-    assert isinstance(error, DrnError)
-    assert error.message == "deep/er/truth: nothing says how many classes there are"
-    assert "--classes N" in error.hint
-    found = scores(evaluate(*folders("predictions", saved), "--classes", "3", "--json"))
-    assert found["miou"] == pytest.approx((1 + 1 / 2 + 0) / 3)
-    beyond = evaluate(*folders("predictions", saved), "--classes", "2").exception
-    assert isinstance(beyond, DrnError)
-    assert "a.png: 2 pixels have the label 2" in str(beyond)
 
 
 @pytest.mark.parametrize("ids", ["label-ids", "train-ids"])

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -18,36 +17,6 @@ from drn_cli.networks.catalog import architecture
 KINDS = ("index", "colour", "overlay")
 
 
-def test_three_kinds_by_default_and_what_made_them(predict, photos, files_in):
-    result = predict("photos")
-    assert result.exit_code == 0, result.output
-    names = ("a", "b", "c", "deep/d")
-    assert files_in(Path("predictions")).keys() == {
-        *(f"{kind}/{name}.png" for kind in KINDS for name in names),
-        "predictions.json",
-    }
-
-
-@pytest.mark.parametrize(
-    ("save", "kinds"),
-    [
-        ("index", ("index",)),
-        ("overlay,index", ("overlay", "index")),
-        ("colour,colour", ("colour",)),
-        ("probabilities", ("probabilities",)),
-        ("index,colour,overlay,probabilities", (*KINDS, "probabilities")),
-    ],
-)
-def test_save_says_what_is_written(predict, photos, files_in, save, kinds):
-    result = predict("photos/a.png", "--save", save, "--json")
-    assert result.exit_code == 0, result.output
-    ending = {"probabilities": "npz"}
-    written = {f"{kind}/a.{ending.get(kind, 'png')}" for kind in kinds}
-    assert files_in(Path("predictions")).keys() == {*written, "predictions.json"}
-    (entry,) = json.loads(result.stdout)["written"]
-    assert list(entry) == ["image", *kinds]
-
-
 def test_probabilities_are_those_of_the_classes(predict, photos):
     predict("photos/a.png", "--save", "index,probabilities")
     with np.load("predictions/probabilities/a.npz") as made:
@@ -59,54 +28,6 @@ def test_probabilities_are_those_of_the_classes(predict, photos):
     chosen = np.take_along_axis(probabilities, index[None].astype(int), 0)[0]
     assert (chosen == probabilities.max(0)).all()  # rounded, others may be as likely
     assert len(np.unique(index)) > 1
-
-
-@pytest.mark.parametrize("save", ["labels", "index,", "", "index colour", "Index"])
-def test_unknown_kind_is_a_usage_error(predict, photos, save):
-    result = predict("photos", "--save", save)
-    assert result.exit_code == 2
-    assert "index,colour,overlay,probabilities" in re.sub(r"[│\s]", "", result.stderr)
-    assert not Path("predictions").exists()
-
-
-def test_csv_is_not_for_segmenters(predict, photos):
-    result = predict("photos", "--csv", "classes.csv")
-    assert result.exit_code == 2
-    assert "--csv is for classifiers" in re.sub(r"[│\s]+", " ", result.stderr)
-    assert not Path("predictions").exists() and not Path("classes.csv").exists()
-
-
-def test_summary_says_how_many_how_quickly_and_where(predict, photos):
-    result = predict("photos", "--out", "else/where", "--save", "index,overlay")
-    assert re.fullmatch(
-        r"4 pictures labelled, \d+\.\d a second: else/where/index, else/where/overlay\n",
-        result.stdout,
-    )
-    assert "net.safetensors on 4 pictures" in result.stderr
-
-
-def test_json_says_the_same_and_is_all_of_stdout(predict, photos, segmenter):
-    whole = (photos / "a.png").read_bytes()
-    (photos / "aa.png").write_bytes(whole[: len(whole) // 2])
-    predict("photos/c.png")
-    result = predict("photos", "--json", "--skip-existing", "--save", "index")
-    assert result.exit_code == 1  # of the broken one
-    found = json.loads(result.stdout)
-    assert list(found) == [
-        "checkpoint", "run", "verified", "mean", "std", "mean_std_source", "written", "skipped",
-        "failed", "seconds", "pictures_per_second",
-    ]  # fmt: skip
-    assert found["checkpoint"] == str(segmenter)
-    assert found["written"] == [
-        {"image": f"photos/{name}", "index": f"predictions/index/{Path(name).stem}.png"}
-        for name in ("a.png", "b.jpg")
-    ] + [{"image": "photos/deep/d.png", "index": "predictions/index/deep/d.png"}]
-    assert found["skipped"] == 1
-    assert found["failed"] == [{"image": "photos/aa.png", "error": found["failed"][0]["error"]}]
-    assert found["failed"][0]["error"].startswith("photos/aa.png: broken image: ")
-    assert found["seconds"] > 0
-    assert found["pictures_per_second"] == pytest.approx(3 / found["seconds"], rel=0.01)
-    assert "1 of 5 images failed" in result.stderr
 
 
 def odd_pictures(folder: Path, drawn) -> dict[str, np.ndarray]:
@@ -168,12 +89,6 @@ def test_picture_that_is_too_large_for_the_memory_is_seen_in_tiles(
     assert short["probabilities/large.npz"] != whole["probabilities/large.npz"]
 
 
-def test_output_folder_that_is_a_file_is_an_error_in_one_line(predict, photos):
-    result = predict("photos", "--out", "photos/a.png")
-    assert isinstance(result.exception, DrnError)
-    assert str(result.exception).startswith("photos/a.png")
-
-
 def test_names_that_are_no_utf8_do_no_harm(predict, photos, files_in):
     good, broken = (os.fsdecode(name) for name in (b"caf\xe9.png", b"th\xe9.png"))
     shutil.copy(photos / "a.png", photos / good)
@@ -231,14 +146,3 @@ def test_what_is_no_sound_image_fails_by_name_and_the_others_go_on(predict, phot
     assert "its pixels are floats" in errors["float.tif"]
     assert len(found["written"]) == 5  # the first frame of the GIF too
     assert "photos/pages.gif: has 2 frames; the first is read" in caplog.messages
-
-
-@pytest.mark.parametrize("limit", [48 * 64 - 1, 48 * 64])
-def test_pixel_limit_is_an_option(predict, photos, monkeypatch, limit):
-    monkeypatch.setenv("DRN_MAX_PIXELS", "1")  # what the option sets goes with the test
-    result = predict("photos/a.png", "--max-pixels", str(limit), "--json")
-    failed = json.loads(result.stdout)["failed"]
-    assert [one["error"].split(": ")[1][:5] for one in failed] == (
-        ["64x48"] if limit < 48 * 64 else []
-    )
-    assert result.exit_code == len(failed)
