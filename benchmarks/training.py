@@ -33,12 +33,12 @@ from drn_cli.cli import console
 from drn_cli.data.batches import Batch
 from drn_cli.data.classes import IGNORED, generic
 from drn_cli.data.folders import IMAGENET, Sample
+from drn_cli.device import set_matmul_precision
 from drn_cli.distributed.group import Group
 from drn_cli.files import atomic, write_text
 from drn_cli.networks import create_model
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.training.memory import GIB, estimate
-from drn_cli.training.precision import tune_gpu
 from drn_cli.training.setup import Training, set_up
 from drn_cli.training.step import Meter, take_step
 from drn_cli.training.tasks import Material
@@ -181,7 +181,8 @@ def run_steps(variant: Variant, batch: Batch, steps: int) -> float:
     training = variant.training
     device = training.group.device
     if device.type == "cuda":
-        tune_gpu(training.recipe.train)  # whoever was measured before set it for itself
+        # The variant before set it for itself.
+        set_matmul_precision(tf32=training.recipe.train.tf32)
     meter = Meter(device)
     synchronise(device)
     start = time.perf_counter()

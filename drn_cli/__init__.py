@@ -9,7 +9,7 @@ The names below are imported when first used, so that `import drn_cli` does not 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from drn_cli.version import __version__
 
 if TYPE_CHECKING:
     from drn_cli.api import Classification, Prediction, Predictor

@@ -19,6 +19,7 @@ from PIL import Image
 
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.images import Pixels, overlay, read_image, source_name
+from drn_cli.device import autocast_type, resolve_precision
 from drn_cli.errors import DrnError
 from drn_cli.inference.classifier import Classifier, best_first
 from drn_cli.inference.loading import load_classifier, load_predictor
@@ -27,7 +28,6 @@ from drn_cli.inference.opening import Found, open_network
 from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.inference.score_maps import ScoreMap, class_map, probabilities, scores_of
 from drn_cli.inference.source import find_source
-from drn_cli.training.precision import autocast_type, resolve_precision
 
 ImageInput = (
     str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | npt.NDArray[np.uint8]

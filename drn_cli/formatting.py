@@ -1,5 +1,6 @@
-"""Text for terminals, in which nothing that a file or a user named acts on the terminal."""
+"""Numbers and texts as people read them; names that cannot act on the terminal."""
 
+import math
 import re
 import sys
 from collections.abc import Iterable
@@ -29,6 +30,48 @@ def _escape(found: re.Match[str]) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return found[0].encode("unicode_escape").decode()
+
+
+def first_line(error: Exception | str) -> str:
+    """Return the first line of an exception or warning, or its type if it has no text."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """Format a fraction of 1: `41.3 %`."""
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def duration(seconds: float) -> str:
+    """Format a time span in its two largest units: `3 h 12 min`."""
+    whole = round(seconds)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    if minutes:
+        return f"{minutes} min {whole % 60} s"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def size(count: float) -> str:
+    """Format a number of bytes, in powers of 1000: `8.4 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def four_digits(value: float) -> str:
+    """Format a measured number in four digits: `0.4123`, `3.921`, `1200`, `5.2e-5`."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if 1000 <= abs(value) < 1e7:
+        return f"{value:.0f}"
+    mantissa, _, exponent = f"{value:.4g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 class Terminal(Console):

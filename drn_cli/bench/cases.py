@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple, get_args
 import torch
 
 from drn_cli.bench.subject import Subject
+from drn_cli.device import Precision, resolve_precision
 from drn_cli.errors import DrnError
 from drn_cli.inference.runtimes import ExportedNetwork
-from drn_cli.training.precision import Precision, resolve_precision
 
 # In the order in which they are measured: training tunes the whole process for itself.
 What = Literal["forward", "predict", "multi-scale", "train", "input"]

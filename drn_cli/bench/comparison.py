@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drn_cli.bench.machine import Machine
 from drn_cli.bench.measuring import Row
 from drn_cli.bench.subject import Subject
+from drn_cli.environment import MachineInfo
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json
 
@@ -18,7 +18,7 @@ NETWORK = ("arch", "width", "task", "classes")
 FORMAT = "drn bench 1"  # what `format` says in a document of this kind
 
 
-def to_json(subject: Subject, machine: Machine, rows: Sequence[Row]) -> dict[str, Any]:
+def to_json(subject: Subject, machine: MachineInfo, rows: Sequence[Row]) -> dict[str, Any]:
     """Give all that was measured: what `read_earlier` reads."""
     return {
         "format": FORMAT,

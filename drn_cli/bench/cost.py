@@ -9,6 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from drn_cli.bench.cases import Case, Size
 from drn_cli.bench.subject import EAGER, Subject
+from drn_cli.device import Precision, autocast_type
 from drn_cli.inference.views import view_size
 from drn_cli.networks.catalog import Architecture, Task
 from drn_cli.networks.cost import forward_flops, step_flops
@@ -17,7 +18,6 @@ from drn_cli.networks.models import DRN, build
 from drn_cli.networks.recomputation import recompute_activations
 from drn_cli.recipe.schema import MULTI_SCALE, Loss
 from drn_cli.training.loss import make_loss
-from drn_cli.training.precision import Precision, autocast_type
 
 
 def picture_flops(subject: Subject, case: Case) -> int | None:

@@ -16,9 +16,9 @@ from drn_cli.bench.reading import Reading, reading
 from drn_cli.bench.subject import Subject
 from drn_cli.bench.timing import Effort, Times, time_calls
 from drn_cli.bench.training import training_step
-from drn_cli.data.cache import size
+from drn_cli.device import is_out_of_memory
+from drn_cli.formatting import size
 from drn_cli.inference.memory import available
-from drn_cli.inference.out_of_memory import is_out_of_memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,13 +19,13 @@ from drn_cli.bench.cases import Case
 from drn_cli.bench.subject import EAGER, Subject
 from drn_cli.data.batches import normalise
 from drn_cli.data.images import Pixels
+from drn_cli.device import autocast, autocast_type
 from drn_cli.inference.classifier import Classifier
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.inference.opening import TrainedNetwork
 from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.recipe.schema import MULTI_SCALE, Eval
-from drn_cli.training.precision import autocast, autocast_type
 
 Call = Callable[[], object]
 

@@ -13,7 +13,6 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from drn_cli import __version__
 from drn_cli.cli import (
     bench,
     console,
@@ -32,6 +31,7 @@ from drn_cli.cli import (
 )
 from drn_cli.errors import DrnError, FaultError, explained, started_by_torchrun
 from drn_cli.formatting import visible
+from drn_cli.version import __version__
 
 # What typer raises for words it does not understand; each release has it in another place.
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)

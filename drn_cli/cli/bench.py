@@ -13,7 +13,7 @@ from drn_cli.errors import DrnError
 if TYPE_CHECKING:
     import torch
 
-    from drn_cli.bench.machine import Machine
+    from drn_cli.environment import MachineInfo
 
 EPILOG = """[bold]Examples[/]
 
@@ -182,11 +182,11 @@ def bench(
 
     from drn_cli.bench import comparison
     from drn_cli.bench.cases import Size, Wanted, plan
-    from drn_cli.bench.machine import this_machine
     from drn_cli.bench.measuring import measure
     from drn_cli.bench.reading import check_pictures
     from drn_cli.bench.subject import resolve
     from drn_cli.bench.timing import Effort
+    from drn_cli.environment import machine_info
     from drn_cli.files import write_json
 
     earlier = None if compare is None else comparison.read_earlier(compare)
@@ -211,7 +211,7 @@ def bench(
         for case in cases:
             rows.append(measure(subject, case, place, effort, data))
             bar.update()
-    machine = this_machine(place)
+    machine = machine_info(place)
     document = comparison.to_json(subject, machine, rows)
     if earlier is not None:
         document = comparison.compare(document, earlier)
@@ -232,7 +232,7 @@ def _device(wanted: Literal["auto", "cpu", "cuda"]) -> "torch.device":
     return torch.device("cuda" if there and wanted != "cpu" else "cpu")
 
 
-def _print(document: dict[str, Any], machine: "Machine") -> None:
+def _print(document: dict[str, Any], machine: "MachineInfo") -> None:
     """Print what was measured, as a table below the machine."""
     name = f"{document['source']}: " if document["source"] != document["arch"] else ""
     from drn_cli.networks.catalog import label
@@ -269,7 +269,7 @@ def _how(row: dict[str, Any]) -> str:
 
 
 def _numbers(row: dict[str, Any]) -> list[str]:
-    from drn_cli.data.cache import size
+    from drn_cli.formatting import size
 
     flops, needed, times = row["flops"], row["activation_bytes"], row["seconds"]
     cells = [

@@ -42,10 +42,11 @@ def cache(
     """Decode the training pictures once, so that training reads only the crops it needs."""
     from functools import partial
 
-    from drn_cli.data.cache import FOLDER, DecodedCache, need, size, store
+    from drn_cli.data.cache import FOLDER, DecodedCache, need, store
     from drn_cli.data.folders import ListFolder
     from drn_cli.data.memory_folder import claim
-    from drn_cli.data.prepare.common import in_parallel
+    from drn_cli.data.parallel import in_parallel
+    from drn_cli.formatting import size
 
     data = ListFolder.open(root, lists)
     decoded = DecodedCache(folder or data.lists / FOLDER, data.root)

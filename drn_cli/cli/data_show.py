@@ -12,7 +12,7 @@ from drn_cli.cli.prepare.common import AsJson, progress_bar
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
-    from drn_cli.data.prepare.common import Progress
+    from drn_cli.data.parallel import Progress
     from drn_cli.data.showing.samples import Choice, Sheet
     from drn_cli.recipe.schema import Recipe
 

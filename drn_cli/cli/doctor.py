@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from drn_cli import __version__
 from drn_cli.cli import console
 from drn_cli.formatting import visible
+from drn_cli.version import __version__
 
 EPILOG = """[bold]Examples[/]
 

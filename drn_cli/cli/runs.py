@@ -81,7 +81,7 @@ def _changed(run: Run) -> datetime:
 
 
 def _print(found: list[_Found], root: Path) -> None:
-    from drn_cli.report.words import duration, percent, short
+    from drn_cli.formatting import duration, four_digits, percent
 
     numbers = ("epochs", "best", "last loss", "time")
     table = console.table("run", "network", "task", "state", *numbers, "started", right=numbers)
@@ -98,9 +98,9 @@ def _print(found: list[_Found], root: Path) -> None:
             summary.label,
             summary.task,
             summary.state,
-            f"{short(summary.history.epoch)}/{short(summary.epochs)}",
+            f"{four_digits(summary.history.epoch)}/{four_digits(summary.epochs)}",
             "" if score is None else f"{summary.score_name} {percent(score, 2)}",
-            "" if loss is None else short(loss),
+            "" if loss is None else four_digits(loss),
             "" if seconds is None else duration(seconds),
             one.started.astimezone().strftime("%Y-%m-%d %H:%M") if summary.started else "",
         )

@@ -179,7 +179,7 @@ class Look:
 
     def computing(self, device: "torch.device") -> "dict[str, Any]":
         """Give what `load_predictor` and `load_classifier` want to know of it."""
-        from drn_cli.training.precision import autocast_type, resolve_precision
+        from drn_cli.device import autocast_type, resolve_precision
 
         kind = autocast_type(resolve_precision(self.precision, device))
         return {"autocast": kind, "compiled": self.compiled, "given": self.given}

@@ -27,9 +27,11 @@ from drn_cli.data.classes import IGNORED
 from drn_cli.data.decoding import check_labels, decode
 from drn_cli.data.folders import Sample
 from drn_cli.data.images import Pixels, read_header
-from drn_cli.data.memory_folder import claim, memory_folder, room
+from drn_cli.data.memory_folder import claim, memory_folder
+from drn_cli.device import free_bytes
 from drn_cli.errors import DrnError, explained
 from drn_cli.files import atomic
+from drn_cli.formatting import size
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +211,7 @@ def need(cache: DecodedCache, samples: Sequence[Sample]) -> Need:
     """Find out what a cache lacks, from the heads of the pictures, without decoding any."""
     missing = [sample for sample in samples if not cache.holds(sample)]
     taken = sum(4 * _pixels(sample.image) + HEAD.size for sample in missing)
-    return Need(missing, taken, room(cache.folder))
+    return Need(missing, taken, free_bytes(cache.folder))
 
 
 def _pixels(path: Path) -> int:
@@ -278,13 +280,3 @@ def open_cache(kind: Kind, root: Path, folder: Path, samples: Sequence[Sample]) 
             None, f"{wants}, where {size(lacking.free)} are free; {WITHOUT}", refused=True
         )
     return Opened(cache, f"{wants}, and are kept there as they are first read")
-
-
-def size(count: int) -> str:
-    """Write bytes for people: 8.4 MB, 24.9 GB."""
-    amount = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"

@@ -16,11 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from drn_cli.device import SHARED_MEMORY
 from drn_cli.errors import DrnError
 from drn_cli.files import open_lock
 
-SHARED_MEMORY = Path("/dev/shm")
-CGROUP = Path("/sys/fs/cgroup")
 LOCK = ".lock"
 MOST_LINKS = 40  # on the way to a folder, as in Linux
 
@@ -133,30 +132,3 @@ def _remove_if_unused(folder: Path) -> None:
         with open_lock(folder / LOCK) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def room(folder: Path) -> int:
-    """Give the bytes that can still be written below a folder, existing or not.
-
-    What is written to shared memory takes memory: there, a machine's or container's free memory
-    counts as well.
-    """
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if place.is_relative_to(SHARED_MEMORY):
-        free = min(free, free_memory())
-    return free
-
-
-def free_memory() -> int:
-    """Give the bytes that a machine, or the container that this runs in, has left."""
-    limits = []
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            limits.append(int(line.split()[1]) * 1024)
-    with suppress(OSError, ValueError):  # no control group, or one without a limit
-        most = int((CGROUP / "memory.max").read_text())
-        limits.append(most - int((CGROUP / "memory.current").read_text()))
-    return max(0, min(limits))

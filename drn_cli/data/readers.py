@@ -15,9 +15,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from drn_cli.data.cache import size
-from drn_cli.data.memory_folder import SHARED_MEMORY
+from drn_cli.device import SHARED_MEMORY
 from drn_cli.errors import DrnError, FaultError, limit_reached
+from drn_cli.formatting import size
 
 OWN_FILES = 48  # of a process without readers, and some to spare
 USUAL_FILES = 4096  # that are allowed where they can be: batches that are kept take more

@@ -4,25 +4,29 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from drn_cli.distributed.cluster import slurm_tasks
-from drn_cli.distributed.meeting import did_not_meet, host_and_port, meeting_of
 from drn_cli.errors import DrnError
 from drn_cli.files import write_text
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
 
     from drn_cli.distributed.agent import Agent
 
 EXIT_CODE_FILE = "DRN_EXIT_CODE_FILE"
 TORCHRUN = "torch.distributed.elastic"
+PORT = 29500  # torchrun's default
+JOB = "drn"  # its id, where --rdzv-id gives none
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +121,84 @@ class LaunchOptions:
         return self.processes > 1 or self.max_restarts > 0
 
 
+def host_and_port(endpoint: str) -> tuple[str, int]:
+    """Split HOST or HOST:PORT; an IPv6 address stands in brackets.
+
+    Raises:
+        DrnError: It is neither.
+    """
+    found = re.fullmatch(r"(\[[^\]]+\]|[^:\s]+)(?::(\d{1,5}))?", endpoint)
+    if found is None:
+        raise DrnError(f"--rdzv-endpoint {endpoint}: not of the form HOST:PORT")
+    return found[1], int(found[2] or PORT)
+
+
+def rendezvous_config(options: LaunchOptions) -> "RendezvousParameters":
+    """Return torchrun's parameters for the rendezvous of all processes.
+
+    Raises:
+        DrnError: The endpoint is not of the form HOST[:PORT], or there is no such host.
+    """
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+
+    least, most = options.machines
+    if most == 1 and options.master_port is None:
+        # A free port, bound as it is chosen: two runs on one node never collide.
+        return RendezvousParameters("c10d", "localhost:0", str(uuid.uuid4()), 1, 1)
+    if most == 1:
+        endpoint = f"127.0.0.1:{options.master_port}"
+        return RendezvousParameters("static", endpoint, str(uuid.uuid4()), 1, 1, rank=0)
+    host, port = host_and_port(options.rdzv_endpoint or "")
+    address = local_address_for(host, port)
+    endpoint, job = f"{host}:{port}", options.rdzv_id or JOB
+    if options.node_rank is not None:
+        return RendezvousParameters("static", endpoint, job, least, most, rank=options.node_rank)
+    return RendezvousParameters("c10d", endpoint, job, least, most, local_addr=address)
+
+
+def local_address_for(host: str, port: int) -> str:
+    """Return the address at which a host, and all nodes that reach it, reach this node.
+
+    torch would use this node's own name, which other nodes often cannot resolve, or resolve to
+    themselves: `localhost`. Nothing is sent.
+
+    Raises:
+        DrnError: The host name cannot be resolved, or the host cannot be reached from here.
+    """
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_DGRAM)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)
+            local, remote = probe.getsockname()[0], probe.getpeername()[0]
+    except OSError as error:
+        raise DrnError(
+            f"--rdzv-endpoint {host}:{port}: {error.strerror or error}",
+            "it has to be the name or address of one of the machines",
+        ) from error
+    # The rendezvous host itself keeps the name that all nodes were given.
+    return host if local == remote else str(local)
+
+
+def rendezvous_error(options: LaunchOptions, error: Exception) -> DrnError:
+    """Return the error for a rendezvous that failed, at the start or after a restart."""
+    from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousTimeoutError
+
+    endpoint = options.rdzv_endpoint or f"127.0.0.1:{options.master_port or 0}"
+    if isinstance(error, RendezvousClosedError):
+        return DrnError(
+            f"{endpoint}: the job {options.rdzv_id or JOB!r} has ended on another machine",
+            "a new one needs another --rdzv-id",
+        )
+    text = next(iter(str(error).splitlines()), type(error).__name__)
+    if "EADDRINUSE" in text:
+        return DrnError(f"{endpoint}: the port is in use", "choose another")
+    if isinstance(error, RendezvousTimeoutError):
+        text = f"fewer machines came than --nnodes {options.nnodes} says"
+    hint = "is the same said on all machines, and can they reach it?" if options.nnodes else None
+    return DrnError(f"{endpoint}: the processes did not meet: {text}", hint)
+
+
 def resolve_gpus(gpus: int | Literal["auto"]) -> int:
     """Give the number of processes: with "auto" one for each GPU there is, and at least one."""
     if gpus != "auto":
@@ -198,14 +280,14 @@ def launch(arguments: Sequence[str], options: LaunchOptions) -> int:
         os.environ[EXIT_CODE_FILE] = str(code_file)
         words = ("-P", "-u", "-m", "drn_cli", *arguments)  # nothing from the current folder
         try:
-            meeting = get_rendezvous_handler(meeting_of(options))
-            spec = spec_of(sys.executable, words, processes, meeting, options.max_restarts)
+            rendezvous = get_rendezvous_handler(rendezvous_config(options))
+            spec = spec_of(sys.executable, words, processes, rendezvous, options.max_restarts)
             agent = Agent(spec, DefaultLogsSpecs(log_dir=folder), code_file, stop_signals())
             failures = agent.work()
         except SignalException as received:
             return 128 + received.sigval
         except (RendezvousError, DistError) as error:
-            raise did_not_meet(options, error) from error
+            raise rendezvous_error(options, error) from error
         if failures:
             return _exit_code(failures, agent)
         return int(code_file.read_text()) if code_file.is_file() else 0

@@ -215,7 +215,7 @@ def check_gpus() -> str | Iterator[DoctorResult]:
     """Run a convolution on each GPU, in the precision that drn would choose."""
     import torch
 
-    from drn_cli.training.precision import autocast, resolve_precision
+    from drn_cli.device import autocast, resolve_precision
 
     if not torch.cuda.is_available():
         precision = resolve_precision("auto", torch.device("cpu"))
@@ -284,7 +284,7 @@ def _all_reduce(backend: Literal["gloo", "nccl"], timeout: float, remedy: str) -
 
 
 def check_cores() -> str:
-    from drn_cli.doctor.control_group import core_limit
+    from drn_cli.device import core_limit
 
     cores, ours, limit = os.cpu_count() or 1, len(os.sched_getaffinity(0)), core_limit()
     found = str(ours) if ours == cores else f"{ours} of {cores}, by taskset or a batch system"
@@ -301,8 +301,7 @@ def check_cores() -> str:
 def check_memory() -> str:
     import psutil
 
-    from drn_cli.data.memory_folder import free_memory
-    from drn_cli.doctor.control_group import memory_limit
+    from drn_cli.device import free_memory, memory_limit
 
     free, total = free_memory(), psutil.virtual_memory().total
     found = f"{_gb(free)} of {_gb(min(total, memory_limit() or total))} free"
@@ -312,13 +311,13 @@ def check_memory() -> str:
 
 def check_shared_memory() -> str:
     """Check /dev/shm, which holds the batches of data loader workers and data.cache=memory."""
-    from drn_cli.data.memory_folder import SHARED_MEMORY, room
+    from drn_cli.device import SHARED_MEMORY, free_bytes
 
     if not SHARED_MEMORY.is_dir():
         raise DrnError("no such directory", f"mount -t tmpfs tmpfs {SHARED_MEMORY}")
     remedy = "make it larger (docker run --shm-size=8g), or use data.workers=0"
     _check_writable(SHARED_MEMORY, remedy)
-    free, total = room(SHARED_MEMORY), shutil.disk_usage(SHARED_MEMORY).total
+    free, total = free_bytes(SHARED_MEMORY), shutil.disk_usage(SHARED_MEMORY).total
     return _enough(free, SHARED, f"{_gb(free)} of {_gb(total)} free", remedy)
 
 

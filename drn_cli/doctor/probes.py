@@ -22,8 +22,8 @@ from typing import Any, Literal
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from drn_cli import __version__
 from drn_cli.interrupts import interrupts_later
+from drn_cli.version import __version__
 
 POLL = 0.02  # seconds
 # Enough for a busy machine. What still is not finished then is slow, which is no failure.

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from drn_cli import __version__
 from drn_cli.evaluation.confusion import Scores
 from drn_cli.evaluation.folder_pairs import FolderPairs
 from drn_cli.evaluation.label_maps import Ids, Size
@@ -14,6 +13,7 @@ from drn_cli.files import sha256
 from drn_cli.inference.normalization import Normalization
 from drn_cli.networks.catalog import Architecture
 from drn_cli.recipe.schema import Eval
+from drn_cli.version import __version__
 
 IDS = {
     "label-ids": "Cityscapes label ids, mapped to the 19 train ids",

@@ -19,7 +19,7 @@ import numpy as np
 from drn_cli.data.audit.labels import LABEL_ID
 from drn_cli.data.classes import IGNORED, cityscapes_train_ids
 from drn_cli.data.images import Pixels, index_png, read_header, read_label
-from drn_cli.data.prepare.common import Progress
+from drn_cli.data.parallel import Progress
 from drn_cli.errors import DrnError, FaultError
 from drn_cli.files import atomic
 from drn_cli.integrity import ZIP_ERRORS, fault_of, open_regular

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from drn_cli import __version__
 from drn_cli.data.classes import ClassSet, generic, imagenet
 from drn_cli.data.folders import Statistics
 from drn_cli.export.form import WEIGHTS_ALONE, Form
@@ -19,6 +18,7 @@ from drn_cli.inference.runtimes import UINT8
 from drn_cli.inference.source import Source
 from drn_cli.networks.published import is_start, published_as
 from drn_cli.runs import Run
+from drn_cli.version import __version__
 
 # What is taken over from a run's environment.json.
 TRAINING = (

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 
-from drn_cli.data.memory_folder import free_memory
+from drn_cli.device import free_memory
 from drn_cli.networks.catalog import Architecture
 from drn_cli.networks.live_bytes import LiveBytes
 from drn_cli.networks.models import OUTPUT_STRIDE, build

@@ -12,10 +12,10 @@ from drn_cli.data.batches import normalise
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.folders import Statistics
 from drn_cli.data.images import Pixels
+from drn_cli.device import is_out_of_memory
 from drn_cli.errors import DrnError
 from drn_cli.inference.memory import Tiles
 from drn_cli.inference.normalization import Normalization
-from drn_cli.inference.out_of_memory import is_out_of_memory
 from drn_cli.inference.score_maps import (
     ScoreMap,
     check_classes,

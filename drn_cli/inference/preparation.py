@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from drn_cli.inference.out_of_memory import is_out_of_memory
+from drn_cli.device import is_out_of_memory
 from drn_cli.inference.winograd import WinogradConvolution, fits
 from drn_cli.networks.models import DRN, build
 

@@ -18,12 +18,12 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from drn_cli import __version__
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic, open_lock, open_part, sha256, user_path, write_text
 from drn_cli.integrity import ZIP_ERRORS, check_sizes, digest_file, recorded_digest
 from drn_cli.networks.checkpoints import archived_weights
 from drn_cli.networks.published import WeightFile
+from drn_cli.version import __version__
 
 logger = logging.getLogger(__name__)
 

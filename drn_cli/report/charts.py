@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from drn_cli.files import atomic
+from drn_cli.formatting import four_digits
 from drn_cli.report.run_history import RunSummary, number
-from drn_cli.report.words import short
 
 POINTS = 300  # of a curve; longer ones are drawn as means
 PEAK = 10  # a curve is cut off above the rest if it reaches this multiple of its 95th percentile
@@ -117,7 +117,7 @@ def page_charts(runs: Mapping[str, RunSummary]) -> list[dict[str, Any]]:
                     curve.name,
                     _color(curve),
                     [
-                        [round(x, 1), round(PAGE[1] - y, 1), short(epoch), short(value)]
+                        [round(x, 1), round(PAGE[1] - y, 1), four_digits(epoch), four_digits(value)]
                         for (x, y), epoch, value in zip(
                             axes.transData.transform(list(zip(*curve[1:3], strict=True))),
                             *curve[1:3],
@@ -127,7 +127,7 @@ def page_charts(runs: Mapping[str, RunSummary]) -> list[dict[str, Any]]:
                 ]
                 for curve in panel.curves
             ]
-        note = f"Peaks up to {short(peak)}{panel.unit} are cut off." if peak else ""
+        note = f"Peaks up to {four_digits(peak)}{panel.unit} are cut off." if peak else ""
         made.append(
             {
                 "name": panel.name,
@@ -241,8 +241,8 @@ def _draw(panel: Panel, axes: Axes) -> float | None:
     last = max(epoch for curve in panel.curves for epoch in curve.epochs)
     axes.set_xlim(0, last * 1.02 or 1)
     axes.set_ylim(min(0.0, *every), 1.05 * (1.5 * usual if peak else top) or 1)
-    axes.yaxis.set_major_formatter(lambda value, _: short(value))
-    axes.xaxis.set_major_formatter(lambda value, _: short(value))
+    axes.yaxis.set_major_formatter(lambda value, _: four_digits(value))
+    axes.xaxis.set_major_formatter(lambda value, _: four_digits(value))
     axes.locator_params(axis="y", nbins=5)
     axes.grid(axis="y")
     axes.set_xlabel("epoch")
@@ -310,6 +310,6 @@ def _inline(figure: Figure, panel: Panel) -> Markup:
 def _in_words(curve: Curve) -> str:
     """Describe a curve for readers who cannot see it."""
     first, last, low, high = map(
-        short, (curve.values[0], curve.values[-1], min(curve.values), max(curve.values))
+        four_digits, (curve.values[0], curve.values[-1], min(curve.values), max(curve.values))
     )
     return f"{curve.name} from {first} to {last}, between {low} and {high}"

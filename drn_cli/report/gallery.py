@@ -24,13 +24,13 @@ from drn_cli.errors import DrnError
 from drn_cli.evaluation.class_index import class_index, renumbered
 from drn_cli.evaluation.confusion import PictureScores, confusion
 from drn_cli.evaluation.localization import LocalizationScores, Located, PictureBoxes, is_right
+from drn_cli.formatting import percent
 from drn_cli.inference.activation import Kind, See, activate
 from drn_cli.inference.classifier import Classifier, best_first
 from drn_cli.inference.heat_maps import heat_overlay
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.recipe.schema import Recipe
-from drn_cli.report.words import percent
 from drn_cli.runs import Run
 
 LONGEST, CROP = 560, 224  # longest side of an image and of a training crop on the page, in pixels

@@ -11,7 +11,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from drn_cli import __version__
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.images import read_image
 from drn_cli.errors import DrnError
@@ -19,6 +18,7 @@ from drn_cli.evaluation.classification import TopScores, worst_ranked
 from drn_cli.evaluation.confusion import Scores, worst_first
 from drn_cli.evaluation.localization import LocalizationScores, Located, worst_located
 from drn_cli.files import write_text
+from drn_cli.formatting import percent
 from drn_cli.inference.activation import Kind, See
 from drn_cli.inference.classifier import Classifier
 from drn_cli.report import sections
@@ -37,8 +37,8 @@ from drn_cli.report.gallery import (
     worst_and_best,
 )
 from drn_cli.report.run_history import Record, RunSummary, read_scores, run_summary
-from drn_cli.report.words import percent
 from drn_cli.runs import Run
+from drn_cli.version import __version__
 
 IMAGES = 8
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drn_cli.evaluation.localization import LocalizationScores
+from drn_cli.formatting import duration, four_digits, percent, size
 from drn_cli.report.run_history import (
     Record,
     RunSummary,
@@ -18,7 +19,6 @@ from drn_cli.report.run_history import (
     recipe_differences,
     values,
 )
-from drn_cli.report.words import duration, percent, short, size
 
 Facts = list[tuple[str, str]]
 Colors = Mapping[str, tuple[int, int, int]]
@@ -84,10 +84,10 @@ def run_facts(run: RunSummary, scores: Record | None) -> Facts:
     if scores is None:
         facts.append((run.score_name, "not validated yet"))
     elif (epoch := number(scores, "epoch")) is not None:
-        facts.append(("Best at epoch", short(epoch)))
-    facts.append(("Epochs", f"{short(history.epoch)} of {short(run.epochs)}"))
+        facts.append(("Best at epoch", four_digits(epoch)))
+    facts.append(("Epochs", f"{four_digits(history.epoch)} of {four_digits(run.epochs)}"))
     if history.loss is not None:
-        facts.append(("Last training loss", short(history.loss)))
+        facts.append(("Last training loss", four_digits(history.loss)))
     if history.seconds is not None:
         facts.append(("Wall time", duration(history.seconds)))
     return facts
@@ -101,8 +101,8 @@ def validation_table(run: RunSummary) -> dict[str, Any]:
     rows = []
     for record in records:
         epoch, loss = number(record, "epoch"), number(record, "loss")
-        cells = ["" if epoch is None else short(epoch)]
-        cells += ["" if loss is None else short(loss)] if losses else []
+        cells = ["" if epoch is None else four_digits(epoch)]
+        cells += ["" if loss is None else four_digits(loss)] if losses else []
         scores = (number(record, key) for key, _ in columns)
         rows.append(cells + ["" if score is None else percent(score, 2) for score in scores])
     head = ["epoch", *(["loss"] if losses else []), *(name for _, name in columns)]
@@ -113,7 +113,7 @@ def throughput(run: RunSummary) -> Facts:
     """Return how fast the run was; medians, because a line may cover a validation or a pause."""
     history, facts = run.history, []
     if speeds := values(history.train, "images_per_second"):
-        facts.append(("Images per second, median", short(statistics.median(speeds))))
+        facts.append(("Images per second, median", four_digits(statistics.median(speeds))))
     if waiting := values(history.train, "waiting"):
         facts.append(("Time waiting for data, median", percent(statistics.median(waiting))))
     if any(memory := values(history.train, "memory")):
@@ -395,10 +395,10 @@ def comparison(runs: Mapping[str, RunSummary], scores: Mapping[str, Record]) -> 
                 name,
                 run.label,
                 STATES[run.state],
-                f"{short(run.history.epoch)} of {short(run.epochs)}",
+                f"{four_digits(run.history.epoch)} of {four_digits(run.epochs)}",
                 "" if run.score is None else percent(run.score, 2),
-                short(number(run.best, "epoch") or 0) if run.best else "",
-                "" if run.history.loss is None else short(run.history.loss),
+                four_digits(number(run.best, "epoch") or 0) if run.best else "",
+                "" if run.history.loss is None else four_digits(run.history.loss),
                 dict(throughput(run)).get("Images per second, median", ""),
                 "" if run.history.seconds is None else duration(run.history.seconds),
             ]

@@ -9,13 +9,13 @@ from torch._subclasses import FakeTensorMode
 
 from drn_cli.data.batches import normalise
 from drn_cli.data.folders import IMAGENET
+from drn_cli.device import Precision, autocast_type
 from drn_cli.networks.catalog import Architecture, Task
 from drn_cli.networks.live_bytes import LiveBytes
 from drn_cli.networks.models import DRN, build
 from drn_cli.networks.recomputation import recompute_activations
 from drn_cli.recipe import schema
 from drn_cli.training.loss import make_loss
-from drn_cli.training.precision import Precision, autocast_type
 
 
 @lru_cache

@@ -15,18 +15,17 @@ import torch
 
 from drn_cli.data.batches import Batch, on_device
 from drn_cli.data.readers import reading_failures
+from drn_cli.device import is_out_of_memory
 from drn_cli.distributed.heartbeat import CHECKPOINT, COMPILATION, READING, START, TRAINING
 from drn_cli.errors import DrnError, few_of
 from drn_cli.files import write_json, write_text
-from drn_cli.inference.out_of_memory import is_out_of_memory
 from drn_cli.inference.score_maps import NonFiniteScoresError
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.recipe.loading import resolved_yaml
 from drn_cli.training.checkpoint import Found, Progress, load_checkpoint
 from drn_cli.training.display import Display, Pace
 from drn_cli.training.metrics import END, MetricsLog
-from drn_cli.training.provenance import environment, note_resumption
-from drn_cli.training.resuming import Beginning, tell_what_changes
+from drn_cli.training.resuming import Beginning, record_resume, tell_what_changes
 from drn_cli.training.sanity import check
 from drn_cli.training.saving import Saver, clear_leftovers
 from drn_cli.training.schedule import learning_rate
@@ -132,12 +131,12 @@ class _Loop:
         if anew or changes:
             write_text(self.run.recipe, resolved_yaml(self.training.recipe))
         if anew:
-            write_json(self.run.environment, environment(self.training))
+            write_json(self.run.environment, self.training.environment())
         else:
             progress = self.progress
             self.metrics.keep_until(progress.steps, validated=progress.step_in_epoch == 0)
             steps, verified = progress.steps, self.verified
-            note_resumption(self.run, self.training, steps, changes, verified=verified)
+            record_resume(self.run, self.training, steps, changes, verified=verified)
 
     def run_to_the_end(self) -> signal.Signals | None:
         """Train; give the signal that ended it, or None at the end."""

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from drn_cli.device import Precision
 from drn_cli.errors import DrnError
 from drn_cli.recipe.schema import Recipe
 from drn_cli.training.fake_pass import model_bytes, pass_bytes
-from drn_cli.training.precision import Precision
 
 GIB = 2**30
 

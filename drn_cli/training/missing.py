@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import torch
 
-from drn_cli.data.cache import size
 from drn_cli.errors import DrnError
 from drn_cli.files import user_path
+from drn_cli.formatting import size
 from drn_cli.networks.catalog import KEYWORDS
 from drn_cli.networks.download import matches, weights_folder
 from drn_cli.networks.published import published

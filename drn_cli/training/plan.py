@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import torch
 
-from drn_cli.data.cache import size
+from drn_cli.device import Precision, resolve_compile, resolve_precision
+from drn_cli.formatting import size
 from drn_cli.recipe.schema import Recipe, Train
 from drn_cli.training.memory import GIB, MemoryEstimate, advice, estimate, pictures_a_pass
 from drn_cli.training.missing import (
@@ -16,7 +17,6 @@ from drn_cli.training.missing import (
     missing_room,
     missing_weights,
 )
-from drn_cli.training.precision import Precision, resolve_compile, resolve_precision
 from drn_cli.training.schedule import learning_rate
 
 FEW = 4  # changes of the rate that are told
@@ -224,7 +224,12 @@ def make_plan(
         precision=precision,
         compiled=None
         if steps is None
-        else resolve_compile(train, torch_device, train.epochs * steps),
+        else resolve_compile(
+            train.compile,
+            torch_device,
+            train.epochs * steps,
+            checkpointing=train.checkpoint_activations,
+        ),
         recipe=recipe,
         crops=pictures_a_pass(recipe, processes),
         train_pictures=None if material is None else len(material.train),

@@ -3,21 +3,22 @@
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from drn_cli import environment
 from drn_cli.distributed.launch import started_by_launch
 from drn_cli.errors import DrnError
-from drn_cli.files import parse_json, read_json
+from drn_cli.files import parse_json, read_json, write_json
 from drn_cli.recipe.differences import differences
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.recipe.schema import Recipe
 from drn_cli.runs import RUNS, Run, new_run
 from drn_cli.training.checkpoint import Found
 from drn_cli.training.metrics import END
-from drn_cli.training.provenance import fingerprints
 from drn_cli.training.setup import Training
 from drn_cli.training.tasks import Material
 
@@ -164,7 +165,7 @@ def check_data(beginning: Beginning, material: Material) -> Beginning:
     if beginning.start is None or not run.environment.is_file():
         return beginning
     before = read_json(run.environment).get("data", {})
-    now = fingerprints(beginning.recipe, material)
+    now = material.fingerprints()
     changes: Changes = {
         f"data: {name}": (_short(before.get(name)), _short(now.get(name)))
         for name in sorted(before.keys() | now.keys())
@@ -192,6 +193,33 @@ def tell_what_changes(found: Found, training: Training) -> None:
             f"instead of {together // found.processes}"
         )
     log.info("%s", text)
+
+
+def record_resume(
+    run: Run, training: Training, step: int, changes: Changes, *, verified: bool
+) -> None:
+    """Add to environment.json that a run is resumed, where, with which changes.
+
+    Args:
+        run: Its folder.
+        training: The run as it is now.
+        step: Optimizer steps taken so far.
+        changes: Old and new value of changed settings, by key.
+        verified: Whether the checkpoint had a checksum.
+    """
+    record = read_json(run.environment) if run.environment.is_file() else training.environment()
+    record["data"] = training.material.fingerprints()
+    record.setdefault("resumed", []).append(
+        {
+            "at": environment.now(),
+            "step": step,
+            "processes": training.group.world,
+            "verified": verified,
+            "command": sys.argv,
+            "changes": changes,
+        }
+    )
+    write_json(run.environment, record)
 
 
 def _processes(count: int) -> str:

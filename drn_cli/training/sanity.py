@@ -4,9 +4,9 @@ import shutil
 from contextlib import suppress
 
 from drn_cli.data.audit.quick import evenly
-from drn_cli.data.cache import size
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.confusion import NothingToScoreError
+from drn_cli.formatting import size
 from drn_cli.runs import Run
 from drn_cli.training.setup import Training
 from drn_cli.training.validation import validate

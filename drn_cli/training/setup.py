@@ -5,6 +5,7 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from drn_cli.data.batches import TrainingBatches
 from drn_cli.data.order import Order
+from drn_cli.device import Precision, resolve_compile, resolve_precision, set_matmul_precision
 from drn_cli.distributed.batchnorm import synchronise
 from drn_cli.distributed.group import Group
+from drn_cli.environment import run_environment
 from drn_cli.errors import DrnError
 from drn_cli.inference.memory import Tiles
 from drn_cli.inference.reading import networks_at_once
@@ -26,7 +29,6 @@ from drn_cli.recipe.schema import Recipe
 from drn_cli.training.ema import AveragedWeights
 from drn_cli.training.loss import Loss, make_loss
 from drn_cli.training.optimiser import make_optimiser
-from drn_cli.training.precision import Precision, resolve_compile, resolve_precision, tune_gpu
 from drn_cli.training.tasks import Material, Task, task_of
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,22 @@ class Training:
         """The network that is validated and kept as the best."""
         return self.model if self.averaged is None else self.averaged.model
 
+    def environment(self) -> dict[str, Any]:
+        """Describe what the run was made of and runs on, ready for environment.json."""
+        start = self.start
+        return run_environment(self.group.device) | {
+            "processes": self.group.world,
+            "precision": self.precision,
+            "compiled": self.compiled,
+            "seed": self.recipe.train.seed,
+            "data": self.material.fingerprints(),
+            "weights": start and {"file": str(start.path), "verified": start.verified},
+            "train_pictures": len(self.material.train),
+            "val_pictures": len(self.material.val),
+            "parameters": sum(weight.numel() for weight in self.model.parameters()),
+            "resumed": [],
+        }
+
     def metadata(self) -> dict[str, str]:
         """Describe the network, for whoever finds its weights."""
         material = self.material
@@ -114,9 +132,14 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
     train, task = recipe.train, task_of(recipe)
     order = Order(len(material.train), train.batch_size, train.seed, train.accumulate)
     precision = resolve_precision(train.precision, group.device)
-    compiled = resolve_compile(train, group.device, train.epochs * order.steps)
+    compiled = resolve_compile(
+        train.compile,
+        group.device,
+        train.epochs * order.steps,
+        checkpointing=train.checkpoint_activations,
+    )
     if group.device.type == "cuda":
-        tune_gpu(train)
+        set_matmul_precision(tf32=train.tf32)
     if group.first:
         _warn(recipe, group, precision)
     _seed(train.seed)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from drn_cli.data.batches import Batch, normalise
-from drn_cli.training.precision import autocast
+from drn_cli.device import autocast
 from drn_cli.training.setup import Training
 
 

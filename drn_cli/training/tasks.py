@@ -1,10 +1,11 @@
 """What differs between training a segmenter and a classifier; everything else is one engine."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch.utils.data import Dataset
 
@@ -22,20 +23,21 @@ from drn_cli.data.classification import ClassificationSet
 from drn_cli.data.file_search import LeftOut
 from drn_cli.data.folders import ListFolder, Statistics
 from drn_cli.data.resized_crop import ResizedCrop
+from drn_cli.device import Precision, autocast_type
+from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError, few_of
 from drn_cli.evaluation import classification, segmentation
 from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.memory import Tiles
 from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.inference.preparation import prepared
+from drn_cli.networks.models import DRN
 from drn_cli.recipe.schema import Recipe
-from drn_cli.training.precision import autocast_type
-
-if TYPE_CHECKING:
-    from drn_cli.training.setup import Training
 
 log = logging.getLogger(__name__)
 
 NAMED = 5  # classes without images in a message
+LISTS = ("train_images.txt", "train_labels.txt", "val_images.txt", "val_labels.txt", "info.json")
 LOOKED_AT = 32  # pictures of class folders that are read before training
 
 
@@ -64,6 +66,25 @@ class Material:
     lists: Path | None = None
     class_pixels: tuple[int, ...] | None = None
 
+    def fingerprints(self) -> dict[str, str]:
+        """Return SHA-256 digests of what decides which files are trained on, and in which order.
+
+        For a list folder these are its lists and info.json, for class folders the image names.
+        """
+        if self.lists is not None:
+            files = [self.lists / name for name in LISTS]
+            return {
+                file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+                for file in files
+                if file.is_file()
+            }
+        return {
+            split: hashlib.sha256(
+                b"".join(f"{sample.image.relative_to(self.root)}\n".encode() for sample in samples)
+            ).hexdigest()
+            for split, samples in (("train", self.train), ("val", self.val))
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Validation:
@@ -76,6 +97,20 @@ class Validation:
 
     value: float
     scores: dict[str, Any]
+
+
+class Evaluable(Protocol):
+    """What a validation needs of a run: the part of `training.setup.Training` that tasks use."""
+
+    recipe: Recipe
+    group: Group
+    material: Material
+    precision: Precision
+    tiles: Tiles
+
+    @property
+    def judged(self) -> DRN:
+        """The network that is validated."""
 
 
 class Task(Protocol):
@@ -103,7 +138,7 @@ class Task(Protocol):
 
     def validate(
         self,
-        training: "Training",
+        training: Evaluable,
         samples: Sequence[Any],
         step: Callable[[], object],
         stop: Callable[[], bool],
@@ -169,7 +204,7 @@ class Segmentation:
 
     def validate(
         self,
-        training: "Training",
+        training: Evaluable,
         samples: Sequence[Any],
         step: Callable[[], object],
         stop: Callable[[], bool],
@@ -190,7 +225,7 @@ def reported(findings: Sequence[Finding]) -> list[str]:
     return [str(finding) for finding in findings]
 
 
-def predictor_of(training: "Training") -> PixelPredictor:
+def predictor_of(training: Evaluable) -> PixelPredictor:
     """Make the segmenter ready, as `drn eval` does, for what it is to be shown now."""
     device, kind = training.group.device, autocast_type(training.precision)
     return PixelPredictor(
@@ -250,7 +285,7 @@ class Classification:
 
     def validate(
         self,
-        training: "Training",
+        training: Evaluable,
         samples: Sequence[Any],
         step: Callable[[], object],
         stop: Callable[[], bool],
@@ -261,7 +296,7 @@ class Classification:
         return None if scores is None else Validation(scores.top1, scores.to_json())
 
 
-def classifier_of(training: "Training") -> Classifier:
+def classifier_of(training: Evaluable) -> Classifier:
     """Make the classifier ready, as `drn eval` does, for what it is to be shown now."""
     device, kind = training.group.device, autocast_type(training.precision)
     model = prepared(training.judged, device, exact=kind is None)

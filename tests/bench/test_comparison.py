@@ -9,16 +9,16 @@ import torch
 
 from drn_cli.bench.cases import Case, Size
 from drn_cli.bench.comparison import compare, read_earlier, to_json
-from drn_cli.bench.machine import Machine, this_machine
 from drn_cli.bench.measuring import Row
 from drn_cli.bench.subject import Subject, resolve
 from drn_cli.bench.timing import Times
+from drn_cli.environment import MachineInfo, machine_info
 from drn_cli.errors import DrnError
 
 CASE = Case(
     what="forward", runtime="pytorch", precision="fp32", compiled=False, batch=1, size=Size(64, 32)
 )
-MACHINE = this_machine(torch.device("cpu"))
+MACHINE = machine_info(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def row(seconds: float | None, **changes: object) -> Row:
     return Row(case=replace(CASE, **changes), flops=1, activation_bytes=1, times=times)
 
 
-def document(subject: Subject, *rows: Row, machine: Machine = MACHINE) -> dict:
+def document(subject: Subject, *rows: Row, machine: MachineInfo = MACHINE) -> dict:
     return json.loads(json.dumps(to_json(subject, machine, rows)))
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from drn_cli.data import cache as cache_module
-from drn_cli.data.cache import DecodedCache, need, open_cache, size, store
+from drn_cli.data.cache import DecodedCache, need, open_cache, store
 from drn_cli.data.decoding import decode
 from drn_cli.data.folders import ListFolder, Sample
 from drn_cli.errors import DrnError
@@ -296,7 +296,7 @@ def test_opened_cache_says_what_it_takes(
 def test_too_small_a_disk_is_told_and_done_without(
     own_data_folder: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "room", lambda folder: 100_000)
+    monkeypatch.setattr(cache_module, "free_bytes", lambda folder: 100_000)
     opened = open_cache("disk", own_data_folder, own_data_folder / "decoded", samples)
     assert opened.refused
     assert opened.cache is None
@@ -311,17 +311,3 @@ def test_place_that_cannot_be_written_is_told_and_done_without(
     opened = open_cache("disk", own_data_folder, own_data_folder / "decoded", samples)
     assert (opened.cache, opened.refused) == (None, True)
     assert str(own_data_folder / "decoded") in opened.message
-
-
-@pytest.mark.parametrize(
-    ("count", "words"),
-    [
-        (999, "999 bytes"),
-        (1000, "1.0 kB"),
-        (8_388_608, "8.4 MB"),
-        (25e9, "25.0 GB"),
-        (3e12, "3.0 TB"),
-    ],
-)
-def test_sizes_in_words(count: float, words: str) -> None:
-    assert size(int(count)) == words

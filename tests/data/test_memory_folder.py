@@ -10,7 +10,7 @@ import pytest
 
 from drn_cli.data import memory_folder as module
 from drn_cli.data.cache import open_cache
-from drn_cli.data.memory_folder import claim, memory_folder, room
+from drn_cli.data.memory_folder import claim, memory_folder
 from drn_cli.errors import DrnError
 
 HOLDER = """
@@ -187,21 +187,3 @@ def test_what_another_user_put_among_the_leftovers_stays(shared: Path) -> None:
 def test_no_such_place_is_an_error(place: Path) -> None:
     with pytest.raises(OSError, match="none"):
         memory_folder("data", place / "none" / "here")
-
-
-def test_room_on_a_disk_is_its_free_space(place: Path) -> None:
-    status = os.statvfs(place)
-    assert room(place / "not" / "yet") == pytest.approx(status.f_bavail * status.f_frsize, rel=0.05)
-
-
-def test_room_in_memory_is_bounded_by_what_is_free(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SHARED_MEMORY", place)
-    assert 0 < room(place) <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    monkeypatch.setattr(module, "CGROUP", place)
-    (place / "memory.max").write_text("5000\n")
-    (place / "memory.current").write_text("2000\n")
-    assert room(place) == 3000
-    (place / "memory.max").write_text("max\n")
-    assert room(place) > 3000

@@ -313,7 +313,7 @@ def test_cores(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(ours)))
-    monkeypatch.setattr("drn_cli.doctor.control_group.core_limit", lambda: limit)
+    monkeypatch.setattr("drn_cli.device.core_limit", lambda: limit)
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     result = result_of(checks.check_cores)
     assert result.status == status
@@ -321,20 +321,20 @@ def test_cores(
 
 
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drn_cli.data.memory_folder.free_memory", lambda: 3_000_000_000)
-    monkeypatch.setattr("drn_cli.doctor.control_group.memory_limit", lambda: 4_000_000_000)
+    monkeypatch.setattr("drn_cli.device.free_memory", lambda: 3_000_000_000)
+    monkeypatch.setattr("drn_cli.device.memory_limit", lambda: 4_000_000_000)
     assert result_of(checks.check_memory)[1:3] == ("ok", "3.0 GB of 4.0 GB free")
-    monkeypatch.setattr("drn_cli.data.memory_folder.free_memory", lambda: 500_000_000)
+    monkeypatch.setattr("drn_cli.device.free_memory", lambda: 500_000_000)
     assert result_of(checks.check_memory)[1:3] == ("warning", "0.5 GB of 4.0 GB free")
 
 
 def test_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = "drn_cli.data.memory_folder.SHARED_MEMORY"
+    place = "drn_cli.device.SHARED_MEMORY"
     for path, status in ((Path("/proc"), "failure"), (tmp_path / "none", "failure")):
         monkeypatch.setattr(place, path)
         assert result_of(checks.check_shared_memory).status == status
     monkeypatch.setattr(place, tmp_path)
-    monkeypatch.setattr("drn_cli.data.memory_folder.free_memory", lambda: 64_000_000)
+    monkeypatch.setattr("drn_cli.device.free_memory", lambda: 64_000_000)
     status, found, remedy = result_of(checks.check_shared_memory)[1:]
     assert status == "warning"
     assert found.startswith("0.1 GB of ")

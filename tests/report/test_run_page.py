@@ -211,9 +211,9 @@ def test_throughput_environment_and_reproduction(page: Page, data_folder: Path) 
     for text in (
         "Images per second, median 101",
         "Time waiting for data, median 2.0 %",
-        "GPU memory, peak 6.0 GiB",
+        "GPU memory, peak 6.4 GB",
         "One validation, median 2.5 s",
-        "GPU memory 140.4 GiB",
+        "GPU memory 150.8 GB",
         "Compiled yes",
         "Parameters 11,179,074",
         "Initial weights start.pth (checksum not verified)",

@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
 
-from drn_cli import __version__
 from drn_cli.errors import DrnError
 from drn_cli.files import hidden_beside, read_json, sha256, write_json
+from drn_cli.version import __version__
 
 if TYPE_CHECKING:
     from drn_cli.inference.normalization import Normalization

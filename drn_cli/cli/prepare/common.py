@@ -10,7 +10,8 @@ from drn_cli.cli import console
 
 if TYPE_CHECKING:
     from drn_cli.data.file_search import LeftOut
-    from drn_cli.data.prepare.common import Prepared, Progress
+    from drn_cli.data.parallel import Progress
+    from drn_cli.data.prepare.common import Prepared
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -18,7 +18,7 @@ from drn_cli.data.audit.report import (
 )
 from drn_cli.data.class_folders import ClassFolder
 from drn_cli.data.file_search import SUBFOLDER, LeftOut, list_files, list_folders
-from drn_cli.data.prepare.common import Moments, Progress
+from drn_cli.data.parallel import Progress, RunningStats
 
 SPLITS = ("train", "val")
 
@@ -56,7 +56,7 @@ def audit_class_folder(
         for paths in place.pictures.values()
         for path in paths
     ]
-    total = Moments.total([])
+    total = RunningStats.total([])
     # There may be millions: of each picture only this much is kept.
     occurrences: list[Occurrence] = []
     sizes: dict[str, set[Size | None]] = {split: set() for split in splits}
@@ -68,7 +68,7 @@ def audit_class_folder(
         else:
             occurrences.append(Occurrence(split, item.path, seen.digest))
         if seen.moments:
-            total = Moments.total([total, seen.moments])
+            total = RunningStats.total([total, seen.moments])
     findings += duplicates(occurrences)
     counts = {
         split: [len(place.pictures[name]) for name in folder.folders]

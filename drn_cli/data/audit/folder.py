@@ -10,7 +10,7 @@ from drn_cli.data.audit.lists import splits_with_lists
 from drn_cli.data.audit.report import Report
 from drn_cli.data.class_folders import ClassFolder, is_class_folder
 from drn_cli.data.folders import ListFolder
-from drn_cli.data.prepare.common import Progress
+from drn_cli.data.parallel import Progress
 from drn_cli.errors import DrnError
 from drn_cli.files import require_folder
 

@@ -21,7 +21,7 @@ from drn_cli.data.audit.reading import Item, Seen, read_all
 from drn_cli.data.audit.report import ClassPixels, Report, Split, extremes, in_order
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.folders import ListFolder
-from drn_cli.data.prepare.common import Moments, Progress
+from drn_cli.data.parallel import Progress, RunningStats
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Files:
 
     pictures: dict[Path, Seen] = field(default_factory=dict)
     labels: dict[Path, Seen] = field(default_factory=dict)
-    training: Moments = field(default_factory=lambda: Moments.total([]))
+    training: RunningStats = field(default_factory=lambda: RunningStats.total([]))
 
 
 def audit_list_folder(
@@ -110,7 +110,7 @@ def _read(lists: Mapping[str, Lists], progress: Progress | None) -> Files:
     files = Files()
     for item, seen in read_all(list(items), progress):
         if seen.moments:
-            files.training = Moments.total([files.training, seen.moments])
+            files.training = RunningStats.total([files.training, seen.moments])
         kept = files.labels if item.label else files.pictures
         kept[item.path] = replace(seen, moments=None)
     return files

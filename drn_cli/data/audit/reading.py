@@ -11,7 +11,7 @@ import numpy.typing as npt
 from drn_cli.data.audit.findings import Finding
 from drn_cli.data.audit.labels import colour_finding
 from drn_cli.data.images import read_header, read_image, read_label, read_label_values
-from drn_cli.data.prepare.common import Moments, Progress, in_parallel
+from drn_cli.data.parallel import Progress, RunningStats, in_parallel
 from drn_cli.errors import DrnError
 
 Size = tuple[int, int]  # width and height, upright
@@ -46,7 +46,7 @@ class Seen:
 
     size: Size | None = None
     digest: bytes = b""
-    moments: Moments | None = None
+    moments: RunningStats | None = None
     pixels: Mapping[int, int] | None = None
     fault: Finding | None = None
 
@@ -73,7 +73,7 @@ def _look_at_picture(item: Item) -> Seen:
     size = (image.shape[1], image.shape[0])
     digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
-    return Seen(size, digest.digest(), Moments.of(image) if item.sums else None)
+    return Seen(size, digest.digest(), RunningStats.of(image) if item.sums else None)
 
 
 def _look_at_label(path: Path) -> Seen:

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from zipfile import ZipFile, ZipInfo
 
-from drn_cli.data.prepare.common import Progress, in_parallel
+from drn_cli.data.parallel import Progress, in_parallel
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
 from drn_cli.integrity import ZIP_DAMAGE

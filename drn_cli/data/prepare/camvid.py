@@ -15,6 +15,7 @@ import numpy as np
 
 from drn_cli.data.classes import IGNORED, Colour, camvid, camvid_colours
 from drn_cli.data.images import Pixels, holds_values, read_image
+from drn_cli.data.parallel import Progress, in_parallel
 from drn_cli.data.prepare.camvid_layouts import Pair, find_layout
 from drn_cli.data.prepare.class_files import read_class_file
 from drn_cli.data.prepare.colours import (
@@ -26,11 +27,9 @@ from drn_cli.data.prepare.colours import (
 )
 from drn_cli.data.prepare.common import (
     Prepared,
-    Progress,
     check_occurring,
     claimed,
     fingerprint,
-    in_parallel,
     new_folder,
     up_to_date,
 )

@@ -21,16 +21,15 @@ from drn_cli.data.file_search import LeftOut
 from drn_cli.data.folders import CITYSCAPES
 from drn_cli.data.images import read_label, write_index
 from drn_cli.data.orientation import size_error
+from drn_cli.data.parallel import Progress, in_parallel
 from drn_cli.data.prepare.archives import unpack
 from drn_cli.data.prepare.cityscapes_layout import CONTENT, SPLITS, Frame, find_copy
 from drn_cli.data.prepare.common import (
     Prepared,
-    Progress,
     check_occurring,
     claimed,
     count_pixels,
     fingerprint,
-    in_parallel,
     require_two_classes,
     write_info,
 )

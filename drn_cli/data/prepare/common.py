@@ -1,25 +1,20 @@
-"""What every preparation needs: all cores, exact statistics, the five lists and info.json."""
+"""What every preparation needs: a lock, the lists, info.json, fingerprints of the sources."""
 
 import hashlib
 import logging
-import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.folders import Statistics, list_digest
-from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
 from drn_cli.files import (
     atomic_folder,
@@ -30,18 +25,11 @@ from drn_cli.files import (
     write_json,
     write_text,
 )
-from drn_cli.interrupts import interrupts_later
 
 log = logging.getLogger(__name__)
 
 BESIDE = "prepare.lock"  # as `clear_leftovers` wants it
 INSIDE = ".prepare.lock"  # where only the data folder itself can be written
-
-FEW = 16  # starting processes takes as long as decoding so many images
-
-Progress = Callable[[int, int], None]  # called with how many are done, of how many
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,59 +45,6 @@ class Prepared:
     out: Path
     counts: Mapping[str, int]
     unchanged: bool
-
-
-def in_parallel(
-    work: Callable[[Item], Result],
-    items: Sequence[Item],
-    progress: Progress | None,
-    *,
-    few: int = FEW,
-) -> Iterator[Result]:
-    """Run `work` over the items on all cores and yield the results in their order.
-
-    The processes are spawned: forking a process that may hold threads can hang. They end with this
-    process, even if it is killed. So many items as `few` are done before others have started, so
-    this process does them itself.
-    """
-    if len(items) <= few:
-        for done, item in enumerate(items, start=1):
-            result = work(item)
-            if progress is not None:
-                progress(done, len(items))
-            yield result
-        return
-    context = multiprocessing.get_context("spawn")
-    cores = min(len(os.sched_getaffinity(0)), len(items))
-    chunk = max(1, min(4, len(items) // (4 * max(1, cores))))  # few items are shared out one by one
-    with ProcessPoolExecutor(cores, mp_context=context, initializer=_end_with_parent) as pool:
-        try:
-            with interrupts_later():
-                results = pool.map(work, items, chunksize=chunk)
-            for done, result in enumerate(results, start=1):
-                if progress is not None:
-                    progress(done, len(items))
-                yield result
-        except BaseException:
-            with interrupts_later():  # a second Ctrl-C must not break off the waiting
-                pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _end_with_parent() -> None:
-    """End this worker when its parent does; a killed parent cannot stop it, and it would wait on.
-
-    The parent holds one end of a pipe, which the kernel closes with it. (The signal that prctl
-    offers follows the thread that started the worker, which may end before the process.)
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # only workers call this
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -152,47 +87,6 @@ def claimed(out: Path) -> Iterator[None]:
 
 def _may_write(folder: Path) -> bool:
     return os.access(folder, os.W_OK, effective_ids=True)
-
-
-@dataclass(slots=True)
-class Moments:
-    """Sums over the pixels of pictures, as exact integers: any order gives the same statistics.
-
-    Attributes:
-        pixels: How many pixels were seen.
-        sums, squares: int64 `(3,)`, per channel, of values 0 to 255.
-    """
-
-    pixels: int
-    sums: npt.NDArray[np.int64]
-    squares: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, image: Pixels) -> "Moments":
-        """Sum up one picture `(H, W, 3)`."""
-        values = np.arange(256, dtype=np.int64)
-        counts = np.stack([np.bincount(image[..., c].ravel(), minlength=256) for c in range(3)])
-        return cls(image.shape[0] * image.shape[1], counts @ values, counts @ values**2)
-
-    @classmethod
-    def total(cls, parts: Iterable["Moments"]) -> "Moments":
-        whole = cls(0, np.zeros(3, np.int64), np.zeros(3, np.int64))
-        for part in parts:
-            whole.pixels += part.pixels
-            whole.sums += part.sums
-            whole.squares += part.squares
-        return whole
-
-    def statistics(self) -> Statistics:
-        """Give mean and standard deviation in 0..1."""
-        mean = self.sums / self.pixels
-        std = np.sqrt(np.maximum(0, self.squares / self.pixels - mean**2))
-        return Statistics(_three(mean / 255), _three(std / 255))
-
-
-def _three(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    red, green, blue = (round(float(value), 8) for value in values)
-    return (red, green, blue)
 
 
 def up_to_date(out: Path, made_from: str) -> bool:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from drn_cli.data.classes import IGNORED, ClassSet, Colour
 from drn_cli.data.images import Pixels, read_image
+from drn_cli.data.parallel import Progress, in_parallel
 from drn_cli.data.prepare.class_tables import Classes, numbered
 from drn_cli.data.prepare.colours import (
     LOSSY,
@@ -22,7 +23,7 @@ from drn_cli.data.prepare.colours import (
     read_values,
     unpack,
 )
-from drn_cli.data.prepare.common import Progress, check_occurring, in_parallel
+from drn_cli.data.prepare.common import check_occurring
 from drn_cli.errors import DrnError, few_of
 from drn_cli.files import write_text
 

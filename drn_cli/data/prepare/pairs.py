@@ -9,17 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from drn_cli.data.file_search import ENDINGS, NO_PARTNER, LeftOut, search
+from drn_cli.data.parallel import Progress, in_parallel
 from drn_cli.data.prepare.class_files import read_class_file
 from drn_cli.data.prepare.class_tables import named, sort_out
-from drn_cli.data.prepare.common import (
-    Prepared,
-    Progress,
-    claimed,
-    fingerprint,
-    in_parallel,
-    new_folder,
-    up_to_date,
-)
+from drn_cli.data.prepare.common import Prepared, claimed, fingerprint, new_folder, up_to_date
 from drn_cli.data.prepare.given_split import ANOTHER, find_split
 from drn_cli.data.prepare.label_reading import Reading, choose_reading, look
 from drn_cli.data.prepare.matching import Match, Matching, match_names

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.images import Pixels, read_image, write_index
 from drn_cli.data.orientation import first_of, silent_turn_of, size_error
-from drn_cli.data.prepare.common import Moments, count_pixels, place, write_info, write_list
+from drn_cli.data.parallel import RunningStats
+from drn_cli.data.prepare.common import count_pixels, place, write_info, write_list
 from drn_cli.errors import DrnError
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Seen:
         turned: How the image is turned by its EXIF orientation and the label is not, if so.
     """
 
-    moments: Moments
+    moments: RunningStats
     pixels: npt.NDArray[np.int64]
     turned: str | None = None
 
@@ -71,7 +72,7 @@ def place_pair(
         pixels = np.bincount(ids.ravel(), minlength=256)
         write_index(folder / placed.label, ids)
     turned = silent_turn_of(image, label) if label else None
-    return Seen(Moments.of(picture), pixels, turned and f"{image}: {turned}")
+    return Seen(RunningStats.of(picture), pixels, turned and f"{image}: {turned}")
 
 
 def make_folders(folder: Path, placed: Sequence[Placed]) -> None:
@@ -110,7 +111,7 @@ def write_lists_and_info(
     pixels = np.sum([part.pixels for part in training], axis=0)
     write_info(
         folder,
-        Moments.total(part.moments for part in training).statistics(),
+        RunningStats.total(part.moments for part in training).statistics(),
         class_set,
         training_pixels=pixels[: len(class_set)].tolist(),
         training_pixels_void=int(pixels[IGNORED]),

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from drn_cli.data.classes import cityscapes, cityscapes_train_ids
+from drn_cli.data.parallel import Progress, RunningStats, in_parallel
 from drn_cli.data.prepare.common import (
-    Moments,
     Prepared,
-    Progress,
     claimed,
     count_pixels,
-    in_parallel,
     is_untouched,
     new_folder,
     write_info,
@@ -40,7 +38,7 @@ REVISION = 1  # of the drawing: raise it when the same seed gives other pictures
 PIXELS_OF_A_SCENE, PIXELS_TO_SHARE, BYTES_PER_PIXEL = 30_000, 5_000_000, 85
 
 Scene = tuple[str, int]  # split, and number in it
-Drawn = tuple[Moments, NDArray[np.int64]]  # of an image, and pixels of each train id
+Drawn = tuple[RunningStats, NDArray[np.int64]]  # of an image, and pixels of each train id
 
 
 def make_scenes(
@@ -97,7 +95,7 @@ def make_scenes(
             )
             write_info(
                 folder,
-                Moments.total(training).statistics(),
+                RunningStats.total(training).statistics(),
                 cityscapes(),
                 class_pixels=count_pixels(labels, len(cityscapes())),
                 scenes=settings,
@@ -138,7 +136,7 @@ def _draw(
     picture, labels = draw_scene(_scene_seed(seed, split, index), *size)
     _save(folder, split, _stem(split, index, counts[split]), picture, labels)
     train_ids = cityscapes_train_ids()[labels]
-    return Moments.of(picture), np.bincount(train_ids.ravel(), minlength=256)
+    return RunningStats.of(picture), np.bincount(train_ids.ravel(), minlength=256)
 
 
 def _is_made(out: Path, settings: dict[str, int]) -> bool:

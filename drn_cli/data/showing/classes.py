@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from drn_cli.data.class_folders import ClassFolder, ClassSample, Split
 from drn_cli.data.images import Pixels, read_image
-from drn_cli.data.prepare.common import Progress
+from drn_cli.data.parallel import Progress
 from drn_cli.data.resized_crop import DrawnWindow, ResizedCrop, centre_crop
 from drn_cli.data.showing.contact_sheet import Tile, small
 from drn_cli.data.showing.samples import Choice, Sheet, Shown, make_sheet, show_each

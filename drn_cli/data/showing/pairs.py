@@ -15,7 +15,7 @@ from drn_cli.data.classes import IGNORED, ClassSet, generic
 from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import ListFolder, Sample, Split
 from drn_cli.data.images import Pixels, read_image, read_label
-from drn_cli.data.prepare.common import Progress
+from drn_cli.data.parallel import Progress
 from drn_cli.data.showing.contact_sheet import SWATCH, Key, Tile, small, small_label
 from drn_cli.data.showing.label_paint import coloured, laid_over, outlined
 from drn_cli.data.showing.samples import Choice, Sheet, Shown, make_sheet, show_each

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drn_cli.data.images import Pixels
-from drn_cli.data.prepare.common import Progress
+from drn_cli.data.parallel import Progress
 from drn_cli.data.showing.contact_sheet import Key, Tile, draw_sheet
 
 CROPS = 3  # epochs that a training sample is shown in

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from drn_cli.data.classes import imagenet
 from drn_cli.data.file_search import LeftOut
-from drn_cli.data.prepare.common import Progress, claimed, require_two_classes
+from drn_cli.data.parallel import Progress
+from drn_cli.data.prepare.common import claimed, require_two_classes
 from drn_cli.data.prepare.imagenet.boxes import read_boxes, write_boxes
 from drn_cli.data.prepare.imagenet.names import read_names
 from drn_cli.data.prepare.imagenet.parts import Part, extra_parts, split_parts

@@ -2,8 +2,12 @@ import socket
 
 import pytest
 
-from drn_cli.distributed.launch import LaunchOptions
-from drn_cli.distributed.meeting import address_towards, host_and_port, meeting_of
+from drn_cli.distributed.launch import (
+    LaunchOptions,
+    host_and_port,
+    local_address_for,
+    rendezvous_config,
+)
 from drn_cli.errors import DrnError
 
 
@@ -27,39 +31,39 @@ def test_not_an_endpoint(endpoint):
 
 
 def test_the_host_goes_by_the_name_that_all_were_given():
-    assert address_towards("localhost", 29500) == "localhost"
-    assert address_towards("127.0.0.1", 29500) == "127.0.0.1"
+    assert local_address_for("localhost", 29500) == "localhost"
+    assert local_address_for("127.0.0.1", 29500) == "127.0.0.1"
 
 
 def test_others_go_by_the_address_that_faces_the_host(monkeypatch):
     """Of two loopback addresses, one stands for another machine."""
     real = socket.socket.getpeername
     monkeypatch.setattr(
-        "drn_cli.distributed.meeting.socket.socket",
+        "drn_cli.distributed.launch.socket.socket",
         type("Elsewhere", (socket.socket,), {"getpeername": lambda s: ("10.0.0.7", real(s)[1])}),
     )
-    assert address_towards("localhost", 29500) in ("127.0.0.1", "::1")
+    assert local_address_for("localhost", 29500) in ("127.0.0.1", "::1")
 
 
 def test_an_unknown_host_is_told_at_once():
     options = LaunchOptions(nnodes="2", rdzv_endpoint="no.such.host.invalid")
     with pytest.raises(DrnError, match=r"--rdzv-endpoint no\.such\.host\.invalid:29500: "):
-        meeting_of(options)
+        rendezvous_config(options)
 
 
 def test_jobs_on_one_machine_have_names_of_their_own():
-    first, second = (meeting_of(LaunchOptions(gpus=2)) for _ in range(2))
+    first, second = (rendezvous_config(LaunchOptions(gpus=2)) for _ in range(2))
     assert first.run_id != second.run_id
     assert first.endpoint == second.endpoint == "localhost:0"  # a free port
 
 
 def test_machines_find_each_other_by_the_name_of_the_job():
     options = {"nnodes": "1:3", "rdzv_endpoint": "localhost:77"}
-    meeting = meeting_of(LaunchOptions(**options, rdzv_id="cityscapes"))
+    meeting = rendezvous_config(LaunchOptions(**options, rdzv_id="cityscapes"))
     assert (meeting.backend, meeting.endpoint, meeting.run_id) == (
         "c10d",
         "localhost:77",
         "cityscapes",
     )
     assert (meeting.min_nodes, meeting.max_nodes) == (1, 3)
-    assert meeting_of(LaunchOptions(**options)).run_id == "drn"
+    assert rendezvous_config(LaunchOptions(**options)).run_id == "drn"

@@ -15,17 +15,17 @@ import torchvision
 from PIL import Image
 
 import drn_cli
+from drn_cli.environment import git_commit
 from drn_cli.networks.conversion import to_original
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.runs import Run
-from drn_cli.training import provenance
-from drn_cli.training.provenance import environment, fingerprints, note_resumption, revision
+from drn_cli.training.resuming import record_resume
 from drn_cli.training.tasks import task_of
 
 
 def fingerprints_of(recipe_file: Path, *overrides: str) -> dict[str, str]:
     recipe = load_recipe(str(recipe_file), overrides).recipe
-    return fingerprints(recipe, task_of(recipe).find_material(recipe))
+    return task_of(recipe).find_material(recipe).fingerprints()
 
 
 def test_the_environment_of_a_run(trained, recipe_file, data_folder):
@@ -47,7 +47,7 @@ def test_the_environment_of_a_run(trained, recipe_file, data_folder):
         "precision": "fp32",
         "compiled": False,
         "job": None,
-        "revision": revision(),
+        "revision": git_commit(),
         "seed": 0,
         "data": fingerprints_of(recipe_file),
         "weights": None,
@@ -97,8 +97,8 @@ def test_a_resumption_is_added_to_what_is_told(prepare, trained, tmp_path, monke
     before = json.loads(run.environment.read_text())
     monkeypatch.setattr("sys.argv", ["drn", "train", "--resume", "x"])
     training = prepare()
-    note_resumption(run, training, 7, {}, verified=True)
-    note_resumption(run, training, 9, {"train.lr": (0.1, 0.2)}, verified=False)
+    record_resume(run, training, 7, {}, verified=True)
+    record_resume(run, training, 9, {"train.lr": (0.1, 0.2)}, verified=False)
     after = json.loads(run.environment.read_text())
     first, second = after.pop("resumed")
     assert after | {"resumed": []} == before
@@ -113,32 +113,30 @@ def test_a_resumption_is_added_to_what_is_told(prepare, trained, tmp_path, monke
 @pytest.mark.parametrize("verified", [True, False])
 def test_weights_to_start_from_and_whether_they_had_a_checksum(prepare, tmp_path, verified):
     training = prepare()
-    assert environment(training)["weights"] is None
+    assert training.environment()["weights"] is None
     file = tmp_path / "a.pth"
     # The older format of PyTorch has no CRC-32.
     state = to_original(training.model)
     torch.save(state, file, _use_new_zipfile_serialization=verified)
-    told = environment(prepare(f"model.weights={file}"))
+    told = prepare(f"model.weights={file}").environment()
     assert told["weights"] == {"file": str(file), "verified": verified}
 
 
 def test_a_run_that_lost_its_environment_gets_another(prepare, tmp_path):
     run, training = Run(tmp_path), prepare()
-    note_resumption(run, training, 7, {}, verified=True)
+    record_resume(run, training, 7, {}, verified=True)
     told = json.loads(run.environment.read_text())
     assert [resumption["step"] for resumption in told["resumed"]] == [7]
-    assert told.keys() == environment(training).keys()
+    assert told.keys() == training.environment().keys()
 
 
-def test_the_revision_is_that_of_the_checkout(tmp_path, monkeypatch):
-    package = tmp_path / "drn_cli" / "__init__.py"
-    monkeypatch.setattr(provenance.drn_cli, "__file__", str(package))
-    assert revision() is None
+def test_git_commit_is_that_of_the_checkout(tmp_path):
+    assert git_commit(tmp_path) is None
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     if shutil.which("git") is None:
         pytest.skip("no git here")
     subprocess.run([*git, "init", "--quiet"], check=True)
-    assert revision() is None  # without a commit yet
+    assert git_commit(tmp_path) is None  # without a commit yet
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "x"], check=True)
     head = (tmp_path / ".git" / "HEAD").read_text().removeprefix("ref: ").strip()
-    assert revision() == (tmp_path / ".git" / head).read_text().strip()
+    assert git_commit(tmp_path) == (tmp_path / ".git" / head).read_text().strip()
