@@ -45,7 +45,7 @@ def test_overrides_and_run_dir(drn, recipe_file, tmp_path):
     done = drn("train", recipe_file, EPOCH, "train.batch_size=6", "--run-dir", "here/mine")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "here" / "mine"
-    assert "drn eval here/mine" in done.stdout and "drn report here/mine" in done.stdout
+    assert "drn eval here/mine" in done.stdout and "here/mine/report.html" in done.stdout
     assert "batch_size: 6" in (folder / "recipe.yaml").read_text()
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 2, 2]
