@@ -1,4 +1,4 @@
-"""Files that are damaged, of others, or for a runtime that is not installed."""
+"""Exported files that are damaged, foreign, hostile, or whose runtime is not installed."""
 
 import os
 import random
@@ -28,7 +28,7 @@ ENDINGS = (".onnx", ".pt2", ".xml")
 
 @pytest.fixture
 def copy(exports: Exports, tmp_path: Path) -> Copy:
-    """Copy an exported network, so that a test may spoil it."""
+    """Copy an exported network, for a test to change."""
 
     def made(format_: str) -> Path:
         file = exports(format=format_)
@@ -40,7 +40,7 @@ def copy(exports: Exports, tmp_path: Path) -> Copy:
 
 
 def refusal(path: Path) -> str:
-    """Give the one line in which a file is refused."""
+    """Return the one-line message with which a file is refused, without its path."""
     with pytest.raises(DrnError) as raised:
         open_exported(path)
     assert raised.value.message.startswith(f"{path}: ")
@@ -49,13 +49,13 @@ def refusal(path: Path) -> str:
     return raised.value.message.removeprefix(f"{path}: ")
 
 
-def test_endings_tell_what_was_exported() -> None:
+def test_file_extensions() -> None:
     assert all(is_exported(Path(f"net{ending}")) for ending in (*ENDINGS, ".ONNX"))
     assert not any(is_exported(Path(name)) for name in ("net.pth", "net.safetensors", "onnx", "a"))
 
 
 @pytest.mark.parametrize("format_", RUNTIMES)
-def test_what_is_whole_is_opened(exports: Exports, format_: str) -> None:
+def test_intact_files(exports: Exports, format_: str) -> None:
     found = open_network(exports(format=format_), "segmentation")
     assert (found.arch, found.task, found.classes) == ("drn_a_18", "segmentation", 3)
     names = {"onnx": "ONNX Runtime ", "pt2": "PyTorch ", "openvino": "OpenVINO "}
@@ -86,12 +86,12 @@ def test_damaged_files(
     message = refusal(file)
     assert message.startswith(("damaged or cut short: ", "refused: cut short"))
     assert "Exception from" not in message
-    assert capfd.readouterr().err == ""  # what libraries have to say stays with them
+    assert capfd.readouterr().err == ""  # no output of the libraries
     assert caplog.text == ""
 
 
 @pytest.mark.parametrize("content", [None, b"", b"short"])
-def test_openvinos_weights_lie_beside(copy: Copy, content: bytes | None) -> None:
+def test_missing_or_damaged_openvino_weights(copy: Copy, content: bytes | None) -> None:
     file = copy("openvino")
     weights = file.with_suffix(".bin")
     weights.unlink()
@@ -114,14 +114,14 @@ def scores(exports: Exports) -> Callable[[Path], bytes]:
 
 
 @pytest.mark.parametrize("ending", [".onnx", ".pt2", ".xml", ".bin"])
-def test_no_damage_is_silent(
+def test_flipped_bits_are_detected(
     exports: Exports,
     copy: Copy,
     ending: str,
     scores: Callable[[Path], bytes],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Flip bits in places all over a file, near its ends more often."""
+    """Flip single bits all over a file, more often near its ends."""
     format_ = {".onnx": "onnx", ".pt2": "pt2"}.get(ending, "openvino")
     expected = scores(exports(format=format_))
     file = copy(format_)
@@ -142,7 +142,7 @@ def test_no_damage_is_silent(
 
 
 @pytest.mark.parametrize("format_", RUNTIMES)
-def test_a_file_without_a_checksum_is_used_with_one_line(
+def test_missing_checksum_is_one_warning(
     copy: Copy, format_: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = copy(format_)
@@ -159,7 +159,7 @@ def test_a_file_without_a_checksum_is_used_with_one_line(
 
 
 def zeroed_checksums(file: Path) -> bytes:
-    """Write an archive as `torch.serialization.set_crc32_options(False)` does: without CRC-32."""
+    """Return an archive as `torch.serialization.set_crc32_options(False)` writes it: no CRC-32."""
     content = bytearray(file.read_bytes())
     with zipfile.ZipFile(file) as archive:
         at = archive.start_dir
@@ -169,7 +169,7 @@ def zeroed_checksums(file: Path) -> bytes:
     return bytes(content)
 
 
-def test_an_onnx_file_that_was_written_again_is_not_what_was_exported(copy: Copy) -> None:
+def test_onnx_file_changed_by_another_program(copy: Copy) -> None:
     file = copy("onnx")
     model = onnx.load(file)
     model.graph.node[0].name = "another"
@@ -177,7 +177,7 @@ def test_an_onnx_file_that_was_written_again_is_not_what_was_exported(copy: Copy
     assert refusal(file).startswith("damaged")
 
 
-def test_two_openvino_files_of_different_exports(exports: Exports, copy: Copy) -> None:
+def test_openvino_files_of_different_exports(exports: Exports, copy: Copy) -> None:
     file = copy("openvino")
     other = exports(format="openvino", precision="float16")
     shutil.copy(other.with_suffix(".bin"), file.with_suffix(".bin"))
@@ -185,7 +185,7 @@ def test_two_openvino_files_of_different_exports(exports: Exports, copy: Copy) -
 
 
 @pytest.mark.parametrize("format_", RUNTIMES)
-def test_a_reader_touches_nothing_whatever_an_export_left(copy: Copy, format_: str) -> None:
+def test_reading_changes_nothing_that_an_export_left(copy: Copy, format_: str) -> None:
     file = copy(format_)
     (file.parent / "thesis.odt").write_text("precious")
     mark = file.with_name(f".{file.name}.replacing")
@@ -199,7 +199,7 @@ def test_a_reader_touches_nothing_whatever_an_export_left(copy: Copy, format_: s
 
 @pytest.mark.parametrize("ending", [".onnx", ".pt2", ".xml", ".bin"])
 @pytest.mark.parametrize("kind", ["sparse", "pipe"])
-def test_files_that_would_take_all_memory_or_never_end(copy: Copy, ending: str, kind: str) -> None:
+def test_huge_and_endless_files(copy: Copy, ending: str, kind: str) -> None:
     file = copy({".onnx": "onnx", ".pt2": "pt2"}.get(ending, "openvino"))
     spoiled = file.with_suffix(ending)
     spoiled.unlink()
@@ -215,7 +215,7 @@ def test_files_that_would_take_all_memory_or_never_end(copy: Copy, ending: str, 
 
 
 @pytest.mark.parametrize("format_", RUNTIMES)
-def test_what_was_checked_is_what_runs(
+def test_checked_bytes_are_the_bytes_that_run(
     scores: Callable[[Path], bytes], copy: Copy, format_: str
 ) -> None:
     file = copy(format_)
@@ -228,7 +228,7 @@ def test_what_was_checked_is_what_runs(
 
 
 @pytest.mark.parametrize("half", ["another's", "no checksum", "not there"])
-def test_two_files_of_which_one_was_replaced(exports: Exports, copy: Copy, half: str) -> None:
+def test_half_replaced_files(exports: Exports, copy: Copy, half: str) -> None:
     file = copy("openvino")
     file.with_name(f".{file.name}.replacing").touch()
     if half == "another's":
@@ -279,7 +279,7 @@ def with_a_subprogram(model: Any) -> None:
         (with_a_subprogram, "subgraphs"),
     ],
 )
-def test_onnx_files_that_hold_more_than_ours(
+def test_onnx_contents_that_exports_do_not_have(
     copy: Copy, change: Callable[[Any], None], what: str
 ) -> None:
     file = copy("onnx")
@@ -320,7 +320,9 @@ def test_onnx_files_that_hold_more_than_ours(
     ],
     ids=str,
 )
-def test_xml_that_holds_more_than_ours(copy: Copy, old: str, new: str, message: str) -> None:
+def test_xml_contents_that_exports_do_not_have(
+    copy: Copy, old: str, new: str, message: str
+) -> None:
     file = copy("openvino")
     content = file.read_text()[:-XML_CHECKSUM].replace(old, new, 1)
     file.write_bytes(content.encode(errors="surrogateescape"))
@@ -336,8 +338,8 @@ def test_no_such_file(tmp_path: Path, ending: str) -> None:
     assert refusal(tmp_path / f"pipe{ending}") == "is not a regular file"
 
 
-def by_others(ending: str, folder: Path) -> Path:
-    """Write a network as somebody does who does not have drn."""
+def foreign(ending: str, folder: Path) -> Path:
+    """Write a network without drn."""
     file = folder / f"theirs{ending}"
     program = torch.export.export(nn.ReLU(), (torch.zeros(1, 3, 8, 8),))
     if ending == ".pt2":
@@ -355,8 +357,8 @@ def by_others(ending: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_networks_of_others_are_refused(tmp_path: Path, ending: str) -> None:
-    message = refusal(by_others(ending, tmp_path))
+def test_foreign_networks_are_refused(tmp_path: Path, ending: str) -> None:
+    message = refusal(foreign(ending, tmp_path))
     assert message.startswith("refused: " if ending == ".pt2" else "no metadata arch, task,")
 
 
@@ -374,10 +376,10 @@ def test_networks_of_newer_versions_are_refused(
 ) -> None:
     file = copy("onnx")
     model = onnx.load(file)
-    told = {entry.key: entry.value for entry in model.metadata_props}
-    del told[key], told["checksum"]
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    del metadata[key], metadata["checksum"]
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, told | ({key: value} if value else {}))
+    onnx.helper.set_model_props(model, metadata | ({key: value} if value else {}))
     onnx.save(model, file)
     assert refusal(file).startswith(message)
 
@@ -386,7 +388,7 @@ def test_networks_of_newer_versions_are_refused(
     ("format_", "package", "extra"),
     [("onnx", "onnxruntime", "onnx"), ("openvino", "openvino", "openvino")],
 )
-def test_a_runtime_that_is_not_installed(
+def test_missing_runtime(
     exports: Exports, monkeypatch: pytest.MonkeyPatch, format_: str, package: str, extra: str
 ) -> None:
     file = exports(format=format_)

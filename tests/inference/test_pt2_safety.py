@@ -1,4 +1,4 @@
-"""Programs that would run code are refused, and the code is not run."""
+""".pt2 files that could run code are refused, and the code does not run."""
 
 import io
 import json
@@ -32,7 +32,7 @@ Change = Callable[[Members], object]
 
 
 class Trap:
-    """What makes a folder when it is unpickled."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,7 +42,7 @@ class Trap:
 
 
 class Small(nn.Module):
-    """A network with the names of those that `drn export` writes."""
+    """A network with the module names of those that `drn export` writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def saved(value: object) -> bytes:
 
 @pytest.fixture
 def sprung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a folder appears if any code is run, by an import of `drn_trap` too."""
+    """The folder that any code makes, also an import of `drn_trap`."""
     folder = tmp_path / "sprung"
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "drn_trap.py").write_text(f"import os\nos.mkdir({str(folder)!r})\n")
@@ -71,22 +71,22 @@ def sprung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a program that is like ours, and small."""
+    """A small program like those that `drn export` writes."""
     sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     x = torch.zeros(2, 3, 40, 40)
     program = torch.export.export(Small().eval(), (x,), dynamic_shapes=(sizes,))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
-    told = {"arch": "drn_a_18", "task": "segmentation", "classes": "3"}
-    told |= {"input": "normalised", "outputs": "logits,scores"}
+    metadata = {"arch": "drn_a_18", "task": "segmentation", "classes": "3"}
+    metadata |= {"input": "normalised", "outputs": "logits,scores"}
     file = tmp_path_factory.mktemp("program") / "net.pt2"
-    torch.export.save(program, file, extra_files={"drn.json": json.dumps(told)})
+    torch.export.save(program, file, extra_files={"drn.json": json.dumps(metadata)})
     return file
 
 
 @pytest.fixture
 def rewritten(original: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Write the program again, with other files in the archive."""
+    """Write the archive again with changed records."""
 
     def write(change: Change, compression: int = zipfile.ZIP_STORED) -> Path:
         with zipfile.ZipFile(original) as archive:
@@ -102,7 +102,7 @@ def rewritten(original: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def in_json(*path: str | int, value: Any, file: str = GRAPH) -> Change:
-    """Give a change of one value in a JSON file; the last step of the path may be new."""
+    """Return a change of one value in a JSON record; the last key of the path may be new."""
 
     def change(members: Members) -> None:
         whole = place = json.loads(members[file])
@@ -115,7 +115,7 @@ def in_json(*path: str | int, value: Any, file: str = GRAPH) -> Change:
 
 
 def change_table(members: Members, name: str, **changes: Any) -> str:
-    """Change the first entry of a table of tensors; gives the file that it names."""
+    """Change the first entry of a tensor table; return the record that it names."""
     table = json.loads(members[name])
     entry = next(iter(table["config"].values()), None)
     if entry is None:
@@ -129,15 +129,15 @@ def change_table(members: Members, name: str, **changes: Any) -> str:
 def assert_refused(file: Path, sprung: Path, what: str) -> None:
     with pytest.raises(
         DrnError, match=r"net\.pt2: refused: contains .*, which could run code"
-    ) as told:
+    ) as raised:
         open_exported(file)
-    assert f"contains {what}" in str(told.value)
-    assert "\n" not in str(told.value)
-    assert len(str(told.value)) < len(str(file)) + 300
+    assert f"contains {what}" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < len(str(file)) + 300
     assert not sprung.exists()
 
 
-def test_an_archive_that_was_only_copied_is_fine(rewritten: Any, original: Path) -> None:
+def test_copied_archive(rewritten: Any, original: Path) -> None:
     assert check_archive(original.read_bytes(), original)
     file = rewritten(lambda _: None)
     assert check_archive(file.read_bytes(), file)
@@ -154,7 +154,7 @@ def test_an_archive_that_was_only_copied_is_fine(rewritten: Any, original: Path)
         ("drn_d_22", "classification", {"normalize": True}),
     ],
 )
-def test_what_is_exported_passes(tmp_path: Path, arch: str, task: Any, options: Any) -> None:
+def test_exports_pass(tmp_path: Path, arch: str, task: Any, options: Any) -> None:
     program = trace(create_model(arch, task, 5), IMAGENET, Form(format="pt2", **options))
     write_program(tmp_path / "net.pt2", program, {})
     with zipfile.ZipFile(tmp_path / "net.pt2") as archive:
@@ -173,9 +173,7 @@ def test_pickled_weights(rewritten: Any, sprung: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["custom_obj_0", "opaque_obj_0"])
 @pytest.mark.parametrize("says", [True, False])
-def test_pickled_constants_that_may_not_say_so(
-    rewritten: Any, sprung: Path, prefix: str, says: bool
-) -> None:
+def test_pickled_constants(rewritten: Any, sprung: Path, prefix: str, says: bool) -> None:
     def change(members: Members) -> None:
         change_table(members, CONSTANTS, use_pickle=says, path_name=prefix)
         members[f"net/data/constants/{prefix}"] = pickle.dumps(Trap(sprung))
@@ -194,7 +192,7 @@ def test_pickled_constants_that_may_not_say_so(
         (lambda _: {"a": 1}, "dict as"),
     ],
 )
-def test_inputs_that_it_was_traced_with(
+def test_example_inputs(
     rewritten: Any, sprung: Path, traced: Callable[[Path], Any], what: str
 ) -> None:
     content = saved(traced(sprung))
@@ -215,7 +213,7 @@ def test_inputs_that_it_was_traced_with(
         "version",
     ],
 )
-def test_files_that_ours_do_not_have(rewritten: Any, sprung: Path, name: str) -> None:
+def test_unknown_records(rewritten: Any, sprung: Path, name: str) -> None:
     file = rewritten(lambda members: members.update({name: saved(Trap(sprung))}))
     assert_refused(file, sprung, repr(name.removeprefix("net/")))
 
@@ -274,7 +272,7 @@ def size(text: str) -> dict[str, Any]:
         str(value)[-60:] if not isinstance(value, tuple) else ".".join(map(str, value))
     ),
 )
-def test_json_that_ours_does_not_have(rewritten: Any, sprung: Path, path: Any, value: Any) -> None:
+def test_json_that_exports_do_not_have(rewritten: Any, sprung: Path, path: Any, value: Any) -> None:
     assert_refused(rewritten(in_json(*path, value=value)), sprung, "")
 
 
@@ -294,14 +292,14 @@ def test_json_that_ours_does_not_have(rewritten: Any, sprung: Path, path: Any, v
     ],
     ids=range(8),
 )
-def test_trees_that_name_code(
+def test_tree_specifications_that_name_code(
     rewritten: Any, sprung: Path, enum: Any, spec: str, tree: Callable[[Any], Any]
 ) -> None:
     change = in_json(*CALL, "signature", spec, value=json.dumps(tree(enum)))
     assert_refused(rewritten(change), sprung, "")
 
 
-def test_a_submodule_with_a_tree(rewritten: Any, sprung: Path) -> None:
+def test_tree_specification_of_a_submodule(rewritten: Any, sprung: Path) -> None:
     spec = json.dumps([1, TREE | {"context": json.dumps(ENUM)}])
     signature = {"inputs": [], "outputs": [], "in_spec": spec, "out_spec": spec}
     change = in_json("graph_module", "module_call_graph", 1, "signature", value=signature)
@@ -319,7 +317,7 @@ def test_a_submodule_with_a_tree(rewritten: Any, sprung: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", [GRAPH, WEIGHTS, CONSTANTS])
-def test_json_that_readers_differ_on(
+def test_ambiguous_or_excessive_json(
     rewritten: Any, sprung: Path, name: str, content: bytes, message: str
 ) -> None:
     file = rewritten(lambda members: members.update({name: content}))
@@ -343,7 +341,7 @@ def elf(content: bytes) -> bytes:
     ],
     ids=["library", "behind", "comment", "twice"],
 )
-def test_an_archive_that_is_something_else_too(
+def test_polyglot_archives(
     original: Path, tmp_path: Path, sprung: Path, spoil: Callable[[bytes], bytes]
 ) -> None:
     file = tmp_path / "net.pt2"
@@ -353,7 +351,7 @@ def test_an_archive_that_is_something_else_too(
     assert not sprung.exists()
 
 
-def test_a_library_between_the_records(original: Path, tmp_path: Path, sprung: Path) -> None:
+def test_library_between_records(original: Path, tmp_path: Path, sprung: Path) -> None:
     file = tmp_path / "net.pt2"
     with zipfile.ZipFile(original) as old, zipfile.ZipFile(file, "w") as new:
         for name in old.namelist():
@@ -377,7 +375,7 @@ def test_no_records(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_two_records_of_one_name(rewritten: Any) -> None:
+def test_duplicate_records(rewritten: Any) -> None:
     file = rewritten(lambda _: None)
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(GRAPH, b"{}")
@@ -385,8 +383,8 @@ def test_two_records_of_one_name(rewritten: Any) -> None:
         open_exported(file)
 
 
-def test_the_traps_work(sprung: Path) -> None:
-    """The tests above would be content with traps that do nothing."""
+def test_traps_work(sprung: Path) -> None:
+    """Without this, the tests above would pass with traps that do nothing."""
     pickle.loads(pickle.dumps(Trap(sprung)))
     assert sprung.is_dir()
     sprung.rmdir()

@@ -1,4 +1,4 @@
-"""Exported networks answer as the checkpoint does, however they are asked."""
+"""Exported networks return what their checkpoint does, in every runtime and view."""
 
 import itertools
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,13 @@ from exported_networks import (
 )
 from torch import Tensor
 
+from drn_cli.data.batches import normalise
 from drn_cli.errors import DrnError
 from drn_cli.inference.classifier import Classifier
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.inference.opening import Found, TrainedNetwork, open_network, read_network
 from drn_cli.inference.predictor import PixelPredictor
-from drn_cli.inference.runtimes import AS_PIXELS
+from drn_cli.inference.runtimes import AS_PIXELS, ExportedNetwork, Output
 from drn_cli.networks.catalog import Task
 from drn_cli.recipe.schema import Eval
 
@@ -55,7 +57,7 @@ def opened(exports: Exports) -> Open:
 
 @pytest.fixture(scope="module")
 def checkpoint(exports: Exports) -> TrainedNetwork:
-    """Read what the segmenters were made of."""
+    """Checkpoint of the exported segmentation networks."""
     return read_network(exports.run() / "checkpoints" / "best.safetensors")
 
 
@@ -66,7 +68,7 @@ def right(checkpoint: TrainedNetwork) -> PixelPredictor:
 
 @pytest.fixture(scope="module")
 def look(checkpoint: TrainedNetwork) -> Look:
-    """Give what the checkpoint says of `IMAGE`: classes and probabilities."""
+    """Return classes and probabilities of `IMAGE`, predicted with the checkpoint."""
     known: dict[str, tuple[Tensor, Tensor]] = {}
 
     def seen(view: Eval) -> tuple[Tensor, Tensor]:
@@ -80,12 +82,12 @@ def look(checkpoint: TrainedNetwork) -> Look:
 
 def assert_same(found: Tensor, expected: Tensor) -> None:
     assert (found.dtype, found.shape) == (torch.uint8, expected.shape)
-    # Two classes may be so near each other that rounding decides between them.
+    # Rounding decides between classes of nearly equal scores.
     assert (found == expected).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("format_", [*RUNTIMES, "fyu", "safetensors"])
-def test_index_maps_of_any_size(opened: Open, right: PixelPredictor, format_: str) -> None:
+def test_index_maps_of_all_sizes(opened: Open, right: PixelPredictor, format_: str) -> None:
     exported = load_predictor(opened(format=format_), CPU)
     assert exported.class_set == right.class_set == CLASS_SET
     assert exported.statistics == right.statistics == STATISTICS
@@ -104,15 +106,13 @@ def test_probabilities_of_every_view(opened: Open, look: Look, format_: str, vie
 
 
 def test_views_differ(look: Look) -> None:
-    """The test above would be content with a view that nobody looks at."""
+    """Without this, the test above would pass if views were ignored."""
     for one, other in itertools.combinations(VIEWS, 2):
         assert (look(one)[1] - look(other)[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("format_", RUNTIMES)
-def test_several_pictures_at_once_in_threads(
-    opened: Open, right: PixelPredictor, format_: str
-) -> None:
+def test_concurrent_images(opened: Open, right: PixelPredictor, format_: str) -> None:
     images = [noise(24 + 8 * (number % 3), 40, number) for number in range(12)]
     together = load_predictor(opened(format=format_), CPU, at_once=4)
     with ThreadPoolExecutor(4) as pool:
@@ -122,9 +122,7 @@ def test_several_pictures_at_once_in_threads(
 
 
 @pytest.mark.parametrize("format_", RUNTIMES)
-def test_a_batch_gets_what_each_picture_gets(
-    opened: Open, right: PixelPredictor, format_: str
-) -> None:
+def test_batch_equals_single_images(opened: Open, right: PixelPredictor, format_: str) -> None:
     exported = load_predictor(opened(format=format_), CPU)
     images = [noise(33, 47, seed) for seed in range(3)]
     for given, image in zip(exported.batch(images), images, strict=True):
@@ -140,7 +138,7 @@ def test_a_batch_gets_what_each_picture_gets(
     ],
     ids=str,
 )
-def test_other_forms_give_the_same_index_maps(
+def test_argmax_normalize_and_size_keep_the_index_maps(
     opened: Open, right: PixelPredictor, options: dict[str, Any]
 ) -> None:
     exported = load_predictor(opened(**options), CPU)
@@ -150,7 +148,7 @@ def test_other_forms_give_the_same_index_maps(
     assert_same(exported.batch([image, image])[1], right(image))
 
 
-def test_classes_alone_have_no_probabilities_and_no_views(opened: Open) -> None:
+def test_argmax_excludes_probabilities_and_views(opened: Open) -> None:
     found = opened(format="pt2", argmax=True)
     with pytest.raises(DrnError, match=r"classes alone.*export it without --argmax"):
         load_predictor(found, CPU).with_probabilities(IMAGE)
@@ -159,7 +157,7 @@ def test_classes_alone_have_no_probabilities_and_no_views(opened: Open) -> None:
             load_predictor(found, CPU, view=view)
 
 
-def test_another_size_than_the_one_it_takes_is_refused(opened: Open) -> None:
+def test_fixed_size(opened: Open) -> None:
     found = opened(format="pt2", size=FIXED)
     message = r"net\.pt2: input size 64x40 is not the fixed 64x48 of this network .*without --size"
     with pytest.raises(DrnError, match=message):
@@ -172,7 +170,7 @@ def test_another_size_than_the_one_it_takes_is_refused(opened: Open) -> None:
 def classifiers(
     request: pytest.FixtureRequest, exports: Exports, opened: Open
 ) -> tuple[Found, Found]:
-    """Give an exported classifier, and the one it was made of."""
+    """An exported classifier and its checkpoint."""
     run = exports.run("classification")
     trained = read_network(run / "checkpoints" / "best.safetensors")
     return opened("classification", format=request.param), trained
@@ -192,16 +190,16 @@ def test_classes_of_crops(classifiers: tuple[Found, Found], view: Any) -> None:
     assert (expected[0] - expected[1]).abs().max() > 1e-3
 
 
-def test_where_a_classifier_sees_its_classes(classifiers: tuple[Found, Found]) -> None:
+def test_class_score_maps(classifiers: tuple[Found, Found]) -> None:
     exported, right = (loaded(source, "1-crop") for source in classifiers)
     x = torch.rand(1, 3, 40, 64)
     found, expected = exported.maps(x), right.maps(x)
     assert found.shape == (1, 3, 5, 8)
-    exported.maps(1 - x)  # which leaves the first answer as it is
+    exported.maps(1 - x)  # must not change the first result
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
-def test_a_classifiers_file_knows_its_classes_and_crops(classifiers: tuple[Found, Found]) -> None:
+def test_classes_and_crops_from_metadata(classifiers: tuple[Found, Found]) -> None:
     exported = load_classifier(classifiers[0], CPU)
     assert (exported.names, exported.folders, exported.named) == (CLASS_SET.names, FOLDERS, True)
     assert (exported.crop, exported.resize) == (CROP, RESIZE)
@@ -210,7 +208,7 @@ def test_a_classifiers_file_knows_its_classes_and_crops(classifiers: tuple[Found
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
-def test_what_was_exported_is_not_compiled_and_keeps_its_task(
+def test_compiling_and_the_wrong_task_are_refused(
     exports: Exports, opened: Open, task: Any
 ) -> None:
     loaders: list[Any] = [load_predictor, load_classifier]
@@ -238,9 +236,57 @@ subprocess.run(["true"], check=True)
 """
 
 
-def test_signals_are_handled_after_networks_of_openvino_were_closed(exports: Exports) -> None:
-    """OpenVINO puts a stack of its own under signal handlers, which must outlive each network."""
+def test_signals_after_openvino_networks_were_closed(exports: Exports) -> None:
+    """OpenVINO installs a signal stack of its own, which must outlive each network."""
     file = exports("segmentation", format="openvino")
     command = [sys.executable, "-X", "faulthandler", "-c", CLOSED_IN_TURN, str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "signal handled\n"), done.stderr
+
+
+Calls = list[tuple[object, ...]]
+
+
+def recording(calls: Calls, **metadata: str) -> ExportedNetwork:
+    """Return a network whose sessions return their input, and which records its calls."""
+
+    def start(*arguments: object) -> Callable[[Tensor, Output], Tensor]:
+        def run(x: Tensor, output: Output) -> Tensor:
+            calls.append((x.dtype, output))
+            return x
+
+        calls.append(arguments)
+        return run
+
+    known = {"arch": "drn_d_22", "task": "segmentation", "classes": "7", "input": "normalised"}
+    known |= {"outputs": "logits,scores"} | metadata
+    return ExportedNetwork(path=Path("net.onnx"), metadata=known, runtime="none", start=start)
+
+
+def test_metadata() -> None:
+    network = recording([])
+    assert (network.arch, network.task, network.classes) == ("drn_d_22", "segmentation", 7)
+    assert (network.architecture.width, network.size) == (1, None)
+    assert not (network.answers_classes or network.takes_pixels)
+    network = recording([], input="uint8", outputs="classes", size="48x64", width="0.25")
+    assert (network.architecture.width, network.size) == (0.25, (48, 64))
+    assert network.answers_classes
+    assert network.takes_pixels
+
+
+def test_threads_are_divided_among_concurrent_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 9)
+    calls: Calls = []
+    for concurrency in (2, 100):
+        recording(calls).session(CPU, concurrency)
+    assert calls == [(CPU, 4, 2), (CPU, 1, 100)]
+
+
+def test_uint8_and_float_inputs() -> None:
+    calls: Calls = []
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
+    given = recording(calls, input="uint8").session(CPU, 1)(normalise(pixels, AS_PIXELS), "scores")
+    assert torch.equal(given, pixels.permute(0, 3, 1, 2))
+    x = torch.randn(1, 3, 5, 7)
+    assert torch.equal(recording(calls).session(CPU, 1)(x, "logits"), x)
+    assert calls[1::2] == [(torch.uint8, "scores"), (torch.float32, "logits")]
