@@ -101,6 +101,12 @@ def cityscapes_train_ids() -> npt.NDArray[np.uint8]:
 
 
 @cache
+def cityscapes_label_ids() -> dict[str, int]:
+    """Return the label id of each name, those of labels that are not evaluated too."""
+    return {row["name"]: int(row["id"]) for row in _rows("cityscapes_labels.csv")}
+
+
+@cache
 def imagenet() -> dict[str, str]:
     """Give what people call each of the 1000 classes of ILSVRC2012, by WNID, in sorted order.
 

@@ -10,7 +10,7 @@ import numpy as np
 from drn_cli.data.class_folders import ClassFolder
 from drn_cli.data.folders import ListFolder
 from drn_cli.data.images import Pixels, read_image
-from drn_cli.data.prepare.street.scene import draw_scene
+from drn_cli.data.synthetic import draw_scene
 from drn_cli.errors import DrnError
 from drn_cli.export.form import Form
 from drn_cli.inference.inputs import find_pictures

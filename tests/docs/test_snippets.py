@@ -11,7 +11,7 @@ from PIL import Image
 import drn_cli
 from drn_cli.data.classes import cityscapes
 from drn_cli.data.folders import CITYSCAPES
-from drn_cli.data.prepare.street.scene import draw_scene
+from drn_cli.data.synthetic import draw_scene
 from drn_cli.export.exporting import export
 from drn_cli.export.form import Form
 from drn_cli.inference.source import Source

@@ -21,7 +21,7 @@ from drn_cli.data.prepare.common import (
     write_info,
     write_list,
 )
-from drn_cli.data.prepare.street.scene import draw_scene
+from drn_cli.data.synthetic import draw_scene
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json
 
@@ -29,16 +29,16 @@ __all__ = ["draw_scene", "make_scenes"]
 
 # Invented cities; as in Cityscapes, no city is in two splits.
 CITIES = {"train": ("dilaton", "residua"), "val": ("gridley",), "test": ("stridegate",)}
-SMALLEST, LARGEST = (64, 32), (8192, 4096)  # below, things are blots; above, circles have corners
-WIDEST, TALLEST = 8, 4  # width over height, height over width: beyond, a street is out of sight
-REVISION = 1  # of the drawing: raise it when the same seed gives other pictures
+SMALLEST, LARGEST = (64, 32), (8192, 4096)  # below, objects are blots; above, circles have corners
+WIDEST, TALLEST = 8, 4  # width over height, height over width: beyond, the street is out of view
+REVISION = 2  # of the drawing: raise it when the same seed gives other images
 
 # Measured: a scene takes as long as its pixels and 30,000 more, and 85 bytes a pixel of memory.
 # Below some 5 million pixels in all, one process is done before others have started.
 PIXELS_OF_A_SCENE, PIXELS_TO_SHARE, BYTES_PER_PIXEL = 30_000, 5_000_000, 85
 
 Scene = tuple[str, int]  # split, and number in it
-Drawn = tuple[RunningStats, NDArray[np.int64]]  # of an image, and pixels of each train id
+Drawn = tuple[RunningStats, NDArray[np.int64]]  # of an image, and number of pixels of each train id
 
 
 def make_scenes(
@@ -52,19 +52,19 @@ def make_scenes(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Draw street scenes into a new data folder; a folder of these very scenes is left alone.
+    """Draw street scenes into a new data folder; a folder with the same scenes is left unchanged.
 
-    Many or large scenes are drawn on all cores. They are the same however they are drawn.
+    Many or large scenes are drawn on all cores, with the same result.
 
     Args:
-        out: The folder to make. It appears only when all of it is written.
-        train: Number of pictures to train on.
-        val: Number of pictures to evaluate on.
-        test: Number of pictures without labels.
-        width: Width of the pictures in pixels.
-        height: Height of the pictures in pixels.
-        seed: Another seed gives other scenes.
-        progress: Called with the pictures done so far and their total number.
+        out: Folder to create; it appears only when it is complete.
+        train: Number of training images.
+        val: Number of validation images.
+        test: Number of images without labels.
+        width: Width of the images in pixels.
+        height: Height of the images in pixels.
+        seed: Random seed.
+        progress: Called with the number of images done and their total.
 
     Raises:
         DrnError: `out` is something else or cannot be written, or a number is out of range.
@@ -121,7 +121,7 @@ def _check(counts: dict[str, int], width: int, height: int, seed: int) -> None:
 
 
 def _is_worth_sharing(count: int, pixels: int) -> bool:
-    """Tell whether drawing with all cores is quicker, and half of the memory is enough for it."""
+    """Whether drawing on all cores is faster and needs at most half of the memory."""
     processes = min(count, len(os.sched_getaffinity(0)))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     fits = processes * pixels * BYTES_PER_PIXEL <= memory / 2
@@ -131,16 +131,16 @@ def _is_worth_sharing(count: int, pixels: int) -> bool:
 def _draw(
     folder: Path, counts: Mapping[str, int], size: tuple[int, int], seed: int, scene: Scene
 ) -> Drawn:
-    """Draw and save one scene, and sum up its image and its train ids."""
+    """Draw and save one scene; return the statistics of its image and its train id counts."""
     split, index = scene
-    picture, labels = draw_scene(_scene_seed(seed, split, index), *size)
-    _save(folder, split, _stem(split, index, counts[split]), picture, labels)
+    image, labels = draw_scene(_scene_seed(seed, split, index), *size)
+    _save(folder, split, _stem(split, index, counts[split]), image, labels)
     train_ids = cityscapes_train_ids()[labels]
-    return RunningStats.of(picture), np.bincount(train_ids.ravel(), minlength=256)
+    return RunningStats.of(image), np.bincount(train_ids.ravel(), minlength=256)
 
 
 def _is_made(out: Path, settings: dict[str, int]) -> bool:
-    """Tell whether `out` holds the scenes asked for; it must not hold anything else."""
+    """Whether `out` contains exactly these scenes; DrnError if it contains anything else."""
     if not os.path.lexists(out) or is_untouched(out):
         return False
     info: Any = read_json(out / "info.json") if (out / "info.json").is_file() else {}
@@ -158,7 +158,7 @@ def _scene_seed(seed: int, split: str, index: int) -> int:
 
 
 def _stem(split: str, index: int, count: int) -> str:
-    """`SPLIT/CITY/CITY_SEQUENCE_FRAME`: the pictures are shared out among the split's cities."""
+    """`SPLIT/CITY/CITY_SEQUENCE_FRAME`: images are divided among the cities of the split."""
     cities = CITIES[split]
     each = -(-count // len(cities))
     city, sequence = cities[index // each], index % each
@@ -174,9 +174,9 @@ def _label_path(stem: str, kind: str) -> str:
 
 
 def _save(
-    folder: Path, split: str, stem: str, picture: NDArray[np.uint8], labels: NDArray[np.uint8]
+    folder: Path, split: str, stem: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]
 ) -> None:
-    files = {_image_path(stem): picture}
+    files = {_image_path(stem): image}
     if split != "test":
         files[_label_path(stem, "labelIds")] = labels
         files[_label_path(stem, "trainIds")] = cityscapes_train_ids()[labels]
