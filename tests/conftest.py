@@ -94,6 +94,17 @@ def recipe_file(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
+@pytest.fixture(scope="session")
+def thin_recipe_file(recipe_file: Path) -> Path:
+    """The same with a network of width 1/16, where only the pipeline matters."""
+    recipe = yaml.safe_load(recipe_file.read_text())
+    recipe["model"]["width"] = 0.0625
+    path = recipe_file.with_name("thin") / recipe_file.name
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
 def environ() -> dict[str, str]:
     """The environment for processes: nobody's torchrun, and no GPU."""
     kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "DRN_DEBUG")}
@@ -207,14 +218,23 @@ class Trained:
     stderr: str
 
 
-@pytest.fixture(scope="session")
-def trained(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """The one full training; it is only read."""
-    cwd = tmp_path_factory.mktemp("trained")
+def train_in(cwd: Path, recipe_file: Path) -> Trained:
     done = Drn(cwd)("train", recipe_file, "--json")
     assert done.returncode == 0, done.stderr
     folder = cwd / json.loads(done.stdout)["run"]
     return Trained(cwd, folder, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def trained(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The one full training; it is only read."""
+    return train_in(tmp_path_factory.mktemp("trained"), recipe_file)
+
+
+@pytest.fixture(scope="session")
+def thin_trained(thin_recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A finished run of `thin_recipe_file`; it is only read."""
+    return train_in(tmp_path_factory.mktemp("thin"), thin_recipe_file)
 
 
 @pytest.fixture(scope="session")
