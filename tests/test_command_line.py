@@ -44,7 +44,15 @@ def verbs() -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["--version"], ["train", "--help"], ["eval", "--help"], ["predict", "-h"]],
+    [
+        ["--help"],
+        ["--version"],
+        *(
+            [*verb.split(), "--help"]
+            for verb in ("train", "eval", "data show", "models", "recipes")
+        ),
+        ["predict", "-h"],
+    ],
     ids=" ".join,
 )
 def test_help_and_version_import_nothing_heavy(drn, words):

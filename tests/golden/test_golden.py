@@ -11,6 +11,7 @@ Each file is a list of cases:
       drn: predict photos --json     # the command line under test
       process: true                  # run it in a real process, where signals or torchrun matter
       by_type: true                  # record JSON values by type and text without its numbers
+      head: 12                       # record only the first lines of stdout
       read: classes.csv              # a text file it wrote
       exit: 0                        # the rest is recorded: the exit code, if it is not 0,
       json: {...}                    # the JSON document with numbers rounded, or else stdout,
@@ -134,7 +135,8 @@ def run(case: dict[str, Any], folder: Path, here: Any, process: Any) -> dict[str
     if "--json" in words and stdout:
         found["json"] = document(json.loads(stdout), folder, by_type)
     elif stdout:
-        found["stdout"] = stable(stdout, folder, by_type)
+        lines = stdout.splitlines()[: case.get("head")]
+        found["stdout"] = stable("\n".join(lines), folder, by_type)
     if code == 2:
         boxed = re.findall("^│(.*)│$", stderr, re.MULTILINE)
         stderr = re.sub(" +", " ", " ".join(boxed)).strip() or stderr
