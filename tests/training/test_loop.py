@@ -28,6 +28,7 @@ def test_the_run_folder_says_everything(trained, recipe_file):
         "environment.json",
         "metrics.jsonl",
         "recipe.yaml",
+        "report.html",
     ]
     assert load_recipe(str(run.recipe)).recipe == load_recipe(str(recipe_file)).recipe
 
