@@ -74,12 +74,10 @@ def own_data_folder(data_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(data_folder, tmp_path / "own_data"))
 
 
-@pytest.fixture(scope="session")
-def recipe_file(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three steps an epoch, four epochs."""
+def write_recipe(folder: Path, data_folder: Path, width: float) -> Path:
     recipe = {
         "task": "segmentation",
-        "model": {"arch": "drn_a_18"},
+        "model": {"arch": "drn_a_18", "width": width},
         "data": {"root": str(data_folder), "classes": len(CLASSES), "workers": 0},
         "augment": {"crop": 32, "scale": 1.2, "rotate": 5, "flip": True},
         "train": {
@@ -89,20 +87,22 @@ def recipe_file(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             "schedule": {"kind": "poly", "per": "step"},
         },
     }
-    path = tmp_path_factory.mktemp("recipe") / "easy.yaml"
+    path = folder / "easy.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path
 
 
 @pytest.fixture(scope="session")
-def thin_recipe_file(recipe_file: Path) -> Path:
+def recipe_file(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three steps an epoch, four epochs."""
+    return write_recipe(tmp_path_factory.mktemp("recipe"), data_folder, 1.0)
+
+
+# It does not ask for `recipe_file`, which modules replace by this one.
+@pytest.fixture(scope="session")
+def thin_recipe_file(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with a network of width 1/16, where only the pipeline matters."""
-    recipe = yaml.safe_load(recipe_file.read_text())
-    recipe["model"]["width"] = 0.0625
-    path = recipe_file.with_name("thin") / recipe_file.name
-    path.parent.mkdir()
-    path.write_text(yaml.safe_dump(recipe))
-    return path
+    return write_recipe(tmp_path_factory.mktemp("thin_recipe"), data_folder, 0.0625)
 
 
 def environ() -> dict[str, str]:
