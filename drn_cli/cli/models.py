@@ -37,8 +37,8 @@ def list_(width: Width = 1.0, json: Json = False) -> None:
     for training, not the classifier whose errors are listed.
     """
     from drn_cli.networks.catalog import architecture, list_models
-    from drn_cli.networks.cost import forward_flops
     from drn_cli.networks.models import parameters
+    from drn_cli.networks.profiling import forward_flops
     from drn_cli.networks.published import START_ONLY, start_only
 
     rows: list[dict[str, Any]] = [
@@ -82,8 +82,8 @@ def list_(width: Width = 1.0, json: Json = False) -> None:
 def show(arch: Arch, width: Width = 1.0, json: Json = False) -> None:
     """Show all that is known of a network: structure, scores, weight files and their addresses."""
     from drn_cli.networks.catalog import architecture
-    from drn_cli.networks.cost import forward_flops
     from drn_cli.networks.models import parameters
+    from drn_cli.networks.profiling import forward_flops
     from drn_cli.networks.published import START_ONLY, known_files, start_only
 
     found = architecture(arch, width)

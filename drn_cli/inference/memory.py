@@ -10,8 +10,8 @@ import torch
 
 from drn_cli.device import free_memory
 from drn_cli.networks.catalog import Architecture
-from drn_cli.networks.live_bytes import LiveBytes
-from drn_cli.networks.models import OUTPUT_STRIDE, build
+from drn_cli.networks.models import OUTPUT_STRIDE
+from drn_cli.networks.profiling import activation_bytes
 from drn_cli.recipe.schema import Eval
 
 log = logging.getLogger(__name__)
@@ -27,14 +27,11 @@ SIDE = 512  # of the picture on which maps are counted
 
 @lru_cache
 def bytes_per_pixel(arch: Architecture | None) -> float:
-    """Estimate what a segmenter holds at once for each pixel it sees, in float32."""
+    """Estimate the memory of a segmenter for each pixel of its input, in float32."""
     if arch is None:
         return UNKNOWN
-    with torch.device("meta"), torch.inference_mode():
-        model = build(arch, "segmentation", 1).eval()
-        with LiveBytes([*model.parameters(), *model.buffers()]) as live:
-            model.scores(torch.empty(1, 3, SIDE, SIDE))
-    return float(WORKSPACE * live.peak / SIDE**2)
+    peak = activation_bytes(arch, "segmentation", 1, (1, SIDE, SIDE)).peak
+    return float(WORKSPACE * peak / SIDE**2)
 
 
 def available(device: torch.device) -> int:

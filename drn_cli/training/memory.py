@@ -3,12 +3,18 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
-from drn_cli.device import Precision
+import torch
+
+from drn_cli.device import Precision, autocast_type
 from drn_cli.errors import DrnError
-from drn_cli.recipe.schema import Recipe
-from drn_cli.training.fake_pass import model_bytes, pass_bytes
+from drn_cli.networks.catalog import Architecture, Task
+from drn_cli.networks.models import build
+from drn_cli.networks.profiling import activation_bytes
+from drn_cli.recipe.schema import Loss, Recipe
+from drn_cli.training.loss import make_loss
 
 GIB = 2**30
 
@@ -143,10 +149,52 @@ def _crops_take(recipe: Recipe, world: int) -> str:
     return f"1 crop of {side} takes" if count == 1 else f"{count} crops of {side} take"
 
 
+@lru_cache
+def pass_bytes(
+    arch: Architecture,
+    task: Task,
+    classes: int,
+    loss: Loss,
+    crop: int,
+    count: int,
+    precision: Precision,
+    checkpointing: bool,
+) -> int:
+    """Return the most bytes that a forward and backward pass holds beside weights and gradients.
+
+    Those are the images, the activations that are saved for the backward pass, weights in 16 bits
+    under autocast, and what is temporary: maps, logits, loss and their gradients.
+
+    Args:
+        arch: Architecture.
+        task: What the network predicts.
+        classes: Number of classes.
+        loss: Training loss.
+        crop: Side of a crop, in pixels.
+        count: Crops of the micro-batch.
+        precision: Of autocast.
+        checkpointing: Whether activations are recomputed in the backward pass.
+    """
+    crop = max(crop, 16)  # a lone crop of 8 is a single position, which batch norm cannot train on
+    peak = activation_bytes(
+        arch,
+        task,
+        classes,
+        (count, crop, crop),
+        dtype=autocast_type(precision),
+        loss=make_loss(loss, task, torch.device("cpu")),
+        checkpointing=checkpointing,
+    ).peak
+    return peak + 3 * count * crop**2  # the images as they are loaded, in uint8
+
+
 def _estimate(recipe: Recipe, pictures: int, precision: Precision, on_gpu: bool) -> MemoryEstimate:
     arch, task, classes = recipe.model.architecture, recipe.task, recipe.data.classes
     train = recipe.train
-    parameters, statistics = model_bytes(arch, task, classes)
+    with torch.device("meta"):
+        model = build(arch, task, classes)
+    parameters = sum(parameter.nbytes for parameter in model.parameters())
+    statistics = sum(buffer.nbytes for buffer in model.buffers())
     copies = 2 if train.optimiser.kind == "adamw" else int(train.momentum > 0)
     weights = parameters + statistics
     average = weights if train.ema is not None else 0

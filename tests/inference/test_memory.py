@@ -11,7 +11,7 @@ from drn_cli.inference import memory
 from drn_cli.inference.memory import SMALLEST_TILE, Tiles, available, bytes_per_pixel
 from drn_cli.networks import list_models
 from drn_cli.networks.catalog import architecture
-from drn_cli.networks.live_bytes import LiveBytes
+from drn_cli.networks.profiling import MemoryTracker
 from drn_cli.recipe.schema import Eval
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ D54 = architecture("drn_d_54")
 
 def test_storages_count_from_when_they_are_made_until_they_are_dropped() -> None:
     held = torch.zeros(1000)
-    with LiveBytes([held]) as live:
+    with MemoryTracker([held]) as live:
         held.add_(1)
         assert live.peak == 0
         first = held + 1

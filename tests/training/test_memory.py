@@ -9,8 +9,7 @@ import pytest
 from drn_cli.networks.catalog import architecture
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.recipe.schema import Loss, Recipe
-from drn_cli.training.fake_pass import pass_bytes
-from drn_cli.training.memory import GIB, advice, estimate, largest_pass
+from drn_cli.training.memory import GIB, advice, estimate, largest_pass, pass_bytes
 
 Make = Callable[..., Recipe]
 

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from drn_cli.networks import create_model
 from drn_cli.networks.catalog import ARCHITECTURES, architecture
-from drn_cli.networks.cost import forward_flops, step_flops
+from drn_cli.networks.profiling import forward_flops, step_flops
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
