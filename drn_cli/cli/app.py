@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -29,12 +29,10 @@ from drn_cli.cli import (
     runs,
     train,
 )
+from drn_cli.cli.completion import RecipeCommand, UsageError
 from drn_cli.errors import DrnError, FaultError, explained, started_by_torchrun
 from drn_cli.formatting import visible
 from drn_cli.version import __version__
-
-# What typer raises for words it does not understand; each release has it in another place.
-UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 
 
 class _Verbs(TyperGroup):
@@ -111,7 +109,7 @@ def _drn(
 
 
 app.add_typer(data.app, name="data")
-app.command("train", epilog=train.EPILOG)(train.train)
+app.command("train", cls=RecipeCommand, epilog=train.EPILOG)(train.train)
 app.command("eval", epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command("predict", epilog=predict.EPILOG)(predict.predict)
 app.command("localize", epilog=localize.EPILOG)(localize.localize)
@@ -122,7 +120,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(recipes.app, name="recipes")
 app.command("bench", epilog=bench.EPILOG)(bench.bench)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
-app.command("demo", epilog=demo.EPILOG)(demo.demo)
+app.command("demo", cls=RecipeCommand, epilog=demo.EPILOG)(demo.demo)
 
 
 def main() -> None:

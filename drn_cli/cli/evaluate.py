@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from drn_cli.cli.completion import complete_weights
 from drn_cli.cli.evaluating.data import score_data
 from drn_cli.cli.evaluating.folders import Folders, Ids, score_folder, score_predictions
 from drn_cli.cli.evaluating.output import Output
@@ -58,6 +59,7 @@ def evaluate(
         Path | None,
         typer.Argument(
             metavar="RUN|FILE|NAME",
+            autocompletion=complete_weights,
             help="Run folder, checkpoint, exported network, or a network with published weights; "
             "by default the newest run that has a best network.",
         ),

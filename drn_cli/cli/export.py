@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.completion import complete_weights
 from drn_cli.cli.sizes import METAVAR, parse_size
 from drn_cli.cli.source import Mean, Stats, Std, announce
 
@@ -39,6 +40,7 @@ def export(
         Path | None,
         typer.Argument(
             metavar="RUN|FILE|NAME",
+            autocompletion=complete_weights,
             help="Run folder, checkpoint, or a network with published weights; by default the "
             "newest run that has a best network.",
         ),

@@ -152,10 +152,12 @@ def localize(
         raise typer.BadParameter("--partial goes with --eval")
     if evaluate and class_:
         raise typer.BadParameter("--class does not go with --eval")
+    from drn_cli.inference.inputs import check_inputs
     from drn_cli.inference.normalization import stated
     from drn_cli.inference.source import find_source
     from drn_cli.recipe.schema import Eval
 
+    check_inputs(inputs)
     source = find_source(weights)
     look = Look(Eval(), False, precision, compile_, given=stated(stats, mean, std))
     spread(gpus)

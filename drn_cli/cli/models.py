@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.completion import complete_architecture
 
 if TYPE_CHECKING:
     from drn_cli.networks.catalog import Architecture, Errors
@@ -12,7 +13,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="The networks, and weights that others published.")
 
-Arch = Annotated[str, typer.Argument(help="A network's name, such as drn_d_22.")]
+Arch = Annotated[
+    str,
+    typer.Argument(
+        help="A network's name, such as drn_d_22.", autocompletion=complete_architecture
+    ),
+]
 Width = Annotated[
     float,
     typer.Option(
@@ -179,7 +185,10 @@ def import_(
     ],
     arch: Annotated[
         str | None,
-        typer.Option(help="Needed for drn_b_26 only, which looks the same as drn_c_26."),
+        typer.Option(
+            help="Needed for drn_b_26 only, which looks the same as drn_c_26.",
+            autocompletion=complete_architecture,
+        ),
     ] = None,
     task: Annotated[
         str | None,

@@ -125,9 +125,11 @@ def predict(
     wanted = Wanted(out, save, skip_existing, submission, partial, batch, as_json, force)
     if "-" in inputs or str(out) == "-":
         _check_stream(inputs, wanted)
+    from drn_cli.inference.inputs import check_inputs
     from drn_cli.inference.normalization import stated
     from drn_cli.inference.source import find_source
 
+    check_inputs(inputs)
     source = find_source(weights)
     view = view_of(source, scales, flip, tile, multi_scale)
     changed = bool(multi_scale or scales or flip or tile)

@@ -5,13 +5,21 @@ from typing import Annotated, Any
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.completion import RecipeCommand, complete_key, complete_recipe
 
 app = typer.Typer(no_args_is_help=True, help="Look at recipes, copy them, check them.")
 
-Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")]
+Recipe = Annotated[
+    str,
+    typer.Argument(help="A shipped recipe's name or a YAML file.", autocompletion=complete_recipe),
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Set a key, such as train.lr=0.02."),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Set a key, such as train.lr=0.02.",
+        autocompletion=complete_key,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -49,9 +57,10 @@ def list_(json: Json = False) -> None:
 
 
 @app.command(
+    cls=RecipeCommand,
     epilog="Examples:\n\n"
     "  [bold]drn recipes show drn_d_22_camvid[/]                the file as it stands\n\n"
-    "  [bold]drn recipes show drn_d_22_camvid train.lr=0.01[/]  every field, with the change"
+    "  [bold]drn recipes show drn_d_22_camvid train.lr=0.01[/]  every field, with the change",
 )
 def show(
     recipe: Recipe,
@@ -78,7 +87,9 @@ def show(
     "  [bold]drn recipes copy drn_d_22_camvid mine.yaml[/]"
 )
 def copy(
-    name: Annotated[str, typer.Argument(help="A shipped recipe's name.")],
+    name: Annotated[
+        str, typer.Argument(help="A shipped recipe's name.", autocompletion=complete_recipe)
+    ],
     dest: Annotated[
         str | None, typer.Argument(help="File or folder to write to; ./NAME.yaml if left out.")
     ] = None,
@@ -103,9 +114,10 @@ def copy(
 
 
 @app.command(
+    cls=RecipeCommand,
     epilog="Examples:\n\n"
     "  [bold]drn recipes check mine.yaml[/]\n\n"
-    "  [bold]drn recipes check drn_d_22_camvid train.batch_size=4[/]"
+    "  [bold]drn recipes check drn_d_22_camvid train.batch_size=4[/]",
 )
 def check(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> None:
     """Check a recipe without running it; exit 1 if there is a mistake in it."""

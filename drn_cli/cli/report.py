@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.completion import complete_run
 
 EPILOG = """[bold]Examples[/]
 
@@ -28,7 +29,11 @@ loads nothing, so that it can be mailed. `drn train` writes it at its end.
 def report(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN", help="Run folders; by default the one that measured last."),
+        typer.Argument(
+            metavar="RUN",
+            help="Run folders; by default the one that measured last.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     out: Annotated[
         Path | None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.completion import complete_weights
 from drn_cli.cli.launching import launch_options, should_launch
 from drn_cli.errors import DrnError, reports_for_all
 
@@ -39,6 +40,7 @@ Weights = Annotated[
     Path | None,
     typer.Option(
         metavar="RUN|FILE|NAME",
+        autocompletion=complete_weights,
         help="Run folder, checkpoint, exported network, or a network with published weights; by "
         "default the newest run that has a best network.",
     ),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drn_cli.cli import console
+from drn_cli.cli.completion import complete_key, complete_recipe, complete_resume
 from drn_cli.cli.launching import (
     Gpus,
     MasterPort,
@@ -58,11 +59,18 @@ is ignored. A finished run exits with 0, a mistake with 1. It ends with a report
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="A shipped recipe's name, or a YAML file.")
+        str | None,
+        typer.Argument(
+            help="A shipped recipe's name, or a YAML file.", autocompletion=complete_recipe
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's."),
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Settings that replace the recipe's.",
+            autocompletion=complete_key,
+        ),
     ] = None,
     gpus: Gpus = 1,
     nnodes: Nodes = None,
@@ -78,6 +86,7 @@ def train(
         str | None,
         typer.Option(
             metavar="RUN|auto",
+            autocompletion=complete_resume,
             help="Go on with a run folder or one of its checkpoints; auto: with the newest "
             "unfinished run of this recipe, or start anew.",
         ),

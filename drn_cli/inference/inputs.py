@@ -3,6 +3,7 @@
 import glob
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from drn_cli.errors import DrnError, few_of, warn_for_all
 
 log = logging.getLogger(__name__)
 
+VIDEO_ENDINGS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 NOT_ENTERED = frozenset({CYCLE, REPEATED, UNREADABLE, PREDICTIONS})  # reasons against folders
 
 
@@ -41,6 +43,32 @@ class Picture:
 
     path: str
     name: str
+
+
+def check_inputs(inputs: Sequence[str]) -> None:
+    """Refuse what is no image file by its name alone, before a network is loaded.
+
+    Raises:
+        DrnError: An input is a URL, a video or a camera.
+    """
+    for entry in inputs:
+        kind, device = None, entry
+        scheme, separator, _ = entry.partition("://")
+        if separator and scheme.isalnum():
+            kind = "URL"
+        elif Path(entry).is_dir() or glob.has_magic(entry):
+            continue
+        elif entry.lower().endswith(VIDEO_ENDINGS):
+            kind = "video"
+        elif re.fullmatch(r"(/dev/video)?\d+", entry) and not Path(entry).is_file():
+            kind, device = "camera", f"/dev/video{entry.removeprefix('/dev/video')}"
+        if kind is None:
+            continue
+        remedy = f"save its frames first, for example with ffmpeg -i {device} frames/%06d.png"
+        if scheme in ("http", "https") and not entry.lower().endswith(VIDEO_ENDINGS):
+            remedy = f"download it first, for example with curl -O {entry}"
+        accepted = "only image files, folders, quoted globs and - for stdin are read"
+        raise DrnError(f"{entry}: is a {kind}; {accepted}", remedy)
 
 
 def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[Picture]:
