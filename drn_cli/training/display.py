@@ -78,6 +78,7 @@ class Display:
     def __init__(self, training: Training, progress: Progress) -> None:
         self._training, self._silent = training, not training.group.first
         self._epochs = training.recipe.train.epochs
+        self._untitled = True  # the header of the table is printed once
         self._console = Terminal(stderr=True)
         self._bar: tqdm[Any] = tqdm(
             total=training.steps,
@@ -119,23 +120,21 @@ class Display:
         """Print what an epoch, counted from 1, came to."""
         if self._silent:
             return
-        loss = pace.mean_loss
+        loss, scores = pace.mean_loss, {} if validation is None else validation.scores
         cells = {
             "epoch": f"{epoch}/{self._epochs}",
             "loss": "-" if loss is None else f"{loss:.4f}",
             "lr": f"{rate:.3g}",
-            "pictures/s": f"{pace.speed:.1f}",
+            "images/s": f"{pace.speed:.1f}",
             "waiting": f"{pace.share_waiting:.0%}",
         }
-        if validation is not None:
-            scores = validation.scores
-            for name, key in NAMES.items():
-                if key in scores:
-                    cells[name] = f"{100 * scores[key]:.2f} %"
-            cells[""] = "best so far" if best else ""
-        table = Table(header_style="bold", box=None, pad_edge=False)
+        for name, key in SCORES[self._training.recipe.task].items():
+            cells[name] = f"{100 * scores[key]:.2f} %" if key in scores else ""
+        cells[""] = "best so far" if validation is not None and best else ""
+        table = Table(header_style="bold", box=None, pad_edge=False, show_header=self._untitled)
+        self._untitled = False
         for name in cells:
-            table.add_column(name, min_width=9)  # so that the tables of epochs line up
+            table.add_column(name, min_width=max(9, len(name)))  # the rows of epochs line up
         table.add_row(*cells.values())
         classes = {} if validation is None else validation.scores.get("iou", {})
         # The moving line steps aside. A terminal that was closed, or a log's full disk, is no
@@ -150,10 +149,8 @@ class Display:
                 self._console.print(Columns([Text("IoU %", "dim"), *shown], padding=(0, 2)))
 
 
-# Scores as people call them, and their names in metrics.jsonl.
-NAMES = {
-    "mIoU": "miou",
-    "pixel accuracy": "pixel_accuracy",
-    "top-1": "top1",
-    "top-5": "top5",
+# Names of scores in the table and in metrics.jsonl.
+SCORES = {
+    "segmentation": {"mIoU": "miou", "pixel accuracy": "pixel_accuracy"},
+    "classification": {"top-1": "top1", "top-5": "top5"},
 }
