@@ -56,6 +56,7 @@ def test_the_wheel_holds_recipes_tables_and_the_type_marker(wheel: Path) -> None
     shipped = {path.name for path in (CHECKOUT / "recipes").glob("*.yaml")}
     assert {f"drn_cli/recipes/{name}" for name in shipped} <= set(names)
     assert "drn_cli/data/tables/cityscapes_labels.csv" in names
+    assert "drn_cli/data/tables/street.yaml" in names
     assert "drn_cli/py.typed" in names
     templates = ("run.html.j2", "style.css", "script.js")
     assert {f"drn_cli/report/templates/{name}" for name in templates} <= set(names)

@@ -22,18 +22,18 @@ give the same files; a second run does nothing.
 
 
 def scenes(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Data folder to make.")],
-    train: Annotated[int, typer.Option(help="Pictures to train on.")] = 48,
-    val: Annotated[int, typer.Option(help="Pictures to evaluate on.")] = 12,
-    test: Annotated[int, typer.Option(help="Pictures without labels.")] = 4,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Data folder to create.")],
+    train: Annotated[int, typer.Option(help="Training images.")] = 48,
+    val: Annotated[int, typer.Option(help="Validation images.")] = 12,
+    test: Annotated[int, typer.Option(help="Images without labels.")] = 4,
     size: Annotated[
         str,
         typer.Option(metavar=METAVAR, help="Width and height of the images in pixels, as 512x256."),
     ] = "256x128",
-    seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Street scenes drawn with their labels, at any size and number: for trials and benchmarks."""
+    """Synthetic street scenes with labels, of any size and number, for trials and benchmarks."""
     from drn_cli.data.prepare.scenes import make_scenes
 
     width, height = parse_size(size)

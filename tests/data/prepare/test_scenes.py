@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import Image
 from drn_cli.data.classes import cityscapes, cityscapes_train_ids
 from drn_cli.data.prepare import scenes
 from drn_cli.data.prepare.scenes import draw_scene, make_scenes
+from drn_cli.data.street_table import load_table
 from drn_cli.errors import DrnError
 
 Scene = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -33,14 +33,14 @@ def lines(path: Path) -> list[str]:
 
 
 def test_seed_and_size_decide_everything(sixty: list[Scene]) -> None:
-    picture, labels = draw_scene(7)
-    assert picture.shape == (128, 256, 3)
+    image, labels = draw_scene(7)
+    assert image.shape == (128, 256, 3)
     assert labels.shape == (128, 256)
-    assert picture.dtype == labels.dtype == np.uint8
-    assert np.array_equal(picture, sixty[7][0])
+    assert image.dtype == labels.dtype == np.uint8
+    assert np.array_equal(image, sixty[7][0])
     assert np.array_equal(labels, sixty[7][1])
     assert len({labels.tobytes() for _, labels in sixty}) == 60
-    assert len({picture.tobytes() for picture, _ in sixty}) == 60
+    assert len({image.tobytes() for image, _ in sixty}) == 60
 
 
 def test_every_class_is_there_often_enough_to_be_learnt(sixty: list[Scene]) -> None:
@@ -66,19 +66,19 @@ def test_every_class_is_there_often_enough_to_be_learnt(sixty: list[Scene]) -> N
 def test_colour_alone_does_not_tell_the_class(sixty: list[Scene]) -> None:
     """The average colours of cars in many scenes spread over those of houses."""
     means: dict[int, list[NDArray[np.float64]]] = {11: [], 26: []}
-    for picture, labels in sixty:
+    for image, labels in sixty:
         for label, found in means.items():
             if (labels == label).sum() > 100:
-                found.append(picture[labels == label].mean(0))
+                found.append(image[labels == label].mean(0))
     houses, cars = np.stack(means[11]), np.stack(means[26])
     assert (np.abs(houses.mean(0) - cars.mean(0)) < 2 * (houses.std(0) + cars.std(0))).all()
 
 
 def test_labels_lie_on_what_is_drawn(sixty: list[Scene]) -> None:
-    """Borders of the labels meet edges of the picture, and not when moved by three pixels."""
+    """Borders of the labels meet edges of the image, and not when moved by three pixels."""
     contrast = dict.fromkeys([(0, 0), (3, 0), (-3, 0), (0, 3), (0, -3)], 0.0)
-    for picture, labels in sixty[:20]:
-        grey = picture.mean(2)
+    for image, labels in sixty[:20]:
+        grey = image.mean(2)
         across, down = np.abs(np.diff(grey, axis=1))[:-1], np.abs(np.diff(grey, axis=0))[:, :-1]
         borders_across = (labels[:, 1:] != labels[:, :-1])[:-1]
         borders_down = (labels[1:] != labels[:-1])[:, :-1]
@@ -91,14 +91,28 @@ def test_labels_lie_on_what_is_drawn(sixty: list[Scene]) -> None:
     assert all(aligned > 1.4 * moved for moved in contrast.values()), (aligned, contrast)
 
 
+def test_table_uses_what_it_defines_and_defines_what_it_uses() -> None:
+    table = load_table()
+    ground = {"grass", "sidewalk", "road", "wheel track", "patch", "edge line", "lane line"}
+    used = ground | {"zebra crossing", "rails"}
+    used |= {name for rule in table.places for name in rule.what}
+    used |= {name for names in table.plots.values() for name in names}
+    parts = [part for thing in table.objects.values() for part in thing.parts]
+    used |= {name for part in parts for name in part.use}
+    assert used == set(table.objects)
+    colors = {part.color for part in parts if not part.use}
+    assert colors | {"glass", "sky", "horizon"} == set(table.palettes)
+    assert len(table.palettes["sky"]) == len(table.palettes["horizon"])
+
+
 @pytest.mark.parametrize(
     "size", [(64, 32), (65, 47), (64, 256), (101, 203), (333, 77), (640, 80), (640, 320)]
 )
 def test_any_size(size: tuple[int, int]) -> None:
     width, height = size
     for seed in range(3):
-        picture, labels = draw_scene(seed, width, height)
-        assert picture.shape == (height, width, 3)
+        image, labels = draw_scene(seed, width, height)
+        assert image.shape == (height, width, 3)
         assert labels.shape == (height, width)
         assert (labels == 7).mean() > 0.05
 
@@ -124,25 +138,23 @@ def test_layout_is_that_of_cityscapes(folder: Path) -> None:
     assert files == expected
 
 
-def test_files_hold_pictures_and_both_kinds_of_labels(folder: Path) -> None:
+def test_files_hold_images_and_both_kinds_of_labels(folder: Path) -> None:
     to_train_ids = cityscapes_train_ids()
     for split in ("train", "val"):
         images, labels = (lines(folder / f"{split}_{kind}.txt") for kind in ("images", "labels"))
         for image, label in zip(images, labels, strict=True):
-            with Image.open(folder / image) as picture:
-                assert (picture.mode, picture.size) == ("RGB", (96, 48))
+            with Image.open(folder / image) as opened:
+                assert (opened.mode, opened.size) == ("RGB", (96, 48))
             train_ids = np.asarray(Image.open(folder / label))
             label_ids = np.asarray(Image.open(folder / label.replace("trainIds", "labelIds")))
             assert np.array_equal(train_ids, to_train_ids[label_ids])
             assert train_ids.shape == (48, 96)
 
 
-def test_info_describes_the_training_pictures(folder: Path) -> None:
+def test_info_describes_the_training_images(folder: Path) -> None:
     info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
-    pictures = [
-        np.asarray(Image.open(folder / name)) for name in lines(folder / "train_images.txt")
-    ]
-    pixels = np.concatenate([picture.reshape(-1, 3) for picture in pictures]) / 255
+    images = [np.asarray(Image.open(folder / name)) for name in lines(folder / "train_images.txt")]
+    pixels = np.concatenate([image.reshape(-1, 3) for image in images]) / 255
     assert info["mean"] == pytest.approx(pixels.mean(0).tolist(), abs=1e-6)
     assert info["std"] == pytest.approx(pixels.std(0).tolist(), abs=1e-6)
     assert info["classes"] == list(cityscapes().names)
@@ -150,15 +162,12 @@ def test_info_describes_the_training_pictures(folder: Path) -> None:
     assert SMALL.items() <= info["scenes"].items()
 
 
-def test_no_two_pictures_of_a_folder_are_alike(folder: Path) -> None:
+def test_no_two_images_of_a_folder_are_equal(folder: Path) -> None:
     contents = [path.read_bytes() for path in folder.glob("leftImg8bit/**/*.png")]
     assert len(contents) == len(set(contents)) == 6
 
 
-def test_again_with_the_same_settings_does_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scenes, "draw_scene", None)
+def test_again_with_the_same_settings_does_nothing(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     made = make_scenes(folder, **SMALL)
     assert (made.unchanged, made.counts) == (True, {"train": 3, "val": 2, "test": 1})
@@ -176,7 +185,6 @@ def test_many_scenes_are_drawn_on_all_cores_and_are_the_same(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scenes, "PIXELS_TO_SHARE", 0)
-    monkeypatch.setattr(scenes, "draw_scene", None)  # this process does not draw
     seen: list[tuple[int, int]] = []
     made = make_scenes(
         tmp_path / "again", **SMALL, progress=lambda done, total: seen.append((done, total))
@@ -187,19 +195,6 @@ def test_many_scenes_are_drawn_on_all_cores_and_are_the_same(
     for path in folder.rglob("*"):
         if path.is_file():
             assert (tmp_path / "again" / path.relative_to(folder)).read_bytes() == path.read_bytes()
-
-
-def test_memory_for_all_cores_is_not_taken_for_granted(monkeypatch: pytest.MonkeyPatch) -> None:
-    pages = {"SC_PHYS_PAGES": 4 << 18, "SC_PAGE_SIZE": 4096}  # 4 GiB
-    monkeypatch.setattr(scenes.os, "sysconf", pages.__getitem__)
-    monkeypatch.setattr(scenes.os, "sched_getaffinity", lambda _: {0, 1})
-    assert scenes._is_worth_sharing(8, 2048 * 1024)
-    assert not scenes._is_worth_sharing(8, 8192 * 4096)
-    assert not scenes._is_worth_sharing(1, 2048 * 1024)
-
-
-def test_what_the_demo_draws_is_too_little_for_more_processes() -> None:
-    assert not scenes._is_worth_sharing(64, 256 * 128)
 
 
 def test_other_settings_are_refused(folder: Path) -> None:
@@ -239,29 +234,17 @@ def test_an_empty_folder_is_filled_and_has_the_usual_permissions(tmp_path: Path)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
-def test_nothing_is_left_when_it_fails_half_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
-) -> None:
-    monkeypatch.setattr(scenes, "draw_scene", failing_after(2, error))
-    expected = DrnError if error is OSError else error
-    with pytest.raises(expected):
-        make_scenes(tmp_path / "out", **SMALL)
+def test_nothing_is_left_when_it_fails_half_way(tmp_path: Path, error: type[BaseException]) -> None:
+    def fail(done: int, total: int) -> None:
+        if done == 2:
+            raise error("in the middle")
+
+    with pytest.raises(DrnError if error is OSError else error):
+        make_scenes(tmp_path / "out", **SMALL, progress=fail)
     assert list(tmp_path.iterdir()) == []
 
 
-def failing_after(count: int, error: type[BaseException]) -> Callable[[int, int, int], Scene]:
-    drawn = []
-
-    def draw(seed: int, width: int, height: int) -> Scene:
-        if len(drawn) == count:
-            raise error("in the middle")
-        drawn.append(seed)
-        return draw_scene(seed, width, height)
-
-    return draw
-
-
-def test_progress_counts_every_picture(tmp_path: Path) -> None:
+def test_progress_counts_every_image(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     make_scenes(tmp_path / "out", **SMALL, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(done, 6) for done in range(1, 7)]
