@@ -66,15 +66,16 @@ def demo(
     _write_overview(folder.samples("val"), images, predictions, folder.class_set(19), overview)
     _headline("Done")
     console.out.print(
-        f"Look at:\n  {overview}   image, label, prediction\n"
-        f"  {predictions / 'overlay'}   predictions drawn over the images\n"
-        f"With this network (`drn report {run}` describes its training):\n"
+        f"Look at:\n"
+        f"  {overview}   images, labels and predictions side by side\n"
+        f"  {run / 'report.html'}   how the training went\n"
+        "Label a photograph with this network:\n"
         f"  drn predict YOUR.jpg --weights {run}\n"
-        "With your own images and label maps:\n"
-        "  drn data prepare pairs --help     make a data folder of them\n"
-        "  drn data check FOLDER             find mistakes in it\n"
-        f"  drn train demo data.root=FOLDER data.classes=N\n"
-        "  drn recipes list                  recipes with pretrained weights",
+        "Train on your own images and label maps:\n"
+        "  drn data prepare pairs --help      make a data folder of them\n"
+        "  drn data check FOLDER              find mistakes in it\n"
+        "  drn recipes copy drn_d_22_camvid   a recipe to start from\n"
+        "  drn train drn_d_22_camvid.yaml data.root=FOLDER data.classes=N model.weights=imagenet",
         soft_wrap=True,
     )
 
