@@ -163,6 +163,7 @@ class Frame:
     axes: Array
     size: Sequence[float]
     turned: bool  # towards the camera, or to the left
+    x: float  # of the side towards the middle of the street
     z: float  # depth of the nearest point
     turn: float | None  # factor on the length of what lies across the view; None: along the street
 
@@ -181,7 +182,7 @@ class Frame:
         else:
             axes[0] *= -turn if turned else turn
             origin = (x - axes[0, 0] / 2, y, z)
-        return cls(np.array(origin), axes, size, turned, max(z, NEAR), turn)
+        return cls(np.array(origin), axes, size, turned, origin[0], max(z, NEAR), turn)
 
 
 @dataclass

@@ -121,8 +121,8 @@ class Painter:
             if part.color not in colors:
                 colors[part.color] = self.color(part.color)
             tints = [colors[part.color]] * len(points)
-            if frame.axes[2].any():  # not flat
-                shades = (np.array(shades) * self.light(part, frame, points)).tolist()
+            if frame.size[2]:  # not flat
+                shades = self.light(part, frame, points, shades)
             if part.solid:  # faces from far to near, each before its window
                 tints[len(part.solid) - 1 :] = [self.table.palettes["glass"][0]] * len(part.glass)
                 middles = points.mean(1) @ frame.axes + frame.origin
@@ -144,17 +144,19 @@ class Painter:
 
     def unseen(self, part: Part, frame: Frame) -> bool:
         """Whether the part is turned away from the camera or too small to be seen."""
-        along, x, pixels = frame.turn is None, abs(float(frame.origin[0])), self.focal / frame.z
+        along, pixels = frame.turn is None, self.focal / frame.z
         seen = part.extent * max(frame.size) * pixels
-        if part.plane in ("end", "nose", "tail"):
-            if not along or part.plane == ("tail" if frame.turned else "nose"):
-                return True
-        elif along and part.plane == "side" and not (part.solid or part.face):
-            if frame.origin[0] * frame.axes[2, 0] <= 0:
-                return True
-            if part.cell:  # foreshortened
-                wide = min(part.cell[0], frame.size[0])
-                seen = 0.6 * wide * pixels * x / (frame.z + wide)
+        if part.plane == "side":
+            if along and not (part.solid or part.face):
+                if abs(frame.x) < 1e-9 or (frame.x > 0) != (frame.axes[2, 0] > 0):
+                    return True
+                if part.cell:  # foreshortened
+                    wide = min(part.cell[0], frame.size[0])
+                    seen = 0.6 * wide * pixels * abs(frame.x) / (frame.z + wide)
+        elif part.plane != "ground" and (
+            not along or part.plane == ("tail" if frame.turned else "nose")
+        ):
+            return True
         return seen < 3 or 0 < part.thick * pixels < 0.4
 
     def variants(self, part: Part, frame: Frame) -> tuple[Array, list[float]]:
@@ -191,16 +193,18 @@ class Painter:
             return points, [part.shade] * len(points)
         return points, (part.shade * (1 + part.vary * rng.uniform(-1, 1, len(points)))).tolist()
 
-    def light(self, part: Part, frame: Frame, points: Array) -> Any:
-        """Brightness of roofs, of what faces the camera, and of both sides of the street."""
-        side = 1 + abs(self.sun) * (0.18 if self.sun * frame.origin[0] < 0 else -0.32)
-        if part.solid or part.face:
-            span = np.ptp(points, 1) * frame.size
-            front = self.front if frame.turn is None else side * 0.9
-            return np.where(span[:, 0] < span[:, 1], front, 1.12)
+    def light(self, part: Part, frame: Frame, points: Array, shades: list[float]) -> list[float]:
+        """Shade roofs, what faces the camera, and both sides of the street."""
         if part.plane != "side":
-            return 1.0
-        return side if frame.turn is None else self.front
+            return shades
+        side = 1 + abs(self.sun) * (0.18 if self.sun * frame.x < 0 else -0.32)
+        if part.solid or part.face:
+            span = (np.ptp(points, 1) * frame.size).tolist()
+            front = self.front if frame.turn is None else side * 0.9
+            lit = [front if along < up else 1.12 for along, up, _ in span]
+            return [shade * one for shade, one in zip(shades, lit, strict=True)]
+        one = side if frame.turn is None else self.front
+        return [shade * one for shade in shades]
 
     def paint(self, shapes: Shapes, hazy: bool = True) -> None:
         """Draw the shapes into image and labels."""
@@ -250,16 +254,18 @@ class Painter:
                 pen.polygon(outline, 255)
 
     def paint_sky(self) -> None:
-        rng, size = self.rng, (self.width, self.height)
-        down = np.clip(np.arange(self.height) / max(self.horizon, 1), 0, 1)[:, None, None] ** 0.8
-        ramp = np.broadcast_to(self.sky * (1 - down) + self.haze * down, (*size[::-1], 3))
+        rng, rows = self.rng, max(math.ceil(self.horizon), 1)
+        down = (np.arange(rows) / rows)[:, None, None] ** 0.8
+        ramp = np.broadcast_to(self.sky * (1 - down) + self.haze * down, (rows, self.width, 3))
+        self.image.paste(tuple(self.haze.astype(int).tolist()), (0, rows, self.width, self.height))
         self.image.paste(Image.fromarray(ramp.astype(np.uint8)))
-        self.labels.paste(cityscapes_label_ids()["sky"], (0, 0, *size))
-        small = (max(self.width // 8, 2), max(self.height // 8, 2))  # clouds are soft
-        noise = smooth_noise(rng, small, (7, 6)) + 0.5 * smooth_noise(rng, small, (17, 15))
+        self.labels.paste(cityscapes_label_ids()["sky"], (0, 0, self.width, self.height))
+        small = (max(self.width // 8, 2), max(rows // 8, 2))  # clouds are soft
+        noise = smooth_noise(rng, small, (7, 3)) + 0.5 * smooth_noise(rng, small, (17, 7))
         cover = np.clip((noise - 1.2 + 2.4 * rng.uniform(0.1, 0.75)) * 0.8, 0, 0.85) * 255
-        mask = Image.fromarray(cover.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
-        self.image.paste((236, 236, 238), (0, 0, *size), mask)
+        mask = Image.fromarray(cover.astype(np.uint8))
+        mask = mask.resize((self.width, rows), Image.Resampling.BICUBIC)
+        self.image.paste((236, 236, 238), (0, 0, self.width, rows), mask)
 
     def paint_ground(self) -> None:
         """Draw grass, sidewalks, the road and its markings, a crossing road and rails."""
@@ -299,17 +305,17 @@ class Painter:
 
     def shade_ground(self) -> None:
         """Lay the shadows on the ground, and the haze, of which each row has one depth."""
-        soft = self.shadows.resize(self.image.size, Image.Resampling.BILINEAR)
+        top = min(max(int(self.horizon), 0), self.height - 2) // 2 * 2
+        size = (self.width, self.height - top)
         darkness = 0.25 + 0.3 * abs(self.sun)
-        self.image.paste((16, 18, 26), (0, 0), soft.point([int(v * darkness) for v in range(256)]))
-        top = min(max(int(self.horizon), 0), self.height - 1)
+        soft = self.shadows.crop((0, top // 2, self.width // 2, self.height // 2))
+        soft = soft.point([int(value * darkness) for value in range(256)])
+        self.image.paste((16, 18, 26), (0, top), soft.resize(size, Image.Resampling.BILINEAR))
         rows = np.arange(top, self.height) + 0.5 - self.horizon
         veil = 1 - np.exp(-self.focal * self.eye / np.maximum(rows, 0.5) / self.visibility)
         mask = Image.fromarray((veil[:, None] * 255).astype(np.uint8))
         haze = tuple(np.clip(self.haze, 0, 255).astype(int).tolist())
-        self.image.paste(
-            haze, (0, top), mask.resize((self.width, self.height - top), Image.Resampling.NEAREST)
-        )
+        self.image.paste(haze, (0, top), mask.resize(size, Image.Resampling.NEAREST))
 
     def paint_hood(self) -> None:
         """Draw the hood of our own car at the lower edge of two images in three."""
