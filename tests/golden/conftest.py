@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,12 @@ def damaged(world: World, path: Path) -> None:
     (path / "cut.safetensors").write_bytes(whole[:5000])
 
 
+def odd(world: World, path: Path) -> None:
+    """Images that can be read: a wide one, and one with bytes after its end."""
+    save(path / "wide.png", np.zeros((48, 70, 3), np.uint8))
+    (path / "long.png").write_bytes((world["photos"] / "a.png").read_bytes() + bytes(20))
+
+
 def camvid(_: World, path: Path) -> None:
     """CamVid as SegNet distributes it, with 3, 2 and 1 images of 64x48."""
     for split, count in (("train", 3), ("val", 2), ("test", 1)):
@@ -227,6 +234,16 @@ def cityscapes(_: World, path: Path) -> None:
             if split != "test":
                 ids = np.array([7, 8, 11], np.uint8)[np.minimum(label, 2)]
                 save(path / "gtFine" / f"{stem}_gtFine_labelIds.png", ids)
+
+
+def zips(world: World, path: Path) -> None:
+    """The two archives of `cityscapes` as its site has them."""
+    path.mkdir()
+    source = world["cityscapes"]
+    for top in ("leftImg8bit", "gtFine"):
+        with zipfile.ZipFile(path / f"{top}_trainvaltest.zip", "w") as archive:
+            for file in sorted((source / top).rglob("*.png")):
+                archive.write(file, file.relative_to(source))
 
 
 def tar(files: dict[str, bytes]) -> bytes:
@@ -255,6 +272,21 @@ def imagenet(_: World, path: Path) -> None:
     (path / "ILSVRC2012_img_val.tar").write_bytes(val)
     rows = [f"{name},{wnid} 1 2 3 4 \n" for name, wnid in zip(names, wnids, strict=True)]
     (path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(rows))
+
+
+def submission(_: World, path: Path) -> None:
+    """A zip file for the Cityscapes server: two maps of label ids, perhaps with mistakes."""
+    maps = {}
+    for number, value in enumerate((7, 0 if path.stem == "void" else 7)):
+        file = io.BytesIO()
+        Image.new("L", (2048, 1024), value).save(file, "PNG")
+        maps[f"bonn_{number:06}_000019_labelIds.png"] = file.getvalue()
+    if path.stem == "flawed":
+        del maps["bonn_000001_000019_labelIds.png"]
+        maps |= {"ulm_000000_000019.png": b"noise", "[bold]notes[/].txt": b""}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in maps.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
 
 
 def pairs(_: World, path: Path) -> None:
@@ -294,10 +326,15 @@ MAKERS: dict[str, Callable[[World, Path], None]] = {
     "recipe.yaml": recipe_file,
     "trained": trained,
     "damaged": damaged,
+    "odd": odd,
     "camvid": camvid,
     "cityscapes": cityscapes,
+    "zips": zips,
     "imagenet": imagenet,
     "pairs": pairs,
+    "submission.zip": submission,
+    "void.zip": submission,
+    "flawed.zip": submission,
     "segmenter.onnx": exported,
     "segmenter.pt2": exported,
     "segmenter.xml": exported,
