@@ -1,0 +1,106 @@
+"""`drn predict --cityscapes-submission`: what is in the zip file, and when there is none."""
+
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from drn_cli.data.classes import cityscapes, cityscapes_train_ids
+from drn_cli.data.folders import CITYSCAPES
+from drn_cli.inference.told import record
+from drn_cli.networks import create_model
+from drn_cli.networks.checkpoints import save_weights
+
+SIZE = (2048, 1024)
+FRAMES = ("berlin_000001_000019", "bonn_000000_000019")
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow segmenter of the 19 classes that was never trained."""
+    torch.manual_seed(0)
+    model = create_model("drn_a_18", "segmentation", 19, width=0.0625)
+    path = tmp_path_factory.mktemp("network") / "net.safetensors"
+    save_weights(path, model, record(model, CITYSCAPES, cityscapes()))
+    return path
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Path:
+    """Two images as Cityscapes has them, of colored blocks."""
+    for number, frame in enumerate(FRAMES):
+        city = tmp_path / "test" / frame.partition("_")[0]
+        city.mkdir(parents=True)
+        random = np.random.default_rng(number)
+        blocks = random.integers(0, 256, (4, 8, 3)).astype(np.uint8)
+        image = Image.fromarray(blocks.repeat(256, 0).repeat(256, 1))
+        image.save(city / f"{frame}_leftImg8bit.png", compress_level=1)
+    return tmp_path / "test"
+
+
+def label_ids(index: Path) -> np.ndarray:
+    table = np.zeros(256, np.uint8)
+    for label_id, train_id in enumerate(cityscapes_train_ids()):
+        if train_id != 255:
+            table[train_id] = label_id
+    return table[np.asarray(Image.open(index))]
+
+
+def test_it_holds_the_label_ids_of_each_image(drn_here, network, street, tmp_path) -> None:
+    seen = ("--partial", "--scales", "0.25", "--save", "overlay")  # the network sees small ones
+    words = ("predict", "test", "--weights", network, "--cityscapes-submission", "out/a.zip", *seen)
+    code, stdout, stderr = drn_here(*words, "--json")
+    assert code == 0, stderr
+    assert "out/a.zip: 2 maps" in stderr
+    with zipfile.ZipFile("out/a.zip") as archive:
+        assert archive.namelist() == [f"{frame}_labelIds.png" for frame in FRAMES]
+        for frame in FRAMES:
+            index = Path("predictions/index", frame.partition("_")[0], f"{frame}_leftImg8bit.png")
+            with Image.open(io.BytesIO(archive.read(f"{frame}_labelIds.png"))) as packed:
+                assert (packed.mode, packed.size) == ("L", SIZE)
+                assert np.array_equal(np.asarray(packed), label_ids(index))
+    (berlin, _) = json.loads(stdout)["written"]
+    assert list(berlin) == ["image", "index", "overlay"]  # it is packed from the former
+
+    Path("out/a.zip").rename("first.zip")
+    code, stdout, _ = drn_here(*words, "--skip-existing")
+    assert "0 pictures labelled" in stdout
+    assert Path("out/a.zip").read_bytes() == Path("first.zip").read_bytes()
+    Path("test/test_images.txt").write_text(
+        "".join(f"{frame.partition('_')[0]}/{frame}_leftImg8bit.png\n" for frame in FRAMES)
+    )
+    code, stdout, _ = drn_here("data", "check-submission", "out/a.zip", "--data", "test")
+    assert "the server should take it" in stdout
+    assert "error" not in stdout
+
+
+def test_images_of_another_name_or_number_are_refused_first(drn_here, network, street) -> None:
+    words = ("predict", "test", "--weights", network, "--cityscapes-submission", "a.zip")
+    assert "1 of berlin instead of 544" in drn_here(*words)[2]
+    Image.new("RGB", SIZE).save(street / "bonn" / "street.png")
+    code, _, stderr = drn_here(*words, "--partial")
+    assert "street.png: a picture of Cityscapes is called CITY_SEQUENCE_FRAME" in stderr
+    assert code == 1
+    assert not Path("predictions").exists() and not Path("a.zip").exists()
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_there_is_none_if_an_image_cannot_be_read(drn_here, network, street, stale) -> None:
+    """Its size is in the first bytes, so that it is only found when it is predicted."""
+    shutil.rmtree(street / "berlin")
+    (path,) = (street / "bonn").iterdir()
+    path.write_bytes(path.read_bytes()[:2000])
+    if stale:  # an index map of another time: what is packed has to be of this image
+        Path("predictions/index/bonn").mkdir(parents=True)
+        Image.new("L", SIZE).save(Path("predictions/index/bonn", path.name))
+    words = ("predict", "test", "--weights", network, "--cityscapes-submission", "a.zip")
+    code, _, stderr = drn_here(*words, "--partial")
+    assert f"{path.name}: broken image" in stderr
+    assert not Path("a.zip").exists()
+    assert code == 1
