@@ -19,6 +19,7 @@ from colour_classifier import (
     STATISTICS,
     WIDTH,
     WNIDS,
+    build,
     draw,
     save,
     write,
@@ -30,6 +31,7 @@ from drn_cli.data.classes import cityscapes as cityscapes_classes
 from drn_cli.inference.told import record
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
+from drn_cli.networks.conversion import to_original
 
 Run = Callable[..., tuple[int, str, str]]
 NAMES = ("red", "green", "blue")
@@ -306,10 +308,9 @@ def exported(world: World, path: Path) -> None:
     world.drn("export", world["run"], *words)
 
 
-def original(world: World, path: Path) -> None:
-    """The segmenter in the format of the original code, which has one width alone."""
-    stock = write_segmenter(path.with_name("stock.safetensors"), width=1)
-    world.drn("export", stock, "--format", "fyu", "--out", path)
+def original(_: World, path: Path) -> None:
+    """The segmenter as the original code saves it, which has one width alone."""
+    torch.save(to_original(build("segmentation", NAMES, width=1)), path)
 
 
 MAKERS: dict[str, Callable[[World, Path], None]] = {
