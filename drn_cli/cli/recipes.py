@@ -100,15 +100,14 @@ def copy(
 
     from drn_cli.errors import DrnError
     from drn_cli.files import write_text
-    from drn_cli.recipe.loading import read_text
-    from drn_cli.recipe.shipped import shipped_recipe
+    from drn_cli.recipe.loading import read_text, shipped_recipe
 
     file = shipped_recipe(name)
     target = Path(dest or ".")
     if target.is_dir() or (dest or "").endswith("/"):
         target /= file.name
     if target.exists() and not force:
-        raise DrnError(f"{target}: is there already", "--force overwrites it")
+        raise DrnError(f"{target}: already exists", "use --force to overwrite")
     write_text(target, read_text(file))
     console.note(f"wrote {target}")
 
@@ -150,7 +149,7 @@ def check(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> No
 @app.command(epilog="Example: [bold]drn recipes schema > recipe.schema.json[/]")
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors that complete and check YAML."""
-    from drn_cli.recipe.loading import json_schema
+    from drn_cli.recipe.reference import json_schema
 
     console.emit_json(json_schema())
 

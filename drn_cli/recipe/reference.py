@@ -1,4 +1,4 @@
-"""Every key of a recipe on one page of Markdown, made from the schema so that neither can drift."""
+"""Generated from the schema: JSON Schema of recipe files, and a reference page of every key."""
 
 import json
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from drn_cli.recipe.schema import Recipe
 INTRODUCTION = """\
 # Recipes
 
-A recipe is a YAML file that says all of what a training run is. `drn recipes list` names those that
-come with `drn`, and `drn recipes copy drn_d_22_camvid mine.yaml` writes one to a file of yours,
-comments and all. Or build on one, and say only what differs:
+A recipe is a YAML file with all settings of a training run. `drn recipes list` lists the recipes
+that come with `drn`; `drn recipes copy drn_d_22_camvid mine.yaml` copies one, with its comments,
+for you to edit. Or extend one and write only what differs:
 
 ```yaml
 extends: drn_d_22_camvid
@@ -25,107 +25,106 @@ train:
   schedule: {warmup: 2}
 ```
 
-* **`extends`** names a shipped recipe, or a file by its path from this one. What the two say is put
-  together key by key; a list replaces the other list. The bases `_camvid`, `_cityscapes` and
-  `_imagenet` hold what the recipes of a data set share, and name no network.
-  At most 16 recipes extend one another; a recipe is a regular file of at most 256 KiB.
-* **On the command line**, `KEY=VALUE` replaces what a recipe says, with the sections in the key and
-  a value as in YAML: `train.lr=0.005`, `eval.scales=[0.5,1,1.5]`, `model.weights=null`. Of several
-  for one key the last counts.
-* **Paths** in a recipe start from the folder that the command is given in.
-* **Mistakes** are told with file, line and key before anything starts, unknown keys among them.
-  `drn recipes check mine.yaml` does just that, `drn recipes show mine.yaml --resolved` prints
-  every key as it will be, and `drn train mine.yaml --dry-run` looks at data, memory and disk too.
-* **Editors** complete and check recipes with what `drn recipes schema` prints.
+* **`extends`** names a shipped recipe, or a file by its path relative to this one. The two are
+  merged key by key; a list replaces the other list. The bases `_camvid`, `_cityscapes` and
+  `_imagenet` hold what the recipes of a dataset share, and have no network.
+  A chain has at most 16 recipes; a recipe is a regular file of at most 256 KiB.
+* **Overrides** on the command line, `KEY=VALUE`, replace values of the recipe. The key is dotted
+  and the value is YAML: `train.lr=0.005`, `eval.scales=[0.5,1,1.5]`, `model.weights=null`. The last
+  override of a key wins.
+* **Paths** in a recipe are relative to the current folder.
+* **Errors** name file, line and key before anything starts, also for unknown keys.
+  `drn recipes check mine.yaml` only validates, `drn recipes show mine.yaml --resolved` prints every
+  key with its final value, and `drn train mine.yaml --dry-run` checks data, memory and disk too.
+* **Editors** complete and check recipes with the JSON Schema that `drn recipes schema` prints.
 
-Some keys have to suit each other: `train.accumulate` divides `train.batch_size`;
-`loss.class_weights` has a number for each of `data.classes`; label maps hold 255 classes at most;
-`loss.kind=ohem` is for segmentation; and `train.checkpoint_activations` does not go with
-`train.compile=true`.
+Some keys depend on each other: `train.accumulate` divides `train.batch_size`;
+`loss.class_weights` has one number for each of `data.classes`; label maps hold at most 255 classes;
+`loss.kind=ohem` is for segmentation; `train.checkpoint_activations` cannot be combined with
+`train.compile=true`; and `model.weights=imagenet` needs `model.width=1`.
 
-`drn recipes reference` prints this page. A key that is needed has to be in the recipe, or in one
-that it extends.
+`drn recipes reference` prints this page. Required keys have to be in the recipe, or in one that it
+extends.
 """
 
-# The words of JSON Schema for limits, and ours.
-LIMITS = (
-    ("minimum", "from"),
-    ("exclusiveMinimum", "above"),
-    ("maximum", "up to"),
-    ("exclusiveMaximum", "but below"),
-)
-# Kinds of values that have no limits.
-WORDS = {"null": ["`null`"], "boolean": ["`true`", "`false`"], "string": ["text"]}
+LIMITS = {
+    "minimum": "from",
+    "exclusiveMinimum": "above",
+    "maximum": "up to",
+    "exclusiveMaximum": "but below",
+}
+TYPES = {"null": ["`null`"], "boolean": ["`true`", "`false`"], "string": ["text"]}
 NUMBERS = {"integer": "whole number", "number": "number"}
-BAR = "\\|"  # a bar that does not end the cell of a table
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of recipe files, for editors that complete and check YAML.
+
+    No key is required in it, because a file may take any of them from the recipe it extends.
+    """
+    schema = Recipe.model_json_schema()
+    for section in (schema, *schema["$defs"].values()):
+        section.pop("required", None)
+    text = "Recipe to build on: a shipped name, or a path relative to this file."
+    extends = {"extends": {"type": "string", "description": text}}
+    schema["properties"] = extends | schema["properties"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def reference() -> str:
-    """Describe how recipes are written and every key that they can hold, as Markdown."""
+    """Return the reference page of recipes in Markdown: how they are written, and every key."""
     schema = Recipe.model_json_schema()
     return "\n".join([INTRODUCTION, *_sections("", schema, schema["$defs"])]) + "\n"
 
 
-def _sections(name: str, section: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
-    """Give the heading, docstring and table of a section, and then the sections inside it.
+def _sections(name: str, section: dict[str, Any], definitions: dict[str, Any]) -> Iterator[str]:
+    """Yield heading, docstring and table of a section, then the sections inside it.
 
     Args:
         name: Dotted; empty for the recipe itself.
         section: Its JSON Schema.
-        known: The JSON Schema of every section, by the name of its class.
+        definitions: The JSON Schema of every section, by the name of its class.
     """
-    inner: list[tuple[str, dict[str, Any]]] = []
-    rows = []
-    for field, said in section["properties"].items():
-        key = f"{name}.{field}" if name else field
-        if "$ref" in said:
-            inner.append((key, known[said["$ref"].rpartition("/")[2]]))
-        else:
-            rows.append(_row(key, said))
     yield f"## {name or 'Top level'}\n\n{section['description']}\n"
     yield "| key | takes | default | meaning |\n|---|---|---|---|"
-    yield from rows
-    for key, below in inner:
+    inner: dict[str, str] = {}
+    for field, schema in section["properties"].items():
+        key = f"{name}.{field}" if name else field
+        if "$ref" in schema:
+            inner[key] = schema["$ref"].rpartition("/")[2]
+            continue
+        default = f"`{_value(schema['default'])}`" if "default" in schema else "required"
+        *others, last = _alternatives(schema)
+        takes = f"{', '.join(others)} or {last}" if others else last
+        cells = (f"`{key}`", takes, default, schema["description"])
+        row = " | ".join(cell.replace("|", r"\|") for cell in cells)
+        yield f"| {row} |"
+    for key, definition in inner.items():
         yield ""
-        yield from _sections(key, below, known)
+        yield from _sections(key, definitions[definition], definitions)
 
 
-def _row(key: str, said: dict[str, Any]) -> str:
-    default = f"`{_value(said['default'])}`" if "default" in said else "needed"
-    alternatives = _alternatives(said)
-    takes = " or ".join(filter(None, (", ".join(alternatives[:-1]), alternatives[-1])))
-    cells = (f"`{key}`", takes, default, said["description"])
-    return f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |"
-
-
-def _alternatives(said: dict[str, Any]) -> list[str]:
-    """Say in plain words which kinds of values a JSON Schema allows."""
-    if "anyOf" in said:
-        return [words for one in said["anyOf"] for words in _alternatives(one)]
-    if "enum" in said:
-        return [f"`{value}`" for value in said["enum"]]
-    if "const" in said:
-        return [f"`{said['const']}`"]
-    kind = said["type"]
-    if kind in NUMBERS:
-        return [NUMBERS[kind] + _limits(said)]
-    return [_list(said)] if kind == "array" else WORDS[kind]
-
-
-def _limits(said: dict[str, Any]) -> str:
-    return "".join(f" {word} {_value(said[limit])}" for limit, word in LIMITS if limit in said)
-
-
-def _list(said: dict[str, Any]) -> str:
-    if "prefixItems" in said:
-        (each,) = _alternatives(said["prefixItems"][0])
-        return f"list of {len(said['prefixItems'])} {each}s"
-    (each,) = _alternatives(said["items"])
-    return f"list of {each}s" + (f" (at least {said['minItems']})" if "minItems" in said else "")
+def _alternatives(schema: dict[str, Any]) -> list[str]:
+    """Return in words the kinds of values that a JSON Schema allows."""
+    if "anyOf" in schema:
+        return [words for one in schema["anyOf"] for words in _alternatives(one)]
+    if "enum" in schema or "const" in schema:
+        return [f"`{value}`" for value in schema.get("enum", [schema.get("const")])]
+    if schema["type"] in NUMBERS:
+        limits = [f" {LIMITS[key]} {_value(schema[key])}" for key in LIMITS if key in schema]
+        return [NUMBERS[schema["type"]] + "".join(limits)]
+    if schema["type"] != "array":
+        return TYPES[schema["type"]]
+    if "prefixItems" in schema:
+        (each,) = _alternatives(schema["prefixItems"][0])
+        return [f"list of {len(schema['prefixItems'])} {each}s"]
+    (each,) = _alternatives(schema["items"])
+    least = f" (at least {schema['minItems']})" if "minItems" in schema else ""
+    return [f"list of {each}s{least}"]
 
 
 def _value(value: Any) -> str:
-    """Write a value as one would in a recipe."""
+    """Return a value as written in a recipe."""
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, float):

@@ -2,14 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from drn_cli.errors import DrnError
 from drn_cli.networks.catalog import MAX_WIDTH, Architecture, Task, architecture, check_width
@@ -22,18 +15,16 @@ class Section(BaseModel):
     @classmethod
     def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
         # YAML reads yes and on as true, which pydantic would take for the number 1.
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (
-            int,
-            float,
-        ):
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and wanted in (int, float):
             raise ValueError("should be a number")
         return value
 
 
 class Model(Section):
-    """Which network, and what it starts from."""
+    """Network and initial weights."""
 
-    arch: str = Field(description="Architecture, such as drn_d_22; `drn models list` names all.")
+    arch: str = Field(description="Architecture, such as drn_d_22; `drn models list` lists all.")
     width: float = Field(
         1.0,
         gt=0,
@@ -42,7 +33,7 @@ class Model(Section):
         "need 1.0.",
     )
     weights: str | None = Field(
-        None, description="imagenet, a checkpoint file, or null to start from scratch."
+        None, description="Initial weights: imagenet or a checkpoint file; null: random."
     )
 
     @field_validator("arch")
@@ -60,26 +51,27 @@ class Model(Section):
 
 
 class Data(Section):
-    """Which pictures, and how they are read."""
+    """Dataset and data loading."""
 
-    root: str = Field(description="Folder that the paths in the lists start from.")
+    root: str = Field(description="Folder that the paths in the lists are relative to.")
     lists: str | None = Field(
-        None, description="Folder of the lists and info.json, when it is not the root."
+        None, description="Folder of the lists and info.json; null: data.root."
     )
     classes: int = Field(ge=1, le=100_000, description="Number of classes.")
     workers: int | Literal["auto"] = Field(
-        "auto", description="Reading processes for each training process; 0 reads in place."
+        "auto",
+        description="Data loader workers per training process; 0 loads in the main process.",
     )
     start_method: Literal["fork", "spawn", "forkserver"] = Field(
-        "fork", description="How reading processes start; spawn is slow but shares nothing."
+        "fork", description="Start method of data loader workers; spawn is slow but shares nothing."
     )
     cache: Literal["none", "disk", "memory"] = Field(
         "none",
-        description="Where decoded training pictures and labels are kept: disk is "
-        "data.cache_folder, memory is /dev/shm, shared by the processes of a machine.",
+        description="Cache of decoded training images and labels: disk is data.cache_folder, "
+        "memory is /dev/shm, shared by the processes of a node.",
     )
     cache_folder: str | None = Field(
-        None, description="Folder of the disk cache; by default drn-cache, beside the lists."
+        None, description="Folder of the disk cache; null: drn-cache, beside the lists."
     )
 
     @field_validator("workers")
@@ -91,39 +83,42 @@ class Data(Section):
 
 
 class Augment(Section):
-    """What is drawn anew for each training sample."""
+    """Random augmentation, drawn for each training sample."""
 
     crop: int = Field(ge=1, description="Side of the square training crop, in pixels.")
     scale: float = Field(
-        1.0, ge=1, description="Resize by a ratio drawn from [1/scale, scale]; 1 is off."
+        1.0, ge=1, description="Resize by a factor drawn from [1/scale, scale]; 1 is off."
     )
     rotate: int = Field(
         0, ge=0, le=180, description="Rotate by an angle drawn from [-rotate, rotate], in degrees."
     )
-    flip: bool = Field(True, description="Mirror left to right with probability one half.")
+    flip: bool = Field(True, description="Flip horizontally with probability 0.5.")
 
 
 class Loss(Section):
-    """What is minimised."""
+    """Training loss."""
 
     kind: Literal["cross_entropy", "ohem"] = Field(
         "cross_entropy",
-        description="ohem: cross-entropy of the hard pixels alone (online hard example mining).",
+        description="ohem: cross-entropy of hard pixels only (online hard example mining).",
     )
     class_weights: tuple[float, ...] | None = Field(
-        None, description="A weight for each class, in the order of their ids; null is all 1."
+        None, description="Weight of each class, in the order of their ids; null: all 1."
     )
     label_smoothing: float = Field(
         0, ge=0, lt=1, description="Share of the target that is spread over all classes."
     )
     ohem_threshold: float = Field(
-        0.7, gt=0, le=1, description="Pixels of at least this probability are easy (ohem)."
+        0.7,
+        gt=0,
+        le=1,
+        description="Pixels whose true class has at least this probability are easy (ohem).",
     )
     ohem_keep: float = Field(
         0.0625,
         gt=0,
         le=1,
-        description="Share of a picture's valid pixels that is kept at least, the hardest (ohem).",
+        description="Minimum share of an image's valid pixels to keep, hardest first (ohem).",
     )
 
     @field_validator("class_weights")
@@ -135,32 +130,34 @@ class Loss(Section):
 
 
 class Schedule(Section):
-    """How the learning rate falls."""
+    """Learning rate schedule."""
 
     kind: Literal["step", "poly", "cosine", "constant"] = Field(
         "step",
-        description="step: divided by 10 now and then; poly: (1 - progress) ** power; "
-        "cosine: half a cosine, down to zero.",
+        description="step: divide by 10 at intervals; poly: (1 - progress) ** power; "
+        "cosine: half a cosine, down to 0.",
     )
     step: int = Field(100, ge=1, description="Epochs between two divisions by 10 (step).")
     power: float = Field(0.9, gt=0, description="Exponent (poly).")
     per: Literal["epoch", "step"] = Field(
-        "epoch", description="Whether the rate changes at each epoch or at each step."
+        "epoch", description="Update the learning rate at each epoch or at each step."
     )
     warmup: float = Field(
-        0, ge=0, description="Epochs over which the rate grows linearly from zero, step by step."
+        0, ge=0, description="Epochs of linear warm-up from 0, updated at each step."
     )
 
 
 class Optimiser(Section):
-    """Which optimiser, with its options as torch.optim has them."""
+    """Optimizer and its options, named as in torch.optim."""
 
     kind: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum, or AdamW.")
-    nesterov: bool = Field(False, description="Nesterov's momentum (sgd).")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of the averages (adamw).")
+    nesterov: bool = Field(False, description="Nesterov momentum (sgd).")
+    betas: tuple[float, float] = Field(
+        (0.9, 0.999), description="Decay of the running averages (adamw)."
+    )
     eps: float = Field(1e-8, gt=0, description="Added to the denominator (adamw).")
     implementation: Literal["auto", "fused", "foreach", "loop"] = Field(
-        "auto", description="How torch computes a step; auto is fused on GPUs, foreach on CPUs."
+        "auto", description="Implementation in torch.optim; auto: fused on GPUs, foreach on CPUs."
     )
 
     @field_validator("betas")
@@ -172,89 +169,93 @@ class Optimiser(Section):
 
 
 class Train(Section):
-    """The optimisation."""
+    """Optimization, precision and checkpoints."""
 
-    epochs: int = Field(ge=1, description="Passes over the training pictures.")
-    batch_size: int = Field(ge=1, description="Pictures a step, over all processes.")
-    accumulate: int = Field(
-        1, ge=1, description="Passes that a step's pictures are split into, to save memory."
+    epochs: int = Field(ge=1, description="Passes over the training set.")
+    batch_size: int = Field(ge=1, description="Images per step, over all processes.")
+    accumulate: int = Field(1, ge=1, description="Gradient accumulation: micro-batches per step.")
+    lr: float = Field(gt=0, description="Initial learning rate.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum (sgd).")
+    weight_decay: float = Field(1e-4, ge=0, description="Weight decay, of every parameter.")
+    optimiser: Optimiser = Field(default_factory=Optimiser, description="Optimizer.")
+    schedule: Schedule = Field(
+        default_factory=Schedule, description="Schedule of the learning rate."
     )
-    lr: float = Field(gt=0, description="Learning rate at the start.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
-    weight_decay: float = Field(1e-4, ge=0, description="L2 penalty on every parameter.")
-    optimiser: Optimiser = Field(default_factory=Optimiser, description="Optimiser.")
-    schedule: Schedule = Field(default_factory=Schedule, description="Learning rate.")
     clip_grad_norm: float | None = Field(
-        None, gt=0, description="Largest norm of the gradient; null does not limit it."
+        None, gt=0, description="Gradient clipping: maximum norm; null: off."
     )
     ema: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="Decay a step of an average of the weights, which is validated and kept as "
-        "the best; null keeps none.",
+        description="EMA decay per step. The averaged weights are validated and saved as the best "
+        "ones; null: off.",
     )
-    sync_bn: bool = Field(
-        True, description="Batch norm over all processes; nothing to do in a single one."
-    )
+    sync_bn: bool = Field(True, description="Synchronize batch norm statistics across processes.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="bf16 and fp16: autocast, with weights kept in fp32; auto is bf16 on GPUs "
-        "that have it, fp16 with scaled gradients on others, fp32 on CPUs.",
+        description="bf16, fp16: autocast with fp32 weights. auto: bf16 on GPUs that have it, "
+        "fp16 with gradient scaling on others, fp32 on CPUs.",
     )
-    tf32: bool = Field(True, description="Let GPUs round the factors of fp32 products to TF32.")
-    channels_last: bool = Field(True, description="Keep maps in channels-last memory.")
+    tf32: bool = Field(True, description="Allow TF32 in matrix products and convolutions.")
+    channels_last: bool = Field(True, description="Use the channels-last memory format.")
     compile: bool | Literal["auto"] = Field(
-        "auto", description="Run the network through torch.compile; auto: on GPUs, if it pays."
+        "auto", description="Use torch.compile; auto: on GPUs, if the run is long enough to pay."
     )
     checkpoint_activations: bool = Field(
-        False, description="Compute activations again in the backward pass, to save memory."
+        False,
+        description="Activation checkpointing: recompute activations in the backward pass.",
     )
-    seed: int = Field(0, ge=0, description="Of weights, order of samples and augmentation.")
-    eval_every: int = Field(1, ge=1, description="Epochs between two validations.")
+    seed: int = Field(
+        0, ge=0, description="Random seed for initialization, sampling and augmentation."
+    )
+    eval_every: int = Field(1, ge=1, description="Epochs between validations.")
     save_every_steps: int | None = Field(
-        None, ge=1, description="Steps between two checkpoints inside an epoch; null is never."
+        None, ge=1, description="Steps between checkpoints within an epoch; null: none."
     )
     save_every_minutes: float | None = Field(
-        15, gt=0, description="Minutes between two checkpoints inside an epoch; null is never."
+        15, gt=0, description="Minutes between checkpoints within an epoch; null: none."
     )
-    keep_last: int = Field(1, ge=1, description="How many of the last checkpoints are kept.")
+    keep_last: int = Field(1, ge=1, description="Number of latest checkpoints to keep.")
     max_skipped: int = Field(
-        10, ge=1, description="Steps in a row with a loss that is not finite, before the run stops."
+        10,
+        ge=1,
+        description="Stop after this many consecutive steps with a non-finite loss.",
     )
     timeout: float | None = Field(
         600,
         gt=0,
         le=365 * 86400,
-        description="Seconds in which no process of a job advances (a pass, a validation image, a "
-        "checkpoint; 1800 at least for the start and for a compilation) before the one that holds "
-        "the others up is killed; for jobs that --gpus, --nnodes or --max-restarts started. null "
-        "is never, once the processes have met.",
+        description="Seconds without progress in all ranks (micro-batches, validation images, "
+        "checkpoints) after which the rank that blocks the others is killed; at least 1800 at the "
+        "start and for a compilation. For jobs started with --gpus, --nnodes or --max-restarts; "
+        "null: no timeout after the rendezvous.",
     )
     log_every: int = Field(10, ge=1, description="Steps between two lines of metrics.")
     tensorboard: bool = Field(
-        False, description="Write for TensorBoard too; needs `pip install 'drn-cli[tensorboard]'`."
+        False, description="Log to TensorBoard too; needs `pip install 'drn-cli[tensorboard]'`."
     )
 
 
-MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the sizes of the paper's code, for `--ms`
+MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the scales of the paper's code, for `--ms`
 
 
 class Eval(Section):
-    """How validation and `drn eval` look at a picture."""
+    """Validation and `drn eval`."""
 
     scales: tuple[float, ...] = Field(
-        (1.0,), min_length=1, description="Sizes at which each picture is seen, relative to it."
+        (1.0,),
+        min_length=1,
+        description="Scales for multi-scale evaluation, relative to the input size.",
     )
-    flip: bool = Field(False, description="Look at the mirrored picture too.")
+    flip: bool = Field(False, description="Average with the horizontally flipped image.")
     tile: int | None = Field(
-        None, ge=64, description="Side of overlapping tiles in pixels; null takes it whole."
+        None, ge=64, description="Tile size for sliding-window inference; null: whole image."
     )
     resize: int = Field(
         256,
         ge=1,
-        description="What the shorter side is brought to before the centre is cut out, in pixels "
-        "(classification).",
+        description="Shorter side before the center crop, in pixels (classification).",
     )
 
     @field_validator("scales")
@@ -266,9 +267,9 @@ class Eval(Section):
 
 
 class Recipe(Section):
-    """Everything that says what a training run is."""
+    """All settings of a training run."""
 
-    task: Task = Field(description="What the network answers for each picture or pixel.")
+    task: Task = Field(description="One class for each image (classification) or each pixel.")
     model: Model
     data: Data
     augment: Augment
@@ -277,40 +278,27 @@ class Recipe(Section):
     eval: Eval = Field(default_factory=Eval)
 
     @model_validator(mode="after")
-    def _width_fits(self) -> Self:
+    def _consistent(self) -> Self:
+        """Check rules across sections; each message starts with the key to blame."""
         try:
             check_width(self.model.width, self.model.weights)
         except DrnError as error:
             raise ValueError(f"model.width: {error}") from error
-        return self
-
-    @model_validator(mode="after")
-    def _classes_fit_in_a_label(self) -> Self:
-        if self.task == "segmentation" and self.data.classes > 255:
-            raise ValueError("data.classes: a label map holds 255 classes at most")
-        return self
-
-    @model_validator(mode="after")
-    def _loss_fits(self) -> Self:
-        weights = self.loss.class_weights
-        if weights is not None and len(weights) != self.data.classes:
-            raise ValueError(
-                f"loss.class_weights: {len(weights)} weights for {self.data.classes} classes"
-            )
-        if self.loss.kind == "ohem" and self.task != "segmentation":
-            raise ValueError("loss.kind: ohem chooses pixels, and is for segmentation")
-        return self
-
-    @model_validator(mode="after")
-    def _training_fits(self) -> Self:
-        train = self.train
+        classes, loss, train = self.data.classes, self.loss, self.train
+        if self.task == "segmentation" and classes > 255:
+            raise ValueError("data.classes: a label map holds at most 255 classes")
+        weights = loss.class_weights
+        if weights is not None and len(weights) != classes:
+            raise ValueError(f"loss.class_weights: {len(weights)} weights for {classes} classes")
+        if loss.kind == "ohem" and self.task != "segmentation":
+            raise ValueError("loss.kind: ohem selects pixels, so it needs task=segmentation")
         if train.batch_size % train.accumulate:
             raise ValueError(
-                f"train.accumulate: {train.batch_size} pictures a step cannot be split into "
-                f"{train.accumulate} equal passes"
+                f"train.accumulate: batch size {train.batch_size} is not divisible into "
+                f"{train.accumulate} micro-batches"
             )
         if train.compile is True and train.checkpoint_activations:
             raise ValueError(
-                "train.checkpoint_activations: does not go with train.compile; switch one off"
+                "train.checkpoint_activations: cannot be combined with train.compile=true"
             )
         return self

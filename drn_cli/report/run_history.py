@@ -11,7 +11,7 @@ from typing import Any, Literal
 from drn_cli.errors import DrnError
 from drn_cli.files import parse_json, read_bytes, read_json, read_text
 from drn_cli.networks.catalog import label
-from drn_cli.recipe.yaml_source import LARGEST, plain, read_mapping
+from drn_cli.recipe.loading import MAX_BYTES, parse_recipe
 from drn_cli.runs import Run
 
 Record = dict[str, Any]
@@ -168,7 +168,7 @@ def run_summary(run: Run) -> RunSummary:
     """
     if not os.path.lexists(run.recipe):
         raise DrnError(f"{run.folder}: no run folder, it has no {run.recipe.name}")
-    recipe = plain(read_mapping(read_text(run.recipe, LARGEST), str(run.recipe)))
+    recipe, _ = parse_recipe(read_text(run.recipe, MAX_BYTES), str(run.recipe))
     # Only what is needed here is checked: the rest of an older recipe may differ from today's.
     try:
         network, task = recipe["model"]["arch"], recipe["task"]

@@ -13,8 +13,7 @@ from drn_cli import environment
 from drn_cli.distributed.launch import started_by_launch
 from drn_cli.errors import DrnError
 from drn_cli.files import parse_json, read_json, write_json
-from drn_cli.recipe.differences import differences
-from drn_cli.recipe.loading import load_recipe
+from drn_cli.recipe.loading import diff_recipes, load_recipe
 from drn_cli.recipe.schema import Recipe
 from drn_cli.runs import RUNS, Run, new_run
 from drn_cli.training.checkpoint import Found
@@ -238,7 +237,7 @@ def _refuse(run: Run, changes: Changes, *, allowed: bool) -> None:
 
 
 def _changes(run: Run, recipe: Recipe) -> Changes:
-    return differences(load_recipe(str(run.recipe)).recipe, recipe)
+    return diff_recipes(load_recipe(str(run.recipe)).recipe, recipe)
 
 
 def _checkpoint(source: Path) -> tuple[Run, Path]:

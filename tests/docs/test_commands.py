@@ -11,9 +11,8 @@ from pydantic import BaseModel
 
 from drn_cli.cli.app import app
 from drn_cli.errors import DrnError
-from drn_cli.recipe.loading import load_recipe
+from drn_cli.recipe.loading import load_recipe, shipped_recipe
 from drn_cli.recipe.schema import Recipe
-from drn_cli.recipe.shipped import shipped_recipe
 
 from .commands import commands_in_epilog, commands_in_page
 from .markdown import PAGES, ROOT, inline_code

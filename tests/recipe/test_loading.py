@@ -5,7 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from drn_cli.errors import DrnError
-from drn_cli.recipe.loading import json_schema, load_recipe, resolved_yaml
+from drn_cli.recipe.loading import diff_recipes, load_recipe, resolved_yaml
+from drn_cli.recipe.reference import json_schema
 from drn_cli.recipe.schema import Recipe
 
 GOOD = """\
@@ -14,7 +15,7 @@ task: segmentation
 model:
   arch: drn_d_22
 data:
-  root: pictures
+  root: images
   classes: 3
 augment:
   crop: 64
@@ -61,7 +62,7 @@ def test_a_file_is_loaded_with_its_defaults(here: Path) -> None:
 
 def test_an_existing_file_needs_no_suffix_and_wins_over_a_shipped_name(here: Path) -> None:
     (here / "demo").write_text(GOOD)
-    assert load_recipe("demo").recipe.data.root == "pictures"
+    assert load_recipe("demo").recipe.data.root == "images"
     (here / "demo").unlink()
     assert load_recipe("demo").recipe.data.root == "drn-demo/data"
 
@@ -125,7 +126,7 @@ def test_what_extends_cannot_be(here: Path, line: str, message: str, hint: str |
         ("lr: 1e-2", "lr: .inf", ":13: train.lr: should be a finite number, got inf", None),
         ("epochs: 2", "epochs: 2.5", ":11: train.epochs: should be a whole number, got 2.5", None),
         ("epochs: 2", "epochs: yes", ":11: train.epochs: should be a number, got true", None),
-        ("root: pictures", "root: 7", ":6: data.root: should be text, got 7", "quotes"),
+        ("root: images", "root: 7", ":6: data.root: should be text, got 7", "quotes"),
         (
             "task: segmentation",
             "task: segment",
@@ -151,7 +152,12 @@ def test_what_extends_cannot_be(here: Path, line: str, message: str, hint: str |
             ":5: model.width: should be less than or equal to 4, got 5",
             None,
         ),
-        ("classes: 3", "classes: 256", ":7: data.classes: a label map holds 255 classes", None),
+        (
+            "classes: 3",
+            "classes: 256",
+            ":7: data.classes: a label map holds at most 255 classes",
+            None,
+        ),
         ("task:", "eval:\ntask:", ":2: eval: should be a mapping, got nothing", "scales"),
         ("task:", "eval: 3\ntask:", ":2: eval: should be a mapping, got 3", "scales, flip, tile"),
         ("task:", "eval: {scales: 2}\ntask:", ":2: eval.scales: should be a list, got 2", None),
@@ -162,7 +168,7 @@ def test_what_extends_cannot_be(here: Path, line: str, message: str, hint: str |
             ":5: eval.scales[1]: should be a number, got 'two'",
             None,
         ),
-        ("  lr: 1e-2\n", "", ": train.lr: missing", "Learning rate at the start."),
+        ("  lr: 1e-2\n", "", ": train.lr: missing", "Initial learning rate."),
         ("augment:\n  crop: 64\n", "", ": augment: missing", "It needs crop"),
     ],
 )
@@ -184,7 +190,7 @@ def test_every_mistake_has_its_line_in_the_order_of_the_file(here: Path) -> None
         "my.yaml:9: augment.crop: should be a whole number, got 'x'",
         "my.yaml:12: train.lr: should be greater than 0, got 0",
         "my.yaml:13: train.sed: unknown key (did you mean seed?)",
-        "my.yaml: train.batch_size: missing (Pictures a step, over all processes.)",
+        "my.yaml: train.batch_size: missing (Images per step, over all processes.)",
     ]
 
 
@@ -210,8 +216,16 @@ def test_a_mistake_in_an_extended_file_is_blamed_on_that_file(here: Path) -> Non
         ("train.lr.x=3", "command line: train.lr.x=3: train.lr: should be a number, got a map"),
         ("train.epohcs=3", "command line: train.epohcs=3: unknown key"),
         ("eval.scales=[1", "command line: eval.scales=[1: not valid YAML: expected ','"),
+        (
+            "train.optimiser.betas=[]",
+            "command line: train.optimiser.betas=[]: should have more val",
+        ),
+        (
+            "train.optimiser.betas=[0, 0, 0]",
+            "command line: train.optimiser.betas=[0, 0, 0]: should have fewer values, got [0",
+        ),
         ("eval.scales=[1, -2]", "command line: eval.scales=[1, -2]: should all be above 0, got"),
-        ("data={root: a, root: b}", "command line: data={root: a, root: b}: root: is there alr"),
+        ("data={root: a, root: b}", "command line: data={root: a, root: b}: root: duplicate key"),
         (
             "data.root=\x01",
             "command line: data.root=\x01: not valid YAML: control character U+0001",
@@ -245,16 +259,16 @@ def test_a_mistake_in_an_override_is_the_command_line_s(
         (b"task: x\nroot: a\x07b\n", "my.yaml:2: not valid YAML: control character U+0007"),
         (b"a: !made.up 3\n", "my.yaml:1:4: not valid YAML: could not determine a constructor"),
         (b"a: 1\n---\nb: 2\n", "my.yaml:2:1: not valid YAML: but found another document"),
-        (b"data:\n  root: a\n\n  root: b\n", "my.yaml:4: root: is there already, on line 2"),
+        (b"data:\n  root: a\n\n  root: b\n", "my.yaml:4: root: duplicate key"),
         (b"data:\n  7: a\n", "my.yaml:2: a key should be text, got 7"),
         (b"on: a\n", "my.yaml:1: a key should be text, got on"),
         (b"? [a, b]\n: c\n", "my.yaml:1: a key should be text, got a collection"),
-        (b"a: &x {b: 1}\nc:\n  <<: *x\n", "my.yaml:3: merge keys (<<) are not read"),
-        (b"a: &x\n  b: *x\n", "my.yaml:1: an anchor that holds its own alias"),
+        (b"a: &x {b: 1}\nc:\n  <<: *x\n", "my.yaml:3: merge keys (<<) are not supported"),
+        (b"a: &x\n  b: *x\n", "my.yaml:1: an anchor that contains its own alias"),
         (b"\na: " + b"[" * 3000, "my.yaml:2: not valid YAML: nested too deeply"),
         (b"a: " + b"{b: " * 3000, "my.yaml:1: not valid YAML: nested too deeply"),
         (b"- " * 3000, "my.yaml:1: not valid YAML: nested too deeply"),
-        (BOMB, "my.yaml:1: more than 20,000 values, aliases counted with what they stand for"),
+        (BOMB, "my.yaml:1: more than 20,000 values, with aliases expanded"),
         (b"a: [" + b"1," * 30_000 + b"]", "my.yaml:1: more than 20,000 values"),
         (b"#" * 300_000, "my.yaml: is larger than 256 KiB"),
         (b"a: " + b"9" * 5000, "my.yaml:1: "),
@@ -294,7 +308,7 @@ def test_a_chain_of_recipes_has_an_end(here: Path) -> None:
     for number in range(1500):
         (here / f"{number}.yaml").write_text(f"extends: {number + 1}.yaml\n")
     error = refusal("0.yaml")
-    assert error.message == "15.yaml:1: extends: 16 recipes extend one another already"
+    assert error.message == "15.yaml:1: extends: a chain of more than 16 recipes"
     (here / "9.yaml").write_text(GOOD)
     assert load_recipe("0.yaml").recipe.train.lr == 0.01
 
@@ -349,3 +363,34 @@ def test_a_recipe_cannot_be_changed_once_it_is_checked(here: Path) -> None:
     recipe = load_recipe("good.yaml").recipe
     with pytest.raises(ValidationError):
         recipe.train.lr = 1.0
+
+
+def test_the_difference_is_each_key_that_differs_with_both_values(recipe_file: Path) -> None:
+    old = load_recipe(str(recipe_file)).recipe
+    changes = (
+        "train.lr=0.01",
+        "train.schedule.kind=step",
+        "train.save_every_minutes=null",
+        "eval.scales=[0.5,1]",
+        "loss.class_weights=[1,2,3]",
+        "data.workers=auto",
+    )
+    new = load_recipe(str(recipe_file), changes).recipe
+    assert diff_recipes(old, new) == {
+        "data.workers": (0, "auto"),
+        "loss.class_weights": (None, [1.0, 2.0, 3.0]),
+        "train.lr": (0.0007, 0.01),
+        "train.schedule.kind": ("poly", "step"),
+        "train.save_every_minutes": (15.0, None),
+        "eval.scales": ([1.0], [0.5, 1.0]),
+    }
+    assert diff_recipes(new, new) == {}
+
+
+def test_a_recipe_does_not_differ_from_itself_written_and_read(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe(str(recipe_file), ["train.lr=1e-05", "loss.class_weights=[1,0,3]"]).recipe
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(resolved_yaml(recipe))
+    assert diff_recipes(recipe, load_recipe(str(copy)).recipe) == {}

@@ -17,7 +17,7 @@ ROW = re.compile(r"\| `([\w.]+)` \| (.*) \| (.*) \| (.*) \|")
 
 
 def fields(section: type[BaseModel], name: str = "") -> Iterator[tuple[str, str | None]]:
-    """Give every key of the schema, found without JSON Schema, with its description."""
+    """Yield every key of the schema, without JSON Schema, with its description."""
     for key, field in section.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
@@ -27,7 +27,7 @@ def fields(section: type[BaseModel], name: str = "") -> Iterator[tuple[str, str 
 
 
 def rows() -> dict[str, tuple[str, ...]]:
-    """Give what the page says of each key: what it takes, its default and its meaning."""
+    """Return the cells of each key: what it takes, its default and its meaning."""
     found = [ROW.fullmatch(line) for line in reference().splitlines() if line.startswith("| `")]
     assert all(found)
     return {row[1]: (row[2], row[3], row[4]) for row in found if row}
@@ -37,8 +37,8 @@ def test_the_page_is_what_the_command_prints() -> None:
     result = CliRunner(env={"COLUMNS": "40"}).invoke(app, ["reference"])
     assert result.exit_code == 0
     assert result.stdout == reference()
-    told = "docs/recipes.md is old: drn recipes reference > docs/recipes.md"
-    assert PAGE.read_text(encoding="utf-8") == reference(), told
+    remedy = "docs/recipes.md is out of date: drn recipes reference > docs/recipes.md"
+    assert PAGE.read_text(encoding="utf-8") == reference(), remedy
 
 
 def test_every_key_is_there_once_with_its_meaning() -> None:
@@ -52,15 +52,15 @@ def test_every_section_has_its_docstring() -> None:
     sections = re.findall(r"^## (.+)\n\n(.+)\n\n\| key", reference(), re.MULTILINE)
     named = {(key.rpartition(".")[0] or "Top level") for key, _ in fields(Recipe)}
     assert {name for name, _ in sections} == named
-    assert ("train.schedule", "How the learning rate falls.") in sections
+    assert ("train.schedule", "Learning rate schedule.") in sections
 
 
 @pytest.mark.parametrize(
     ("key", "takes", "default"),
     [
-        ("task", "`classification` or `segmentation`", "needed"),
+        ("task", "`classification` or `segmentation`", "required"),
         ("model.weights", "text or `null`", "`null`"),
-        ("data.classes", "whole number from 1 up to 100000", "needed"),
+        ("data.classes", "whole number from 1 up to 100000", "required"),
         ("data.workers", "whole number or `auto`", "`auto`"),
         ("augment.flip", "`true` or `false`", "`true`"),
         ("loss.class_weights", "list of numbers or `null`", "`null`"),
@@ -78,8 +78,8 @@ def test_values_and_defaults_are_in_plain_words(key: str, takes: str, default: s
 
 
 def test_a_default_means_in_a_recipe_what_the_page_says() -> None:
-    needed = {key for key, row in rows().items() if row[1] == "needed"}
-    defaults = [f"{key}={row[1][1:-1]}" for key, row in rows().items() if key not in needed]
+    required = {key for key, row in rows().items() if row[1] == "required"}
+    defaults = [f"{key}={row[1][1:-1]}" for key, row in rows().items() if key not in required]
     written = load_recipe("drn_d_22_camvid", defaults).recipe
     least = Recipe.model_validate(
         {
@@ -95,7 +95,7 @@ def test_a_default_means_in_a_recipe_what_the_page_says() -> None:
         }
     )
     assert written == least
-    assert len(needed) == 8
+    assert len(required) == 8
 
 
 def test_the_example_is_a_recipe(tmp_path: Path) -> None:

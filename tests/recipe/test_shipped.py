@@ -6,8 +6,13 @@ import pytest
 import torch
 
 from drn_cli.networks import create_model, list_models
-from drn_cli.recipe.loading import load_recipe, read_text, resolved_yaml, shipped_recipes
-from drn_cli.recipe.shipped import shipped_recipe
+from drn_cli.recipe.loading import (
+    load_recipe,
+    read_text,
+    resolved_yaml,
+    shipped_recipe,
+    shipped_recipes,
+)
 
 CITYSCAPES = ["drn_a_50", "drn_c_26", "drn_c_42", "drn_d_105", "drn_d_22", "drn_d_38"]
 NAMES = list(shipped_recipes())
