@@ -15,7 +15,7 @@ from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.classification import ClassificationTestSet
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
-from drn_cli.evaluation.segmentation import failures
+from drn_cli.evaluation.segmentation import failures, mean_loss
 from drn_cli.inference.classifier import Classifier, best_first
 from drn_cli.inference.reading import networks_at_once, one_thread_each
 from drn_cli.inference.score_maps import NonFiniteScoresError
@@ -72,6 +72,7 @@ class TopScores:
         images: Number of pictures.
         pictures: Each of them, in their order, where that was asked for.
         failed: What was wrong with each image that could not be scored, in their order.
+        loss: Mean cross-entropy of the images, where that was asked for.
     """
 
     top1: float
@@ -79,23 +80,27 @@ class TopScores:
     images: int
     pictures: tuple[PictureRanking, ...] = ()
     failed: tuple[str, ...] = ()
+    loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Give the scores ready for JSON."""
-        return {"images": self.images, "top1": self.top1, "top5": self.top5}
+        loss = {} if self.loss is None else {"loss": self.loss}
+        return {"images": self.images, **loss, "top1": self.top1, "top5": self.top5}
 
 
 class Ranked(NamedTuple):
-    """Some pictures: places of their classes from 1, the first classes, their probabilities.
+    """Some images: ranks of their classes from 1, the first classes, their probabilities, losses.
 
-    An image that failed has place 0.
+    An image that failed has rank 0 and loss 0.
 
-    Shapes: int64 `(N,)`, int64 `(N, 5)`, float64 `(N, 5)`; fewer than 5 for fewer classes.
+    Shapes: int64 `(N,)`, int64 `(N, 5)`, float64 `(N, 5)` and `(N,)`; fewer than 5 for fewer
+    classes.
     """
 
     rank: Tensor
     best: Tensor
     probabilities: Tensor
+    loss: Tensor
 
 
 def score(
@@ -105,6 +110,7 @@ def score(
     *,
     each: bool = False,
     partial: bool = False,
+    loss: bool = False,
     step: Callable[[], object] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> TopScores | None:
@@ -120,6 +126,7 @@ def score(
         group: The processes.
         each: Whether the ranking of each picture is wanted too.
         partial: Whether the others are scored where an image fails.
+        loss: Whether the cross-entropy is wanted too.
         step: Called after each picture of this process.
         stop: Asked now and then; where it says so in any process, all give up.
 
@@ -154,6 +161,7 @@ def score(
 
     counts = torch.zeros(2, dtype=torch.int64, device=group.device)
     rankings: list[Ranked] = []
+    losses: list[Tensor] = []
     failed: list[tuple[int, str]] = []
     stopped = False
     numbers, seen = group.share(range(len(samples))), 0
@@ -165,6 +173,8 @@ def score(
                 error = unread.get(index) or NonFiniteScoresError(mine[index].image)
                 failed.append((numbers[index], str(error)))
         seen += len(scored)
+        if loss:
+            losses.append(torch.stack([part.loss, scored], dim=1))
         if each:
             rankings.append(part)
         for _ in range(len(part.rank)):
@@ -178,7 +188,8 @@ def score(
     pictures = sorted((one for part in gathered for one in part), key=lambda one: one.number)
     lost = failures(failed, len(samples), group)
     count = len(samples) - len(lost)
-    return TopScores(top1 / count, top5 / count, count, tuple(pictures), lost)
+    mean = mean_loss(torch.cat(losses).tolist() if losses else [], group)
+    return TopScores(top1 / count, top5 / count, count, tuple(pictures), lost, mean)
 
 
 def ranked(log_probabilities: Tensor, targets: Tensor) -> Ranked:
@@ -191,7 +202,9 @@ def ranked(log_probabilities: Tensor, targets: Tensor) -> Ranked:
     order = best_first(log_probabilities)
     rank = ((order == targets[:, None]).int().argmax(1) + 1) * (targets != FAILED)
     best = order[:, :SHOWN]
-    return Ranked(rank, best, log_probabilities.gather(1, best).exp())
+    valid = targets != FAILED
+    loss = -log_probabilities.gather(1, (targets * valid)[:, None])[:, 0] * valid
+    return Ranked(rank, best, log_probabilities.gather(1, best).exp(), loss)
 
 
 def _rankings(
@@ -201,7 +214,7 @@ def _rankings(
     numbers = iter(group.share(range(len(samples))))
     for part in parts:
         rows = zip(*(column.tolist() for column in part), strict=True)
-        for (rank, best, likely), number in zip(rows, numbers, strict=False):
+        for (rank, best, likely, _), number in zip(rows, numbers, strict=False):
             image, target = str(samples[number].image), samples[number].target
             if rank:
                 yield PictureRanking(number, image, target, rank, tuple(best), tuple(likely))

@@ -113,6 +113,7 @@ class Scores:
         images: How many pictures were scored.
         pictures: Those of each, in their order, where that was asked for.
         failed: What was wrong with each image that could not be scored, in their order.
+        loss: Mean cross-entropy of the labelled pixels at scale 1, where that was asked for.
     """
 
     matrix: Matrix
@@ -124,6 +125,7 @@ class Scores:
     images: int
     pictures: tuple[PictureScores, ...] = ()
     failed: tuple[str, ...] = ()
+    loss: float | None = None
 
     @classmethod
     def of(
@@ -132,6 +134,7 @@ class Scores:
         images: int,
         pictures: Sequence[PictureScores] = (),
         failed: Sequence[str] = (),
+        loss: float | None = None,
     ) -> "Scores":
         """Read the scores off a matrix.
 
@@ -154,6 +157,7 @@ class Scores:
             images,
             tuple(pictures),
             tuple(failed),
+            loss,
         )
 
     def by_category(self, categories: Sequence[str]) -> dict[str, float | None]:
@@ -177,6 +181,7 @@ class Scores:
         classes, categories = len(self.iou), self.categories(class_set)
         scores: dict[str, Any] = {
             "images": self.images,
+            **({} if self.loss is None else {"loss": self.loss}),
             "miou": self.miou,
             "pixel_accuracy": self.pixel_accuracy,
             "mean_accuracy": self.mean_accuracy,

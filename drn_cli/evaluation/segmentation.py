@@ -1,5 +1,6 @@
 """Score a segmenter, or predictions that were saved, on labelled pictures."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ParamSpec, TypeVar
 
@@ -19,6 +20,8 @@ from drn_cli.inference.score_maps import scores_of
 Inputs = ParamSpec("Inputs")
 Result = TypeVar("Result")
 
+# The confusion matrix of an image, and the sum and the number of its losses if they are wanted.
+Counts = tuple[Tensor, Tensor | None]
 Read = Callable[[Sample], tuple[Pixels, Pixels]]
 
 
@@ -30,6 +33,7 @@ def evaluate(
     read: Read | None = None,
     each: bool = False,
     partial: bool = False,
+    loss: bool = False,
     step: Callable[[], object] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Scores | None:
@@ -46,6 +50,7 @@ def evaluate(
             default as they are.
         each: Whether the scores of each picture are wanted too.
         partial: Whether the others are scored where an image fails.
+        loss: Whether to compute the cross-entropy of the images at scale 1 too.
         step: Called after each picture of this process.
         stop: Asked after it; where it says so in any process, all give up.
 
@@ -60,16 +65,19 @@ def evaluate(
     def read_sample(sample: Sample) -> tuple[Pixels, Pixels]:
         return read(sample) if read is not None else read_pair(sample, predictor.classes)
 
-    def count(sample: Sample, image: Pixels, label: Pixels) -> Tensor:
+    def count(sample: Sample, image: Pixels, label: Pixels) -> Counts:
         labels = torch.from_numpy(label).to(predictor.device)
         with scores_of(sample.image):
-            classes = predictor(image)
-        return confusion(classes, labels, predictor.classes, sample.label)
+            if loss and labels.shape == image.shape[:2]:
+                classes, losses = predictor.with_loss(image, labels)
+            else:
+                classes, losses = predictor(image), None
+        return confusion(classes, labels, predictor.classes, sample.label), losses
 
     counted = tolerant(count) if partial else count
     read_part = tolerant(read_sample) if partial else read_sample
 
-    def look(sample: Sample, pair: tuple[Pixels, Pixels] | DrnError) -> Tensor | DrnError:
+    def look(sample: Sample, pair: tuple[Pixels, Pixels] | DrnError) -> Counts | DrnError:
         return pair if isinstance(pair, DrnError) else counted(sample, *pair)
 
     mine = group.share(samples)
@@ -105,9 +113,9 @@ def compare(
         step: Called after each picture of this process.
     """
 
-    def count(sample: Sample) -> Tensor:
+    def count(sample: Sample) -> Counts:
         prediction, label = map(torch.from_numpy, read(sample))
-        return confusion(prediction, label, classes, sample.label).to(group.device)
+        return confusion(prediction, label, classes, sample.label).to(group.device), None
 
     threads = torch.get_num_threads()
     work = tolerant(count) if partial else count
@@ -144,7 +152,7 @@ def failures(failed: Sequence[tuple[int, str]], images: int, group: Group) -> tu
 
 
 def _add_up(
-    counts: Iterable[Tensor | DrnError],
+    counts: Iterable[Counts | DrnError],
     classes: int,
     samples: Sequence[Sample],
     group: Group,
@@ -156,16 +164,20 @@ def _add_up(
     matrix = torch.zeros(classes, classes + 1, dtype=torch.int64, device=group.device)
     pictures: list[PictureScores] = []
     failed: list[tuple[int, str]] = []
+    losses: list[Tensor] = []
     stopped = False
-    for number, of_picture in zip(_numbers(samples, group), counts, strict=True):
-        if isinstance(of_picture, DrnError):
-            failed.append((number, str(of_picture)))
+    for number, counted in zip(_numbers(samples, group), counts, strict=True):
+        if isinstance(counted, DrnError):
+            failed.append((number, str(counted)))
             step()
             continue
-        matrix += of_picture
+        of_image, loss = counted
+        matrix += of_image
+        if loss is not None:
+            losses.append(loss)
         if each:
             image, label = samples[number].image, samples[number].label
-            scores = PictureScores.of(of_picture.cpu().numpy(), number, str(image), str(label))
+            scores = PictureScores.of(of_image.cpu().numpy(), number, str(image), str(label))
             pictures.append(scores)
         step()
         if stopped := stop():
@@ -176,7 +188,21 @@ def _add_up(
     gathered = [one for part in group.gather(pictures) for one in part]
     lost = failures(failed, len(samples), group)
     ordered = sorted(gathered, key=lambda one: one.number)
-    return Scores.of(total, len(samples) - len(lost), ordered, lost)
+    mean = mean_loss(torch.stack(losses).tolist() if losses else [], group)
+    return Scores.of(total, len(samples) - len(lost), ordered, lost, mean)
+
+
+def mean_loss(losses: Sequence[tuple[float, float]], group: Group) -> float | None:
+    """Return the mean over the images of all processes, whatever their number.
+
+    Args:
+        losses: Sum of the loss and number of pixels, or of images, of each of this process.
+        group: The processes.
+    """
+    pairs = [pair for part in group.gather(losses) for pair in part]
+    # fsum is exact: neither the order of the images nor the number of processes matters.
+    count = math.fsum(number for _, number in pairs)
+    return math.fsum(total for total, _ in pairs) / count if count else None
 
 
 def _numbers(samples: Sequence[Sample], group: Group) -> Iterator[int]:

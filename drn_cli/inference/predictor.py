@@ -21,6 +21,7 @@ from drn_cli.inference.score_maps import (
     check_classes,
     check_finite,
     class_map,
+    class_map_and_loss,
     probabilities,
 )
 from drn_cli.inference.views import PLAIN, Network, look
@@ -96,6 +97,13 @@ class PixelPredictor:
             return class_map(maps, height, width), probabilities(maps, height, width)
 
         return self._answers([image], both)[0]
+
+    def with_loss(self, image: Pixels, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the classes, and the sum of the cross-entropy and the number of labelled pixels.
+
+        See `class_map_and_loss`; errors as `__call__`. The network has to return scores.
+        """
+        return self._answers([image], lambda maps, _, __: class_map_and_loss(maps, labels))[0]
 
     def score_maps(self, image: Pixels) -> list[ScoreMap]:
         """Give what the network says of each view of a picture; as `__call__`."""

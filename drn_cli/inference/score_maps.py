@@ -120,6 +120,43 @@ def class_map(maps: Sequence[ScoreMap], height: int, width: int) -> Tensor:
     return classes
 
 
+def class_map_and_loss(maps: Sequence[ScoreMap], labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the class of each pixel, and the cross-entropy of the view at scale 1.
+
+    The loss is that of logits: no class weights, no label smoothing, the image not mirrored.
+
+    Args:
+        maps: The views of an image.
+        labels: Its label map, uint8 `(H, W)`; what is no class of the network does not count.
+
+    Returns:
+        uint8 `(H, W)` as `class_map`, and float64 `(2,)`: the sum of the loss and the number of
+        pixels; None if no view is at scale 1.
+    """
+    height, width = labels.shape
+    plain = [one for one in maps if (one.height, one.width) == (height, width) and not one.mirrored]
+    if len(maps) > 1 or not plain:
+        classes = class_map(maps, height, width)
+    else:
+        classes = torch.empty_like(labels)
+    if not plain:
+        return classes, None
+    count = plain[0].scores.shape[1]
+    total = torch.zeros(2, dtype=torch.float64, device=labels.device)
+    with _exact_products(labels.device):
+        for rows, scores in _bands(plain[:1], height, width):
+            highest, indices = scores.max(1)
+            if len(maps) == 1:
+                classes[rows] = indices
+            target = labels[rows]
+            valid = target < count
+            true = scores.gather(1, (target * valid).long()[:, None])[:, 0] - highest
+            losses = scores.sub_(highest[:, None]).exp_().sum(1).log_().sub_(true).mul_(valid)
+            # In float32: a band is short, and the sum over bands is in float64.
+            total += torch.stack([losses.sum(), valid.sum()])
+    return classes, total
+
+
 def probabilities(maps: Sequence[ScoreMap], height: int, width: int) -> Tensor:
     """Give the probability of each class in each pixel: the softmax of the mean of the views.
 

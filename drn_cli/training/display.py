@@ -1,41 +1,51 @@
-"""What a run shows on the terminal: a line that moves, and a table for each epoch."""
+"""What a run prints: a progress bar, or lines where no terminal shows one, and a row per epoch."""
 
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from rich.columns import Columns
-from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
-from drn_cli.formatting import Terminal
+from drn_cli.formatting import Terminal, duration, four_digits
 from drn_cli.training.checkpoint import Progress
 from drn_cli.training.setup import Training
 from drn_cli.training.tasks import Validation
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n}/{total} {elapsed}<{remaining}{postfix}"
-MOST_CLASSES = 40  # whose IoU is shown
+MAX_CLASSES = 40  # whose IoU is shown
+WIDTH = 80  # columns of a terminal that everything fits
+
+# The scores of a task by their keys in metrics.jsonl, with the titles of their columns.
+SCORES = {
+    "segmentation": {"miou": "mIoU %", "pixel_accuracy": "pixel %"},
+    "classification": {"top1": "top-1 %", "top5": "top-5 %"},
+}
+
+# Without a terminal a line is printed once a minute at most, and every 5 % of an epoch at most; in
+# an epoch of more than three hours, every ten minutes.
+LINE_SECONDS, LINE_SHARE, SILENCE_SECONDS = 60, 0.05, 600
 
 
 @dataclass(slots=True)
-class Pace:
-    """What a stretch of training did and how fast, as it was measured.
+class Throughput:
+    """Loss and speed of some training steps.
 
     Attributes:
-        loss: Sum of the loss, and
-        weight: of its weights.
-        pictures: How many were trained on, by all processes.
-        waiting: Seconds that were spent waiting for them, of
-        seconds: in all.
-        taken: Steps whose loss counts.
+        loss: Sum of the weighted losses.
+        weight: Sum of the weights.
+        images: Number of images trained on, by all processes.
+        waiting: Seconds spent waiting for data, of `seconds` in all.
+        taken: Number of steps whose loss counts.
     """
 
     loss: float = 0.0
     weight: float = 0.0
-    pictures: int = 0
+    images: int = 0
     waiting: float = 0.0
     seconds: float = 0.0
     taken: int = 0
@@ -43,49 +53,60 @@ class Pace:
 
     @property
     def mean_loss(self) -> float | None:
-        """The mean loss; None if no step was taken."""
+        """Mean loss; None if no step was taken."""
         if self.weight == 0:
             return 0.0 if self.taken else None  # nothing but void
         return self.loss / self.weight
 
     @property
-    def speed(self) -> float:
-        """Pictures a second."""
-        return self.pictures / self.seconds if self.seconds else 0.0
+    def images_per_second(self) -> float:
+        return self.images / self.seconds if self.seconds else 0.0
 
     @property
-    def share_waiting(self) -> float:
+    def data_time_share(self) -> float:
         """Share of the time that was spent waiting for data."""
         return self.waiting / self.seconds if self.seconds else 0.0
 
     def stop(self) -> None:
-        """Take the time."""
+        """Measure the time since the start."""
         self.seconds = time.perf_counter() - self.since
 
-    def add(self, other: "Pace") -> None:
-        """Count another stretch in."""
+    def add(self, other: "Throughput") -> None:
+        """Add other steps."""
         self.loss += other.loss
         self.weight += other.weight
-        self.pictures += other.pictures
+        self.images += other.images
         self.waiting += other.waiting
         self.seconds += other.seconds
         self.taken += other.taken
 
 
-class Display:
-    """Shows the first process's progress; the others are silent."""
+class ProgressDisplay:
+    """Progress of a run on stderr; rank 0 prints, the other ranks are silent.
 
-    def __init__(self, training: Training, progress: Progress) -> None:
-        self._training, self._silent = training, not training.group.first
-        self._epochs = training.recipe.train.epochs
-        self._untitled = True  # the header of the table is printed once
+    Args:
+        training: What is trained.
+        progress: Where it starts.
+        clock: Returns seconds.
+    """
+
+    def __init__(
+        self, training: Training, progress: Progress, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock, self._silent = clock, not training.group.first
+        self._epochs, self._steps_per_epoch = training.recipe.train.epochs, training.order.steps
         self._console = Terminal(stderr=True)
+        self._scores = SCORES[training.recipe.task]
+        self._header_printed, self._throughput, self._lr = False, Throughput(), 0.0
         self._bar: tqdm[Any] = tqdm(
             total=training.steps,
             initial=progress.steps,
             bar_format=BAR,
             disable=True if self._silent else None,
         )
+        self._lines = self._bar.disable and not self._silent
+        self._progress, self._first_step, self._started = progress, progress.steps, clock()
+        self._printed_step, self._printed_at = progress.steps, self._started
 
     def __enter__(self) -> Self:
         return self
@@ -94,63 +115,104 @@ class Display:
         self._bar.close()
 
     def epoch(self, epoch: int) -> None:
-        """Name the epoch that begins, from 0."""
+        """Start an epoch, counted from 0."""
         self._bar.set_description(f"epoch {epoch + 1}/{self._epochs}")
 
     def step(self) -> None:
+        """Count a step."""
         self._bar.update()
+        progress, length = self._progress, self._steps_per_epoch
+        done = progress.step_in_epoch
+        if done < length and self._line_is_due((progress.steps - self._printed_step) / length):
+            step_seconds = (self._clock() - self._started) / (progress.steps - self._first_step)
+            left = (self._epochs - progress.epoch) * length - done
+            self._print_line(
+                f"epoch {progress.epoch + 1}/{self._epochs}  {done / length:4.0%}  "
+                f"{self._numbers('  ')}  {duration(left * step_seconds)} left"
+            )
 
-    def pace(self, pace: Pace, rate: float) -> None:
-        """Show what the last steps did."""
-        loss = pace.mean_loss
-        self._bar.set_postfix_str(
-            f"loss {'-' if loss is None else f'{loss:.3f}'}, lr {rate:.2g}, "
-            f"{pace.speed:.1f} pictures/s, waiting {pace.share_waiting:.0%}"
-        )
+    def measured(self, throughput: Throughput, lr: float) -> None:
+        """Show loss, learning rate and speed of the last steps."""
+        self._throughput, self._lr = throughput, lr
+        self._bar.set_postfix_str(self._numbers(", "))
 
-    def validating(self, pictures: int) -> "tqdm[Any]":
-        """Show a second line while pictures are scored."""
-        return tqdm(
-            total=pictures, desc="validating", leave=False, disable=True if self._silent else None
-        )
+    @contextmanager
+    def validating(self, images: int) -> Iterator[Callable[[], object]]:
+        """Show the progress of a validation of some images; yield what counts one."""
+        off = True if self._silent else None
+        done = 0
+        with tqdm(total=images, desc="validating", leave=False, disable=off) as bar:
+
+            def count() -> None:
+                nonlocal done
+                done += 1
+                bar.update()
+                if done < images and self._line_is_due(LINE_SHARE):
+                    self._print_line(f"validating  {done / images:4.0%}")
+
+            yield count
 
     def epoch_done(
-        self, epoch: int, pace: Pace, rate: float, validation: Validation | None, best: bool
+        self, epoch: int, whole: Throughput, lr: float, validation: Validation | None, best: bool
     ) -> None:
-        """Print what an epoch, counted from 1, came to."""
+        """Print the row of an epoch, counted from 1; the first below the header of the table."""
+        self._printed_at, self._printed_step = self._clock(), self._progress.steps
         if self._silent:
             return
-        loss, scores = pace.mean_loss, {} if validation is None else validation.scores
-        cells = {
-            "epoch": f"{epoch}/{self._epochs}",
-            "loss": "-" if loss is None else f"{loss:.4f}",
-            "lr": f"{rate:.3g}",
-            "images/s": f"{pace.speed:.1f}",
-            "waiting": f"{pace.share_waiting:.0%}",
+        scores: dict[str, Any] = {} if validation is None else validation.scores
+        cells: dict[str, tuple[int, str]] = {
+            "epoch": (9, f"{epoch}/{self._epochs}"),
+            "loss": (8, _number(whole.mean_loss)),
+            "val loss": (8, _number(scores.get("loss"))),
         }
-        for name, key in SCORES[self._training.recipe.task].items():
-            cells[name] = f"{100 * scores[key]:.2f} %" if key in scores else ""
-        cells[""] = "best so far" if validation is not None and best else ""
-        table = Table(header_style="bold", box=None, pad_edge=False, show_header=self._untitled)
-        self._untitled = False
-        for name in cells:
-            table.add_column(name, min_width=max(9, len(name)))  # the rows of epochs line up
-        table.add_row(*cells.values())
-        classes = {} if validation is None else validation.scores.get("iou", {})
-        # The moving line steps aside. A terminal that was closed, or a log's full disk, is no
-        # reason to stop.
+        for key, name in self._scores.items():
+            cells[name] = 7, f"{100 * scores[key]:.2f}" if key in scores else "-"
+        cells["lr"] = 8, f"{lr:.3g}"
+        cells["images/s"] = 8, f"{whole.images_per_second:.1f}"
+        cells["waiting"] = 7, f"{whole.data_time_share:.0%}"
+        mark = "  best" if best else ""
+        rows = [" ".join(f"{text:>{width}}" for width, text in cells.values()) + mark]
+        if not self._header_printed:
+            self._header_printed = True
+            head = " ".join(f"{name:>{width}}" for name, (width, _) in cells.items())
+            rows.insert(0, head)
+        classes = scores.get("iou", {})
+        # The progress bar steps aside. A closed terminal, or a full disk of a log, is no reason to
+        # stop.
         with suppress(OSError), tqdm.external_write_mode(file=sys.stderr):
-            self._console.print(table)
-            if 0 < len(classes) <= MOST_CLASSES:
+            for row in rows:
+                self._console.print(Text(row, "bold" if row is not rows[-1] else ""))
+            if 0 < len(classes) <= MAX_CLASSES:
                 shown = [
                     Text.assemble((name, "dim"), f" {'-' if iou is None else f'{100 * iou:.1f}'}")
                     for name, iou in classes.items()
                 ]
-                self._console.print(Columns([Text("IoU %", "dim"), *shown], padding=(0, 2)))
+                columns = Columns([Text("IoU %", "dim"), *shown], padding=(0, 2))
+                self._console.print(columns, width=min(WIDTH, self._console.width))
+
+    def _numbers(self, separator: str) -> str:
+        now = self._throughput
+        return separator.join(
+            (
+                f"loss {_number(now.mean_loss)}",
+                f"lr {self._lr:.2g}",
+                f"{now.images_per_second:.1f} images/s",
+                f"waiting {now.data_time_share:.0%}",
+            )
+        )
+
+    def _line_is_due(self, share: float) -> bool:
+        """Whether it is time for a line, where `share` of an epoch was done since the last."""
+        if not self._lines:
+            return False
+        silence = self._clock() - self._printed_at
+        return silence >= LINE_SECONDS and (share >= LINE_SHARE or silence >= SILENCE_SECONDS)
+
+    def _print_line(self, line: str) -> None:
+        self._printed_at, self._printed_step = self._clock(), self._progress.steps
+        with suppress(OSError):
+            self._console.print(line, soft_wrap=True)
 
 
-# Names of scores in the table and in metrics.jsonl.
-SCORES = {
-    "segmentation": {"mIoU": "miou", "pixel accuracy": "pixel_accuracy"},
-    "classification": {"top-1": "top1", "top-5": "top5"},
-}
+def _number(value: float | None) -> str:
+    return "-" if value is None else four_digits(value)

@@ -23,7 +23,7 @@ from drn_cli.inference.score_maps import NonFiniteScoresError
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.recipe.loading import resolved_yaml
 from drn_cli.training.checkpoint import Found, Progress, load_checkpoint
-from drn_cli.training.display import Display, Pace
+from drn_cli.training.display import ProgressDisplay, Throughput
 from drn_cli.training.metrics import END, MetricsLog
 from drn_cli.training.resuming import Beginning, record_resume, tell_what_changes
 from drn_cli.training.sanity import check
@@ -88,10 +88,10 @@ class _Loop:
             self._fit_position(found)
             tell_what_changes(found, training)
         self.saver = Saver(training, self.run, seconds)
-        self.display = Display(training, self.progress)
+        self.display = ProgressDisplay(training, self.progress)
         self.meter = Meter(self.group.device, self.progress.meter)
         self.board = self._board()
-        self.skipped, self.rate, self.pace = self.meter.skipped, 0.0, Pace()
+        self.skipped, self.rate, self.pace = self.meter.skipped, 0.0, Throughput()
         self.compiles = training.compiled  # in the step that comes next
 
     def _board(self) -> Board | None:
@@ -142,7 +142,7 @@ class _Loop:
         """Train; give the signal that ended it, or None at the end."""
         for epoch in range(self.progress.epoch, self.settings.epochs):
             self.display.epoch(epoch)
-            whole = Pace()
+            whole = Throughput()
             number = self._steps(whole) or self._end_epoch(whole)
             if number:
                 self._save()
@@ -154,10 +154,10 @@ class _Loop:
         self._write(END, ending=ending, seconds=self.saver.seconds)
         return ended_by
 
-    def _steps(self, whole: Pace) -> int:
+    def _steps(self, whole: Throughput) -> int:
         """Take the steps of an epoch that are left; give the number of the signal that came."""
         progress, settings = self.progress, self.settings
-        self.pace = Pace()
+        self.pace = Throughput()
         for passes in self._batches():
             done = progress.step_in_epoch / self.order.steps
             self.rate = learning_rate(
@@ -166,13 +166,13 @@ class _Loop:
             self._take_step(passes)
             progress.step_in_epoch += 1
             progress.steps += 1
-            self.pace.pictures += settings.batch_size
+            self.pace.images += settings.batch_size
             self.pace.taken += 1
             self.display.step()
             if progress.steps % settings.log_every == 0 or self._epoch_is_over:
                 self._log()
                 whole.add(self.pace)
-                self.pace = Pace()
+                self.pace = Throughput()
             wanted = self.group.most(
                 self.interrupt.number or (SAVE if self.saver.due(progress.steps) else CONTINUE)
             )
@@ -222,7 +222,7 @@ class _Loop:
         pace.taken -= int(skipped) - self.skipped
         self.skipped = int(skipped)
         pace.stop()
-        self.display.pace(pace, self.rate)
+        self.display.measured(pace, self.rate)
         on_gpu = self.group.device.type == "cuda"
         memory = {"memory": torch.cuda.max_memory_allocated()} if on_gpu else {}
         self._write(
@@ -232,8 +232,8 @@ class _Loop:
             lr=self.rate,
             grad_norm=norm if math.isfinite(norm) else None,
             skipped=int(skipped),
-            images_per_second=pace.speed,
-            waiting=pace.share_waiting,
+            images_per_second=pace.images_per_second,
+            waiting=pace.data_time_share,
             **memory,
         )
 
@@ -281,7 +281,7 @@ class _Loop:
             total_memory=total,
         )
 
-    def _end_epoch(self, whole: Pace) -> int:
+    def _end_epoch(self, whole: Throughput) -> int:
         """Validate if it is time, and write the checkpoint; give a signal that came meanwhile."""
         progress, epoch = self.progress, self.progress.epoch + 1
         validation, best = None, False
@@ -294,7 +294,7 @@ class _Loop:
                     self.training,
                     self.training.material.val,
                     stop=lambda: bool(self.interrupt.number),
-                    bar=self.display.validating,
+                    progress=self.display.validating,
                 )
             except NonFiniteScoresError as error:
                 raise DrnError(

@@ -210,7 +210,7 @@ class Segmentation:
         stop: Callable[[], bool],
     ) -> Validation | None:
         scores = segmentation.evaluate(
-            predictor_of(training), samples, training.group, step=step, stop=stop
+            predictor_of(training), samples, training.group, loss=True, step=step, stop=stop
         )
         if scores is None:
             return None
@@ -291,7 +291,7 @@ class Classification:
         stop: Callable[[], bool],
     ) -> Validation | None:
         scores = classification.score(
-            classifier_of(training), samples, training.group, step=step, stop=stop
+            classifier_of(training), samples, training.group, loss=True, step=step, stop=stop
         )
         return None if scores is None else Validation(scores.top1, scores.to_json())
 

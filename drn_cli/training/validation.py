@@ -1,10 +1,10 @@
 """Scoring the network while it trains."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from drn_cli.distributed.heartbeat import VALIDATION
 from drn_cli.training.setup import Training
@@ -16,7 +16,9 @@ def validate(
     samples: Sequence[Any],
     *,
     stop: Callable[[], bool] = lambda: False,
-    bar: Callable[[int], "tqdm[Any]"] = lambda pictures: tqdm(total=pictures, disable=True),
+    progress: Callable[[int], AbstractContextManager[Callable[[], object]]] = lambda images: (
+        nullcontext(lambda: None)
+    ),
 ) -> Validation | None:
     """Score the network, or the average of its weights, on samples that all processes share.
 
@@ -24,7 +26,7 @@ def validate(
         training: What is trained.
         samples: All of them, in every process.
         stop: Asked after each picture; where it says so in any process, all give up.
-        bar: Makes a progress bar of a number of pictures.
+        progress: Shows the progress of a number of images; the context's call counts one.
 
     Returns:
         What was found; None if it was given up.
@@ -38,10 +40,10 @@ def validate(
     tuned = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False  # pictures may all differ in size
     try:
-        with bar(len(group.share(samples))) as shown:
+        with progress(len(group.share(samples))) as count:
 
             def step() -> None:
-                shown.update()
+                count()
                 group.advance()
 
             return training.task.validate(training, samples, step, stop)

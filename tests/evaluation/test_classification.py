@@ -161,7 +161,7 @@ def test_batches_give_what_single_pictures_give(
 
     def keep(batch: Batch) -> Ranked:
         batches.append(batch)
-        return Ranked(batch.labels, batch.labels, batch.labels)
+        return Ranked(*[batch.labels] * 4)
 
     results = list(in_batches(keep, dataset, at_once, CPU))
     assert all(one.rank is batch.labels for one, batch in zip(results, batches, strict=True))
@@ -178,7 +178,7 @@ def test_batches_name_a_broken_picture_and_put_the_threads_back(
     dataset = ClassificationTestSet([*samples, broken(tmp_path)], "1-crop", CROP, RESIZE)
     torch.set_num_threads(2)
     with pytest.raises(DrnError, match=r"cut_off\.png: broken image"):
-        list(in_batches(lambda batch: Ranked(*[batch.labels] * 3), dataset, 4, CPU))
+        list(in_batches(lambda batch: Ranked(*[batch.labels] * 4), dataset, 4, CPU))
     assert threads_of_a_later_thread() == 2
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
+from drn_cli.data.batches import normalise
 from drn_cli.data.classes import generic
 from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import IMAGENET, ListFolder, Sample
@@ -24,6 +27,7 @@ from drn_cli.evaluation.label_maps import MapReader
 from drn_cli.evaluation.segmentation import compare, evaluate
 from drn_cli.inference.predictor import PixelPredictor
 from drn_cli.networks import create_model
+from drn_cli.recipe.schema import Eval
 
 ALONE = Group(0, 1, torch.device("cpu"))
 
@@ -265,3 +269,29 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert max(map(float, done.stdout.split())) < 10, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("scales", "flip", "expected"),
+    [((1.0,), False, True), ((0.5, 1.0), True, True), ((0.5, 2.0), False, False)],
+)
+def test_loss_is_the_plain_cross_entropy_at_scale_1(data_folder, scales, flip, expected):
+    samples = ListFolder.open(data_folder).samples("val")
+    pixels = replace(predictor(strongest_channel), view=Eval(scales=scales, flip=flip))
+    scores = evaluate(pixels, samples, ALONE, loss=True)
+    assert scores is not None
+    if not expected:
+        assert scores.loss is None
+        return
+    total, count = 0.0, 0
+    for sample in samples:
+        image, label = read_pair(sample, 3)
+        logits = strongest_channel(normalise(torch.from_numpy(image)[None], IMAGENET))
+        target = torch.from_numpy(label)[None].long()
+        total += float(F.cross_entropy(logits, target, ignore_index=255, reduction="sum"))
+        count += int((target != 255).sum())
+    assert scores.loss == pytest.approx(total / count, rel=1e-6)
+    assert scores.to_json(generic(3))["loss"] == scores.loss
+    without = evaluate(pixels, samples, ALONE)
+    assert without is not None and without.loss is None
+    assert (without.matrix == scores.matrix).all()

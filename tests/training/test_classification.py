@@ -101,7 +101,8 @@ def test_two_processes_learn_what_one_does(spawn, recipe_of_classes, tmp_path, r
 def test_the_command_trains_classifiers(drn, recipe_of_classes):
     done = drn("train", recipe_of_classes, "train.epochs=1", "--json")
     assert done.returncode == 0, done.stderr
-    assert set(json.loads(done.stdout)["scores"]) == {"step", "epoch", "images", "top1", "top5"}
+    keys = {"step", "epoch", "images", "loss", "top1", "top5"}
+    assert set(json.loads(done.stdout)["scores"]) == keys
     assert "top-1" in done.stderr and "top-5" in done.stderr
 
 
