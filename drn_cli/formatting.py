@@ -32,7 +32,7 @@ def _escape(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 
 
-def first_line(error: Exception | str) -> str:
+def first_line(error: BaseException | str) -> str:
     """Return the first line of an exception or warning, or its type if it has no text."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 

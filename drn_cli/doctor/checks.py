@@ -22,12 +22,12 @@ from urllib.parse import urlsplit
 from drn_cli.doctor.probes import (
     TIMEOUT,
     all_reduce_probe,
-    first_line,
     head,
     import_all,
     nvidia_driver,
 )
 from drn_cli.errors import DrnError
+from drn_cli.formatting import first_line, size
 from drn_cli.networks.published import PUBLISHED, WeightFile
 
 TORCH = (2, 11)  # the oldest, as in pyproject.toml
@@ -238,7 +238,7 @@ def check_gpus() -> str | Iterator[DoctorResult]:
                 "does another process use it (nvidia-smi)? otherwise torch may be built without "
                 f"this capability: {CHOOSE} for other builds",
             ) from error
-        found += f", {precision}, {_gb(free)} of {_gb(total)} free"
+        found += f", {precision}, {size(free)} of {size(total)} free"
         return _enough(free, total / 2, found, "nvidia-smi shows which processes use the rest")
 
     indices = range(torch.cuda.device_count())
@@ -304,7 +304,7 @@ def check_memory() -> str:
     from drn_cli.device import free_memory, memory_limit
 
     free, total = free_memory(), psutil.virtual_memory().total
-    found = f"{_gb(free)} of {_gb(min(total, memory_limit() or total))} free"
+    found = f"{size(free)} of {size(min(total, memory_limit() or total))} free"
     remedy = "end other programs, or load data in the main process (data.workers=0)"
     return _enough(free, MEMORY, found, remedy)
 
@@ -318,7 +318,7 @@ def check_shared_memory() -> str:
     remedy = "make it larger (docker run --shm-size=8g), or use data.workers=0"
     _check_writable(SHARED_MEMORY, remedy)
     free, total = free_bytes(SHARED_MEMORY), shutil.disk_usage(SHARED_MEMORY).total
-    return _enough(free, SHARED, f"{_gb(free)} of {_gb(total)} free", remedy)
+    return _enough(free, SHARED, f"{size(free)} of {size(total)} free", remedy)
 
 
 def check_disk() -> str:
@@ -328,7 +328,7 @@ def check_disk() -> str:
     _check_writable(folder, remedy, SuboptimalError)
     free = shutil.disk_usage(folder).free
     remedy = "free some space: a run keeps several checkpoints"
-    return _enough(free, DISK, f"{folder}: {_gb(free)} free", remedy)
+    return _enough(free, DISK, f"{folder}: {size(free)} free", remedy)
 
 
 def check_cache_folder() -> str:
@@ -343,7 +343,7 @@ def check_cache_folder() -> str:
         place = place.parent
     _check_writable(place, remedy, error)
     free = shutil.disk_usage(place).free
-    found = f"{folder}{'' if folder.exists() else ', not created yet'}: {_gb(free)} free"
+    found = f"{folder}{'' if folder.exists() else ', not created yet'}: {size(free)} free"
     return _enough(free, CACHE, found, f"free some space, or {remedy}")
 
 
@@ -465,7 +465,3 @@ def _enough(free: float, least: float, found: str, remedy: str) -> str:
     if free < least:
         raise SuboptimalError(found, remedy)
     return found
-
-
-def _gb(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"

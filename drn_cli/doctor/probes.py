@@ -22,6 +22,7 @@ from typing import Any, Literal
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from drn_cli.formatting import first_line
 from drn_cli.interrupts import interrupts_later
 from drn_cli.version import __version__
 
@@ -240,8 +241,3 @@ def head(urls: Sequence[str], timeout: float) -> dict[str, str]:
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
     return dict(problems)
-
-
-def first_line(error: BaseException | str) -> str:
-    """Return the first line of an exception or warning, or at least its type."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -325,7 +325,7 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drn_cli.device.memory_limit", lambda: 4_000_000_000)
     assert result_of(checks.check_memory)[1:3] == ("ok", "3.0 GB of 4.0 GB free")
     monkeypatch.setattr("drn_cli.device.free_memory", lambda: 500_000_000)
-    assert result_of(checks.check_memory)[1:3] == ("warning", "0.5 GB of 4.0 GB free")
+    assert result_of(checks.check_memory)[1:3] == ("warning", "500.0 MB of 4.0 GB free")
 
 
 def test_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +337,7 @@ def test_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drn_cli.device.free_memory", lambda: 64_000_000)
     status, found, remedy = result_of(checks.check_shared_memory)[1:]
     assert status == "warning"
-    assert found.startswith("0.1 GB of ")
+    assert found.startswith("64.0 MB of ")
     assert "--shm-size" in str(remedy)
 
 
@@ -352,7 +352,7 @@ def test_disk_and_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     usage.free = 0.4e9
     for check in (checks.check_disk, checks.check_cache_folder):
         assert result_of(check).status == "warning"
-        assert "0.4 GB free" in result_of(check).found
+        assert "400.0 MB free" in result_of(check).found
 
     cache.touch()  # a file in the way
     assert result_of(checks.check_cache_folder)[1:3] == (
