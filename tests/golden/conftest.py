@@ -177,6 +177,43 @@ def run_of_classes(world: World, path: Path) -> None:
     run_folder(path, world["classifier.safetensors"], recipe, {"top1": 0.8, "top5": 1.0})
 
 
+def runs(_: World, path: Path) -> None:
+    """Runs in each state, two that cannot be read, and folders that are none."""
+
+    def make(name: str, day: int, *lines: dict[str, Any], **recipe: Any) -> None:
+        (path / name).mkdir(parents=True)
+        recipe = {"task": "segmentation", "model": {"arch": "drn_d_22"}} | recipe
+        (path / name / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"train": {"epochs": 20}}))
+        started = json.dumps({"started": f"2026-01-{day:02}T12:00:00+00:00"})
+        (path / name / "environment.json").write_text(started)
+        measured = "".join(json.dumps(line) + "\n" for line in lines)
+        (path / name / "metrics.jsonl").write_text(measured)
+
+    make(
+        "camvid/old",
+        1,
+        {"kind": "train", "step": 90, "epoch": 19.5, "loss": 0.31234},
+        {"kind": "val", "step": 100, "epoch": 20, "miou": 0.51239},
+        {"kind": "end", "step": 100, "ending": "finished", "seconds": 7265},
+    )
+    make(
+        "trial [2]",
+        9,
+        {"kind": "val", "step": 50, "epoch": 1, "top1": 0.25, "top5": 0.5},
+        {"kind": "train", "step": 60, "epoch": 1.2, "loss": None},
+        task="classification",
+    )
+    make("sweep/camvid/new", 30)
+    (path / "broken" / "time").mkdir(parents=True)
+    (path / "broken" / "time" / "recipe.yaml").write_text("task: [")
+    (path / "lost" / "time" / "checkpoints").mkdir(parents=True)
+    (path / "lost" / "time" / "checkpoints" / "last.pt").touch()
+    (path / "camvid" / ".old.tmp").mkdir()
+    (path / "camvid" / ".old.tmp" / "recipe.yaml").touch()
+    (path / "notes").mkdir()
+    (path / "notes" / "readme.txt").touch()
+
+
 def recipe_file(_: World, path: Path) -> None:
     """Three steps per epoch, two epochs."""
     recipe = {
@@ -324,6 +361,7 @@ MAKERS: dict[str, Callable[[World, Path], None]] = {
     "classifier.safetensors": classifier,
     "run": run_of_data,
     "classifier_run": run_of_classes,
+    "runs": runs,
     "recipe.yaml": recipe_file,
     "trained": trained,
     "damaged": damaged,

@@ -10,7 +10,8 @@ Each file is a list of cases:
       then: {a.png: noise, b: null}  # text files made, and files removed, after those
       drn: predict photos --json     # the command line under test
       process: true                  # run it in a real process, where signals or torchrun matter
-      by_type: true                  # record JSON values by type and text without its numbers
+      by_type: true                  # record JSON values by type and text without its numbers;
+                                     # `numbers` keeps the text of JSON values
       head: 12                       # record only the first lines of stdout
       read: classes.csv              # a text file it wrote
       exit: 0                        # the rest is recorded: the exit code, if it is not 0,
@@ -41,7 +42,8 @@ RECORDED = ("exit", "json", "stdout", "stderr", "text", "files")
 MEASURED = re.compile("seconds$|per_second$")  # JSON keys with another value in each run
 VARIABLE = (  # text that differs from run to run, and its replacement
     (re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?"), "<start>"),
-    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?( UTC)?"), "<date>"),
+    (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?( UTC|\+00:00)?"), "<date>"),
+    (re.compile(r"\b(PyTorch|ONNX Runtime|OpenVINO) \d[\w.+-]*"), r"\1 <version>"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "<sha256>"),
     (re.compile(r"\b[0-9a-f]{24}-[0-9a-f]{16}\b"), "<sample>"),  # of a cache: path and time
     (re.compile(r"\b\d[\d.]* [kMGT]?B are free"), "<size> are free"),
@@ -54,12 +56,13 @@ def cases() -> list[Any]:
     return [
         pytest.param(path, case, id=f"{path.stem}-{case['name']}")
         for path in sorted(HERE.glob("*.yaml"))
-        for case in yaml.safe_load(path.read_text())
+        for case in yaml.load(path.read_text(), yaml.CSafeLoader)
     ]
 
 
-def stable(text: str, folder: Path, by_type: bool = False) -> str:
+def stable(text: str, folder: Path, by_type: bool | str = False) -> str:
     text = text.replace(f"{folder}/", "").replace(str(folder), "<here>")
+    text = text.replace(folder.name, "<here>")
     text = text.replace(str(Path(drn_cli.__file__).parents[1]), "<source>")
     text = re.sub(rf"(^|(?<=drn )){re.escape(drn_cli.__version__)}\b", "<version>", text)
     for pattern, replacement in VARIABLE:
@@ -69,17 +72,19 @@ def stable(text: str, folder: Path, by_type: bool = False) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 
-def document(value: Any, folder: Path, by_type: bool, key: str = "") -> Any:
+def document(value: Any, folder: Path, by_type: bool | str, key: str = "") -> Any:
     """Return a JSON value without what the machine, the time or rounding decides."""
     if isinstance(value, dict):
         return {name: document(inner, folder, by_type, name) for name, inner in value.items()}
     if isinstance(value, list):
         return [document(inner, folder, by_type, key) for inner in value]
-    if (by_type or MEASURED.search(key)) and value is not None and not isinstance(value, bool):
-        return f"<{'number' if isinstance(value, int | float) else 'text'}>"
-    if isinstance(value, float):
-        return float(f"{value:.3g}")
-    return stable(value, folder) if isinstance(value, str) else value
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return "<text>" if by_type is True else stable(value, folder)
+    if by_type or MEASURED.search(key):
+        return "<number>"
+    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def modified_times(folder: Path) -> dict[str, int]:
