@@ -144,8 +144,8 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="HTML page with scores, confusion and pictures.")
     ] = None,
-    pictures: Annotated[
-        int, typer.Option(min=0, max=200, help="Pictures in the page, the worst and the best.")
+    report_images: Annotated[
+        int, typer.Option(min=0, max=200, help="Images on the page, the worst and the best.")
     ] = 24,
     max_pixels: MaxPixels = None,
     gpus: Gpus = 1,
@@ -172,7 +172,7 @@ def evaluate(
         _refuse(seen, "a network, which --predictions needs none of")
     else:
         _refuse(compared, "--predictions")
-    output = Output(csv, worst, report, pictures, as_json)
+    output = Output(csv, worst, report, report_images, as_json)
     if predictions is not None:
         assert labels is not None
         spread(gpus)

@@ -125,8 +125,8 @@ def localize(
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="File with a line for each box.")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML page, with --eval.")] = None,
-    pictures: Annotated[
-        int, typer.Option(min=0, max=200, help="Pictures in the page, the worst and the best.")
+    report_images: Annotated[
+        int, typer.Option(min=0, max=200, help="Images on the page, the worst and the best.")
     ] = 24,
     stats: Stats = None,
     mean: Mean = None,
@@ -164,7 +164,9 @@ def localize(
     announce(source)
     if boxes is not None:
         sweep = DEFAULT_SWEEP if of == "score" else DEFAULT_SHARES
-        asked = Asked(thresholds or sweep, of, see, side, csv, report, pictures, as_json, partial)
+        asked = Asked(
+            thresholds or sweep, of, see, side, csv, report, report_images, as_json, partial
+        )
         evaluate_boxes(inputs, boxes, source, look, asked)
     else:
         asked = Asked(thresholds or (NONE,), of, see, side, csv, None, 0, as_json)

@@ -1,10 +1,11 @@
 """Images on a page: predictions beside labels, training crops, classes and boxes."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from drn_cli.data.augment import Augmentation
+from drn_cli.data.boxes import Box
 from drn_cli.data.class_folders import ClassFolder
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.decoding import read_pair
@@ -22,8 +24,9 @@ from drn_cli.data.showing.label_paint import outlined
 from drn_cli.data.showing.samples import Choice
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.class_index import class_index, renumbered
-from drn_cli.evaluation.confusion import PictureScores, confusion
-from drn_cli.evaluation.localization import LocalizationScores, Located, PictureBoxes, is_right
+from drn_cli.evaluation.classification import TopScores, worst_ranked
+from drn_cli.evaluation.confusion import PictureScores, Scores, confusion, worst_first
+from drn_cli.evaluation.localization import LocalizationScores, Located, is_right, worst_located
 from drn_cli.formatting import percent
 from drn_cli.inference.activation import Kind, See, activate
 from drn_cli.inference.classifier import Classifier, best_first
@@ -37,99 +40,42 @@ LONGEST, CROP = 560, 224  # longest side of an image and of a training crop on t
 QUALITY = 82  # of JPEG
 GUESSES = 3  # classes named for an image
 CENTER = 4  # of ten crops
-CANDIDATES = 4  # images that are predicted for each one that a run's page shows
 CROPS, EPOCHS = 6, 3  # training samples on the page, and the epochs that each is shown in
-RIGHT_OPACITY, STRIPE = 0.37, 0.008  # of what is right; width of a stripe, of the longest side
+RIGHT_OPACITY, VOID_OPACITY = 0.37, 0.65  # of a difference
+STRIPE = 0.008  # width of a stripe, of the longest side
 WRONG, VOID = (255, 214, 10), (128, 128, 128)  # colors of a difference
 UNKNOWN = 128  # gray, where only the maps are known
 
+PLACE = "the place of the true class"
+
 Step = Callable[[int, int], None]  # images done, of all
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentationTile:
-    """An image with label and prediction, as files of one size.
-
-    Attributes:
-        name: Path below the data folder.
-        size: Width and height of the files.
-        image: JPEG; None if only the maps are known.
-        label: PNG in the colors of the classes, transparent where it is void.
-        prediction: PNG in the colors of the classes.
-        difference: JPEG of the image, dimmed where the prediction is right.
-        label_classes: The largest classes of the label with their shares of the valid pixels.
-        predicted_classes: Those of the prediction, as shares of all pixels.
-        score: Mean IoU over its classes; None if no pixel is valid.
-        accuracy: Share of the valid pixels that is right; None likewise.
-    """
-
-    name: str
-    size: tuple[int, int]
-    image: bytes | None
-    label: bytes
-    prediction: bytes
-    difference: bytes
-    label_classes: tuple[tuple[str, float], ...]
-    predicted_classes: tuple[tuple[str, float], ...]
-    score: float | None
-    accuracy: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class ClassificationTile:
-    """An image with its class and the likeliest classes.
-
-    Attributes:
-        name: Path below the data folder.
-        size: Width and height of the file.
-        image: JPEG of the part that the network sees.
-        truth: Name of its class.
-        guesses: The likeliest classes and their probabilities.
-        is_right: Whether the likeliest is the true one.
-        score: Probability of the true class.
-    """
-
-    name: str
-    size: tuple[int, int]
-    image: bytes
-    truth: str
-    guesses: tuple[tuple[str, float], ...]
-    is_right: bool
-    score: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class LocalizationTile:
-    """An image with true boxes and the box that was found.
-
-    Attributes:
-        name: Path of the image.
-        size: Width and height of the files.
-        image: JPEG.
-        heat: JPEG with the activation of the likeliest class over the image.
-        whole: Width and height of the image itself, the pixels of all boxes.
-        true: Class and xmin, ymin, xmax, ymax of the true boxes.
-        found: Corners of the box that was found, if there is one.
-        guess: The likeliest class and its probability.
-        iou: Of the box that was found with the best true one of its class.
-        is_right: Whether that is enough.
-    """
-
-    name: str
-    size: tuple[int, int]
-    image: bytes
-    heat: bytes
-    whole: tuple[int, int]
-    true: tuple[tuple[str, tuple[float, ...]], ...]
-    found: tuple[float, ...] | None
-    guess: tuple[str, float]
-    iou: float
-    is_right: bool
-
-
-Tile = SegmentationTile | ClassificationTile | LocalizationTile
-AnyTile = TypeVar("AnyTile", SegmentationTile, ClassificationTile)
+View = Mapping[str, Any]
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """An image on a page.
+
+    Attributes:
+        name: Path below the data folder.
+        views: One or several drawings of it: `kind`, `source` (a data URL), `alt` and `size`.
+        text: Scores, or how it was augmented.
+        facts: Lines below it: label, and prediction.
+        is_right: For images that are right or wrong as a whole.
+        score: The higher, the better; None if nothing can be scored.
+        boxes: Drawn over each view, as `true` or `found`, in pixels of the image.
+        frame: Width and height of the image.
+    """
+
+    name: str
+    views: Sequence[View]
+    text: str = ""
+    facts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    is_right: bool | None = None
+    score: float | None = None
+    boxes: Sequence[tuple[str, Box]] = ()
+    frame: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +83,13 @@ class Gallery:
     """The images of a page.
 
     Attributes:
-        kind: Of the tiles.
+        kind: A task, or `crops`.
         intro: How they were chosen.
-        tiles: The images; the worst come first.
         best_from: Where the best begin; None if there is no such division.
-        class_set: Names and colors of the classes, for segmentation.
+        class_set: Names and colors of the classes, for label maps.
     """
 
-    kind: Literal["segmentation", "classification", "localization"]
+    kind: str
     intro: str
     tiles: Sequence[Tile]
     best_from: int | None = None
@@ -152,160 +97,13 @@ class Gallery:
 
     @property
     def by_color(self) -> dict[str, str]:
-        """Return the names of the classes by color, for the script; equal colors share one."""
+        """Names of the classes by color, for the script; equal colors share one."""
         names: dict[str, str] = {}
         if self.class_set is not None:
             for name, color in zip(self.class_set.names, self.class_set.colours, strict=True):
                 key = ",".join(map(str, color))
                 names[key] = f"{names[key]} or {name}" if key in names else name
         return names
-
-
-def run_gallery(
-    run: Run, count: int, data: Path | None = None, step: Step = lambda done, total: None
-) -> Gallery:
-    """Predict validation images, evenly spaced, and choose the worst and the best of them.
-
-    Args:
-        run: With a best network and a recipe.
-        count: How many to show, at most.
-        data: Data folder, if not that of the recipe.
-        step: Called after each image.
-
-    Raises:
-        DrnError: There is no best network yet, or the images are missing or do not fit.
-    """
-    if not run.best.is_file():
-        raise DrnError(f"{run.best}: not there yet", "the first validation writes it")
-    recipe = load_recipe(str(run.recipe)).recipe
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    make = _segmentation if recipe.task == "segmentation" else _classification
-    try:
-        return make(run, recipe, count, data, device, step)
-    except torch.OutOfMemoryError as error:
-        raise DrnError(f"{device}: its memory is too small or in use") from error
-
-
-def _segmentation(
-    run: Run, recipe: Recipe, count: int, data: Path | None, device: torch.device, step: Step
-) -> Gallery:
-    folder = _list_folder(recipe, data)
-    samples = folder.samples("val")
-    predictor = load_predictor(run.best, device, data=folder, view=recipe.eval)
-
-    def show(number: int) -> SegmentationTile:
-        image, label = read_pair(samples[number], predictor.classes)
-        name = name_below(samples[number].image, folder.root)
-        prediction = predictor(image).cpu().numpy()
-        return segmentation_tile(name, image, label, prediction, predictor.class_set)
-
-    tiles = _each(show, len(samples), count, step)
-    return _chosen("segmentation", tiles, count, len(samples), "mIoU", predictor.class_set)
-
-
-def _classification(
-    run: Run, recipe: Recipe, count: int, data: Path | None, device: torch.device, step: Step
-) -> Gallery:
-    folder = ClassFolder.open(recipe.data.root if data is None else data)
-    classifier = load_classifier(
-        run.best,
-        device,
-        read_statistics=folder.stated_statistics,
-        crop=recipe.augment.crop,
-        resize=recipe.eval.resize,
-    )
-    samples = renumbered(folder.samples("val"), class_index(folder, classifier))
-
-    def show(number: int) -> ClassificationTile:
-        sample = samples[number]
-        name = name_below(sample.image, folder.root)
-        return classification_tile(name, read_image(sample.image), sample.target, classifier)
-
-    tiles = _each(show, len(samples), count, step)
-    score = "the probability of the true class"
-    return _chosen("classification", tiles, count, len(samples), score, None)
-
-
-def _list_folder(recipe: Recipe, data: Path | None) -> ListFolder:
-    if data is None:
-        return ListFolder.open(recipe.data.root, recipe.data.lists)
-    return ListFolder.open(data)
-
-
-def _each(show: Callable[[int], AnyTile], total: int, count: int, step: Step) -> Iterator[AnyTile]:
-    numbers = Choice(CANDIDATES * count).of(total)
-    for done, number in enumerate(numbers, start=1):
-        yield show(number)
-        step(done, len(numbers))
-
-
-def _chosen(
-    kind: Literal["segmentation", "classification"],
-    made: Iterator[AnyTile],
-    count: int,
-    total: int,
-    score: str,
-    class_set: ClassSet | None,
-) -> Gallery:
-    """Keep the worst and the best of the tiles, and say of how many."""
-    tiles = list(made)
-    scored = sorted(
-        (tile for tile in tiles if tile.score is not None), key=lambda tile: tile.score or 0.0
-    )
-    chosen = worst_and_best(scored, count)
-    which = "validation images"
-    if len(tiles) < total:
-        which += f", evenly spaced among {total},"
-    intro = describe_choice(len(chosen), len(scored), score, which)
-    return Gallery(kind, intro, chosen, best_from(len(chosen), len(scored)), class_set)
-
-
-def training_crops(run: Run, data: Path | None = None) -> list[dict[str, Any]]:
-    """Cut the crops that a run trained on, each with its image's name and how it was augmented.
-
-    They are the very crops: a function of seed, epoch and sample. The borders of the classes are
-    drawn in their colors, and stripes are pixels without a class.
-
-    Raises:
-        DrnError: The images are missing or do not fit the recipe.
-    """
-    recipe = load_recipe(str(run.recipe)).recipe
-    seed, drawn = recipe.train.seed, recipe.augment
-    tiles = []
-    if recipe.task == "segmentation":
-        lists = _list_folder(recipe, data)
-        samples, class_set = lists.samples("train"), lists.class_set(recipe.data.classes)
-        augmentation = Augmentation(drawn.crop, drawn.scale, drawn.rotate, drawn.flip)
-        for number in Choice(CROPS).of(len(samples)):
-            image, label = read_pair(samples[number], len(class_set))
-            for epoch in range(EPOCHS):
-                draw = augmentation.draw(seed, epoch, number)
-                crop, classes = augmentation.apply(image, label, draw)
-                small = _shrunk(crop, CROP), _shrunk(classes, CROP, nearest=True)
-                tiles.append(
-                    {
-                        "image": _jpeg(outlined(*small, class_set)),
-                        "name": name_below(samples[number].image, lists.root),
-                        "text": f"epoch {epoch + 1}: {draw.angle}°, {draw.ratio:.2f}x"
-                        f"{', flipped' if draw.mirrored else ''}",
-                    }
-                )
-        return tiles
-    folder = ClassFolder.open(recipe.data.root if data is None else data)
-    images, resized = folder.samples("train"), ResizedCrop(drawn.crop, drawn.flip)
-    for number in Choice(CROPS).of(len(images)):
-        image = read_image(images[number].image)
-        for epoch in range(EPOCHS):
-            window = resized.draw(seed, epoch, number, *image.shape[:2])
-            tiles.append(
-                {
-                    "image": _jpeg(_shrunk(resized.apply(image, window), CROP)),
-                    "name": folder.names[images[number].target],
-                    "text": f"epoch {epoch + 1}: from {window.width}x{window.height}"
-                    f"{', flipped' if window.mirrored else ''}",
-                }
-            )
-    return tiles
 
 
 def worst_and_best(ordered: Sequence[Item], count: int) -> list[Item]:
@@ -316,123 +114,306 @@ def worst_and_best(ordered: Sequence[Item], count: int) -> list[Item]:
     return [*ordered[: count - best], *ordered[len(ordered) - best :]]
 
 
-def best_from(shown: int, total: int) -> int | None:
-    """Return at which of the images on the page the best begin; None if all are shown, or one."""
-    return shown - shown // 2 if 1 < shown < total else None
+def ranked_gallery(
+    kind: str,
+    tiles: Sequence[Tile],
+    total: int,
+    score: str,
+    *,
+    images: str = "image",
+    class_set: ClassSet | None = None,
+) -> Gallery:
+    """Describe tiles that `worst_and_best` chose among `total` images, ordered by a score."""
+    if len(tiles) == total:
+        intro = f"All {total} {images}s by {score}, the worst first."
+        return Gallery(kind, intro if total > 1 else f"The only {images}.", tiles, None, class_set)
+    best = len(tiles) // 2
+    worst = len(tiles) - best
+    chosen = [f"the {worst} worst" if worst > 1 else "the worst"]
+    if best:
+        chosen.append(f"the {best} best" if best > 1 else "the best")
+    intro = f"Of {total} {images}s {' and '.join(chosen)} by {score}."
+    return Gallery(kind, intro, tiles, worst if best else None, class_set)
 
 
-def describe_choice(shown: int, total: int, score: str, images: str = "images") -> str:
-    """Describe which images a page shows, in which order."""
-    best = best_from(shown, total)
-    if best is None:
-        which = f"All {total} {images}" if shown == total else f"Of {total} {images} the worst"
-        return f"{which} by {score}, the worst first."
-    return f"Of {total} {images} the {best} worst and the {shown - best} best by {score}."
+def run_gallery(
+    run: Run,
+    scores: Mapping[str, Any],
+    count: int,
+    data: Path | None = None,
+    step: Step = lambda done, total: None,
+) -> Gallery:
+    """Predict the worst and the best validation images of a run.
+
+    Which these are was recorded with the best validation. Runs of older versions do not name them,
+    and other data may have other images: those that are shown are then evenly spaced.
+
+    Args:
+        run: With a best network and a recipe.
+        scores: Of its best validation.
+        count: How many to show, at most.
+        data: Data folder, if not that of the recipe.
+        step: Called after each image.
+
+    Raises:
+        DrnError: There is no best network yet, or the images are missing or do not fit.
+    """
+    if not run.best.is_file():
+        raise DrnError(f"{run.best}: not there yet", "the first validation writes it")
+    recipe = load_recipe(str(run.recipe)).recipe
+    prepare, score = _classification, PLACE
+    if recipe.task == "segmentation":
+        prepare, score = _segmentation, "mIoU"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tiles = []
+    try:
+        show, total, class_set = prepare(run, recipe, data, device)
+        recorded = scores.get("images_worst_first") if scores.get("images") == total else None
+        order = [n for n in recorded if n in range(total)] if isinstance(recorded, list) else []
+        chosen = worst_and_best(order, count) if order else Choice(count).of(total)
+        for done, number in enumerate(chosen, start=1):
+            tiles.append(show(number))
+            step(done, len(chosen))
+    except torch.OutOfMemoryError as error:
+        raise DrnError(f"{device}: its memory is too small or in use") from error
+    if not order:
+        tiles.sort(key=lambda tile: (tile.score is None, tile.score or 0))
+        if len(tiles) < total:
+            intro = f"{len(tiles)} of {total} validation images, evenly spaced, the worst first."
+            return Gallery(recipe.task, intro, tiles, None, class_set)
+    of = total if len(tiles) < len(order) else len(tiles)
+    return ranked_gallery(
+        recipe.task, tiles, of, score, images="validation image", class_set=class_set
+    )
+
+
+Prepared = tuple[Callable[[int], Tile], int, ClassSet | None]  # a function of the sample's number
+
+
+def _segmentation(run: Run, recipe: Recipe, data: Path | None, device: torch.device) -> Prepared:
+    folder = _list_folder(recipe, data)
+    samples = folder.samples("val")
+    predictor = load_predictor(run.best, device, data=folder, view=recipe.eval)
+
+    def show(number: int) -> Tile:
+        image, label = read_pair(samples[number], predictor.classes)
+        name = name_below(samples[number].image, folder.root)
+        prediction = predictor(image).cpu().numpy()
+        return segmentation_tile(name, image, label, prediction, predictor.class_set)
+
+    return show, len(samples), predictor.class_set
+
+
+def _classification(run: Run, recipe: Recipe, data: Path | None, device: torch.device) -> Prepared:
+    folder = ClassFolder.open(recipe.data.root if data is None else data)
+    classifier = load_classifier(
+        run.best,
+        device,
+        read_statistics=folder.stated_statistics,
+        crop=recipe.augment.crop,
+        resize=recipe.eval.resize,
+    )
+    samples = renumbered(folder.samples("val"), class_index(folder, classifier))
+
+    def show(number: int) -> Tile:
+        path = samples[number].image
+        return classification_tile(
+            name_below(path, folder.root), read_image(path), samples[number].target, classifier
+        )
+
+    return show, len(samples), None
+
+
+def _list_folder(recipe: Recipe, data: Path | None) -> ListFolder:
+    if data is None:
+        return ListFolder.open(recipe.data.root, recipe.data.lists)
+    return ListFolder.open(data)
+
+
+def training_crops(run: Run, data: Path | None = None) -> Gallery:
+    """Cut the crops that a run trained on.
+
+    They are the very crops: a function of seed, epoch and sample. The borders of the classes are
+    drawn in their colors, and stripes are pixels without a class.
+
+    Raises:
+        DrnError: The images are missing or do not fit the recipe.
+    """
+    recipe = load_recipe(str(run.recipe)).recipe
+    seed, drawn = recipe.train.seed, recipe.augment
+    intro = "Crops as the network saw them in the first epochs, augmented by the recipe."
+    tiles = []
+
+    def add(crop: Pixels, name: str, epoch: int, how: str, flipped: bool) -> None:
+        text = f"epoch {epoch + 1}: {how}{', flipped' if flipped else ''}"
+        view = _view("crop", _shrunk(crop, CROP), f"Training crop of {name}, {text}")
+        tiles.append(Tile(name, [view], text))
+
+    if recipe.task == "segmentation":
+        lists = _list_folder(recipe, data)
+        samples, class_set = lists.samples("train"), lists.class_set(recipe.data.classes)
+        augmentation = Augmentation(drawn.crop, drawn.scale, drawn.rotate, drawn.flip)
+        for number in Choice(CROPS).of(len(samples)):
+            image, label = read_pair(samples[number], len(class_set))
+            name = name_below(samples[number].image, lists.root)
+            for epoch in range(EPOCHS):
+                draw = augmentation.draw(seed, epoch, number)
+                crop, classes = augmentation.apply(image, label, draw)
+                small = _shrunk(crop, CROP), _shrunk(classes, CROP, nearest=True)
+                how = f"{draw.angle}°, {draw.ratio:.2f}x"
+                add(outlined(*small, class_set), name, epoch, how, draw.mirrored)
+        intro += (
+            " Lines are the borders of the label's classes in their colors, stripes are pixels "
+            "without a label."
+        )
+    else:
+        folder = ClassFolder.open(recipe.data.root if data is None else data)
+        images, resized = folder.samples("train"), ResizedCrop(drawn.crop, drawn.flip)
+        for number in Choice(CROPS).of(len(images)):
+            image = read_image(images[number].image)
+            for epoch in range(EPOCHS):
+                window = resized.draw(seed, epoch, number, *image.shape[:2])
+                how = f"from {window.width}x{window.height}"
+                name = folder.names[images[number].target]
+                add(resized.apply(image, window), name, epoch, how, window.mirrored)
+    return Gallery("crops", intro, tiles)
+
+
+def segmentation_gallery(
+    scores: Scores, class_set: ClassSet, show: Callable[[int], Tile], count: int
+) -> Gallery:
+    """Show the worst and the best images of an evaluation; `show` takes an image's number."""
+    scored = [one for one in worst_first(scores.pictures) if one.miou is not None]
+    tiles = [show(one.number) for one in worst_and_best(scored, count)]
+    gallery = ranked_gallery("segmentation", tiles, len(scored), "mIoU", class_set=class_set)
+    if void := len(scores.pictures) - len(scored):
+        more = f"{gallery.intro} {void} more, all void, {'has' if void == 1 else 'have'} no score."
+        return replace(gallery, intro=more)
+    return gallery
+
+
+def classification_gallery(scores: TopScores, classifier: Classifier, count: int) -> Gallery:
+    ranked = worst_ranked(scores.pictures)
+    tiles = [
+        classification_tile(one.image, read_image(Path(one.image)), one.target, classifier)
+        for one in worst_and_best(ranked, count)
+    ]
+    return ranked_gallery("classification", tiles, len(ranked), PLACE)
+
+
+def localization_gallery(
+    scores: LocalizationScores,
+    located: Sequence[Located],
+    classifier: Classifier,
+    see: See,
+    kind: Kind,
+    count: int,
+) -> Gallery:
+    """Show the worst and the best of all images that were scored, at the best threshold."""
+    tiles = []
+    for boxes in worst_and_best(worst_located(scores), count):
+        of, first, best = located[boxes.number], boxes.classes[0], scores.best
+        image = read_image(of.image)
+        heat = heat_overlay(image, activate(classifier, image, see, kind), first)
+        overlap = f"overlap {percent(float(boxes.iou[0, best]), 0)}"
+        kinds, guess = [classifier.names[n] for n in of.classes], classifier.names[first]
+        label = ", ".join(dict.fromkeys(kinds))
+        count_text = f"{len(kinds)} true {'box' if len(kinds) == 1 else 'boxes'}"
+        named = kinds if len(set(kinds)) > 1 else [""] * len(kinds)
+        drawn = [
+            ("true", replace(box, name=name)) for name, box in zip(named, of.boxes, strict=True)
+        ]
+        if not np.isnan(found := boxes.boxes[0, best]).any():
+            drawn.append(("found", Box("", *found.tolist())))
+        tiles.append(
+            Tile(
+                str(of.image),
+                [
+                    _view("image", _shrunk(image, LONGEST), f"{label}, {count_text}, {overlap}"),
+                    _view("heat", _shrunk(heat, LONGEST), f"Activation of {guess}"),
+                ],
+                overlap,
+                {"label": [label], "prediction": [f"{guess} {percent(boxes.probabilities[0], 0)}"]},
+                bool(is_right(boxes)[0, best]),
+                boxes=drawn,
+                frame=(image.shape[1], image.shape[0]),
+            )
+        )
+    score = "the overlap of the likeliest class's box"
+    return ranked_gallery("localization", tiles, len(located), score)
 
 
 def segmentation_tile(
     name: str, image: Pixels | None, label: Pixels, prediction: Pixels, class_set: ClassSet
-) -> SegmentationTile:
+) -> Tile:
     """Make the tile of an image `(H, W, 3)`, if there is one, and of its maps `(H, W)`."""
     predicted, labels = (
         torch.from_numpy(np.require(values, requirements=["C", "W"]))
         for values in (prediction, label)
     )
     scores = PictureScores.of(confusion(predicted, labels, len(class_set)).numpy(), 0, name, name)
+
+    def largest(classes: Pixels) -> str:
+        counts = np.bincount(classes.ravel(), minlength=len(class_set))[: len(class_set)]
+        order = [k for k in np.argsort(-counts, kind="stable")[:GUESSES] if counts[k]]
+        texts = (f"{class_set.names[k]} {percent(counts[k] / classes.size, 0)}" for k in order)
+        return ", ".join(texts) or "all void"
+
     small_label, small_prediction = (
         _shrunk(values, LONGEST, nearest=True) for values in (label, prediction)
     )
-    small = None if image is None else _shrunk(image, LONGEST)
     height, width = small_label.shape
+    base = np.full((height, width, 3), UNKNOWN, np.uint8)
+    views = []
+    if image is not None:
+        base = _shrunk(image, LONGEST)
+        views.append(_view("image", base, name))
+    views += [
+        _view("prediction", small_prediction, f"Prediction: {largest(prediction)}", class_set),
+        _view("label", small_label, f"Label: {largest(label[label != IGNORED])}", class_set),
+    ]
     # What is wrong has stripes, which need no color to be seen.
     stripe = max(2, round(STRIPE * max(height, width)))
     diagonal = (np.arange(height)[:, None] + np.arange(width)) // stripe % 2 == 0
-    base = np.full((height, width, 3), UNKNOWN, np.uint8) if small is None else small
     difference = np.where(
         (small_label == small_prediction)[..., None],
         base * RIGHT_OPACITY,
         np.where(diagonal[..., None], WRONG, base),
     )
     void = small_label == IGNORED
-    difference[void] = base[void] * (1 - 0.65) + np.multiply(VOID, 0.65)
-
-    def largest(classes: Pixels) -> tuple[tuple[str, float], ...]:
-        counts = np.bincount(classes.ravel(), minlength=len(class_set))[: len(class_set)]
-        order = np.argsort(-counts, kind="stable")[:GUESSES]
-        return tuple((class_set.names[k], counts[k] / classes.size) for k in order if counts[k])
-
-    return SegmentationTile(
-        name,
-        (width, height),
-        None if small is None else _jpeg(small),
-        _label_png(small_label, class_set),
-        _label_png(small_prediction, class_set),
-        _jpeg(difference.astype(np.uint8)),
-        largest(label[label != IGNORED]),
-        largest(prediction),
-        scores.miou,
-        scores.pixel_accuracy,
-    )
+    difference[void] = base[void] * (1 - VOID_OPACITY) + np.multiply(VOID, VOID_OPACITY)
+    views.append(_view("difference", difference.astype(np.uint8), "Difference"))
+    text = "nothing to score"
+    if scores.miou is not None and scores.pixel_accuracy is not None:
+        right = percent(scores.pixel_accuracy)
+        text = f"mIoU {percent(scores.miou)}, {right} of pixels right"
+    return Tile(name, views, text, score=scores.miou)
 
 
-def classification_tile(
-    name: str, image: Pixels, truth: int, classifier: Classifier
-) -> ClassificationTile:
+def classification_tile(name: str, image: Pixels, truth: int, classifier: Classifier) -> Tile:
     """Make the tile of an image `(H, W, 3)` as a classifier sees it."""
     crops = classifier.crops(image)
     batch = torch.from_numpy(crops)[None].to(classifier.device)
     scores = classifier.log_probabilities(batch).cpu()
     numbers = best_first(scores)[0, :GUESSES].tolist()
     shares = scores[0, numbers].exp().tolist()
+    guesses = [
+        f"{classifier.names[k]} {percent(share, 0)}"
+        for k, share in zip(numbers, shares, strict=True)
+    ]
     shown = _shrunk(crops[CENTER if len(crops) > 1 else 0], LONGEST)
-    return ClassificationTile(
+    return Tile(
         name,
-        (shown.shape[1], shown.shape[0]),
-        _jpeg(shown),
-        classifier.names[truth],
-        tuple((classifier.names[k], share) for k, share in zip(numbers, shares, strict=True)),
-        numbers[0] == truth,
-        float(scores[0, truth].exp()),
-    )
-
-
-def localization_tile(
-    boxes: PictureBoxes,
-    located: Located,
-    classifier: Classifier,
-    see: See,
-    kind: Kind,
-    scores: LocalizationScores,
-) -> LocalizationTile:
-    """Make the tile of an image at the best threshold."""
-    image, first, best = read_image(located.image), boxes.classes[0], scores.best
-    heat = heat_overlay(image, activate(classifier, image, see, kind), first)
-    found, shown = boxes.boxes[0, best], _shrunk(image, LONGEST)
-    return LocalizationTile(
-        name=str(located.image),
-        size=(shown.shape[1], shown.shape[0]),
-        image=_jpeg(shown),
-        heat=_jpeg(_shrunk(heat, LONGEST)),
-        whole=(image.shape[1], image.shape[0]),
-        true=tuple(
-            (classifier.names[of], (true.xmin, true.ymin, true.xmax, true.ymax))
-            for true, of in zip(located.boxes, located.classes, strict=True)
-        ),
-        found=None if np.isnan(found).any() else tuple(found.tolist()),
-        guess=(classifier.names[first], boxes.probabilities[0]),
-        iou=float(boxes.iou[0, best]),
-        is_right=bool(is_right(boxes)[0, best]),
+        [_view("image", shown, f"Image of: {classifier.names[truth]}")],
+        facts={"label": [classifier.names[truth]], "prediction": guesses},
+        is_right=numbers[0] == truth,
+        score=float(scores[0, truth].exp()),
     )
 
 
 def name_below(path: Path, root: Path) -> str:
     """Return the path of a file relative to a folder, if it is below it."""
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
-
-
-def shares(classes: Sequence[tuple[str, float]]) -> str:
-    """List classes with their shares."""
-    return ", ".join(f"{name} {percent(share, 0)}" for name, share in classes) or "all void"
 
 
 def _shrunk(image: Pixels, longest: int, *, nearest: bool = False) -> Pixels:
@@ -444,15 +425,17 @@ def _shrunk(image: Pixels, longest: int, *, nearest: bool = False) -> Pixels:
     return np.asarray(cv2.resize(image, size, interpolation=kind), np.uint8)
 
 
-def _jpeg(image: Pixels) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=QUALITY, optimize=True)
-    return file.getvalue()
+def _view(kind: str, pixels: Pixels, alt: str, class_set: ClassSet | None = None) -> View:
+    """Encode an image `(H, W, 3)` as JPEG; class ids `(H, W)` as PNG in the colors of the classes.
 
-
-def _label_png(label: Pixels, class_set: ClassSet) -> bytes:
-    """Encode class ids `(H, W)` in the colors of the classes; void is transparent."""
-    image, file = Image.fromarray(label), io.BytesIO()
-    image.putpalette(class_set.palette())
-    image.save(file, "PNG", transparency=bytes((255,)) * IGNORED + bytes((0,)), optimize=True)
-    return file.getvalue()
+    Pixels without a class are transparent.
+    """
+    image, file, encoding = Image.fromarray(pixels), io.BytesIO(), "jpeg"
+    if class_set is None:
+        image.save(file, "JPEG", quality=QUALITY, optimize=True)
+    else:
+        image.putpalette(class_set.palette())
+        opaque = bytes((255,)) * IGNORED + bytes((0,))
+        image.save(file, encoding := "png", transparency=opaque, optimize=True)
+    source = f"data:image/{encoding};base64,{b64encode(file.getvalue()).decode()}"
+    return {"kind": kind, "source": source, "alt": alt, "size": image.size}

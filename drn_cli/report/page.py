@@ -1,46 +1,34 @@
 """Pages about a run, several runs or an evaluation: one HTML file that loads nothing."""
 
 import hashlib
+import shlex
+import sys
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from drn_cli.data.classes import ClassSet
-from drn_cli.data.images import read_image
 from drn_cli.errors import DrnError
-from drn_cli.evaluation.classification import TopScores, worst_ranked
-from drn_cli.evaluation.confusion import Scores, worst_first
-from drn_cli.evaluation.localization import LocalizationScores, Located, worst_located
 from drn_cli.files import write_text
-from drn_cli.formatting import percent
-from drn_cli.inference.activation import Kind, See
-from drn_cli.inference.classifier import Classifier
 from drn_cli.report import sections
 from drn_cli.report.charts import page_charts, write_figures
-from drn_cli.report.gallery import (
-    Gallery,
-    SegmentationTile,
-    Step,
-    best_from,
-    classification_tile,
-    describe_choice,
-    localization_tile,
-    run_gallery,
-    shares,
-    training_crops,
-    worst_and_best,
-)
+from drn_cli.report.gallery import Gallery, Step, run_gallery, training_crops
 from drn_cli.report.run_history import Record, RunSummary, read_scores, run_summary
+from drn_cli.report.sections import Block, Section
 from drn_cli.runs import Run
 from drn_cli.version import __version__
 
 IMAGES = 8
+HEAT = (
+    "An image is right if a box of its class overlaps a true one by more than half. The threshold "
+    "was chosen on these images. The heat is the activation of the likeliest class, from its "
+    "lowest value in the image to its highest; its box surrounds the positions where it is the "
+    "highest of all classes, which need not be the hottest."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,42 +72,37 @@ def write_report(
     """
     summary, missing = run_summary(run), []
     scores, problem = _scores(summary)
-    gallery, crops, no_gallery = None, [], "none were asked for"
+    gallery, crops, why = None, None, "none were asked for"
     if images:
         try:
-            gallery = run_gallery(run, images, data, step)
+            gallery = run_gallery(run, scores or {}, images, data, step)
         except DrnError as error:
-            no_gallery = error.message
-            missing.append(f"no predictions: {error.message}")
+            why = error.message
+            missing.append(f"no predictions: {why}")
         try:
             crops = training_crops(run, data)
         except DrnError as error:
             missing.append(f"no training crops: {error.message}")
     missing += [line for line in (problem, summary.damage) if line]
-    name = _name(run)
-    class_set = gallery.class_set if gallery else None
-    colors = dict(zip(class_set.names, class_set.colours, strict=True)) if class_set else {}
+    folder = run.folder.resolve()
+    name = f"{folder.parent.name}/{folder.name}"
+    runs = {name: summary}
+    curves: list[Block] = [("charts", page_charts(runs)), *sections.validations(summary)]
     _write(
         out,
-        "run.html.j2",
-        title=name,
-        run=summary,
-        folder=str(run.folder.resolve()),
-        state=sections.STATES[summary.state],
-        facts=sections.run_facts(summary, scores),
-        missing=missing,
-        gallery=gallery,
-        no_gallery=no_gallery,
-        crops=crops,
-        charts=page_charts({name: summary}),
-        validations=sections.validation_table(summary),
-        classes=sections.class_scores(scores or {}, colors),
-        throughput=sections.throughput(summary),
-        commands=sections.reproduction(summary),
-        recipe=run.recipe.read_text(encoding="utf-8"),
-        environment=sections.environment(summary.environment),
+        name,
+        [*sections.run_head(summary, scores), ("missing", missing)],
+        [
+            _images("Predictions", gallery, why),
+            *([Section("crops", "Training crops", [("gallery", crops)])] if crops else ()),
+            Section("curves", "Curves", curves),
+            *sections.class_sections(scores or {}, _colors(gallery)),
+            Section("throughput", "Throughput", [("facts", sections.throughput(summary))]),
+            sections.reproduction(summary, run.recipe.read_text(encoding="utf-8")),
+            sections.environment(summary.environment),
+        ],
     )
-    drawn = [] if figures is None else write_figures(figures, {name: summary}, {name: scores or {}})
+    drawn = [] if figures is None else write_figures(figures, runs, {name: scores or {}})
     return Written(out, len(gallery.tiles) if gallery else 0, tuple(drawn), tuple(missing))
 
 
@@ -130,157 +113,83 @@ def write_comparison(runs: Sequence[Run], out: Path, *, figures: Path | None = N
         DrnError: A directory is no run or is named twice, the tasks differ, a file cannot be read,
             or one not be written.
     """
-    names = sections.run_names([run.folder for run in runs])
-    summaries = {name: run_summary(run) for name, run in zip(names, runs, strict=True)}
-    if len(summaries) < len(runs):
+    folders = [run.folder.resolve() for run in runs]
+    if len(set(folders)) < len(runs):
         raise DrnError(f"{runs[-1].folder}: a run is named twice", "name each run once")
+    length = 1  # of the shortest ends of the paths that tell the runs apart
+    while len({folder.parts[-length:] for folder in folders}) < len(runs):
+        length += 1
+    summaries = {
+        "/".join(folder.parts[-length:]): run_summary(run)
+        for folder, run in zip(folders, runs, strict=True)
+    }
     first = next(iter(summaries.values()))
-    for run in summaries.values():
+    scores: dict[str, Record] = {}
+    missing = []
+    for name, run in summaries.items():
         if run.task != first.task:
             raise DrnError(
                 f"{run.run.folder}: trains {run.task}, {first.run.folder} {first.task}",
                 "compare runs of one task",
             )
-    scores: dict[str, Record] = {}
-    missing = []
-    for name, run in summaries.items():
         found, problem = _scores(run)
         scores |= {name: found} if found else {}
         missing += [line for line in (problem, run.damage) if line]
+    paths: list[Block] = [("name", str(folder)) for folder in folders]
     _write(
         out,
-        "comparison.html.j2",
-        title=f"Comparison of {len(runs)} runs",
-        names=names,
-        folders=[str(run.folder.resolve()) for run in runs],
-        score_name=first.score_name,
-        missing=missing,
-        charts=page_charts(summaries),
-        **sections.comparison(summaries, scores),
+        f"Comparison of {len(runs)} runs",
+        [("missing", missing), sections.runs_table(summaries), *paths],
+        [
+            Section("curves", "Curves", [("charts", page_charts(summaries))]),
+            *sections.differences(summaries, scores),
+        ],
     )
     drawn = [] if figures is None else write_figures(figures, summaries, scores)
     return Written(out, 0, tuple(drawn), tuple(missing))
 
 
-def write_segmentation_page(
-    path: Path,
-    document: Mapping[str, Any],
-    scores: Scores,
-    class_set: ClassSet,
-    show: Callable[[int], SegmentationTile],
-    count: int,
-) -> None:
-    """Write the page of a segmenter's scores, whole or not at all.
+def write_evaluation(path: Path, document: Mapping[str, Any], gallery: Gallery) -> None:
+    """Write the page of scores, whole or not at all.
 
     Args:
         path: The file.
-        document: What `drn eval --json` prints.
-        scores: With the scores of each image.
-        class_set: Names and colors of the classes.
-        show: Makes the tile of an image, by its number.
-        count: Number of images to show, at most.
+        document: What `drn eval` or `drn localize --eval` prints as JSON.
+        gallery: The images to show.
 
     Raises:
-        DrnError: An image cannot be read any more, or the file not be written.
+        DrnError: The file cannot be written.
     """
-    scored = [one for one in worst_first(scores.pictures) if one.miou is not None]
-    chosen = worst_and_best(scored, count)
-    intro = describe_choice(len(chosen), len(scored), "mIoU")
-    if void := len(scores.pictures) - len(scored):
-        intro += f" {void} more, all void, have no score."
-    best = best_from(len(chosen), len(scored))
-    gallery = Gallery("segmentation", intro, [show(one.number) for one in chosen], best, class_set)
-    protocol = document.get("protocol")
+    head: list[Block] = [
+        ("name", shlex.join(["drn", *sys.argv[1:]])),
+        ("tiles", sections.evaluation_facts(document)),
+    ]
+    over = f"over {sections.counted(document['images'], 'image')}"
+    parts = [
+        _images("Images", gallery if gallery.tiles else None, "none were asked for"),
+        *sections.class_sections(dict(document), _colors(gallery), over),
+    ]
     title = f"{document.get('checkpoint')}, {document.get('split')}"
-    text = None
-    if isinstance(protocol, dict):
-        title, text = f"{protocol['images']} against {protocol['labels']}", protocol["text"]
-    colors = dict(zip(class_set.names, class_set.colours, strict=True))
-    classes = sections.class_scores(dict(document), colors, f"over {scores.images} images")
-    facts = sections.evaluation_facts(document)
-    _write_evaluation(path, title, facts, gallery, protocol=text, classes=classes)
+    protocol = document.get("protocol")
+    if "sweep" in document:
+        title = f"Localization: {document['checkpoint']}"
+        head.append(("text", HEAT))
+        parts.append(sections.thresholds(document["sweep"], document["threshold"]))
+    elif isinstance(protocol, dict):
+        title = f"{protocol['images']} against {protocol['labels']}"
+        head += [("heading", "Protocol"), ("text", protocol["text"])]
+    _write(path, title, head, parts)
 
 
-def write_classification_page(
-    path: Path, document: Mapping[str, Any], scores: TopScores, classifier: Classifier, count: int
-) -> None:
-    """Write the page of a classifier's scores; as `write_segmentation_page`."""
-    ranked = worst_ranked(scores.pictures)
-    chosen = worst_and_best(ranked, count)
-    tiles = [
-        classification_tile(one.image, read_image(Path(one.image)), one.target, classifier)
-        for one in chosen
-    ]
-    intro = describe_choice(len(chosen), len(ranked), "the place of the true class")
-    best = best_from(len(chosen), len(ranked))
-    gallery = Gallery("classification", intro, tiles, best)
-    title = f"{document['checkpoint']}, {document['split']}"
-    _write_evaluation(path, title, sections.evaluation_facts(document), gallery)
+def _images(title: str, gallery: Gallery | None, why: str) -> Section:
+    block: Block = ("gallery", gallery) if gallery else ("text", f"No images: {why}.")
+    return Section("predictions", title, [block])
 
 
-def write_localization_page(
-    path: Path,
-    document: Mapping[str, Any],
-    scores: LocalizationScores,
-    located: Sequence[Located],
-    classifier: Classifier,
-    see: See,
-    kind: Kind,
-    count: int,
-) -> None:
-    """Write the page of a classifier's boxes, whole or not at all.
-
-    Args:
-        path: The file.
-        document: What `drn localize --eval --json` prints.
-        scores: With what was found in each image.
-        located: All images that were scored.
-        classifier: The network.
-        see: Which part of an image was seen.
-        kind: What thresholds are compared with.
-        count: Number of images to show, at most.
-
-    Raises:
-        DrnError: An image cannot be read any more, or the file not be written.
-    """
-    ordered = worst_located(scores)
-    chosen = worst_and_best(ordered, count)
-    tiles = [
-        localization_tile(one, located[one.number], classifier, see, kind, scores) for one in chosen
-    ]
-    intro = describe_choice(len(chosen), len(ordered), "the overlap of the likeliest class's box")
-    best = best_from(len(chosen), len(ordered))
-    _write_evaluation(
-        path,
-        f"Localization: {document['checkpoint']}",
-        sections.localization_facts(document, scores),
-        Gallery("localization", intro, tiles, best),
-        thresholds=sections.threshold_table(scores),
-    )
-
-
-def _write_evaluation(
-    path: Path,
-    title: str,
-    facts: sections.Facts,
-    gallery: Gallery,
-    *,
-    protocol: str | None = None,
-    classes: dict[str, Any] | None = None,
-    thresholds: Sequence[tuple[str, str, str]] = (),
-) -> None:
-    _write(
-        path,
-        "evaluation.html.j2",
-        title=title,
-        command=sections.command_line(),
-        facts=facts,
-        protocol=protocol,
-        classes=classes,
-        thresholds=thresholds,
-        gallery=gallery if gallery.tiles else None,
-        no_gallery="none were asked for",
-    )
+def _colors(gallery: Gallery | None) -> sections.Colors:
+    if gallery is None or gallery.class_set is None:
+        return {}
+    return dict(zip(gallery.class_set.names, gallery.class_set.colours, strict=True))
 
 
 def _scores(summary: RunSummary) -> tuple[Record | None, str | None]:
@@ -291,13 +200,8 @@ def _scores(summary: RunSummary) -> tuple[Record | None, str | None]:
         return summary.best, error.message
 
 
-def _name(run: Run) -> str:
-    folder = run.folder.resolve()
-    return f"{folder.parent.name}/{folder.name}"
-
-
-@cache
-def _templates() -> Environment:
+def _write(path: Path, title: str, head: Sequence[Block], parts: Sequence[Section]) -> None:
+    """Render a page, whose policy lets a browser run its one script and load nothing."""
     templates = Environment(
         loader=PackageLoader("drn_cli.report"),
         autoescape=True,
@@ -305,18 +209,11 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["percent"] = percent
-    templates.filters["shares"] = shares
-    templates.filters["base64"] = lambda content: b64encode(content).decode()
-    return templates
-
-
-def _write(path: Path, template: str, **content: Any) -> None:
-    """Render a page, whose policy lets a browser run its one script and load nothing."""
-    templates = _templates()
     script = templates.get_template("script.js").render()
-    page = templates.get_template(template).render(
-        **content,
+    page = templates.get_template("page.html.j2").render(
+        title=title,
+        head=head,
+        sections=parts,
         version=__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         digest=b64encode(hashlib.sha256(script.encode()).digest()).decode(),

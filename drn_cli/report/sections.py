@@ -1,84 +1,102 @@
-"""The content of a page's sections, as plain values that the templates lay out."""
+"""The sections of a page, each a list of blocks.
+
+A block is the name of a macro of `blocks.html.j2` and what that macro shows. Cells of tables are
+text, or markup where a cell is drawn.
+"""
 
 import json
 import shlex
-import statistics
-import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
-from drn_cli.evaluation.localization import LocalizationScores
 from drn_cli.formatting import duration, four_digits, percent, size
-from drn_cli.report.run_history import (
-    Record,
-    RunSummary,
-    number,
-    recipe_differences,
-    values,
-)
+from drn_cli.report.run_history import Record, RunSummary, number, recipe_differences, values
 
+Block = tuple[str, Any]
 Facts = list[tuple[str, str]]
 Colors = Mapping[str, tuple[int, int, int]]
-Matrix = npt.NDArray[np.int64]  # rows are labels, columns predictions; in pixels
+Matrix = npt.NDArray[np.int64]  # in pixels; rows are labels, columns predictions, the last is void
 
-MOST_BARS = 60  # of more classes, the best and the worst are shown
-ENDS = 30
 MOST_ROWS = 40  # of the confusion matrix; of more classes, those with the lowest IoU are shown
 WITH_NUMBERS = 20  # classes, up to which there is room for numbers in the cells
 CONFUSIONS = 10
 
-SCORES = (
-    ("miou", "mIoU"),
-    ("category_miou", "mIoU of categories"),
-    ("pixel_accuracy", "Pixel accuracy"),
-    ("mean_accuracy", "Mean accuracy"),
-    ("frequency_weighted_iou", "Frequency-weighted IoU"),
-    ("top1", "Top-1 accuracy"),
-    ("top5", "Top-5 accuracy"),
-)
+SCORES = {
+    "miou": "mIoU",
+    "category_miou": "mIoU of categories",
+    "pixel_accuracy": "Pixel accuracy",
+    "mean_accuracy": "Mean accuracy",
+    "frequency_weighted_iou": "Frequency-weighted IoU",
+    "top1": "Top-1 accuracy",
+    "top5": "Top-5 accuracy",
+    "top1_error": "Top-1 error",
+    "top5_error": "Top-5 error",
+    "top1_classification_error": "Top-1 classification error",
+    "top5_classification_error": "Top-5 classification error",
+}
 STATES = {
     "finished": "✓ finished",
     "interrupted": "❚❚ interrupted",
     "running": "▶ running",
     "unfinished": "… unfinished",
 }
-# Keys of environment.json and how the page names them; other keys are shown as they are.
-ENVIRONMENT = {
+# Names of keys of environment.json that are not just their words.
+NAMES = {
     "drn": "drn",
     "revision": "Git commit of drn",
     "torch": "PyTorch",
-    "torchvision": "torchvision",
-    "python": "Python",
-    "platform": "Platform",
-    "device": "Device",
     "gpu_memory": "GPU memory",
-    "cores": "CPU cores",
-    "processes": "Processes",
-    "precision": "Precision",
-    "compiled": "Compiled",
-    "command": "Command",
-    "job": "Job",
-    "seed": "Random seed",
     "weights": "Initial weights",
-    "started": "Started",
+    "data": "SHA-256 of the data lists",
     "train_pictures": "Training images",
     "val_pictures": "Validation images",
-    "parameters": "Parameters",
 }
-TABLES = ("data", "resumed")  # keys of environment.json that have tables of their own
+
+
+class Section(NamedTuple):
+    """A part of a page; `name` is its anchor."""
+
+    name: str
+    title: str
+    blocks: list[Block]
+
+
+def table(
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    text: int = 1,
+    *,
+    kind: str = "list",
+    titled: bool = True,
+) -> Block:
+    """Lay out a table, whose first columns hold text and the others numbers."""
+    shown = {"caption": caption, "columns": columns, "rows": rows, "text": text}
+    return "table", {**shown, "kind": kind, "titled": titled}
+
+
+def swatch(color: tuple[int, int, int] | None) -> Markup:
+    html = '<span class="swatch" style="background: rgb({}, {}, {})"></span>'
+    return Markup() if color is None else Markup(html).format(*color)
+
+
+def counted(count: float, noun: str) -> str:
+    return f"{count:,g} {noun}{'' if count == 1 else 's'}"
 
 
 def score_facts(scores: Mapping[str, Any]) -> Facts:
     """Return the scores that a document has, named and in percent."""
-    found = ((name, number(dict(scores), key)) for key, name in SCORES)
+    found = ((name, number(dict(scores), key)) for key, name in SCORES.items())
     return [(name, percent(value, 2)) for name, value in found if value is not None]
 
 
-def run_facts(run: RunSummary, scores: Record | None) -> Facts:
-    """Return the head of a run's page."""
+def run_head(run: RunSummary, scores: Record | None) -> list[Block]:
+    """Return the head of a run's page; `scores` are those of its best validation."""
     history = run.history
     facts = [("Network", run.label), ("Task", run.task), *score_facts(scores or {})]
     if scores is None:
@@ -90,90 +108,81 @@ def run_facts(run: RunSummary, scores: Record | None) -> Facts:
         facts.append(("Last training loss", four_digits(history.loss)))
     if history.seconds is not None:
         facts.append(("Wall time", duration(history.seconds)))
-    return facts
+    state = Markup('<span class="state">{}</span> <span class="name">{}</span>')
+    blocks: list[Block] = [("text", state.format(STATES[run.state], run.run.folder.resolve()))]
+    if run.state == "unfinished":
+        blocks.append(("text", "No end marker: the run was killed, or is running on another host."))
+    return [*blocks, ("tiles", facts)]
 
 
-def validation_table(run: RunSummary) -> dict[str, Any]:
-    """Return the validations in numbers: `columns` and `rows`."""
+def validations(run: RunSummary) -> list[Block]:
+    """Return the validations in numbers, if any were recorded."""
     records = run.history.val
-    columns = [(key, name) for key, name in SCORES if any(key in record for record in records)]
-    losses = any("loss" in record for record in records)
+    keys = [key for key in ("loss", *SCORES) if any(key in record for record in records)]
+    if not keys:
+        return []
     rows = []
     for record in records:
-        epoch, loss = number(record, "epoch"), number(record, "loss")
-        cells = ["" if epoch is None else four_digits(epoch)]
-        cells += ["" if loss is None else four_digits(loss)] if losses else []
-        scores = (number(record, key) for key, _ in columns)
-        rows.append(cells + ["" if score is None else percent(score, 2) for score in scores])
-    head = ["epoch", *(["loss"] if losses else []), *(name for _, name in columns)]
-    return {"columns": head, "rows": rows if len(head) > 1 else []}
+        found = [number(record, key) for key in ("epoch", *keys)]
+        rows.append(
+            [
+                "" if value is None else percent(value, 2) if key in SCORES else four_digits(value)
+                for key, value in zip(("epoch", *keys), found, strict=True)
+            ]
+        )
+    columns = ["epoch", *(SCORES.get(key, key) for key in keys)]
+    _, shown = table("Validations", columns, rows, titled=False)
+    return [("details", {"summary": f"Validations in numbers ({len(rows)})", "table": shown})]
 
 
 def throughput(run: RunSummary) -> Facts:
     """Return how fast the run was; medians, because a line may cover a validation or a pause."""
-    history, facts = run.history, []
-    if speeds := values(history.train, "images_per_second"):
-        facts.append(("Images per second, median", four_digits(statistics.median(speeds))))
-    if waiting := values(history.train, "waiting"):
-        facts.append(("Time waiting for data, median", percent(statistics.median(waiting))))
-    if any(memory := values(history.train, "memory")):
-        facts.append(("GPU memory, peak", size(max(memory))))
-    if seconds := values(history.val, "seconds"):
-        facts.append(("One validation, median", duration(statistics.median(seconds))))
-    facts.append(("Steps", f"{history.step:,}"))
-    if skipped := max(values(history.train, "skipped"), default=0):
-        facts.append(("Steps skipped, loss or gradient not finite", f"{skipped:,.0f}"))
-    if history.seconds is not None:
-        facts.append(("Wall time", duration(history.seconds)))
+    train, val, facts = run.history.train, run.history.val, []
+    for name, records, key, statistic, text in (
+        ("Images per second, median", train, "images_per_second", median, four_digits),
+        ("Time waiting for data, median", train, "waiting", median, percent),
+        ("GPU memory, peak", train, "memory", max, size),
+        ("One validation, median", val, "seconds", median, duration),
+        ("Steps", (*train, *val), "step", max, "{:,.0f}".format),
+        ("Steps skipped, loss or gradient not finite", train, "skipped", max, "{:,.0f}".format),
+    ):
+        if any(found := values(records, key)):
+            facts.append((name, text(statistic(found))))
+    if run.history.seconds is not None:
+        facts.append(("Wall time", duration(run.history.seconds)))
     return facts
 
 
-def environment(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return versions, device and command, hashes of the data lists, and resumptions."""
-    others = [key for key in found if key not in ENVIRONMENT and key not in TABLES]
-    keys = [key for key in (*ENVIRONMENT, *others) if found.get(key) is not None]
-    hashes, resumed = found.get("data"), found.get("resumed")
-    return {
-        "facts": [(ENVIRONMENT.get(key, key), _in_words(key, found[key])) for key in keys],
-        "hashes": [*hashes.items()] if isinstance(hashes, dict) else [],
-        "resumed": [
-            [
-                *(_in_words(key, entry.get(key)) for key in ("at", "step", "processes")),
-                _changes(entry.get("changes")),
-                _in_words("command", entry.get("command")),
-            ]
-            for entry in (resumed if isinstance(resumed, list) else [])
-            if isinstance(entry, dict)
-        ],
-    }
+def environment(found: Record) -> Section:
+    """Return versions, device and command; data hashes and resumptions are tables."""
+    facts, tables = [], []
+    for key, value in found.items():
+        name = NAMES.get(key, key.replace("_", " ").capitalize())
+        if isinstance(value, dict) and value and key != "weights":
+            rows = [[inner, _text(text)] for inner, text in value.items()]
+            tables.append(table(name, ["name", "value"], rows, 2))
+        elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+            keys = list(dict.fromkeys(inner for one in value for inner in one))
+            rows = [[_text(one.get(inner)) for inner in keys] for one in value]
+            tables.append(table(name, keys, rows, len(keys)))
+        elif isinstance(value, bool):
+            facts.append((name, "yes" if value else "no"))
+        elif isinstance(value, int) and key != "seed":
+            facts.append((name, size(value) if key == "gpu_memory" else f"{value:,}"))
+        elif value is not None:
+            facts.append((name, _text(value)))
+    head: Block = ("facts", facts) if facts else ("text", "The run folder has no environment.json.")
+    return Section("environment", "Environment", [head, *tables])
 
 
-def _in_words(key: str, value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "not known", True: "yes", False: "no"}[value]
-    if key == "command" and isinstance(value, list):
-        return shlex.join(map(str, value))
-    if key == "gpu_memory" and isinstance(value, int):
-        return size(value)
-    if key == "weights" and isinstance(value, dict) and "file" in value:
-        return f"{value['file']} (checksum {'' if value.get('verified') else 'not '}verified)"
-    if isinstance(value, int) and key != "seed":
-        return f"{value:,}"
+def _text(value: Any) -> str:
+    """Return a value of a JSON or YAML file in words; a list of words as a command line."""
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        return shlex.join(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _changes(changes: Any) -> str:
-    if not isinstance(changes, dict) or not changes:
-        return "none"
-    return ", ".join(f"{key}: {_change(change)}" for key, change in changes.items())
-
-
-def _change(change: Any) -> str:
-    pair = change if isinstance(change, list) and len(change) == 2 else [change]
-    return " → ".join(json.dumps(value, ensure_ascii=False) for value in pair)
-
-
-def reproduction(run: RunSummary) -> list[str]:
+def reproduction(run: RunSummary, recipe: str) -> Section:
     """Return the shell commands that repeat a run, as far as its files say how."""
     found, lines = run.environment, []
     versions = [f"{name}=={found[name]}" for name in ("torch", "torchvision") if found.get(name)]
@@ -188,130 +197,135 @@ def reproduction(run: RunSummary) -> list[str]:
     processes = found.get("processes")
     gpus = f" --gpus {processes}" if isinstance(processes, int) and processes > 1 else ""
     lines.append(f"drn train {shlex.quote(str(run.run.recipe))}{gpus}")
-    return lines
+    text = (
+        "The recipe below holds every setting, the random seed included. The same number of "
+        "processes on CPUs gives the same weights bit for bit; GPUs add in varying order."
+    )
+    details = {"summary": "recipe.yaml, with every setting", "pre": recipe}
+    blocks: list[Block] = [("text", text), ("pre", "\n".join(lines)), ("details", details)]
+    return Section("reproduce", "Reproduce", blocks)
 
 
-def class_scores(scores: Record, colors: Colors, when: str | None = None) -> dict[str, Any] | None:
-    """Return a segmentation's scores by class; None for scores without IoU of classes.
+def class_sections(scores: Record, colors: Colors, when: str | None = None) -> list[Section]:
+    """Return a segmentation's scores by class; none for scores without IoU of classes.
 
     Args:
         scores: As in JSON.
         colors: Of the classes, where they are known.
         when: What was scored, in words; by default the best validation of a run.
     """
-    iou = scores.get("iou")
-    if not isinstance(iou, dict) or not iou:
-        return None
+    found = scores.get("iou")
+    if not isinstance(found, dict) or not found:
+        return []
     if when is None:
         facts = [f"{key} {scores[key]:g}" for key in ("epoch", "step") if number(scores, key)]
         if images := number(scores, "images"):
-            facts.append(f"{images:g} images")
+            facts.append(counted(images, "image"))
         when = f"in the best validation, {', '.join(facts)}"
-    by_class = {name: number(iou, name) for name in iou}
-    matrix = confusion_matrix(scores, len(by_class))
-    labeled = None if matrix is None else _labeled_pixels(scores, matrix)
-    shares = None if labeled is None else labeled / max(1, labeled.sum())
+    iou = {name: number(found, name) for name in found}
+    matrix = _matrix(scores, len(iou))
+    shares: dict[str, str] = {}
+    if matrix is not None:
+        labeled = matrix.sum(axis=1) / max(1, matrix.sum())
+        shares = dict(zip(iou, map(percent, labeled.tolist()), strict=True))
 
-    def bar(name: str, value: float | None, share: float | None = None) -> dict[str, Any]:
-        return {
-            "name": name,
-            "color": colors.get(name),
-            "iou": value,
-            "text": "absent" if value is None else percent(value),
-            "share": None if share is None else percent(share),
-        }
+    def bars(caption: str, values: Mapping[str, float | None]) -> Block:
+        rows = []
+        for name, value in values.items():
+            bar = Markup('<div class="bar"><span style="width: {:.1f}%"></span></div>')
+            row = [swatch(colors.get(name)) + name, "", "absent"]
+            if value is not None:
+                row[1:] = [bar.format(100 * value), percent(value)]
+            rows.append([*row, shares[name]] if name in shares else row)
+        columns = ["class", "", "IoU", "of labels"]
+        return table(caption, columns[: len(rows[0])], rows, 2, kind="bars")
 
-    rows = {
-        name: bar(name, value, None if shares is None else float(shares[place]))
-        for place, (name, value) in enumerate(by_class.items())
-    }
-    tables = [("IoU of each class", list(rows.values()))]
-    if len(rows) > MOST_BARS:
-        known = {name: value for name, value in by_class.items() if value is not None}
-        ordered = sorted(known, key=lambda name: -known[name])
-        tables = [
-            (f"The {len(names)} {kind} of {len(iou)} classes", [rows[name] for name in names])
-            for kind, names in (("best", ordered[:ENDS]), ("worst", ordered[-ENDS:]))
-        ]
-    categories = scores.get("category_iou")
-    if isinstance(categories, dict) and categories:
-        bars = [bar(name, number(categories, name)) for name in categories]
-        tables.append(("IoU of each category", bars))
-    confusion = None
-    if matrix is not None and labeled is not None:
-        confusion = _confusion(by_class, matrix, labeled)
-    return {"when": when, "tables": tables, "confusion": confusion}
+    blocks = [("text", f"Intersection over union {when}."), bars("IoU of each class", iou)]
+    if isinstance(categories := scores.get("category_iou"), dict) and categories:
+        by_category = {name: number(categories, name) for name in categories}
+        blocks.append(bars("IoU of each category", by_category))
+    lost = Markup(
+        "This run kept no confusion matrix. <code>drn eval RUN --json</code> computes it."
+    )
+    confusion: list[Block] = [("text", lost)] if matrix is None else _confusion(iou, matrix)
+    return [
+        Section("classes", "Classes", blocks),
+        Section("confusion", "Confusion matrix", confusion),
+    ]
 
 
-def confusion_matrix(scores: Record, classes: int) -> Matrix | None:
+def _matrix(scores: Record, classes: int) -> Matrix | None:
     """Return the confusion matrix, if there is one for this number of classes."""
     try:
         matrix = np.asarray(scores.get("confusion_matrix"), np.int64)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return matrix if matrix.shape == (classes, classes) else None
-
-
-def _labeled_pixels(scores: Record, matrix: Matrix) -> Matrix:
-    """Count the pixels of each label, including those that were predicted as void."""
-    pixels: Matrix = matrix.sum(axis=1)
-    try:
         void = np.asarray(scores.get("predicted_void", 0), np.int64)
+        if matrix.shape == (classes, classes):
+            return np.column_stack((matrix, np.broadcast_to(void, classes)))
     except (TypeError, ValueError, OverflowError):
-        return pixels
-    return np.add(pixels, void) if void.shape in ((), pixels.shape) else pixels
+        pass
+    return None
 
 
-def _confusion(iou: Mapping[str, float | None], matrix: Matrix, labeled: Matrix) -> dict[str, Any]:
+def _confusion(iou: Mapping[str, float | None], matrix: Matrix) -> list[Block]:
     """Return the confusion matrix as shares of the labels, and the most frequent confusions."""
-    names, shown = list(iou), range(len(iou))
+    names, shown = list(iou), list(range(len(iou)))
+    text = "Each row shows how the pixels of one label were predicted, in percent of them."
     if len(names) > MOST_ROWS:
         present = [place for place in shown if iou[names[place]] is not None]
-        worst = sorted(present, key=lambda place: iou[names[place]] or 0.0)[:MOST_ROWS]
-        shown = sorted(worst)  # type: ignore[assignment]
-    shares = matrix / np.maximum(1, labeled)[:, None]
-    wrong = matrix.copy()
+        shown = sorted(sorted(present, key=lambda place: iou[names[place]] or 0)[:MOST_ROWS])
+        text += f" Of {len(names)} classes, the {len(shown)} with the lowest IoU are shown."
+    shares = matrix / np.maximum(1, matrix.sum(axis=1))[:, None]
+    numbers = len(shown) <= WITH_NUMBERS
+
+    def cell(row: int, column: int) -> Markup:
+        share, kind = shares[row, column], " right" if row == column else ""
+        written = f"{100 * share:.0f}" if share >= 0.005 else "·"
+        return Markup(
+            '<div class="{}" style="--share:{:.3f}" '
+            'title="{} predicted as {}: {}, {:,} pixels">{}</div>'
+        ).format(
+            ("deep" if share >= 0.64 else "") + kind,
+            share,
+            names[row],
+            names[column],
+            percent(share, 2),
+            matrix[row, column],
+            written if numbers else "",
+        )
+
+    rows = [[names[row], *(cell(row, column) for column in shown)] for row in shown]
+    columns = ["label ↓ prediction →", *(names[place] for place in shown)]
+    kind = "heat" if numbers else "heat small"
+    wrong = matrix[:, : len(names)].copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(wrong, axis=None, kind="stable")[::-1][:CONFUSIONS]
-    pairs = [divmod(int(cell), len(names)) for cell in order]
-    return {
-        "of": len(names),
-        "numbers": len(shown) <= WITH_NUMBERS,
-        "names": [names[place] for place in shown],
-        "rows": [
-            (
-                names[row],
-                [
-                    {
-                        "share": float(shares[row, column]),
-                        "right": row == column,
-                        "title": f"{names[row]} predicted as {names[column]}: "
-                        f"{percent(float(shares[row, column]), 2)}, "
-                        f"{matrix[row, column]:,} pixels",
-                    }
-                    for column in shown
-                ],
-            )
-            for row in shown
-        ],
-        "pairs": [
-            (
-                names[row],
-                names[column],
-                percent(float(wrong[row, column] / labeled[row])),
-                f"{wrong[row, column]:,}",
-            )
-            for row, column in pairs
-            if wrong[row, column]
-        ],
-    }
+    pairs = [divmod(int(place), len(names)) for place in order]
+    confused = [
+        (names[row], names[column], percent(shares[row, column]), f"{wrong[row, column]:,}")
+        for row, column in pairs
+        if wrong[row, column]
+    ]
+    head = ["label", "predicted as", "of the label", "pixels"]
+    return [
+        ("text", text),
+        table("Confusion matrix", columns, rows, 1, kind=kind, titled=False),
+        table("Most frequent confusions", head, confused, 2)
+        if confused
+        else ("text", "No pixel was predicted as another class."),
+    ]
 
 
 def evaluation_facts(document: Mapping[str, Any]) -> Facts:
-    """Return the head of an evaluation's page, from what `drn eval --json` prints."""
-    facts = [*score_facts(document), ("Images", _counted(document))]
-    if "view" in document:
-        facts.append(("View", str(document["view"])))
+    """Return the head of a page from what `drn eval` or `drn localize --eval` prints as JSON."""
+    images = f"{document['images']:,}"
+    if document.get("partial"):
+        images = f"{document['scored']:,} of {document['expected']:,} (partial)"
+    facts = [*score_facts(document), ("Images", images)]
+    if "threshold" in document:
+        facts.append(("Best threshold", _threshold(document["threshold"])))
+    for key, name in (("of", "Threshold of"), ("see", "Part of the image"), ("view", "View")):
+        if key in document:
+            facts.append((name, str(document[key])))
     if "scales" in document:
         scales = ", ".join(f"{scale:g}" for scale in document["scales"])
         facts.append(("Scales", f"{scales}{', flipped too' if document['flip'] else ''}"))
@@ -320,108 +334,80 @@ def evaluation_facts(document: Mapping[str, Any]) -> Facts:
     return facts
 
 
-def localization_facts(document: Mapping[str, Any], scores: LocalizationScores) -> Facts:
-    """Return the head of a localization's page, from what `drn localize --eval --json` prints."""
-    best = scores.best
-    return [
-        ("Top-1 error", percent(scores.top1[best], 2)),
-        ("Top-5 error", percent(scores.top5[best], 2)),
-        ("Top-1 classification error", percent(scores.top1_classification, 2)),
-        ("Top-5 classification error", percent(scores.top5_classification, 2)),
-        ("Best threshold", _threshold(scores.thresholds[best])),
-        ("Threshold of", str(document["of"])),
-        ("Part of the image", str(document["see"])),
-        ("Images", _counted(document)),
-    ]
+def thresholds(sweep: Sequence[Mapping[str, Any]], best: float | None) -> Section:
+    """Return the errors of localization at each threshold."""
+    rows = []
+    for one in sweep:
+        marked = " (best)" if one["threshold"] == best else ""
+        errors = (percent(one[key], 2) for key in ("top1_error", "top5_error"))
+        rows.append((_threshold(one["threshold"]) + marked, *errors))
+    columns = ["threshold", "top-1 error", "top-5 error"]
+    shown = table("Errors at each threshold", columns, rows, titled=False)
+    return Section("thresholds", "Thresholds", [shown])
 
 
-def threshold_table(scores: LocalizationScores) -> list[tuple[str, str, str]]:
-    """Return the errors at each threshold."""
-    rows = enumerate(zip(scores.thresholds, scores.top1, scores.top5, strict=True))
-    return [
-        (
-            f"{_threshold(threshold)}{' (best)' if place == scores.best else ''}",
-            percent(top1, 2),
-            percent(top5, 2),
+def _threshold(threshold: float | None) -> str:
+    return "none" if threshold is None else f"{threshold:g}"
+
+
+def runs_table(runs: Mapping[str, RunSummary]) -> Block:
+    """Return one row for each run."""
+    rows = []
+    for name, run in runs.items():
+        history = run.history
+        rows.append(
+            [
+                *(name, run.label, STATES[run.state]),
+                f"{four_digits(history.epoch)} of {four_digits(run.epochs)}",
+                "" if run.score is None else percent(run.score, 2),
+                four_digits(number(run.best, "epoch") or 0) if run.best else "",
+                "" if history.loss is None else four_digits(history.loss),
+                dict(throughput(run)).get("Images per second, median", ""),
+                "" if history.seconds is None else duration(history.seconds),
+            ]
         )
-        for place, (threshold, top1, top5) in rows
-    ]
+    score = next(iter(runs.values())).score_name
+    columns = ["run", "network", "state", "epochs", f"best {score}", "at epoch"]
+    columns += ["last loss", "images/s", "wall time"]
+    return table("Runs", columns, rows, 3, titled=False)
 
 
-def command_line() -> str:
-    """Return the command that is running, as it can be typed again."""
-    return shlex.join(["drn", *sys.argv[1:]])
-
-
-def _threshold(threshold: float) -> str:
-    return "none" if np.isneginf(threshold) else f"{threshold:g}"
-
-
-def _counted(document: Mapping[str, Any]) -> str:
-    """Return the number of scored images, and of how many if that was a part."""
-    if not document.get("partial"):
-        return f"{document['images']:,}"
-    return f"{document['scored']:,} of {document['expected']:,} (partial)"
-
-
-def comparison(runs: Mapping[str, RunSummary], scores: Mapping[str, Record]) -> dict[str, Any]:
-    """Return the runs side by side: one row a run, recipe differences, IoU of each class.
+def differences(runs: Mapping[str, RunSummary], scores: Mapping[str, Record]) -> list[Section]:
+    """Return what differs between runs: keys of their recipes, and the IoU of each class.
 
     Args:
         runs: By name; differences are relative to the first.
-        scores: Of each run that was validated.
+        scores: Of the best validation of each run that has one.
     """
-    found = {name: scores.get(name, {}).get("iou") for name in runs}
-    scored = {name: iou if isinstance(iou, dict) else {} for name, iou in found.items()}
+    changed = Markup('<span class="changed">{}</span>')
+    rows = [
+        [Markup("<code>{}</code>").format(key)]
+        + [_text(v) if v == row[0] else changed.format(_text(v)) for v in row]
+        for key, row in recipe_differences([*runs.values()]).items()
+    ]
+    recipe: Block = ("text", "The recipes are equal.")
+    if rows:
+        recipe = table("Recipe differences", ["key", *runs], rows, 1 + len(runs), titled=False)
+    sections = [Section("recipe", "Recipe differences", [recipe])]
+    found = [scores.get(name, {}).get("iou") for name in runs]
+    scored = [iou if isinstance(iou, dict) else {} for iou in found]
     by_class = []
-    for kind in dict.fromkeys(kind for iou in scored.values() for kind in iou):
-        row = [number(iou, kind) for iou in scored.values()]
-        first = row[0]
-        by_class.append(
-            (
-                kind,
-                [
-                    {
-                        "text": "" if iou is None else percent(iou),
-                        "change": None if None in (first, iou) or not n else 100 * (iou - first),  # type: ignore[operator]
-                    }
-                    for n, iou in enumerate(row)
-                ],
-            )
-        )
-    return {
-        "rows": [
-            [
-                name,
-                run.label,
-                STATES[run.state],
-                f"{four_digits(run.history.epoch)} of {four_digits(run.epochs)}",
-                "" if run.score is None else percent(run.score, 2),
-                four_digits(number(run.best, "epoch") or 0) if run.best else "",
-                "" if run.history.loss is None else four_digits(run.history.loss),
-                dict(throughput(run)).get("Images per second, median", ""),
-                "" if run.history.seconds is None else duration(run.history.seconds),
-            ]
-            for name, run in runs.items()
-        ],
-        "recipe": {
-            key: [_recipe_value(value) for value in row]
-            for key, row in recipe_differences([*runs.values()]).items()
-        },
-        "classes": by_class,
-    }
-
-
-def _recipe_value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def run_names(folders: Sequence[Any]) -> list[str]:
-    """Return the shortest names, from the last parts of their paths, that tell runs apart."""
-    paths = [folder.resolve().parts[1:] for folder in folders]
-    longest = max(map(len, paths))
-    for length in range(1, longest + 1):
-        names = ["/".join(parts[-length:]) for parts in paths]
-        if len(set(names)) == len(names):
-            break
-    return names
+    for kind in dict.fromkeys(kind for iou in scored for kind in iou):
+        numbers = [number(iou, kind) for iou in scored]
+        cells = ["" if iou is None else percent(iou) for iou in numbers]
+        for place, iou in enumerate(numbers[1:], start=1):
+            if iou is not None and numbers[0] is not None:
+                change = 100 * (iou - numbers[0])
+                kinds = "change" + (" better" if change >= 0.05 else "")
+                kinds += " worse" if change <= -0.05 else ""
+                html = Markup('{} <span class="{}">{:+.1f}</span>')
+                cells[place] = html.format(cells[place], kinds, change)
+        by_class.append([kind, *cells])
+    if by_class:
+        text = "IoU in the best validation of each run; changes in points, relative to "
+        blocks = [
+            ("text", f"{text}{next(iter(runs))}."),
+            table("IoU of each class", ["class", *runs], by_class, titled=False),
+        ]
+        sections.append(Section("classes", "Classes", blocks))
+    return sections

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 NAMED = 16  # pictures of a batch that an error names
 
 # Scores too long for a line of metrics; best.json has them.
-LONG = frozenset({"confusion_matrix", "predicted_void", "absent_classes"})
+LONG = frozenset({"confusion_matrix", "predicted_void", "absent_classes", "images_worst_first"})
 
 # What processes exchange after a step: one of these, or the number of a signal (SIGHUP is 1).
 CONTINUE, SAVE = -1, 0

@@ -27,6 +27,7 @@ from drn_cli.device import Precision, autocast_type
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError, few_of
 from drn_cli.evaluation import classification, segmentation
+from drn_cli.evaluation.confusion import worst_first
 from drn_cli.inference.classifier import Classifier
 from drn_cli.inference.memory import Tiles
 from drn_cli.inference.predictor import PixelPredictor
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 NAMED = 5  # classes without images in a message
 LISTS = ("train_images.txt", "train_labels.txt", "val_images.txt", "val_labels.txt", "info.json")
+MOST_SHOWN = 200  # images in a report
 LOOKED_AT = 32  # pictures of class folders that are read before training
 
 
@@ -210,11 +212,26 @@ class Segmentation:
         stop: Callable[[], bool],
     ) -> Validation | None:
         scores = segmentation.evaluate(
-            predictor_of(training), samples, training.group, loss=True, step=step, stop=stop
+            predictor_of(training),
+            samples,
+            training.group,
+            each=True,
+            loss=True,
+            step=step,
+            stop=stop,
         )
         if scores is None:
             return None
-        return Validation(scores.miou, scores.to_json(training.material.class_set))
+        scored = [one.number for one in worst_first(scores.pictures) if one.miou is not None]
+        found = scores.to_json(training.material.class_set)
+        return Validation(scores.miou, found | {"images_worst_first": ends(scored)})
+
+
+def ends(order: list[int]) -> list[int]:
+    """Keep the numbers of the worst and the best images, which a report shows."""
+    return (
+        order if len(order) <= MOST_SHOWN else order[: MOST_SHOWN // 2] + order[-MOST_SHOWN // 2 :]
+    )
 
 
 def reported(findings: Sequence[Finding]) -> list[str]:
@@ -291,9 +308,18 @@ class Classification:
         stop: Callable[[], bool],
     ) -> Validation | None:
         scores = classification.score(
-            classifier_of(training), samples, training.group, loss=True, step=step, stop=stop
+            classifier_of(training),
+            samples,
+            training.group,
+            each=True,
+            loss=True,
+            step=step,
+            stop=stop,
         )
-        return None if scores is None else Validation(scores.top1, scores.to_json())
+        if scores is None:
+            return None
+        order = [one.number for one in classification.worst_ranked(scores.pictures)]
+        return Validation(scores.top1, scores.to_json() | {"images_worst_first": ends(order)})
 
 
 def classifier_of(training: Evaluable) -> Classifier:

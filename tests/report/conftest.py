@@ -79,6 +79,8 @@ def classification_run(birds: Path, tmp_path_factory: pytest.TempPathFactory) ->
     lines = [train_line(10), val_line(1, top1=0.25, top5=0.75, seconds=1.0), train_line(20)]
     settings: dict[str, Any] = recipe(birds) | {"task": "classification", "eval": {"resize": 40}}
     write_run(run, settings, lines, ENVIRONMENT)
+    scores = {"epoch": 1, "top1": 0.25, "top5": 0.75, "images": 6}
+    run.scores.write_text(json.dumps(scores | {"images_worst_first": [5, 3, 4, 2, 1, 0]}))
     folder = ClassFolder.open(birds)
     torch.manual_seed(2)
     model = create_model("drn_a_18", "classification", len(folder.names), width=0.0625)

@@ -55,8 +55,8 @@ def maps(drn: object, tmp_path: Path) -> tuple[Path, Path]:
 
 def shown(page: Page) -> list[tuple[str, str]]:
     """Return name and score of the segmented images, in their order."""
-    found = re.findall(r'<figcaption><span class="name">(.*?)</span> <span>(.*?)</span>', page.html)
-    return [(unescape(name), text) for name, text in found]
+    found = re.findall(r'<figcaption>(.*?)\n+<span class="name">(.*?)</span>', page.html)
+    return [(unescape(name), text) for text, name in found]
 
 
 def test_scores_of_a_network(
@@ -88,19 +88,19 @@ def test_predictions_are_ranked_and_the_protocol_quoted(
         (EVIL, "mIoU 71.4 %, 83.3 % of pixels right"),
         ("a.png", "mIoU 84.6 %, 91.7 % of pixels right"),
     ]
-    assert "All 3 images by mIoU, the worst first. 1 more, all void, have no score." in page.text
+    assert "All 3 images by mIoU, the worst first. 1 more, all void, has no score." in page.text
     assert f"Protocol {scores['protocol']['text']}" in page.text
     assert "made against gt" in page.text
     assert set(page.images) == {"prediction", "label", "difference"}
     assert "Images 4" in page.text
-    drn("eval", *words, "--pictures", 2)
+    drn("eval", *words, "--report-images", 2)
     page = Page(Path("e.html"))
-    assert "Of 3 images the 1 worst and the 1 best by mIoU." in page.text
+    assert "Of 3 images the worst and the best by mIoU." in page.text
     assert [name for name, _ in shown(page)] == ["b.png", "a.png"]
     assert page.text.index("The worst") < page.text.index("The best")
-    drn("eval", *words, "--pictures", 1)
+    drn("eval", *words, "--report-images", 1)
     assert "Of 3 images the worst by mIoU" in Page(Path("e.html")).text
-    drn("eval", *words, "--pictures", 0)
+    drn("eval", *words, "--report-images", 0)
     assert "No images: none were asked for." in Page(Path("e.html")).text
 
 
@@ -118,7 +118,7 @@ def test_scores_of_a_classifier(
     drn: Callable[..., Any], classification_run: Run, birds: Path
 ) -> None:
     words = ("eval", classification_run.folder, "--data", birds, "--csv", "e.csv")
-    scores = drn(*words, "--report", "e.html", "--pictures", 4)
+    scores = drn(*words, "--report", "e.html", "--report-images", 4)
     page = Page(Path("e.html"))
     assert f"Top-1 accuracy {100 * scores['top1']:.2f} %" in page.text
     assert "View 1-crop" in page.text

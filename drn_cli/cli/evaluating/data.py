@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from drn_cli.distributed.group import Group
     from drn_cli.inference.opening import Found
     from drn_cli.inference.source import Source
-    from drn_cli.report.gallery import SegmentationTile
+    from drn_cli.report.gallery import Tile
 
 
 def score_data(
@@ -94,7 +94,7 @@ def _segmentation(
     if not group.first:
         return
 
-    def show(number: int) -> "SegmentationTile":
+    def show(number: int) -> "Tile":
         image, label = read_pair(samples[number], predictor.classes)
         name = name_below(samples[number].image, folder.root)
         prediction = predictor(image).cpu().numpy()

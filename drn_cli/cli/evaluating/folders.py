@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from drn_cli.evaluation.label_maps import Size
     from drn_cli.evaluation.protocol import Protocol
     from drn_cli.inference.source import Source
-    from drn_cli.report.gallery import SegmentationTile
+    from drn_cli.report.gallery import Tile
 
 Ids = Literal["auto", "label-ids", "train-ids", "class-ids"]
 
@@ -102,7 +102,7 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
             scores = evaluate(predictor, samples, group, read=read, **options)
         assert scores is not None  # nothing stops it
 
-        def show(number: int) -> "SegmentationTile":
+        def show(number: int) -> "Tile":
             image, label = read(samples[number])
             name = str(samples[number].image.relative_to(folders.images))
             prediction = predictor(image).cpu().numpy()
@@ -154,7 +154,7 @@ def score_predictions(
         with _counting(folders, samples, output, group) as options:
             scores = compare(samples, count, group, read=read, **options)
 
-        def show(number: int) -> "SegmentationTile":
+        def show(number: int) -> "Tile":
             prediction, label = read(samples[number])
             name = str(samples[number].image.relative_to(folders.images))
             return segmentation_tile(name, None, label, prediction, class_set)
@@ -232,7 +232,7 @@ def _tell(
     protocol: "Protocol",
     folders: Folders,
     output: Output,
-    show: "Callable[[int], SegmentationTile]",
+    show: "Callable[[int], Tile]",
     about: dict[str, Any],
 ) -> None:
     pairs = protocol.pairs

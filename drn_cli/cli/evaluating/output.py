@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from drn_cli.evaluation.classification import TopScores
     from drn_cli.evaluation.confusion import Scores
     from drn_cli.inference.classifier import Classifier
-    from drn_cli.report.gallery import SegmentationTile
+    from drn_cli.report.gallery import Gallery, Tile
 
 NAMED = 3  # files that a message names
 
@@ -32,14 +32,14 @@ class Output:
         csv: File for the scores of each picture.
         worst: How many of the worst pictures to list.
         report: File for the page.
-        pictures: How many pictures it shows.
+        images: How many images it shows.
         as_json: Whether JSON is printed instead of tables.
     """
 
     csv: Path | None
     worst: int
     report: Path | None
-    pictures: int
+    images: int
     as_json: bool
 
     @property
@@ -52,7 +52,7 @@ class Output:
         scores: "Scores",
         class_set: "ClassSet",
         about: dict[str, Any],
-        show: "Callable[[int], SegmentationTile]",
+        show: "Callable[[int], Tile]",
     ) -> None:
         """Print and write the scores of a segmenter, or of predictions.
 
@@ -71,9 +71,9 @@ class Output:
         if self.csv is not None:
             write_segmentation(self.csv, scores.pictures, class_set)
         if self.report is not None:
-            from drn_cli.report.page import write_segmentation_page
+            from drn_cli.report.gallery import segmentation_gallery
 
-            write_segmentation_page(self.report, document, scores, class_set, show, self.pictures)
+            self._page(document, segmentation_gallery(scores, class_set, show, self.images))
         self._say_files()
 
     def classification(
@@ -88,10 +88,16 @@ class Output:
         if self.csv is not None:
             write_classification(self.csv, scores.pictures, classifier.names)
         if self.report is not None:
-            from drn_cli.report.page import write_classification_page
+            from drn_cli.report.gallery import classification_gallery
 
-            write_classification_page(self.report, document, scores, classifier, self.pictures)
+            self._page(document, classification_gallery(scores, classifier, self.images))
         self._say_files()
+
+    def _page(self, document: dict[str, Any], gallery: "Gallery") -> None:
+        from drn_cli.report.page import write_evaluation
+
+        assert self.report is not None
+        write_evaluation(self.report, document, gallery)
 
     def _say_files(self) -> None:
         for path in (self.csv, self.report):

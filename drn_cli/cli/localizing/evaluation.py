@@ -28,7 +28,7 @@ class Asked:
         side: What its shorter side is brought to, in pixels, if that was said.
         csv: File with a line for each box.
         report: File for the page.
-        pictures: How many pictures it shows.
+        images: How many images it shows.
         as_json: Whether JSON is printed.
         partial: Whether images without boxes, and boxes without an image, may be left out.
     """
@@ -39,7 +39,7 @@ class Asked:
     side: int | None
     csv: Path | None
     report: Path | None
-    pictures: int
+    images: int
     as_json: bool
     partial: bool = False
 
@@ -143,11 +143,13 @@ def _tell(
     if asked.csv is not None:
         _write(asked.csv, scores, pictures, classifier)
     if asked.report is not None:
-        from drn_cli.report.page import write_localization_page
+        from drn_cli.report.gallery import localization_gallery
+        from drn_cli.report.page import write_evaluation
 
-        write_localization_page(
-            asked.report, told, scores, pictures, classifier, asked.see, asked.of, asked.pictures
+        gallery = localization_gallery(
+            scores, pictures, classifier, asked.see, asked.of, asked.images
         )
+        write_evaluation(asked.report, told, gallery)
     for path in (asked.csv, asked.report):
         if path is not None:
             console.note(f"written: {path}")
