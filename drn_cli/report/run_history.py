@@ -139,6 +139,7 @@ class RunSummary:
             "best": self.score,
             "best_epoch": number(self.best, "epoch") if self.best else None,
             "loss": self.history.loss,
+            "val_loss": next(iter(values(self.history.val[::-1], "loss")), None),
             "seconds": self.history.seconds,
             "started": self.started.isoformat() if self.started else None,
         }

@@ -37,6 +37,22 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def test_removing_a_run_asks_first(root: Path) -> None:
+    for answer, words, kept in (
+        ("n\n", (), True),
+        ("", (), True),
+        ("y\n", (), False),
+        ("", ("--yes",), False),
+    ):
+        folder = root / "again"
+        if not folder.exists():
+            make(folder, 3)
+        arguments = ["runs", "--remove", "runs/again", *words]
+        done = CliRunner().invoke(app, arguments, input=answer)
+        assert folder.exists() == kept, done.output
+        assert ("removed runs/again" in done.stderr) != kept
+
+
 def test_listing_is_quick_to_start(root: Path, drn) -> None:
     """It reads text only, and does not import what takes seconds."""
     script = (
