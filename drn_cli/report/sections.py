@@ -169,7 +169,7 @@ def environment(found: Record) -> Section:
             facts.append((name, "yes" if value else "no"))
         elif isinstance(value, int) and key != "seed":
             facts.append((name, size(value) if key == "gpu_memory" else f"{value:,}"))
-        elif value is not None:
+        elif value not in (None, [], {}):
             facts.append((name, _text(value)))
     head: Block = ("facts", facts) if facts else ("text", "The run folder has no environment.json.")
     return Section("environment", "Environment", [head, *tables])
@@ -229,7 +229,7 @@ def class_sections(scores: Record, colors: Colors, when: str | None = None) -> l
         labeled = matrix.sum(axis=1) / max(1, matrix.sum())
         shares = dict(zip(iou, map(percent, labeled.tolist()), strict=True))
 
-    def bars(caption: str, values: Mapping[str, float | None]) -> Block:
+    def bars(caption: str, values: Mapping[str, float | None], shares: Mapping[str, str]) -> Block:
         rows = []
         for name, value in values.items():
             bar = Markup('<div class="bar"><span style="width: {:.1f}%"></span></div>')
@@ -240,10 +240,10 @@ def class_sections(scores: Record, colors: Colors, when: str | None = None) -> l
         columns = ["class", "", "IoU", "of labels"]
         return table(caption, columns[: len(rows[0])], rows, 2, kind="bars")
 
-    blocks = [("text", f"Intersection over union {when}."), bars("IoU of each class", iou)]
+    blocks = [("text", f"Intersection over union {when}."), bars("IoU of each class", iou, shares)]
     if isinstance(categories := scores.get("category_iou"), dict) and categories:
         by_category = {name: number(categories, name) for name in categories}
-        blocks.append(bars("IoU of each category", by_category))
+        blocks.append(bars("IoU of each category", by_category, {}))
     lost = Markup(
         "This run kept no confusion matrix. <code>drn eval RUN --json</code> computes it."
     )
