@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -10,41 +10,37 @@ from drn_cli.cli import console
 from drn_cli.cli.sizes import parse_size
 from drn_cli.errors import DrnError
 
-if TYPE_CHECKING:
-    import torch
-
-    from drn_cli.environment import MachineInfo
-
 EPILOG = """[bold]Examples[/]
 
   drn bench drn_d_22
 
   drn bench drn_d_105 --size 2048x1024 --precision fp32,bf16 --compile
 
-  drn bench runs/trial --what forward,predict,multi-scale,train,input --out today.json
+  drn bench runs/trial --what forward,train,input --out today.json
 
-  drn bench runs/trial --runtime pytorch,eager --batch 1,4 --compare yesterday.json
+  drn bench runs/trial --runtime pytorch,eager --compare yesterday.json
 
   drn bench drn_d_22.onnx --threads 4
 
-  drn bench drn_d_22 --what input --data data/camvid --size 320 --workers 4
+  drn bench drn_d_22 --what input --data data/camvid --workers 4
 
-[bold]What is timed[/], by batch: its median (p50), and what 90% and 99% of the times stay below.
+[bold]What is timed[/]: one batch; median (p50), 90th and 99th percentile.
 
-  forward       the network alone: normalised pictures in, scores at an eighth of the size out
+  forward       the network alone: from normalized images to scores or logits
 
-  predict       from pixels to classes and all between, as drn predict does it
+  predict       from pixels to classes, as in drn predict
 
   multi-scale   the same at the six sizes of the paper, as with --ms
 
-  train         a step of drn train: forward, loss, backward, optimiser; crops of noise
+  train         a step of drn train on noise: forward, loss, backward, optimizer
 
-  input         reading and augmenting as drn train does: the run's data, --data, or drawn pictures
+  input         data loading and augmentation of drn train, on the run's data,
+                --data or synthetic images
 
-GFLOPs are those of a picture, 2 for each multiply-add, as torch.utils.flop_counter counts.
-Activations are those of a batch: the most that exists at the same time; of train, what is
-kept for the backward pass. Runtimes: pytorch is what drn predict runs, eager the network as
-it is trained; an exported network has its own. Speed above 1x is faster than earlier.
+GFLOPs are per image, 2 per multiply-add, as torch.utils.flop_counter counts.
+Activations are per batch: the peak, or for train, what is saved for backward.
+Runtimes: pytorch is that of drn predict, eager the network as trained; an
+exported file has its own. A speed above 1x is faster than the earlier result.
 """
 
 WHATS = ("forward", "predict", "multi-scale", "train", "input")
@@ -54,7 +50,7 @@ Item = TypeVar("Item")
 
 
 def _list_of(convert: Callable[[str], Item]) -> Callable[[str], tuple[Item, ...]]:
-    """Make a parser of words with commas between; each of them counts once."""
+    """Return a parser of a comma-separated list; repeated items count once."""
 
     def parse(text: str) -> tuple[Item, ...]:
         return tuple(dict.fromkeys(convert(word) for word in text.split(",")))
@@ -65,7 +61,7 @@ def _list_of(convert: Callable[[str], Item]) -> Callable[[str], tuple[Item, ...]
 def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
     def convert(word: str) -> str:
         if word not in choices:
-            raise typer.BadParameter(f"{word!r}: some of {','.join(choices)}")
+            raise typer.BadParameter(f"{word!r}: choose from {','.join(choices)}")
         return word
 
     return convert
@@ -73,7 +69,7 @@ def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
 
 def _count(word: str) -> int:
     if not word.isdecimal() or int(word) < 1:
-        raise typer.BadParameter(f"{word!r}: whole numbers from 1 with commas between, as 1,4")
+        raise typer.BadParameter(f"{word!r}: should be positive integers, such as 1,4")
     return int(word)
 
 
@@ -82,8 +78,7 @@ def _size(word: str) -> tuple[int, int]:
         width, height = parse_size(f"{word}x{word}" if word.isdecimal() else word)
     except typer.BadParameter as error:
         raise typer.BadParameter(
-            f"{word!r}: should be WxH, width and height in pixels, or the side of a square, as "
-            "1920x1080 or 224"
+            f"{word!r}: should be WxH in pixels, or the side of a square, such as 1920x1080 or 224"
         ) from error
     return height, width
 
@@ -93,7 +88,7 @@ def bench(
         str,
         typer.Argument(
             metavar="ARCH|RUN|FILE",
-            help="Architecture (random weights), run folder, checkpoint or exported network.",
+            help="Architecture (random weights), run folder, checkpoint or exported file.",
         ),
     ],
     what: Annotated[
@@ -101,7 +96,7 @@ def bench(
         typer.Option(
             parser=_list_of(_one_of(WHATS)),
             metavar="WHAT,...",
-            help=f"What to time: some of {','.join(WHATS)}.",
+            help=f"What to time: one or more of {','.join(WHATS)}.",
         ),
     ] = "forward",
     batch: Annotated[
@@ -109,7 +104,7 @@ def bench(
         typer.Option(
             parser=_list_of(_count),
             metavar="N,...",
-            help="Pictures at once; by default 1, or to train with, the run's or 4.",
+            help="Batch size. Default: 1 for inference; for training, the run's batch size or 4.",
         ),
     ] = None,
     size: Annotated[
@@ -117,9 +112,8 @@ def bench(
         typer.Option(
             parser=_list_of(_size),
             metavar="WxH,...",
-            help="Width and height in pixels, or a square's side, as 1920x1080,224; by default "
-            "1024x512 for segmenters, the crop or 224 "
-            "for classifiers, and to train with, the run's crop or 512 and 224.",
+            help="Image size in pixels, such as 1920x1080, or 224 for a square. Default: 1024x512 "
+            "for segmenters; for classifiers and training, the run's crop, or 224 and 512.",
         ),
     ] = None,
     precision: Annotated[
@@ -127,165 +121,158 @@ def bench(
         typer.Option(
             parser=_list_of(_one_of(PRECISIONS)),
             metavar="P,...",
-            help=f"What to compute in: some of {','.join(PRECISIONS)}.",
+            help=f"Precision: one or more of {','.join(PRECISIONS)}.",
         ),
     ] = "auto",
     compile_: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Measure through torch.compile too.")
+        bool, typer.Option("--compile/--no-compile", help="Also measure with torch.compile.")
     ] = False,
     runtime: Annotated[
         Any,  # tuple[str, ...] | None
         typer.Option(
             parser=_list_of(str),
             metavar="R,...",
-            help="pytorch (as drn predict), eager (as built), or both.",
+            help="pytorch (as in drn predict), eager (as trained), or both.",
         ),
     ] = None,
     task: Annotated[
         Literal["segmentation", "classification"] | None,
-        typer.Option(help="Of an architecture; by default segmentation."),
+        typer.Option(help="Task of an architecture. Default: segmentation."),
     ] = None,
     classes: Annotated[
-        int | None, typer.Option(min=1, help="Of an architecture; by default 19 or 1000.")
+        int | None, typer.Option(min=1, help="Classes of an architecture. Default: 19 or 1000.")
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Data folder to read from (input).")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Data folder for input.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Reading processes (input); by default the recipe's.")
+        int | None,
+        typer.Option(min=0, help="Data loader workers for input. Default: the recipe's."),
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads that compute on the CPU.")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.")] = None,
     device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto is a GPU's.")
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(help="Where to compute. auto: a GPU if there is one."),
     ] = "auto",
-    warmup: Annotated[int, typer.Option(min=1, help="Calls that do not count.")] = 3,
-    rounds: Annotated[int, typer.Option(min=1, help="Calls that count, at most.")] = 50,
+    warmup: Annotated[int, typer.Option(min=1, help="Number of warm-up calls.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Maximum number of timed calls.")] = 50,
     seconds: Annotated[
         float,
         typer.Option(
-            min=0, help="No further calls after so long, once three counted; also before."
+            min=0, help="Time budget in seconds for warm-up and for measurement (at least 3 calls)."
         ),
     ] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Write the same JSON to a file.")
+        Path | None, typer.Option(metavar="FILE.json", help="Write the JSON to a file.")
     ] = None,
     compare: Annotated[
         Path | None,
-        typer.Option(metavar="EARLIER.json", help="Set what was measured earlier beside it."),
+        typer.Option(metavar="FILE.json", help="Compare with an earlier result."),
     ] = None,
 ) -> None:
-    """Measure a network: parameters, arithmetic, memory, and how long everything takes."""
+    """Measure parameters, FLOPs, activation memory and latency of a network."""
     import torch
 
-    from drn_cli.bench import comparison
-    from drn_cli.bench.cases import Size, Wanted, plan
-    from drn_cli.bench.measuring import measure
-    from drn_cli.bench.reading import check_pictures
-    from drn_cli.bench.subject import resolve
-    from drn_cli.bench.timing import Effort
+    from drn_cli.bench.cases import BenchOptions, open_target, plan_cases
+    from drn_cli.bench.runner import (
+        TimingBudget,
+        add_baseline,
+        check_data,
+        measure,
+        read_baseline,
+        to_json,
+    )
     from drn_cli.environment import machine_info
     from drn_cli.files import write_json
 
-    earlier = None if compare is None else comparison.read_earlier(compare)
-    place = _device(device)
+    baseline = None if compare is None else read_baseline(compare)
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise DrnError("--device cuda: PyTorch finds no GPU", "--device cpu")
+    place = torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
     if threads is not None:
         torch.set_num_threads(threads)
-    subject = resolve(source, task, classes)
-    wanted = Wanted(
+    target = open_target(source, task, classes)
+    options = BenchOptions(
         whats=what,
         batches=batch,
-        sizes=None if size is None else tuple(Size(*sides) for sides in size),
+        sizes=size,
         precisions=precision,
         compiled=compile_,
         runtimes=runtime,
         workers=workers,
     )
-    cases = plan(subject, wanted, place)
-    check_pictures(subject, cases, data)
-    effort = Effort(warmup=warmup, rounds=rounds, seconds=seconds)
-    rows = []
+    cases = plan_cases(target, options, place)
+    check_data(target, cases, data)
+    budget = TimingBudget(warmup=warmup, rounds=rounds, seconds=seconds)
+    results = []
     with console.bar(len(cases), unit="row") as bar:
         for case in cases:
-            rows.append(measure(subject, case, place, effort, data))
+            results.append(measure(target, case, place, budget, data))
             bar.update()
     machine = machine_info(place)
-    document = comparison.to_json(subject, machine, rows)
-    if earlier is not None:
-        document = comparison.compare(document, earlier)
+    document = to_json(target, machine, results)
+    if baseline is not None:
+        document = add_baseline(document, baseline)
     if out is not None:
         write_json(out, document)
     if as_json:
         console.emit_json(document)
     else:
-        _print(document, machine)
+        _print(document, str(machine))
 
 
-def _device(wanted: Literal["auto", "cpu", "cuda"]) -> "torch.device":
-    import torch
-
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise DrnError("--device cuda: there is no GPU that PyTorch can use", "--device cpu")
-    return torch.device("cuda" if there and wanted != "cpu" else "cpu")
-
-
-def _print(document: dict[str, Any], machine: "MachineInfo") -> None:
-    """Print what was measured, as a table below the machine."""
-    name = f"{document['source']}: " if document["source"] != document["arch"] else ""
+def _print(document: dict[str, Any], machine: str) -> None:
+    """Print the machine, the costs and the times, each table at most 80 columns wide."""
+    from drn_cli.formatting import size
     from drn_cli.networks.catalog import label
 
     network = label(document["arch"], document["width"])
+    name = f"{document['source']}: " if document["source"] != document["arch"] else ""
     console.out.print(
         f"{name}{network}, {document['task']} of {document['classes']} classes, "
         f"{document['parameters']:,} parameters",
         soft_wrap=True,
     )
-    console.out.print(str(machine), soft_wrap=True)
+    console.out.print(machine, soft_wrap=True)
     compared = "differences" in document
-    numbers = ["batch", "GFLOPs", "activations", "p50 ms", "p90 ms", "p99 ms", "pictures/s"]
-    numbers += ["earlier ms", "speed"] if compared else []
-    table = console.table("what", "how", "size", *numbers, right=tuple(numbers))
+    numbers = ["p50 ms", *(("earlier", "speed") if compared else ("p90 ms", "p99 ms")), "images/s"]
+    costs = console.table(
+        "what",
+        "how",
+        "size",
+        "batch",
+        "GFLOPs",
+        "activations",
+        right=("batch", "GFLOPs", "activations"),
+    )
+    times = console.table("what", "how", "size", "batch", *numbers, right=("batch", *numbers))
     for row in document["results"]:
-        table.add_row(row["what"], _how(row), f"{row['width']}x{row['height']}", *_numbers(row))
-    console.out.print(table)
-    for row in document["results"]:
-        if row["failure"] is not None:
-            console.warn(f"{row['what']}, {_how(row)}, batch {row['batch']}: {row['failure']}")
+        parts = [row["runtime"], row["precision"], "compiled" if row["compiled"] else None]
+        if row["workers"] is not None:
+            parts.append(f"workers: {row['workers']}")
+        how = " ".join(part for part in parts if part is not None)
+        case = (row["what"], how, f"{row['width']}x{row['height']}", str(row["batch"]))
+        if row["flops"] is not None:
+            costs.add_row(*case, f"{row['flops'] / 1e9:.1f}", size(row["activation_bytes"]))
+        if row["seconds"] is None:
+            times.add_row(*case, "", "", "", "failed")
+            console.warn(f"{row['what']}, {how}, batch {row['batch']}: {row['failure']}")
+            continue
+        median, speed = _milliseconds(row["seconds"]["p50"]), row.get("speed")
+        if compared:
+            earlier = row["earlier"]
+            others = ["" if earlier is None else _milliseconds(earlier)]
+            others.append("" if speed is None else f"{speed:.2f}x")
+        else:
+            others = [_milliseconds(row["seconds"][key]) for key in ("p90", "p99")]
+        times.add_row(*case, median, *others, f"{row['images_per_second']:.2f}")
+    for table in (costs, times) if costs.row_count else (times,):
+        console.out.print()
+        console.out.print(table)
     for difference in document.get("differences", ()):
-        console.warn(f"measured earlier with something else: {difference}")
+        console.warn(f"differs from the earlier result: {difference}")
     if compared and all(row["earlier"] is None for row in document["results"]):
-        console.warn("none of these was measured earlier")
-
-
-def _how(row: dict[str, Any]) -> str:
-    """Say what runs a network, in which numbers, or how many processes read."""
-    parts = [row["runtime"], row["precision"], "compiled" if row["compiled"] else None]
-    if row["workers"] is not None:
-        parts.append(f"workers: {row['workers']}")
-    return ", ".join(part for part in parts if part is not None)
-
-
-def _numbers(row: dict[str, Any]) -> list[str]:
-    from drn_cli.formatting import size
-
-    flops, needed, times = row["flops"], row["activation_bytes"], row["seconds"]
-    cells = [
-        str(row["batch"]),
-        "" if flops is None else f"{flops / 1e9:.1f}",
-        "" if needed is None else size(needed),
-    ]
-    if times is None:
-        cells += ["", "", "", row["failure"].partition(":")[0]]
-    else:
-        cells += [_milliseconds(times[name]) for name in ("p50", "p90", "p99")]
-        cells.append(f"{row['pictures_per_second']:.2f}")
-    if "speed" in row:
-        cells.append("" if row["earlier"] is None else _milliseconds(row["earlier"]))
-        cells.append("" if row["speed"] is None else f"{row['speed']:.2f}x")
-    return cells
+        console.warn("the earlier result has none of these cases")
 
 
 def _milliseconds(seconds: float) -> str:
