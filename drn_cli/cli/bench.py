@@ -136,7 +136,7 @@ def bench(
         ),
     ] = None,
     task: Annotated[
-        Literal["segmentation", "classification"] | None,
+        Literal["classification", "segmentation"] | None,
         typer.Option(help="Task of an architecture. Default: segmentation."),
     ] = None,
     classes: Annotated[
