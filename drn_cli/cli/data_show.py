@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from drn_cli.data.parallel import Progress
     from drn_cli.data.showing.samples import Choice, Sheet
     from drn_cli.recipe.schema import Recipe
+
+Split = Literal["train", "val", "test"]
 
 SHEET = "contact-sheet.png"
 
@@ -44,7 +46,7 @@ def show(
         typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's."),
     ] = None,
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path(SHEET),
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    split: Annotated[Split, typer.Option(help="Part of the data.")] = "train",
     count: Annotated[int, typer.Option(min=1, max=100, help="Samples to show.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the run whose crops are shown.")] = 0,
     epoch: Annotated[int, typer.Option(min=0, help="The first epoch that is shown.")] = 0,
@@ -58,8 +60,6 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Draw a contact sheet: pictures, labels, and crops as the network sees them."""
-    if split not in ("train", "val", "test"):
-        raise typer.BadParameter(f"--split {split}: one of train, val, test")
     if out.suffix.lower() != ".png":
         raise typer.BadParameter(f"--out {out}: a contact sheet is a .png file")
     _leave_sources_alone(out, root)
@@ -109,7 +109,7 @@ def _recipe(root: Path, name: str | None, overrides: list[str]) -> "Recipe | Non
 def _list_folder(
     root: Path,
     lists: Path | None,
-    split: str,
+    split: Split,
     choice: "Choice",
     recipe: "Recipe | None",
     progress: "Progress",
@@ -120,7 +120,7 @@ def _list_folder(
 
     folder = ListFolder.open(root, lists)
     if recipe is None:
-        return list_folder_sheet(folder, split, choice, progress=progress)  # type: ignore[arg-type]
+        return list_folder_sheet(folder, split, choice, progress=progress)
     if recipe.task != "segmentation":
         raise DrnError(
             f"{root}: holds lists of pictures and labels, the recipe trains a classifier",
@@ -129,13 +129,13 @@ def _list_folder(
     drawn = recipe.augment
     augmentation = Augmentation(drawn.crop, drawn.scale, drawn.rotate, drawn.flip)
     classes = recipe.data.classes
-    return list_folder_sheet(folder, split, choice, augmentation, classes, progress)  # type: ignore[arg-type]
+    return list_folder_sheet(folder, split, choice, augmentation, classes, progress)
 
 
 def _class_folder(
     root: Path,
     _: Path | None,
-    split: str,
+    split: Split,
     choice: "Choice",
     recipe: "Recipe | None",
     progress: "Progress",
@@ -160,7 +160,7 @@ def _class_folder(
                 f"set data.classes={len(folder.names)}",
             )
         crop = ResizedCrop(recipe.augment.crop, recipe.augment.flip)
-    return class_folder_sheet(folder, split, choice, crop, progress)  # type: ignore[arg-type]
+    return class_folder_sheet(folder, split, choice, crop, progress)
 
 
 def _leave_sources_alone(out: Path, root: Path) -> None:

@@ -1,6 +1,6 @@
 """`drn models`: the fifteen networks and their published weights."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -191,8 +191,8 @@ def import_(
         ),
     ] = None,
     task: Annotated[
-        str | None,
-        typer.Option(help="classification or segmentation, for a file that does not tell."),
+        Literal["classification", "segmentation"] | None,
+        typer.Option(help="Task of the network, for a file that does not name it."),
     ] = None,
     out: Annotated[
         str | None, typer.Option(help="File to write; in the cache folder if left out.")
@@ -205,17 +205,13 @@ def import_(
     Nothing in the file is run: one that holds more than tensors is refused.
     """
     from dataclasses import asdict
-    from typing import get_args
 
     from drn_cli.files import user_path
-    from drn_cli.networks.catalog import Task
     from drn_cli.networks.importing import import_weights
 
-    if task is not None and task not in get_args(Task):
-        raise typer.BadParameter(f"one of {', '.join(get_args(Task))}", param_hint="--task")
     target = user_path(out) if out else None
     source = user_path(file)
-    done = import_weights(source, target, arch=arch, task=task, force=force)  # type: ignore[arg-type]
+    done = import_weights(source, target, arch=arch, task=task, force=force)
     if json:
         console.emit_json(asdict(done) | {"path": str(done.path)})
         return
