@@ -1,8 +1,8 @@
 """What a training sample of a classifier costs on one core, against torchvision's own transforms.
 
-    python benchmarks/classification_input.py [--pictures 12] [--rounds 15]
+    python benchmarks/classification_input.py [--images 12] [--rounds 15]
 
-The pictures are drawn scenes of 500x375 with noise, as JPEGs of about the size that ImageNet's
+The images are drawn scenes of 500x375 with noise, as JPEGs of about the size that ImageNet's
 have; nothing is downloaded. Ours hands over uint8 and leaves it to the device to normalise, which
 torchvision's transforms do on the core that reads. Everything is timed in turns, round by round,
 in one process with one thread, and the medians over the rounds are printed; beside each resampler
@@ -34,7 +34,7 @@ from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.classification import ClassificationSet, ClassificationTestSet
 from drn_cli.data.folders import IMAGENET
 from drn_cli.data.images import Pixels, read_image
-from drn_cli.data.order import Turn
+from drn_cli.data.order import SampleKey
 from drn_cli.data.prepare.scenes import draw_scene
 from drn_cli.data.resized_crop import ResizedCrop, resample
 
@@ -49,8 +49,8 @@ def draw_jpeg(path: Path, seed: int) -> Path:
     scene, _ = draw_scene(seed, WIDTH, HEIGHT)
     noise = np.random.default_rng(seed).normal(0, 1, (HEIGHT, WIDTH, 3))
     grain = noise + 2 * cv2.GaussianBlur(noise, (3, 3), 0)
-    picture = np.clip(scene + NOISE * grain / grain.std(), 0, 255).astype(np.uint8)
-    Image.fromarray(picture).save(path, quality=95)
+    image = np.clip(scene + NOISE * grain / grain.std(), 0, 255).astype(np.uint8)
+    Image.fromarray(image).save(path, quality=95)
     return path
 
 
@@ -86,8 +86,10 @@ def samples(files: list[Path]) -> dict[str, Work]:
 
     return {
         "train: torchvision v2 on tensors": lambda index: train(decoded(index)),
-        "train: ours": lambda index: ours[Turn(next(epochs), index)],
-        "train: ours, normalised here": lambda index: normalised(ours[Turn(next(epochs), index)]),
+        "train: ours": lambda index: ours[SampleKey(next(epochs), index)],
+        "train: ours, normalised here": lambda index: normalised(
+            ours[SampleKey(next(epochs), index)]
+        ),
         "1-crop test: torchvision v2 on tensors": lambda index: test(decoded(index)),
         "1-crop test: ours": lambda index: one[index],
         "10-crop test: ours": lambda index: ten[index],
@@ -197,10 +199,10 @@ def show(title: str, times: dict[str, float], note: str, notes: Iterable[str]) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=12)
+    parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=15)
     wanted = parser.parse_args()
-    count = wanted.pictures
+    count = wanted.images
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:

@@ -26,21 +26,21 @@ import torch
 from PIL import Image
 
 from drn_cli.data.cache import DecodedCache
-from drn_cli.data.folders import ListFolder, Sample
+from drn_cli.data.folders import ListDataset, Sample
 from drn_cli.data.images import read_image, read_label
 from drn_cli.data.prepare.scenes import make_scenes
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.export.exporting import export
-from drn_cli.export.form import Form
+from drn_cli.export.form import ExportConfig
 from drn_cli.inference.opening import open_network
 from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.inference.source import Source
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.recipe.loading import load_recipe
-from drn_cli.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from drn_cli.training.setup import Training, set_up
+from drn_cli.training.checkpoint import TrainProgress, load_checkpoint, save_checkpoint
+from drn_cli.training.setup import TrainState, set_up
 from drn_cli.training.tasks import task_of
 
 OUTCOMES = ("refused", "reported", "unchanged", "silent", "unexpected", "crashed")
@@ -134,7 +134,7 @@ def torch_file(folder: Path) -> Path:
 def exported_file(name: Any, ending: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         source = Source(network_file(folder), None)
-        return export(source, Form(format=name), folder / f"net{ending}").files[-1]
+        return export(source, ExportConfig(format=name), folder / f"net{ending}").files[-1]
 
     return make
 
@@ -149,7 +149,7 @@ def open_and_run(path: Path) -> Answer:
     return facts + [(key, value.numpy()) for key, value in found.model.state_dict().items()]
 
 
-def training_in(folder: Path) -> Training:
+def training_in(folder: Path) -> TrainState:
     settings = (f"data.root={folder / 'data'}", "augment.crop=32", "train.batch_size=2")
     arch = ("model.arch=drn_a_18", "model.weights=null", "train.ema=0.9")
     recipe = load_recipe("drn_d_22_cityscapes", (*settings, *arch)).recipe
@@ -164,7 +164,7 @@ def checkpoint_file(folder: Path) -> Path:
     for parameter in training.model.parameters():
         parameter.grad = torch.randn_like(parameter)
     training.optimiser.step()
-    save_checkpoint(folder / "last.pt", training, Progress(1, 1, 2, 0.5, [0.0]), 3.0)
+    save_checkpoint(folder / "last.pt", training, TrainProgress(1, 1, 2, 0.5, [0.0]), 3.0)
     return folder / "last.pt"
 
 
@@ -183,7 +183,7 @@ def resume_from(path: Path) -> Answer:
 
 def scene(folder: Path) -> Sample:
     make_scenes(folder / "data", train=1, val=0, test=0, width=256, height=128)
-    (sample,) = ListFolder.open(folder / "data").samples("train")
+    (sample,) = ListDataset.open(folder / "data").samples("train")
     return sample
 
 
@@ -218,7 +218,7 @@ def cache_entry(folder: Path) -> Path:
 
 def read_cached(path: Path) -> Answer:
     root = path.parents[1] / "data"
-    (sample,) = ListFolder.open(root).samples("train")
+    (sample,) = ListDataset.open(root).samples("train")
     image, label = DecodedCache(path.parent, root).read(sample)
     return [("image", np.array(image)), ("label", np.array(label))]
 
@@ -229,7 +229,7 @@ def statistics_file(folder: Path) -> Path:
 
 
 def read_statistics(path: Path) -> Answer:
-    folder = ListFolder.open(path.parent)
+    folder = ListDataset.open(path.parent)
     named = folder.named_classes()
     return [("statistics", folder.statistics()), ("classes", named)]
 

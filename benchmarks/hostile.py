@@ -125,10 +125,10 @@ def exported(name: str) -> str:
     """Export a small network with the command; returns the file."""
     ending = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}[name]
     from drn_cli.export.exporting import export
-    from drn_cli.export.form import Form
+    from drn_cli.export.form import ExportConfig
     from drn_cli.inference.source import Source
 
-    export(Source(Path(weights()), None), Form(format=name), Path("net" + ending))  # type: ignore[arg-type]
+    export(Source(Path(weights()), None), ExportConfig(format=name), Path("net" + ending))  # type: ignore[arg-type]
     return "net" + ending
 
 

@@ -2,19 +2,19 @@
 
     python benchmarks/inference.py                       what this machine can do
     python benchmarks/inference.py --json > today.json
-    python benchmarks/inference.py --only ms --rounds 5 --pictures 8
+    python benchmarks/inference.py --only ms --rounds 5 --images 8
     python benchmarks/inference.py --only runtimes --weights W --images test/ --calibration train/
 
-Four comparisons on the CPU, with DRN-D-22 and pictures of CamVid's size (480x360), or those of
+Four comparisons on the CPU, with DRN-D-22 and images of CamVid's size (480x360), or those of
 --images; and on a GPU the network's pass over 1024x2048 in several ways.
 
 predict: files to files. The plain way reads with Pillow, runs the network in eager float32, takes
-    the arg-max of the whole map and writes index and colour pictures, one after the other, as the
+    the arg-max of the whole map and writes index and colour images, one after the other, as the
     paper's code does. Ours is `drn predict`'s own stream: index, colour and overlay.
 ms: the same for six sizes. The plain way resizes each class's log-probabilities with Pillow in as
     many threads as there are classes, as the paper's code does.
 confusion: the share of an evaluation that counting costs.
-runtimes: one picture from pixels to classes, in eager PyTorch as the paper's code does it, in drn's
+runtimes: one image from pixels to classes, in eager PyTorch as the paper's code does it, in drn's
     own way, in ONNX Runtime and in OpenVINO, and with --compile through torch.compile; with
     --calibration in 8 bits as well. Also how many pixels have the class that eager PyTorch finds.
 
@@ -46,12 +46,12 @@ from drn_cli.data.folders import IMAGENET
 from drn_cli.data.images import Pixels, read_image
 from drn_cli.evaluation.confusion import confusion
 from drn_cli.export.exporting import export
-from drn_cli.export.form import ENDINGS, Form
-from drn_cli.inference.inputs import Picture, find_pictures
+from drn_cli.export.form import ENDINGS, ExportConfig
+from drn_cli.inference.inputs import InputImage, find_images
 from drn_cli.inference.loading import load_predictor
 from drn_cli.inference.opening import TrainedNetwork, read_network
 from drn_cli.inference.outputs import DEFAULT_KINDS, write_prediction
-from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.inference.preparation import prepared
 from drn_cli.inference.reading import networks_at_once
 from drn_cli.inference.runtimes import open_exported
@@ -67,8 +67,8 @@ CLASSES = 11
 CPU = torch.device("cpu")
 
 
-def draw_pictures(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """Write pictures whose PNGs are as large as photographs': smooth shapes with some noise."""
+def draw_images(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """Write images whose PNGs are as large as photographs': smooth shapes with some noise."""
     height, width = size
     for number in range(count):
         random = np.random.default_rng(number)
@@ -84,8 +84,8 @@ def draw_pictures(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 
 @torch.inference_mode()
-def plainly(model: DRN, pictures: Sequence[Picture], out: Path, scales: Sequence[float]) -> None:
-    """Read, run and write one picture after the other."""
+def plainly(model: DRN, inputs: Sequence[InputImage], out: Path, scales: Sequence[float]) -> None:
+    """Read, run and write one image after the other."""
     palette = np.frombuffer(generic(CLASSES).palette(), np.uint8).reshape(256, 3)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
 
@@ -93,8 +93,8 @@ def plainly(model: DRN, pictures: Sequence[Picture], out: Path, scales: Sequence
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
         return ((pixels - mean) / std)[None].contiguous()
 
-    for picture in pictures:
-        image = Image.open(picture.path).convert("RGB")
+    for item in inputs:
+        image = Image.open(item.path).convert("RGB")
         if tuple(scales) == (1.0,):
             prediction = model(tensor(image)).argmax(1)[0].numpy()
         else:
@@ -103,8 +103,8 @@ def plainly(model: DRN, pictures: Sequence[Picture], out: Path, scales: Sequence
             maps = [model(tensor(view)).log_softmax(1)[0].numpy() for view in views]
             prediction = sum(_resized(one, image.size) for one in maps).argmax(0)
         classes = prediction.astype(np.uint8)
-        Image.fromarray(classes).save(out / f"{picture.name}.png")
-        Image.fromarray(palette[classes]).save(out / f"{picture.name}_colour.png")
+        Image.fromarray(classes).save(out / f"{item.name}.png")
+        Image.fromarray(palette[classes]).save(out / f"{item.name}_colour.png")
 
 
 def _resized(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -120,17 +120,15 @@ def _resized(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 # ---- Ours ----
 
 
-def ours(predictor: PixelPredictor, pictures: Sequence[Picture], out: Path) -> None:
+def ours(predictor: SegmentationPredictor, inputs: Sequence[InputImage], out: Path) -> None:
     """Predict as `drn predict` does."""
 
-    def finish(picture: Picture, image: np.ndarray, classes: torch.Tensor) -> dict[str, str]:
+    def finish(item: InputImage, image: np.ndarray, classes: torch.Tensor) -> dict[str, str]:
         return write_prediction(
-            out, picture.name, DEFAULT_KINDS, image, classes.numpy(), None, predictor.class_set
+            out, item.name, DEFAULT_KINDS, image, classes.numpy(), None, predictor.class_set
         )
 
-    for _ in stream(
-        pictures, lambda picture: read_image(Path(picture.path)), predictor.batch, finish, CPU
-    ):
+    for _ in stream(inputs, lambda item: read_image(Path(item.path)), predictor.batch, finish, CPU):
         pass
 
 
@@ -150,31 +148,31 @@ def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 def compare_predictions(
-    network: TrainedNetwork, pictures: Sequence[Picture], scales: Sequence[float], rounds: int
+    network: TrainedNetwork, inputs: Sequence[InputImage], scales: Sequence[float], rounds: int
 ) -> dict[str, float]:
-    """Time both ways, in seconds a picture."""
+    """Time both ways, in seconds an image."""
     model = network.model
     view = Eval(scales=tuple(scales))
-    at_once = networks_at_once(CPU, len(pictures))
+    at_once = networks_at_once(CPU, len(inputs))
     predictor = load_predictor(network, CPU, view=view, at_once=at_once)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         seconds = in_turns(
             {
-                "plain": lambda: plainly(model, pictures, out, scales),
-                "drn": lambda: ours(predictor, pictures, out),
+                "plain": lambda: plainly(model, inputs, out, scales),
+                "drn": lambda: ours(predictor, inputs, out),
             },
             rounds,
         )
-    return {name: value / len(pictures) for name, value in seconds.items()}
+    return {name: value / len(inputs) for name, value in seconds.items()}
 
 
 def compare_counting(
-    network: TrainedNetwork, pictures: Sequence[Picture], rounds: int
+    network: TrainedNetwork, inputs: Sequence[InputImage], rounds: int
 ) -> dict[str, float]:
-    """Time predicting and counting in one thread each, in seconds a picture."""
+    """Time predicting and counting in one thread each, in seconds an image."""
     predictor = load_predictor(network, CPU)
-    images = [read_image(Path(picture.path)) for picture in pictures]
+    images = [read_image(Path(item.path)) for item in inputs]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     maps = [predictor(image) for image in images]
@@ -186,14 +184,14 @@ def compare_counting(
         rounds,
     )
     torch.set_num_threads(threads)
-    return {name: value / len(pictures) for name, value in seconds.items()}
+    return {name: value / len(inputs) for name, value in seconds.items()}
 
 
 def export_all(
     network: TrainedNetwork, folder: Path, calibration: Sequence[str]
 ) -> dict[str, Path]:
     """Export a network for each runtime on CPUs; give the files by what runs them, and in what."""
-    forms = [Form(format="onnx"), Form(format="openvino")]
+    forms = [ExportConfig(format="onnx"), ExportConfig(format="openvino")]
     if calibration:
         forms += [replace(form, precision="int8") for form in forms]
     source = Source(folder / "network.safetensors", None)
@@ -201,7 +199,7 @@ def export_all(
     files = {}
     for number, form in enumerate(forms):
         out = folder / f"{number}{ENDINGS[form.format]}"
-        export(source, form, out, calibration=calibration, pictures=calibration)
+        export(source, form, out, calibration=calibration, inputs=calibration)
         files[f"{open_exported(out).runtime}, {form.precision}"] = out
     return files
 
@@ -213,7 +211,7 @@ def compare_runtimes(
     rounds: int,
     compiled: bool,
 ) -> dict[str, dict[str, float]]:
-    """Time a picture in every runtime, in seconds, and see how many of its pixels are the same."""
+    """Time an image in every runtime, in seconds, and see how many of its pixels are the same."""
     drn = load_predictor(network, CPU, at_once=1)
     folded = replace(drn, network=prepared(network.model, CPU, exact=False).scores)
     predictors = {"folded": folded, "drn": drn}
@@ -240,22 +238,22 @@ def compare_runtimes(
 def all_runtimes(
     network: TrainedNetwork, image: Pixels, args: argparse.Namespace
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Compare runtimes with one thread, with all, and on a picture of 2048x1024."""
+    """Compare runtimes with one thread, with all, and on an image of 2048x1024."""
     whole, threads = np.array(image), torch.get_num_threads()
     large = np.array(resized_image(whole, 1024, 2048))
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         exported = export_all(network, Path(folder), args.calibration)
-        for picture, count in ((whole, 1), (whole, threads), (large, threads)):
-            title = f"{picture.shape[1]}x{picture.shape[0]}, {count} threads"
+        for item, count in ((whole, 1), (whole, threads), (large, threads)):
+            title = f"{item.shape[1]}x{item.shape[0]}, {count} threads"
             torch.set_num_threads(count)
-            found[title] = compare_runtimes(network, exported, picture, args.rounds, args.compile)
+            found[title] = compare_runtimes(network, exported, item, args.rounds, args.compile)
     return found
 
 
 @torch.inference_mode()
 def on_gpu(network: TrainedNetwork, rounds: int) -> dict[str, float]:
-    """Time whole predictions of 1024x2048 on a GPU, in seconds a picture."""
+    """Time whole predictions of 1024x2048 on a GPU, in seconds an image."""
     device = torch.device("cuda")
     image = np.random.default_rng(0).integers(0, 256, (1024, 2048, 3)).astype(np.uint8)
     plain = network.model.to(device)
@@ -277,7 +275,7 @@ def on_gpu(network: TrainedNetwork, rounds: int) -> dict[str, float]:
     ):
         predictor = load_predictor(network, device, **options)  # type: ignore[arg-type]
 
-        def whole(predictor: PixelPredictor = predictor) -> None:
+        def whole(predictor: SegmentationPredictor = predictor) -> None:
             predictor.batch([image])
             torch.cuda.synchronize()
 
@@ -319,9 +317,9 @@ def tell(results: dict[str, Any]) -> None:
     """Print everything as tables."""
     print(", ".join(results["machine"].values()), "|", results["arch"])
     for name, title in (
-        ("predict", "drn predict, files to files, a picture"),
-        ("ms", "drn predict --ms, files to files, a picture"),
-        ("gpu", "1024x2048 on a GPU, a picture"),
+        ("predict", "drn predict, files to files, an image"),
+        ("ms", "drn predict --ms, files to files, an image"),
+        ("gpu", "1024x2048 on a GPU, an image"),
     ):
         if name in results:
             table(title, results[name])
@@ -332,7 +330,7 @@ def tell(results: dict[str, Any]) -> None:
         seconds, same = (
             {name: one[key] for name, one in found.items()} for key in ("seconds", "agreement")
         )
-        table(f"{title}, a picture", seconds, same)
+        table(f"{title}, an image", seconds, same)
 
 
 def main() -> None:
@@ -341,11 +339,11 @@ def main() -> None:
     )
     parser.add_argument("--arch", default="drn_d_22")
     parser.add_argument("--weights", type=Path, help="a checkpoint, instead of random weights")
-    parser.add_argument("--images", type=Path, help="a folder of pictures, instead of drawn ones")
-    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--images", type=Path, help="a folder of images, instead of drawn ones")
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=("predict", "ms", "confusion", "runtimes", "gpu"))
-    parser.add_argument("--calibration", default=(), nargs="+", help="pictures, for 8 bits")
+    parser.add_argument("--calibration", default=(), nargs="+", help="images, for 8 bits")
     parser.add_argument("--compile", action="store_true", help="torch.compile and bfloat16, too")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -358,17 +356,17 @@ def main() -> None:
     results: dict[str, Any] = {"machine": machine(), "arch": network.model.arch}
     with tempfile.TemporaryDirectory() as folder:
         if args.images is None:
-            draw_pictures(Path(folder), args.pictures, CAMVID)
-        pictures = find_pictures([str(args.images or folder)])[: args.pictures]
+            draw_images(Path(folder), args.inputs, CAMVID)
+        inputs = find_images([str(args.images or folder)])[: args.inputs]
         if args.only in (None, "predict"):
-            results["predict"] = compare_predictions(network, pictures, (1.0,), args.rounds)
+            results["predict"] = compare_predictions(network, inputs, (1.0,), args.rounds)
         if args.only in (None, "ms"):
-            few = pictures[: max(2, args.pictures // 4)]
+            few = inputs[: max(2, args.inputs // 4)]
             results["ms"] = compare_predictions(network, few, MULTI_SCALE, args.rounds)
         if args.only in (None, "confusion"):
-            results["confusion"] = compare_counting(network, pictures, args.rounds)
+            results["confusion"] = compare_counting(network, inputs, args.rounds)
         if args.only in (None, "runtimes"):
-            image = read_image(Path(pictures[0].path))
+            image = read_image(Path(inputs[0].path))
             results["runtimes"] = all_runtimes(network, image, args)
         if args.only in (None, "gpu") and torch.cuda.is_available():
             results["gpu"] = on_gpu(network, args.rounds)

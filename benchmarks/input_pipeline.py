@@ -1,9 +1,9 @@
 """What one training sample costs on one core, against the original's way; and what preparing costs.
 
-    python benchmarks/input_pipeline.py [--pictures 6] [--rounds 7] [--labels 300]
+    python benchmarks/input_pipeline.py [--images 6] [--rounds 7] [--labels 300]
 
 Segmentation: drawn scenes of 2048x1024 as PNG, with the two settings of the Cityscapes recipes. The
-baseline decodes with Pillow and goes step by step over whole pictures as the original does, which
+baseline decodes with Pillow and goes step by step over whole images as the original does, which
 includes rotating nine reflected copies and handing over normalised floats. Ours hands over uint8;
 what normalising would add on the core that reads is shown, though the device does it.
 
@@ -37,10 +37,10 @@ from PIL import Image
 
 from drn_cli.cli import console
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import TrainingSet, normalise
+from drn_cli.data.batches import TrainDataset, normalise
 from drn_cli.data.cache import DecodedCache, store
-from drn_cli.data.folders import CITYSCAPES, ListFolder, Sample
-from drn_cli.data.order import Turn
+from drn_cli.data.folders import CITYSCAPES, ListDataset, Sample
+from drn_cli.data.order import SampleKey
 from drn_cli.data.prepare.scenes import make_scenes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "data"))
@@ -52,7 +52,7 @@ SETTINGS = {
 }
 GOALS = {"cache": (30, 60), "png": (10, 1.5)}  # for the two settings
 
-Way = Callable[[Turn], object]
+Way = Callable[[SampleKey], object]
 
 
 def original(samples: list[Sample], augmentation: Augmentation) -> Way:
@@ -61,7 +61,7 @@ def original(samples: list[Sample], augmentation: Augmentation) -> Way:
         torch.tensor(values)[:, None, None] for values in (CITYSCAPES.mean, CITYSCAPES.std)
     )
 
-    def read(turn: Turn) -> object:
+    def read(turn: SampleKey) -> object:
         sample = samples[turn.sample]
         image = np.asarray(Image.open(sample.image).convert("RGB"))
         label = np.asarray(Image.open(sample.label))
@@ -75,11 +75,11 @@ def original(samples: list[Sample], augmentation: Augmentation) -> Way:
 
 
 def ours(samples: list[Sample], augmentation: Augmentation, cache: DecodedCache | None) -> Way:
-    return TrainingSet(samples, 19, augmentation, 0, cache).__getitem__
+    return TrainDataset(samples, 19, augmentation, 0, cache).__getitem__
 
 
 def normalised(way: Way) -> Way:
-    def read(turn: Turn) -> object:
+    def read(turn: SampleKey) -> object:
         item = way(turn)
         assert isinstance(item, tuple), item
         return normalise(torch.from_numpy(np.array(item[0]))[None], CITYSCAPES), item[1]
@@ -94,23 +94,23 @@ def medians(ways: dict[str, Way], samples: int, rounds: int) -> dict[str, float]
         for name, way in ways.items():
             for sample in range(samples):
                 start = time.perf_counter()
-                way(Turn(epoch, sample))
+                way(SampleKey(epoch, sample))
                 if epoch:  # the first round does not count
                     times[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
-def segmentation(pictures: int, rounds: int) -> None:
+def segmentation(images: int, rounds: int) -> None:
     table = console.table("sample", "way", "ms", "speed", "goal", right=("ms", "speed", "goal"))
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "data"
-        make_scenes(root, train=pictures, val=0, test=0, width=2048, height=1024)
-        samples = ListFolder.open(root).samples("train")
+        make_scenes(root, train=images, val=0, test=0, width=2048, height=1024)
+        samples = ListDataset.open(root).samples("train")
         png, label = (
             statistics.mean(path.stat().st_size for path in paths) / 1000
             for paths in zip(*((sample.image, sample.label) for sample in samples), strict=True)
         )
-        console.out.print(f"{pictures} PNG of {png:.0f} KB, labels of {label:.0f} KB")
+        console.out.print(f"{images} PNG of {png:.0f} KB, labels of {label:.0f} KB")
         cache = DecodedCache(root / "drn-cache", root)
         for sample in samples:
             store(cache, sample)
@@ -124,7 +124,7 @@ def segmentation(pictures: int, rounds: int) -> None:
                     "ours, from the cache": kept,
                     "ours, from the cache, normalised here": normalised(kept),
                 },
-                pictures,
+                images,
                 rounds,
             )
             goals = ["", f"{GOALS['png'][number]}x", "", f"{GOALS['cache'][number]}x", ""]
@@ -134,15 +134,15 @@ def segmentation(pictures: int, rounds: int) -> None:
     console.out.print(table)
 
 
-def classification(pictures: int, rounds: int) -> None:
+def classification(images: int, rounds: int) -> None:
     table = console.table("sample", "way", "ms", "speed", "goal", right=("ms", "speed", "goal"))
     with tempfile.TemporaryDirectory() as scratch:
         files = [
             classification_input.draw_jpeg(Path(scratch) / f"{seed}.jpg", seed)
-            for seed in range(pictures)
+            for seed in range(images)
         ]
         works = classification_input.samples(files)
-        times = classification_input.milliseconds(works, pictures, rounds)
+        times = classification_input.milliseconds(works, images, rounds)
     theirs = times["train: torchvision v2 on tensors"]
     for name in ("train: torchvision v2 on tensors", "train: ours", "train: ours, normalised here"):
         goal = "1.0x" if name == "train: ours" else ""
@@ -163,7 +163,7 @@ def preparing(labels: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=6)
+    parser.add_argument("--images", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--labels", type=int, default=300)
     wanted = parser.parse_args()
@@ -175,8 +175,8 @@ def main() -> None:
         f"medians of {wanted.rounds} rounds",
         soft_wrap=True,
     )
-    segmentation(wanted.pictures, wanted.rounds)
-    classification(2 * wanted.pictures, 2 * wanted.rounds)
+    segmentation(wanted.images, wanted.rounds)
+    classification(2 * wanted.images, 2 * wanted.rounds)
     preparing(wanted.labels)
 
 

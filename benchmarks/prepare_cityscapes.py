@@ -5,7 +5,7 @@
 The labels are drawn scenes of 2048x1024, a few of them many times over; nothing is downloaded.
 "Alone" is what as many processes as there are cores do when each decodes a label with OpenCV and
 saves it with Pillow at the same compression, and nothing else; they have started already.
-"Prepared" is the whole of `prepare_cityscapes`: starting its processes, checking pictures and
+"Prepared" is the whole of `prepare_cityscapes`: starting its processes, checking images and
 labels, mapping the ids, lists and info.json. Prints medians and their ratio.
 """
 
@@ -33,7 +33,7 @@ DRAWN = 8
 
 
 def make_copy(folder: Path, labels: int) -> Path:
-    """Lay out pictures and label ids as in Cityscapes, as links to a few drawn scenes."""
+    """Lay out images and label ids as in Cityscapes, as links to a few drawn scenes."""
     make_scenes(folder / "drawn", train=DRAWN, val=0, test=0, width=2048, height=1024)
     for top, end in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
         drawn = sorted((folder / "drawn" / top / "train").rglob(f"*_{end}.png"))

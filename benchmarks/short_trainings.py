@@ -90,7 +90,7 @@ def work(recipe_file: Path, overrides: Sequence[str], trainings: int, limit: flo
     from drn_cli.recipe.loading import load_recipe
     from drn_cli.runs import Run
     from drn_cli.training.loop import train
-    from drn_cli.training.resuming import Beginning
+    from drn_cli.training.resuming import RunPlan
     from drn_cli.training.setup import set_up
     from drn_cli.training.tasks import task_of
 
@@ -103,7 +103,7 @@ def work(recipe_file: Path, overrides: Sequence[str], trainings: int, limit: flo
             recipe, task_of(recipe).find_material(recipe), Group(0, 1, torch.device("cpu"))
         )
         run = Run(Path(f"run_{number}"))
-        train(training, Beginning(run, "short", recipe))
+        train(training, RunPlan(run, "short", recipe))
         if not run.last.is_file() or not run.best.is_file():
             raise RuntimeError(f"{run.folder}: a training ended without its checkpoints")
         shutil.rmtree(run.folder)

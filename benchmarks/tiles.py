@@ -1,4 +1,4 @@
-"""How far pictures that are seen in tiles get the answers of pictures that are seen whole.
+"""How far images that are seen in tiles get the answers of images that are seen whole.
 
     python benchmarks/tiles.py --weights best.safetensors --images photographs
 
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from drn_cli.data.images import read_image
-from drn_cli.inference.inputs import find_pictures
+from drn_cli.inference.inputs import find_images
 from drn_cli.inference.loading import load_predictor
 from drn_cli.inference.tiles import place_tiles
 from drn_cli.recipe.schema import Eval
@@ -42,21 +42,21 @@ def main() -> None:
     )
     parser.add_argument("--weights", type=Path, required=True, help="a segmenter's checkpoint")
     parser.add_argument("--images", required=True, help="a folder of photographs")
-    parser.add_argument("--pictures", type=int, default=6, help="how many of them, evenly spread")
+    parser.add_argument("--images", type=int, default=6, help="how many of them, evenly spread")
     parser.add_argument("--enlarge", type=float, default=3.0)
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 768, 1024])
     parser.add_argument("--distance", type=int, default=64, help="from a seam, in pixels")
     args = parser.parse_args()
 
-    found = find_pictures([args.images])
+    found = find_images([args.images])
     images = []
-    for picture in found[:: max(1, len(found) // args.pictures)][: args.pictures]:
-        image = Image.fromarray(read_image(Path(picture.path)))
+    for item in found[:: max(1, len(found) // args.images)][: args.images]:
+        image = Image.fromarray(read_image(Path(item.path)))
         size = (round(image.width * args.enlarge), round(image.height * args.enlarge))
         images.append(np.asarray(image.resize(size, Image.Resampling.BICUBIC)))
     whole = load_predictor(args.weights, CPU)
     expected = [whole(image).numpy() for image in images]
-    print(f"{len(images)} pictures, the first of {images[0].shape[1]}x{images[0].shape[0]}")
+    print(f"{len(images)} images, the first of {images[0].shape[1]}x{images[0].shape[0]}")
     print("tile   of all   away from seams   (these are)")
     for side in args.sides:
         predictor = load_predictor(args.weights, CPU, view=Eval(tile=side))

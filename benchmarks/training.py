@@ -1,4 +1,4 @@
-"""Pictures a second, memory, and the share of the device's matrix peak that a training step uses.
+"""Images a second, memory, and the share of the device's matrix peak that a training step uses.
 
     python benchmarks/training.py [--arch drn_d_22 drn_d_105] [--crop 896 840] [--batch 8]
         [--variants fp32 bf16 ...] [--rounds 7] [--steps 10] [--json] [--profile FILE]
@@ -39,9 +39,9 @@ from drn_cli.files import atomic, write_text
 from drn_cli.networks import create_model
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.training.memory import GIB, estimate
-from drn_cli.training.setup import Training, set_up
-from drn_cli.training.step import Meter, take_step
-from drn_cli.training.tasks import Material
+from drn_cli.training.setup import TrainState, set_up
+from drn_cli.training.step import StepStats, take_step
+from drn_cli.training.tasks import DataBundle
 
 CROPS = {"drn_d_22": 896, "drn_d_105": 840}  # of the recipes; others are as the first
 
@@ -83,7 +83,7 @@ class Variant:
     """
 
     name: str
-    training: Training
+    training: TrainState
     memory: int | None = None
     estimated: int = 0
     seconds: list[float] = field(default_factory=list)
@@ -98,7 +98,7 @@ class Result:
     batch: int
     variant: str
     seconds: float
-    pictures_per_second: float
+    images_per_second: float
     speed: float
     share_of_peak: float
     memory: int | None
@@ -111,12 +111,12 @@ def synchronise(device: torch.device) -> None:
 
 
 def step_flops(arch: str, crop: int, classes: int) -> int:
-    """Count the arithmetic of one picture, forward and backward, without doing it."""
+    """Count the arithmetic of one image, forward and backward, without doing it."""
     with torch.device("meta"):
         model = create_model(arch, "segmentation", classes)
-        picture = torch.empty(1, 3, crop, crop)
+        image = torch.empty(1, 3, crop, crop)
     with FlopCounterMode(display=False) as counter:
-        model(picture).sum().backward()
+        model(image).sum().backward()
     flops: int = counter.get_total_flops()
     return flops
 
@@ -136,7 +136,7 @@ def matrix_peak(device: torch.device, kind: torch.dtype, rounds: int) -> float:
 
 
 def prepare(arch: str, crop: int, batch: int, name: str, device: torch.device) -> Variant:
-    """Set up a variant as `drn train` would, on pictures that are never read."""
+    """Set up a variant as `drn train` would, on images that are never read."""
     settings: list[str] = []
     for known, changes in VARIANTS.items():
         settings += changes
@@ -149,12 +149,12 @@ def prepare(arch: str, crop: int, batch: int, name: str, device: torch.device) -
             "model.weights=null",
             f"augment.crop={crop}",
             f"train.batch_size={batch}",
-            "train.sync_bn=true",  # no warning of single pictures
+            "train.sync_bn=true",  # no warning of single images
             "data.workers=0",
             *settings,
         ],
     ).recipe
-    material = Material(
+    material = DataBundle(
         train=[Sample(Path("none"), None)] * batch,
         val=[],
         statistics=IMAGENET,
@@ -168,7 +168,7 @@ def prepare(arch: str, crop: int, batch: int, name: str, device: torch.device) -
 
 
 def make_batch(crop: int, batch: int, classes: int, device: torch.device) -> Batch:
-    """Draw pictures of noise, and labels with some void."""
+    """Draw images of noise, and labels with some void."""
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (batch, crop, crop, 3), dtype=torch.uint8, generator=random)
     labels = torch.randint(classes, (batch, crop, crop), dtype=torch.uint8, generator=random)
@@ -183,7 +183,7 @@ def run_steps(variant: Variant, batch: Batch, steps: int) -> float:
     if device.type == "cuda":
         # The variant before set it for itself.
         set_matmul_precision(tf32=training.recipe.train.tf32)
-    meter = Meter(device)
+    meter = StepStats(device)
     synchronise(device)
     start = time.perf_counter()
     for step in range(steps):
@@ -203,19 +203,19 @@ def measure(
 ) -> tuple[list[Variant], Batch]:
     """Measure variants in turns."""
     variants = []
-    pictures = make_batch(crop, batch, 19, device)
+    images = make_batch(crop, batch, 19, device)
     for name in names:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
         variants.append(variant := prepare(arch, crop, batch, name, device))
-        run_steps(variant, pictures, 2)
+        run_steps(variant, images, 2)
         if device.type == "cuda":
             variant.memory = torch.cuda.max_memory_allocated() - before
     for _ in range(rounds):
         for variant in variants:
-            variant.seconds.append(run_steps(variant, pictures, steps))
-    return variants, pictures
+            variant.seconds.append(run_steps(variant, images, steps))
+    return variants, images
 
 
 def results(arch: str, crop: int, batch: int, variants: list[Variant], peak: float) -> list[Result]:
@@ -228,7 +228,7 @@ def results(arch: str, crop: int, batch: int, variants: list[Variant], peak: flo
             batch=batch,
             variant=variant.name,
             seconds=median,
-            pictures_per_second=batch / median,
+            images_per_second=batch / median,
             speed=medians[0] / median,
             share_of_peak=arithmetic / median / peak,
             memory=variant.memory,
@@ -252,14 +252,14 @@ def profile(work: Callable[[], object], path: Path) -> None:
 
 
 def show(found: list[Result], heading: str) -> None:
-    numbers = ("ms a step", "pictures/s", "speed", "of peak", "GiB", "estimated")
+    numbers = ("ms a step", "images/s", "speed", "of peak", "GiB", "estimated")
     table = console.table("network", "variant", *numbers, right=numbers)
     for one in found:
         table.add_row(
             f"{one.arch}, {one.batch} x {one.crop}",
             SAID[one.variant],
             f"{1000 * one.seconds:.1f}",
-            f"{one.pictures_per_second:.2f}",
+            f"{one.images_per_second:.2f}",
             f"{one.speed:.2f}x",
             f"{one.share_of_peak:.1%}",
             "" if one.memory is None else f"{one.memory / GIB:.2f}",

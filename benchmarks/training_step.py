@@ -3,7 +3,7 @@
     python benchmarks/training_step.py [--arch drn_d_22] [--crop 128] [--batch 4] [--rounds 7]
 
 Prints medians: one sample read and augmented, the parts of a step, and the up-sampling against the
-transposed convolution of the original. Pictures are drawn scenes; nothing is downloaded.
+transposed convolution of the original. Images are drawn scenes; nothing is downloaded.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from drn_cli.cli import console
 from drn_cli.data.augment import Augmentation
 from drn_cli.data.batches import normalise
 from drn_cli.data.decoding import read_pair
-from drn_cli.data.folders import IMAGENET, ListFolder
+from drn_cli.data.folders import IMAGENET, ListDataset
 from drn_cli.data.prepare.scenes import make_scenes
 from drn_cli.networks import create_model
 from drn_cli.networks.conversion import upsampling_weight
@@ -49,12 +49,12 @@ def time_sample(crop: int, rounds: int) -> dict[str, float]:
     """Time one sample of 512x256, with the augmentation of the best Cityscapes recipe."""
     with tempfile.TemporaryDirectory() as scratch:
         make_scenes(Path(scratch) / "data", train=1, val=0, test=0, width=512, height=256)
-        (sample,) = ListFolder.open(Path(scratch) / "data").samples("train")
+        (sample,) = ListDataset.open(Path(scratch) / "data").samples("train")
         image, label = read_pair(sample, CLASSES)
         full, plain = Augmentation(crop, scale=2, rotate=10), Augmentation(crop)
         turns = iter(range(1_000_000))
         return {
-            "sample: read picture and label": milliseconds(
+            "sample: read image and label": milliseconds(
                 lambda: read_pair(sample, CLASSES), rounds
             ),
             "sample: crop, flip": milliseconds(

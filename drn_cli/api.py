@@ -1,4 +1,4 @@
-"""One line in a notebook: a network of any kind, and what it says of a picture.
+"""One line in a notebook: a network of any kind, and what it says of an image.
 
 >>> import drn_cli
 >>> drn_cli.Predictor("model.onnx")("street.jpg").overlay.save("seen.png")
@@ -21,12 +21,12 @@ from drn_cli.data.classes import ClassSet
 from drn_cli.data.images import Pixels, overlay, read_image, source_name
 from drn_cli.device import autocast_type, resolve_precision
 from drn_cli.errors import DrnError
-from drn_cli.inference.classifier import Classifier, best_first
+from drn_cli.inference.classifier import ClassificationPredictor, best_first
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.inference.normalization import stated
 from drn_cli.inference.opening import Found, open_network
 from drn_cli.inference.runtimes import ExportedNetwork
-from drn_cli.inference.score_maps import ScoreMap, class_map, probabilities, scores_of
+from drn_cli.inference.score_maps import ViewScores, class_map, probabilities, scores_of
 from drn_cli.inference.source import find_source
 
 ImageInput = (
@@ -36,30 +36,30 @@ ImageInput = (
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a segmenter says of a picture.
+    """What a segmenter says of an image.
 
     Attributes:
-        picture: What it saw, uint8 `(H, W, 3)`.
+        image: What it saw, uint8 `(H, W, 3)`.
         index: The class of each pixel, uint8 `(H, W)`.
         class_set: Names and colours of the classes.
     """
 
-    picture: Pixels
+    image: Pixels
     index: Pixels
     class_set: ClassSet
-    _maps: Sequence[ScoreMap] | None = field(repr=False)
+    _maps: Sequence[ViewScores] | None = field(repr=False)
 
     @property
     def colours(self) -> Image.Image:
-        """The index map as a picture with the classes' palette; its pixels are the ids."""
+        """The index map as an image with the classes' palette; its pixels are the ids."""
         image = Image.fromarray(self.index)
         image.putpalette(self.class_set.palette())
         return image
 
     @property
     def overlay(self) -> Image.Image:
-        """The colours laid over the picture."""
-        return Image.fromarray(overlay(self.picture, self.index, self.class_set))
+        """The colours laid over the image."""
+        return Image.fromarray(overlay(self.image, self.index, self.class_set))
 
     @cached_property
     def probabilities(self) -> npt.NDArray[np.float32]:
@@ -76,7 +76,7 @@ class Prediction:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Which part of the picture each class that occurs takes up, the largest first."""
+        """Which part of the image each class that occurs takes up, the largest first."""
         ids, counts = np.unique(self.index, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         names = self.class_set.names
@@ -85,7 +85,7 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """What a classifier says of a picture.
+    """What a classifier says of an image.
 
     Attributes:
         names: Of its classes.
@@ -102,16 +102,16 @@ class Classification:
 
 
 class Predictor:
-    """A network that is ready for pictures: a segmenter or a classifier, of any file.
+    """A network that is ready for images: a segmenter or a classifier, of any file.
 
     Args:
         source: A run folder, a checkpoint of any known format, an exported network (.onnx, .xml,
             .pt2), or the name of a network with published weights; None is the newest run
             that has a best network.
         device: `cuda`, `cuda:1`, `cpu`; by default a GPU if there is one.
-        scales: Sizes that a segmenter sees a picture at, `drn_cli.MULTI_SCALE` being the paper's;
+        scales: Sizes that a segmenter sees an image at, `drn_cli.MULTI_SCALE` being the paper's;
             by default as in the run's recipe, or once.
-        flip: Whether it sees the mirrored picture too.
+        flip: Whether it sees the mirrored image too.
         tile: Longest side of the tiles it sees, in pixels; by default as large as memory allows.
         ten_crop: Whether a classifier averages over ten crops.
         precision: What it computes in; auto is 16 bits on GPUs.
@@ -168,7 +168,11 @@ class Predictor:
     def classes(self) -> tuple[str, ...]:
         """The names of its classes."""
         network = self._network
-        return network.names if isinstance(network, Classifier) else network.class_set.names
+        return (
+            network.names
+            if isinstance(network, ClassificationPredictor)
+            else network.class_set.names
+        )
 
     @overload
     def __call__(self, image: ImageInput) -> Prediction | Classification: ...
@@ -211,7 +215,7 @@ class Predictor:
             raise DrnError(f"{place}: {problem}", error.hint) from error
         name = name or place or "the image"
         network = self._network
-        if isinstance(network, Classifier):
+        if isinstance(network, ClassificationPredictor):
             crops = torch.from_numpy(np.array(network.crops(pixels)))[None].to(network.device)
             with scores_of(name):
                 scores = network.log_probabilities(crops)[0].cpu()
@@ -220,7 +224,7 @@ class Predictor:
             maps = None if network.answers_classes else network.score_maps(pixels)
             index = network(pixels) if maps is None else class_map(maps, *pixels.shape[:2])
         return Prediction(
-            picture=pixels, index=index.cpu().numpy(), class_set=network.class_set, _maps=maps
+            image=pixels, index=index.cpu().numpy(), class_set=network.class_set, _maps=maps
         )
 
 

@@ -31,25 +31,25 @@ TIMEOUT = 300  # seconds, for a process that should take a few
 
 
 def easy_pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a picture whose colours are its classes, and its label map with some void, 64x48."""
+    """Draw an image whose colours are its classes, and its label map with some void, 64x48."""
     random = np.random.default_rng(seed)
     blocks = random.integers(0, len(CLASSES), (3, 4))
     label = blocks.repeat(16, 0).repeat(16, 1).astype(np.uint8)
     noise = random.normal(0, 12, (48, 64, 3))
-    picture = np.clip(np.array(COLOURS)[label] + noise, 0, 255).astype(np.uint8)
+    image = np.clip(np.array(COLOURS)[label] + noise, 0, 255).astype(np.uint8)
     label[: random.integers(1, 12)] = 255
-    return picture, label
+    return image, label
 
 
 def make_data_folder(root: Path) -> Path:
-    (root / "pictures").mkdir(parents=True)
+    (root / "images").mkdir(parents=True)
     (root / "labels").mkdir()
     for split, seeds in (("train", range(TRAIN)), ("val", range(100, 100 + VAL))):
         for seed in seeds:
-            picture, label = easy_pair(seed)
-            Image.fromarray(picture).save(root / "pictures" / f"{seed}.png")
+            image, label = easy_pair(seed)
+            Image.fromarray(image).save(root / "images" / f"{seed}.png")
             Image.fromarray(label).save(root / "labels" / f"{seed}.png")
-        for kind, folder in (("images", "pictures"), ("labels", "labels")):
+        for kind, folder in (("images", "images"), ("labels", "labels")):
             lines = "".join(f"{folder}/{seed}.png\n" for seed in seeds)
             (root / f"{split}_{kind}.txt").write_text(lines)
     info = {

@@ -1,4 +1,4 @@
-"""The Python API: one call from a picture to what a network says of it."""
+"""The Python API: one call from an image to what a network says of it."""
 
 import io
 import subprocess
@@ -60,7 +60,7 @@ def test_a_segmenter_labels_each_pixel(segmenter: drn_cli.Predictor) -> None:
     assert (found.probabilities.dtype, found.probabilities.shape) == (np.float32, (3, 48, 64))
     assert np.abs(found.probabilities - shares).max() < 1e-4
     assert found.probabilities is found.probabilities  # computed once
-    assert np.array_equal(found.picture, PIXELS)
+    assert np.array_equal(found.image, PIXELS)
 
 
 def test_colours_and_overlay_show_the_classes(segmenter: drn_cli.Predictor) -> None:
@@ -83,7 +83,7 @@ def test_shares_of_the_classes_that_occur(segmenter: drn_cli.Predictor) -> None:
     assert len(seen(segmenter, noise(1, 1)).shares) == 1
 
 
-def test_pictures_of_every_kind(segmenter: drn_cli.Predictor, tmp_path: Path) -> None:
+def test_images_of_every_kind(segmenter: drn_cli.Predictor, tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     Image.fromarray(PIXELS).save(file)
     right = seen(segmenter).index
@@ -127,7 +127,7 @@ def test_a_file_its_content_and_its_pillow_image_are_the_same(
             assert (read.size, read.mode, dict(read.info)) == before
         assert len(listed) == 6
         for found in listed:
-            assert np.array_equal(found.picture, right.picture), name
+            assert np.array_equal(found.image, right.image), name
             assert np.array_equal(found.index, right.index), name
     assert segmenter(()) == []
 
@@ -156,14 +156,14 @@ def test_another_type_is_a_type_error_that_names_what_is_accepted(
         segmenter(image)
 
 
-def test_grey_and_palette_pictures_become_rgb(segmenter: drn_cli.Predictor) -> None:
+def test_grey_and_palette_images_become_rgb(segmenter: drn_cli.Predictor) -> None:
     grey = Image.fromarray(PIXELS).convert("L")
     palette = Image.fromarray(PIXELS).quantize(16)
     clear = Image.fromarray(PIXELS).convert("RGBA")
     for image in (grey, palette, clear):
         found = seen(segmenter, image)
-        assert np.array_equal(found.picture, np.asarray(image.convert("RGB")))
-        assert np.array_equal(found.index, seen(segmenter, found.picture).index)
+        assert np.array_equal(found.image, np.asarray(image.convert("RGB")))
+        assert np.array_equal(found.index, seen(segmenter, found.image).index)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_the_first_of_equal_classes_comes_first() -> None:
     assert found.top(3) == [("b", 0.4), ("d", 0.4), ("a", 0.1)]
 
 
-def test_an_exported_classifier_sees_pictures_as_its_run_did(
+def test_an_exported_classifier_sees_images_as_its_run_did(
     exports: Exports, classifier: drn_cli.Predictor
 ) -> None:
     exported = drn_cli.Predictor(exports("classification", format="onnx"), device="cpu")

@@ -167,11 +167,11 @@ def test_runs_are_found_by_any_of_their_files_and_not_inside_of_one_another(tmp_
     checkpoint(tmp_path / "a" / "inner" / "recipe.yaml", 1)
     checkpoint(tmp_path / ".hidden" / "recipe.yaml", 1)
     checkpoint(tmp_path / "too" / "far" / "down" / "here" / "recipe.yaml", 1)
-    checkpoint(tmp_path / "pictures" / "1.png", 1)
+    checkpoint(tmp_path / "images" / "1.png", 1)
     found = [run.folder.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)]
     assert found == ["a", "b/1", "b/2", "c/d/e"]
     assert [run.folder for run in find_runs(tmp_path / "b" / "2")] == [tmp_path / "b" / "2"]
-    assert find_runs(tmp_path / "pictures") == []
+    assert find_runs(tmp_path / "images") == []
     with pytest.raises(DrnError, match="no such folder"):
         find_runs(tmp_path / "absent")
 

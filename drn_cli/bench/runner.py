@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from drn_cli.bench.cases import EAGER, BenchCase, BenchTarget, activation_bytes, image_flops
-from drn_cli.data.batches import Batch, TrainingBatches, normalise
+from drn_cli.data.batches import Batch, TrainLoader, normalise
 from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.classes import cityscapes, generic
 from drn_cli.data.folders import IMAGENET, Sample
@@ -29,17 +29,17 @@ from drn_cli.environment import MachineInfo
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json
 from drn_cli.formatting import size
-from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.inference.memory import available
 from drn_cli.inference.opening import TrainedNetwork
-from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.recipe.schema import MULTI_SCALE, Eval, Recipe
 from drn_cli.training.setup import set_up
-from drn_cli.training.step import Meter, take_step
-from drn_cli.training.tasks import Material, task_of
+from drn_cli.training.step import StepStats, take_step
+from drn_cli.training.tasks import DataBundle, task_of
 
 Call = Callable[[], object]
 
@@ -225,7 +225,7 @@ def prepare_call(target: BenchTarget, case: BenchCase, device: torch.device) -> 
                 return loaded.network(images)
 
         return forward
-    if isinstance(loaded, PixelPredictor):
+    if isinstance(loaded, SegmentationPredictor):
         return lambda: [classes.cpu() for classes in loaded.batch(list(pixels))]
 
     def classify() -> Tensor:
@@ -237,9 +237,9 @@ def prepare_call(target: BenchTarget, case: BenchCase, device: torch.device) -> 
 
 def _load(
     target: BenchTarget, case: BenchCase, device: torch.device
-) -> PixelPredictor | Classifier:
+) -> SegmentationPredictor | ClassificationPredictor:
     network, dtype = target.network, autocast_type(case.precision or "fp32")
-    loaded: PixelPredictor | Classifier
+    loaded: SegmentationPredictor | ClassificationPredictor
     if target.task == "segmentation":
         view = Eval(scales=MULTI_SCALE) if case.what == "multi-scale" else Eval()
         loaded = load_predictor(
@@ -272,7 +272,7 @@ def _training_step(
     none = Path("none")  # never read
     sample = ClassSample(none, 0) if classification else Sample(none, None)
     samples = [sample] * recipe.train.batch_size
-    material = Material(
+    material = DataBundle(
         train=samples, val=[], statistics=IMAGENET, class_set=generic(classes), root=none
     )
     training = set_up(recipe, material, Group(0, 1, device))
@@ -281,7 +281,7 @@ def _training_step(
     if not classification:
         labels = labels.to(torch.uint8)
     batch = Batch(torch.from_numpy(pixels).to(device), labels.to(device))
-    meter = Meter(device)
+    meter = StepStats(device)
     return lambda: take_step(training, [batch], LEARNING_RATE, 0, meter)
 
 
@@ -338,14 +338,14 @@ def time_loader(
     return replace(timings, **{name: getattr(timings, name) / together for name in names})
 
 
-def _endless(batches: TrainingBatches) -> Generator[Batch, None, None]:
+def _endless(batches: TrainLoader) -> Generator[Batch, None, None]:
     for epoch in count():
         yield from batches.epoch(epoch)
 
 
 def _loader_data(
     target: BenchTarget, case: BenchCase, data: Path | None
-) -> tuple[Recipe, Material]:
+) -> tuple[Recipe, DataBundle]:
     folder = {} if data is None else {"root": str(data), "lists": None}
     recipe = bench_recipe(target, case, {"workers": case.workers, **folder})
     try:
@@ -359,7 +359,7 @@ def _loader_data(
     return recipe, material
 
 
-def _synthetic_data(target: BenchTarget, case: BenchCase, root: Path) -> tuple[Recipe, Material]:
+def _synthetic_data(target: BenchTarget, case: BenchCase, root: Path) -> tuple[Recipe, DataBundle]:
     """Write images of the usual size, and return an epoch of them."""
     if target.task == "classification":
         classes = 2

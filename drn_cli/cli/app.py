@@ -86,11 +86,11 @@ def _version(wanted: bool) -> None:
 
 @app.callback(
     epilog="[bold]Start here[/]\n\n"
-    "  drn demo          everything once, on pictures it draws itself\n\n"
+    "  drn demo          everything once, on images it draws itself\n\n"
     "  drn doctor        is this machine fit for it?\n\n"
     "  drn data prepare camvid SRC --out data/camvid\n\n"
     "  drn train drn_d_22_camvid data.root=data/camvid\n\n"
-    "  drn eval          the newest run, on its validation pictures\n\n"
+    "  drn eval          the newest run, on its validation images\n\n"
     "  drn predict street.jpg --out predictions\n\n"
     "  drn export        the newest run, for ONNX Runtime\n\n"
     "Each verb has examples of its own: [bold]drn VERB --help[/]"

@@ -114,7 +114,7 @@ def _print(label: str, style: str, message: str, hint: str | None = None) -> Non
         err.print(text, soft_wrap=True)
 
 
-def bar(total: int, *, shown: bool = True, unit: str = "picture") -> "tqdm[Any]":
+def bar(total: int, *, shown: bool = True, unit: str = "image") -> "tqdm[Any]":
     """Make a progress bar on stderr, for terminals; one process of a job shows it."""
     from tqdm import tqdm
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from drn_cli.cli import console
-from drn_cli.cli.pictures import MaxPixels
+from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.prepare.common import AsJson, progress_bar
 from drn_cli.errors import DrnError
 
@@ -39,16 +39,16 @@ def cache(
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decode the training pictures once, so that training reads only the crops it needs."""
+    """Decode the training images once, so that training reads only the crops it needs."""
     from functools import partial
 
     from drn_cli.data.cache import FOLDER, DecodedCache, need, store
-    from drn_cli.data.folders import ListFolder
+    from drn_cli.data.folders import ListDataset
     from drn_cli.data.memory_folder import claim
     from drn_cli.data.parallel import in_parallel
     from drn_cli.formatting import size
 
-    data = ListFolder.open(root, lists)
+    data = ListDataset.open(root, lists)
     decoded = DecodedCache(folder or data.lists / FOLDER, data.root)
     if remove:
         count = decoded.remove()

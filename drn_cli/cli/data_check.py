@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drn_cli.cli import console
-from drn_cli.cli.pictures import MaxPixels
+from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.prepare.common import progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from drn_cli.data.audit.findings import Finding
+    from drn_cli.data.audit.findings import CheckFinding
     from drn_cli.data.audit.reading import Size
-    from drn_cli.data.audit.report import Report
+    from drn_cli.data.audit.report import CheckReport
 
 EPILOG = """[bold]Examples[/]
 
@@ -29,8 +29,8 @@ EPILOG = """[bold]Examples[/]
   drn data check /data/imagenet      class folders work too
 
 Every file is read once, with all cores; nothing is changed. The exit code is 1 if there are
-errors: files that are missing or broken, labels that do not fit their pictures or the classes,
-training pictures in another split. Warnings leave it at 0. With --json, class weights are there
+errors: files that are missing or broken, labels that do not fit their images or the classes,
+training images in another split. Warnings leave it at 0. With --json, class weights are there
 in full: by median frequency balancing, and as ENet has them.
 """
 
@@ -52,7 +52,7 @@ def check(
     max_pixels: MaxPixels = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Read all pictures and labels of a data folder, and say what is wrong with them."""
+    """Read all images and labels of a data folder, and say what is wrong with them."""
     for name in split or ():
         if name not in ("train", "val", "test"):
             raise typer.BadParameter(f"--split {name}: one of train, val, test")
@@ -68,7 +68,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _print(report: "Report", limit: int) -> None:
+def _print(report: "CheckReport", limit: int) -> None:
     console.out.print(_splits(report))
     if report.class_weights:
         console.out.print()
@@ -83,20 +83,20 @@ def _print(report: "Report", limit: int) -> None:
     console.out.print(_verdict(report), soft_wrap=True)
 
 
-def _splits(report: "Report") -> "Table":
+def _splits(report: "CheckReport") -> "Table":
     of_classes = any(split.per_class for split in report.splits.values())
     counts = (
-        ("pictures", "fewest a class", "median", "most")
+        ("images", "fewest a class", "median", "most")
         if of_classes
         else (
-            "pictures",
+            "images",
             "labels",
         )
     )
     columns = (*counts, "smallest", "largest")
     table = console.table("split", *columns, right=columns)
     for name, split in report.splits.items():
-        numbers = [f"{split.pictures:,}"]
+        numbers = [f"{split.images:,}"]
         if split.per_class:
             each = split.per_class
             numbers += [f"{each.min:,}", f"{each.median:,g}", f"{each.max:,}"]
@@ -110,7 +110,7 @@ def _size(size: "Size | None") -> str:
     return "-" if size is None else f"{size[0]}x{size[1]}"
 
 
-def _classes(report: "Report") -> "Table":
+def _classes(report: "CheckReport") -> "Table":
     from drn_cli.data.audit.report import ClassPixels
 
     columns = ("id", "training pixels", "share %", "in labels", "median weight", "ENet weight")
@@ -123,7 +123,7 @@ def _classes(report: "Report") -> "Table":
             str(number),
             f"{entry.pixels:,}",
             f"{100 * entry.share:.3f}",
-            f"{entry.pictures:,}",
+            f"{entry.images:,}",
             f"{weights['median_frequency'][number]:.4f}",
             f"{weights['enet'][number]:.4f}",
         )
@@ -139,17 +139,17 @@ def _say_unjudged(highest: int) -> None:
     )
 
 
-def _print_statistics(report: "Report") -> None:
+def _print_statistics(report: "CheckReport") -> None:
     if report.statistics:
         mean, std = (
             " ".join(f"{number:.4f}" for number in numbers)
             for numbers in (report.statistics.mean, report.statistics.std)
         )
         console.out.print()
-        console.out.print(f"training pictures: mean {mean}, std {std}", soft_wrap=True)
+        console.out.print(f"training images: mean {mean}, std {std}", soft_wrap=True)
 
 
-def _print_group(severity: str, kind: str, findings: "list[Finding]", limit: int) -> None:
+def _print_group(severity: str, kind: str, findings: "list[CheckFinding]", limit: int) -> None:
     """Print the first few findings of a kind, and each hint once."""
     from drn_cli.data.audit.findings import KINDS
 
@@ -172,7 +172,7 @@ def _once(hints: Iterable[str | None]) -> list[str]:
     return list(dict.fromkeys(hint for hint in hints if hint))
 
 
-def _verdict(report: "Report") -> str:
+def _verdict(report: "CheckReport") -> str:
     parts = [
         f"{number:,} {word}" + ("s" if number > 1 else "")
         for number, word in ((report.errors, "error"), (report.warnings, "warning"))

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from drn_cli.cli import console
-from drn_cli.cli.pictures import MaxPixels
+from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.prepare.common import AsJson, progress_bar
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
     from drn_cli.data.parallel import Progress
-    from drn_cli.data.showing.samples import Choice, Sheet
+    from drn_cli.data.showing.samples import SampleSelection, Sheet
     from drn_cli.recipe.schema import Recipe
 
 Split = Literal["train", "val", "test"]
@@ -30,11 +30,11 @@ EPILOG = """[bold]Examples[/]
 
   drn data show data/imagenet        class folders: train/CLASS, val/CLASS
 
-A row a sample, evenly spaced over the split: the picture, its label, both in one, and the crops
+A row a sample, evenly spaced over the split: the image, its label, both in one, and the crops
 that training takes in three epochs, with the borders of the classes. Stripes are ignored pixels.
-Class folders: the picture and resized crops, or for val the crop that it is tested on.
+Class folders: the image and resized crops, or for val the crop that it is tested on.
 
-Without --recipe, crops are 3/4 of the first picture's shorter side, scaled by up to 1.5 and
+Without --recipe, crops are 3/4 of the first image's shorter side, scaled by up to 1.5 and
 rotated by up to 5 degrees; those of class folders are 224 wide.
 """
 
@@ -59,27 +59,27 @@ def show(
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a contact sheet: pictures, labels, and crops as the network sees them."""
+    """Draw a contact sheet: images, labels, and crops as the network sees them."""
     if out.suffix.lower() != ".png":
         raise typer.BadParameter(f"--out {out}: a contact sheet is a .png file")
     _leave_sources_alone(out, root)
     settings = _recipe(root, recipe, overrides or [])
     from drn_cli.data.class_folders import is_class_folder
     from drn_cli.data.images import write_image
-    from drn_cli.data.showing.samples import Choice, in_words
+    from drn_cli.data.showing.samples import SampleSelection, in_words
 
     if lists is None and settings is not None and settings.data.lists is not None:
         lists = Path(settings.data.lists)
     make = _class_folder if lists is None and is_class_folder(root) else _list_folder
     with progress_bar() as progress:
-        sheet = make(root, lists, split, Choice(count, seed, epoch), settings, progress)
+        sheet = make(root, lists, split, SampleSelection(count, seed, epoch), settings, progress)
     write_image(out, sheet.pixels)
     if as_json:
         console.emit_json(
             {
                 "out": str(out),
                 "split": split,
-                "pictures": sheet.pictures,
+                "images": sheet.images,
                 "classes": list(sheet.classes),
                 "seed": seed,
                 "augmentation": sheet.settings,
@@ -91,7 +91,7 @@ def show(
         console.note(f"crops as training takes them with seed {seed}: {in_words(sheet.settings)}")
         if recipe is None:
             console.note("these are defaults to look at; --recipe takes those of a recipe")
-    shown = f"{len(sheet.samples)} of {sheet.pictures} {split} pictures"
+    shown = f"{len(sheet.samples)} of {sheet.images} {split} images"
     console.out.print(f"{out}: {shown}", soft_wrap=True)
 
 
@@ -110,20 +110,20 @@ def _list_folder(
     root: Path,
     lists: Path | None,
     split: Split,
-    choice: "Choice",
+    choice: "SampleSelection",
     recipe: "Recipe | None",
     progress: "Progress",
 ) -> "Sheet":
     from drn_cli.data.augment import Augmentation
-    from drn_cli.data.folders import ListFolder
+    from drn_cli.data.folders import ListDataset
     from drn_cli.data.showing.pairs import list_folder_sheet
 
-    folder = ListFolder.open(root, lists)
+    folder = ListDataset.open(root, lists)
     if recipe is None:
         return list_folder_sheet(folder, split, choice, progress=progress)
     if recipe.task != "segmentation":
         raise DrnError(
-            f"{root}: holds lists of pictures and labels, the recipe trains a classifier",
+            f"{root}: holds lists of images and labels, the recipe trains a classifier",
             "choose a recipe for segmentation",
         )
     drawn = recipe.augment
@@ -136,17 +136,17 @@ def _class_folder(
     root: Path,
     _: Path | None,
     split: Split,
-    choice: "Choice",
+    choice: "SampleSelection",
     recipe: "Recipe | None",
     progress: "Progress",
 ) -> "Sheet":
-    from drn_cli.data.class_folders import ClassFolder
+    from drn_cli.data.class_folders import FolderDataset
     from drn_cli.data.resized_crop import ResizedCrop
     from drn_cli.data.showing.classes import class_folder_sheet
 
     if split == "test":
         raise DrnError(f"{root}: class folders have train and val, and no test")
-    folder = ClassFolder.open(root)
+    folder = FolderDataset.open(root)
     crop = ResizedCrop()
     if recipe is not None:
         if recipe.task != "classification":

@@ -17,7 +17,7 @@ EPILOG = """[bold]Examples[/]
   drn data check-submission results.zip --data data/cityscapes
 
 Every map is read: names, number, size, kind and values. Without --data, maps are counted for each
-test city; with it, each test picture of the data folder has to be there. The exit code is 1 if
+test city; with it, each test image of the data folder has to be there. The exit code is 1 if
 there are errors.
 """
 
@@ -25,24 +25,24 @@ there are errors.
 def check_submission(
     path: Annotated[Path, typer.Argument(metavar="FILE.zip", help="Anybody's submission.")],
     data: Annotated[
-        Path | None, typer.Option(help="Data folder of Cityscapes, whose test pictures count.")
+        Path | None, typer.Option(help="Data folder of Cityscapes, whose test images count.")
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Findings to show.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Check a zip file for the Cityscapes server, pixel-level labelling."""
     from drn_cli.cli.prepare.common import progress_bar
-    from drn_cli.data.folders import ListFolder
+    from drn_cli.data.folders import ListDataset
     from drn_cli.errors import DrnError
     from drn_cli.evaluation import submission
 
     frames = None
     if data is not None:
-        samples = ListFolder.open(data).samples("test", labels=False)
+        samples = ListDataset.open(data).samples("test", labels=False)
         named = (submission.frame_of(sample.image.name) for sample in samples)
         frames = [frame for frame in named if frame is not None]
         if not frames:
-            raise DrnError(f"{data}: its test pictures are none of Cityscapes")
+            raise DrnError(f"{data}: its test images are none of Cityscapes")
     with progress_bar("map") as progress:
         found = submission.check_submission(path, frames, progress)
     if as_json:
@@ -64,6 +64,6 @@ def _print(path: Path, found: "Submission", limit: int) -> None:
         console.out.print(f"and {len(found.findings) - limit:,} more")
     verdict = "the server should take it" if not found.errors else "the server would refuse it"
     console.out.print(
-        f"{path}: {found.pictures:,} maps, {found.bytes / 1e6:.1f} MB: {verdict}",
+        f"{path}: {found.images:,} maps, {found.bytes / 1e6:.1f} MB: {verdict}",
         soft_wrap=True,
     )

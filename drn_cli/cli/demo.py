@@ -38,7 +38,7 @@ def demo(
     from drn_cli.cli.predict import predict
     from drn_cli.cli.prepare.common import progress_bar
     from drn_cli.cli.train import train
-    from drn_cli.data.folders import ListFolder
+    from drn_cli.data.folders import ListDataset
     from drn_cli.data.prepare.scenes import make_scenes
     from drn_cli.runs import new_run
 
@@ -61,7 +61,7 @@ def demo(
     _headline("Predicting", f"drn predict {images} --weights {run} --out {predictions}")
     predict([str(images)], weights=run, out=predictions)
 
-    folder = ListFolder.open(data)
+    folder = ListDataset.open(data)
     overview = out / "overview.png"
     _write_overview(folder.samples("val"), images, predictions, folder.class_set(19), overview)
     _headline("Done")

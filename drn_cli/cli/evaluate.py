@@ -1,4 +1,4 @@
-"""`drn eval`: score a trained network, a folder of pictures, or predictions, against labels."""
+"""`drn eval`: score a trained network, a folder of images, or predictions, against labels."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,8 +9,8 @@ from drn_cli.cli.completion import complete_weights
 from drn_cli.cli.evaluating.data import score_data
 from drn_cli.cli.evaluating.folders import Folders, Ids, score_folder, score_predictions
 from drn_cli.cli.evaluating.output import Output
+from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.launching import Gpus
-from drn_cli.cli.pictures import MaxPixels
 from drn_cli.cli.sizes import parse_size
 from drn_cli.cli.source import (
     Compile,
@@ -34,7 +34,7 @@ EPILOG = """[bold]Examples[/]
 
   drn eval                                         the newest run that has a best network
 
-  drn eval runs/drn_d_22_camvid/2026-01-31_12-00-00 --ms --csv pictures.csv --report eval.html
+  drn eval runs/drn_d_22_camvid/2026-01-31_12-00-00 --ms --csv images.csv --report eval.html
 
   drn eval drn-d-105_ms_cityscapes.pth --data /data/cityscapes --ms --gpus auto
 
@@ -45,7 +45,7 @@ EPILOG = """[bold]Examples[/]
   drn eval drn_d_22 --data /data/imagenet --ten-crop
 """
 
-FOLDERS = "Pictures and labels in folders"
+FOLDERS = "Images and labels in folders"
 
 
 def _size(text: str) -> Any:
@@ -70,7 +70,7 @@ def evaluate(
     split: Annotated[Literal["train", "val", "test"], typer.Option(help="Of the data.")] = "val",
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of pictures to score, instead.", rich_help_panel=FOLDERS),
+        typer.Option(help="Folder of images to score, instead.", rich_help_panel=FOLDERS),
     ] = None,
     predictions: Annotated[
         Path | None,
@@ -112,7 +112,7 @@ def evaluate(
     image_suffix: Annotated[
         str | None,
         typer.Option(
-            help="What names of pictures end with, before the format.", rich_help_panel=FOLDERS
+            help="What names of images end with, before the format.", rich_help_panel=FOLDERS
         ),
     ] = None,
     label_suffix: Annotated[
@@ -138,11 +138,11 @@ def evaluate(
     precision: Precision = "fp32",
     compile_: Compile = False,
     csv: Annotated[
-        Path | None, typer.Option(help="File for the scores of each picture, worst first.")
+        Path | None, typer.Option(help="File for the scores of each image, worst first.")
     ] = None,
-    worst: Annotated[int, typer.Option(min=0, help="How many of the worst pictures to list.")] = 5,
+    worst: Annotated[int, typer.Option(min=0, help="How many of the worst images to list.")] = 5,
     report: Annotated[
-        Path | None, typer.Option(help="HTML page with scores, confusion and pictures.")
+        Path | None, typer.Option(help="HTML page with scores, confusion and images.")
     ] = None,
     report_images: Annotated[
         int, typer.Option(min=0, max=200, help="Images on the page, the worst and the best.")

@@ -11,8 +11,8 @@ from drn_cli.cli.sizes import METAVAR, parse_size
 from drn_cli.cli.source import Mean, Stats, Std, announce
 
 if TYPE_CHECKING:
-    from drn_cli.export.exporting import Exported
-    from drn_cli.export.form import Form
+    from drn_cli.export.exporting import ExportResult
+    from drn_cli.export.form import ExportConfig
     from drn_cli.inference.source import Source
 
 EPILOG = """[bold]Examples[/]
@@ -27,7 +27,7 @@ EPILOG = """[bold]Examples[/]
 
   drn export best.safetensors --format fyu --out for_the_original_code.pth
 
-Each file is loaded back by its own runtime and compared with PyTorch, on pictures and on random
+Each file is loaded back by its own runtime and compared with PyTorch, on images and on random
 pixels, at sizes that it was not made with. Where they differ, no file is left. A report lies beside
 the file, FILE.parity.json. `drn predict` and `drn eval` take .onnx, .xml and .pt2 as --weights.
 """
@@ -89,15 +89,15 @@ def export(
         list[str] | None,
         typer.Option(
             metavar="INPUT",
-            help="Pictures, folders or globs that --int8 looks at, may be repeated; by default the "
-            "run's training pictures.",
+            help="Images, folders or globs that --int8 looks at, may be repeated; by default the "
+            "run's training images.",
         ),
     ] = None,
-    pictures: Annotated[
+    images: Annotated[
         list[str] | None,
         typer.Option(
             metavar="INPUT",
-            help="The same, for the comparison; by default the run's validation pictures, or drawn "
+            help="The same, for the comparison; by default the run's validation images, or drawn "
             "ones.",
         ),
     ] = None,
@@ -117,11 +117,11 @@ def export(
         raise typer.BadParameter("--calibration goes with --int8")
 
     from drn_cli.export.exporting import export as export_network
-    from drn_cli.export.form import ENDINGS, Form
+    from drn_cli.export.form import ENDINGS, ExportConfig
     from drn_cli.inference.normalization import stated
     from drn_cli.inference.source import find_source
 
-    form = Form(
+    form = ExportConfig(
         format=format_,
         argmax=argmax,
         normalize=normalize,
@@ -136,7 +136,7 @@ def export(
         found,
         form,
         out,
-        pictures=pictures or (),
+        images=images or (),
         calibration=calibration or (),
         licence=licence,
         given=stated(stats, mean, std),
@@ -146,7 +146,7 @@ def export(
     _report(done, found, form, as_json)
 
 
-def _report(done: "Exported", found: "Source", form: "Form", as_json: bool) -> None:
+def _report(done: "ExportResult", found: "Source", form: "ExportConfig", as_json: bool) -> None:
     from dataclasses import asdict
 
     file = done.files[-1]
@@ -166,7 +166,7 @@ def _report(done: "Exported", found: "Source", form: "Form", as_json: bool) -> N
         )
         return
     numbers = ("difference", "largest logit", "same class")
-    table = console.table("compared on", "pictures", *numbers, right=numbers)
+    table = console.table("compared on", "images", *numbers, right=numbers)
     for one in done.parity.comparisons:
         count, _, height, width = one.shape
         table.add_row(

@@ -1,4 +1,4 @@
-"""`drn localize`: where in pictures a classifier sees its classes, and how right it is."""
+"""`drn localize`: where in images a classifier sees its classes, and how right it is."""
 
 import math
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.launching import Gpus
 from drn_cli.cli.localizing.evaluation import Asked, evaluate_boxes
-from drn_cli.cli.localizing.pictures import find_boxes
-from drn_cli.cli.pictures import MaxPixels
+from drn_cli.cli.localizing.images import find_boxes
 from drn_cli.cli.source import (
     Compile,
     Look,
@@ -73,7 +73,7 @@ def _saved(text: str) -> Any:
 def localize(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Pictures, folders, or quoted globs."),
+        typer.Argument(metavar="INPUT...", help="Images, folders, or quoted globs."),
     ],
     weights: Weights = None,
     out: Annotated[Path, typer.Option(help="Folder for heat maps, arrays and boxes.")] = Path(
@@ -85,7 +85,7 @@ def localize(
             parser=_saved, metavar="KIND,...", help=f"What to write: some of {','.join(SAVED)}."
         ),
     ] = "heatmap",
-    top_k: Annotated[int, typer.Option(min=1, help="Classes to look for in each picture.")] = 1,
+    top_k: Annotated[int, typer.Option(min=1, help="Classes to look for in each image.")] = 1,
     class_: Annotated[
         list[str] | None,
         typer.Option("--class", help="Look for this class instead; may be repeated."),
@@ -104,7 +104,7 @@ def localize(
     ] = "score",
     see: Annotated[
         Literal["whole", "centre"],
-        typer.Option(help="All of a picture, or the centre that classifiers are tested on."),
+        typer.Option(help="All of an image, or the centre that classifiers are tested on."),
     ] = "whole",
     side: Annotated[
         int | None,

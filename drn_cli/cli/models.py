@@ -8,7 +8,7 @@ from drn_cli.cli import console
 from drn_cli.cli.completion import complete_architecture
 
 if TYPE_CHECKING:
-    from drn_cli.networks.catalog import Architecture, Errors
+    from drn_cli.networks.catalog import Architecture, PublishedErrors
     from drn_cli.networks.published import WeightFile
 
 app = typer.Typer(no_args_is_help=True, help="The networks, and weights that others published.")
@@ -37,8 +37,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def list_(width: Width = 1.0, json: Json = False) -> None:
     """List the networks: size, arithmetic, published scores, and whether weights are at hand.
 
-    GFLOPs are those of a 224x224 picture, 2 for each multiply-add. Errors are those of one crop on
-    ImageNet, mIoU is that on the validation pictures of Cityscapes. Weights are cached (in the
+    GFLOPs are those of a 224x224 image, 2 for each multiply-add. Errors are those of one crop on
+    ImageNet, mIoU is that on the validation images of Cityscapes. Weights are cached (in the
     cache folder), published (`drn models fetch` gets them), or none. Those of family A are a start
     for training, not the classifier whose errors are listed.
     """
@@ -118,10 +118,10 @@ def show(arch: Arch, width: Width = 1.0, json: Json = False) -> None:
     table.add_row("name", found.label)
     table.add_row("family", found.family)
     table.add_row("blocks", f"{facts['block']}, {', '.join(map(str, found.blocks))} a level")
-    table.add_row("channels", f"{found.out_channels} in the last map, an eighth of the picture")
+    table.add_row("channels", f"{found.out_channels} in the last map, an eighth of the image")
     table.add_row("parameters", f"{facts['parameters']:,} with 1000 classes (classification)")
     table.add_row("", f"{facts['parameters_segmentation']:,} with 19 classes (segmentation)")
-    table.add_row("arithmetic", f"{facts['flops'] / 1e9:.1f} GFLOPs for a picture of 224x224")
+    table.add_row("arithmetic", f"{facts['flops'] / 1e9:.1f} GFLOPs for an image of 224x224")
     table.add_row("1-crop error", _errors_text(found.one_crop))
     table.add_row("10-crop error", _errors_text(found.ten_crop))
     if facts["start_only"]:
@@ -253,9 +253,9 @@ def _describe(file: "WeightFile") -> dict[str, Any]:
     }
 
 
-def _errors(errors: "Errors | None") -> dict[str, float] | None:
+def _errors(errors: "PublishedErrors | None") -> dict[str, float] | None:
     return {"top1": errors.top1, "top5": errors.top5} if errors else None
 
 
-def _errors_text(errors: "Errors | None") -> str:
+def _errors_text(errors: "PublishedErrors | None") -> str:
     return f"top-1 {errors.top1:.2f}%, top-5 {errors.top5:.2f}%" if errors else "not published"

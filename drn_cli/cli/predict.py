@@ -1,12 +1,12 @@
-"""`drn predict`: label the pixels of any picture, or say what it shows."""
+"""`drn predict`: label the pixels of any image, or say what it shows."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.launching import Gpus
-from drn_cli.cli.pictures import MaxPixels
 from drn_cli.cli.predicting.classification import classify
 from drn_cli.cli.predicting.segmentation import Wanted, label, label_one
 from drn_cli.cli.source import (
@@ -43,8 +43,8 @@ EPILOG = """[bold]Examples[/]
 
 A segmenter writes what --save names into folders below --out, in the input's folder structure:
 index (grey PNG, the class id of each pixel), colour (the same ids with a palette), overlay (colours
-over the picture) and probabilities (npz: float16 of each class and pixel). A classifier prints the
-likeliest classes. A picture that cannot be read is reported and skipped, and the exit code is 1.
+over the image) and probabilities (npz: float16 of each class and pixel). A classifier prints the
+likeliest classes. An image that cannot be read is reported and skipped, and the exit code is 1.
 """
 
 KINDS = ("index", "colour", "overlay", "probabilities")
@@ -61,7 +61,7 @@ def _kinds(text: str) -> Any:
 def predict(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Pictures, folders, quoted globs, or - for stdin."),
+        typer.Argument(metavar="INPUT...", help="Images, folders, quoted globs, or - for stdin."),
     ],
     weights: Weights = None,
     out: Annotated[
@@ -91,17 +91,17 @@ def predict(
         typer.Option(
             "--cityscapes-submission",
             metavar="FILE.zip",
-            help="Pack label ids of the 1525 test pictures as the Cityscapes server takes them.",
+            help="Pack label ids of the 1525 test images as the Cityscapes server takes them.",
         ),
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Let the submission have fewer pictures.")
+        bool, typer.Option("--partial", help="Let the submission have fewer images.")
     ] = False,
     top_k: Annotated[
-        int, typer.Option(min=1, help="Classes to name of each picture (classifiers).")
+        int, typer.Option(min=1, help="Classes to name of each image (classifiers).")
     ] = 5,
     csv: Annotated[
-        Path | None, typer.Option(help="File with a line for each picture (classifiers).")
+        Path | None, typer.Option(help="File with a line for each image (classifiers).")
     ] = None,
     multi_scale: MultiScale = False,
     scales: Scales = None,
@@ -115,13 +115,13 @@ def predict(
     compile_: Compile = False,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Pictures of one size that a GPU takes at once; by default auto."),
+        typer.Option(min=1, help="Images of one size that a GPU takes at once; by default auto."),
     ] = None,
     gpus: Gpus = 1,
     max_pixels: MaxPixels = None,
     as_json: Annotated[bool, typer.Option("--json", help="List what was found as JSON.")] = False,
 ) -> None:
-    """Label the pixels of pictures with a trained network, or classify them."""
+    """Label the pixels of images with a trained network, or classify them."""
     wanted = Wanted(out, save, skip_existing, submission, partial, batch, as_json, force)
     if "-" in inputs or str(out) == "-":
         _check_stream(inputs, wanted)
@@ -154,11 +154,11 @@ def predict(
 
 
 def _check_stream(inputs: list[str], wanted: Wanted) -> None:
-    """See that what comes by stdin or goes to stdout is one picture."""
+    """See that what comes by stdin or goes to stdout is one image."""
     if len(inputs) > 1:
-        raise typer.BadParameter("- stands for a single picture; give no other input with it")
+        raise typer.BadParameter("- stands for a single image; give no other input with it")
     folder_only = wanted.as_json or wanted.submission or wanted.skip_existing or wanted.force
     if str(wanted.out) == "-" and folder_only:
-        raise typer.BadParameter("--out - writes one picture to stdout, and nothing else there")
+        raise typer.BadParameter("--out - writes one image to stdout, and nothing else there")
     if str(wanted.out) == "-" and wanted.save is not None and len(wanted.save) > 1:
         raise typer.BadParameter("--out - takes one of --save's kinds; by default colour")

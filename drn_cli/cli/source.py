@@ -16,14 +16,14 @@ from drn_cli.errors import DrnError, reports_for_all
 if TYPE_CHECKING:
     import torch
 
-    from drn_cli.inference.classifier import Classifier
+    from drn_cli.inference.classifier import ClassificationPredictor
     from drn_cli.inference.normalization import Normalization
     from drn_cli.inference.opening import Found
-    from drn_cli.inference.predictor import PixelPredictor
+    from drn_cli.inference.predictor import SegmentationPredictor
     from drn_cli.inference.source import Source
     from drn_cli.recipe.schema import Eval
 
-VIEW = "How pictures are seen"
+VIEW = "How images are seen"
 
 
 def _scales(text: str) -> tuple[float, ...]:
@@ -62,9 +62,7 @@ Scales = Annotated[
 ]
 Flip = Annotated[
     bool | None,
-    typer.Option(
-        "--flip/--no-flip", help="Look at the mirrored picture too.", rich_help_panel=VIEW
-    ),
+    typer.Option("--flip/--no-flip", help="Look at the mirrored image too.", rich_help_panel=VIEW),
 ]
 Tile = Annotated[
     int | None,
@@ -93,7 +91,7 @@ Compile = Annotated[
     bool,
     typer.Option(
         "--compile",
-        help="Through torch.compile: minutes for each size of picture, then quicker.",
+        help="Through torch.compile: minutes for each size of image, then quicker.",
         rich_help_panel=VIEW,
     ),
 ]
@@ -142,7 +140,7 @@ Std = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How pictures are looked at, and what is computed in.
+    """How images are looked at, and what is computed in.
 
     Attributes:
         view: Sizes, mirrored, tiles (segmenters).
@@ -188,7 +186,7 @@ class Look:
 
 
 def describe(
-    source: "Source", network: "Found", ready: "PixelPredictor | Classifier"
+    source: "Source", network: "Found", ready: "SegmentationPredictor | ClassificationPredictor"
 ) -> dict[str, Any]:
     """Return which network answers and what its inputs are normalized with, ready for JSON."""
     assert ready.normalization is not None  # networks of files have one
@@ -203,7 +201,7 @@ def view_of(
     tile: int | None,
     multi_scale: bool,
 ) -> "Eval":
-    """Say how to look at pictures: as the recipe does, unless an option says otherwise.
+    """Say how to look at images: as the recipe does, unless an option says otherwise.
 
     Raises:
         typer.BadParameter: --ms and --scales are both given.

@@ -10,6 +10,7 @@ import typer
 
 from drn_cli.cli import console
 from drn_cli.cli.completion import complete_key, complete_recipe, complete_resume
+from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.launching import (
     Gpus,
     MasterPort,
@@ -21,16 +22,15 @@ from drn_cli.cli.launching import (
     launch_options,
     should_launch,
 )
-from drn_cli.cli.pictures import MaxPixels
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json
 from drn_cli.runs import Run
 
 if TYPE_CHECKING:
     from drn_cli.distributed.launch import LaunchOptions
-    from drn_cli.training.resuming import Beginning, Request
-    from drn_cli.training.setup import Training
-    from drn_cli.training.tasks import Material
+    from drn_cli.training.resuming import RunPlan, TrainRequest
+    from drn_cli.training.setup import TrainState
+    from drn_cli.training.tasks import DataBundle
 
 EPILOG = """[bold]Examples[/]
 
@@ -117,9 +117,9 @@ def train(
     )
     if recipe is not None:
         load_recipe(recipe, overrides)  # refuses mistakes before torch is imported
-    from drn_cli.training.resuming import Request
+    from drn_cli.training.resuming import TrainRequest
 
-    request = Request(recipe, overrides, run_dir, resume, allow_changes)
+    request = TrainRequest(recipe, overrides, run_dir, resume, allow_changes)
     if dry_run:
         raise typer.Exit(_show_plan(request, options, as_json))
     if should_launch(options):
@@ -129,7 +129,7 @@ def train(
         raise typer.Exit(leave(128 + ended_by))
 
 
-def _show_plan(request: "Request", options: "LaunchOptions", as_json: bool) -> int:
+def _show_plan(request: "TrainRequest", options: "LaunchOptions", as_json: bool) -> int:
     """Print what would be done and what is missing for it; give the exit code."""
     from drn_cli.distributed.cluster import expected_processes
     from drn_cli.recipe.loading import resolved_yaml
@@ -168,7 +168,7 @@ def _show_plan(request: "Request", options: "LaunchOptions", as_json: bool) -> i
     return 1 if obstacles else 0
 
 
-def _changed_data(beginning: "Beginning", *, found: bool) -> list[str]:
+def _changed_data(beginning: "RunPlan", *, found: bool) -> list[str]:
     """Say whether the data of a run that would go on are not what they were."""
     from drn_cli.training.resuming import check_data
     from drn_cli.training.tasks import task_of
@@ -182,7 +182,7 @@ def _changed_data(beginning: "Beginning", *, found: bool) -> list[str]:
     return []
 
 
-def _launch(request: "Request", options: "LaunchOptions") -> int:
+def _launch(request: "TrainRequest", options: "LaunchOptions") -> int:
     """Start the processes; mistakes show here, once, before any of them."""
     from drn_cli.distributed.launch import launch
     from drn_cli.training.resuming import begin
@@ -197,18 +197,18 @@ def _launch(request: "Request", options: "LaunchOptions") -> int:
     return launch(words, options)
 
 
-def _work(request: "Request", as_json: bool, *, report: bool) -> signal.Signals | None:
+def _work(request: "TrainRequest", as_json: bool, *, report: bool) -> signal.Signals | None:
     """Train, as the only process or as one of several; give the signal that ended it."""
     from drn_cli.distributed.group import join
     from drn_cli.distributed.heartbeat import LONG
     from drn_cli.training.loop import train as train_run
-    from drn_cli.training.resuming import Beginning, begin
+    from drn_cli.training.resuming import RunPlan, begin
     from drn_cli.training.setup import set_up
 
     with join() as group:
         group.watch(LONG)
         # The first process decides for all: the names of new folders hold the time.
-        beginning = Beginning.of(group.tell(begin(request).to_json() if group.first else ""))
+        beginning = RunPlan.of(group.tell(begin(request).to_json() if group.first else ""))
         group.watch(beginning.recipe.train.timeout)
         material = _find(beginning, group.world)
         if group.first:
@@ -244,7 +244,7 @@ def _write_report(run: Run) -> Path | None:
     return made.page
 
 
-def _find(beginning: "Beginning", processes: int) -> "Material":
+def _find(beginning: "RunPlan", processes: int) -> "DataBundle":
     """Find the data, and see that they fit the recipe and can be shared out."""
     from drn_cli.training.setup import check_split
     from drn_cli.training.tasks import task_of
@@ -254,7 +254,7 @@ def _find(beginning: "Beginning", processes: int) -> "Material":
     return material
 
 
-def _look_over(beginning: "Beginning", material: "Material", *, warn: bool) -> "Beginning":
+def _look_over(beginning: "RunPlan", material: "DataBundle", *, warn: bool) -> "RunPlan":
     """Read some of the files, and see that a run goes on with the data it began with.
 
     A worker does not read what the launcher has read just before it started the workers.
@@ -270,13 +270,13 @@ def _look_over(beginning: "Beginning", material: "Material", *, warn: bool) -> "
     return check_data(beginning, material)
 
 
-def _introduce(beginning: "Beginning", training: "Training") -> None:
+def _introduce(beginning: "RunPlan", training: "TrainState") -> None:
     material, group = training.material, training.group
     start = f", going on from {beginning.start}" if beginning.start else ""
     processes = f", {group.world} processes" if group.world > 1 else ""
     compiled = ", compiled" if training.compiled else ""
     console.note(
-        f"{beginning.name}: {training.model.architecture.label} on {len(material.train)} pictures, "
+        f"{beginning.name}: {training.model.architecture.label} on {len(material.train)} images, "
         f"validated on {len(material.val)}, {group.device.type} in {training.precision}{compiled}"
         f"{processes}; run folder {beginning.run.folder}{start}"
     )

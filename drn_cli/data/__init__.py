@@ -1,1 +1,1 @@
-"""Pictures and labels."""
+"""Images and labels."""

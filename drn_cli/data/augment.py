@@ -1,4 +1,4 @@
-"""Joint augmentation of a picture and its label map.
+"""Joint augmentation of an image and its label map.
 
 What is drawn (`Draw`) is kept apart from how it is applied (`apply`): the draws are a function of
 the seed, the epoch and the sample alone, so another way to compute the same crop trains on the
@@ -12,16 +12,16 @@ import numpy as np
 
 from drn_cli.data.classes import IGNORED
 from drn_cli.data.images import Pixels
-from drn_cli.data.window import Span, Window, cut, scaled
+from drn_cli.data.window import AxisSpan, CropWindow, cut, scaled
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class AugmentParams:
     """One sample's luck.
 
     Attributes:
         angle: Degrees, counter-clockwise.
-        ratio: Size after scaling, relative to the picture.
+        ratio: Size after scaling, relative to the image.
         down, across: Where the crop lies, 0 (top, left) up to but without 1.
         mirrored: Whether left and right change places.
     """
@@ -49,7 +49,7 @@ class Augmentation:
     rotate: int = 0
     flip: bool = True
 
-    def draw(self, seed: int, epoch: int, index: int) -> Draw:
+    def draw(self, seed: int, epoch: int, index: int) -> AugmentParams:
         """Draw for one sample of one epoch; every call with the same numbers gives the same.
 
         Turning one kind off leaves the others alone: all are always drawn, and the angle last,
@@ -60,34 +60,34 @@ class Augmentation:
         down, across = float(random.random()), float(random.random())
         mirrored = bool(random.random() < 0.5) and self.flip
         angle = int(random.integers(-self.rotate, self.rotate, endpoint=True))
-        return Draw(angle=angle, ratio=ratio, down=down, across=across, mirrored=mirrored)
+        return AugmentParams(angle=angle, ratio=ratio, down=down, across=across, mirrored=mirrored)
 
-    def apply(self, image: Pixels, label: Pixels, draw: Draw) -> tuple[Pixels, Pixels]:
+    def apply(self, image: Pixels, label: Pixels, draw: AugmentParams) -> tuple[Pixels, Pixels]:
         """Cut the crop that was drawn.
 
         Shapes: `(H, W, 3)` and `(H, W)` in, `(crop, crop, 3)` and `(crop, crop)` out. Beyond the
-        picture's edge the picture is reflected and the label is 255.
+        image's edge the image is reflected and the label is 255.
         """
         (rows, above), (columns, before) = (
             self._place(scaled(length, draw.ratio), at)
             for length, at in zip(label.shape, (draw.down, draw.across), strict=True)
         )
-        image, label = cut(image, label, draw.angle, draw.ratio, Window(rows, columns))
+        image, label = cut(image, label, draw.angle, draw.ratio, CropWindow(rows, columns))
         image, label = self._pad(image, label, above, before)
         if draw.mirrored:
             image = np.asarray(cv2.flip(image, 1), np.uint8)
             label = np.asarray(cv2.flip(label, 1), np.uint8)
         return np.ascontiguousarray(image), np.ascontiguousarray(label)
 
-    def _place(self, length: int, at: float) -> tuple[Span, int]:
-        """Choose rows or columns of a resized picture, and how much goes before them.
+    def _place(self, length: int, at: float) -> tuple[AxisSpan, int]:
+        """Choose rows or columns of a resized image, and how much goes before them.
 
-        A picture smaller than the crop is centred.
+        An image smaller than the crop is centred.
         """
         if length < self.crop:
-            return Span(0, length), (self.crop - length) // 2
+            return AxisSpan(0, length), (self.crop - length) // 2
         start = int(at * (length - self.crop + 1))
-        return Span(start, start + self.crop), 0
+        return AxisSpan(start, start + self.crop), 0
 
     def _pad(self, image: Pixels, label: Pixels, above: int, before: int) -> tuple[Pixels, Pixels]:
         """Bring a window to the size of the crop."""

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from drn_cli.data.augment import Augmentation
 from drn_cli.data.cache import DecodedCache
 from drn_cli.data.decoding import read_pair
-from drn_cli.data.folders import Sample, Statistics
+from drn_cli.data.folders import ChannelStats, Sample
 from drn_cli.data.images import Pixels
-from drn_cli.data.order import Order, Turn
+from drn_cli.data.order import EpochSampler, SampleKey
 from drn_cli.data.readers import allow_open_files, obey_only_the_parent, reading_failures
 from drn_cli.errors import DrnError
 
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
-class TrainingSet(Dataset[Any]):
+class TrainDataset(Dataset[Any]):
     """Augmented crops.
 
     An item that cannot be read is its error: raised in a reading process, it would reach the user
@@ -53,7 +53,7 @@ class TrainingSet(Dataset[Any]):
         self.augmentation, self.seed = augmentation, seed
         self.read = read_pair if cache is None else cache.read
 
-    def __getitem__(self, turn: Turn) -> tuple[Pixels, Pixels] | DrnError:
+    def __getitem__(self, turn: SampleKey) -> tuple[Pixels, Pixels] | DrnError:
         sample = self.samples[turn.sample]
         draw = self.augmentation.draw(self.seed, turn.epoch, turn.sample)
         try:
@@ -62,24 +62,24 @@ class TrainingSet(Dataset[Any]):
             return error
 
 
-class _Steps(Sampler[list[Turn]]):
+class BatchSampler(Sampler[list[SampleKey]]):
     """Hands the data loader the turns of one epoch, set before each."""
 
     def __init__(self) -> None:
-        self.turns: list[list[Turn]] = []
+        self.turns: list[list[SampleKey]] = []
 
-    def __iter__(self) -> Iterator[list[Turn]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         return iter(self.turns)
 
     def __len__(self) -> int:
         return len(self.turns)
 
 
-class TrainingBatches:
+class TrainLoader:
     """Reads training batches, with processes that live as long as the run.
 
     Args:
-        dataset: Gives a picture and its label or class for a `Turn`, or the error that it met.
+        dataset: Gives an image and its label or class for a `Turn`, or the error that it met.
         order: Of the samples.
         rank: Which process this is.
         world: Of how many.
@@ -91,7 +91,7 @@ class TrainingBatches:
     def __init__(
         self,
         dataset: Dataset[Any],
-        order: Order,
+        order: EpochSampler,
         *,
         rank: int,
         world: int,
@@ -100,7 +100,7 @@ class TrainingBatches:
         start: str = "fork",
     ) -> None:
         self.order, self.rank, self.world = order, rank, world
-        self._steps = _Steps()
+        self._steps = BatchSampler()
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=self._steps,
@@ -119,7 +119,7 @@ class TrainingBatches:
         """Yield this process's part of each pass of an epoch's batches, from step `start` on.
 
         Raises:
-            DrnError: A picture or label of the batch cannot be used, or a reading process died.
+            DrnError: An image or label of the batch cannot be used, or a reading process died.
         """
         allow_open_files(self._loader.num_workers)
         self._steps.turns = list(self.order.parts(epoch, self.rank, self.world, start))
@@ -177,7 +177,7 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
         yield moved
 
 
-def normalise(images: Tensor, statistics: Statistics) -> Tensor:
+def normalise(images: Tensor, statistics: ChannelStats) -> Tensor:
     """Turn pixels into what the network takes: in 0..1, minus mean, over std.
 
     Shapes: `(N, H, W, 3)` in, uint8 or whole floats; float32 `(N, 3, H, W)` in channels-last memory

@@ -1,4 +1,4 @@
-"""The true boxes around objects of pictures, in whichever of the usual formats they are.
+"""The true boxes around objects of images, in whichever of the usual formats they are.
 
 ImageNet's XML files, Kaggle's `LOC_val_solution.csv`, the `val_boxes.csv` that `drn data prepare
 imagenet` writes, and tiny-imagenet's `val_annotations.txt` and `*_boxes.txt`. A box holds its
@@ -35,7 +35,7 @@ class Box:
     ymax: float
 
 
-Truth = Mapping[str, Sequence[Box]]  # of each picture, by its file's name without ending
+Truth = Mapping[str, Sequence[Box]]  # of each image, by its file's name without ending
 
 
 def read_boxes(path: Path) -> Truth:
@@ -68,7 +68,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> Iterator[tuple[str, Box]]:
-    """Give the boxes of a file, each with the name of its picture."""
+    """Give the boxes of a file, each with the name of its image."""
     if path.suffix.lower() == ".xml":
         for box in parse_xml(read_bytes(path, LARGEST), str(path)):
             yield path.stem, _box(box.wnid, box.corners, str(path))
@@ -110,7 +110,7 @@ def _tiny(lines: Iterable[str], path: Path) -> Iterator[tuple[str, Box]]:
         elif len(words) == 5 and path.name.endswith(TINY_TRAIN):
             yield words[0], _box(path.name.removesuffix(TINY_TRAIN), words[1:], where)
         else:
-            raise DrnError(f"{where}: `{line[:60]}` is not a picture and its box")
+            raise DrnError(f"{where}: `{line[:60]}` is not an image and its box")
 
 
 def _box(name: str, corners: Sequence[str], where: str) -> Box:

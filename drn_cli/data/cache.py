@@ -36,7 +36,7 @@ from drn_cli.formatting import size
 log = logging.getLogger(__name__)
 
 Kind = Literal["disk", "memory"]
-WITHOUT = "pictures are decoded each time they are read"
+WITHOUT = "images are decoded each time they are read"
 
 FOLDER = "drn-cache"  # its name, in the folder of the lists
 # MAGIC, height, width, highest label but 255, checksum of the rows; the header's own follows.
@@ -189,7 +189,7 @@ def _fault(data: mmap.mmap, name: str, *, rows: bool) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class CachePlan:
     """What a cache lacks.
 
     Attributes:
@@ -207,11 +207,11 @@ class Need:
         return self.bytes <= self.free
 
 
-def need(cache: DecodedCache, samples: Sequence[Sample]) -> Need:
-    """Find out what a cache lacks, from the heads of the pictures, without decoding any."""
+def need(cache: DecodedCache, samples: Sequence[Sample]) -> CachePlan:
+    """Find out what a cache lacks, from the heads of the images, without decoding any."""
     missing = [sample for sample in samples if not cache.holds(sample)]
     taken = sum(4 * _pixels(sample.image) + HEAD.size for sample in missing)
-    return Need(missing, taken, free_bytes(cache.folder))
+    return CachePlan(missing, taken, free_bytes(cache.folder))
 
 
 def _pixels(path: Path) -> int:
@@ -234,7 +234,7 @@ def store(cache: DecodedCache, sample: Sample) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class CacheHandle:
     """A cache to read through, if there can be one.
 
     Attributes:
@@ -248,7 +248,7 @@ class Opened:
     refused: bool = False
 
 
-def open_cache(kind: Kind, root: Path, folder: Path, samples: Sequence[Sample]) -> Opened:
+def open_cache(kind: Kind, root: Path, folder: Path, samples: Sequence[Sample]) -> CacheHandle:
     """Find or make room for decoded samples; they are kept as they are first read.
 
     Args:
@@ -265,18 +265,20 @@ def open_cache(kind: Kind, root: Path, folder: Path, samples: Sequence[Sample]) 
     except (OSError, DrnError) as error:
         found = explained(error)
         hint = f"; {found.hint}" if found.hint else ""
-        return Opened(None, f"data.cache={kind}: {found.message}; {WITHOUT}{hint}", refused=True)
+        return CacheHandle(
+            None, f"data.cache={kind}: {found.message}; {WITHOUT}{hint}", refused=True
+        )
     if not os.access(folder, os.W_OK):
-        return Opened(
+        return CacheHandle(
             None, f"data.cache={kind}: {folder} cannot be written; {WITHOUT}", refused=True
         )
     cache = DecodedCache(folder, root)
     lacking = need(cache, samples)
     if not lacking.samples:
-        return Opened(cache, f"all {len(samples)} samples are decoded in {folder}")
+        return CacheHandle(cache, f"all {len(samples)} samples are decoded in {folder}")
     wants = f"{len(lacking.samples)} samples take {size(lacking.bytes)} decoded in {folder}"
     if not lacking.fits:
-        return Opened(
+        return CacheHandle(
             None, f"{wants}, where {size(lacking.free)} are free; {WITHOUT}", refused=True
         )
-    return Opened(cache, f"{wants}, and are kept there as they are first read")
+    return CacheHandle(cache, f"{wants}, and are kept there as they are first read")

@@ -3,7 +3,7 @@
 The order of the classes is the sorted order of the folders' names, as everywhere in the field.
 `info.json`, where there is one, names the folders in this order and what people call the classes:
 `{"folders": ["n01440764", ...], "classes": ["tench", ...], "mean": [...], "std": [...]}`; each
-part may be left out. What is hidden, its name starting with a dot, is nobody's class or picture.
+part may be left out. What is hidden, its name starting with a dot, is nobody's class or image.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from drn_cli.data.file_search import (
     list_files,
     list_folders,
 )
-from drn_cli.data.folders import IMAGENET, PREPARE_ONE, ListFolder, Statistics
+from drn_cli.data.folders import IMAGENET, PREPARE_ONE, ChannelStats, ListDataset
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json, require_folder
 
@@ -27,14 +27,14 @@ Split = Literal["train", "val"]
 
 @dataclass(frozen=True, slots=True)
 class ClassSample:
-    """One picture and the number of its class."""
+    """One image and the number of its class."""
 
     image: Path
     target: int
 
 
 @dataclass(frozen=True, slots=True)
-class ClassFolder:
+class FolderDataset:
     """A folder of class folders.
 
     Attributes:
@@ -48,7 +48,7 @@ class ClassFolder:
     names: tuple[str, ...]
 
     @classmethod
-    def open(cls, root: str | Path) -> "ClassFolder":
+    def open(cls, root: str | Path) -> "FolderDataset":
         """Find the classes.
 
         Raises:
@@ -59,7 +59,7 @@ class ClassFolder:
         require_folder(root, "class folders", PREPARE_ONE, noun="data folder")
         found = list_folders(root / "train") or list_folders(root / "val")
         if not found:
-            raise DrnError(f"{root}: has no folders train/CLASS or val/CLASS with pictures")
+            raise DrnError(f"{root}: has no folders train/CLASS or val/CLASS with images")
         info = _info(root)
         folders = _names(root, info, "folders", found)
         names = _names(root, info, "classes", list(folders))
@@ -103,21 +103,21 @@ class ClassFolder:
             raise DrnError(f"{place}: has no images in class folders")
         return samples
 
-    def statistics(self) -> Statistics:
-        """Give mean and std from info.json, or what the field uses for pictures of this kind.
+    def statistics(self) -> ChannelStats:
+        """Give mean and std from info.json, or what the field uses for images of this kind.
 
         Raises:
             DrnError: info.json has only one of them, or they are not three numbers in 0..1.
         """
         return self.stated_statistics() or IMAGENET
 
-    def stated_statistics(self) -> Statistics | None:
+    def stated_statistics(self) -> ChannelStats | None:
         """Read mean and std from info.json; None if it has neither, or is missing.
 
         Raises:
             DrnError: info.json has only one of them, or they are not three numbers in 0..1.
         """
-        return ListFolder(self.root, self.root).stated_statistics()
+        return ListDataset(self.root, self.root).stated_statistics()
 
 
 def is_class_folder(root: str | Path) -> bool:

@@ -69,7 +69,7 @@ def camvid_colours() -> tuple[tuple[str, int, Colour], ...]:
 
 @cache
 def camvid_split() -> dict[str, str]:
-    """Give the split of each of CamVid's 701 pictures, by its file name without ending.
+    """Give the split of each of CamVid's 701 images, by its file name without ending.
 
     The original release has no split; everybody uses the lists of the SegNet copy.
     """

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.images import Pixels, read_image
-from drn_cli.data.order import Turn
+from drn_cli.data.order import SampleKey
 from drn_cli.data.resized_crop import ResizedCrop, centre_crop, ten_crops
 from drn_cli.errors import DrnError
 
@@ -25,7 +25,7 @@ class ClassificationSet(Dataset[Any]):
     def __init__(self, samples: Sequence[ClassSample], crop: ResizedCrop, seed: int) -> None:
         self.samples, self.crop, self.seed = samples, crop, seed
 
-    def __getitem__(self, turn: Turn) -> tuple[Pixels, int] | DrnError:
+    def __getitem__(self, turn: SampleKey) -> tuple[Pixels, int] | DrnError:
         sample = self.samples[turn.sample]
         try:
             image = read_image(sample.image)
@@ -43,7 +43,7 @@ class ClassificationTestSet(Dataset[Any]):
         view: `1-crop`, the centre: `(size, size, 3)`; or `10-crop`, the corners and the centre,
             and those mirrored: `(10, size, size, 3)`.
         size: Side of a crop, in pixels.
-        resize: What the shorter side of each picture is brought to before, in pixels.
+        resize: What the shorter side of each image is brought to before, in pixels.
 
     Raises:
         DrnError: There is no such view.
@@ -57,7 +57,7 @@ class ClassificationTestSet(Dataset[Any]):
         resize: int = 256,
     ) -> None:
         if view not in get_args(View):
-            raise DrnError(f"{view!r} is no view of a test picture", "1-crop or 10-crop")
+            raise DrnError(f"{view!r} is no view of a test image", "1-crop or 10-crop")
         self.samples, self.size, self.resize = samples, size, resize
         self.cut = centre_crop if view == "1-crop" else ten_crops
 

@@ -1,4 +1,4 @@
-"""A sample's picture and label map, decoded and found to fit each other."""
+"""A sample's image and label map, decoded and found to fit each other."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from drn_cli.errors import DrnError
 
 
 def decode(sample: Sample) -> tuple[Pixels, Pixels]:
-    """Read a picture and its label map.
+    """Read an image and its label map.
 
     Shapes: `(H, W, 3)` and `(H, W)`.
 
@@ -29,7 +29,7 @@ def decode(sample: Sample) -> tuple[Pixels, Pixels]:
 
 
 def read_pair(sample: Sample, classes: int) -> tuple[Pixels, Pixels]:
-    """Read a picture and its label map, and look at every label.
+    """Read an image and its label map, and look at every label.
 
     Shapes: `(H, W, 3)` and `(H, W)`.
 

@@ -1,8 +1,8 @@
-"""List folders: text files that name the pictures and labels of each split, and info.json.
+"""List folders: text files that name the images and labels of each split, and info.json.
 
 The format is a public interface. `{split}_images.txt` and `{split}_labels.txt` hold one path a
 line, relative to the data folder, in the same order; `info.json` holds the mean and standard
-deviation of the training pictures, in 0..1, and, where `drn` wrote it, class names and colours.
+deviation of the training images, in 0..1, and, where `drn` wrote it, class names and colours.
 """
 
 import hashlib
@@ -22,15 +22,15 @@ PREPARE_ONE = "prepare one with `drn data prepare`, or name yours with data.root
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture and, where there is one, its label map."""
+    """One image and, where there is one, its label map."""
 
     image: Path
     label: Path | None
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
-    """Per-channel mean and standard deviation (RGB) of pictures in 0..1."""
+class ChannelStats:
+    """Per-channel mean and standard deviation (RGB) of images in 0..1."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -39,12 +39,12 @@ class Statistics:
 MEANS, DEVIATIONS = (0.0, 1.0), (1e-6, 1.0)  # what they may be, from and to
 
 # What published weights were trained with; their files do not say.
-IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CITYSCAPES = Statistics((0.290101, 0.328081, 0.286964), (0.182954, 0.186566, 0.184475))
+IMAGENET = ChannelStats((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CITYSCAPES = ChannelStats((0.290101, 0.328081, 0.286964), (0.182954, 0.186566, 0.184475))
 
 
 @dataclass(frozen=True, slots=True)
-class ListFolder:
+class ListDataset:
     """A data folder.
 
     Attributes:
@@ -56,7 +56,7 @@ class ListFolder:
     lists: Path
 
     @classmethod
-    def open(cls, root: str | Path, lists: str | Path | None = None) -> "ListFolder":
+    def open(cls, root: str | Path, lists: str | Path | None = None) -> "ListDataset":
         """Find the folder; raises DrnError if it or its list folder is missing or a file."""
         folder = cls(Path(root), Path(root if lists is None else lists))
         for path in (folder.root, folder.lists):
@@ -100,7 +100,7 @@ class ListFolder:
             raise DrnError(f"{path}:{number}: {self.root / entry} does not exist{more}")
         return [self.root / entry for _, entry in named]
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> ChannelStats:
         """Read mean and std from info.json.
 
         Raises:
@@ -110,15 +110,15 @@ class ListFolder:
         if not path.is_file():
             raise DrnError(
                 f"{path}: no such file",
-                'write {"mean": [r, g, b], "std": [r, g, b]} of the training pictures, in 0..1',
+                'write {"mean": [r, g, b], "std": [r, g, b]} of the training images, in 0..1',
             )
         info = self._info()
-        return Statistics(
+        return ChannelStats(
             _three(info.get("mean"), f"{path}: mean", MEANS),
             _three(info.get("std"), f"{path}: std", DEVIATIONS),
         )
 
-    def stated_statistics(self) -> Statistics | None:
+    def stated_statistics(self) -> ChannelStats | None:
         """Read mean and std from info.json; None if it has neither, or is missing.
 
         Raises:

@@ -31,11 +31,11 @@ from drn_cli.files import atomic, read_bytes
 
 log = logging.getLogger(__name__)
 
-# Pictures are read by many processes at once, a core for each, and a process that was forked from
+# Images are read by many processes at once, a core for each, and a process that was forked from
 # one with OpenCV's threads waits for them forever.
 cv2.setNumThreads(1)
 
-Pixels = npt.NDArray[np.uint8]  # (H, W, 3) for pictures, (H, W) for labels
+Pixels = npt.NDArray[np.uint8]  # (H, W, 3) for images, (H, W) for labels
 Source = Path | bytes | IO[bytes] | Image.Image  # what an image is read from
 
 TAIL = 0x20000  # bytes at the end of a PNG in which EXIF would be found: it has 64 KB at most
@@ -349,9 +349,9 @@ def write_coloured(path: Path, classes: Pixels, class_set: ClassSet) -> None:
     _write(path, coloured_png(classes, class_set))
 
 
-def write_image(path: Path, picture: Pixels) -> None:
-    """Write a picture `(H, W, 3)` as PNG, atomically."""
-    _write(path, image_png(picture))
+def write_image(path: Path, image: Pixels) -> None:
+    """Write an image `(H, W, 3)` as PNG, atomically."""
+    _write(path, image_png(image))
 
 
 def index_png(classes: Pixels) -> bytes:
@@ -366,21 +366,21 @@ def coloured_png(classes: Pixels, class_set: ClassSet) -> bytes:
     return _png(image)
 
 
-def image_png(picture: Pixels) -> bytes:
-    """Encode a picture `(H, W, 3)` as PNG."""
-    return _png(Image.fromarray(picture))
+def image_png(image: Pixels) -> bytes:
+    """Encode an image `(H, W, 3)` as PNG."""
+    return _png(Image.fromarray(image))
 
 
-def overlay(picture: Pixels, classes: Pixels, class_set: ClassSet, opacity: float = 0.5) -> Pixels:
-    """Lay the classes' colours over a picture; what is ignored (255) stays as it was.
+def overlay(image: Pixels, classes: Pixels, class_set: ClassSet, opacity: float = 0.5) -> Pixels:
+    """Lay the classes' colours over an image; what is ignored (255) stays as it was.
 
     Shapes: `(H, W, 3)` and `(H, W)` in, `(H, W, 3)` out.
     """
     palette = np.frombuffer(class_set.palette(), np.uint8).reshape(256, 1, 3)
     colours = cv2.applyColorMap(classes, palette)
-    mixed = cv2.addWeighted(picture, 1 - opacity, colours, opacity, 0)
+    mixed = cv2.addWeighted(image, 1 - opacity, colours, opacity, 0)
     if (ignored := classes == IGNORED).any():
-        mixed[ignored] = picture[ignored]
+        mixed[ignored] = image[ignored]
     return np.asarray(mixed, np.uint8)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 Indices = npt.NDArray[np.int64]
 
 
-class Turn(NamedTuple):
+class SampleKey(NamedTuple):
     """Which sample, in which epoch: all that its augmentation depends on, with the seed."""
 
     epoch: int
@@ -18,7 +18,7 @@ class Turn(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class EpochSampler:
     """The order of an epoch's samples: a function of (seed, epoch), whoever reads them.
 
     Every global batch is cut into contiguous passes, and every pass into one contiguous part for
@@ -39,13 +39,13 @@ class Order:
         """List the samples of one global batch."""
         return [int(index) for index in self._batch(self._permutation(epoch), step)]
 
-    def parts(self, epoch: int, rank: int, world: int, start: int = 0) -> Iterator[list[Turn]]:
+    def parts(self, epoch: int, rank: int, world: int, start: int = 0) -> Iterator[list[SampleKey]]:
         """Yield a process's part of each pass of each global batch, from step `start` on."""
         permutation = self._permutation(epoch)
         for step in range(start, self.steps):
             for together in np.array_split(self._batch(permutation, step), self.passes):
                 part = np.array_split(together, world)[rank]
-                yield [Turn(epoch, index) for index in part.tolist()]
+                yield [SampleKey(epoch, index) for index in part.tolist()]
 
     def _permutation(self, epoch: int) -> Indices:
         return np.random.default_rng((self.seed, epoch)).permutation(self.samples)

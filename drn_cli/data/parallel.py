@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
 from drn_cli.interrupts import interrupts_later
 
@@ -110,10 +110,10 @@ class RunningStats:
             whole.squares += part.squares
         return whole
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> ChannelStats:
         """Return mean and standard deviation per channel, in 0..1, rounded to 8 digits."""
         mean = self.sums / self.pixels
         std = np.sqrt(np.maximum(0, self.squares / self.pixels - mean**2))
         red, green, blue = (round(float(value), 8) for value in mean / 255)
         of_red, of_green, of_blue = (round(float(value), 8) for value in std / 255)
-        return Statistics((red, green, blue), (of_red, of_green, of_blue))
+        return ChannelStats((red, green, blue), (of_red, of_green, of_blue))

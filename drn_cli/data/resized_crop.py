@@ -1,4 +1,4 @@
-"""How a classifier sees a picture: random resized crops to train on, fixed crops to be tested on.
+"""How a classifier sees an image: random resized crops to train on, fixed crops to be tested on.
 
 The meaning is that of torchvision's RandomResizedCrop, Resize, CenterCrop and TenCrop: bilinear
 with anti-aliasing. As in `augment`, what is drawn is kept apart from how it is applied.
@@ -6,7 +6,7 @@ with anti-aliasing. As in `augment`, what is drawn is kept apart from how it is 
 The resampling is PyTorch's own for uint8, the one behind torchvision's tensors: it gives their
 very values in half their time. Pillow takes four times as long and rounds some values to the next.
 OpenCV's linear filter is quicker but has no anti-aliasing, and its area filter is another one.
-Pictures are decoded whole: from a JPEG decoded at half its size, a crop of 224 out of 600 pixels is
+Images are decoded whole: from a JPEG decoded at half its size, a crop of 224 out of 600 pixels is
 off by up to 6 of 255. `benchmarks/classification_input.py` measures all of this.
 """
 
@@ -20,14 +20,14 @@ from torch.nn import functional as F
 
 from drn_cli.data.images import Pixels
 
-AREA = (0.08, 1.0)  # of the picture's area
+AREA = (0.08, 1.0)  # of the image's area
 ASPECT = (3 / 4, 4 / 3)  # width over height
 TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnWindow:
-    """One sample's luck: the part of a picture that becomes the crop, in pixels.
+class CropParams:
+    """One sample's luck: the part of an image that becomes the crop, in pixels.
 
     Attributes:
         top, left: Its upper left corner.
@@ -54,22 +54,22 @@ class ResizedCrop:
     crop: int = 224
     flip: bool = True
 
-    def draw(self, seed: int, epoch: int, index: int, height: int, width: int) -> DrawnWindow:
+    def draw(self, seed: int, epoch: int, index: int, height: int, width: int) -> CropParams:
         """Draw for one sample of one epoch; every call with the same numbers gives the same.
 
-        The area is uniform in 8% to 100% of the picture's, the logarithm of the aspect ratio in
-        that of 3/4 to 4/3. If ten such windows do not fit into the picture, it is the largest
+        The area is uniform in 8% to 100% of the image's, the logarithm of the aspect ratio in
+        that of 3/4 to 4/3. If ten such windows do not fit into the image, it is the largest
         centred one whose aspect ratio is in these limits.
 
         Args:
             seed: Of the run.
             epoch: The epoch.
             index: The sample.
-            height: Of the picture, in pixels.
-            width: Of the picture, in pixels.
+            height: Of the image, in pixels.
+            width: Of the image, in pixels.
         """
         random = np.random.default_rng((seed, epoch, index))
-        # Before the tries: how many it takes depends on the picture's shape.
+        # Before the tries: how many it takes depends on the image's shape.
         mirrored = bool(random.random() < 0.5) and self.flip
         narrow, wide = (math.log(aspect) for aspect in ASPECT)
         # The numbers of all tries at once: a call costs more than they do.
@@ -79,11 +79,11 @@ class ResizedCrop:
             across, down = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < across <= width and 0 < down <= height:
                 top, left = int(at * (height - down + 1)), int(beside * (width - across + 1))
-                return DrawnWindow(top, left, down, across, mirrored)
+                return CropParams(top, left, down, across, mirrored)
         down, across = _largest(height, width)
-        return DrawnWindow((height - down) // 2, (width - across) // 2, down, across, mirrored)
+        return CropParams((height - down) // 2, (width - across) // 2, down, across, mirrored)
 
-    def apply(self, image: Pixels, window: DrawnWindow) -> Pixels:
+    def apply(self, image: Pixels, window: CropParams) -> Pixels:
         """Cut the window that was drawn.
 
         Shapes: `(H, W, 3)` in, `(crop, crop, 3)` out.
@@ -97,7 +97,7 @@ class ResizedCrop:
 def centre_crop(image: Pixels, size: int = 224, resize: int = 256) -> Pixels:
     """Bring the shorter side to `resize` pixels and cut out the centre.
 
-    Shapes: `(H, W, 3)` in, `(size, size, 3)` out; black where the picture does not reach.
+    Shapes: `(H, W, 3)` in, `(size, size, 3)` out; black where the image does not reach.
     """
     whole = _pad(resize_shorter_side(image, resize), size)
     return np.ascontiguousarray(_centre(whole, size))
@@ -107,7 +107,7 @@ def ten_crops(image: Pixels, size: int = 224, resize: int = 256) -> Pixels:
     """Bring the shorter side to `resize` pixels and cut out the corners and the centre.
 
     Shapes: `(H, W, 3)` in, `(10, size, size, 3)` out: top left, top right, bottom left, bottom
-    right, centre, and the same of the mirrored picture.
+    right, centre, and the same of the mirrored image.
     """
     whole = _pad(resize_shorter_side(image, resize), size)
     crops = []
@@ -120,7 +120,7 @@ def ten_crops(image: Pixels, size: int = 224, resize: int = 256) -> Pixels:
 
 
 def resample(image: Pixels, height: int, width: int) -> Pixels:
-    """Bring a picture to a size: bilinear, anti-aliased where it shrinks.
+    """Bring an image to a size: bilinear, anti-aliased where it shrinks.
 
     Shapes: `(H, W, 3)` in, `(height, width, 3)` out.
     """
@@ -159,7 +159,7 @@ def resize_shorter_side(image: Pixels, side: int) -> Pixels:
 
 
 def _pad(image: Pixels, side: int) -> Pixels:
-    """Bring a picture to at least `side` by `side`, centred on black."""
+    """Bring an image to at least `side` by `side`, centred on black."""
     lacking = [max(0, side - have) for have in image.shape[:2]]
     if not any(lacking):
         return image

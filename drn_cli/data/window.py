@@ -1,7 +1,7 @@
-"""A window of a rotated and resized picture, computed from no more of the picture than it shows.
+"""A window of a rotated and resized image, computed from no more of the image than it shows.
 
-A window is that of the whole picture treated step by step as the DRN code does with Pillow: rotate
-about the centre and keep the size (bilinear, the picture reflected beyond its edges), then resize
+A window is that of the whole image treated step by step as the DRN code does with Pillow: rotate
+about the centre and keep the size (bilinear, the image reflected beyond its edges), then resize
 (Lanczos to shrink, bicubic to grow). The filters and their order are kept, so that crops stay
 comparable with those of published networks; only the pixels that nobody looks at are left out.
 Labels go the same ways to their nearest pixel, and are 255 beyond the edges.
@@ -22,7 +22,7 @@ SUPPORT = {Image.Resampling.LANCZOS: 3, Image.Resampling.BICUBIC: 2}  # pixels t
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class AxisSpan:
     """Rows or columns from `start` up to but without `stop`."""
 
     start: int
@@ -33,11 +33,11 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """Rows and columns of a picture."""
+class CropWindow:
+    """Rows and columns of an image."""
 
-    rows: Span
-    columns: Span
+    rows: AxisSpan
+    columns: AxisSpan
 
     def of(self, pixels: Pixels) -> Pixels:
         """Cut it out, without copying. It must lie inside."""
@@ -50,16 +50,16 @@ def scaled(length: int, ratio: float) -> int:
 
 
 def cut(
-    image: Pixels, label: Pixels, angle: float, ratio: float, window: Window
+    image: Pixels, label: Pixels, angle: float, ratio: float, window: CropWindow
 ) -> tuple[Pixels, Pixels]:
-    """Cut a window out of a picture and its label, rotated and then resized.
+    """Cut a window out of an image and its label, rotated and then resized.
 
     Args:
         image: `(H, W, 3)`.
         label: `(H, W)`.
         angle: Degrees, counter-clockwise.
-        ratio: Size after resizing, relative to the picture.
-        window: In pixels of the resized picture, inside it.
+        ratio: Size after resizing, relative to the image.
+        window: In pixels of the resized image, inside it.
 
     Returns:
         Shapes `(rows, columns, 3)` and `(rows, columns)`; they may share the given memory.
@@ -69,8 +69,8 @@ def cut(
     return _resized_image(image, angle, ratio, window), _resized_label(label, angle, ratio, window)
 
 
-def _resized_image(image: Pixels, angle: float, ratio: float, window: Window) -> Pixels:
-    """Resize what the filter needs of the rotated picture; Pillow leaves out the rest."""
+def _resized_image(image: Pixels, angle: float, ratio: float, window: CropWindow) -> Pixels:
+    """Resize what the filter needs of the rotated image; Pillow leaves out the rest."""
     kernel = Image.Resampling.LANCZOS if ratio < 1 else Image.Resampling.BICUBIC
     needed, places = zip(
         *(
@@ -79,42 +79,42 @@ def _resized_image(image: Pixels, angle: float, ratio: float, window: Window) ->
         ),
         strict=True,
     )
-    turned = Image.fromarray(_turned_image(image, angle, Window(*needed)))
+    turned = Image.fromarray(_turned_image(image, angle, CropWindow(*needed)))
     (top, bottom), (left, right) = places
     size = (len(window.columns), len(window.rows))
     return np.asarray(turned.resize(size, kernel, box=(left, top, right, bottom)))
 
 
 def _source(
-    span: Span, length: int, ratio: float, support: int
-) -> tuple[Span, tuple[float, float]]:
-    """Find where rows or columns of the resized picture come from.
+    span: AxisSpan, length: int, ratio: float, support: int
+) -> tuple[AxisSpan, tuple[float, float]]:
+    """Find where rows or columns of the resized image come from.
 
     Returns:
-        What of the picture the filter sees, and the span's own place in that, without the
+        What of the image the filter sees, and the span's own place in that, without the
         filter's margins.
     """
     step = length / scaled(length, ratio)
     margin = support * max(1.0, step) + 1
     start, stop = span.start * step, min(span.stop * step, length)
-    seen = Span(max(0, math.floor(start - margin)), min(length, math.ceil(stop + margin)))
+    seen = AxisSpan(max(0, math.floor(start - margin)), min(length, math.ceil(stop + margin)))
     return seen, (start - seen.start, stop - seen.start)
 
 
-def _resized_label(label: Pixels, angle: float, ratio: float, window: Window) -> Pixels:
+def _resized_label(label: Pixels, angle: float, ratio: float, window: CropWindow) -> Pixels:
     """Look up the nearest pixel of the rotated label for each row and column."""
     rows, columns = (
         _nearest(span, length, ratio)
         for span, length in zip((window.rows, window.columns), label.shape, strict=True)
     )
-    inside = Window(Span(rows[0], rows[-1] + 1), Span(columns[0], columns[-1] + 1))
+    inside = CropWindow(AxisSpan(rows[0], rows[-1] + 1), AxisSpan(columns[0], columns[-1] + 1))
     turned = _turned_label(label, angle, inside)
     chosen: Pixels = turned[(rows - rows[0])[:, None], columns - columns[0]]
     return chosen
 
 
-def _nearest(span: Span, length: int, ratio: float) -> npt.NDArray[np.intp]:
-    """Give the nearest row or column of the picture for each of the resized picture's.
+def _nearest(span: AxisSpan, length: int, ratio: float) -> npt.NDArray[np.intp]:
+    """Give the nearest row or column of the image for each of the resized image's.
 
     Steps are added up as Pillow does: with ratios such as 3/4 a place falls between two pixels,
     and the sum's last bit decides.
@@ -125,16 +125,16 @@ def _nearest(span: Span, length: int, ratio: float) -> npt.NDArray[np.intp]:
     return np.minimum(places, length - 1)
 
 
-def _turned_image(image: Pixels, angle: float, window: Window) -> Pixels:
+def _turned_image(image: Pixels, angle: float, window: CropWindow) -> Pixels:
     return _turned(image, angle, window, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
 
 
-def _turned_label(label: Pixels, angle: float, window: Window) -> Pixels:
+def _turned_label(label: Pixels, angle: float, window: CropWindow) -> Pixels:
     return _turned(label, angle, window, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
 
 
-def _turned(pixels: Pixels, angle: float, window: Window, filter_: int, border: int) -> Pixels:
-    """Cut a window out of the picture rotated about its centre."""
+def _turned(pixels: Pixels, angle: float, window: CropWindow, filter_: int, border: int) -> Pixels:
+    """Cut a window out of the image rotated about its centre."""
     if angle % 360 == 0:
         return window.of(pixels)
     height, width = pixels.shape[:2]
@@ -158,7 +158,7 @@ def _turned(pixels: Pixels, angle: float, window: Window, filter_: int, border: 
     shift = start - (columns.start, rows.start)
     return np.asarray(
         cv2.warpAffine(
-            Window(rows, columns).of(pixels),
+            CropWindow(rows, columns).of(pixels),
             np.column_stack([turn, shift]),
             (len(window.columns), len(window.rows)),
             flags=filter_ | cv2.WARP_INVERSE_MAP,
@@ -169,7 +169,7 @@ def _turned(pixels: Pixels, angle: float, window: Window, filter_: int, border: 
     )
 
 
-def _reflected(low: int, high: int, length: int) -> Span:
+def _reflected(low: int, high: int, length: int) -> AxisSpan:
     """Give the part of 0..length that the places low to high, reflected at both ends, can meet.
 
     A part that is cut off on one side is never looked at beyond that cut.
@@ -181,4 +181,4 @@ def _reflected(low: int, high: int, length: int) -> Span:
     if high >= length:
         start = min(start, 2 * (length - 1) - high)
     start, stop = max(0, start), min(length, stop)
-    return Span(start, stop)
+    return AxisSpan(start, stop)

@@ -60,7 +60,7 @@ def spec_of(
     )
 
 
-class Agent(LocalElasticAgent):
+class ElasticAgent(LocalElasticAgent):
     """torchrun's agent, of which four things are changed.
 
     * A signal that asks the job to stop is passed on to the processes, and the agent goes on

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
     from torch.distributed.elastic.rendezvous import RendezvousParameters
 
-    from drn_cli.distributed.agent import Agent
+    from drn_cli.distributed.agent import ElasticAgent
 
 EXIT_CODE_FILE = "DRN_EXIT_CODE_FILE"
 TORCHRUN = "torch.distributed.elastic"
@@ -270,7 +270,7 @@ def launch(arguments: Sequence[str], options: LaunchOptions) -> int:
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-    from drn_cli.distributed.agent import Agent, spec_of
+    from drn_cli.distributed.agent import ElasticAgent, spec_of
 
     # Left alone, torchrun gives each process a single thread.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // processes)))
@@ -282,7 +282,7 @@ def launch(arguments: Sequence[str], options: LaunchOptions) -> int:
         try:
             rendezvous = get_rendezvous_handler(rendezvous_config(options))
             spec = spec_of(sys.executable, words, processes, rendezvous, options.max_restarts)
-            agent = Agent(spec, DefaultLogsSpecs(log_dir=folder), code_file, stop_signals())
+            agent = ElasticAgent(spec, DefaultLogsSpecs(log_dir=folder), code_file, stop_signals())
             failures = agent.work()
         except SignalException as received:
             return 128 + received.sigval
@@ -305,7 +305,7 @@ def _check_tasks(options: LaunchOptions) -> None:
         )
 
 
-def _exit_code(failures: "Mapping[int, ProcessFailure]", agent: "Agent") -> int:
+def _exit_code(failures: "Mapping[int, ProcessFailure]", agent: "ElasticAgent") -> int:
     from drn_cli.distributed.agent import ending, first_failure
 
     rank, failure = first_failure(failures)

@@ -1,17 +1,17 @@
-"""Which of a network's classes each folder of pictures is: checked, never assumed."""
+"""Which of a network's classes each folder of images is: checked, never assumed."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from drn_cli.data.class_folders import ClassFolder, ClassSample
+from drn_cli.data.class_folders import ClassSample, FolderDataset
 from drn_cli.errors import DrnError
-from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.classifier import ClassificationPredictor
 
 log = logging.getLogger(__name__)
 
 
-def class_index(folder: ClassFolder, classifier: Classifier) -> tuple[int, ...]:
+def class_index(folder: FolderDataset, classifier: ClassificationPredictor) -> tuple[int, ...]:
     """Give the number that the network has for each class of a data folder.
 
     Folders are known by what they are called, as `n01440764`, or else by the names that people

@@ -1,4 +1,4 @@
-"""Score a classifier on labelled pictures."""
+"""Score a classifier on labelled images."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,11 +16,11 @@ from drn_cli.data.classification import ClassificationTestSet
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.segmentation import failures, mean_loss
-from drn_cli.inference.classifier import Classifier, best_first
+from drn_cli.inference.classifier import ClassificationPredictor, best_first
 from drn_cli.inference.reading import networks_at_once, one_thread_each
 from drn_cli.inference.score_maps import NonFiniteScoresError
 
-SHOWN = 5  # classes that are kept of a picture
+SHOWN = 5  # classes that are kept of an image
 FAILED = -1  # stands for the class of an image that cannot be scored
 GPU_BATCH = 64  # crops that a GPU takes at once
 # Readers are threads, which share memory and start at once, at every validation. They keep up
@@ -29,12 +29,12 @@ MOST_READERS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class PictureRanking:
-    """How a classifier ranked the classes of one picture.
+class ImageRanking:
+    """How a classifier ranked the classes of one image.
 
     Attributes:
-        number: Its place in the list of pictures, from 0.
-        image: The picture.
+        number: Its place in the list of images, from 0.
+        image: The image.
         target: Its class.
         rank: At which place its class came, from 1.
         best: The first classes, at most five.
@@ -49,28 +49,28 @@ class PictureRanking:
     probabilities: tuple[float, ...]
 
 
-def worst_ranked(pictures: Sequence[PictureRanking]) -> list[PictureRanking]:
-    """Order pictures: those whose class came last come first.
+def worst_ranked(images: Sequence[ImageRanking]) -> list[ImageRanking]:
+    """Order images: those whose class came last come first.
 
     Of wrong ones at the same place those that were surest come first, of right ones last.
     """
 
-    def order(one: PictureRanking) -> tuple[float, float, int]:
+    def order(one: ImageRanking) -> tuple[float, float, int]:
         sure = one.probabilities[0]
         return -one.rank, sure if one.rank == 1 else -sure, one.number
 
-    return sorted(pictures, key=order)
+    return sorted(images, key=order)
 
 
 @dataclass(frozen=True, slots=True)
-class TopScores:
-    """How often a classifier was right, over a whole set of pictures.
+class TopKScores:
+    """How often a classifier was right, over a whole set of images.
 
     Attributes:
-        top1: Share of the pictures whose class came first, a fraction of 1. The error is 1 - that.
+        top1: Share of the images whose class came first, a fraction of 1. The error is 1 - that.
         top5: Share of those whose class was among the first five.
-        images: Number of pictures.
-        pictures: Each of them, in their order, where that was asked for.
+        images: Number of images.
+        per_image: Each of them, in their order, where that was asked for.
         failed: What was wrong with each image that could not be scored, in their order.
         loss: Mean cross-entropy of the images, where that was asked for.
     """
@@ -78,7 +78,7 @@ class TopScores:
     top1: float
     top5: float
     images: int
-    pictures: tuple[PictureRanking, ...] = ()
+    per_image: tuple[ImageRanking, ...] = ()
     failed: tuple[str, ...] = ()
     loss: float | None = None
 
@@ -104,7 +104,7 @@ class Ranked(NamedTuple):
 
 
 def score(
-    classifier: Classifier,
+    classifier: ClassificationPredictor,
     samples: Sequence[ClassSample],
     group: Group,
     *,
@@ -113,21 +113,21 @@ def score(
     loss: bool = False,
     step: Callable[[], object] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
-) -> TopScores | None:
-    """Classify every picture once, and compare.
+) -> TopKScores | None:
+    """Classify every image once, and compare.
 
     Each process takes its share and the counts are added up: nothing is padded or counted twice.
-    On CPUs each picture is computed alone in a single thread, so that the scores do not depend on
+    On CPUs each image is computed alone in a single thread, so that the scores do not depend on
     how many processes there are; on GPUs the batches do, and with them how sums are rounded.
 
     Args:
         classifier: The network with its settings.
         samples: All of them, at least one, in every process; `target` counts the network's classes.
         group: The processes.
-        each: Whether the ranking of each picture is wanted too.
+        each: Whether the ranking of each image is wanted too.
         partial: Whether the others are scored where an image fails.
         loss: Whether the cross-entropy is wanted too.
-        step: Called after each picture of this process.
+        step: Called after each image of this process.
         stop: Asked now and then; where it says so in any process, all give up.
 
     Returns:
@@ -185,11 +185,11 @@ def score(
         return None
     top1, top5 = group.sum(counts).tolist()
     gathered = group.gather(list(_rankings(rankings, samples, group)))
-    pictures = sorted((one for part in gathered for one in part), key=lambda one: one.number)
+    per_image = sorted((one for part in gathered for one in part), key=lambda one: one.number)
     lost = failures(failed, len(samples), group)
     count = len(samples) - len(lost)
     mean = mean_loss(torch.cat(losses).tolist() if losses else [], group)
-    return TopScores(top1 / count, top5 / count, count, tuple(pictures), lost, mean)
+    return TopKScores(top1 / count, top5 / count, count, tuple(per_image), lost, mean)
 
 
 def ranked(log_probabilities: Tensor, targets: Tensor) -> Ranked:
@@ -209,15 +209,15 @@ def ranked(log_probabilities: Tensor, targets: Tensor) -> Ranked:
 
 def _rankings(
     parts: Sequence[Ranked], samples: Sequence[ClassSample], group: Group
-) -> Iterator[PictureRanking]:
-    """Put what was found of this process's pictures beside their names."""
+) -> Iterator[ImageRanking]:
+    """Put what was found of this process's images beside their names."""
     numbers = iter(group.share(range(len(samples))))
     for part in parts:
         rows = zip(*(column.tolist() for column in part), strict=True)
         for (rank, best, likely, _), number in zip(rows, numbers, strict=False):
             image, target = str(samples[number].image), samples[number].target
             if rank:
-                yield PictureRanking(number, image, target, rank, tuple(best), tuple(likely))
+                yield ImageRanking(number, image, target, rank, tuple(best), tuple(likely))
 
 
 def _naming(parts: Iterable[Ranked], samples: Sequence[ClassSample]) -> Iterator[Ranked]:
@@ -234,11 +234,11 @@ def _naming(parts: Iterable[Ranked], samples: Sequence[ClassSample]) -> Iterator
 def _parts(
     look: Callable[[Batch], Ranked],
     dataset: ClassificationTestSet,
-    classifier: Classifier,
+    classifier: ClassificationPredictor,
     device: torch.device,
     unread: dict[int, DrnError] | None,
 ) -> Iterable[Ranked]:
-    """Work on as many pictures as there are threads, each in a single one; a GPU on batches."""
+    """Work on as many images as there are threads, each in a single one; a GPU on batches."""
     if device.type == "cpu":
         threads = networks_at_once(device)
         return one_thread_each(

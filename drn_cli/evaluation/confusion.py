@@ -61,12 +61,12 @@ class NothingToScoreError(DrnError):
 
 
 @dataclass(frozen=True, slots=True)
-class PictureScores:
-    """Segmentation scores of one picture, as fractions of 1; None where its label is all void.
+class ImageScores:
+    """Segmentation scores of one image, as fractions of 1; None where its label is all void.
 
     Attributes:
-        number: Its place in the list of pictures, from 0.
-        image: The picture, or the prediction where that was given.
+        number: Its place in the list of images, from 0.
+        image: The image, or the prediction where that was given.
         label: Its label map.
         iou: Per class; None for a class in neither label nor prediction.
         miou: Mean over the classes that are not None.
@@ -81,7 +81,7 @@ class PictureScores:
     pixel_accuracy: float | None
 
     @classmethod
-    def of(cls, matrix: Matrix, number: int, image: str, label: str) -> "PictureScores":
+    def of(cls, matrix: Matrix, number: int, image: str, label: str) -> "ImageScores":
         iou = class_iou(matrix)
         return cls(
             number,
@@ -93,14 +93,14 @@ class PictureScores:
         )
 
 
-def worst_first(pictures: Sequence[PictureScores]) -> list[PictureScores]:
-    """Order pictures by mIoU; those without anything to score come last."""
-    return sorted(pictures, key=lambda one: (one.miou is None, one.miou, one.number))
+def worst_first(images: Sequence[ImageScores]) -> list[ImageScores]:
+    """Order images by mIoU; those without anything to score come last."""
+    return sorted(images, key=lambda one: (one.miou is None, one.miou, one.number))
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """Segmentation scores, all as fractions of 1, over a whole set of pictures.
+class SegmentationScores:
+    """Segmentation scores, all as fractions of 1, over a whole set of images.
 
     Attributes:
         matrix: The confusion matrix they are read off.
@@ -110,8 +110,8 @@ class Scores:
         mean_accuracy: Mean over the classes in the labels of the share that is right.
         frequency_weighted_iou: Mean of the IoU of the classes in the labels, each weighted by its
             share of the valid pixels.
-        images: How many pictures were scored.
-        pictures: Those of each, in their order, where that was asked for.
+        images: How many images were scored.
+        per_image: Those of each, in their order, where that was asked for.
         failed: What was wrong with each image that could not be scored, in their order.
         loss: Mean cross-entropy of the labelled pixels at scale 1, where that was asked for.
     """
@@ -123,7 +123,7 @@ class Scores:
     mean_accuracy: float
     frequency_weighted_iou: float
     images: int
-    pictures: tuple[PictureScores, ...] = ()
+    per_image: tuple[ImageScores, ...] = ()
     failed: tuple[str, ...] = ()
     loss: float | None = None
 
@@ -132,10 +132,10 @@ class Scores:
         cls,
         matrix: Matrix,
         images: int,
-        pictures: Sequence[PictureScores] = (),
+        per_image: Sequence[ImageScores] = (),
         failed: Sequence[str] = (),
         loss: float | None = None,
-    ) -> "Scores":
+    ) -> "SegmentationScores":
         """Read the scores off a matrix.
 
         Raises:
@@ -155,7 +155,7 @@ class Scores:
             float((right[present] / labelled[present]).mean()),
             float((iou[present] * labelled[present]).sum() / labelled.sum()),
             images,
-            tuple(pictures),
+            tuple(per_image),
             tuple(failed),
             loss,
         )

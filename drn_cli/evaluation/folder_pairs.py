@@ -1,4 +1,4 @@
-"""Which picture of a folder belongs to which label map of another, by their names."""
+"""Which image of a folder belongs to which label map of another, by their names."""
 
 import re
 from collections import defaultdict
@@ -21,13 +21,13 @@ PREFERRED = ("_labelTrainIds", "_trainIds", "_labelIds")
 
 @dataclass(frozen=True, slots=True)
 class FolderPairs:
-    """Pictures, or predictions, and their label maps.
+    """Images, or predictions, and their label maps.
 
     Attributes:
-        samples: The pairs, in the order of the pictures' paths.
+        samples: The pairs, in the order of the images' paths.
         by: What they were paired by, in words.
-        lone_images: Pictures without a label map.
-        lone_labels: Label maps without a picture.
+        lone_images: Images without a label map.
+        lone_labels: Label maps without an image.
         lost: Number of pairs of which neither file can be read, such as links to nothing.
         left_out: What was left out of each folder that has such files, in words.
     """
@@ -48,19 +48,19 @@ class FolderPairs:
 def pair_folders(
     images: Path, labels: Path, image_suffix: str | None = None, label_suffix: str | None = None
 ) -> FolderPairs:
-    """Pair the pictures and label maps of two folders, with all that is below them.
+    """Pair the images and label maps of two folders, with all that is below them.
 
     Files of Cityscapes belong together by city, sequence and frame, whatever follows. Others do by
-    their names, without a suffix that all pictures or all labels have.
+    their names, without a suffix that all images or all labels have.
 
     Args:
-        images: Folder of the pictures.
+        images: Folder of the images.
         labels: Folder of the label maps.
-        image_suffix: What the stems of pictures end with; others are passed over.
+        image_suffix: What the stems of images end with; others are passed over.
         label_suffix: The same for label maps.
 
     Raises:
-        DrnError: A folder is missing or empty, nothing belongs together, or a picture could belong
+        DrnError: A folder is missing or empty, nothing belongs together, or an image could belong
             to several label maps.
     """
     found, images_out = _files(images, image_suffix)
@@ -101,7 +101,7 @@ def _pair(
         )
     if image_frames and label_frames:
         raise DrnError(
-            f"{images} and {labels}: have no frame in common: pictures of "
+            f"{images} and {labels}: have no frame in common: images of "
             f"{next(iter(image_frames))}, label maps of {next(iter(label_frames))}"
         )
     matching = match_names(
@@ -114,7 +114,7 @@ def _pair(
         {images / match.image: labels / match.label for match in matching.matches},
         f"name ({matching})",
         [images / name for name in matching.without_label],
-        [labels / name for name in matching.without_picture],
+        [labels / name for name in matching.without_image],
     )
 
 

@@ -79,13 +79,13 @@ def read_map(path: Path, ids: Ids, classes: int) -> Pixels:
 
 @dataclass(frozen=True, slots=True)
 class PairReader:
-    """Reads a picture and its label map, and brings one to the size of the other.
+    """Reads an image and its label map, and brings one to the size of the other.
 
     Attributes:
         classes: Number of classes.
         labels: Which ids the label maps hold.
-        size: `label` resizes the picture to its label map (bicubic), `none` the label map to its
-            picture (nearest), and a width and height both.
+        size: `label` resizes the image to its label map (bicubic), `none` the label map to its
+            image (nearest), and a width and height both.
     """
 
     classes: int
@@ -93,7 +93,7 @@ class PairReader:
     size: Size = "label"
 
     def __call__(self, sample: Sample) -> tuple[Pixels, Pixels]:
-        """Give picture `(H, W, 3)` and label map `(H, W)`; raises DrnError as the readers do."""
+        """Give image `(H, W, 3)` and label map `(H, W)`; raises DrnError as the readers do."""
         assert sample.label is not None
         image, label = read_image(sample.image), read_map(sample.label, self.labels, self.classes)
         width, height = _size(self.size, image, label)

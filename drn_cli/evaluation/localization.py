@@ -1,8 +1,8 @@
 """Score a classifier's boxes against true ones, for many thresholds in one pass.
 
-A picture counts as right at top-k if, of the k likeliest classes, one is a class of its true boxes
+An image counts as right at top-k if, of the k likeliest classes, one is a class of its true boxes
 and its box overlaps one of them by more than half (intersection over union), corner pixels included
-as in ImageNet's own evaluation. The error is the share of pictures that are not right.
+as in ImageNet's own evaluation. The error is the share of images that are not right.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,18 +19,18 @@ from drn_cli.data.images import read_image
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.segmentation import failures, tolerant
-from drn_cli.inference.activation import Activation, Kind, See, activate
-from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.activation import ClassActivationMap, Kind, See, activate
+from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.reading import networks_at_once, one_thread_each
 from drn_cli.inference.score_maps import scores_of
 
-TOP = 5  # classes of a picture that may be right
+TOP = 5  # classes of an image that may be right
 OVERLAP = 0.5  # above which a box is right
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
-    """A picture to be scored.
+class Localization:
+    """An image to be scored.
 
     Attributes:
         image: The file.
@@ -44,11 +44,11 @@ class Located:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureBoxes:
-    """What was found in one picture.
+class ImageBoxes:
+    """What was found in one image.
 
     Attributes:
-        number: Its place in the list of pictures, from 0.
+        number: Its place in the list of images, from 0.
         classes: The likeliest classes, at most five.
         probabilities: Theirs.
         boxes: In pixels, float64 `(classes, thresholds, 4)`; NaN for none.
@@ -65,15 +65,15 @@ class PictureBoxes:
 
 @dataclass(frozen=True, slots=True)
 class LocalizationScores:
-    """Localisation errors over a set of pictures, as fractions of 1.
+    """Localisation errors over a set of images, as fractions of 1.
 
     Attributes:
         thresholds: That were tried; minus infinity is none.
         top1, top5: The error at each of them.
-        top1_classification, top5_classification: Share of the pictures whose class was not first,
+        top1_classification, top5_classification: Share of the images whose class was not first,
             or not among the first five: no threshold can do better.
-        images: Number of pictures.
-        pictures: What was found in each, in their order, where that was asked for.
+        images: Number of images.
+        per_image: What was found in each, in their order, where that was asked for.
         failed: Why others could not be scored, a line each.
     """
 
@@ -83,7 +83,7 @@ class LocalizationScores:
     top1_classification: float
     top5_classification: float
     images: int
-    pictures: tuple[PictureBoxes, ...] = ()
+    per_image: tuple[ImageBoxes, ...] = ()
     failed: tuple[str, ...] = ()
 
     @property
@@ -110,8 +110,8 @@ class LocalizationScores:
 
 
 def localize(
-    classifier: Classifier,
-    pictures: Sequence[Located],
+    classifier: ClassificationPredictor,
+    images: Sequence[Localization],
     group: Group,
     thresholds: Sequence[float],
     *,
@@ -121,27 +121,27 @@ def localize(
     partial: bool = False,
     step: Callable[[], object] = lambda: None,
 ) -> LocalizationScores:
-    """Find boxes in every picture once, and compare.
+    """Find boxes in every image once, and compare.
 
     Each process takes its share and the counts are added up.
 
     Args:
         classifier: The network.
-        pictures: All of them, at least one, in every process.
+        images: All of them, at least one, in every process.
         group: The processes.
         thresholds: That are tried.
-        see: What is seen of a picture, as for `activate`.
+        see: What is seen of an image, as for `activate`.
         kind: What thresholds are compared with, as for `activate`.
-        each: Whether what was found in each picture is wanted too.
+        each: Whether what was found in each image is wanted too.
         partial: Whether the others are scored where an image fails.
-        step: Called after each picture of this process.
+        step: Called after each image of this process.
 
     Raises:
         DrnError: An image cannot be read, or its scores are not finite; with `partial`, of all.
     """
-    mine = group.share(list(enumerate(pictures)))
+    mine = group.share(list(enumerate(images)))
 
-    def work(item: tuple[int, Located]) -> PictureBoxes:
+    def work(item: tuple[int, Localization]) -> ImageBoxes:
         number, located = item
         image = read_image(located.image)
         with scores_of(located.image):
@@ -160,15 +160,15 @@ def localize(
             step()
             continue
         right += is_right(found)
-        true = [kind in pictures[found.number].classes for kind in found.classes]
+        true = [kind in images[found.number].classes for kind in found.classes]
         known += (true[0], any(true))
         if each:
             kept.append(found)
         step()
     counts = torch.from_numpy(np.concatenate([right.ravel(), known])).to(group.device)
     total = group.sum(counts).cpu().numpy()
-    lost = failures(failed, len(pictures), group)
-    scored = len(pictures) - len(lost)
+    lost = failures(failed, len(images), group)
+    scored = len(images) - len(lost)
     errors = 1 - total / scored
     top1, top5 = errors[:-2].reshape(2, -1).tolist()
     gathered = [one for part in group.gather(kept) for one in part]
@@ -185,9 +185,9 @@ def localize(
 
 
 def compare(
-    found: Activation, located: Located, thresholds: Sequence[float], number: int
-) -> PictureBoxes:
-    """Compare the boxes of a picture's likeliest classes with its true ones."""
+    found: ClassActivationMap, located: Localization, thresholds: Sequence[float], number: int
+) -> ImageBoxes:
+    """Compare the boxes of an image's likeliest classes with its true ones."""
     classes = found.best(TOP)
     boxes = found.boxes(classes, thresholds)
     overlap = np.zeros(boxes.shape[:2])
@@ -196,7 +196,7 @@ def compare(
         if true:
             overlap[place] = np.max([iou(boxes[place], box) for box in true], axis=0)
     likely = found.probabilities[classes].tolist()
-    return PictureBoxes(number, tuple(classes), tuple(likely), boxes, overlap)
+    return ImageBoxes(number, tuple(classes), tuple(likely), boxes, overlap)
 
 
 def iou(boxes: npt.NDArray[np.float64], true: Box) -> npt.NDArray[np.float64]:
@@ -212,27 +212,27 @@ def iou(boxes: npt.NDArray[np.float64], true: Box) -> npt.NDArray[np.float64]:
     return np.asarray(np.nan_to_num(common / whole))
 
 
-def is_right(found: PictureBoxes) -> npt.NDArray[np.bool_]:
-    """Tell at which thresholds a picture is right at top-1, and at top-5: `(2, thresholds)`."""
+def is_right(found: ImageBoxes) -> npt.NDArray[np.bool_]:
+    """Tell at which thresholds an image is right at top-1, and at top-5: `(2, thresholds)`."""
     hits = found.iou > OVERLAP
     return np.stack([hits[0], hits.any(axis=0)])
 
 
-def worst_located(scores: LocalizationScores) -> list[PictureBoxes]:
-    """Order pictures by the overlap of their likeliest class's box, at the best threshold.
+def worst_located(scores: LocalizationScores) -> list[ImageBoxes]:
+    """Order images by the overlap of their likeliest class's box, at the best threshold.
 
     Of those without any, the surest come first.
     """
 
-    def order(found: PictureBoxes) -> tuple[float, float, int]:
+    def order(found: ImageBoxes) -> tuple[float, float, int]:
         return float(found.iou[0, scores.best]), -found.probabilities[0], found.number
 
-    return sorted(scores.pictures, key=order)
+    return sorted(scores.per_image, key=order)
 
 
 def located(
     images: Sequence[Path], truth: Mapping[str, Sequence[Box]], index: Mapping[str, int]
-) -> tuple[list[Located], list[Path], list[Path]]:
+) -> tuple[list[Localization], list[Path], list[Path]]:
     """Put images together with their boxes, by their names.
 
     Args:
@@ -248,7 +248,7 @@ def located(
         name: tuple(box for box in boxes if box.name in index) for name, boxes in truth.items()
     }
     found = [
-        Located(image, boxes, tuple(index[box.name] for box in boxes))
+        Localization(image, boxes, tuple(index[box.name] for box in boxes))
         for image in images
         if (boxes := known.get(image.stem, ()))
     ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from drn_cli.evaluation.confusion import Scores
+from drn_cli.evaluation.confusion import SegmentationScores
 from drn_cli.evaluation.folder_pairs import FolderPairs
 from drn_cli.evaluation.label_maps import Ids, Size
 from drn_cli.files import sha256
@@ -24,7 +24,7 @@ IDS = {
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How a network looked at pictures.
+    """How a network looked at images.
 
     Attributes:
         network: Architecture.
@@ -54,12 +54,12 @@ class Seen:
         if self.view.scales != (1.0,):
             scales = ", ".join(f"{scale:g}" for scale in self.view.scales)
             parts.append(
-                f"Each picture was seen at {scales} of its size (bicubic), the log-probabilities "
+                f"Each image was seen at {scales} of its size (bicubic), the log-probabilities "
                 "resized back (bilinear, anti-aliased) and summed."
             )
-        parts.append(f"Mirrored pictures were {'seen too' if self.view.flip else 'not seen'}.")
+        parts.append(f"Mirrored images were {'seen too' if self.view.flip else 'not seen'}.")
         if self.view.tile is not None:
-            parts.append(f"Pictures were seen in overlapping tiles of {self.view.tile} pixels.")
+            parts.append(f"Images were seen in overlapping tiles of {self.view.tile} pixels.")
         return " ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -78,16 +78,16 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
+class EvalProtocol:
     """What was compared with what, and how.
 
     Attributes:
-        images: Where the pictures, or the predictions, are.
+        images: Where the images, or the predictions, are.
         labels: Where their label maps are.
         pairs: What belonged together.
         label_ids: Which ids the label maps hold.
         size: What was brought to which size; None if all had one.
-        seen: How a network saw the pictures; or which ids given predictions hold.
+        seen: How a network saw the images; or which ids given predictions hold.
     """
 
     images: Path
@@ -97,7 +97,7 @@ class Protocol:
     size: Size | None
     seen: Seen | Ids
 
-    def to_json(self, scores: Scores) -> dict[str, Any]:
+    def to_json(self, scores: SegmentationScores) -> dict[str, Any]:
         """Give it ready for JSON, its text too."""
         size, pairs = self.size, self.pairs
         told = {
@@ -116,7 +116,7 @@ class Protocol:
             return told | self.seen.to_json()
         return told | {"prediction_ids": self.seen}
 
-    def text(self, scores: Scores) -> str:
+    def text(self, scores: SegmentationScores) -> str:
         """Say it in whole sentences."""
         pairs, seen, classes = self.pairs, sum(i is not None for i in scores.iou), len(scores.iou)
         lone = ((pairs.lone_images, "file"), (pairs.lone_labels, "label map"))
@@ -144,7 +144,7 @@ class Protocol:
 
     def _sizes(self) -> str:
         kind, way = (
-            ("Pictures", "bicubic") if isinstance(self.seen, Seen) else ("Predictions", "nearest")
+            ("Images", "bicubic") if isinstance(self.seen, Seen) else ("Predictions", "nearest")
         )
         if isinstance(self.size, tuple):
             width, height = self.size

@@ -1,4 +1,4 @@
-"""Score a segmenter, or predictions that were saved, on labelled pictures."""
+"""Score a segmenter, or predictions that were saved, on labelled images."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,8 +12,8 @@ from drn_cli.data.folders import Sample
 from drn_cli.data.images import Pixels
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError, FaultError
-from drn_cli.evaluation.confusion import PictureScores, Scores, confusion
-from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.evaluation.confusion import ImageScores, SegmentationScores, confusion
+from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.inference.reading import ahead, networks_at_once, one_thread_each
 from drn_cli.inference.score_maps import scores_of
 
@@ -26,7 +26,7 @@ Read = Callable[[Sample], tuple[Pixels, Pixels]]
 
 
 def evaluate(
-    predictor: PixelPredictor,
+    predictor: SegmentationPredictor,
     samples: Sequence[Sample],
     group: Group,
     *,
@@ -36,22 +36,22 @@ def evaluate(
     loss: bool = False,
     step: Callable[[], object] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
-) -> Scores | None:
-    """Predict every picture once and compare.
+) -> SegmentationScores | None:
+    """Predict every image once and compare.
 
     Each process takes its share and the matrices are added up: the scores do not depend on how
-    many processes there are. What is kept of a picture are its scores, if anything.
+    many processes there are. What is kept of an image are its scores, if anything.
 
     Args:
         predictor: The network with its settings.
         samples: All of them, in every process.
         group: The processes.
-        read: Reads picture `(H, W, 3)` and label `(H, W)` of a sample, in another thread; by
+        read: Reads image `(H, W, 3)` and label `(H, W)` of a sample, in another thread; by
             default as they are.
-        each: Whether the scores of each picture are wanted too.
+        each: Whether the scores of each image are wanted too.
         partial: Whether the others are scored where an image fails.
         loss: Whether to compute the cross-entropy of the images at scale 1 too.
-        step: Called after each picture of this process.
+        step: Called after each image of this process.
         stop: Asked after it; where it says so in any process, all give up.
 
     Returns:
@@ -82,7 +82,7 @@ def evaluate(
 
     mine = group.share(samples)
     if group.device.type == "cpu":
-        # As many pictures as there are threads, each in a single one.
+        # As many images as there are threads, each in a single one.
         counts = one_thread_each(
             lambda sample: look(sample, read_part(sample)), mine, networks_at_once(group.device)
         )
@@ -100,7 +100,7 @@ def compare(
     each: bool = False,
     partial: bool = False,
     step: Callable[[], object] = lambda: None,
-) -> Scores:
+) -> SegmentationScores:
     """Compare predictions that were saved with labels; as `evaluate`.
 
     Args:
@@ -108,9 +108,9 @@ def compare(
         classes: Number of classes.
         group: The processes.
         read: Reads prediction and label, `(H, W)` both, of a sample.
-        each: Whether the scores of each picture are wanted too.
+        each: Whether the scores of each image are wanted too.
         partial: Whether the others are scored where an image fails.
-        step: Called after each picture of this process.
+        step: Called after each image of this process.
     """
 
     def count(sample: Sample) -> Counts:
@@ -159,10 +159,10 @@ def _add_up(
     each: bool,
     step: Callable[[], object],
     stop: Callable[[], bool],
-) -> Scores | None:
-    """Sum the matrices of this process's share, picture by picture, then those of all processes."""
+) -> SegmentationScores | None:
+    """Sum the matrices of this process's share, image by image, then those of all processes."""
     matrix = torch.zeros(classes, classes + 1, dtype=torch.int64, device=group.device)
-    pictures: list[PictureScores] = []
+    images: list[ImageScores] = []
     failed: list[tuple[int, str]] = []
     losses: list[Tensor] = []
     stopped = False
@@ -177,19 +177,19 @@ def _add_up(
             losses.append(loss)
         if each:
             image, label = samples[number].image, samples[number].label
-            scores = PictureScores.of(of_image.cpu().numpy(), number, str(image), str(label))
-            pictures.append(scores)
+            scores = ImageScores.of(of_image.cpu().numpy(), number, str(image), str(label))
+            images.append(scores)
         step()
         if stopped := stop():
             break
     if group.any(stopped):
         return None
     total = group.sum(matrix).cpu().numpy()
-    gathered = [one for part in group.gather(pictures) for one in part]
+    gathered = [one for part in group.gather(images) for one in part]
     lost = failures(failed, len(samples), group)
     ordered = sorted(gathered, key=lambda one: one.number)
     mean = mean_loss(torch.stack(losses).tolist() if losses else [], group)
-    return Scores.of(total, len(samples) - len(lost), ordered, lost, mean)
+    return SegmentationScores.of(total, len(samples) - len(lost), ordered, lost, mean)
 
 
 def mean_loss(losses: Sequence[tuple[float, float]], group: Group) -> float | None:

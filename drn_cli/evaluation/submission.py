@@ -1,6 +1,6 @@
 """A zip file as the Cityscapes server takes it: written, and checked, others' too.
 
-For each of the 1525 test pictures it holds one PNG whose name begins with the picture's city,
+For each of the 1525 test images it holds one PNG whose name begins with the image's city,
 sequence and frame, of 2048x1024 pixels of 8 bits that are label ids (not train ids), and nothing
 else. That is what the benchmark's submission page and its own evaluation script ask for.
 """
@@ -31,7 +31,7 @@ TEST_CITIES = {
     "leverkusen": 58,
     "mainz": 298,
     "munich": 398,
-}  # pictures of each
+}  # images of each
 SIZE = (2048, 1024)  # width and height
 FRAME = re.compile(r"([a-z-]+)_\d{6}_\d{6}(?!\d)")
 LARGEST_FILE = 16 << 20  # bytes of a PNG; with 8 bits a pixel it cannot have a fifth of that
@@ -41,7 +41,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # of all files in the zip: the same predictions g
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class SubmissionFinding:
     """One thing that is wrong with a submission, or odd."""
 
     severity: Literal["error", "warning"]
@@ -53,23 +53,23 @@ class Submission:
     """What a zip file holds.
 
     Attributes:
-        pictures: How many label maps.
+        images: How many label maps.
         bytes: Size of the file.
         findings: What is wrong or odd.
     """
 
-    pictures: int
+    images: int
     bytes: int
-    findings: tuple[Finding, ...]
+    findings: tuple[SubmissionFinding, ...]
 
     @property
-    def errors(self) -> list[Finding]:
+    def errors(self) -> list[SubmissionFinding]:
         return [finding for finding in self.findings if finding.severity == "error"]
 
     def to_json(self) -> dict[str, Any]:
         """Give it ready for JSON."""
         findings = [{"severity": one.severity, "message": one.message} for one in self.findings]
-        return {"pictures": self.pictures, "bytes": self.bytes, "findings": findings}
+        return {"images": self.images, "bytes": self.bytes, "findings": findings}
 
 
 def frame_of(name: str) -> str | None:
@@ -79,14 +79,14 @@ def frame_of(name: str) -> str | None:
 
 
 def check_inputs(paths: Sequence[str], *, partial: bool) -> None:
-    """See, before anything is predicted, that pictures are those of which the server wants maps.
+    """See, before anything is predicted, that images are those of which the server wants maps.
 
     Args:
-        paths: The pictures.
+        paths: The images.
         partial: Whether there may be fewer, and of other cities than those of the test set.
 
     Raises:
-        DrnError: A name or a size is not that of a Cityscapes picture, one is there twice, or some
+        DrnError: A name or a size is not that of a Cityscapes image, one is there twice, or some
             are missing.
     """
     frames: dict[str, str] = {}
@@ -94,10 +94,10 @@ def check_inputs(paths: Sequence[str], *, partial: bool) -> None:
         frame = frame_of(path)
         if frame is None:
             raise DrnError(
-                f"{path}: a picture of Cityscapes is called CITY_SEQUENCE_FRAME_leftImg8bit.png"
+                f"{path}: an image of Cityscapes is called CITY_SEQUENCE_FRAME_leftImg8bit.png"
             )
         if frame in frames:
-            raise DrnError(f"{path} and {frames[frame]} are both pictures of {frame}")
+            raise DrnError(f"{path} and {frames[frame]} are both images of {frame}")
         frames[frame] = path
     with ThreadPoolExecutor(THREADS) as pool:
         for path, size in zip(paths, pool.map(_size, paths), strict=True):
@@ -105,7 +105,7 @@ def check_inputs(paths: Sequence[str], *, partial: bool) -> None:
                 raise DrnError(f"{path}: is {size[0]}x{size[1]}, not {SIZE[0]}x{SIZE[1]}")
     if not partial and (wrong := _wrong_cities(frames)):
         raise DrnError(
-            f"these are not the pictures of the test set: {wrong}",
+            f"these are not the images of the test set: {wrong}",
             "give all of leftImg8bit/test, or --partial for a zip that the server will not take",
         )
 
@@ -172,7 +172,7 @@ def check_submission(
 
     Args:
         path: The zip file, anybody's.
-        frames: City, sequence and frame of each picture that has to be there; without them, as
+        frames: City, sequence and frame of each image that has to be there; without them, as
             many of each city are wanted as the test set has.
         progress: Told how many maps are looked at, of all.
 
@@ -198,45 +198,45 @@ def _is_png(name: str) -> bool:
 
 def _check_names(
     infos: Sequence[zipfile.ZipInfo], frames: Iterable[str] | None
-) -> Iterator[Finding]:
+) -> Iterator[SubmissionFinding]:
     names = [info.filename for info in infos]
     strangers = [name for name in names if not (frame_of(name) and _is_png(name))]
     for name in strangers:
-        yield Finding("error", f"{name}: is no CITY_SEQUENCE_FRAME*.png")
+        yield SubmissionFinding("error", f"{name}: is no CITY_SEQUENCE_FRAME*.png")
     there: dict[str, str] = {}
     for name in names:
         frame = frame_of(name)
         if frame is None or name in strangers:
             continue
         if frame in there:
-            yield Finding("error", f"{name} and {there[frame]} are both of {frame}")
+            yield SubmissionFinding("error", f"{name} and {there[frame]} are both of {frame}")
         there.setdefault(frame, name)
     if frames is None:
         if wrong := _wrong_cities(there):
-            yield Finding("error", f"not one map for each test picture: {wrong}")
+            yield SubmissionFinding("error", f"not one map for each test image: {wrong}")
         return
     wanted = set(frames)
     for what, some in (("is missing", wanted - there.keys()), ("is none", there.keys() - wanted)):
         for frame in sorted(some):
-            yield Finding("error", f"{frame}: {what} of the {len(wanted)} pictures")
+            yield SubmissionFinding("error", f"{frame}: {what} of the {len(wanted)} images")
 
 
 def _check_maps(
     archive: zipfile.ZipFile, path: Path, infos: Sequence[zipfile.ZipInfo], progress: Progress
-) -> Iterator[Finding]:
+) -> Iterator[SubmissionFinding]:
     values: set[int] = set()
 
-    def look(info: zipfile.ZipInfo) -> tuple[list[Finding], set[int]]:
+    def look(info: zipfile.ZipInfo) -> tuple[list[SubmissionFinding], set[int]]:
         try:
             pixels = _read_map(archive, path, info)
         except FaultError:
             raise
         except DrnError as error:
-            return [Finding("error", f"{info.filename}: {error.message}")], set()
+            return [SubmissionFinding("error", f"{info.filename}: {error.message}")], set()
         found = set(np.unique(pixels).tolist())
         unknown = sorted(found - set(LABEL_ID))
         message = f"{info.filename}: has the value {unknown[0] if unknown else ''}, no label id"
-        return ([Finding("error", message)] if unknown else []), found
+        return ([SubmissionFinding("error", message)] if unknown else []), found
 
     with ThreadPoolExecutor(THREADS) as pool:
         for done, (findings, found) in enumerate(pool.map(look, infos), start=1):
@@ -246,9 +246,11 @@ def _check_maps(
     ignored = set(np.flatnonzero(cityscapes_train_ids() == IGNORED).tolist()) & set(LABEL_ID)
     # Train ids end at 18, and half of them are label ids of void.
     if values and max(values) < 19 and len(values & ignored) > 1:
-        yield Finding("error", "the maps hold train ids (0 to 18), where label ids are wanted")
+        yield SubmissionFinding(
+            "error", "the maps hold train ids (0 to 18), where label ids are wanted"
+        )
     elif void := sorted(values & ignored):
-        yield Finding(
+        yield SubmissionFinding(
             "warning",
             f"some pixels have ids that are not evaluated, which counts as wrong: {void}",
         )

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
 from drn_cli.export.facts import describe
-from drn_cli.export.form import ENDINGS, WEIGHTS_ALONE, Form
+from drn_cli.export.form import ENDINGS, WEIGHTS_ALONE, ExportConfig
 from drn_cli.export.int8 import inputs_of, quantise_onnx
 from drn_cli.export.parity import Parity, compare
 from drn_cli.export.probes import find_examples, make_probes, shrunk
@@ -32,14 +32,14 @@ from drn_cli.replacing import half_replaced, move_together, restore_together
 
 log = logging.getLogger(__name__)
 
-PICTURES, PICTURES_FOR_INT8 = 2, 8  # that are compared, of each size
-CALIBRATING = 30  # pictures that the ranges of whole numbers are taken from
+IMAGES, IMAGES_FOR_INT8 = 2, 8  # that are compared, of each size
+CALIBRATING = 30  # images that the ranges of whole numbers are taken from
 LOCK = "exports.lock"  # as `clear_leftovers` wants it
 REPORT = ".parity.json"  # behind the file's own name
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """A file that was written.
 
     Attributes:
@@ -55,32 +55,32 @@ class Exported:
 
 def export(
     source: Source,
-    form: Form,
+    form: ExportConfig,
     out: Path | None = None,
     *,
-    pictures: Sequence[str] = (),
+    images: Sequence[str] = (),
     calibration: Sequence[str] = (),
     licence: str | None = None,
     given: Normalization | None = None,
     force: bool = False,
     tell: Callable[[str], object] = lambda _: None,
-) -> Exported:
+) -> ExportResult:
     """Write a network in another format, load it back, and compare.
 
     Args:
         source: The checkpoint.
         form: What it is to become.
         out: The file; by default the architecture's name, in the current folder.
-        pictures: Files, folders or globs to compare on; by default some of the run's validation
-            pictures, or drawn ones.
-        calibration: The same for int8; by default some of the run's training pictures.
+        images: Files, folders or globs to compare on; by default some of the run's validation
+            images, or drawn ones.
+        calibration: The same for int8; by default some of the run's training images.
         licence: Of the weights.
         given: Mean and standard deviation, whatever the checkpoint says.
         force: Whether what is there may be replaced.
         tell: Called with each step, in words.
 
     Raises:
-        DrnError: The checkpoint, a picture or the form cannot be used, something is not installed,
+        DrnError: The checkpoint, an image or the form cannot be used, something is not installed,
             the file cannot be written, or it answers differently: then nothing is left of it.
     """
     network = read_network(source.checkpoint)
@@ -89,8 +89,8 @@ def export(
     places = _places(out, form)
     if not force:
         _check_absent(places)
-    count = PICTURES if form.precision != "int8" else PICTURES_FOR_INT8
-    probes = make_probes(find_examples(pictures, source, "val", count), form)
+    count = IMAGES if form.precision != "int8" else IMAGES_FOR_INT8
+    probes = make_probes(find_examples(images, source, "val", count), form)
     calibrating = _calibrating(source, calibration) if form.precision == "int8" else []
     strings, statistics = describe(network, source, form, licence, given)
     check_metadata(strings, out, writing=True)  # what cannot be read back is not written
@@ -125,10 +125,10 @@ def export(
             if not force:
                 _check_absent(places)  # another export may have ended since
             move_together(folder, places)
-    return Exported(places, network, parity)
+    return ExportResult(places, network, parity)
 
 
-def _places(out: Path, form: Form) -> list[Path]:
+def _places(out: Path, form: ExportConfig) -> list[Path]:
     """Return all files of an export, itself last."""
     report = out.with_name(f"{out.name}{REPORT}")
     size = len(os.fsencode(report.name))
@@ -155,7 +155,7 @@ def _calibrating(source: Source, named: Sequence[str]) -> list[Pixels]:
     examples = find_examples(named, source, "train", CALIBRATING)
     if examples is None:
         raise DrnError(
-            "--int8: needs pictures like those that it will see",
+            "--int8: needs images like those that it will see",
             "name some thirty: --calibration DIR",
         )
     return [shrunk(image) for image in examples.images]
@@ -164,8 +164,8 @@ def _calibrating(source: Source, named: Sequence[str]) -> list[Pixels]:
 def _write(
     path: Path,
     network: TrainedNetwork,
-    statistics: Statistics,
-    form: Form,
+    statistics: ChannelStats,
+    form: ExportConfig,
     strings: dict[str, str],
     calibrating: Sequence[Pixels],
 ) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from drn_cli.data.classes import ClassSet, generic, imagenet
-from drn_cli.data.folders import Statistics
-from drn_cli.export.form import WEIGHTS_ALONE, Form
+from drn_cli.data.folders import ChannelStats
+from drn_cli.export.form import WEIGHTS_ALONE, ExportConfig
 from drn_cli.files import read_json, sha256
-from drn_cli.inference import told
 from drn_cli.inference.loading import facts
+from drn_cli.inference.metadata import read_strings, to_metadata
 from drn_cli.inference.normalization import GUESS, Normalization
 from drn_cli.inference.opening import TrainedNetwork
 from drn_cli.inference.runtimes import UINT8
@@ -34,10 +34,10 @@ PLACES = {"data": {"root", "lists", "cache_folder"}, "model": {"weights"}}
 def describe(
     network: TrainedNetwork,
     source: Source,
-    form: Form,
+    form: ExportConfig,
     licence: str | None,
     given: Normalization | None = None,
-) -> tuple[dict[str, str], Statistics]:
+) -> tuple[dict[str, str], ChannelStats]:
     """Give the strings of a file, and the statistics that are among them.
 
     Args:
@@ -49,11 +49,11 @@ def describe(
     """
     normalized, class_set = facts(network, given=given)
     statistics = normalized.statistics
-    folders = told.strings(network.metadata, "class_folders")
+    folders = read_strings(network.metadata, "class_folders")
     if network.task == "classification" and "class_names" not in network.metadata:
         class_set, folders = _named(network.classes)
     inherited = {key: text for key, text in network.metadata.items() if key not in OF_FORM}
-    strings = inherited | told.record(network.model, statistics, class_set, folders)
+    strings = inherited | to_metadata(network.model, statistics, class_set, folders)
     if normalized.guessed:
         strings[GUESS] = normalized.source
     if network.task == "classification":

@@ -21,7 +21,7 @@ INT8 = ("onnx", "openvino")  # formats whose runtimes compute in whole numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
+class ExportConfig:
     """What an exported network takes and gives, and computes in.
 
     Attributes:

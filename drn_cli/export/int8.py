@@ -1,4 +1,4 @@
-"""Whole numbers of 8 bits instead of floats, their ranges taken from pictures.
+"""Whole numbers of 8 bits instead of floats, their ranges taken from images.
 
 The ends of the network stay in float32: the stem and the two convolutions after it, which have few
 channels, and the last two, whose sums decide between classes. On CamVid that made 99 per cent of
@@ -19,10 +19,10 @@ import numpy.typing as npt
 import torch
 
 from drn_cli.data.batches import normalise
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
-from drn_cli.export.form import Form
+from drn_cli.export.form import ExportConfig
 from drn_cli.inference.runtimes import INPUT, require_package
 from drn_cli.inference.views import resized_image
 
@@ -33,19 +33,21 @@ NOT_FINITE = "not finite"  # in what NumPy says of a histogram of NaN or infinit
 Input = npt.NDArray[Any]  # (1, 3, H, W), as the network takes it
 
 
-def inputs_of(images: Sequence[Pixels], statistics: Statistics, form: Form) -> list[Input]:
-    """Make of pictures what the network takes: pixels as they are, or normalised ones."""
+def inputs_of(
+    images: Sequence[Pixels], statistics: ChannelStats, form: ExportConfig
+) -> list[Input]:
+    """Make of images what the network takes: pixels as they are, or normalised ones."""
     inputs = []
     for image in images:
-        picture = resized_image(image, *form.size) if form.size else image
-        x = torch.from_numpy(np.array(picture))[None]
+        resized = resized_image(image, *form.size) if form.size else image
+        x = torch.from_numpy(np.array(resized))[None]
         x = x.permute(0, 3, 1, 2) if form.normalize else normalise(x, statistics)
         inputs.append(x.contiguous().numpy())
     return inputs
 
 
 class _Reader:
-    """Pictures as ONNX Runtime asks for them, also for some of them alone."""
+    """Images as ONNX Runtime asks for them, also for some of them alone."""
 
     def __init__(self, inputs: Sequence[Input]) -> None:
         self._inputs = inputs
@@ -90,7 +92,7 @@ def quantise_onnx(path: Path, inputs: Sequence[Input]) -> None:
                 weight_type=tools.QuantType.QInt8,
                 activation_type=tools.QuantType.QUInt8,
                 calibrate_method=tools.CalibrationMethod.Percentile,
-                # One picture at a time: it would keep every map of all of them.
+                # One image at a time: it would keep every map of all of them.
                 extra_options={"CalibPercentile": INSIDE, "CalibStridedMinMax": 1},
             )
         except ValueError as error:

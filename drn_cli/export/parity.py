@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from drn_cli.data.batches import normalise
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.errors import DrnError
 from drn_cli.export.form import Precision
-from drn_cli.export.probes import Probe
+from drn_cli.export.probes import ParityInput
 from drn_cli.inference.opening import Found, TrainedNetwork
 from drn_cli.inference.runtimes import AS_PIXELS, ExportedNetwork
 from drn_cli.inference.score_maps import NonFiniteScoresError, check_classes, check_finite
@@ -23,16 +23,16 @@ AGREEMENT: Mapping[Precision, float] = {"float32": 0.999, "float16": 0.999, "int
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class OutputDifference:
     """How alike two networks answer to one probe.
 
     Attributes:
         inputs: What was seen.
-        real: Whether it was pictures of something.
+        real: Whether it was images of something.
         shape: `(N, 3, H, W)`.
         difference: The largest one between their logits; None where there are no logits.
         largest: The largest logit, without its sign.
-        agreement: Share of the pixels (of a classifier: of the pictures) with the same class.
+        agreement: Share of the pixels (of a classifier: of the images) with the same class.
     """
 
     inputs: str
@@ -45,7 +45,7 @@ class Comparison:
     def passes(self, precision: Precision) -> bool:
         """Tell whether it is within what a precision allows.
 
-        Whole numbers are calibrated on pictures, so random pixels say nothing of them. NaN and
+        Whole numbers are calibrated on images, so random pixels say nothing of them. NaN and
         infinity never pass.
         """
         if self.difference is not None and not math.isfinite(self.difference):
@@ -71,7 +71,7 @@ class Parity:
     runtime: str
     original: str
     precision: Precision
-    comparisons: list[Comparison]
+    comparisons: list[OutputDifference]
 
     @property
     def passed(self) -> bool:
@@ -97,7 +97,7 @@ class Parity:
 Answer = Callable[[Tensor], dict[str, Tensor]]  # from uint8 `(N, H, W, 3)` to outputs by name
 
 
-def answering(found: Found, statistics: Statistics) -> Answer:
+def answering(found: Found, statistics: ChannelStats) -> Answer:
     """Give what a network answers to pixels: classes, and logits and scores where it has them."""
     if not isinstance(found, ExportedNetwork):
         return lambda pixels: _answered(found.model, normalise(pixels, statistics))
@@ -124,7 +124,7 @@ def _outputs(logits: Tensor, scores: Tensor) -> dict[str, Tensor]:
     return {"logits": logits, "scores": scores, "classes": logits.max(1).indices}
 
 
-def _finite(answer: Answer, probe: Probe, classes: int, network: str) -> dict[str, Tensor]:
+def _finite(answer: Answer, probe: ParityInput, classes: int, network: str) -> dict[str, Tensor]:
     """Ask a network for all of its outputs, none of which may have a value that is not finite."""
     outputs = answer(torch.from_numpy(probe.pixels))
     try:
@@ -145,9 +145,9 @@ def _finite(answer: Answer, probe: Probe, classes: int, network: str) -> dict[st
 def compare(
     original: TrainedNetwork,
     exported: Found,
-    statistics: Statistics,
+    statistics: ChannelStats,
     precision: Precision,
-    probes: Sequence[Probe],
+    probes: Sequence[ParityInput],
 ) -> Parity:
     """Show two networks the same inputs.
 
@@ -174,7 +174,7 @@ def compare(
         same = given["classes"].long() == expected["classes"]
         count, height, width, _ = probe.pixels.shape
         comparisons.append(
-            Comparison(
+            OutputDifference(
                 inputs=probe.kind,
                 real=probe.real,
                 shape=(count, 3, height, width),

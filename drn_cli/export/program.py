@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from drn_cli.data.folders import Statistics
-from drn_cli.export.form import Form
+from drn_cli.data.folders import ChannelStats
+from drn_cli.export.form import ExportConfig
 from drn_cli.inference.preparation import folded
 from drn_cli.inference.runtimes import METADATA_KEY
 from drn_cli.inference.score_maps import NO_CLASS
@@ -31,7 +31,7 @@ class Deployed(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: DRN, statistics: Statistics, form: Form) -> None:
+    def __init__(self, model: DRN, statistics: ChannelStats, form: ExportConfig) -> None:
         super().__init__()
         self.network = folded(model)
         self.form = form
@@ -63,7 +63,7 @@ class Deployed(nn.Module):
         return (torch.where(finite, classes.to(torch.uint8), NO_CLASS),)
 
 
-def trace(model: DRN, statistics: Statistics, form: Form) -> torch.export.ExportedProgram:
+def trace(model: DRN, statistics: ChannelStats, form: ExportConfig) -> torch.export.ExportedProgram:
     """Make a program of a network, for any batch, height and width unless its form freezes them."""
     count, channels, *size = TRACED
     x = torch.zeros(count, channels, *(form.size or size))

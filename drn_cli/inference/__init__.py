@@ -1,1 +1,1 @@
-"""From pictures to predictions."""
+"""From images to predictions."""

@@ -1,4 +1,4 @@
-"""Where in a picture a classifier sees its classes: activation maps and tight boxes.
+"""Where in an image a classifier sees its classes: activation maps and tight boxes.
 
 A classifier without its pooling scores each class at each position. A class's box is the smallest
 one around the positions where the class has the highest score of all, and that above a threshold
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from drn_cli.data.batches import normalise
 from drn_cli.data.images import Pixels
 from drn_cli.data.resized_crop import centre_crop, resize_shorter_side
-from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.score_maps import check_finite
 from drn_cli.networks.models import OUTPUT_STRIDE, upsample
 
@@ -30,14 +30,14 @@ Boxes = npt.NDArray[np.float64]  # (classes, thresholds, 4): xmin, ymin, xmax, y
 
 
 @dataclass(frozen=True, slots=True)
-class Activation:
-    """What a classifier sees where in a picture.
+class ClassActivationMap:
+    """What a classifier sees where in an image.
 
     Attributes:
         maps: Scores, or probabilities, float32 `(classes, h, w)`, on the CPU.
         probabilities: Of each class for the whole of what was seen, float64 `(classes,)`.
-        size: Height and width of the picture, in pixels.
-        seen: The part that was seen, in pixels of the picture: top, left, height, width.
+        size: Height and width of the image, in pixels.
+        seen: The part that was seen, in pixels of the image: top, left, height, width.
         shape: Height and width in which the network saw that part, in pixels.
     """
 
@@ -52,7 +52,7 @@ class Activation:
         return self.probabilities.sort(descending=True, stable=True).indices[:count].tolist()
 
     def boxes(self, classes: Sequence[int], thresholds: Sequence[float]) -> Boxes:
-        """Find the tight box of each class above each threshold, in pixels of the picture.
+        """Find the tight box of each class above each threshold, in pixels of the image.
 
         Corner pixels are included, as in ImageNet's boxes: a box of one pixel has equal corners.
 
@@ -67,10 +67,10 @@ class Activation:
         left, right = _ends(inside.any(axis=2))
         corners = np.stack([left, top, right, bottom], axis=-1).astype(np.float64)
         corners[~inside.any(axis=(2, 3))] = np.nan
-        return self._in_picture(corners)
+        return self._in_image(corners)
 
-    def _in_picture(self, cells: Boxes) -> Boxes:
-        """Turn positions into pixels of the picture."""
+    def _in_image(self, cells: Boxes) -> Boxes:
+        """Turn positions into pixels of the image."""
         top, left, height, width = self.seen
         across, down = width / self.shape[1], height / self.shape[0]
         scale = np.array([across, down, across, down])
@@ -80,12 +80,12 @@ class Activation:
         end = (min(self.size[1], left + width), min(self.size[0], top + height))
         last = np.array(end * 2) - 1
         clipped = np.clip(edges, 0, last)
-        # A picture that was enlarged has positions smaller than its pixels.
+        # An image that was enlarged has positions smaller than its pixels.
         clipped[..., 2:] = np.maximum(clipped[..., 2:], clipped[..., :2])
         return np.asarray(clipped)
 
     def heat(self, kind: int) -> npt.NDArray[np.float32]:
-        """Give a class's map at the picture's size, from 0 for its lowest value to 1.
+        """Give a class's map at the image's size, from 0 for its lowest value to 1.
 
         Shapes: float32 `(H, W)`; 0 where the network did not look.
         """
@@ -114,14 +114,14 @@ def _ends(lines: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDAr
 
 @torch.inference_mode()
 def activate(
-    classifier: Classifier, image: Pixels, see: See = "whole", kind: Kind = "score"
-) -> Activation:
-    """Run a classifier over a picture, without its pooling.
+    classifier: ClassificationPredictor, image: Pixels, see: See = "whole", kind: Kind = "score"
+) -> ClassActivationMap:
+    """Run a classifier over an image, without its pooling.
 
     Args:
         classifier: The network.
         image: `(H, W, 3)`.
-        see: `whole` is all of the picture, its shorter side brought to `classifier.resize`;
+        see: `whole` is all of the image, its shorter side brought to `classifier.resize`;
             `centre` the crop that a classifier is tested on.
         kind: Whether maps are of scores (logits), or of probabilities, the softmax over classes.
 
@@ -150,7 +150,7 @@ def activate(
     [scores] = scores
     probabilities = scores.double().mean(dim=(1, 2)).softmax(0)
     rows, columns = shown.shape[:2]
-    return Activation(
+    return ClassActivationMap(
         maps=scores.softmax(0) if kind == "probability" else scores,
         probabilities=probabilities,
         size=(height, width),

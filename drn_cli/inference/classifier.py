@@ -1,4 +1,4 @@
-"""A classifier that takes pictures as they are read."""
+"""A classifier that takes images as they are read."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from drn_cli.data.batches import normalise
 from drn_cli.data.classification import View
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
 from drn_cli.data.resized_crop import centre_crop, ten_crops
 from drn_cli.inference.normalization import Normalization
@@ -19,8 +19,8 @@ Network = Callable[[Tensor], Tensor]  # (N, 3, S, S) to logits (N, classes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Classifier:
-    """A classifier and all it needs to read a picture.
+class ClassificationPredictor:
+    """A classifier and all it needs to read an image.
 
     Attributes:
         network: From normalised crops to logits, in evaluation mode.
@@ -31,8 +31,8 @@ class Classifier:
         named: Whether the names are known, and not made up.
         device: Where it runs.
         crop: Side of the crops that it sees, in pixels.
-        resize: What the shorter side of a picture is brought to before, in pixels.
-        maps: From normalised pictures of any size to the scores of classes at each position,
+        resize: What the shorter side of an image is brought to before, in pixels.
+        maps: From normalised images of any size to the scores of classes at each position,
             `(N, classes, ceil(H / 8), ceil(W / 8))`: the network without its pooling.
         view: `1-crop`, the centre, or `10-crop`, whose probabilities are averaged.
         autocast: The type that it computes in where that is safe; None is float32 throughout.
@@ -41,7 +41,7 @@ class Classifier:
 
     network: Network
     maps: Network
-    statistics: Statistics
+    statistics: ChannelStats
     names: tuple[str, ...]
     folders: tuple[str, ...] | None
     named: bool = True
@@ -53,14 +53,14 @@ class Classifier:
     normalization: Normalization | None = None
 
     def crops(self, image: Pixels) -> Pixels:
-        """Cut out what is seen of a picture: `(H, W, 3)` to `(1 or 10, crop, crop, 3)`."""
+        """Cut out what is seen of an image: `(H, W, 3)` to `(1 or 10, crop, crop, 3)`."""
         if self.view == "10-crop":
             return ten_crops(image, self.crop, self.resize)
         return centre_crop(image, self.crop, self.resize)[None]
 
     @torch.inference_mode()
     def log_probabilities(self, crops: Tensor) -> Tensor:
-        """Classify some pictures.
+        """Classify some images.
 
         Args:
             crops: uint8 `(N, crops, S, S, 3)`, on the device.

@@ -24,7 +24,7 @@ def writing_table(path: Path) -> AbstractContextManager[bool]:
     return locked(hidden_beside(path, "lock"), busy)
 
 
-class GrowingTable:
+class ResumableCsv:
     """Rows go to a hidden part file beside the table, a line each, until all are known.
 
     Args:

@@ -1,4 +1,4 @@
-"""Activation maps as files: laid over the picture as colours, and as arrays."""
+"""Activation maps as files: laid over the image as colours, and as arrays."""
 
 import io
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from drn_cli.data.images import Pixels
-from drn_cli.inference.activation import Activation, Boxes
+from drn_cli.inference.activation import Boxes, ClassActivationMap
 
 OPACITY = 0.5
 FRAME = 0.004  # width of a box's line, as a share of the longer side
 
 
 def heat_overlay(
-    image: Pixels, found: Activation, kind: int, box: npt.NDArray[np.float64] | None = None
+    image: Pixels, found: ClassActivationMap, kind: int, box: npt.NDArray[np.float64] | None = None
 ) -> Pixels:
-    """Lay a class's map over its picture, from blue for its lowest value to red, and draw its box.
+    """Lay a class's map over its image, from blue for its lowest value to red, and draw its box.
 
     Args:
         image: `(H, W, 3)`.
@@ -40,7 +40,7 @@ def heat_overlay(
 
 
 def arrays(
-    found: Activation,
+    found: ClassActivationMap,
     classes: Sequence[int],
     names: Sequence[str],
     boxes: Boxes,
@@ -49,8 +49,8 @@ def arrays(
     """Make the content of an npz file.
 
     It holds `maps`, float32 `(K, h, w)`, of some classes; their numbers, `classes`, `names` and
-    `probabilities`; the `thresholds` and `boxes`, `(K, thresholds, 4)`, in pixels of the picture,
-    NaN for none; the picture's `size`, and `seen`, the top, left, height and width of what the
+    `probabilities`; the `thresholds` and `boxes`, `(K, thresholds, 4)`, in pixels of the image,
+    NaN for none; the image's `size`, and `seen`, the top, left, height and width of what the
     maps are of.
     """
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Which pictures were given to look at, and what their predictions are called."""
+"""Which images were given to look at, and what their predictions are called."""
 
 import glob
 import logging
@@ -33,8 +33,8 @@ NOT_ENTERED = frozenset({CYCLE, REPEATED, UNREADABLE, PREDICTIONS})  # reasons a
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture to look at. Both are strings, because there may be a million.
+class InputImage:
+    """An image to look at. Both are strings, because there may be a million.
 
     Attributes:
         path: The file.
@@ -71,18 +71,18 @@ def check_inputs(inputs: Sequence[str]) -> None:
         raise DrnError(f"{entry}: is a {kind}; {accepted}", remedy)
 
 
-def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[Picture]:
-    """List the pictures that files, folders and globs name, each once, in a fixed order.
+def find_images(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[InputImage]:
+    """List the images that files, folders and globs name, each once, in a fixed order.
 
     A folder is searched through and its structure kept. What is left out, and folders
     without images beside other inputs, are logged in one line each.
 
     Args:
         inputs: What was given.
-        outputs: Folders in which no pictures are looked for: those of an earlier run's predictions.
+        outputs: Folders in which no images are looked for: those of an earlier run's predictions.
 
     Raises:
-        DrnError: An input does not exist, or none of them names a picture.
+        DrnError: An input does not exist, or none of them names an image.
     """
     ours = [os.path.realpath(folder) for folder in outputs]
     left_out = LeftOut()
@@ -95,7 +95,7 @@ def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[P
         for path, relative, named in _expand(entry, ours, left_out):
             folder, name = os.path.split(path)
             within = real(folder)
-            place = f"{within}/{name}"  # links to one picture are still two inputs
+            place = f"{within}/{name}"  # links to one image are still two inputs
             if not named and any(f"{within}/".startswith(f"{one}/") for one in ours):
                 left_out.add(PREDICTIONS, relative)
                 continue
@@ -117,7 +117,7 @@ def find_pictures(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[P
 
 
 def _expand(entry: str, ours: Sequence[str], left_out: LeftOut) -> Iterator[tuple[str, str, bool]]:
-    """Give the pictures of an input: path, path below it, and whether the input is that file."""
+    """Give the images of an input: path, path below it, and whether the input is that file."""
     path = Path(entry)
     try:
         is_folder, is_there = path.is_dir(), path.exists()
@@ -216,8 +216,8 @@ def _until_magic(parts: Iterable[str]) -> Iterator[str]:
         yield part
 
 
-def _named(found: dict[str, str]) -> Iterator[Picture]:
-    """Name predictions after their pictures; `a.jpg` beside `a.png` gives `a.jpg`."""
+def _named(found: dict[str, str]) -> Iterator[InputImage]:
+    """Name predictions after their images; `a.jpg` beside `a.png` gives `a.jpg`."""
     stems = Counter(_stem(relative) for relative in found.values())
     taken: dict[str, str] = {}
     for path, relative in found.items():
@@ -226,7 +226,7 @@ def _named(found: dict[str, str]) -> Iterator[Picture]:
         if name in taken:
             raise DrnError(f"{path} and {taken[name]} would both be written as {name}")
         taken[name] = path
-        yield Picture(path, name)
+        yield InputImage(path, name)
 
 
 def _stem(relative: str) -> str:

@@ -1,4 +1,4 @@
-"""From a network in a file to one that is ready for pictures."""
+"""From a network in a file to one that is ready for images."""
 
 import logging
 from collections.abc import Callable
@@ -10,14 +10,14 @@ import torch
 
 from drn_cli.data.classes import ClassSet, generic, imagenet
 from drn_cli.data.classification import View
-from drn_cli.data.folders import ListFolder, Statistics
+from drn_cli.data.folders import ChannelStats, ListDataset
 from drn_cli.errors import DrnError, few_of, warn_for_all
-from drn_cli.inference import told
-from drn_cli.inference.classifier import Classifier
-from drn_cli.inference.memory import Tiles
+from drn_cli.inference.classifier import ClassificationPredictor
+from drn_cli.inference.memory import TileSizer
+from drn_cli.inference.metadata import read_class_set, read_strings
 from drn_cli.inference.normalization import Normalization, normalization
 from drn_cli.inference.opening import Found, TrainedNetwork, open_network
-from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.inference.preparation import prepared
 from drn_cli.inference.reading import networks_at_once
 from drn_cli.inference.runtimes import AS_PIXELS, ExportedNetwork, Output
@@ -31,7 +31,7 @@ MOST_CLASSES = 256  # of a segmenter: index maps are uint8
 
 
 def facts(
-    found: Found, data: ListFolder | None = None, given: Normalization | None = None
+    found: Found, data: ListDataset | None = None, given: Normalization | None = None
 ) -> tuple[Normalization, ClassSet]:
     """Return what inputs are normalized with, and the names and colours of the classes.
 
@@ -41,7 +41,7 @@ def facts(
     Raises:
         DrnError: The data folder names another number of classes than the network has.
     """
-    class_set = told.class_set(found.metadata)
+    class_set = read_class_set(found.metadata)
     if data is not None and (named := data.named_classes()) is not None:
         _check_classes(found, class_set or named, data.lists / "info.json", named)
         class_set = class_set or named
@@ -79,14 +79,14 @@ def load_predictor(
     source: Path | Found,
     device: torch.device,
     *,
-    data: ListFolder | None = None,
+    data: ListDataset | None = None,
     given: Normalization | None = None,
     view: Eval = PLAIN,
     autocast: torch.dtype | None = None,
     compiled: bool = False,
     at_once: int | None = None,
-) -> PixelPredictor:
-    """Make a segmenter ready for pictures.
+) -> SegmentationPredictor:
+    """Make a segmenter ready for images.
 
     Args:
         source: A checkpoint, an exported network, or what was read from one.
@@ -94,11 +94,11 @@ def load_predictor(
         data: The data folder to be used with; tells mean, std and class names where the file,
             as the original's, does not, and mean and std where the file has a guess.
         given: What inputs are normalized with, whatever the file says.
-        view: How to look at a picture.
+        view: How to look at an image.
         autocast: The type to compute in where that is safe; None is float32 throughout. Exported
             networks compute in what they were exported in.
-        compiled: Whether through torch.compile, anew for each size of picture.
-        at_once: How many pictures are worked on at the same time; by default as many as there are
+        compiled: Whether through torch.compile, anew for each size of image.
+        at_once: How many images are worked on at the same time; by default as many as there are
             threads on a CPU.
 
     Raises:
@@ -114,12 +114,12 @@ def load_predictor(
     statistics = normalized.statistics
     count = at_once or networks_at_once(device)
     ready = partial(
-        PixelPredictor,
+        SegmentationPredictor,
         class_set=class_set,
         normalization=normalized,
         device=device,
         view=view,
-        tiles=Tiles(found.architecture, device, count),
+        tiles=TileSizer(found.architecture, device, count),
     )
     if isinstance(found, TrainedNetwork):
         model = prepared(found.model, device, exact=autocast is None)
@@ -128,7 +128,7 @@ def load_predictor(
     _check_exported(found, compiled)
     if found.answers_classes and view != PLAIN:
         raise DrnError(
-            f"{found.path}: gives classes alone, which several sizes, mirrored pictures or tiles "
+            f"{found.path}: gives classes alone, which several sizes, mirrored images or tiles "
             "cannot be made of",
             "export it without --argmax",
         )
@@ -145,15 +145,15 @@ def load_classifier(
     source: Path | Found,
     device: torch.device,
     *,
-    read_statistics: Callable[[], Statistics | None] | None = None,
+    read_statistics: Callable[[], ChannelStats | None] | None = None,
     given: Normalization | None = None,
     crop: int | None = None,
     resize: int | None = None,
     view: View = "1-crop",
     autocast: torch.dtype | None = None,
     compiled: bool = False,
-) -> Classifier:
-    """Make a classifier ready for pictures; as `load_predictor`.
+) -> ClassificationPredictor:
+    """Make a classifier ready for images; as `load_predictor`.
 
     Args:
         source: A checkpoint, an exported network, or what was read from one.
@@ -162,7 +162,7 @@ def load_classifier(
             called where the file has none or a guess.
         given: What inputs are normalized with, whatever the file says.
         crop: Side of the crops that it sees, in pixels; by default as the file tells, or 224.
-        resize: What the shorter side of a picture is brought to before, in pixels; by default as
+        resize: What the shorter side of an image is brought to before, in pixels; by default as
             the file tells, or 256.
         view: `1-crop`, the centre, or `10-crop`.
         autocast: The type to compute in where that is safe; None is float32 throughout.
@@ -172,8 +172,8 @@ def load_classifier(
         DrnError: The file cannot be read, holds a segmenter, or cannot do what is asked of it.
     """
     found = open_network(source, "classification") if isinstance(source, Path) else source
-    names = told.strings(found.metadata, "class_names")
-    folders = told.strings(found.metadata, "class_folders")
+    names = read_strings(found.metadata, "class_names")
+    folders = read_strings(found.metadata, "class_folders")
     if names is None and found.classes == len(imagenet()):
         names, folders = tuple(imagenet().values()), tuple(imagenet())
     if is_start(found.path.name, found.metadata.get("source")):
@@ -184,7 +184,7 @@ def load_classifier(
         )
     normalized = normalization(found, read_statistics, given)
     ready = partial(
-        Classifier,
+        ClassificationPredictor,
         normalization=normalized,
         names=names or tuple(f"class {number}" for number in range(found.classes)),
         folders=folders,

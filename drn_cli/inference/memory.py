@@ -1,4 +1,4 @@
-"""How much memory a picture takes, and how large a one may be seen at once."""
+"""How much memory an image takes, and how large a one may be seen at once."""
 
 import logging
 import math
@@ -17,12 +17,12 @@ from drn_cli.recipe.schema import Eval
 log = logging.getLogger(__name__)
 
 SMALLEST_TILE = 128  # tiles that see less around them are no longer worth their answers
-SHARE = 0.7  # of the memory that is free; the rest is for pictures, answers and other programs
+SHARE = 0.7  # of the memory that is free; the rest is for images, answers and other programs
 # An allowance for what the libraries take beside the network's own maps: the tiles of Winograd's
 # convolutions, reordered copies. On a CPU, passes took 1.0 to 1.75 times their maps.
 WORKSPACE = 1.8
 UNKNOWN = 1000.0  # bytes a pixel, where the network is not one of ours
-SIDE = 512  # of the picture on which maps are counted
+SIDE = 512  # of the image on which maps are counted
 
 
 @lru_cache
@@ -46,13 +46,13 @@ def available(device: torch.device) -> int:
     return free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-class Tiles:
+class TileSizer:
     """The side of the tiles that memory suffices for, which all threads of a predictor share.
 
     Args:
         arch: Architecture of the network; None is a network that is not ours.
         device: Where it runs.
-        at_once: How many pictures are worked on at the same time.
+        at_once: How many images are worked on at the same time.
     """
 
     def __init__(self, arch: Architecture | None, device: torch.device, at_once: int = 1) -> None:
@@ -64,7 +64,7 @@ class Tiles:
         self.side: int | None = None  # none: memory has not run out
 
     def side_for(self, height: int, width: int, view: Eval) -> int | None:
-        """Give the side in which a picture is to be seen; None if it may be seen whole."""
+        """Give the side in which an image is to be seen; None if it may be seen whole."""
         sides = [side for side in (view.tile, self.side) if side is not None]
         largest = height * width * max(view.scales) ** 2
         if view.tile is None:  # a side that was asked for is tried
@@ -81,7 +81,7 @@ class Tiles:
                 return
             self._told = True
         log.info(
-            "a picture of %dx%d is too large for the memory that is free: such are seen in "
+            "an image of %dx%d is too large for the memory that is free: such are seen in "
             "overlapping tiles of %d pixels",
             width,
             height,
@@ -89,7 +89,7 @@ class Tiles:
         )
 
     def _pixels(self) -> float:
-        """Give the pixels that fit, by what was free when the first picture came."""
+        """Give the pixels that fit, by what was free when the first image came."""
         with self._lock:
             if self._budget is None:
                 self._budget = SHARE * available(self._device) / self._at_once
@@ -116,7 +116,7 @@ class Tiles:
                 return
             self._announced = side
         log.warning(
-            "out of memory: pictures are now seen in overlapping tiles of %d pixels; "
+            "out of memory: images are now seen in overlapping tiles of %d pixels; "
             "eval.tile=%d does so from the start",
             side,
             side,

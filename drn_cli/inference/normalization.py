@@ -16,11 +16,11 @@ from drn_cli.data.folders import (
     DEVIATIONS,
     IMAGENET,
     MEANS,
-    ListFolder,
-    Statistics,
+    ChannelStats,
+    ListDataset,
 )
 from drn_cli.errors import DrnError, warn_for_all
-from drn_cli.inference import told
+from drn_cli.inference.metadata import read_channel_stats
 from drn_cli.inference.opening import Found
 from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.networks.published import published_as
@@ -43,7 +43,7 @@ class Normalization:
         guessed: Whether it is a guess.
     """
 
-    statistics: Statistics
+    statistics: ChannelStats
     source: str
     guessed: bool = False
 
@@ -87,7 +87,7 @@ def stated(
         )
     if stats is not None:
         try:
-            return Normalization(ListFolder.open(stats).statistics(), "stats folder")
+            return Normalization(ListDataset.open(stats).statistics(), "stats folder")
         except DrnError as error:
             raise DrnError(
                 f"stats: {error.message}",
@@ -105,12 +105,12 @@ def stated(
             )
     r, g, b = mean
     red, green, blue = std
-    return Normalization(Statistics((r, g, b), (red, green, blue)), "option")
+    return Normalization(ChannelStats((r, g, b), (red, green, blue)), "option")
 
 
 def normalization(
     found: Found,
-    read_statistics: Callable[[], Statistics | None] | None = None,
+    read_statistics: Callable[[], ChannelStats | None] | None = None,
     given: Normalization | None = None,
 ) -> Normalization:
     """Decide what a network's inputs are normalized with: as given; else its own; else the data's.
@@ -131,7 +131,9 @@ def normalization(
     inside = isinstance(found, ExportedNetwork) and found.takes_pixels
     own, guess = None, found.metadata.get(GUESS, "")
     if {"mean", "std"} <= found.metadata.keys():
-        own = Normalization(told.statistics(found.metadata, IMAGENET), guess or "file", bool(guess))
+        own = Normalization(
+            read_channel_stats(found.metadata, IMAGENET), guess or "file", bool(guess)
+        )
     if given is not None and own is not None and given.statistics != own.statistics:
         if inside:
             raise DrnError(

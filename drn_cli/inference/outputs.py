@@ -49,9 +49,9 @@ def encode(
 
     Args:
         kind: Which one: `index` is a grey PNG of class ids; `colour` the same with a palette;
-            `overlay` has the colours laid over the picture; `probabilities` is an npz file with
+            `overlay` has the colours laid over the image; `probabilities` is an npz file with
             `probabilities`, float16 `(C, H, W)`, and the names of the `classes`.
-        image: The picture, uint8 `(H, W, 3)`.
+        image: The image, uint8 `(H, W, 3)`.
         classes: Its classes, uint8 `(H, W)`.
         probabilities: Float `(C, H, W)`, if they are to be written.
         class_set: Names and colours of the classes.

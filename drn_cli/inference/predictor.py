@@ -1,4 +1,4 @@
-"""A segmenter that takes pictures as they are read and answers for each pixel."""
+"""A segmenter that takes images as they are read and answers for each pixel."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from drn_cli.data.batches import normalise
 from drn_cli.data.classes import ClassSet
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
 from drn_cli.device import is_out_of_memory
 from drn_cli.errors import DrnError
-from drn_cli.inference.memory import Tiles
+from drn_cli.inference.memory import TileSizer
 from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.score_maps import (
-    ScoreMap,
+    ViewScores,
     check_classes,
     check_finite,
     class_map,
@@ -29,39 +29,41 @@ from drn_cli.networks.models import OUTPUT_STRIDE
 from drn_cli.recipe.schema import Eval
 
 Answer = TypeVar("Answer")
-Finish = Callable[[Sequence[ScoreMap], int, int], Answer]  # of a picture's maps, height and width
+Finish = Callable[[Sequence[ViewScores], int, int], Answer]  # of an image's maps, height and width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PixelPredictor:
-    """A segmenter and all it needs to read a picture.
+class SegmentationPredictor:
+    """A segmenter and all it needs to read an image.
 
-    A picture that is too large for the memory is seen in tiles. Where memory runs out nevertheless,
+    An image that is too large for the memory is seen in tiles. Where memory runs out nevertheless,
     so are those after it.
 
     Attributes:
-        network: From normalised pictures `(N, 3, H, W)` to scores of classes, `(N, classes, h, w)`,
+        network: From normalised images `(N, 3, H, W)` to scores of classes, `(N, classes, h, w)`,
             in evaluation mode.
         statistics: Mean and standard deviation that it was trained with.
         class_set: Names and colours of its classes.
         device: Where it runs.
         stride: Pixels to a position of the scores: `h` is `ceil(H / stride)`.
-        view: How it looks at a picture: sizes, mirrored, tiles.
+        view: How it looks at an image: sizes, mirrored, tiles.
         autocast: The type that it computes in where that is safe; None is float32 throughout.
         tiles: What is known of the memory; predictors of one network may share it.
         answers_classes: Whether the network gives classes, uint8 `(N, H, W)`, instead of scores;
-            then it sees whole pictures, once.
+            then it sees whole images, once.
         normalization: Mean and standard deviation with their source, where a file was loaded.
     """
 
     network: Network
-    statistics: Statistics
+    statistics: ChannelStats
     class_set: ClassSet
     device: torch.device
     stride: int = OUTPUT_STRIDE
     view: Eval = PLAIN
     autocast: torch.dtype | None = None
-    tiles: Tiles = field(default_factory=lambda: Tiles(None, torch.device("cpu")), repr=False)
+    tiles: TileSizer = field(
+        default_factory=lambda: TileSizer(None, torch.device("cpu")), repr=False
+    )
     answers_classes: bool = False
     normalization: Normalization | None = None
 
@@ -81,7 +83,7 @@ class PixelPredictor:
         return self.batch([image])[0]
 
     def batch(self, images: Sequence[Pixels]) -> list[Tensor]:
-        """Find the classes of pictures of one size, which a GPU does at once; as `__call__`."""
+        """Find the classes of images of one size, which a GPU does at once; as `__call__`."""
         if self.answers_classes:
             return self._indexed(images)
         return self._answers(images, class_map)
@@ -93,7 +95,7 @@ class PixelPredictor:
                 "probabilities: this network gives classes alone", "export it without --argmax"
             )
 
-        def both(maps: Sequence[ScoreMap], height: int, width: int) -> tuple[Tensor, Tensor]:
+        def both(maps: Sequence[ViewScores], height: int, width: int) -> tuple[Tensor, Tensor]:
             return class_map(maps, height, width), probabilities(maps, height, width)
 
         return self._answers([image], both)[0]
@@ -105,8 +107,8 @@ class PixelPredictor:
         """
         return self._answers([image], lambda maps, _, __: class_map_and_loss(maps, labels))[0]
 
-    def score_maps(self, image: Pixels) -> list[ScoreMap]:
-        """Give what the network says of each view of a picture; as `__call__`."""
+    def score_maps(self, image: Pixels) -> list[ViewScores]:
+        """Give what the network says of each view of an image; as `__call__`."""
         return self._answers([image], lambda maps, _, __: list(maps))[0]
 
     @torch.inference_mode()
@@ -134,20 +136,20 @@ class PixelPredictor:
 
     @torch.inference_mode()
     def _indexed(self, images: Sequence[Pixels]) -> list[Tensor]:
-        classes = self.network(normalise(self._pictures(images), self.statistics))
+        classes = self.network(normalise(self._images(images), self.statistics))
         check_classes(classes, self.classes)
         return list(classes)
 
     def _look(self, images: Sequence[Pixels], view: Eval, finish: Finish[Answer]) -> list[Answer]:
         height, width, _ = images[0].shape
-        maps = look(self._network, self.stride, self._pictures(images), self.statistics, view)
-        answers = [finish(of_picture, height, width) for of_picture in maps]
+        maps = look(self._network, self.stride, self._images(images), self.statistics, view)
+        answers = [finish(of_image, height, width) for of_image in maps]
         views = zip(*maps, strict=True)
         check_finite(torch.stack([one.scores for one in view]) for view in views)
         return answers
 
-    def _pictures(self, images: Sequence[Pixels]) -> Tensor:
-        """Bring pictures of one size to the device, uint8 `(N, H, W, 3)`."""
+    def _images(self, images: Sequence[Pixels]) -> Tensor:
+        """Bring images of one size to the device, uint8 `(N, H, W, 3)`."""
         # Pillow's pixels cannot be written to, which torch does not take.
         whole = (
             np.stack(images)
@@ -166,7 +168,7 @@ class PixelPredictor:
             seen = min(seen, view.tile)
         if not self.tiles.shrink(learned, seen):
             raise DrnError(
-                f"out of memory: a picture of {width}x{height} does not fit, even in tiles of "
+                f"out of memory: an image of {width}x{height} does not fit, even in tiles of "
                 f"{seen} pixels",
                 "fewer or smaller eval.scales take less, as do other programs that end",
             )

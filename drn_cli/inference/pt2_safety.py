@@ -125,7 +125,7 @@ ModulePath = Annotated[
 Guard = Annotated[
     str,
     Text(
-        pattern=r"^(L\['(images|pictures)'\]\.size\(\)\[[0-9]\]|[0-9]{1,18}| (and|or) |not |"
+        pattern=r"^(L\['(images|images)'\]\.size\(\)\[[0-9]\]|[0-9]{1,18}| (and|or) |not |"
         r"[-+*/%()<>=! ]){1,500}$"
     ),
 ]

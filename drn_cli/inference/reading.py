@@ -55,14 +55,14 @@ def ahead(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def networks_at_once(device: torch.device, pictures: int = MOST_NETWORKS) -> int:
-    """Say how many pictures a network works on at the same time: one on a GPU, else some threads.
+def networks_at_once(device: torch.device, images: int = MOST_NETWORKS) -> int:
+    """Say how many images a network works on at the same time: one on a GPU, else some threads.
 
-    Each holds the activations of a picture.
+    Each holds the activations of an image.
     """
     if device.type == "cuda":
         return 1
-    return max(1, min(torch.get_num_threads(), MOST_NETWORKS, pictures))
+    return max(1, min(torch.get_num_threads(), MOST_NETWORKS, images))
 
 
 def one_thread_each(
@@ -70,7 +70,7 @@ def one_thread_each(
 ) -> Iterator[Result]:
     """Work on items in several threads, in each of which PyTorch has no further ones.
 
-    Several threads on one picture wait for one another, and their number decides in which order
+    Several threads on one image wait for one another, and their number decides in which order
     sums are rounded: then a few pixels would depend on the number of processes.
 
     Args:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.errors import DrnError, warn_for_all
 from drn_cli.files import parse_json, read_bytes
 from drn_cli.inference.export_safety import check_onnx, check_xml, checksum_matches
@@ -38,7 +38,7 @@ SessionFactory = Callable[[torch.device, int, int], Session]  # threads per imag
 
 INPUT = "images"  # name of the input in every format; "pictures" in older exports
 UINT8 = "uint8"  # metadata "input" where normalization is part of the network
-AS_PIXELS = Statistics((0.0,) * 3, (1 / 255,) * 3)  # identity normalization of uint8 pixels
+AS_PIXELS = ChannelStats((0.0,) * 3, (1 / 255,) * 3)  # identity normalization of uint8 pixels
 METADATA_KEY = "drn"  # OpenVINO rt_info entry; in a .pt2, the file drn.json
 REQUIRED = ("arch", "task", "classes", "input", "outputs")  # metadata keys
 MAX_BYTES = 2 << 30  # limit of protobuf; the largest export has 0.25 GB

@@ -1,9 +1,9 @@
 """From class scores at an eighth of the size to an answer for each pixel, a band of rows at a time.
 
 A network's scores are brought up by its stride, and those of a view of another size are resized to
-the picture, bilinearly with anti-aliasing. Both are linear and work along one axis after the other,
-so they are done as one: a few weights for each row and each column of the picture. Nothing of the
-picture's size but the answer is ever kept, and a band stays in the processor's caches.
+the image, bilinearly with anti-aliasing. Both are linear and work along one axis after the other,
+so they are done as one: a few weights for each row and each column of the image. Nothing of the
+image's size but the answer is ever kept, and a band stays in the processor's caches.
 
 Several views are summed as log-probabilities (`drn_cli.inference.views` has the protocol). What
 log-softmax takes from a pixel's scores is the same for all of its classes, and so is what becomes
@@ -31,8 +31,8 @@ Block = tuple[int, Tensor]  # the first cell, and weights (pixels, cells from th
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreMap:
-    """What a network says of one view of a picture.
+class ViewScores:
+    """What a network says of one view of an image.
 
     Attributes:
         scores: Logits or log-probabilities, float32 `(h, C, w)`: a row of cells is one piece of
@@ -105,8 +105,8 @@ def scores_of(image: object) -> Iterator[None]:
         raise NonFiniteScoresError(image, error.number) from None
 
 
-def class_map(maps: Sequence[ScoreMap], height: int, width: int) -> Tensor:
-    """Find the class of each pixel of a picture of which some views were seen.
+def class_map(maps: Sequence[ViewScores], height: int, width: int) -> Tensor:
+    """Find the class of each pixel of an image of which some views were seen.
 
     Returns:
         uint8 `(height, width)`.
@@ -120,7 +120,7 @@ def class_map(maps: Sequence[ScoreMap], height: int, width: int) -> Tensor:
     return classes
 
 
-def class_map_and_loss(maps: Sequence[ScoreMap], labels: Tensor) -> tuple[Tensor, Tensor | None]:
+def class_map_and_loss(maps: Sequence[ViewScores], labels: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the class of each pixel, and the cross-entropy of the view at scale 1.
 
     The loss is that of logits: no class weights, no label smoothing, the image not mirrored.
@@ -157,7 +157,7 @@ def class_map_and_loss(maps: Sequence[ScoreMap], labels: Tensor) -> tuple[Tensor
     return classes, total
 
 
-def probabilities(maps: Sequence[ScoreMap], height: int, width: int) -> Tensor:
+def probabilities(maps: Sequence[ViewScores], height: int, width: int) -> Tensor:
     """Give the probability of each class in each pixel: the softmax of the mean of the views.
 
     Its highest class is that of `class_map`.
@@ -186,7 +186,7 @@ def _exact_products(device: torch.device) -> Iterator[None]:
             torch.set_float32_matmul_precision(before)
 
 
-def _bands(maps: Sequence[ScoreMap], height: int, width: int) -> Iterator[tuple[slice, Tensor]]:
+def _bands(maps: Sequence[ViewScores], height: int, width: int) -> Iterator[tuple[slice, Tensor]]:
     """Give the sum of the views' scores, `(B, C, width)`, for some rows after the other."""
     classes, device = maps[0].scores.shape[1], maps[0].scores.device
     rows = max(1, BAND[device.type] // (4 * classes * width))
@@ -213,7 +213,7 @@ def _axis(
     """Give the weights with which cells make up pixels, for so many pixels at once.
 
     Args:
-        pixels: Length of the picture.
+        pixels: Length of the image.
         seen: Length of the view.
         stride: Pixels of the view to a cell.
         mirrored: Whether the view was.
@@ -241,7 +241,7 @@ def _taps(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Give the cells that each pixel is made of, and their weights; unused ones weigh 0.
 
-    Resizing is Pillow's: a triangle as wide as two pixels of the coarser of picture and view, its
+    Resizing is Pillow's: a triangle as wide as two pixels of the coarser of image and view, its
     weights brought to a sum of 1. Bringing up by the stride is bilinear between the centres of
     cells, with zeros around the map (see `drn_cli.networks.models.upsample`).
 

@@ -35,13 +35,13 @@ class Source:
         }
 
     def view(self, scales: tuple[float, ...] | None, flip: bool | None, tile: int | None) -> Eval:
-        """Say how to look at pictures: as the recipe does, unless something else is asked for."""
+        """Say how to look at images: as the recipe does, unless something else is asked for."""
         settings = self.recipe.eval.model_dump() if self.recipe else {}
         asked = {"scales": scales, "flip": flip, "tile": tile}
         return Eval(**settings | {k: v for k, v in asked.items() if v is not None})
 
     def crops(self) -> dict[str, Any]:
-        """Say how a classifier sees pictures: as its run did, or as on ImageNet."""
+        """Say how a classifier sees images: as its run did, or as on ImageNet."""
         if self.recipe is None:
             return {}
         return {"crop": self.recipe.augment.crop, "resize": self.recipe.eval.resize}

@@ -1,4 +1,4 @@
-"""Pictures through a network: reading, the network and writing at the same time."""
+"""Images through a network: reading, the network and writing at the same time."""
 
 import math
 from collections import defaultdict
@@ -19,13 +19,13 @@ Result = TypeVar("Result")
 
 READERS = 4
 WRITERS = 4
-GPU_BYTES = 12 << 20  # of pictures of one size that a GPU is given at once: four megapixels
+GPU_BYTES = 12 << 20  # of images of one size that a GPU is given at once: four megapixels
 MOST_AT_ONCE = 64
-WAITING_BYTES = 4 * GPU_BYTES  # of pictures that wait for others of their size
+WAITING_BYTES = 4 * GPU_BYTES  # of images that wait for others of their size
 
 
 @dataclass(frozen=True, slots=True)
-class Read(Generic[Item]):
+class DecodedImage(Generic[Item]):
     """An item with its image, or with why it has no answer."""
 
     item: Item
@@ -40,18 +40,18 @@ def stream(
     device: torch.device,
     at_once: int | None = None,
 ) -> Iterator[tuple[Item, Result | DrnError]]:
-    """Read pictures, answer them and write what is to be written, as many ahead as is useful.
+    """Read images, answer them and write what is to be written, as many ahead as is useful.
 
-    On a CPU a picture belongs to one thread, as in evaluation, unless there are fewer pictures than
-    threads. On a GPU pictures of one size are answered together.
+    On a CPU an image belongs to one thread, as in evaluation, unless there are fewer images than
+    threads. On a GPU images of one size are answered together.
 
     Args:
         items: What to work on.
-        read: Reads the picture of an item.
-        answer: Answers pictures of one size: the network.
+        read: Reads the image of an item.
+        answer: Answers images of one size: the network.
         finish: Makes the result of an item, in another thread: writes files.
         device: Where the network runs.
-        at_once: Pictures to a batch of the GPU, by default as many as fill it.
+        at_once: Images to a batch of the GPU, by default as many as fill it.
 
     Yields:
         Each item with its result, or with why its image could not be read or has scores that are
@@ -61,14 +61,14 @@ def stream(
         DrnError: What else `answer` or `finish` raised.
     """
 
-    def read_item(item: Item) -> Read[Item]:
+    def read_item(item: Item) -> DecodedImage[Item]:
         try:
-            return Read(item, read(item))
+            return DecodedImage(item, read(item))
         except DrnError as error:
-            return Read(item, error)
+            return DecodedImage(item, error)
 
     def finish_item(
-        one: tuple[Read[Item], Answer | None],
+        one: tuple[DecodedImage[Item], Answer | None],
     ) -> tuple[Item, Result | DrnError]:
         (done, answered) = one
         if isinstance(done.image, DrnError):
@@ -86,12 +86,12 @@ def stream(
 
 
 def _in_threads(
-    reads: Iterable[Read[Item]],
+    reads: Iterable[DecodedImage[Item]],
     answer: Callable[[Sequence[Pixels]], Sequence[Answer]],
     device: torch.device,
     count: int,
-) -> Iterator[tuple[Read[Item], Answer | None]]:
-    def work(one: Read[Item]) -> tuple[Read[Item], Answer | None]:
+) -> Iterator[tuple[DecodedImage[Item], Answer | None]]:
+    def work(one: DecodedImage[Item]) -> tuple[DecodedImage[Item], Answer | None]:
         ((answered, found),) = _answered([one], answer)
         return answered, found
 
@@ -101,17 +101,17 @@ def _in_threads(
 
 
 def _in_batches(
-    reads: Iterable[Read[Item]],
+    reads: Iterable[DecodedImage[Item]],
     answer: Callable[[Sequence[Pixels]], Sequence[Answer]],
     at_once: int | None,
-) -> Iterator[tuple[Read[Item], Answer | None]]:
+) -> Iterator[tuple[DecodedImage[Item], Answer | None]]:
     for batch in by_size(reads, at_once):
         yield from _answered(batch, answer)
 
 
 def _answered(
-    batch: Sequence[Read[Item]], answer: Callable[[Sequence[Pixels]], Sequence[Answer]]
-) -> Iterator[tuple[Read[Item], Answer | None]]:
+    batch: Sequence[DecodedImage[Item]], answer: Callable[[Sequence[Pixels]], Sequence[Answer]]
+) -> Iterator[tuple[DecodedImage[Item], Answer | None]]:
     """Answer images of one size, each alone where the scores of one are not finite."""
     images = [one.image for one in batch if not isinstance(one.image, DrnError)]
     if not images:  # what cannot be read is alone
@@ -121,7 +121,7 @@ def _answered(
         answers = answer(images)
     except NonFiniteScoresError as error:
         if len(batch) == 1:
-            yield Read(batch[0].item, error), None
+            yield DecodedImage(batch[0].item, error), None
         else:
             for one in batch:
                 yield from _answered([one], answer)
@@ -129,14 +129,16 @@ def _answered(
         yield from zip(batch, answers, strict=True)
 
 
-def by_size(reads: Iterable[Read[Item]], at_once: int | None = None) -> Iterator[list[Read[Item]]]:
-    """Put pictures of one size together, as they come; one that cannot be read is alone.
+def by_size(
+    reads: Iterable[DecodedImage[Item]], at_once: int | None = None
+) -> Iterator[list[DecodedImage[Item]]]:
+    """Put images of one size together, as they come; one that cannot be read is alone.
 
     Args:
-        reads: The pictures.
+        reads: The images.
         at_once: How many to a batch, by default as many as fill a GPU.
     """
-    waiting: defaultdict[tuple[int, ...], list[Read[Item]]] = defaultdict(list)
+    waiting: defaultdict[tuple[int, ...], list[DecodedImage[Item]]] = defaultdict(list)
     held = 0  # bytes
     for one in reads:
         if isinstance(one.image, DrnError):

@@ -1,8 +1,8 @@
-"""A large picture in overlapping tiles, whose scores are laid over each other into one map.
+"""A large image in overlapping tiles, whose scores are laid over each other into one map.
 
-Tiles start where cells do, so that a cell means the same in a tile and in the whole picture. Near a
+Tiles start where cells do, so that a cell means the same in a tile and in the whole image. Near a
 tile's edge the network misses what is beyond: there its scores do not count, and from there inwards
-they fade in, while those of the neighbour fade out. At the edge of the picture nothing fades.
+they fade in, while those of the neighbour fade out. At the edge of the image nothing fades.
 """
 
 from collections.abc import Callable
@@ -74,12 +74,12 @@ def place_tiles(length: int, side: int) -> list[Tile]:
 def tiled(
     run: Callable[[slice, slice], Tensor], height: int, width: int, side: int, stride: int
 ) -> Tensor:
-    """Put the scores of a picture together from those of its tiles.
+    """Put the scores of an image together from those of its tiles.
 
     Args:
         run: Gives the scores `(N, C, h, w)` of some rows and columns of pixels.
-        height: Of the picture, in pixels.
-        width: Of the picture, in pixels.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
         side: Of the tiles, in pixels.
         stride: Pixels to a cell.
 

@@ -75,7 +75,7 @@ class WinogradConvolution(nn.Module):
         products = down * across * (self.dilation * PATCH) ** 2
         if products > WORTHWHILE * 9 * height * width:
             return self.direct(x)  # type: ignore[no-any-return]
-        maps = [self._one(picture, down, across) for picture in x.permute(0, 2, 3, 1)]
+        maps = [self._one(image, down, across) for image in x.permute(0, 2, 3, 1)]
         whole = maps[0][None] if len(maps) == 1 else torch.stack(maps)
         return whole[:, :height, :width].permute(0, 3, 1, 2)
 

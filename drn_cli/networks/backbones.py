@@ -1,4 +1,4 @@
-"""DRN-A, B, C and D: from a picture to a feature map of an eighth of its size.
+"""DRN-A, B, C and D: from an image to a feature map of an eighth of its size.
 
 Source: Yu, Koltun, Funkhouser, "Dilated Residual Networks", CVPR 2017, sections 2 to 4.
 """

@@ -16,7 +16,7 @@ KEYWORDS: dict[str, Kind] = {"imagenet": "original", "imagenet-retrained": "retr
 
 
 @dataclass(frozen=True, slots=True)
-class Errors:
+class PublishedErrors:
     """ImageNet validation errors in percent, as published."""
 
     top1: float
@@ -37,15 +37,15 @@ class Architecture:
             keeps ResNet's numbering, and 1 to 8 in the others.
         one_crop: Published errors for one 224x224 centre crop.
         ten_crop: Published errors over ten crops.
-        miou: Published mIoU of the segmenter on the validation pictures of Cityscapes, in percent.
+        miou: Published mIoU of the segmenter on the validation images of Cityscapes, in percent.
     """
 
     name: str
     family: Family
     bottleneck: bool
     blocks: tuple[int, ...]
-    one_crop: Errors | None = None
-    ten_crop: Errors | None = None
+    one_crop: PublishedErrors | None = None
+    ten_crop: PublishedErrors | None = None
     miou: float | None = None
     width: float = 1.0
 
@@ -72,22 +72,23 @@ _MIOU = {"a_50": 67.3, "c_26": 68.0, "c_42": 70.9, "d_22": 68.0, "d_38": 71.4, "
 
 
 def _architectures() -> dict[str, Architecture]:
+    errors = PublishedErrors
     # fmt: off
     rows = [
-        ("a_18",  "A", False, (2, 2, 2, 2), Errors(28.00, 9.50), Errors(25.75, 8.25)),
-        ("a_34",  "A", False, (3, 4, 6, 3), Errors(24.81, 7.54), Errors(22.64, 6.34)),
-        ("a_50",  "A", True,  (3, 4, 6, 3), Errors(22.94, 6.57), Errors(21.34, 5.74)),
-        ("b_26",  "B", False, (1, 1, 2, 2, 2, 2, 1, 1), Errors(25.19, 7.91), Errors(23.33, 6.69)),
-        ("c_26",  "C", False, (1, 1, 2, 2, 2, 2, 1, 1), Errors(24.86, 7.55), Errors(22.93, 6.39)),
-        ("c_42",  "C", False, (1, 1, 3, 4, 6, 3, 1, 1), Errors(22.94, 6.57), Errors(21.20, 5.60)),
-        ("c_58",  "C", True,  (1, 1, 3, 4, 6, 3, 1, 1), Errors(21.7, 6.0), None),
-        ("d_22",  "D", False, (1, 1, 2, 2, 2, 2, 1, 1), Errors(25.8, 8.2), None),
+        ("a_18",  "A", False, (2, 2, 2, 2), errors(28.00, 9.50), errors(25.75, 8.25)),
+        ("a_34",  "A", False, (3, 4, 6, 3), errors(24.81, 7.54), errors(22.64, 6.34)),
+        ("a_50",  "A", True,  (3, 4, 6, 3), errors(22.94, 6.57), errors(21.34, 5.74)),
+        ("b_26",  "B", False, (1, 1, 2, 2, 2, 2, 1, 1), errors(25.19, 7.91), errors(23.33, 6.69)),
+        ("c_26",  "C", False, (1, 1, 2, 2, 2, 2, 1, 1), errors(24.86, 7.55), errors(22.93, 6.39)),
+        ("c_42",  "C", False, (1, 1, 3, 4, 6, 3, 1, 1), errors(22.94, 6.57), errors(21.20, 5.60)),
+        ("c_58",  "C", True,  (1, 1, 3, 4, 6, 3, 1, 1), errors(21.7, 6.0), None),
+        ("d_22",  "D", False, (1, 1, 2, 2, 2, 2, 1, 1), errors(25.8, 8.2), None),
         ("d_24",  "D", False, (1, 1, 2, 2, 2, 2, 2, 2), None, None),
-        ("d_38",  "D", False, (1, 1, 3, 4, 6, 3, 1, 1), Errors(23.8, 6.9), None),
+        ("d_38",  "D", False, (1, 1, 3, 4, 6, 3, 1, 1), errors(23.8, 6.9), None),
         ("d_40",  "D", False, (1, 1, 3, 4, 6, 3, 2, 2), None, None),
-        ("d_54",  "D", True,  (1, 1, 3, 4, 6, 3, 1, 1), Errors(21.2, 5.9), None),
+        ("d_54",  "D", True,  (1, 1, 3, 4, 6, 3, 1, 1), errors(21.2, 5.9), None),
         ("d_56",  "D", True,  (1, 1, 3, 4, 6, 3, 2, 2), None, None),
-        ("d_105", "D", True,  (1, 1, 3, 4, 23, 3, 1, 1), Errors(20.6, 5.5), None),
+        ("d_105", "D", True,  (1, 1, 3, 4, 23, 3, 1, 1), errors(20.6, 5.5), None),
         ("d_107", "D", True,  (1, 1, 3, 4, 23, 3, 2, 2), None, None),
     ]
 

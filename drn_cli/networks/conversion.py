@@ -26,7 +26,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
+class Conversion:
     """Weights under our names.
 
     Attributes:
@@ -126,7 +126,7 @@ NAMINGS = (
 )
 
 
-def convert(checkpoint: Checkpoint, path: Path) -> Converted:
+def convert(checkpoint: Checkpoint, path: Path) -> Conversion:
     """Recognise a checkpoint's format and architecture, and give its tensors our names.
 
     Raises:
@@ -158,7 +158,7 @@ def convert(checkpoint: Checkpoint, path: Path) -> Converted:
             f"{path}: metadata classes: {said}, and its head has {classes}",
             "the file was changed or badly written: make it or copy it again",
         )
-    return Converted(
+    return Conversion(
         format="torchvision" if naming is ORIGINAL and best.arch.family == "A" else naming.format,
         archs=tuple(fit.arch.name for fit in fits if not fit.missing and not fit.unknown),
         width=best.arch.width,

@@ -9,7 +9,7 @@ from drn_cli.errors import DrnError
 from drn_cli.files import sha256
 from drn_cli.networks.catalog import Task, architecture
 from drn_cli.networks.checkpoints import OWN_METADATA, read_checkpoint, save_weights
-from drn_cli.networks.conversion import Converted, convert
+from drn_cli.networks.conversion import Conversion, convert
 from drn_cli.networks.download import weights_folder
 from drn_cli.networks.models import DRN, build
 from drn_cli.networks.weights import load_converted
@@ -19,7 +19,7 @@ PROBE = (1, 3, 40, 56)  # small, but with more than one position in the last map
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportResult:
     """What was found in the file, and the file made of it.
 
     Attributes:
@@ -43,7 +43,7 @@ def import_weights(
     arch: str | None = None,
     task: Task | None = None,
     force: bool = False,
-) -> Imported:
+) -> ImportResult:
     """Read a file, prove that the network runs with it, and write it as safetensors.
 
     Args:
@@ -73,7 +73,7 @@ def import_weights(
     load_converted(model, converted, source)
     _prove(model, source)
     save_weights(target, model, {"source": source.name, "source_format": converted.format} | extra)
-    return Imported(
+    return ImportResult(
         format=converted.format,
         arch=model.arch,
         task=model.task,
@@ -85,7 +85,7 @@ def import_weights(
     )
 
 
-def _network(converted: Converted, source: Path, arch: str | None, task: Task | None) -> DRN:
+def _network(converted: Conversion, source: Path, arch: str | None, task: Task | None) -> DRN:
     name = architecture(arch).name if arch else converted.archs[0]
     if name not in converted.archs:
         raise DrnError(f"{source}: file holds {' or '.join(converted.archs)}, not {name}")

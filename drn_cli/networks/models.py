@@ -46,7 +46,7 @@ class DRN(nn.Module):
 
 
 class Classifier(DRN):
-    """Logits `(N, classes)` of pictures `(N, 3, H, W)`, of any size from 1x1."""
+    """Logits `(N, classes)` of images `(N, 3, H, W)`, of any size from 1x1."""
 
     task: Task = "classification"
 
@@ -57,7 +57,7 @@ class Classifier(DRN):
 
 
 class Segmenter(DRN):
-    """Logits `(N, classes, H, W)` of pictures `(N, 3, H, W)`, of any size from 1x1."""
+    """Logits `(N, classes, H, W)` of images `(N, 3, H, W)`, of any size from 1x1."""
 
     task: Task = "segmentation"
 
@@ -66,7 +66,7 @@ class Segmenter(DRN):
 
 
 def upsample(scores: Tensor, height: int, width: int) -> Tensor:
-    """Bring class scores back to the picture's size.
+    """Bring class scores back to the image's size.
 
     The original does it with a fixed transposed convolution (kernel 16, stride 8, padding 4)
     whose profile is `1 - |i / 8 - 15 / 16|`. That is bilinear interpolation of a map bordered by

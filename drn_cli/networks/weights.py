@@ -8,7 +8,7 @@ from drn_cli.errors import DrnError
 from drn_cli.files import user_path
 from drn_cli.networks.catalog import KEYWORDS, Architecture, Task, check_width
 from drn_cli.networks.checkpoints import read_checkpoint
-from drn_cli.networks.conversion import HEAD, Converted, convert
+from drn_cli.networks.conversion import HEAD, Conversion, convert
 from drn_cli.networks.download import fetch
 from drn_cli.networks.models import DRN
 from drn_cli.networks.published import published
@@ -79,7 +79,7 @@ def load_weights(model: DRN, path: str | Path) -> LoadReport:
     return load_converted(model, convert(read_checkpoint(path), path), path)
 
 
-def load_converted(model: DRN, converted: Converted, path: Path) -> LoadReport:
+def load_converted(model: DRN, converted: Conversion, path: Path) -> LoadReport:
     """Load what was read from `path` already; otherwise as `load_weights`."""
     if model.arch not in converted.archs:
         raise DrnError(

@@ -14,22 +14,27 @@ from PIL import Image
 
 from drn_cli.data.augment import Augmentation
 from drn_cli.data.boxes import Box
-from drn_cli.data.class_folders import ClassFolder
+from drn_cli.data.class_folders import FolderDataset
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.decoding import read_pair
-from drn_cli.data.folders import ListFolder
+from drn_cli.data.folders import ListDataset
 from drn_cli.data.images import Pixels, read_image
 from drn_cli.data.resized_crop import ResizedCrop
 from drn_cli.data.showing.label_paint import outlined
-from drn_cli.data.showing.samples import Choice
+from drn_cli.data.showing.samples import SampleSelection
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.class_index import class_index, renumbered
-from drn_cli.evaluation.classification import TopScores, worst_ranked
-from drn_cli.evaluation.confusion import PictureScores, Scores, confusion, worst_first
-from drn_cli.evaluation.localization import LocalizationScores, Located, is_right, worst_located
+from drn_cli.evaluation.classification import TopKScores, worst_ranked
+from drn_cli.evaluation.confusion import ImageScores, SegmentationScores, confusion, worst_first
+from drn_cli.evaluation.localization import (
+    Localization,
+    LocalizationScores,
+    is_right,
+    worst_located,
+)
 from drn_cli.formatting import percent
 from drn_cli.inference.activation import Kind, See, activate
-from drn_cli.inference.classifier import Classifier, best_first
+from drn_cli.inference.classifier import ClassificationPredictor, best_first
 from drn_cli.inference.heat_maps import heat_overlay
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.recipe.loading import load_recipe
@@ -170,7 +175,7 @@ def run_gallery(
         show, total, class_set = prepare(run, recipe, data, device)
         recorded = scores.get("images_worst_first") if scores.get("images") == total else None
         order = [n for n in recorded if n in range(total)] if isinstance(recorded, list) else []
-        chosen = worst_and_best(order, count) if order else Choice(count).of(total)
+        chosen = worst_and_best(order, count) if order else SampleSelection(count).of(total)
         for done, number in enumerate(chosen, start=1):
             tiles.append(show(number))
             step(done, len(chosen))
@@ -205,7 +210,7 @@ def _segmentation(run: Run, recipe: Recipe, data: Path | None, device: torch.dev
 
 
 def _classification(run: Run, recipe: Recipe, data: Path | None, device: torch.device) -> Prepared:
-    folder = ClassFolder.open(recipe.data.root if data is None else data)
+    folder = FolderDataset.open(recipe.data.root if data is None else data)
     classifier = load_classifier(
         run.best,
         device,
@@ -224,10 +229,10 @@ def _classification(run: Run, recipe: Recipe, data: Path | None, device: torch.d
     return show, len(samples), None
 
 
-def _list_folder(recipe: Recipe, data: Path | None) -> ListFolder:
+def _list_folder(recipe: Recipe, data: Path | None) -> ListDataset:
     if data is None:
-        return ListFolder.open(recipe.data.root, recipe.data.lists)
-    return ListFolder.open(data)
+        return ListDataset.open(recipe.data.root, recipe.data.lists)
+    return ListDataset.open(data)
 
 
 def training_crops(run: Run, data: Path | None = None) -> Gallery:
@@ -253,7 +258,7 @@ def training_crops(run: Run, data: Path | None = None) -> Gallery:
         lists = _list_folder(recipe, data)
         samples, class_set = lists.samples("train"), lists.class_set(recipe.data.classes)
         augmentation = Augmentation(drawn.crop, drawn.scale, drawn.rotate, drawn.flip)
-        for number in Choice(CROPS).of(len(samples)):
+        for number in SampleSelection(CROPS).of(len(samples)):
             image, label = read_pair(samples[number], len(class_set))
             name = name_below(samples[number].image, lists.root)
             for epoch in range(EPOCHS):
@@ -267,9 +272,9 @@ def training_crops(run: Run, data: Path | None = None) -> Gallery:
             "without a label."
         )
     else:
-        folder = ClassFolder.open(recipe.data.root if data is None else data)
+        folder = FolderDataset.open(recipe.data.root if data is None else data)
         images, resized = folder.samples("train"), ResizedCrop(drawn.crop, drawn.flip)
-        for number in Choice(CROPS).of(len(images)):
+        for number in SampleSelection(CROPS).of(len(images)):
             image = read_image(images[number].image)
             for epoch in range(EPOCHS):
                 window = resized.draw(seed, epoch, number, *image.shape[:2])
@@ -280,20 +285,22 @@ def training_crops(run: Run, data: Path | None = None) -> Gallery:
 
 
 def segmentation_gallery(
-    scores: Scores, class_set: ClassSet, show: Callable[[int], Tile], count: int
+    scores: SegmentationScores, class_set: ClassSet, show: Callable[[int], Tile], count: int
 ) -> Gallery:
     """Show the worst and the best images of an evaluation; `show` takes an image's number."""
-    scored = [one for one in worst_first(scores.pictures) if one.miou is not None]
+    scored = [one for one in worst_first(scores.per_image) if one.miou is not None]
     tiles = [show(one.number) for one in worst_and_best(scored, count)]
     gallery = ranked_gallery("segmentation", tiles, len(scored), "mIoU", class_set=class_set)
-    if void := len(scores.pictures) - len(scored):
+    if void := len(scores.per_image) - len(scored):
         more = f"{gallery.intro} {void} more, all void, {'has' if void == 1 else 'have'} no score."
         return replace(gallery, intro=more)
     return gallery
 
 
-def classification_gallery(scores: TopScores, classifier: Classifier, count: int) -> Gallery:
-    ranked = worst_ranked(scores.pictures)
+def classification_gallery(
+    scores: TopKScores, classifier: ClassificationPredictor, count: int
+) -> Gallery:
+    ranked = worst_ranked(scores.per_image)
     tiles = [
         classification_tile(one.image, read_image(Path(one.image)), one.target, classifier)
         for one in worst_and_best(ranked, count)
@@ -303,8 +310,8 @@ def classification_gallery(scores: TopScores, classifier: Classifier, count: int
 
 def localization_gallery(
     scores: LocalizationScores,
-    located: Sequence[Located],
-    classifier: Classifier,
+    located: Sequence[Localization],
+    classifier: ClassificationPredictor,
     see: See,
     kind: Kind,
     count: int,
@@ -351,7 +358,7 @@ def segmentation_tile(
         torch.from_numpy(np.require(values, requirements=["C", "W"]))
         for values in (prediction, label)
     )
-    scores = PictureScores.of(confusion(predicted, labels, len(class_set)).numpy(), 0, name, name)
+    scores = ImageScores.of(confusion(predicted, labels, len(class_set)).numpy(), 0, name, name)
 
     def largest(classes: Pixels) -> str:
         counts = np.bincount(classes.ravel(), minlength=len(class_set))[: len(class_set)]
@@ -390,7 +397,9 @@ def segmentation_tile(
     return Tile(name, views, text, score=scores.miou)
 
 
-def classification_tile(name: str, image: Pixels, truth: int, classifier: Classifier) -> Tile:
+def classification_tile(
+    name: str, image: Pixels, truth: int, classifier: ClassificationPredictor
+) -> Tile:
     """Make the tile of an image `(H, W, 3)` as a classifier sees it."""
     crops = classifier.crops(image)
     batch = torch.from_numpy(crops)[None].to(classifier.device)

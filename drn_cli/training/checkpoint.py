@@ -15,7 +15,7 @@ from drn_cli.integrity import check_zip, open_regular
 from drn_cli.networks.metadata import check_metadata
 from drn_cli.networks.pickles import load_pickle
 from drn_cli.runs import Run
-from drn_cli.training.setup import Training
+from drn_cli.training.setup import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ FORMAT = 2  # of this file; goes up when an older reader could not go on from it
 
 
 @dataclass(slots=True)
-class Progress:
+class TrainProgress:
     """How far a run has come.
 
     Attributes:
@@ -42,25 +42,27 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LoadedCheckpoint:
     """What a checkpoint said besides the network.
 
     Attributes:
         progress: How far the run had come.
         seconds: How long it had trained.
         processes: In how many processes.
-        batch_size: In steps of how many pictures.
+        batch_size: In steps of how many images.
         verified: Whether checksums show that the checkpoint is as it was written.
     """
 
-    progress: Progress
+    progress: TrainProgress
     seconds: float
     processes: int
     batch_size: int
     verified: bool
 
 
-def save_checkpoint(path: Path, training: Training, progress: Progress, seconds: float) -> None:
+def save_checkpoint(
+    path: Path, training: TrainState, progress: TrainProgress, seconds: float
+) -> None:
     """Write the checkpoint; the earlier one stays whole until the new one is.
 
     All processes call it, and the first writes. The metadata's strings lie at the top, where a
@@ -103,7 +105,7 @@ def save(content: dict[str, Any], path: Path) -> None:
             raise
 
 
-def load_checkpoint(path: Path, training: Training) -> Found:
+def load_checkpoint(path: Path, training: TrainState) -> LoadedCheckpoint:
     """Put a network and all that trains it where a run left them.
 
     Raises:
@@ -127,8 +129,8 @@ def load_checkpoint(path: Path, training: Training) -> Found:
             # A run that is asked for an average only now starts it from where it is.
             kept = content["averaged"]
             averaged.load_state_dict(content["model"] if kept is None else kept)
-        found = Found(
-            Progress(**content["progress"]),
+        found = LoadedCheckpoint(
+            TrainProgress(**content["progress"]),
             float(content["seconds"]),
             int(content["processes"]),
             int(content["batch_size"]),

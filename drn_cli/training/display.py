@@ -12,9 +12,9 @@ from rich.text import Text
 from tqdm import tqdm
 
 from drn_cli.formatting import Terminal, duration, four_digits
-from drn_cli.training.checkpoint import Progress
-from drn_cli.training.setup import Training
-from drn_cli.training.tasks import Validation
+from drn_cli.training.checkpoint import TrainProgress
+from drn_cli.training.setup import TrainState
+from drn_cli.training.tasks import ValidationResult
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n}/{total} {elapsed}<{remaining}{postfix}"
 MAX_CLASSES = 40  # whose IoU is shown
@@ -91,7 +91,10 @@ class ProgressDisplay:
     """
 
     def __init__(
-        self, training: Training, progress: Progress, clock: Callable[[], float] = time.monotonic
+        self,
+        training: TrainState,
+        progress: TrainProgress,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock, self._silent = clock, not training.group.first
         self._epochs, self._steps_per_epoch = training.recipe.train.epochs, training.order.steps
@@ -153,7 +156,12 @@ class ProgressDisplay:
             yield count
 
     def epoch_done(
-        self, epoch: int, whole: Throughput, lr: float, validation: Validation | None, best: bool
+        self,
+        epoch: int,
+        whole: Throughput,
+        lr: float,
+        validation: ValidationResult | None,
+        best: bool,
     ) -> None:
         """Print the row of an epoch, counted from 1; the first below the header of the table."""
         self._printed_at, self._printed_step = self._clock(), self._progress.steps

@@ -9,7 +9,7 @@ from torch import Tensor
 from drn_cli.networks.models import DRN
 
 
-class AveragedWeights:
+class EMA:
     """A network whose weights are the average of another's over its steps.
 
     The statistics of batch norm are averaged as well: they belong to the weights.

@@ -22,23 +22,23 @@ from drn_cli.files import write_json, write_text
 from drn_cli.inference.score_maps import NonFiniteScoresError
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.recipe.loading import resolved_yaml
-from drn_cli.training.checkpoint import Found, Progress, load_checkpoint
+from drn_cli.training.checkpoint import LoadedCheckpoint, TrainProgress, load_checkpoint
 from drn_cli.training.display import ProgressDisplay, Throughput
-from drn_cli.training.metrics import END, MetricsLog
-from drn_cli.training.resuming import Beginning, record_resume, tell_what_changes
+from drn_cli.training.metrics import END, MetricsLogger
+from drn_cli.training.resuming import RunPlan, record_resume, tell_what_changes
 from drn_cli.training.sanity import check
-from drn_cli.training.saving import Saver, clear_leftovers
+from drn_cli.training.saving import CheckpointManager, clear_leftovers
 from drn_cli.training.schedule import learning_rate
-from drn_cli.training.setup import Training
-from drn_cli.training.signals import Interrupt, interruptible
-from drn_cli.training.step import Meter, take_step
-from drn_cli.training.tasks import Validation
-from drn_cli.training.tensorboard import Board
+from drn_cli.training.setup import TrainState
+from drn_cli.training.signals import StopRequest, interruptible
+from drn_cli.training.step import StepStats, take_step
+from drn_cli.training.tasks import ValidationResult
+from drn_cli.training.tensorboard import TensorBoardLogger
 from drn_cli.training.validation import validate
 
 log = logging.getLogger(__name__)
 
-NAMED = 16  # pictures of a batch that an error names
+NAMED = 16  # images of a batch that an error names
 
 # Scores too long for a line of metrics; best.json has them.
 LONG = frozenset({"confusion_matrix", "predicted_void", "absent_classes", "images_worst_first"})
@@ -47,7 +47,7 @@ LONG = frozenset({"confusion_matrix", "predicted_void", "absent_classes", "image
 CONTINUE, SAVE = -1, 0
 
 
-def train(training: Training, beginning: Beginning) -> signal.Signals | None:
+def train(training: TrainState, beginning: RunPlan) -> signal.Signals | None:
     """Train from the start, or from a run's checkpoint, until the end or a signal.
 
     SIGINT, SIGTERM, SIGUSR1 and SIGHUP end the current step, write the checkpoint and return.
@@ -56,7 +56,7 @@ def train(training: Training, beginning: Beginning) -> signal.Signals | None:
         The signal that ended training; None if it is finished.
 
     Raises:
-        DrnError: A picture cannot be used, the loss stays not finite, memory is short, a file
+        DrnError: An image cannot be used, the loss stays not finite, memory is short, a file
             cannot be written, or the checkpoint does not fit.
     """
     with ExitStack() as stack:
@@ -66,37 +66,37 @@ def train(training: Training, beginning: Beginning) -> signal.Signals | None:
             clear_leftovers(beginning.run)
         stack.enter_context(reading_failures())
         interrupt = stack.enter_context(interruptible(aloud=training.group.first))
-        loop = _Loop(training, beginning, interrupt)
+        loop = Trainer(training, beginning, interrupt)
         with loop.display:
             loop.begin()
             return loop.run_to_the_end()
 
 
-class _Loop:
+class Trainer:
     """A run under way."""
 
-    def __init__(self, training: Training, beginning: Beginning, interrupt: Interrupt) -> None:
+    def __init__(self, training: TrainState, beginning: RunPlan, interrupt: StopRequest) -> None:
         self.training, self.beginning, self.interrupt = training, beginning, interrupt
         self.run, self.settings = beginning.run, training.recipe.train
         self.group, self.order = training.group, training.order
-        self.progress, seconds, self.verified = Progress(), 0.0, True
-        self.metrics = MetricsLog(self.run.metrics, first=self.group.first)
+        self.progress, seconds, self.verified = TrainProgress(), 0.0, True
+        self.metrics = MetricsLogger(self.run.metrics, first=self.group.first)
         if beginning.start is not None:
             found = load_checkpoint(beginning.start, training)
             self.progress, seconds = found.progress, found.seconds
             self.verified = found.verified
             self._fit_position(found)
             tell_what_changes(found, training)
-        self.saver = Saver(training, self.run, seconds)
+        self.saver = CheckpointManager(training, self.run, seconds)
         self.display = ProgressDisplay(training, self.progress)
-        self.meter = Meter(self.group.device, self.progress.meter)
+        self.meter = StepStats(self.group.device, self.progress.meter)
         self.board = self._board()
         self.skipped, self.rate, self.pace = self.meter.skipped, 0.0, Throughput()
         self.compiles = training.compiled  # in the step that comes next
 
-    def _board(self) -> Board | None:
+    def _board(self) -> TensorBoardLogger | None:
         wanted = self.settings.tensorboard and self.group.first
-        return Board(self.run, self.progress.steps) if wanted else None
+        return TensorBoardLogger(self.run, self.progress.steps) if wanted else None
 
     def _write(self, kind: str, **values: Any) -> None:
         """Write a line of metrics, here and for TensorBoard."""
@@ -104,10 +104,10 @@ class _Loop:
         if self.board is not None:
             self.board.numbers(kind, self.progress.steps, values)
 
-    def _fit_position(self, found: Found) -> None:
+    def _fit_position(self, found: LoadedCheckpoint) -> None:
         """Go on at the same place of the epoch, also where steps have another size now.
 
-        A few pictures may be seen twice, but none is left out.
+        A few images may be seen twice, but none is left out.
         """
         if found.batch_size != self.settings.batch_size:
             seen = self.progress.step_in_epoch * found.batch_size
@@ -245,7 +245,7 @@ class _Loop:
         """
         step, lr = self.progress.steps, self.settings.lr
         if in_a_row >= self.settings.max_skipped:
-            names = self._pictures()
+            names = self._images()
             raise DrnError(
                 f"the loss is not finite: {in_a_row} steps in a row were skipped, up to step "
                 f"{step}, the last with {few_of(names, NAMED)}",
@@ -260,8 +260,8 @@ class _Loop:
                 step,
             )
 
-    def _pictures(self) -> list[str]:
-        """Name the pictures of the step that was taken last."""
+    def _images(self) -> list[str]:
+        """Name the images of the step that was taken last."""
         material, progress = self.training.material, self.progress
         batch = self.order.batch(progress.epoch, progress.step_in_epoch - 1)
         images: list[Path] = [material.train[index].image for index in batch]
@@ -310,13 +310,13 @@ class _Loop:
         self._save()
         return 0
 
-    def _record(self, validation: Validation, epoch: int, seconds: float) -> bool:
+    def _record(self, validation: ValidationResult, epoch: int, seconds: float) -> bool:
         """Write down a validation; keep the network if it is the best so far, and tell so."""
         progress, scores = self.progress, validation.scores
         told = {name: value for name, value in scores.items() if name not in LONG}
         self._write("val", epoch=epoch, **told, seconds=seconds)
         if self.board is not None:
-            self.board.pictures(self.training, progress.steps)
+            self.board.images(self.training, progress.steps)
         best = progress.best is None or validation.value > progress.best
         if best:
             progress.best = validation.value

@@ -68,8 +68,8 @@ def hard_pixels(losses: Tensor, valid: Tensor, threshold: float, keep: float) ->
     """Choose the pixels that online hard example mining learns from.
 
     Kept are the valid pixels whose true class has a probability below the threshold, and in any
-    case the share `keep` of each picture's valid pixels, rounded up, that have the highest loss.
-    Each picture is judged by itself, so that the choice does not depend on how pictures are
+    case the share `keep` of each image's valid pixels, rounded up, that have the highest loss.
+    Each image is judged by itself, so that the choice does not depend on how images are
     spread over processes and passes.
 
     Source: Shrivastava, Gupta, Girshick, "Training Region-based Object Detectors with Online Hard
@@ -87,7 +87,7 @@ def hard_pixels(losses: Tensor, valid: Tensor, threshold: float, keep: float) ->
         A boolean map `(N, H, W)`.
     """
     hard = valid & (losses > -math.log(threshold))
-    # How many are kept depends on each picture's void, which only the device knows: rank as many
+    # How many are kept depends on each image's void, which only the device knows: rank as many
     # as it can be at most, and take the first of them.
     wanted = (valid.flatten(1).sum(1, keepdim=True).double() * keep).ceil()
     at_most = math.ceil(losses[0].numel() * keep)

@@ -68,10 +68,10 @@ def estimate(recipe: Recipe, world: int, *, precision: Precision, on_gpu: bool) 
         precision: What `train.precision` comes to on the device.
         on_gpu: Whether the device is a GPU.
     """
-    return _estimate(recipe, pictures_a_pass(recipe, world), precision, on_gpu)
+    return _estimate(recipe, images_a_pass(recipe, world), precision, on_gpu)
 
 
-def pictures_a_pass(recipe: Recipe, world: int) -> int:
+def images_a_pass(recipe: Recipe, world: int) -> int:
     """Count the crops that a process learns from at once."""
     return -(-recipe.train.batch_size // (recipe.train.accumulate * world))
 
@@ -94,7 +94,7 @@ def largest_pass(
     one, two = (_estimate(recipe, count, precision, on_gpu).total for count in (1, 2))
     if one > budget:
         return 0
-    # What a pass takes grows in proportion to its pictures.
+    # What a pass takes grows in proportion to its images.
     return min(1 + (budget - one) // (two - one), recipe.train.batch_size // world)
 
 
@@ -145,7 +145,7 @@ def advice(
 
 
 def _crops_take(recipe: Recipe, world: int) -> str:
-    count, side = pictures_a_pass(recipe, world), recipe.augment.crop
+    count, side = images_a_pass(recipe, world), recipe.augment.crop
     return f"1 crop of {side} takes" if count == 1 else f"{count} crops of {side} take"
 
 
@@ -188,7 +188,7 @@ def pass_bytes(
     return peak + 3 * count * crop**2  # the images as they are loaded, in uint8
 
 
-def _estimate(recipe: Recipe, pictures: int, precision: Precision, on_gpu: bool) -> MemoryEstimate:
+def _estimate(recipe: Recipe, images: int, precision: Precision, on_gpu: bool) -> MemoryEstimate:
     arch, task, classes = recipe.model.architecture, recipe.task, recipe.data.classes
     train = recipe.train
     with torch.device("meta"):
@@ -204,7 +204,7 @@ def _estimate(recipe: Recipe, pictures: int, precision: Precision, on_gpu: bool)
         classes,
         recipe.loss,
         recipe.augment.crop,
-        pictures,
+        images,
         precision,
         train.checkpoint_activations,
     )

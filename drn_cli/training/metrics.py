@@ -14,7 +14,7 @@ from drn_cli.files import open_append, parse_json, sync_folder, write_text
 END = "end"  # kind of the line that says how a run ended
 
 
-class MetricsLog:
+class MetricsLogger:
     """Appends to metrics.jsonl; only the first process has one that writes."""
 
     def __init__(self, path: Path, *, first: bool) -> None:

@@ -18,12 +18,12 @@ from drn_cli.networks.published import published
 from drn_cli.recipe.schema import Recipe
 from drn_cli.training.optimiser import make_optimiser
 from drn_cli.training.setup import check_split
-from drn_cli.training.tasks import Material, task_of
+from drn_cli.training.tasks import DataBundle, task_of
 
 Result = TypeVar("Result")
 
 
-def find_material(recipe: Recipe, processes: int) -> tuple[Material | None, list[str], list[str]]:
+def find_material(recipe: Recipe, processes: int) -> tuple[DataBundle | None, list[str], list[str]]:
     """Find the data, look at some of them, and share them out.
 
     Returns:
@@ -34,9 +34,9 @@ def find_material(recipe: Recipe, processes: int) -> tuple[Material | None, list
     task = task_of(recipe)
     material = _try(lambda: task.find_material(recipe), problems)
     if material is not None:
-        pictures = len(material.train)
+        images = len(material.train)
         odd = _try(lambda: task.look_over(material), problems) or []
-        _try(lambda: check_split(recipe, pictures, processes), problems)
+        _try(lambda: check_split(recipe, images, processes), problems)
     return material, problems, odd
 
 

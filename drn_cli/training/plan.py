@@ -10,7 +10,7 @@ import torch
 from drn_cli.device import Precision, resolve_compile, resolve_precision
 from drn_cli.formatting import size
 from drn_cli.recipe.schema import Recipe, Train
-from drn_cli.training.memory import GIB, MemoryEstimate, advice, estimate, pictures_a_pass
+from drn_cli.training.memory import GIB, MemoryEstimate, advice, estimate, images_a_pass
 from drn_cli.training.missing import (
     find_material,
     missing_options,
@@ -23,7 +23,7 @@ FEW = 4  # changes of the rate that are told
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class DeviceInfo:
     """What processes of this machine compute on.
 
     Attributes:
@@ -39,16 +39,16 @@ class Device:
     memory: int | None = None
 
 
-def this_device() -> Device:
+def this_device() -> DeviceInfo:
     """Tell what this machine has."""
     if not torch.cuda.is_available():
-        return Device("cpu", "CPU")
+        return DeviceInfo("cpu", "CPU")
     properties = torch.cuda.get_device_properties(0)
-    return Device("cuda", properties.name, torch.cuda.device_count(), properties.total_memory)
+    return DeviceInfo("cuda", properties.name, torch.cuda.device_count(), properties.total_memory)
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class StepRate:
     """The learning rate of the first step that comes so many epochs after the start."""
 
     epoch: float
@@ -56,7 +56,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class DryRun:
     """What a run will do and need; None stands for what the missing data would tell.
 
     Attributes:
@@ -66,11 +66,11 @@ class Plan:
         precision: What `train.precision` comes to.
         compiled: Whether torch.compile is used; None if that depends on the missing data.
         recipe: The settings.
-        crops: Pictures that a process learns from at once.
-        train_pictures: Pictures to train with.
-        val_pictures: Pictures to validate with.
+        crops: Images that a process learns from at once.
+        train_pictures: Images to train with.
+        val_pictures: Images to validate with.
         steps_per_epoch: Batches in an epoch.
-        dropped: Pictures that each epoch leaves out, for want of a full batch.
+        dropped: Images that each epoch leaves out, for want of a full batch.
         rates: Where the learning rate starts, turns and, the last one, ends.
         validations: How many there are in all.
         memory: Of a step in each process.
@@ -83,7 +83,7 @@ class Plan:
 
     machines: int
     processes: int
-    device: Device
+    device: DeviceInfo
     precision: Precision
     compiled: bool | None
     recipe: Recipe
@@ -92,7 +92,7 @@ class Plan:
     val_pictures: int | None
     steps_per_epoch: int | None
     dropped: int | None
-    rates: tuple[Rate, ...]
+    rates: tuple[StepRate, ...]
     validations: int
     memory: MemoryEstimate
     checkpoint: int
@@ -137,7 +137,7 @@ class Plan:
     def _step(self) -> str:
         train = self.recipe.train
         return (
-            f"{_count(train.batch_size, 'picture')} = {_count(self.processes, 'process')} x "
+            f"{_count(train.batch_size, 'image')} = {_count(self.processes, 'process')} x "
             f"{_count(train.accumulate, 'pass')} x {_count(self.crops, 'crop')} of "
             f"{self.recipe.augment.crop}"
         )
@@ -147,7 +147,7 @@ class Plan:
             return "unknown: the data are missing"
         return (
             f"{_count(self.steps_per_epoch, 'step')}; {self.dropped} of "
-            f"{_count(self.train_pictures or 0, 'picture')} left out each time"
+            f"{_count(self.train_pictures or 0, 'image')} left out each time"
         )
 
     def _length(self) -> str:
@@ -168,8 +168,8 @@ class Plan:
         return f"{'; '.join([f'{first.rate:.3g}', *said])}{more} ({schedule.kind})"
 
     def _validation(self) -> str:
-        pictures = "" if self.val_pictures is None else f" of {self.val_pictures:,} pictures"
-        return f"{_count(self.validations, 'validation')}{pictures}"
+        images = "" if self.val_pictures is None else f" of {self.val_pictures:,} images"
+        return f"{_count(self.validations, 'validation')}{images}"
 
     def _memory(self) -> str:
         parts = {name: value for name, value in self.memory.to_json().items() if value}
@@ -185,9 +185,9 @@ def make_plan(
     processes: int,
     machines: int,
     folder: Path,
-    device: Device | None = None,
+    device: DeviceInfo | None = None,
     precision: Precision | None = None,
-) -> Plan:
+) -> DryRun:
     """Work out what a run will do, and look for what is missing.
 
     Nothing is written, downloaded or started.
@@ -217,7 +217,7 @@ def make_plan(
         *_missing_memory(recipe, processes, device, precision, memory),
         *missing_room(folder, room),
     ]
-    return Plan(
+    return DryRun(
         machines=machines,
         processes=processes,
         device=device,
@@ -231,7 +231,7 @@ def make_plan(
             checkpointing=train.checkpoint_activations,
         ),
         recipe=recipe,
-        crops=pictures_a_pass(recipe, processes),
+        crops=images_a_pass(recipe, processes),
         train_pictures=None if material is None else len(material.train),
         val_pictures=None if material is None else len(material.val),
         steps_per_epoch=steps,
@@ -247,7 +247,7 @@ def make_plan(
     )
 
 
-def _rates(train: Train, steps: int) -> list[Rate]:
+def _rates(train: Train, steps: int) -> list[StepRate]:
     """List where the rate starts, is warm, falls to a tenth, and what the last step's is."""
     schedule, turns = train.schedule, {0.0, train.epochs - 1 / steps}
     if schedule.warmup < train.epochs:
@@ -255,18 +255,18 @@ def _rates(train: Train, steps: int) -> list[Rate]:
     if schedule.kind == "step":
         turns |= {float(epoch) for epoch in range(schedule.step, train.epochs, schedule.step)}
     return [
-        Rate(turn, learning_rate(schedule, train.lr, train.epochs, int(turn), turn - int(turn)))
+        StepRate(turn, learning_rate(schedule, train.lr, train.epochs, int(turn), turn - int(turn)))
         for turn in sorted(turns)
     ]
 
 
-def _missing_gpus(device: Device, wanted: int) -> Iterator[str]:
+def _missing_gpus(device: DeviceInfo, wanted: int) -> Iterator[str]:
     if device.kind == "cuda" and device.count < wanted:
         yield f"--gpus {wanted}: this machine has {device.count} (--gpus {device.count})"
 
 
 def _missing_memory(
-    recipe: Recipe, processes: int, device: Device, precision: Precision, needed: MemoryEstimate
+    recipe: Recipe, processes: int, device: DeviceInfo, precision: Precision, needed: MemoryEstimate
 ) -> Iterator[str]:
     if device.memory is None or needed.total <= device.memory:
         return

@@ -16,10 +16,10 @@ from drn_cli.files import parse_json, read_json, write_json
 from drn_cli.recipe.loading import diff_recipes, load_recipe
 from drn_cli.recipe.schema import Recipe
 from drn_cli.runs import RUNS, Run, new_run
-from drn_cli.training.checkpoint import Found
+from drn_cli.training.checkpoint import LoadedCheckpoint
 from drn_cli.training.metrics import END
-from drn_cli.training.setup import Training
-from drn_cli.training.tasks import Material
+from drn_cli.training.setup import TrainState
+from drn_cli.training.tasks import DataBundle
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ Changes = dict[str, tuple[Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class TrainRequest:
     """What somebody asked for on the command line."""
 
     recipe: str | None = None
@@ -40,7 +40,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class RunPlan:
     """Which run is trained, by which recipe, and from where.
 
     Attributes:
@@ -59,7 +59,7 @@ class Beginning:
     allow_changes: bool = False
     named: bool = False
 
-    def claim(self) -> "Beginning":
+    def claim(self) -> "RunPlan":
         """Make the folder of a new run, under a name that no other process has.
 
         Raises:
@@ -81,7 +81,7 @@ class Beginning:
         )
 
     @classmethod
-    def of(cls, text: str) -> "Beginning":
+    def of(cls, text: str) -> "RunPlan":
         """Read what `to_json` wrote."""
         told = json.loads(text)
         told["run"] = Run(Path(told["run"]))
@@ -90,7 +90,7 @@ class Beginning:
         return cls(**told)
 
 
-def begin(request: Request) -> Beginning:
+def begin(request: TrainRequest) -> RunPlan:
     """Decide where to begin.
 
     A process that torchrun starts again, after another one died, goes on from the checkpoint that
@@ -111,17 +111,17 @@ def begin(request: Request) -> Beginning:
     found = Run(request.run_dir) if request.run_dir else None
     if _started_again() and (found := found or _run_of_this_job(loaded.name)):
         start = found.last if found.last.is_file() else None
-        return Beginning(found, loaded.name, loaded.recipe, start)
+        return RunPlan(found, loaded.name, loaded.recipe, start)
     run = found or new_run(loaded.name)
     if run.last.is_file():
         raise DrnError(
             f"{run.folder}: holds a run already",
             f"`drn train --resume {run.folder}`, or another --run-dir",
         )
-    return Beginning(run, loaded.name, loaded.recipe, named=found is None)
+    return RunPlan(run, loaded.name, loaded.recipe, named=found is None)
 
 
-def _begin_automatically(request: Request) -> Beginning:
+def _begin_automatically(request: TrainRequest) -> RunPlan:
     """Go on with the newest unfinished run of the very recipe; start anew if there is none."""
     if request.run_dir is not None and (run := Run(request.run_dir)).last.is_file():
         return _go_on(run, run.last, request)
@@ -131,7 +131,7 @@ def _begin_automatically(request: Request) -> Beginning:
         raise DrnError(f"{RUNS}: no unfinished run here", "name a recipe to start one")
     loaded = load_recipe(request.recipe, request.overrides)
     if request.run_dir is not None:
-        return Beginning(Run(request.run_dir), loaded.name, loaded.recipe)
+        return RunPlan(Run(request.run_dir), loaded.name, loaded.recipe)
     others = 0
     for run in _unfinished_runs(loaded.name):
         if request.allow_changes or not _changes(run, loaded.recipe):
@@ -139,10 +139,10 @@ def _begin_automatically(request: Request) -> Beginning:
         others += 1
     if others:
         log.info("%d unfinished runs of %s have other settings; starting anew", others, loaded.name)
-    return Beginning(new_run(loaded.name), loaded.name, loaded.recipe, named=True)
+    return RunPlan(new_run(loaded.name), loaded.name, loaded.recipe, named=True)
 
 
-def _go_on(run: Run, start: Path, request: Request) -> Beginning:
+def _go_on(run: Run, start: Path, request: TrainRequest) -> RunPlan:
     if _started_again():
         start = run.last
     name = request.recipe or str(run.recipe)
@@ -151,10 +151,10 @@ def _go_on(run: Run, start: Path, request: Request) -> Beginning:
     _refuse(run, changes, allowed=request.allow_changes)
     # Of a run's own recipe the file says nothing; its folder lies in one that does.
     name = loaded.name if request.recipe else run.folder.resolve().parent.name
-    return Beginning(run, name, loaded.recipe, start, changes, request.allow_changes)
+    return RunPlan(run, name, loaded.recipe, start, changes, request.allow_changes)
 
 
-def check_data(beginning: Beginning, material: Material) -> Beginning:
+def check_data(beginning: RunPlan, material: DataBundle) -> RunPlan:
     """See that a run goes on with the very lists it began with, and note what is not as it was.
 
     Raises:
@@ -174,7 +174,7 @@ def check_data(beginning: Beginning, material: Material) -> Beginning:
     return replace(beginning, changes=beginning.changes | changes)
 
 
-def tell_what_changes(found: Found, training: Training) -> None:
+def tell_what_changes(found: LoadedCheckpoint, training: TrainState) -> None:
     """Say what a run that goes on elsewhere keeps, and what it does not."""
     world, train = training.group.world, training.recipe.train
     if not training.group.first or found.processes == world:
@@ -188,14 +188,14 @@ def tell_what_changes(found: Found, training: Training) -> None:
     else:
         together = train.batch_size // train.accumulate
         text += (
-            f"; without train.sync_bn, batch norm sees {together // world} pictures at a time "
+            f"; without train.sync_bn, batch norm sees {together // world} images at a time "
             f"instead of {together // found.processes}"
         )
     log.info("%s", text)
 
 
 def record_resume(
-    run: Run, training: Training, step: int, changes: Changes, *, verified: bool
+    run: Run, training: TrainState, step: int, changes: Changes, *, verified: bool
 ) -> None:
     """Add to environment.json that a run is resumed, where, with which changes.
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
 from drn_cli.runs import Run
-from drn_cli.training.checkpoint import Progress, save_checkpoint
-from drn_cli.training.setup import Training
+from drn_cli.training.checkpoint import TrainProgress, save_checkpoint
+from drn_cli.training.setup import TrainState
 
 
-class Saver:
+class CheckpointManager:
     """Writes the checkpoints of a run.
 
     `last.pt` is always the newest. A recipe that keeps several has each under a name with its step
@@ -28,7 +28,7 @@ class Saver:
         saved_step: After how many steps the last one was written.
     """
 
-    def __init__(self, training: Training, run: Run, seconds: float = 0) -> None:
+    def __init__(self, training: TrainState, run: Run, seconds: float = 0) -> None:
         self._training, self._run = training, run
         self._start = time.monotonic() - seconds
         self._saved_at = time.monotonic()
@@ -47,7 +47,7 @@ class Saver:
         minutes = (time.monotonic() - self._saved_at) / 60
         return train.save_every_minutes is not None and minutes >= train.save_every_minutes
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: TrainProgress) -> None:
         """Write a checkpoint, in all processes together.
 
         Raises:

@@ -12,30 +12,30 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from drn_cli.data.batches import TrainingBatches
-from drn_cli.data.order import Order
+from drn_cli.data.batches import TrainLoader
+from drn_cli.data.order import EpochSampler
 from drn_cli.device import Precision, resolve_compile, resolve_precision, set_matmul_precision
 from drn_cli.distributed.batchnorm import synchronise
 from drn_cli.distributed.group import Group
 from drn_cli.environment import run_environment
 from drn_cli.errors import DrnError
-from drn_cli.inference.memory import Tiles
+from drn_cli.inference.memory import TileSizer
+from drn_cli.inference.metadata import to_metadata
 from drn_cli.inference.reading import networks_at_once
-from drn_cli.inference.told import record
 from drn_cli.networks.models import DRN, build
 from drn_cli.networks.recomputation import recompute_activations
 from drn_cli.networks.weights import LoadReport, load_weights, weights_file
 from drn_cli.recipe.schema import Recipe
-from drn_cli.training.ema import AveragedWeights
+from drn_cli.training.ema import EMA
 from drn_cli.training.loss import Loss, make_loss
 from drn_cli.training.optimiser import make_optimiser
-from drn_cli.training.tasks import Material, Task, task_of
+from drn_cli.training.tasks import DataBundle, Task, task_of
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Training:
+class TrainState:
     """All that the loop works with.
 
     Attributes:
@@ -51,20 +51,20 @@ class Training:
     recipe: Recipe
     group: Group
     task: Task
-    material: Material
+    material: DataBundle
     model: DRN
     start: LoadReport | None
     runner: Callable[[Tensor], Tensor]
     parallel: DistributedDataParallel | None
-    averaged: AveragedWeights | None
+    averaged: EMA | None
     loss: Loss
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     precision: Precision
     compiled: bool
-    order: Order
-    batches: TrainingBatches
-    tiles: Tiles
+    order: EpochSampler
+    batches: TrainLoader
+    tiles: TileSizer
 
     @property
     def steps(self) -> int:
@@ -95,26 +95,26 @@ class Training:
     def metadata(self) -> dict[str, str]:
         """Describe the network, for whoever finds its weights."""
         material = self.material
-        return record(self.model, material.statistics, material.class_set, material.folders)
+        return to_metadata(self.model, material.statistics, material.class_set, material.folders)
 
 
-def check_split(recipe: Recipe, pictures: int, processes: int) -> None:
-    """See that every step gets its pictures, and every process as many of them as the others.
+def check_split(recipe: Recipe, images: int, processes: int) -> None:
+    """See that every step gets its images, and every process as many of them as the others.
 
     Raises:
         DrnError: The batch is larger than the set, or cannot be shared out.
     """
     train = recipe.train
     batch = train.batch_size
-    if batch > pictures:
+    if batch > images:
         raise DrnError(
-            f"train.batch_size: {batch} is more than the {pictures} training pictures",
-            f"train.batch_size={pictures}",
+            f"train.batch_size: {batch} is more than the {images} training images",
+            f"train.batch_size={images}",
         )
     together = batch // train.accumulate
     if together % processes == 0:
         return
-    share = "pictures a step" if train.accumulate == 1 else "pictures a pass"
+    share = "images a step" if train.accumulate == 1 else "images a pass"
     choices = ", ".join(str(n) for n in range(1, together + 1) if together % n == 0)
     nearest = max(1, batch // (processes * train.accumulate)) * processes * train.accumulate
     raise DrnError(
@@ -123,14 +123,14 @@ def check_split(recipe: Recipe, pictures: int, processes: int) -> None:
     )
 
 
-def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
+def set_up(recipe: Recipe, material: DataBundle, group: Group) -> TrainState:
     """Build the network, the optimiser and the readers.
 
     Raises:
         DrnError: The weights to start from cannot be had.
     """
     train, task = recipe.train, task_of(recipe)
-    order = Order(len(material.train), train.batch_size, train.seed, train.accumulate)
+    order = EpochSampler(len(material.train), train.batch_size, train.seed, train.accumulate)
     precision = resolve_precision(train.precision, group.device)
     compiled = resolve_compile(
         train.compile,
@@ -151,7 +151,7 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
     model.to(group.device)
     if train.channels_last:
         model.to(memory_format=torch.channels_last)
-    averaged = AveragedWeights(model, train.ema) if train.ema is not None else None
+    averaged = EMA(model, train.ema) if train.ema is not None else None
     if train.checkpoint_activations:
         recompute_activations(model)
     runner: Callable[[Tensor], Tensor] = model
@@ -164,7 +164,7 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
     if compiled:
         # Crops are all of one size: code for it alone is the fastest.
         runner = torch.compile(runner, dynamic=False)
-    return Training(
+    return TrainState(
         recipe=recipe,
         group=group,
         task=task,
@@ -183,7 +183,7 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
         precision=precision,
         compiled=compiled,
         order=order,
-        batches=TrainingBatches(
+        batches=TrainLoader(
             task.dataset(recipe, material, aloud=group.first),
             order,
             rank=group.rank,
@@ -192,7 +192,7 @@ def set_up(recipe: Recipe, material: Material, group: Group) -> Training:
             pin=group.device.type == "cuda",
             start=recipe.data.start_method,
         ),
-        tiles=Tiles(model.architecture, group.device, networks_at_once(group.device)),
+        tiles=TileSizer(model.architecture, group.device, networks_at_once(group.device)),
     )
 
 
@@ -208,10 +208,10 @@ def _warn(recipe: Recipe, group: Group, precision: Precision) -> None:
     train = recipe.train
     if train.precision == "bf16" and precision != "bf16":
         log.warning("train.precision=bf16: this GPU has no bfloat16; %s is used instead", precision)
-    pictures = train.batch_size // train.accumulate // group.world
-    if pictures == 1 and (group.world == 1 or not train.sync_bn):
+    images = train.batch_size // train.accumulate // group.world
+    if images == 1 and (group.world == 1 or not train.sync_bn):
         log.warning(
-            "batch norm sees one picture at a time, which trains badly; give each process more "
+            "batch norm sees one image at a time, which trains badly; give each process more "
             "(train.batch_size, train.accumulate%s)",
             "" if group.world == 1 else "), or all processes together (train.sync_bn=true",
         )

@@ -14,16 +14,16 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Interrupt:
+class StopRequest:
     """The signal that asked this process to stop; 0 if none did."""
 
     number: int = 0
 
 
 @contextmanager
-def interruptible(*, aloud: bool) -> Iterator[Interrupt]:
+def interruptible(*, aloud: bool) -> Iterator[StopRequest]:
     """Turn signals into a wish to stop; a second SIGINT interrupts at once, as usual."""
-    interrupt = Interrupt()
+    interrupt = StopRequest()
 
     def handle(number: int, _: object) -> None:
         leave_closed_terminal()

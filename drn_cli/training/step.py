@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from drn_cli.data.batches import Batch, normalise
 from drn_cli.device import autocast
-from drn_cli.training.setup import Training
+from drn_cli.training.setup import TrainState
 
 
-class Meter:
+class StepStats:
     """What the steps did since it was last read.
 
     Sums stay on the device until then: reading a number waits for the GPU.
@@ -51,7 +51,7 @@ class Meter:
 
 
 def take_step(
-    training: Training, passes: Sequence[Batch], rate: float, step: int, meter: Meter
+    training: TrainState, passes: Sequence[Batch], rate: float, step: int, meter: StepStats
 ) -> None:
     """Learn from one batch, which is on the device, in one or several passes.
 
@@ -101,7 +101,7 @@ def take_step(
     meter.add(totals, norm, bad)
 
 
-def _loss(training: Training, batch: Batch) -> tuple[Tensor, Tensor]:
+def _loss(training: TrainState, batch: Batch) -> tuple[Tensor, Tensor]:
     """Give the sum of the loss over a batch, and the sum of its weights."""
     images = normalise(batch.images, training.material.statistics)
     if not training.recipe.train.channels_last:
@@ -122,7 +122,7 @@ def _factor(totals: Tensor, expected: int) -> Tensor:
     return torch.where(loss.isfinite(), factor, torch.nan).float()
 
 
-def _exchanging(training: Training, *, last: bool) -> AbstractContextManager[None]:
+def _exchanging(training: TrainState, *, last: bool) -> AbstractContextManager[None]:
     """Let processes exchange gradients once a step: in its last pass."""
     if last or training.parallel is None:
         return nullcontext()

@@ -9,28 +9,28 @@ from typing import Any, Protocol
 
 from torch.utils.data import Dataset
 
-from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.audit.labels import ADD_BACKGROUND, ADD_FOLDER, TOO_FEW
 from drn_cli.data.audit.quick import WHOLE, cut_short, evenly, quick
 from drn_cli.data.audit.reading import Item, look
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import TrainingSet
+from drn_cli.data.batches import TrainDataset
 from drn_cli.data.cache import FOLDER as CACHE_FOLDER
 from drn_cli.data.cache import DecodedCache, open_cache
-from drn_cli.data.class_folders import ClassFolder
+from drn_cli.data.class_folders import FolderDataset
 from drn_cli.data.classes import ClassSet, generic
 from drn_cli.data.classification import ClassificationSet
 from drn_cli.data.file_search import LeftOut
-from drn_cli.data.folders import ListFolder, Statistics
+from drn_cli.data.folders import ChannelStats, ListDataset
 from drn_cli.data.resized_crop import ResizedCrop
 from drn_cli.device import Precision, autocast_type
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError, few_of
 from drn_cli.evaluation import classification, segmentation
 from drn_cli.evaluation.confusion import worst_first
-from drn_cli.inference.classifier import Classifier
-from drn_cli.inference.memory import Tiles
-from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.classifier import ClassificationPredictor
+from drn_cli.inference.memory import TileSizer
+from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.inference.preparation import prepared
 from drn_cli.networks.models import DRN
 from drn_cli.recipe.schema import Recipe
@@ -40,16 +40,16 @@ log = logging.getLogger(__name__)
 NAMED = 5  # classes without images in a message
 LISTS = ("train_images.txt", "train_labels.txt", "val_images.txt", "val_labels.txt", "info.json")
 MOST_SHOWN = 200  # images in a report
-LOOKED_AT = 32  # pictures of class folders that are read before training
+LOOKED_AT = 32  # images of class folders that are read before training
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class DataBundle:
     """What a recipe names on the disk.
 
     Attributes:
         train, val: Of type `Sample` or `ClassSample`.
-        statistics: Mean and standard deviation of the training pictures.
+        statistics: Mean and standard deviation of the training images.
         class_set: Names and colours of the classes.
         root: The folder that files are named from.
         folders: The folder of each class, for a classifier.
@@ -60,7 +60,7 @@ class Material:
 
     train: Sequence[Any]
     val: Sequence[Any]
-    statistics: Statistics
+    statistics: ChannelStats
     class_set: ClassSet
     root: Path
     folders: tuple[str, ...] | None = None
@@ -89,7 +89,7 @@ class Material:
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
+class ValidationResult:
     """What a validation found.
 
     Attributes:
@@ -106,9 +106,9 @@ class Evaluable(Protocol):
 
     recipe: Recipe
     group: Group
-    material: Material
+    material: DataBundle
     precision: Precision
-    tiles: Tiles
+    tiles: TileSizer
 
     @property
     def judged(self) -> DRN:
@@ -118,24 +118,24 @@ class Evaluable(Protocol):
 class Task(Protocol):
     """What a task knows of its data and scores."""
 
-    def find_material(self, recipe: Recipe) -> Material:
+    def find_material(self, recipe: Recipe) -> DataBundle:
         """Read the lists, so that a mistake shows before any process starts.
 
         Raises:
             DrnError: A list or file is missing, or the recipe does not fit.
         """
 
-    def look_over(self, material: Material) -> list[str]:
+    def look_over(self, material: DataBundle) -> list[str]:
         """Look at some of the files, so that a bad one shows before the first step.
 
         Returns:
             What is merely odd.
 
         Raises:
-            DrnError: A picture or label that was looked at cannot be used.
+            DrnError: An image or label that was looked at cannot be used.
         """
 
-    def dataset(self, recipe: Recipe, material: Material, *, aloud: bool) -> Dataset[Any]:
+    def dataset(self, recipe: Recipe, material: DataBundle, *, aloud: bool) -> Dataset[Any]:
         """Give augmented samples for training."""
 
     def validate(
@@ -144,13 +144,13 @@ class Task(Protocol):
         samples: Sequence[Any],
         step: Callable[[], object],
         stop: Callable[[], bool],
-    ) -> Validation | None:
+    ) -> ValidationResult | None:
         """Score the network, which is in evaluation mode, on samples that all processes share.
 
         Args:
             training: What is trained.
             samples: All of them, in every process.
-            step: Called after each picture.
+            step: Called after each image.
             stop: Asked after it; where it says so in any process, all give up, and None is given.
         """
 
@@ -161,11 +161,11 @@ def task_of(recipe: Recipe) -> Task:
 
 
 class Segmentation:
-    """List folders of pictures and label maps; mIoU."""
+    """List folders of images and label maps; mIoU."""
 
-    def find_material(self, recipe: Recipe) -> Material:
-        folder = ListFolder.open(recipe.data.root, recipe.data.lists)
-        return Material(
+    def find_material(self, recipe: Recipe) -> DataBundle:
+        folder = ListDataset.open(recipe.data.root, recipe.data.lists)
+        return DataBundle(
             folder.samples("train"),
             folder.samples("val"),
             folder.statistics(),
@@ -175,7 +175,7 @@ class Segmentation:
             class_pixels=folder.class_pixels("train", recipe.data.classes),
         )
 
-    def look_over(self, material: Material) -> list[str]:
+    def look_over(self, material: DataBundle) -> list[str]:
         classes, lists = material.class_set, material.lists or material.root
         if len(classes) < 2:
             raise DrnError(f"data.classes: {len(classes)}; {TOO_FEW}", ADD_BACKGROUND)
@@ -194,9 +194,9 @@ class Segmentation:
             )
         return odd
 
-    def dataset(self, recipe: Recipe, material: Material, *, aloud: bool) -> Dataset[Any]:
+    def dataset(self, recipe: Recipe, material: DataBundle, *, aloud: bool) -> Dataset[Any]:
         augment = recipe.augment
-        return TrainingSet(
+        return TrainDataset(
             material.train,
             recipe.data.classes,
             Augmentation(augment.crop, augment.scale, augment.rotate, augment.flip),
@@ -210,7 +210,7 @@ class Segmentation:
         samples: Sequence[Any],
         step: Callable[[], object],
         stop: Callable[[], bool],
-    ) -> Validation | None:
+    ) -> ValidationResult | None:
         scores = segmentation.evaluate(
             predictor_of(training),
             samples,
@@ -222,9 +222,9 @@ class Segmentation:
         )
         if scores is None:
             return None
-        scored = [one.number for one in worst_first(scores.pictures) if one.miou is not None]
+        scored = [one.number for one in worst_first(scores.per_image) if one.miou is not None]
         found = scores.to_json(training.material.class_set)
-        return Validation(scores.miou, found | {"images_worst_first": ends(scored)})
+        return ValidationResult(scores.miou, found | {"images_worst_first": ends(scored)})
 
 
 def ends(order: list[int]) -> list[int]:
@@ -234,7 +234,7 @@ def ends(order: list[int]) -> list[int]:
     )
 
 
-def reported(findings: Sequence[Finding]) -> list[str]:
+def reported(findings: Sequence[CheckFinding]) -> list[str]:
     """Raise the first error among findings, and return what is merely odd."""
     for finding in findings:
         if finding.severity == "error":
@@ -242,10 +242,10 @@ def reported(findings: Sequence[Finding]) -> list[str]:
     return [str(finding) for finding in findings]
 
 
-def predictor_of(training: Evaluable) -> PixelPredictor:
+def predictor_of(training: Evaluable) -> SegmentationPredictor:
     """Make the segmenter ready, as `drn eval` does, for what it is to be shown now."""
     device, kind = training.group.device, autocast_type(training.precision)
-    return PixelPredictor(
+    return SegmentationPredictor(
         network=prepared(training.judged, device, exact=kind is None).scores,
         statistics=training.material.statistics,
         class_set=training.material.class_set,
@@ -259,8 +259,8 @@ def predictor_of(training: Evaluable) -> PixelPredictor:
 class Classification:
     """Class folders; top-1 and top-5."""
 
-    def find_material(self, recipe: Recipe) -> Material:
-        folder = ClassFolder.open(recipe.data.root)
+    def find_material(self, recipe: Recipe) -> DataBundle:
+        folder = FolderDataset.open(recipe.data.root)
         found = len(folder.folders)
         if found != recipe.data.classes:
             raise DrnError(
@@ -268,7 +268,7 @@ class Classification:
                 f"data.classes={found}",
             )
         left_out = {split: LeftOut() for split in ("train", "val")}
-        return Material(
+        return DataBundle(
             folder.samples("train", left_out["train"]),
             folder.samples("val", left_out["val"]),
             folder.statistics(),
@@ -280,7 +280,7 @@ class Classification:
             ),
         )
 
-    def look_over(self, material: Material) -> list[str]:
+    def look_over(self, material: DataBundle) -> list[str]:
         if len(material.class_set) < 2:
             raise DrnError(f"data.classes: {len(material.class_set)}; {TOO_FEW}", ADD_FOLDER)
         for samples in (material.train, material.val):
@@ -296,7 +296,7 @@ class Classification:
             *([f"{material.root / 'train'}: no image of {named}: not learned"] if absent else []),
         ]
 
-    def dataset(self, recipe: Recipe, material: Material, *, aloud: bool) -> Dataset[Any]:
+    def dataset(self, recipe: Recipe, material: DataBundle, *, aloud: bool) -> Dataset[Any]:
         crop = ResizedCrop(recipe.augment.crop, recipe.augment.flip)
         return ClassificationSet(material.train, crop, recipe.train.seed)
 
@@ -306,7 +306,7 @@ class Classification:
         samples: Sequence[Any],
         step: Callable[[], object],
         stop: Callable[[], bool],
-    ) -> Validation | None:
+    ) -> ValidationResult | None:
         scores = classification.score(
             classifier_of(training),
             samples,
@@ -318,15 +318,15 @@ class Classification:
         )
         if scores is None:
             return None
-        order = [one.number for one in classification.worst_ranked(scores.pictures)]
-        return Validation(scores.top1, scores.to_json() | {"images_worst_first": ends(order)})
+        order = [one.number for one in classification.worst_ranked(scores.per_image)]
+        return ValidationResult(scores.top1, scores.to_json() | {"images_worst_first": ends(order)})
 
 
-def classifier_of(training: Evaluable) -> Classifier:
+def classifier_of(training: Evaluable) -> ClassificationPredictor:
     """Make the classifier ready, as `drn eval` does, for what it is to be shown now."""
     device, kind = training.group.device, autocast_type(training.precision)
     model = prepared(training.judged, device, exact=kind is None)
-    return Classifier(
+    return ClassificationPredictor(
         network=model,
         maps=model.scores,
         statistics=training.material.statistics,
@@ -339,7 +339,7 @@ def classifier_of(training: Evaluable) -> Classifier:
     )
 
 
-def _cache(recipe: Recipe, material: Material, *, aloud: bool) -> DecodedCache | None:
+def _cache(recipe: Recipe, material: DataBundle, *, aloud: bool) -> DecodedCache | None:
     """Open the cache that the recipe asks for, and say what it takes, or why there is none."""
     data = recipe.data
     if data.cache == "none":

@@ -1,4 +1,4 @@
-"""The same numbers for TensorBoard, and a few validation pictures."""
+"""The same numbers for TensorBoard, and a few validation images."""
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -13,14 +13,14 @@ from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import Sample
 from drn_cli.data.images import Pixels, read_image
 from drn_cli.errors import DrnError
-from drn_cli.inference.classifier import Classifier
-from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.classifier import ClassificationPredictor
+from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.runs import Run
-from drn_cli.training.setup import Training
+from drn_cli.training.setup import TrainState
 from drn_cli.training.tasks import classifier_of, predictor_of
 
-PICTURES = 4
-WIDTH = 512  # of a picture that is shown, in pixels
+IMAGES = 4
+WIDTH = 512  # of an image that is shown, in pixels
 LINE = 14  # height of a line of text, in pixels
 
 
@@ -37,7 +37,7 @@ def check_installed() -> None:
         )
 
 
-class Board:
+class TensorBoardLogger:
     """Writes event files into the run folder's `tensorboard/`.
 
     Args:
@@ -60,15 +60,15 @@ class Board:
                 self._writer.add_scalar(f"{kind}/{name}", value, step)
         self._writer.flush()
 
-    def pictures(self, training: Training, step: int) -> None:
-        """Write what the network sees in the first validation pictures."""
-        for number, shown in enumerate(examples(training, training.material.val[:PICTURES])):
+    def images(self, training: TrainState, step: int) -> None:
+        """Write what the network sees in the first validation images."""
+        for number, shown in enumerate(examples(training, training.material.val[:IMAGES])):
             self._writer.add_image(f"validation/{number}", shown, step, dataformats="HWC")
         self._writer.flush()
 
 
-def examples(training: Training, samples: Sequence[Any]) -> Iterator[Pixels]:
-    """Draw samples: the picture, what it is and what the network takes it for."""
+def examples(training: TrainState, samples: Sequence[Any]) -> Iterator[Pixels]:
+    """Draw samples: the image, what it is and what the network takes it for."""
     if training.recipe.task == "classification":
         classifier = classifier_of(training)
         return (_classified(classifier, sample) for sample in samples)
@@ -76,8 +76,8 @@ def examples(training: Training, samples: Sequence[Any]) -> Iterator[Pixels]:
     return (_segmented(predictor, sample) for sample in samples)
 
 
-def _segmented(predictor: PixelPredictor, sample: Sample) -> Pixels:
-    """Put picture, label and prediction side by side."""
+def _segmented(predictor: SegmentationPredictor, sample: Sample) -> Pixels:
+    """Put image, label and prediction side by side."""
     image, label = read_pair(sample, predictor.classes)
     palette = np.frombuffer(predictor.class_set.palette(), np.uint8).reshape(256, 3)
     step = -(-image.shape[1] // WIDTH)  # every so many pixels
@@ -85,7 +85,7 @@ def _segmented(predictor: PixelPredictor, sample: Sample) -> Pixels:
     return np.concatenate([part[::step, ::step] for part in (image, *maps)], axis=1)
 
 
-def _classified(classifier: Classifier, sample: ClassSample) -> Pixels:
+def _classified(classifier: ClassificationPredictor, sample: ClassSample) -> Pixels:
     """Write the true and the predicted class below the crop."""
     crops = classifier.crops(read_image(sample.image))
     probabilities = classifier.log_probabilities(

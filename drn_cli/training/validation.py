@@ -7,38 +7,38 @@ from typing import Any
 import torch
 
 from drn_cli.distributed.heartbeat import VALIDATION
-from drn_cli.training.setup import Training
-from drn_cli.training.tasks import Validation
+from drn_cli.training.setup import TrainState
+from drn_cli.training.tasks import ValidationResult
 
 
 def validate(
-    training: Training,
+    training: TrainState,
     samples: Sequence[Any],
     *,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], AbstractContextManager[Callable[[], object]]] = lambda images: (
         nullcontext(lambda: None)
     ),
-) -> Validation | None:
+) -> ValidationResult | None:
     """Score the network, or the average of its weights, on samples that all processes share.
 
     Args:
         training: What is trained.
         samples: All of them, in every process.
-        stop: Asked after each picture; where it says so in any process, all give up.
+        stop: Asked after each image; where it says so in any process, all give up.
         progress: Shows the progress of a number of images; the context's call counts one.
 
     Returns:
         What was found; None if it was given up.
 
     Raises:
-        DrnError: A picture cannot be used, or the labels hold nothing to score.
+        DrnError: An image cannot be used, or the labels hold nothing to score.
     """
     group = training.group
     group.advance(VALIDATION)
     group.align(training.judged.buffers())  # without sync_bn each process has statistics of its own
     tuned = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = False  # pictures may all differ in size
+    torch.backends.cudnn.benchmark = False  # images may all differ in size
     try:
         with progress(len(group.share(samples))) as count:
 

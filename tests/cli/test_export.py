@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from drn_cli.cli.app import app
 from drn_cli.errors import DrnError
 from drn_cli.export import exporting, probes
-from drn_cli.export.form import Form
+from drn_cli.export.form import ExportConfig
 from drn_cli.inference.opening import read_network
 from drn_cli.networks.conversion import to_original
 
@@ -31,7 +31,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Drn:
-    """`drn` in this process, in an empty folder, without a GPU; small pictures are compared."""
+    """`drn` in this process, in an empty folder, without a GPU; small images are compared."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(probes, "SIZES", SMALL)
@@ -70,7 +70,7 @@ def test_the_newest_run_by_default(here: Drn, exports: Exports, tmp_path: Path) 
     assert (tmp_path / "drn_a_18.safetensors").is_file()
     lines = result.stdout.splitlines()
     assert re.split(r"  +", lines[0].strip()) == [
-        *("compared on", "pictures", "difference", "largest logit", "same class"),
+        *("compared on", "images", "difference", "largest logit", "same class"),
     ]
     rows = [re.split(r"  +", line.strip()) for line in lines[1:5]]
     height, width = SMALL[0]
@@ -130,16 +130,20 @@ def test_options_arrive(here: Drn, exports: Exports, asked: list[Any]) -> None:
     run = exports.run()
     here("export", run)
     words = ("--argmax", "--normalize", "--half", "--size", "64X48", "--out", "deep/a.pt2")
-    here("export", run, "--format", "pt2", *words, "--pictures", "a", "--pictures", "b")
+    here("export", run, "--format", "pt2", *words, "--images", "a", "--images", "b")
     words = ("--int8", "--calibration", "c", "--licence", "MIT", "--force")
     here("export", run, "--format", "openvino", *words)
-    defaults = {"pictures": (), "calibration": (), "licence": None, "given": None, "force": False}
+    defaults = {"images": (), "calibration": (), "licence": None, "given": None, "force": False}
     whole = {"argmax": True, "normalize": True, "precision": "float16", "size": (48, 64)}
     int8 = defaults | {"calibration": ["c"], "licence": "MIT", "force": True}
     assert [call[1:] for call in asked] == [
-        (Form(format="onnx"), None, defaults),
-        (Form(format="pt2", **whole), Path("deep/a.pt2"), defaults | {"pictures": ["a", "b"]}),
-        (Form(format="openvino", precision="int8"), None, int8),
+        (ExportConfig(format="onnx"), None, defaults),
+        (
+            ExportConfig(format="pt2", **whole),
+            Path("deep/a.pt2"),
+            defaults | {"images": ["a", "b"]},
+        ),
+        (ExportConfig(format="openvino", precision="int8"), None, int8),
     ]
     assert {call[0].checkpoint for call in asked} == {run / "checkpoints" / "best.safetensors"}
 
@@ -172,7 +176,7 @@ def test_usage_errors(
         ("classification", ["--argmax"], "--argmax: is for segmenters"),
         ("segmentation", ["--argmax", "--format", "fyu"], "--argmax: a file of weights has no"),
         ("segmentation", ["--int8", "--format", "pt2"], "--int8: is for onnx and openvino, not"),
-        ("segmentation", ["--int8"], "--int8: needs pictures like those that it will see"),
+        ("segmentation", ["--int8"], "--int8: needs images like those that it will see"),
     ],
 )
 def test_what_cannot_be(
@@ -183,7 +187,7 @@ def test_what_cannot_be(
 
 
 def predicted(here: Drn, weights: Path, *words: str) -> dict[str, Any]:
-    """Give the index maps and probabilities that `drn predict` writes for two pictures."""
+    """Give the index maps and probabilities that `drn predict` writes for two images."""
     for number, size in enumerate(((48, 64), (33, 47))):
         Image.fromarray(noise(*size, number)).save(f"{number}.png")
     shutil.rmtree("predictions", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The augmentation step by step on whole pictures, as the original does it, written with Pillow.
+"""The augmentation step by step on whole images, as the original does it, written with Pillow.
 
 This is the truth that the quick way is compared with, and the baseline of the benchmark.
 """
@@ -6,12 +6,12 @@ This is the truth that the quick way is compared with, and the baseline of the b
 import numpy as np
 from PIL import Image
 
-from drn_cli.data.augment import Draw
+from drn_cli.data.augment import AugmentParams
 
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-def augment(image: np.ndarray, label: np.ndarray, draw: Draw, crop: int) -> Pair:
+def augment(image: np.ndarray, label: np.ndarray, draw: AugmentParams, crop: int) -> Pair:
     """Rotate, scale, crop and mirror `(H, W, 3)` and `(H, W)`."""
     if draw.angle:
         image, label = rotate(image, label, draw.angle)
@@ -27,14 +27,14 @@ def augment(image: np.ndarray, label: np.ndarray, draw: Draw, crop: int) -> Pair
 
 
 def rotate(image: np.ndarray, label: np.ndarray, angle: float) -> Pair:
-    """Reflect the picture all around, which makes nine of it, turn these, cut out the middle."""
+    """Reflect the image all around, which makes nine of it, turn these, cut out the middle."""
     height, width = label.shape
     border = ((height, height), (width, width))
     middle = (width, height, 2 * width, 2 * height)
-    picture = Image.fromarray(np.pad(image, (*border, (0, 0)), "reflect"))
+    padded = Image.fromarray(np.pad(image, (*border, (0, 0)), "reflect"))
     labels = Image.fromarray(np.pad(label, border, constant_values=255))
     return (
-        np.asarray(picture.rotate(angle, resample=Image.Resampling.BILINEAR).crop(middle)),
+        np.asarray(padded.rotate(angle, resample=Image.Resampling.BILINEAR).crop(middle)),
         np.asarray(labels.rotate(angle, resample=Image.Resampling.NEAREST).crop(middle)),
     )
 
@@ -50,7 +50,7 @@ def resize(image: np.ndarray, label: np.ndarray, ratio: float) -> Pair:
 
 
 def pad(image: np.ndarray, label: np.ndarray, side: int) -> Pair:
-    """Centre a picture that is smaller than the crop: reflected around, its label 255."""
+    """Centre an image that is smaller than the crop: reflected around, its label 255."""
     lacking = [max(0, side - length) for length in label.shape]
     border = [(lack // 2, lack - lack // 2) for lack in lacking]
     return (

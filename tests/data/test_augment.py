@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import step_by_step
 
-from drn_cli.data.augment import Augmentation, Draw
+from drn_cli.data.augment import Augmentation, AugmentParams
 from drn_cli.data.images import read_image, read_label
 
-STILL = Draw(angle=0, ratio=1, down=0, across=0, mirrored=False)
+STILL = AugmentParams(angle=0, ratio=1, down=0, across=0, mirrored=False)
 
 
 def pair(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -19,7 +19,7 @@ def pair(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     return image, random.integers(0, 19, (height, width)).astype(np.uint8)
 
 
-def draws(augmentation: Augmentation, count: int) -> list[Draw]:
+def draws(augmentation: Augmentation, count: int) -> list[AugmentParams]:
     return [augmentation.draw(7, epoch, index) for epoch in range(20) for index in range(count)]
 
 
@@ -60,7 +60,9 @@ def test_photographs_look_as_if_treated_step_by_step(
     augmentation = Augmentation(crop=160)
     for angle in range(-10, 11):
         random = np.random.default_rng((int(ratio * 100), angle + 10))
-        draw = Draw(angle, ratio, random.random(), random.random(), mirrored=angle % 2 == 0)
+        draw = AugmentParams(
+            angle, ratio, random.random(), random.random(), mirrored=angle % 2 == 0
+        )
         result = augmentation.apply(image, label, draw)
         expected = step_by_step.augment(image, label, draw, 160)
         assert decibels(result[0], expected[0]) > 45, draw
@@ -77,7 +79,7 @@ def test_reflection_reaches_as_far_as_step_by_step(
     waves = [np.sin(y / 5) * 60 + 128, np.cos(x / 4) * 60 + 128, (x + y) * 255 / (height + width)]
     image, label = np.stack(waves, axis=-1).astype(np.uint8), (x // 8).astype(np.uint8)
     for at in (0.0, 0.5, 0.999):
-        draw = Draw(angle, ratio, at, 1 - at - 1e-9, mirrored=False)
+        draw = AugmentParams(angle, ratio, at, 1 - at - 1e-9, mirrored=False)
         result = Augmentation(crop).apply(image, label, draw)
         expected = step_by_step.augment(image, label, draw, crop)
         assert decibels(result[0], expected[0]) > 45
@@ -99,10 +101,10 @@ def centre(weights: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("ratio", [0.5, 0.62, 0.75, 0.87, 1, 1.13, 1.5, 1.77, 2])
-def test_picture_and_label_stay_within_half_a_pixel(ratio: float, mirrored: bool) -> None:
+def test_image_and_label_stay_within_half_a_pixel(ratio: float, mirrored: bool) -> None:
     image, label = disc(120, 141)
     for angle in range(-10, 11):
-        draw = Draw(angle, ratio, down=0.45, across=0.55, mirrored=mirrored)
+        draw = AugmentParams(angle, ratio, down=0.45, across=0.55, mirrored=mirrored)
         crop, labels = Augmentation(crop=58).apply(image, label, draw)
         apart = centre(crop[..., 0].astype(float)) - centre((labels == 1).astype(float))
         assert np.abs(apart).max() < 0.5, (angle, apart)
@@ -110,7 +112,7 @@ def test_picture_and_label_stay_within_half_a_pixel(ratio: float, mirrored: bool
         assert 0.85 < area < 1.15
 
 
-def test_picture_smaller_than_the_crop_is_centred_and_reflected() -> None:
+def test_image_smaller_than_the_crop_is_centred_and_reflected() -> None:
     image, label = pair(3, 4)
     padded, labels = Augmentation(crop=9).apply(image, label, STILL)
     inside = np.zeros((9, 9), bool)
@@ -124,7 +126,7 @@ def test_picture_smaller_than_the_crop_is_centred_and_reflected() -> None:
     assert np.array_equal(padded[3:6, 6], image[:, 2])
 
 
-def test_picture_of_one_pixel_can_be_augmented() -> None:
+def test_image_of_one_pixel_can_be_augmented() -> None:
     image, label = np.array([[[9, 8, 7]]], np.uint8), np.array([[3]], np.uint8)
     augmentation = Augmentation(crop=5, scale=2, rotate=10)
     for draw in draws(augmentation, 3):
@@ -229,7 +231,7 @@ def test_turning_one_kind_off_leaves_the_others_alone(
         assert replace(without, **{field: getattr(with_it, field)}) == with_it
 
 
-def test_picture_and_label_stay_aligned() -> None:
+def test_image_and_label_stay_aligned() -> None:
     # Large blocks whose colour is their label: away from the blocks' edges both must agree.
     label = np.kron(np.arange(30).reshape(5, 6), np.ones((24, 24))).astype(np.uint8)
     image = np.stack([label * 8, 255 - label * 8, label * 4], axis=-1)

@@ -12,12 +12,12 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import Batch, TrainingBatches, TrainingSet, normalise, on_device
+from drn_cli.data.batches import Batch, TrainDataset, TrainLoader, normalise, on_device
 from drn_cli.data.cache import DecodedCache
 from drn_cli.data.decoding import decode
-from drn_cli.data.folders import Sample, Statistics
+from drn_cli.data.folders import ChannelStats, Sample
 from drn_cli.data.images import write_image, write_index
-from drn_cli.data.order import Order, Turn
+from drn_cli.data.order import EpochSampler, SampleKey
 from drn_cli.errors import DrnError
 
 CLASSES = 5
@@ -53,10 +53,10 @@ def batches_of(
     world: int = 1,
     start: str = "fork",
     cache: DecodedCache | None = None,
-) -> TrainingBatches:
-    dataset = TrainingSet(samples, CLASSES, AUGMENTATION, 5, cache)
-    order = Order(len(samples), batch_size, seed=5)
-    return TrainingBatches(
+) -> TrainLoader:
+    dataset = TrainDataset(samples, CLASSES, AUGMENTATION, 5, cache)
+    order = EpochSampler(len(samples), batch_size, seed=5)
+    return TrainLoader(
         dataset, order, rank=rank, world=world, workers=workers, pin=False, start=start
     )
 
@@ -72,7 +72,7 @@ def test_batches_hold_the_augmented_samples_of_the_order(samples: list[Sample]) 
     batches = batches_of(samples, workers=0)
     seen = list(batches.epoch(2))
     assert len(seen) == 2
-    for batch, turns in zip(seen, Order(7, 3, seed=5).parts(2, 0, 1), strict=True):
+    for batch, turns in zip(seen, EpochSampler(7, 3, seed=5).parts(2, 0, 1), strict=True):
         assert batch.images.dtype == batch.labels.dtype == torch.uint8
         assert batch.images.shape == (3, 12, 12, 3)
         assert batch.labels.shape == (3, 12, 12)
@@ -127,7 +127,7 @@ def test_processes_read_their_parts_of_the_same_batches(samples: list[Sample]) -
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_picture_is_one_error_that_names_it(samples: list[Sample], workers: int) -> None:
+def test_broken_image_is_one_error_that_names_it(samples: list[Sample], workers: int) -> None:
     samples[3].image.write_bytes(samples[3].image.read_bytes()[:200])
     with pytest.raises(DrnError, match="broken image") as caught:
         list(batches_of(samples, workers, batch_size=7).epoch(0))
@@ -148,7 +148,7 @@ def test_normalise_is_minus_mean_over_std_channel_by_channel() -> None:
         np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
     )
     before = images.clone()
-    statistics = Statistics((0.1, 0.5, 0.9), (0.2, 0.3, 0.4))
+    statistics = ChannelStats((0.1, 0.5, 0.9), (0.2, 0.3, 0.4))
     result = normalise(images, statistics)
     assert result.dtype == torch.float32
     assert result.shape == (2, 3, 3, 4)
@@ -160,11 +160,11 @@ def test_normalise_is_minus_mean_over_std_channel_by_channel() -> None:
         assert np.allclose(result[:, channel].numpy(), expected, atol=1e-5)
 
 
-def test_classes_of_whole_pictures_are_numbers(samples: list[Sample]) -> None:
-    order = Order(7, 7, seed=0)
+def test_classes_of_whole_images_are_numbers(samples: list[Sample]) -> None:
+    order = EpochSampler(7, 7, seed=0)
     options = {"rank": 0, "world": 1, "pin": False}
     for workers in (0, 1):
-        (batch,) = TrainingBatches(Numbers(), order, workers=workers, **options).epoch(0)
+        (batch,) = TrainLoader(Numbers(), order, workers=workers, **options).epoch(0)
         expected = [turn.sample for turn in next(order.parts(0, 0, 1))]
         assert batch.labels.dtype == torch.int64
         assert batch.labels.tolist() == expected
@@ -172,7 +172,7 @@ def test_classes_of_whole_pictures_are_numbers(samples: list[Sample]) -> None:
 
 
 class Numbers(Dataset[Any]):
-    def __getitem__(self, turn: Turn) -> tuple[np.ndarray, int]:
+    def __getitem__(self, turn: SampleKey) -> tuple[np.ndarray, int]:
         return np.full((4, 4, 3), turn.sample, np.uint8), turn.sample
 
 

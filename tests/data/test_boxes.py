@@ -73,7 +73,7 @@ def test_all_boxes_below_a_folder(tmp_path: Path, kind: str) -> None:
         ("b.XML", xml(THREE), {"b": [THREE]}),
         ("kaggles.csv", SOLUTION, EXPECTED),
         ("LOC_val_solution.csv", "\ufeff" + SOLUTION, EXPECTED),
-        ("any.csv", TABLE.replace("image,wnid", "picture,class"), EXPECTED),
+        ("any.csv", TABLE.replace("image,wnid", "image,class"), EXPECTED),
         ("any.txt", TINY_VAL, EXPECTED),
         (f"{GOLDFISH}_boxes.txt", "x.JPEG 5 6 7 8\n", {"x": [TWO]}),
         ("dogs_boxes.txt", "x.JPEG 5 6 7.5 8\n", {"x": [Box("dogs", 5, 6, 7.5, 8)]}),
@@ -93,8 +93,8 @@ def test_what_preparing_imagenet_writes(tmp_path: Path) -> None:
         "b": [SourceBox(TENCH, ("0", "0", "63", "63"))],
         "gone": [SourceBox(TENCH, ("0", "0", "1", "1"))],
     }
-    pictures = {"a": f"val/{TENCH}/a.JPEG", "b": f"val/{TENCH}/b, c.d/b.JPEG"}
-    assert write_boxes(path, boxes, pictures) == 3
+    images = {"a": f"val/{TENCH}/a.JPEG", "b": f"val/{TENCH}/b, c.d/b.JPEG"}
+    assert write_boxes(path, boxes, images) == 3
     assert read_boxes(path) == read_boxes(tmp_path) == EXPECTED
 
 
@@ -130,8 +130,8 @@ KAGGLE = "ImageId,PredictionString\n"
         ("s.csv", f"{HEADER}a,{TENCH},1,9,3,4\n", r"s\.csv:2: the box 1 9 3 4 has its corners"),
         ("s.csv", f"{KAGGLE}a,{TENCH} 1 2 3 4\nb,{TENCH} 1\n", r"s\.csv:3: should be a WNID and"),
         ("s.csv", f"{KAGGLE}a,{TENCH} 4 2 3 4\n", r"s\.csv(:2|: a): the box 4 2 3 4 has its"),
-        ("v.txt", f"a {TENCH} 1 2 3 4\n\na 1 2 3 4\n", r"v\.txt:3: `a 1 2 3 4` is not a picture"),
-        ("v.txt", f"a {TENCH} 1 2 3 4 5\n", r"v\.txt:1: .* is not a picture and its box"),
+        ("v.txt", f"a {TENCH} 1 2 3 4\n\na 1 2 3 4\n", r"v\.txt:3: `a 1 2 3 4` is not an image"),
+        ("v.txt", f"a {TENCH} 1 2 3 4 5\n", r"v\.txt:1: .* is not an image and its box"),
         ("v.txt", f"a {TENCH} 1 2 3 four\n", r"v\.txt:1: `1 2 3 four` are no four numbers"),
         ("v.txt", f"a {TENCH} 1 2 nan 4\n", r"v\.txt:1: `1 2 nan 4` are no four numbers"),
         ("v.txt", f"a {TENCH} 1 2 inf 4\n", r"v\.txt:1: `1 2 inf 4` are no four numbers"),

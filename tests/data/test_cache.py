@@ -17,13 +17,13 @@ from PIL import Image
 from drn_cli.data import cache as cache_module
 from drn_cli.data.cache import DecodedCache, need, open_cache, store
 from drn_cli.data.decoding import decode
-from drn_cli.data.folders import ListFolder, Sample
+from drn_cli.data.folders import ListDataset, Sample
 from drn_cli.errors import DrnError
 
 
 @pytest.fixture
 def samples(own_data_folder: Path) -> list[Sample]:
-    return ListFolder.open(own_data_folder).samples("train")
+    return ListDataset.open(own_data_folder).samples("train")
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_moved_data_folder_takes_its_cache_along(
     cache.read(samples[0])
     moved = own_data_folder.rename(tmp_path / "elsewhere")
     again = DecodedCache(moved / "drn-cache", moved)
-    assert again.holds(ListFolder.open(moved).samples("train")[0])
+    assert again.holds(ListDataset.open(moved).samples("train")[0])
 
 
 @pytest.mark.parametrize("kept", [0, 50, 2000])
@@ -194,7 +194,7 @@ def test_sample_that_cannot_be_kept_is_read_all_the_same(
         store(cache, samples[0])
 
 
-def test_broken_picture_is_its_own_error_and_nothing_is_kept(
+def test_broken_image_is_its_own_error_and_nothing_is_kept(
     cache: DecodedCache, samples: list[Sample]
 ) -> None:
     samples[0].image.write_bytes(samples[0].image.read_bytes()[:100])
@@ -221,7 +221,7 @@ def test_need_is_what_is_missing_and_what_it_takes(
 
 
 def read_all(folder: Path, root: Path, reversed_: bool) -> bool:
-    samples = ListFolder.open(root).samples("train")
+    samples = ListDataset.open(root).samples("train")
     cache = DecodedCache(folder, root)
     return all(equal(cache, sample) for sample in (samples[::-1] if reversed_ else samples))
 

@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from drn_cli.data.class_folders import ClassFolder, ClassSample, is_class_folder
-from drn_cli.data.folders import IMAGENET, Statistics
+from drn_cli.data.class_folders import ClassSample, FolderDataset, is_class_folder
+from drn_cli.data.folders import IMAGENET, ChannelStats
 from drn_cli.errors import DrnError
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two classes; pictures are only named here, nobody opens them."""
+    """Two classes; images are only named here, nobody opens them."""
     folder = tmp_path / "birds"
     for name in (
         "train/n02/b.JPEG",
@@ -33,7 +33,7 @@ def describe(root: Path, **info: object) -> Path:
 
 
 def test_classes_are_the_sorted_folders(root: Path) -> None:
-    folder = ClassFolder.open(str(root))
+    folder = FolderDataset.open(str(root))
     assert folder.folders == folder.names == ("n01", "n02")
     assert folder.samples("train") == [
         ClassSample(root / "train/n01/z.png", 0),
@@ -42,25 +42,25 @@ def test_classes_are_the_sorted_folders(root: Path) -> None:
     ]
 
 
-def test_class_without_pictures_keeps_its_number(root: Path) -> None:
-    assert ClassFolder.open(root).samples("val") == [ClassSample(root / "val/n02/v.JPEG", 1)]
+def test_class_without_images_keeps_its_number(root: Path) -> None:
+    assert FolderDataset.open(root).samples("val") == [ClassSample(root / "val/n02/v.JPEG", 1)]
 
 
 def test_val_alone_has_classes_too(root: Path) -> None:
     (root / "train").rename(root / "elsewhere")
-    assert ClassFolder.open(root).folders == ("n02",)
+    assert FolderDataset.open(root).folders == ("n02",)
 
 
 def test_info_gives_order_and_names(root: Path) -> None:
     describe(root, folders=["n02", "n01", "n00"], classes=["robin", "wren", "owl"])
-    folder = ClassFolder.open(root)
+    folder = FolderDataset.open(root)
     assert folder.folders == ("n02", "n01", "n00")
     assert folder.names == ("robin", "wren", "owl")
     assert [sample.target for sample in folder.samples("train")] == [0, 0, 1]
 
 
 def test_info_may_name_classes_without_folders(root: Path) -> None:
-    folder = ClassFolder.open(describe(root, classes=["wren", "robin"]))
+    folder = FolderDataset.open(describe(root, classes=["wren", "robin"]))
     assert (folder.folders, folder.names) == (("n01", "n02"), ("wren", "robin"))
 
 
@@ -80,21 +80,21 @@ def test_info_that_contradicts_the_folders(
     root: Path, info: dict[str, object], message: str
 ) -> None:
     with pytest.raises(DrnError, match=message) as caught:
-        ClassFolder.open(describe(root, **info))
+        FolderDataset.open(describe(root, **info))
     assert str(root / "info.json") in caught.value.message
 
 
 def test_info_that_is_no_object(root: Path) -> None:
     (root / "info.json").write_text("[]")
     with pytest.raises(DrnError, match="should hold an object"):
-        ClassFolder.open(root)
+        FolderDataset.open(root)
 
 
 def test_statistics_are_those_of_info_or_of_imagenet(root: Path) -> None:
-    folder = ClassFolder.open(root)
+    folder = FolderDataset.open(root)
     assert folder.statistics() == IMAGENET
     describe(root, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
-    assert folder.statistics() == Statistics((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert folder.statistics() == ChannelStats((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     describe(root, mean=[0.1, 0.2, 0.3])
     with pytest.raises(DrnError, match="std should be three numbers"):
         folder.statistics()
@@ -102,13 +102,13 @@ def test_statistics_are_those_of_info_or_of_imagenet(root: Path) -> None:
 
 def test_folder_that_is_missing_or_has_no_classes(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DrnError, match="no such data folder"):
-        ClassFolder.open(tmp_path / "nowhere")
+        FolderDataset.open(tmp_path / "nowhere")
     with pytest.raises(DrnError, match="has no folders train/CLASS"):
-        ClassFolder.open(root / "val" / "n02")
+        FolderDataset.open(root / "val" / "n02")
 
 
 def test_split_that_is_missing_empty_or_strange(root: Path) -> None:
-    folder = ClassFolder.open(root)
+    folder = FolderDataset.open(root)
     (root / "val/n02/v.JPEG").unlink()
     with pytest.raises(DrnError, match="val: has no images in class folders"):
         folder.samples("val")
@@ -138,7 +138,7 @@ def test_kinds_are_told_apart(root: Path, data_folder: Path, tmp_path: Path) -> 
     assert not is_class_folder(root)
 
 
-def test_pictures_beside_lists_make_no_classes(tmp_path: Path) -> None:
+def test_images_beside_lists_make_no_classes(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.png").touch()
     assert not is_class_folder(tmp_path)

@@ -8,7 +8,7 @@ from PIL import Image
 from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.classification import ClassificationSet, ClassificationTestSet
 from drn_cli.data.images import read_image
-from drn_cli.data.order import Turn
+from drn_cli.data.order import SampleKey
 from drn_cli.data.resized_crop import ResizedCrop, centre_crop, ten_crops
 from drn_cli.errors import DrnError
 
@@ -28,19 +28,19 @@ def test_training_item_is_the_window_of_its_turn(samples: list[ClassSample]) -> 
     crop = ResizedCrop(24)
     dataset = ClassificationSet(samples, crop, seed=3)
     for epoch, number in ((0, 0), (1, 0), (4, 1), (0, 2)):
-        picture, target = dataset[Turn(epoch, number)]
+        found, target = dataset[SampleKey(epoch, number)]
         image = read_image(samples[number].image)
         window = crop.draw(3, epoch, number, *image.shape[:2])
-        assert picture.shape == (24, 24, 3)
-        assert picture.dtype == np.uint8
-        assert (picture == crop.apply(image, window)).all()
+        assert found.shape == (24, 24, 3)
+        assert found.dtype == np.uint8
+        assert (found == crop.apply(image, window)).all()
         assert target == 5 * number
 
 
 def test_epochs_and_seeds_give_other_crops(samples: list[ClassSample]) -> None:
     first, second = (ClassificationSet(samples, ResizedCrop(24), seed) for seed in (0, 1))
-    crops = [first[Turn(0, 0)][0], first[Turn(1, 0)][0], second[Turn(0, 0)][0]]
-    assert (first[Turn(0, 0)][0] == crops[0]).all()
+    crops = [first[SampleKey(0, 0)][0], first[SampleKey(1, 0)][0], second[SampleKey(0, 0)][0]]
+    assert (first[SampleKey(0, 0)][0] == crops[0]).all()
     assert not (crops[0] == crops[1]).all()
     assert not (crops[0] == crops[2]).all()
 
@@ -51,24 +51,24 @@ def test_test_items_are_the_fixed_crops(samples: list[ClassSample]) -> None:
     assert len(one) == len(ten) == 3
     for number, sample in enumerate(samples):
         image = read_image(sample.image)
-        picture, target = one[number]
-        assert (picture == centre_crop(image, 20, 28)).all()
+        found, target = one[number]
+        assert (found == centre_crop(image, 20, 28)).all()
         assert target == 5 * number
-        pictures, target = ten[number]
-        assert pictures.shape == (10, 20, 20, 3)
-        assert (pictures == ten_crops(image, 20, 28)).all()
+        found, target = ten[number]
+        assert found.shape == (10, 20, 20, 3)
+        assert (found == ten_crops(image, 20, 28)).all()
         assert target == 5 * number
 
 
 def test_test_crops_are_224_of_256_unless_told_otherwise(samples: list[ClassSample]) -> None:
-    picture, _ = ClassificationTestSet(samples)[0]
-    assert (picture == centre_crop(read_image(samples[0].image), 224, 256)).all()
+    found, _ = ClassificationTestSet(samples)[0]
+    assert (found == centre_crop(read_image(samples[0].image), 224, 256)).all()
 
 
-def test_broken_picture_is_an_error_that_travels_as_a_value(samples: list[ClassSample]) -> None:
+def test_broken_image_is_an_error_that_travels_as_a_value(samples: list[ClassSample]) -> None:
     samples[1].image.write_bytes(samples[1].image.read_bytes()[:200])
     for item in (
-        ClassificationSet(samples, ResizedCrop(8), 0)[Turn(0, 1)],
+        ClassificationSet(samples, ResizedCrop(8), 0)[SampleKey(0, 1)],
         ClassificationTestSet(samples)[1],
     ):
         assert isinstance(item, DrnError)

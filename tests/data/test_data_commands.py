@@ -97,13 +97,13 @@ def test_training_goes_without_a_cache_that_has_no_room(
     assert done.returncode == 0, done.stderr
     stderr = " ".join(done.stderr.split())
     assert "warning: data.cache=disk:" in stderr
-    assert "pictures are decoded each time they are read" in stderr
+    assert "images are decoded each time they are read" in stderr
 
 
 def test_show_does_not_write_through_a_link_into_the_data_folder(
     drn_here, own_data_folder: Path, tmp_path: Path
 ) -> None:
-    image = own_data_folder / "pictures" / "3.png"
+    image = own_data_folder / "images" / "3.png"
     before = image.read_bytes()
     (tmp_path / "link.png").symlink_to(image)
     code, _, stderr = drn_here("data", "show", own_data_folder, "--out", "link.png")

@@ -11,12 +11,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from drn_cli.cli.app import app
-from drn_cli.data.class_folders import ClassFolder
+from drn_cli.data.class_folders import FolderDataset
 from drn_cli.data.file_search import LeftOut
 from drn_cli.data.prepare.pairs import match_folders
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.folder_pairs import pair_folders
-from drn_cli.inference.inputs import find_pictures
+from drn_cli.inference.inputs import find_images
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def by_prepare(folder: Path) -> list[Path]:
 
 
 def by_predict(folder: Path) -> list[Path]:
-    return [Path(found.path) for found in find_pictures([str(folder)])]
+    return [Path(found.path) for found in find_images([str(folder)])]
 
 
 def by_eval(folder: Path) -> list[Path]:
@@ -97,7 +97,7 @@ def test_class_folders_count_what_they_leave_out(messy: Path) -> None:
     (root / "train" / "dog").symlink_to(messy / "more" / "sub")
     (root / "train" / ".ipynb_checkpoints").mkdir()
     (root / "train" / "loose.png").touch()
-    folder, left_out = ClassFolder.open(root), LeftOut()
+    folder, left_out = FolderDataset.open(root), LeftOut()
     assert folder.folders == ("cat", "dog")
     names = [sample.image.name for sample in folder.samples("train", left_out)]
     assert names == ["a.png", "b.png"]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from drn_cli.data.classes import ClassSet, cityscapes, generic
-from drn_cli.data.folders import ListFolder, Sample, Statistics
+from drn_cli.data.folders import ChannelStats, ListDataset, Sample
 from drn_cli.errors import DrnError
 
 INFO = {"mean": [0.29, 0.33, 0.287], "std": [0.18, 0.187, 0.184]}
@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_existing_folder_works_as_it_is(root: Path) -> None:
-    folder = ListFolder.open(root)
+    folder = ListDataset.open(root)
     assert folder.samples("train") == [
         Sample(root / f"leftImg8bit/train/a b/{n}.png", root / f"gtFine/train/a b/{n}_trainIds.png")
         for n in range(3)
@@ -37,20 +37,20 @@ def test_existing_folder_works_as_it_is(root: Path) -> None:
     assert folder.samples("test", labels=False) == [
         Sample(root / "leftImg8bit/test/a b/0.png", None)
     ]
-    assert folder.statistics() == Statistics((0.29, 0.33, 0.287), (0.18, 0.187, 0.184))
+    assert folder.statistics() == ChannelStats((0.29, 0.33, 0.287), (0.18, 0.187, 0.184))
     assert folder.class_set(19) == cityscapes()
 
 
 def test_labels_that_are_not_wanted_are_left_out(root: Path) -> None:
-    assert all(s.label is None for s in ListFolder.open(root).samples("val", labels=False))
+    assert all(s.label is None for s in ListDataset.open(root).samples("val", labels=False))
 
 
-def test_test_pictures_alone_suffice_to_predict(root: Path) -> None:
+def test_test_images_alone_suffice_to_predict(root: Path) -> None:
     for path in root.glob("*_labels.txt"):
         path.unlink()
     for split in ("train", "val"):
         (root / f"{split}_images.txt").unlink()
-    folder = ListFolder.open(str(root))
+    folder = ListDataset.open(str(root))
     assert len(folder.samples("test", labels=False)) == 1
     with pytest.raises(DrnError, match="no such list") as caught:
         folder.samples("test")
@@ -63,26 +63,26 @@ def test_lists_may_lie_in_a_folder_of_their_own(root: Path, tmp_path: Path) -> N
     (lists / "val_images.txt").write_text("leftImg8bit/val/a b/1.png\n")
     (lists / "val_labels.txt").write_text("gtFine/val/a b/1_trainIds.png\n")
     (lists / "info.json").write_text('{"mean": [0, 0, 0], "std": [1, 1, 1]}')
-    folder = ListFolder.open(root, lists)
+    folder = ListDataset.open(root, lists)
     assert folder.samples("val") == [
         Sample(root / "leftImg8bit/val/a b/1.png", root / "gtFine/val/a b/1_trainIds.png")
     ]
-    assert folder.statistics() == Statistics((0, 0, 0), (1, 1, 1))
+    assert folder.statistics() == ChannelStats((0, 0, 0), (1, 1, 1))
 
 
 def test_blank_lines_spaces_and_windows_line_ends_do_not_matter(root: Path) -> None:
-    expected = ListFolder.open(root).samples("val")
+    expected = ListDataset.open(root).samples("val")
     for name in ("val_images.txt", "val_labels.txt"):
         lines = (root / name).read_text().splitlines()
         (root / name).write_bytes("\r\n".join(["", *(f" {x}" for x in lines), "  ", ""]).encode())
-    assert ListFolder.open(root).samples("val") == expected
+    assert ListDataset.open(root).samples("val") == expected
 
 
 @pytest.mark.parametrize("which", ["root", "lists"])
 def test_missing_folder_is_an_error_with_its_path(root: Path, which: str) -> None:
     absent = root / "absent"
     with pytest.raises(DrnError, match="no such data folder") as caught:
-        ListFolder.open(absent) if which == "root" else ListFolder.open(root, absent)
+        ListDataset.open(absent) if which == "root" else ListDataset.open(root, absent)
     assert str(absent) in caught.value.message
     assert caught.value.hint is not None
 
@@ -91,14 +91,14 @@ def test_missing_folder_is_an_error_with_its_path(root: Path, which: str) -> Non
 def test_empty_list_is_an_error(root: Path, text: str) -> None:
     (root / "val_images.txt").write_text(text)
     with pytest.raises(DrnError, match="list is empty") as caught:
-        ListFolder.open(root).samples("val")
+        ListDataset.open(root).samples("val")
     assert str(root / "val_images.txt") in str(caught.value)
 
 
 def test_list_that_is_no_text_is_an_error(root: Path) -> None:
     (root / "val_images.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DrnError, match="not UTF-8 text") as caught:
-        ListFolder.open(root).samples("val")
+        ListDataset.open(root).samples("val")
     assert str(root / "val_images.txt") in str(caught.value)
 
 
@@ -107,7 +107,7 @@ def test_lists_of_different_length_are_an_error_with_both_lengths(root: Path) ->
     with pytest.raises(
         DrnError, match=r"train_images.txt names 3 files and train_labels.txt 1"
     ) as caught:
-        ListFolder.open(root).samples("train")
+        ListDataset.open(root).samples("train")
     assert str(root) in str(caught.value)
 
 
@@ -116,17 +116,17 @@ def test_missing_file_is_named_with_list_and_line(root: Path) -> None:
     path.write_text("\n" + path.read_text())
     (root / "gtFine/train/a b/1_trainIds.png").unlink()
     with pytest.raises(DrnError, match=r"1_trainIds\.png does not exist") as caught:
-        ListFolder.open(root).samples("train")
+        ListDataset.open(root).samples("train")
     assert str(caught.value).startswith(f"{path}:3: ")
     assert "more" not in str(caught.value)
     (root / "gtFine/train/a b/2_trainIds.png").unlink()
     with pytest.raises(DrnError, match=r"1_trainIds.png does not exist \(and 1 more\)"):
-        ListFolder.open(root).samples("train")
+        ListDataset.open(root).samples("train")
 
 
 def test_missing_statistics_are_an_error_that_says_what_to_write(root: Path) -> None:
     (root / "info.json").unlink()
-    folder = ListFolder.open(root)
+    folder = ListDataset.open(root)
     with pytest.raises(DrnError, match="no such file") as caught:
         folder.statistics()
     assert str(root / "info.json") in caught.value.message
@@ -154,25 +154,25 @@ def test_missing_statistics_are_an_error_that_says_what_to_write(root: Path) -> 
 def test_wrong_info_is_an_error_with_the_file(root: Path, text: str, message: str) -> None:
     (root / "info.json").write_text(text)
     with pytest.raises(DrnError, match=message) as caught:
-        ListFolder.open(root).statistics()
+        ListDataset.open(root).statistics()
     assert str(root / "info.json") in str(caught.value)
 
 
 def test_class_names_and_colours_come_from_info(root: Path) -> None:
     extra = {"classes": ["cat", "dog"], "colours": [[1, 2, 3], [4, 5, 6]]}
     (root / "info.json").write_text(json.dumps(INFO | extra))
-    classes = ListFolder.open(root).class_set(2)
+    classes = ListDataset.open(root).class_set(2)
     assert classes.names == ("cat", "dog")
     assert classes.colours == ((1, 2, 3), (4, 5, 6))
 
 
 def test_class_names_without_colours_are_made_up(root: Path) -> None:
     (root / "info.json").write_text(json.dumps(INFO | {"classes": 3}))
-    assert ListFolder.open(root).class_set(3) == generic(3)
+    assert ListDataset.open(root).class_set(3) == generic(3)
 
 
 def test_classes_are_known_where_names_and_colours_are(root: Path) -> None:
-    folder = ListFolder.open(root)
+    folder = ListDataset.open(root)
     for extra in ({}, {"classes": ["cat"]}, {"colours": [[1, 2, 3]]}):
         (root / "info.json").write_text(json.dumps(INFO | extra))
         assert folder.named_classes() is None
@@ -186,7 +186,7 @@ def test_other_number_of_colours_is_an_error_with_both_numbers(root: Path) -> No
     extra = {"classes": ["cat", "dog"], "colours": [[1, 2, 3]] * 3}
     (root / "info.json").write_text(json.dumps(INFO | extra))
     with pytest.raises(DrnError, match="names 2 classes and 3 colours") as caught:
-        ListFolder.open(root).named_classes()
+        ListDataset.open(root).named_classes()
     assert str(root / "info.json") in caught.value.message
 
 
@@ -194,7 +194,7 @@ def test_other_number_of_classes_is_an_error_with_both_numbers(root: Path) -> No
     extra = {"classes": ["cat", "dog"], "colours": [[1, 2, 3]] * 2}
     (root / "info.json").write_text(json.dumps(INFO | extra))
     with pytest.raises(DrnError, match="names 2 classes, the network has 3") as caught:
-        ListFolder.open(root).class_set(3)
+        ListDataset.open(root).class_set(3)
     assert str(root / "info.json") in caught.value.message
     assert "data.classes=2" in str(caught.value.hint)
 
@@ -207,5 +207,5 @@ def test_colours_that_are_none_are_an_error(root: Path, colours: list[object]) -
     extra = {"classes": ["cat", "dog"], "colours": colours}
     (root / "info.json").write_text(json.dumps(INFO | extra))
     with pytest.raises(DrnError, match="colours") as caught:
-        ListFolder.open(root).class_set(2)
+        ListDataset.open(root).class_set(2)
     assert str(root / "info.json") in str(caught.value)

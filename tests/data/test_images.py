@@ -52,7 +52,7 @@ def grey(values: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "ppm"])
-def test_colour_picture_is_read_as_it_is(tmp_path: Path, suffix: str) -> None:
+def test_colour_image_is_read_as_it_is(tmp_path: Path, suffix: str) -> None:
     pixels = noise(5, 7, 3)
     image = read_image(saved(tmp_path / f"a.{suffix}", Image.fromarray(pixels)))
     assert image.dtype == np.uint8
@@ -65,7 +65,7 @@ def test_lossless_webp_is_read_as_it_is(tmp_path: Path) -> None:
     assert np.array_equal(read_image(path), pixels)
 
 
-def test_picture_of_one_pixel(tmp_path: Path) -> None:
+def test_image_of_one_pixel(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.new("RGB", (1, 1), (1, 2, 3)))
     assert read_image(path).tolist() == [[[1, 2, 3]]]
 
@@ -75,7 +75,7 @@ def test_picture_of_one_pixel(tmp_path: Path) -> None:
     "mode",
     ["1", "L", "P", "PA", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I", "I;16"],
 )
-def test_picture_of_any_mode_becomes_rgb(tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
+def test_image_of_any_mode_becomes_rgb(tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
     image = read_image(saved(tmp_path / "a.tif", Image.new(mode, size)))
     assert (image.shape, image.dtype) == ((size[1], size[0], 3), np.uint8)
 
@@ -168,7 +168,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: i
     assert np.abs(image.astype(int) - upright).max() <= (3 if suffix == "jpg" else 0)
 
 
-def test_label_is_turned_like_its_picture(tmp_path: Path) -> None:
+def test_label_is_turned_like_its_image(tmp_path: Path) -> None:
     upright = noise(4, 6) % 19
     exif = Image.Exif()
     exif[ORIENTATION] = 6
@@ -178,19 +178,19 @@ def test_label_is_turned_like_its_picture(tmp_path: Path) -> None:
 
 
 def test_orientation_at_the_end_of_a_png_is_applied(tmp_path: Path) -> None:
-    picture = noise(5, 7, 3)
+    image = noise(5, 7, 3)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by a quarter
     plain, turned = BytesIO(), BytesIO()
-    Image.fromarray(picture).save(plain, "PNG")
-    Image.fromarray(picture).save(turned, "PNG", exif=exif)
+    Image.fromarray(image).save(plain, "PNG")
+    Image.fromarray(image).save(turned, "PNG", exif=exif)
     data, end = plain.getvalue()[:-12], plain.getvalue()[-12:]
     start = turned.getvalue().index(b"eXIf") - 4
     length = struct.unpack(">I", turned.getvalue()[start : start + 4])[0]
     chunk = turned.getvalue()[start : start + 12 + length]
     path = tmp_path / "late.png"
     path.write_bytes(data + chunk + end)
-    assert np.array_equal(read_image(path), np.rot90(picture, -1))
+    assert np.array_equal(read_image(path), np.rot90(image, -1))
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -403,7 +403,7 @@ def test_smaller_copies_in_a_tiff_are_no_frames(tmp_path: Path) -> None:
     assert np.array_equal(read_label(tmp_path / "a.tif"), IDS)
 
 
-def test_picture_is_read_from_an_open_file(tmp_path: Path) -> None:
+def test_image_is_read_from_an_open_file(tmp_path: Path) -> None:
     pixels = noise(5, 7, 3)
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -521,7 +521,7 @@ def test_pixel_limit_is_a_setting_that_processes_inherit(
         read_image(data)
 
 
-def test_large_picture_that_pillow_only_warns_of_is_read(
+def test_large_image_that_pillow_only_warns_of_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = noise(3, 5, 3)
@@ -589,7 +589,7 @@ def test_label_of_other_floats_is_an_error(value: float, message: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_colour_picture_as_a_label_is_an_error_with_a_hint(tmp_path: Path, mode: str) -> None:
+def test_colour_image_as_a_label_is_an_error_with_a_hint(tmp_path: Path, mode: str) -> None:
     path = saved(tmp_path / "a.tif", Image.new(mode, (2, 2)))
     with pytest.raises(DrnError, match="one class id a pixel") as caught:
         read_label(path)
@@ -617,7 +617,7 @@ def test_coloured_map_holds_ids_and_shows_colours(tmp_path: Path, class_set: obj
         assert tuple(shown[y, x].tolist()) == class_set.colours[label[y, x]]
 
 
-def test_written_picture_comes_back(tmp_path: Path) -> None:
+def test_written_image_comes_back(tmp_path: Path) -> None:
     pixels = noise(5, 7, 3)
     write_image(tmp_path / "a.png", pixels)
     assert np.array_equal(read_image(tmp_path / "a.png"), pixels)
@@ -625,9 +625,9 @@ def test_written_picture_comes_back(tmp_path: Path) -> None:
 
 
 def test_overlay_mixes_colours_and_leaves_what_is_ignored() -> None:
-    picture = np.full((1, 3, 3), 100, np.uint8)
+    image = np.full((1, 3, 3), 100, np.uint8)
     classes = np.array([[0, 3, 255]], np.uint8)
-    mixed = overlay(picture, classes, camvid(), opacity=0.25)
+    mixed = overlay(image, classes, camvid(), opacity=0.25)
     assert mixed.dtype == np.uint8
     assert mixed[0, 2].tolist() == [100, 100, 100]
     for x, number in enumerate((0, 3)):
@@ -637,17 +637,17 @@ def test_overlay_mixes_colours_and_leaves_what_is_ignored() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (31, 33)])
 def test_overlay_is_pillows_blend_but_for_a_level(shape: tuple[int, int]) -> None:
-    picture, classes = noise(*shape, 3), noise(*shape) % 13
+    image, classes = noise(*shape, 3), noise(*shape) % 13
     classes[classes > 10] = 255
     shown = Image.fromarray(classes)
     shown.putpalette(camvid().palette())
-    blend = np.asarray(Image.blend(Image.fromarray(picture), shown.convert("RGB"), 0.5))
-    expected = np.where((classes == 255)[..., None], picture, blend)
-    picture.setflags(write=False)  # as Pillow gives them
-    mixed = overlay(picture, classes, camvid())
+    blend = np.asarray(Image.blend(Image.fromarray(image), shown.convert("RGB"), 0.5))
+    expected = np.where((classes == 255)[..., None], image, blend)
+    image.setflags(write=False)  # as Pillow gives them
+    mixed = overlay(image, classes, camvid())
     assert mixed.dtype == np.uint8
     assert np.abs(mixed.astype(int) - expected).max() <= 1
-    assert np.array_equal(mixed[classes == 255], picture[classes == 255])
+    assert np.array_equal(mixed[classes == 255], image[classes == 255])
 
 
 @pytest.mark.parametrize("read", [read_image, read_label, read_header])

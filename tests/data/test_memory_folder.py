@@ -123,7 +123,7 @@ ANOTHER = 54321  # a user
     [
         (
             "owned",
-            f"belongs to another user, number {ANOTHER}; pictures are .*; remove it or choose",
+            f"belongs to another user, number {ANOTHER}; images are .*; remove it or choose",
         ),
         ("link", "is a link in a folder in which everyone may write"),
         ("open", "can be changed by other users"),

@@ -2,11 +2,11 @@ import itertools
 
 import pytest
 
-from drn_cli.data.order import Order, Turn
+from drn_cli.data.order import EpochSampler, SampleKey
 
 
 def test_every_epoch_is_another_permutation() -> None:
-    order = Order(samples=24, batch_size=4, seed=1)
+    order = EpochSampler(samples=24, batch_size=4, seed=1)
     epochs = []
     for epoch in range(3):
         turns = [turn for batch in order.parts(epoch, 0, 1) for turn in batch]
@@ -18,17 +18,17 @@ def test_every_epoch_is_another_permutation() -> None:
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
-    def order(seed: int, epoch: int) -> list[list[Turn]]:
-        return list(Order(24, 4, seed).parts(epoch, 0, 1))
+    def order(seed: int, epoch: int) -> list[list[SampleKey]]:
+        return list(EpochSampler(24, 4, seed).parts(epoch, 0, 1))
 
     assert order(1, 2) == order(1, 2)
-    assert order(1, 2) != [[Turn(2, t.sample) for t in batch] for batch in order(2, 2)]
+    assert order(1, 2) != [[SampleKey(2, t.sample) for t in batch] for batch in order(2, 2)]
 
 
 @pytest.mark.parametrize("batch_size", [3, 4, 7, 8])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_parts_of_the_processes_make_up_the_same_batches(batch_size: int, world: int) -> None:
-    order = Order(samples=30, batch_size=batch_size, seed=1)
+    order = EpochSampler(samples=30, batch_size=batch_size, seed=1)
     whole = list(order.parts(4, 0, 1))
     parts = [list(order.parts(4, rank, world)) for rank in range(world)]
     joined = [list(itertools.chain(*pieces)) for pieces in zip(*parts, strict=True)]
@@ -39,14 +39,14 @@ def test_parts_of_the_processes_make_up_the_same_batches(batch_size: int, world:
 
 @pytest.mark.parametrize(("samples", "steps"), [(30, 4), (28, 4), (6, 0), (7, 1)])
 def test_incomplete_last_batch_is_dropped(samples: int, steps: int) -> None:
-    order = Order(samples=samples, batch_size=7, seed=1)
+    order = EpochSampler(samples=samples, batch_size=7, seed=1)
     batches = list(order.parts(0, 0, 1))
     assert order.steps == len(batches) == steps
     assert all(len(batch) == 7 for batch in batches)
 
 
 def test_start_in_the_middle_gives_the_rest_of_the_epoch() -> None:
-    order = Order(samples=30, batch_size=4, seed=1)
+    order = EpochSampler(samples=30, batch_size=4, seed=1)
     whole = list(order.parts(3, 1, 2))
     for start in range(order.steps + 1):
         assert list(order.parts(3, 1, 2, start)) == whole[start:]
@@ -54,8 +54,8 @@ def test_start_in_the_middle_gives_the_rest_of_the_epoch() -> None:
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_passes_cut_a_batch_before_processes_do(world: int) -> None:
-    """So that batch norm sees the same pictures together, however many processes there are."""
-    plain, split = Order(30, 8, seed=1), Order(30, 8, seed=1, passes=2)
+    """So that batch norm sees the same images together, however many processes there are."""
+    plain, split = EpochSampler(30, 8, seed=1), EpochSampler(30, 8, seed=1, passes=2)
     parts = [list(split.parts(2, rank, world, start=1)) for rank in range(world)]
     together = [list(itertools.chain(*pieces)) for pieces in zip(*parts, strict=True)]
     whole = list(plain.parts(2, 0, 1, start=1))

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from drn_cli.data.batches import TrainingBatches
-from drn_cli.data.order import Order, Turn
+from drn_cli.data.batches import TrainLoader
+from drn_cli.data.order import EpochSampler, SampleKey
 from drn_cli.data.readers import allow_open_files, reading_failures
 from drn_cli.errors import DrnError
 
@@ -71,14 +71,14 @@ class Killing(io.BytesIO):
 
 
 class Slow(Dataset[Any]):
-    def __getitem__(self, turn: Turn) -> tuple[np.ndarray, int]:
+    def __getitem__(self, turn: SampleKey) -> tuple[np.ndarray, int]:
         time.sleep(0.1)
         return np.zeros((6, 6, 3), np.uint8), 0
 
 
 def test_reader_that_is_killed_while_a_checkpoint_is_written_is_named() -> None:
     """PyTorch's writer covers the error that its signal raises."""
-    batches = TrainingBatches(Slow(), Order(600, 1, 0), rank=0, world=1, workers=1, pin=False)
+    batches = TrainLoader(Slow(), EpochSampler(600, 1, 0), rank=0, world=1, workers=1, pin=False)
     with pytest.raises(DrnError, match="a reading process was killed"), reading_failures():
         for _ in batches.epoch(0):
             torch.save({"weight": torch.zeros(9)}, Killing())
@@ -103,7 +103,7 @@ def test_readers_that_cannot_be_started_are_an_error(
         raise failure
 
     monkeypatch.setattr(threading.Thread, "start", limited)
-    batches = TrainingBatches(Slow(), Order(2, 1, 0), rank=0, world=1, workers=1, pin=False)
+    batches = TrainLoader(Slow(), EpochSampler(2, 1, 0), rank=0, world=1, workers=1, pin=False)
     with pytest.raises(DrnError, match=said) as caught:
         list(batches.epoch(0))
     assert caught.value.hint is not None and "data.workers=0 takes the least" in caught.value.hint
@@ -111,7 +111,7 @@ def test_readers_that_cannot_be_started_are_an_error(
     monkeypatch.undo()
     mine = print
     monkeypatch.setattr(sys, "unraisablehook", mine)  # set since then, and kept
-    batches = TrainingBatches(Slow(), Order(2, 1, 0), rank=0, world=1, workers=0, pin=False)
+    batches = TrainLoader(Slow(), EpochSampler(2, 1, 0), rank=0, world=1, workers=0, pin=False)
     assert len(list(batches.epoch(0))) == 2
     assert threading.excepthook not in silent and sys.unraisablehook is mine
 
@@ -119,23 +119,23 @@ def test_readers_that_cannot_be_started_are_an_error(
 class Ends(Dataset[Any]):
     """A reading process that ends by itself, as a library with a fatal error does."""
 
-    def __getitem__(self, turn: Turn) -> tuple[np.ndarray, int]:
+    def __getitem__(self, turn: SampleKey) -> tuple[np.ndarray, int]:
         os._exit(3)
 
 
 def test_reader_that_ends_is_an_error() -> None:
-    batches = TrainingBatches(Ends(), Order(2, 1, 0), rank=0, world=1, workers=1, pin=False)
+    batches = TrainLoader(Ends(), EpochSampler(2, 1, 0), rank=0, world=1, workers=1, pin=False)
     with pytest.raises(DrnError, match="a reading process ended"):
         list(batches.epoch(0))
 
 
 class Fails(Dataset[Any]):
-    def __getitem__(self, turn: Turn) -> tuple[np.ndarray, int]:
+    def __getitem__(self, turn: SampleKey) -> tuple[np.ndarray, int]:
         raise RuntimeError("a mistake of the program")
 
 
 def test_mistakes_of_the_program_keep_their_traceback() -> None:
-    batches = TrainingBatches(Fails(), Order(2, 1, 0), rank=0, world=1, workers=1, pin=False)
+    batches = TrainLoader(Fails(), EpochSampler(2, 1, 0), rank=0, world=1, workers=1, pin=False)
     with pytest.raises(RuntimeError, match="a mistake of the program"):
         list(batches.epoch(0))
 

@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
 from drn_cli.data.images import Pixels, read_image
-from drn_cli.data.resized_crop import DrawnWindow, ResizedCrop, centre_crop, resample, ten_crops
+from drn_cli.data.resized_crop import CropParams, ResizedCrop, centre_crop, resample, ten_crops
 
 # Height and width: like ImageNet's, odd, square, smaller than a crop, one pixel, extreme.
 SIZES = [
@@ -27,7 +27,7 @@ SIZES = [
 ]
 
 
-def picture(height: int, width: int, seed: int = 0) -> Pixels:
+def drawn(height: int, width: int, seed: int = 0) -> Pixels:
     """Edges, gradients and noise."""
     random = np.random.default_rng((seed, height, width))
     down, across = np.mgrid[:height, :width]
@@ -51,7 +51,7 @@ def difference(one: Pixels, other: Pixels) -> np.ndarray:
     return np.abs(one.astype(int) - other)
 
 
-def check_resized_crop(image: Pixels, window: DrawnWindow, size: int) -> None:
+def check_resized_crop(image: Pixels, window: CropParams, size: int) -> None:
     box = (window.top, window.left, window.height, window.width)
     made = ResizedCrop(size).apply(image, window)
     expected = reference.resized_crop(tensor(image), *box, [size, size], antialias=True)
@@ -68,11 +68,11 @@ def check_resized_crop(image: Pixels, window: DrawnWindow, size: int) -> None:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_training_crop_is_that_of_torchvision(height: int, width: int) -> None:
-    image = picture(height, width)
+    image = drawn(height, width)
     for index in range(6):
         window = ResizedCrop(64).draw(0, 0, index, height, width)
         check_resized_crop(image, window, 64)
-    check_resized_crop(image, DrawnWindow(0, 0, height, width, False), 224)
+    check_resized_crop(image, CropParams(0, 0, height, width, False), 224)
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -80,7 +80,7 @@ def test_training_crop_is_that_of_torchvision(height: int, width: int) -> None:
 def test_centre_crop_is_that_of_torchvision(
     height: int, width: int, size: int, resize: int
 ) -> None:
-    image = picture(height, width)
+    image = drawn(height, width)
     made = centre_crop(image, size, resize)
     for source, name in ((tensor(image), "tensor"), (Image.fromarray(image), "pillow")):
         resized = reference.resize(source, [resize], antialias=True)
@@ -95,7 +95,7 @@ def test_centre_crop_is_that_of_torchvision(
 def test_ten_crops_are_those_of_torchvision(
     height: int, width: int, size: int, resize: int
 ) -> None:
-    image = picture(height, width)
+    image = drawn(height, width)
     made = ten_crops(image, size, resize)
     resized = reference.resize(tensor(image), [resize], antialias=True)
     expected = [pixels(crop) for crop in reference.ten_crop(resized, [size, size])]
@@ -124,12 +124,12 @@ def test_photographs_come_out_as_in_torchvision(camvid_source: Path) -> None:
         assert difference(ten_crops(image), ten).max() <= 1
 
 
-def test_picture_that_cannot_be_written_to_is_taken() -> None:
-    image = picture(40, 50)
+def test_image_that_cannot_be_written_to_is_taken() -> None:
+    image = drawn(40, 50)
     image.flags.writeable = False
     assert resample(image, 20, 25).shape == (20, 25, 3)
     assert resample(image, 40, 50) is image
-    assert ResizedCrop(8).apply(image, DrawnWindow(0, 0, 40, 50, True)).shape == (8, 8, 3)
+    assert ResizedCrop(8).apply(image, CropParams(0, 0, 40, 50, True)).shape == (8, 8, 3)
 
 
 def test_draw_is_a_function_of_seed_epoch_and_sample() -> None:
@@ -142,7 +142,7 @@ def test_draw_is_a_function_of_seed_epoch_and_sample() -> None:
 
 def test_flip_changes_nothing_but_the_side() -> None:
     plain, mirrored = ResizedCrop(8, flip=False), ResizedCrop(8, flip=True)
-    image = picture(60, 80)
+    image = drawn(60, 80)
     seen = set()
     for index in range(20):
         one = plain.draw(0, 0, index, 60, 80)
@@ -160,7 +160,7 @@ def test_flip_changes_nothing_but_the_side() -> None:
     assert seen == {False, True}
 
 
-def test_side_does_not_depend_on_the_picture() -> None:
+def test_side_does_not_depend_on_the_image() -> None:
     crop = ResizedCrop()
     for index in range(20):
         sides = {crop.draw(0, 0, index, *size).mirrored for size in SIZES}
@@ -168,7 +168,7 @@ def test_side_does_not_depend_on_the_picture() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_windows_lie_in_the_picture(height: int, width: int) -> None:
+def test_windows_lie_in_the_image(height: int, width: int) -> None:
     for index in range(200):
         window = ResizedCrop().draw(0, 0, index, height, width)
         assert window.height > 0 and window.width > 0
@@ -209,11 +209,11 @@ def test_windows_are_spread_as_those_of_torchvision() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1000, 10), (7, 900), (1, 60), (50, 1)])
-def test_window_of_a_picture_that_none_fits_into_is_centred(height: int, width: int) -> None:
-    # No window of 8% of such a picture fits, so torchvision has no choice either.
+def test_window_of_a_image_that_none_fits_into_is_centred(height: int, width: int) -> None:
+    # No window of 8% of such an image fits, so torchvision has no choice either.
     expected = v2.RandomResizedCrop(224).make_params([torch.zeros(3, height, width)])
     window = ResizedCrop(flip=False).draw(0, 0, 0, height, width)
-    assert window == DrawnWindow(
+    assert window == CropParams(
         expected["top"], expected["left"], expected["height"], expected["width"], False
     )
 
@@ -232,4 +232,4 @@ def test_without_luck_the_window_is_the_largest_that_is_allowed(
 ) -> None:
     monkeypatch.setattr("drn_cli.data.resized_crop.TRIES", 0)
     window = ResizedCrop(flip=False).draw(0, 0, 0, *size)
-    assert window == DrawnWindow(*expected, False)
+    assert window == CropParams(*expected, False)

@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 import step_by_step
 
-from drn_cli.data.window import Span, Window, cut, scaled
+from drn_cli.data.window import AxisSpan, CropWindow, cut, scaled
 
 
-def whole(height: int, width: int) -> Window:
-    return Window(Span(0, height), Span(0, width))
+def whole(height: int, width: int) -> CropWindow:
+    return CropWindow(AxisSpan(0, height), AxisSpan(0, width))
 
 
 def noise(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,18 +31,18 @@ def test_a_full_turn_is_none() -> None:
     assert np.array_equal(labels, label)
 
 
-def test_label_beyond_the_picture_is_ignored_after_a_rotation() -> None:
+def test_label_beyond_the_image_is_ignored_after_a_rotation() -> None:
     image, label = np.full((40, 40, 3), 200, np.uint8), np.zeros((40, 40), np.uint8)
     turned, labels = cut(image, label, 45, 1, whole(40, 40))
     assert labels[0, 0] == labels[0, -1] == labels[-1, 0] == labels[-1, -1] == 255
     assert labels[20, 20] == labels[1, 20] == 0
     assert set(np.unique(labels)) == {0, 255}
-    assert (turned == 200).all()  # the picture is reflected instead
+    assert (turned == 200).all()  # the image is reflected instead
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (60, 41), (33, 33)])
 @pytest.mark.parametrize("angle", [-180, -135, -45, -10, -1, 1, 10, 30, 135])
-def test_rotation_is_that_of_the_picture_reflected_all_around(
+def test_rotation_is_that_of_the_image_reflected_all_around(
     height: int, width: int, angle: int
 ) -> None:
     image, label = noise(height, width)
@@ -74,9 +74,9 @@ def test_rotated_window_equals_the_rotation_of_the_reflected_image(
     random = np.random.default_rng(1)
     for _ in range(60):
         top, left = int(random.integers(0, height)), int(random.integers(0, width))
-        rows = Span(top, int(random.integers(top + 1, height + 1)))
-        columns = Span(left, int(random.integers(left + 1, width + 1)))
-        window = Window(rows, columns)
+        rows = AxisSpan(top, int(random.integers(top + 1, height + 1)))
+        columns = AxisSpan(left, int(random.integers(left + 1, width + 1)))
+        window = CropWindow(rows, columns)
         part, part_labels = cut(image, label, angle, 1, window)
         assert np.abs(part.astype(int) - window.of(expected)).max() <= 3
         assert np.count_nonzero(part_labels != window.of(labels)) <= 1 + part_labels.size // 20
@@ -94,9 +94,9 @@ def test_resized_window_is_what_pillow_makes_of_the_whole(
     for _ in range(60):
         top = int(random.integers(0, expected_labels.shape[0]))
         left = int(random.integers(0, expected_labels.shape[1]))
-        rows = Span(top, int(random.integers(top + 1, expected_labels.shape[0] + 1)))
-        columns = Span(left, int(random.integers(left + 1, expected_labels.shape[1] + 1)))
-        window = Window(rows, columns)
+        rows = AxisSpan(top, int(random.integers(top + 1, expected_labels.shape[0] + 1)))
+        columns = AxisSpan(left, int(random.integers(left + 1, expected_labels.shape[1] + 1)))
+        window = CropWindow(rows, columns)
         part, labels = cut(image, label, 0, ratio, window)
         assert np.array_equal(labels, window.of(expected_labels))
         assert np.abs(part.astype(int) - window.of(expected)).max() <= 1
@@ -114,7 +114,7 @@ def test_any_window_is_a_part_of_the_whole(ratio: float, angle: int) -> None:
     for _ in range(20):
         top, left = random.integers(0, height - 3), random.integers(0, width - 3)
         bottom, right = random.integers(top + 1, height + 1), random.integers(left + 1, width + 1)
-        window = Window(Span(int(top), int(bottom)), Span(int(left), int(right)))
+        window = CropWindow(AxisSpan(int(top), int(bottom)), AxisSpan(int(left), int(right)))
         part, part_labels = cut(image, label, angle, ratio, window)
         # OpenCV rounds places to 1/32 of a pixel before version 5, Pillow each of two passes.
         assert np.abs(part.astype(int) - window.of(everything)).max() <= 4
@@ -125,7 +125,7 @@ def test_sides_longer_than_opencv_takes() -> None:
     image = np.zeros((4, 40_000, 3), np.uint8)
     image[:, 39_990:] = 250
     label = (image[..., 0] > 0).astype(np.uint8)
-    window = Window(Span(0, 4), Span(39_900, 40_000))
+    window = CropWindow(AxisSpan(0, 4), AxisSpan(39_900, 40_000))
     turned, labels = cut(image, label, 0.001, 1, window)
     assert turned.shape == (4, 100, 3)
     assert (turned[0, -5:] == 250).all()
@@ -144,7 +144,7 @@ def test_resized_labels_are_labels_and_sizes_are_truncated(ratio: float) -> None
     assert set(np.unique(labels)) <= set(np.unique(label))
 
 
-def test_resize_never_loses_the_picture() -> None:
+def test_resize_never_loses_the_image() -> None:
     assert scaled(1, 0.25) == 1
     image, label = noise(1, 3)
     small, labels = cut(image, label, 0, 0.25, whole(1, 1))

@@ -37,7 +37,7 @@ def network(name: str) -> nn.Module:
 
 
 def batches(size: int) -> list[tuple[Tensor, Tensor]]:
-    """Make whole batches whose pictures differ in mean and in the number of ignored pixels."""
+    """Make whole batches whose images differ in mean and in the number of ignored pixels."""
     random = torch.Generator().manual_seed(2)
     made = []
     for _ in range(STEPS):

@@ -263,7 +263,7 @@ def test_a_lost_process_is_told_in_one_line(text):
         RuntimeError("DataLoader worker (pid 3) exited: Connection reset by peer"),
         RuntimeError("CUDA error: out of memory"),
         ConnectionResetError("Connection reset by peer"),
-        DrnError("the picture is broken"),
+        DrnError("the image is broken"),
     ],
     ids=lambda error: str(error)[:12],
 )

@@ -144,7 +144,7 @@ MARK = "open('imported', 'a').write(__name__)\nraise SystemExit(99)"
     "command",
     [
         "train RECIPE --gpus 2 train.epochs=1 --run-dir run",
-        "data prepare pairs --images DATA/pictures --labels DATA/labels --write-classes c.csv",
+        "data prepare pairs --images DATA/images --labels DATA/labels --write-classes c.csv",
         "doctor",
     ],
     ids=["workers", "preparation", "doctor"],

@@ -14,7 +14,7 @@ TARGET = re.compile(r"\]\(\s*<?([^()\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|\b(?:src|hre
 
 
 def targets(text: str) -> list[str]:
-    """Give what the links and pictures of a page lead to, but for other sites."""
+    """Give what the links and images of a page lead to, but for other sites."""
     found = [markdown or html for markdown, html in TARGET.findall(prose(text))]
     return [target for target in found if not re.match(r"[a-z][a-z+.-]*:", target)]
 

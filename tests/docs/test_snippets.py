@@ -13,9 +13,9 @@ from drn_cli.data.classes import cityscapes
 from drn_cli.data.folders import CITYSCAPES
 from drn_cli.data.synthetic import draw_scene
 from drn_cli.export.exporting import export
-from drn_cli.export.form import Form
+from drn_cli.export.form import ExportConfig
+from drn_cli.inference.metadata import to_metadata
 from drn_cli.inference.source import Source
-from drn_cli.inference.told import record
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.conversion import to_original
 from drn_cli.networks.models import DRN
@@ -45,7 +45,7 @@ WITH_PYTHON = [page for page in PAGES if any(snippets(page))]
 
 
 def lively(task: Any, classes: int) -> DRN:
-    """Make a network that tells pictures apart without having been trained."""
+    """Make a network that tells images apart without having been trained."""
     torch.manual_seed(0)
     model = drn_cli.create_model("drn_a_18", task, classes)
     with torch.no_grad():
@@ -61,13 +61,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "path" / "to" / "drn").symlink_to(ROOT)
     Image.fromarray(draw_scene(0, 96, 64)[0]).save(folder / "street.jpg")
     segmenter = lively("segmentation", 19)
-    told = record(segmenter, CITYSCAPES, cityscapes())
+    told = to_metadata(segmenter, CITYSCAPES, cityscapes())
     save_weights(folder / "best.safetensors", segmenter, told)
     save_weights(folder / "classifier.safetensors", lively("classification", 5))
     source = Source(folder / "best.safetensors", None)
-    export(source, Form(format="onnx"), folder / "model.onnx")
-    export(source, Form(format="pt2"), folder / "model.pt2")
-    pixels = Form(format="openvino", argmax=True, normalize=True)
+    export(source, ExportConfig(format="onnx"), folder / "model.onnx")
+    export(source, ExportConfig(format="pt2"), folder / "model.pt2")
+    pixels = ExportConfig(format="openvino", argmax=True, normalize=True)
     export(source, pixels, folder / "pixels.xml")
     original = drn_cli.create_model("drn_d_22", "segmentation", 19)
     torch.save(to_original(original), folder / "checkpoint.pth")

@@ -1,4 +1,4 @@
-"""Which of a network's classes a folder of pictures is, and what is refused."""
+"""Which of a network's classes a folder of images is, and what is refused."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from drn_cli.data.class_folders import ClassFolder, ClassSample
+from drn_cli.data.class_folders import ClassSample, FolderDataset
 from drn_cli.data.classes import imagenet
 from drn_cli.data.folders import IMAGENET
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.class_index import class_index, renumbered
-from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.classifier import ClassificationPredictor
 
 WNIDS, PEOPLES = tuple(imagenet()), tuple(imagenet().values())
 # The ten classes of imagenette, whose numbers in ImageNet are published with it.
@@ -31,11 +31,11 @@ IMAGENETTE = {
 
 def network(
     names: Sequence[str], folders: Sequence[str] | None = None, *, named: bool = True
-) -> Classifier:
+) -> ClassificationPredictor:
     def never(x: torch.Tensor) -> torch.Tensor:
         raise AssertionError
 
-    return Classifier(
+    return ClassificationPredictor(
         network=never,
         maps=never,
         statistics=IMAGENET,
@@ -46,8 +46,8 @@ def network(
     )
 
 
-def folder(folders: Sequence[str], names: Sequence[str] | None = None) -> ClassFolder:
-    return ClassFolder(Path("data"), tuple(folders), tuple(names or folders))
+def folder(folders: Sequence[str], names: Sequence[str] | None = None) -> FolderDataset:
+    return FolderDataset(Path("data"), tuple(folders), tuple(names or folders))
 
 
 def test_some_of_imagenets_classes_are_found_by_their_folders() -> None:

@@ -17,26 +17,26 @@ from torchvision.transforms import v2
 from drn_cli.data.batches import Batch
 from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.classification import ClassificationTestSet, View
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.classification import (
-    PictureRanking,
+    ImageRanking,
     Ranked,
-    TopScores,
+    TopKScores,
     in_batches,
     ranked,
     score,
     worst_ranked,
 )
-from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.classifier import ClassificationPredictor
 
 CPU = torch.device("cpu")
 ALONE = Group(0, 1, CPU)
-STATISTICS = Statistics((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+STATISTICS = ChannelStats((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 CROP, RESIZE = 24, 28
 CLASSES = 9
-PICTURES = 23
+IMAGES = 23
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[ClassSample]:
     folder = tmp_path_factory.mktemp("noise")
     random = np.random.default_rng(0)
     made = []
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         size = (*random.integers(20, 60, 2), 3)
         path = folder / f"{number}.png"
         Image.fromarray(random.integers(0, 256, size).astype(np.uint8)).save(path)
@@ -74,9 +74,9 @@ def linear() -> nn.Module:
 
 def classifier(
     network: Callable[[Tensor], Tensor] | None = None, view: View = "1-crop"
-) -> Classifier:
+) -> ClassificationPredictor:
     network = network or linear()
-    return Classifier(
+    return ClassificationPredictor(
         network=network,
         maps=network,
         statistics=STATISTICS,
@@ -89,9 +89,9 @@ def classifier(
     )
 
 
-def expected(samples: Sequence[ClassSample], view: str = "1-crop") -> TopScores:
-    """Score as one would write it down: torchvision's transforms, a picture at a time, a loop."""
-    network, pictures = linear(), []
+def expected(samples: Sequence[ClassSample], view: str = "1-crop") -> TopKScores:
+    """Score as one would write it down: torchvision's transforms, an image at a time, a loop."""
+    network, images = linear(), []
     cut = v2.CenterCrop(CROP) if view == "1-crop" else v2.TenCrop(CROP)
     for number, sample in enumerate(samples):
         pixels = v2.functional.to_image(Image.open(sample.image))
@@ -106,15 +106,15 @@ def expected(samples: Sequence[ClassSample], view: str = "1-crop") -> TopScores:
         rank, five = order.index(sample.target) + 1, tuple(order[:5])
         shares = tuple(likely[one] for one in five)
         image = str(sample.image)
-        pictures.append(PictureRanking(number, image, sample.target, rank, five, shares))
-    top1, top5 = (sum(one.rank <= k for one in pictures) / len(pictures) for k in (1, 5))
-    return TopScores(top1, top5, len(samples), tuple(pictures))
+        images.append(ImageRanking(number, image, sample.target, rank, five, shares))
+    top1, top5 = (sum(one.rank <= k for one in images) / len(images) for k in (1, 5))
+    return TopKScores(top1, top5, len(samples), tuple(images))
 
 
-def numbers(scores: TopScores | None) -> TopScores:
-    """Leave the single pictures out."""
+def numbers(scores: TopKScores | None) -> TopKScores:
+    """Leave the single images out."""
     assert scores is not None
-    return replace(scores, pictures=())
+    return replace(scores, per_image=())
 
 
 @pytest.mark.parametrize("view", ["1-crop", "10-crop"])
@@ -123,29 +123,29 @@ def test_scores_are_those_of_torchvisions_transforms_and_a_loop(
 ) -> None:
     seen: list[int] = []
     scores = score(classifier(view=view), samples, ALONE, step=lambda: seen.append(1))
-    assert scores == numbers(expected(samples, view)), "and no pictures, which nobody asked for"
+    assert scores == numbers(expected(samples, view)), "and no images, which nobody asked for"
     assert 0 < scores.top1 < scores.top5 < 1, "such scores would prove little"
-    assert len(seen) == PICTURES
+    assert len(seen) == IMAGES
 
 
 @pytest.mark.parametrize("view", ["1-crop", "10-crop"])
-def test_each_picture_is_ranked_in_the_order_of_the_list(
+def test_each_image_is_ranked_in_the_order_of_the_list(
     samples: list[ClassSample], view: View
 ) -> None:
     scores = score(classifier(view=view), samples, ALONE, each=True)
     right = expected(samples, view)
     assert numbers(scores) == numbers(right)
     assert scores is not None
-    for found, one in zip(scores.pictures, right.pictures, strict=True):
+    for found, one in zip(scores.per_image, right.per_image, strict=True):
         assert replace(found, probabilities=()) == replace(one, probabilities=())
         assert found.probabilities == pytest.approx(one.probabilities, rel=1e-4)
 
 
-def test_pictures_whose_class_came_last_come_first() -> None:
+def test_images_whose_class_came_last_come_first() -> None:
     """Among equals, mistakes begin with the surest, and what is right ends with it."""
     ranks = [(1, 0.9), (3, 0.4), (9, 0.5), (7, 0.1), (3, 0.8), (1, 0.3), (3, 0.4)]
-    pictures = [PictureRanking(n, "", 0, rank, (0,), (p,)) for n, (rank, p) in enumerate(ranks)]
-    assert [one.number for one in worst_ranked(pictures)] == [2, 3, 4, 1, 6, 5, 0]
+    images = [ImageRanking(n, "", 0, rank, (0,), (p,)) for n, (rank, p) in enumerate(ranks)]
+    assert [one.number for one in worst_ranked(images)] == [2, 3, 4, 1, 6, 5, 0]
 
 
 def test_views_differ(samples: list[ClassSample]) -> None:
@@ -153,7 +153,7 @@ def test_views_differ(samples: list[ClassSample]) -> None:
 
 
 @pytest.mark.parametrize(("view", "at_once"), [("1-crop", 4), ("1-crop", 64), ("10-crop", 3)])
-def test_batches_give_what_single_pictures_give(
+def test_batches_give_what_single_images_give(
     samples: list[ClassSample], view: View, at_once: int
 ) -> None:
     dataset = ClassificationTestSet(samples, view, CROP, RESIZE)
@@ -165,14 +165,14 @@ def test_batches_give_what_single_pictures_give(
 
     results = list(in_batches(keep, dataset, at_once, CPU))
     assert all(one.rank is batch.labels for one, batch in zip(results, batches, strict=True))
-    assert max(len(batch.labels) for batch in batches) == min(at_once, PICTURES)
-    items = [dataset[index] for index in range(PICTURES)]
+    assert max(len(batch.labels) for batch in batches) == min(at_once, IMAGES)
+    items = [dataset[index] for index in range(IMAGES)]
     assert torch.cat([batch.labels for batch in batches]).tolist() == [item[1] for item in items]
     images = torch.cat([batch.images for batch in batches])
     assert np.array_equal(images.numpy(), np.stack([item[0] for item in items]))
 
 
-def test_batches_name_a_broken_picture_and_put_the_threads_back(
+def test_batches_name_a_broken_image_and_put_the_threads_back(
     samples: list[ClassSample], tmp_path: Path, threads: None
 ) -> None:
     dataset = ClassificationTestSet([*samples, broken(tmp_path)], "1-crop", CROP, RESIZE)
@@ -196,12 +196,10 @@ def test_number_of_processes_changes_nothing(samples: list[ClassSample], spawn: 
     first, second = spawn(scored, 2, samples, "10-crop")
     alone = scored(ALONE, samples, "10-crop")
     assert first[0] == second[0] == alone[0], "rankings too, to the last bit"
-    assert (first[1], second[1]) == (12, 11), "no picture is seen twice"
+    assert (first[1], second[1]) == (12, 11), "no image is seen twice"
 
 
-def test_process_without_a_picture_has_the_scores_too(
-    samples: list[ClassSample], spawn: Any
-) -> None:
+def test_process_without_a_image_has_the_scores_too(samples: list[ClassSample], spawn: Any) -> None:
     results = spawn(scored, 3, samples[:2], "1-crop")
     assert [seen for _, seen in results] == [1, 1, 0]
     assert {scores for scores, _ in results} == {scored(ALONE, samples[:2], "1-crop")[0]}
@@ -234,7 +232,7 @@ def test_number_of_threads_changes_nothing_and_is_put_back(
         torch.set_num_threads(number)
         assert score(classifier(network), samples, ALONE) == numbers(expected(samples))
         assert torch.get_num_threads() == threads_of_a_later_thread() == number
-    assert used == {(1, 1, True)}, "a picture is alone, in one thread, without gradients"
+    assert used == {(1, 1, True)}, "an image is alone, in one thread, without gradients"
 
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
@@ -251,7 +249,7 @@ def test_autocast_reaches_the_network(
     scores = score(replace(classifier(network), autocast=precision), samples, ALONE)
     assert types == {precision or torch.float32}
     assert scores is not None
-    assert scores.top1 == pytest.approx(expected(samples).top1, abs=3 / PICTURES)
+    assert scores.top1 == pytest.approx(expected(samples).top1, abs=3 / IMAGES)
 
 
 def broken(folder: Path) -> ClassSample:
@@ -261,7 +259,7 @@ def broken(folder: Path) -> ClassSample:
     return ClassSample(path, 0)
 
 
-def test_broken_picture_is_an_error_and_the_threads_are_put_back(
+def test_broken_image_is_an_error_and_the_threads_are_put_back(
     samples: list[ClassSample], tmp_path: Path, threads: None
 ) -> None:
     torch.set_num_threads(2)
@@ -277,7 +275,7 @@ def test_class_that_the_network_does_not_have_is_an_error(samples: list[ClassSam
 
 
 def looked(logits: Any, target: int) -> Ranked:
-    """Rank a picture, given its crops' logits, beside one that is certain to be right."""
+    """Rank an image, given its crops' logits, beside one that is certain to be right."""
     values = torch.tensor(logits, dtype=torch.float32)
     certain = torch.zeros_like(values)
     certain[:, 0] = 1
@@ -285,7 +283,7 @@ def looked(logits: Any, target: int) -> Ranked:
     crops = torch.zeros(2, len(values), CROP, CROP, 3, dtype=torch.uint8)
     scores = classifier(lambda x: answers[: len(x)]).log_probabilities(crops)
     both = ranked(scores, torch.tensor([0, target]))
-    assert both.rank[0] == 1, "pictures do not change each other"
+    assert both.rank[0] == 1, "images do not change each other"
     return Ranked(*(column[1] for column in both))
 
 
@@ -329,4 +327,4 @@ def test_probabilities_of_the_crops_are_averaged_and_not_their_logits() -> None:
 
 
 def test_json_has_fractions_of_one() -> None:
-    assert TopScores(0.25, 0.5, 8).to_json() == {"images": 8, "top1": 0.25, "top5": 0.5}
+    assert TopKScores(0.25, 0.5, 8).to_json() == {"images": 8, "top1": 0.25, "top5": 0.5}

@@ -10,10 +10,10 @@ import torch
 from drn_cli.data.classes import IGNORED, camvid, cityscapes, cityscapes_categories, generic
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.confusion import (
+    ImageScores,
     Matrix,
     NothingToScoreError,
-    PictureScores,
-    Scores,
+    SegmentationScores,
     class_iou,
     confusion,
     worst_first,
@@ -87,19 +87,19 @@ def test_sizes_that_differ_are_an_error_with_file_and_both_sizes(wide: int, pred
 
 def test_scores_of_two_classes_by_hand() -> None:
     # Class 0: 5 right of 6, 1 taken for class 1; class 1: 2 right of 4, 2 taken for class 0.
-    scores = Scores.of(with_void([5, 1], [2, 2]), images=1)
+    scores = SegmentationScores.of(with_void([5, 1], [2, 2]), images=1)
     assert scores.iou == pytest.approx((5 / 8, 2 / 5))
     assert scores.miou == pytest.approx((5 / 8 + 2 / 5) / 2)
     assert scores.pixel_accuracy == pytest.approx(7 / 10)
     assert scores.mean_accuracy == pytest.approx((5 / 6 + 2 / 4) / 2)
     assert scores.frequency_weighted_iou == pytest.approx(0.6 * 5 / 8 + 0.4 * 2 / 5)
     assert scores.images == 1
-    assert scores.pictures == ()
+    assert scores.per_image == ()
 
 
 def test_predicted_void_is_a_miss_and_nobodys_false_alarm() -> None:
     # Of class 0, 3 pixels are right and 1 is void; of class 1, 2 are right and 4 are void.
-    scores = Scores.of(np.array([[3, 0, 1], [0, 2, 4]], np.int64), images=1)
+    scores = SegmentationScores.of(np.array([[3, 0, 1], [0, 2, 4]], np.int64), images=1)
     assert scores.iou == pytest.approx((3 / 4, 2 / 6))
     assert scores.pixel_accuracy == pytest.approx(5 / 10)
     assert scores.mean_accuracy == pytest.approx((3 / 4 + 2 / 6) / 2)
@@ -108,12 +108,14 @@ def test_predicted_void_is_a_miss_and_nobodys_false_alarm() -> None:
 
 def test_prediction_where_the_label_is_void_counts_nowhere() -> None:
     label = np.array([[0, 0, 1, IGNORED, IGNORED]], np.uint8)
-    scores = Scores.of(matrix_of(np.array([[0, 0, 1, 1, 2]], np.uint8), label, 3), images=1)
+    scores = SegmentationScores.of(
+        matrix_of(np.array([[0, 0, 1, 1, 2]], np.uint8), label, 3), images=1
+    )
     assert scores.iou == (1, 1, None)
 
 
 def test_class_in_neither_labels_nor_predictions_is_left_out_of_the_means() -> None:
-    scores = Scores.of(with_void([3, 1, 0], [2, 2, 0], [0, 0, 0]), images=1)
+    scores = SegmentationScores.of(with_void([3, 1, 0], [2, 2, 0], [0, 0, 0]), images=1)
     assert scores.iou[2] is None
     assert scores.miou == pytest.approx((3 / 6 + 2 / 5) / 2)
     assert scores.mean_accuracy == pytest.approx((3 / 4 + 2 / 4) / 2)
@@ -121,7 +123,7 @@ def test_class_in_neither_labels_nor_predictions_is_left_out_of_the_means() -> N
 
 
 def test_class_in_predictions_only_counts_as_zero_in_the_mean() -> None:
-    scores = Scores.of(with_void([3, 1], [0, 0]), images=1)
+    scores = SegmentationScores.of(with_void([3, 1], [0, 0]), images=1)
     assert scores.iou == pytest.approx((3 / 4, 0))
     assert scores.miou == pytest.approx(3 / 8)
     assert scores.mean_accuracy == pytest.approx(3 / 4)
@@ -130,7 +132,7 @@ def test_class_in_predictions_only_counts_as_zero_in_the_mean() -> None:
 
 def test_counts_beyond_32_bits_keep_their_value() -> None:
     many = 2**40
-    scores = Scores.of(with_void([3 * many, many], [0, 4 * many]), images=2)
+    scores = SegmentationScores.of(with_void([3 * many, many], [0, 4 * many]), images=2)
     assert scores.iou == pytest.approx((3 / 4, 4 / 5))
     assert scores.by_category(["a", "b"]) == pytest.approx({"a": 3 / 4, "b": 4 / 5})
 
@@ -140,7 +142,7 @@ def test_labels_that_are_all_ignored_are_an_error() -> None:
     matrix = confusion(torch.zeros_like(label), label, 3)
     assert not matrix.any()
     with pytest.raises(NothingToScoreError, match="nothing to score"):
-        Scores.of(matrix.numpy(), images=1)
+        SegmentationScores.of(matrix.numpy(), images=1)
 
 
 def iou_by_pixels(prediction: np.ndarray, label: np.ndarray, wanted: list[bool]) -> float | None:
@@ -160,7 +162,9 @@ def test_categories_are_those_of_a_loop_over_pixels(present: int, seed: int) -> 
     prediction[prediction >= 18] = IGNORED
     if present == 2:  # nothing but flat things: all else is absent
         prediction[prediction > 1] = IGNORED
-    found = Scores.of(matrix_of(prediction, label, 19), images=1).categories(cityscapes())
+    found = SegmentationScores.of(matrix_of(prediction, label, 19), images=1).categories(
+        cityscapes()
+    )
     categories = cityscapes_categories()
     assert list(found) == list(dict.fromkeys(categories))
     for name, iou in found.items():
@@ -172,39 +176,45 @@ def test_categories_are_those_of_a_loop_over_pixels(present: int, seed: int) -> 
 def test_a_class_taken_for_another_of_its_category_is_right() -> None:
     # The third is predicted as void once, which is wrong in its category too.
     matrix = np.array([[1, 3, 0, 0], [0, 2, 1, 0], [0, 0, 4, 1]], np.int64)
-    found = Scores.of(matrix, images=1).by_category(["near", "near", "far"])
+    found = SegmentationScores.of(matrix, images=1).by_category(["near", "near", "far"])
     assert found == pytest.approx({"near": 6 / 7, "far": 4 / 6})
 
 
 def test_only_the_classes_of_cityscapes_have_categories() -> None:
-    assert Scores.of(with_void(*np.eye(11, dtype=int).tolist()), 1).categories(camvid()) == {}
     assert (
-        len(Scores.of(with_void(*np.eye(19, dtype=int).tolist()), 1).categories(generic(19))) == 7
+        SegmentationScores.of(with_void(*np.eye(11, dtype=int).tolist()), 1).categories(camvid())
+        == {}
+    )
+    assert (
+        len(
+            SegmentationScores.of(with_void(*np.eye(19, dtype=int).tolist()), 1).categories(
+                generic(19)
+            )
+        )
+        == 7
     )
 
 
-def test_a_picture_is_scored_over_its_own_classes() -> None:
-    one = PictureScores.of(
-        np.array([[3, 1, 0, 1], [0] * 4, [0] * 4], np.int64), 4, "a.png", "l.png"
-    )
+def test_a_image_is_scored_over_its_own_classes() -> None:
+    one = ImageScores.of(np.array([[3, 1, 0, 1], [0] * 4, [0] * 4], np.int64), 4, "a.png", "l.png")
     assert (one.number, one.image, one.label) == (4, "a.png", "l.png")
     assert one.iou == (pytest.approx(3 / 5), 0, None)
     assert one.miou == pytest.approx(3 / 10)
     assert one.pixel_accuracy == pytest.approx(3 / 5)
 
 
-def test_a_picture_whose_label_is_all_void_has_no_scores() -> None:
-    one = PictureScores.of(np.zeros((2, 3), np.int64), 0, "a.png", "l.png")
+def test_a_image_whose_label_is_all_void_has_no_scores() -> None:
+    one = ImageScores.of(np.zeros((2, 3), np.int64), 0, "a.png", "l.png")
     assert (one.iou, one.miou, one.pixel_accuracy) == ((None, None), None, None)
 
 
-def test_worst_pictures_come_first_and_those_without_scores_last() -> None:
+def test_worst_images_come_first_and_those_without_scores_last() -> None:
     void = np.zeros((2, 3), np.int64)
     matrices = [void, with_void([4, 0], [0, 4]), with_void([0, 4], [4, 0]), void]
     matrices += [with_void([3, 1], [1, 3]), with_void([4, 0], [0, 4])]
-    pictures = [PictureScores.of(m, n, f"{n}.png", "l.png") for n, m in enumerate(matrices)]
-    assert [one.number for one in worst_first(pictures)] == [2, 4, 1, 5, 0, 3]
-    assert [one.number for one in worst_first(pictures[::-1])] == [2, 4, 1, 5, 0, 3]
+    images = [ImageScores.of(m, n, f"{n}.png", "l.png") for n, m in enumerate(matrices)]
+    assert [one.number for one in worst_first(images)] == [2, 4, 1, 5, 0, 3]
+    assert [one.number for one in worst_first(images[::-1])] == [2, 4, 1, 5, 0, 3]
 
 
 def test_iou_of_a_matrix_is_nan_for_absent_classes() -> None:
@@ -230,7 +240,7 @@ def test_json_has_fractions_class_names_and_null_for_absent_classes() -> None:
     matrix = np.zeros((11, 12), np.int64)
     matrix[0, 0], matrix[3, 3], matrix[3, 0], matrix[3, 11] = 6, 4, 2, 4
     matrix[0, 1] = 2  # Building: predicted and wrong is not absent
-    scores = Scores.of(matrix, images=5)
+    scores = SegmentationScores.of(matrix, images=5)
     value = json.loads(json.dumps(scores.to_json(camvid()), allow_nan=False))
     assert list(value) == KEYS
     assert value["images"] == 5
@@ -252,7 +262,7 @@ def test_json_has_fractions_class_names_and_null_for_absent_classes() -> None:
 def test_json_of_cityscapes_has_categories_too() -> None:
     matrix = np.zeros((19, 20), np.int64)
     matrix[0, 0], matrix[0, 1], matrix[13, 14], matrix[13, 13], matrix[10, 19] = 3, 1, 2, 5, 1
-    value = json.loads(json.dumps(Scores.of(matrix, images=1).to_json(cityscapes())))
+    value = json.loads(json.dumps(SegmentationScores.of(matrix, images=1).to_json(cityscapes())))
     assert set(value) == {*KEYS, "category_miou", "category_iou"}
     assert value["category_iou"] == {
         "flat": 1,
@@ -268,4 +278,6 @@ def test_json_of_cityscapes_has_categories_too() -> None:
 
 def test_json_with_class_names_of_another_number_is_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
-        Scores.of(with_void(*np.eye(3, dtype=int).tolist()), images=1).to_json(generic(4))
+        SegmentationScores.of(with_void(*np.eye(3, dtype=int).tolist()), images=1).to_json(
+            generic(4)
+        )

@@ -17,14 +17,14 @@ from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.classification import View
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
-from drn_cli.evaluation.classification import TopScores, score, worst_ranked
+from drn_cli.evaluation.classification import TopKScores, score, worst_ranked
 from drn_cli.inference.loading import load_classifier
 
 CPU = torch.device("cpu")
 SIDE, RESIZE = 64, 72
-BOX = (12, 12, 59, 59)  # of the colour, in pictures of 72x96
+BOX = (12, 12, 59, 59)  # of the colour, in images of 72x96
 FOLDERS = ("red", "blue", "green")  # of the network's five classes, in another order
-PAINTED = {  # by folder; one picture lies in a wrong one
+PAINTED = {  # by folder; one image lies in a wrong one
     "red": ["red", "red"],
     "blue": ["blue", "blue"],
     "green": ["green", "blue"],
@@ -33,13 +33,13 @@ PAINTED = {  # by folder; one picture lies in a wrong one
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pictures to test on, and one to train on, in the folders of three classes."""
+    """Six images to test on, and one to train on, in the folders of three classes."""
     root = tmp_path_factory.mktemp("classes")
     for folder, painted in PAINTED.items():
         wnid = WNIDS[NAMES.index(folder)]
         for number, colour in enumerate(painted):
-            picture = draw(72, 96, {colour: BOX, "yellow": (80, 2, 93, 15)}, number)
-            save(root / "val" / wnid / f"{number}.png", picture)
+            image = draw(72, 96, {colour: BOX, "yellow": (80, 2, 93, 15)}, number)
+            save(root / "val" / wnid / f"{number}.png", image)
         (root / "train" / wnid).mkdir(parents=True)
     save(root / "train" / WNIDS[0] / "a.png", draw(72, 96, {"red": BOX}))
     return root
@@ -57,7 +57,7 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., A
     return lambda *words: CliRunner().invoke(app, ["eval", *map(str, words)])
 
 
-def expected(run: Path, classes: Path, view: View) -> TopScores:
+def expected(run: Path, classes: Path, view: View) -> TopKScores:
     """Score without the command line, the classes counted as the network does."""
     best = run / "checkpoints" / "best.safetensors"
     found = load_classifier(best, CPU, crop=SIDE, resize=RESIZE, view=view)
@@ -71,10 +71,10 @@ def expected(run: Path, classes: Path, view: View) -> TopScores:
 
 
 @pytest.mark.parametrize(("words", "view"), [([], "1-crop"), (["--ten-crop"], "10-crop")])
-def test_json_and_a_line_of_csv_for_each_picture(
+def test_json_and_a_line_of_csv_for_each_image(
     evaluate: Callable[..., Any], run: Path, classes: Path, words: list[str], view: View
 ) -> None:
-    result = evaluate(run, "--json", "--csv", "out/pictures.csv", *words)
+    result = evaluate(run, "--json", "--csv", "out/images.csv", *words)
     assert result.exit_code == 0, result.output
     scores = expected(run, classes, view)
     assert json.loads(result.stdout) == {
@@ -92,10 +92,10 @@ def test_json_and_a_line_of_csv_for_each_picture(
         "failed": [],
         **scores.to_json(),
     }
-    assert f"classes, {view}" in result.stderr and "written: out/pictures.csv" in result.stderr
-    with Path("out/pictures.csv").open(newline="") as file:
+    assert f"classes, {view}" in result.stderr and "written: out/images.csv" in result.stderr
+    with Path("out/images.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    for row, one in zip(rows, worst_ranked(scores.pictures), strict=True):
+    for row, one in zip(rows, worst_ranked(scores.per_image), strict=True):
         assert (row["image"], row["class"], int(row["rank"])) == (
             one.image,
             NAMES[one.target],
@@ -110,7 +110,7 @@ def test_json_and_a_line_of_csv_for_each_picture(
 def test_ten_crops_see_more_than_one(run: Path, classes: Path) -> None:
     """Else the test above would prove little."""
     one, ten = (expected(run, classes, view) for view in ("1-crop", "10-crop"))
-    for single, averaged in zip(one.pictures, ten.pictures, strict=True):
+    for single, averaged in zip(one.per_image, ten.per_image, strict=True):
         assert single.probabilities != pytest.approx(averaged.probabilities, rel=1e-3)
 
 

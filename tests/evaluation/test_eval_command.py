@@ -13,7 +13,7 @@ from drn_cli.data.images import read_image, read_label
 from drn_cli.errors import DrnError
 from drn_cli.inference.loading import load_predictor
 from drn_cli.runs import Run
-from drn_cli.training.checkpoint import Progress, save_checkpoint
+from drn_cli.training.checkpoint import TrainProgress, save_checkpoint
 
 
 def scores(result) -> dict:
@@ -29,13 +29,13 @@ def evaluate(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="session")
 def matrices(trained, data_folder) -> dict[str, np.ndarray]:
-    """The confusion matrix of each picture, counted without the package's evaluation."""
+    """The confusion matrix of each image, counted without the package's evaluation."""
     best = trained.folder / "checkpoints" / "best.safetensors"
     predictor = load_predictor(best, torch.device("cpu"))
     found = {}
     for name in (data_folder / "val_images.txt").read_text().split():
         prediction = predictor(read_image(data_folder / name)).numpy()
-        label = read_label(data_folder / name.replace("pictures", "labels"))
+        label = read_label(data_folder / name.replace("images", "labels"))
         valid, found[name] = label != 255, np.zeros((3, 3), int)
         np.add.at(found[name], (label[valid], prediction[valid]), 1)
     return found
@@ -47,7 +47,7 @@ def matrix(matrices) -> np.ndarray:
 
 
 def test_one_and_two_processes_give_the_same_document(drn, trained, matrix):
-    """Five pictures: unequal shares. The document is all that is on stdout."""
+    """Five images: unequal shares. The document is all that is on stdout."""
     one, two = (drn("eval", trained.folder, "--json", "--gpus", str(gpus)) for gpus in (1, 2))
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
     assert one.stdout == two.stdout
@@ -64,7 +64,7 @@ def test_one_and_two_processes_give_the_same_document(drn, trained, matrix):
     assert found["pixel_accuracy"] == pytest.approx(right.sum() / matrix.sum())
 
 
-def test_more_processes_than_pictures(drn, trained, own_data_folder):
+def test_more_processes_than_images(drn, trained, own_data_folder):
     for kind in ("images", "labels"):
         path = own_data_folder / f"val_{kind}.txt"
         path.write_text(path.read_text().splitlines()[0] + "\n")
@@ -82,7 +82,7 @@ def with_unproven(trained, recipe_file, tmp_path) -> Path:
     shutil.copytree(trained.cwd / "runs", tmp_path / "runs")
     run = Run(tmp_path / "runs" / "easy" / "newer")
     training = prepare_in(ALONE, recipe_file, ())
-    save_checkpoint(run.last, training, Progress(), 0)
+    save_checkpoint(run.last, training, TrainProgress(), 0)
     shutil.copy(trained.folder / "recipe.yaml", run.recipe)
     run.metrics.write_text("")
     return run.folder
@@ -96,7 +96,7 @@ def test_a_run_that_was_killed_before_its_first_step_is_used_only_when_named(
 ):
     newer = with_unproven.relative_to(Path.cwd())
     assert scores(evaluate("--json"))["confusion_matrix"] == matrix.tolist()
-    image = data_folder / "pictures" / "0.png"
+    image = data_folder / "images" / "0.png"
     for verb in (
         ["predict", str(image), "--out", "out"],
         ["export", "--format", "safetensors", "--out", "out/a.safetensors", "--json"],
@@ -125,7 +125,7 @@ def test_without_a_best_network_all_verbs_say_so(evaluate, with_unproven, data_f
     for run in with_unproven.parent.iterdir():
         if run != with_unproven:
             shutil.rmtree(run)
-    image = str(data_folder / "pictures" / "0.png")
+    image = str(data_folder / "images" / "0.png")
     for words in (["eval"], ["predict", image], ["localize", image], ["export"]):
         result = CliRunner().invoke(app, words)
         assert isinstance(result.exception, DrnError)

@@ -1,4 +1,4 @@
-"""Pictures, and predictions, in one folder against label maps in another."""
+"""Images, and predictions, in one folder against label maps in another."""
 
 import hashlib
 import json
@@ -36,12 +36,12 @@ def best_of(trained) -> Path:
 
 @pytest.fixture
 def drawn(data_folder, tmp_path) -> tuple[Path, Path]:
-    """The validation pictures, smaller, in one folder, and their label maps in another."""
+    """The validation images, smaller, in one folder, and their label maps in another."""
     for folder in ("drawn", "truth/maps"):
         (tmp_path / folder).mkdir(parents=True)
     for name in (data_folder / "val_images.txt").read_text().split():
-        picture, stem = Image.open(data_folder / name), Path(name).stem
-        picture.resize((50, 37)).save(tmp_path / "drawn" / f"{stem}_drawn.png")
+        image, stem = Image.open(data_folder / name), Path(name).stem
+        image.resize((50, 37)).save(tmp_path / "drawn" / f"{stem}_drawn.png")
         label = data_folder / "labels" / f"{stem}.png"
         shutil.copy(label, tmp_path / "truth" / "maps" / f"{stem}.png")
     return Path("drawn"), Path("truth")
@@ -60,7 +60,7 @@ def folders(kind: str, names: tuple[Path, Path]) -> list[str | Path]:
         (["--resize-to", "40x56"], (40, 56)),
     ],
 )
-def test_drawn_pictures_against_labels(evaluate, trained, drawn, words, size):
+def test_drawn_images_against_labels(evaluate, trained, drawn, words, size):
     found = scores(
         evaluate("--weights", trained.folder, *folders("images", drawn), *words, "--json")
     )
@@ -76,7 +76,7 @@ def test_drawn_pictures_against_labels(evaluate, trained, drawn, words, size):
     told = found["protocol"]
     assert told["resize_to"] == ("40x56" if size == (40, 56) else size)
     assert (told["images"], told["labels"], told["pairs"]) == ("drawn", "truth", 5)
-    assert "pictures: stem + _drawn" in told["paired_by"]
+    assert "images: stem + _drawn" in told["paired_by"]
     assert (told["label_ids"], told["scales"], told["precision"]) == ("class-ids", [1.0], "float32")
     assert told["weights"] == found["checkpoint"] == str(best_of(trained))
     assert (found["run"], found["verified"]) == (str(trained.folder), True)
@@ -210,8 +210,8 @@ def test_names_of_files_are_text_in_the_page(evaluate, saved):
 
 
 def test_saved_predictions_score_as_the_network_does(evaluate, trained, data_folder):
-    pictures = [str(data_folder / n) for n in (data_folder / "val_images.txt").read_text().split()]
-    words = ["predict", *pictures, "--weights", str(trained.folder), "--save", "index,colour"]
+    images = [str(data_folder / n) for n in (data_folder / "val_images.txt").read_text().split()]
+    words = ["predict", *images, "--weights", str(trained.folder), "--save", "index,colour"]
     assert CliRunner().invoke(app, words).exit_code == 0
     expected = scores(evaluate(trained.folder, "--json"))
     for kind in ("index", "colour"):  # the palette's indices are the ids
@@ -303,6 +303,6 @@ def test_long_name_leaves_room_for_the_scores(evaluate, saved):
     folder = Path("d" * 100, "e" * 100)
     shutil.copytree(saved[0], folder)
     result = evaluate(*folders("predictions", (folder, saved[1])), "--classes", "3")
-    shown = result.stdout[result.stdout.index("worst pictures") :]
+    shown = result.stdout[result.stdout.index("worst images") :]
     assert "e/a.png" in shown
     assert "66.67" in shown

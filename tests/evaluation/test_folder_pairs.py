@@ -126,7 +126,7 @@ def test_suffix_of_labels_takes_another_kind(images: Path, labels: Path) -> None
     assert names(pairs, images, labels)[0][1] == "ulm_000000_000019_gtFine_labelIds.png"
 
 
-def test_several_pictures_of_a_frame_are_refused_until_a_suffix_chooses(
+def test_several_images_of_a_frame_are_refused_until_a_suffix_chooses(
     images: Path, labels: Path
 ) -> None:
     touch(
@@ -202,7 +202,7 @@ def test_frames_are_told_apart_by_all_their_digits(images: Path, labels: Path) -
 
 
 @pytest.mark.parametrize(
-    ("pictures", "maps", "told"),
+    ("image_names", "label_names", "method"),
     [
         (["a.jpg", "b.jpg"], ["a.png", "b.png"], "labels: the same stem, 2 pairs"),
         (["a.png", "b.png"], ["a_mask.png", "b_mask.png"], "labels: stem + _mask, 2 pairs"),
@@ -211,13 +211,13 @@ def test_frames_are_told_apart_by_all_their_digits(images: Path, labels: Path) -
     ],
 )
 def test_other_files_are_paired_by_name(
-    images: Path, labels: Path, pictures: list[str], maps: list[str], told: str
+    images: Path, labels: Path, image_names: list[str], label_names: list[str], method: str
 ) -> None:
-    touch(images, *pictures)
-    touch(labels, *maps)
+    touch(images, *image_names)
+    touch(labels, *label_names)
     pairs = pair_folders(images, labels)
-    assert names(pairs, images, labels) == list(zip(pictures, maps, strict=True))
-    assert pairs.by.startswith(f"name ({told}")
+    assert names(pairs, images, labels) == list(zip(image_names, label_names, strict=True))
+    assert pairs.by.startswith(f"name ({method}")
     assert (pairs.lone_images, pairs.lone_labels) == ([], [])
 
 
@@ -245,19 +245,19 @@ def test_suffixes_that_are_given_are_all_that_names_differ_by(images: Path, labe
     touch(images, "a_right.png")
     touch(labels, "a_night_coarse.png")
     assert len(pair_folders(images, labels).samples) == 1
-    with pytest.raises(DrnError, match="no label is named as a picture is"):
+    with pytest.raises(DrnError, match="no label is named as an image is"):
         pair_folders(images, labels, "_right", "_coarse")
 
 
 def test_nothing_that_belongs_together_is_an_error(images: Path, labels: Path) -> None:
     touch(images, "a.png", "b.png")
     touch(labels, "x.png", "y.png")
-    with pytest.raises(DrnError, match="no label is named as a picture is"):
+    with pytest.raises(DrnError, match="no label is named as an image is"):
         pair_folders(images, labels)
 
 
 def test_frames_that_differ_never_belong_together(images: Path, labels: Path) -> None:
-    """Their sequence is no suffix, though all pictures share one and all labels another."""
+    """Their sequence is no suffix, though all images share one and all labels another."""
     touch(images, "ulm_000000_000019.png", "aachen_000000_000019.png")
     touch(labels, "ulm_000001_000019.png", "aachen_000001_000019.png")
     with pytest.raises(DrnError):

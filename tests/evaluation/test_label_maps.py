@@ -1,4 +1,4 @@
-"""Which ids maps hold, and how maps and pictures are read and brought to one size."""
+"""Which ids maps hold, and how maps and images are read and brought to one size."""
 
 import re
 from collections.abc import Iterable
@@ -149,22 +149,22 @@ def test_maps_are_resized_as_pillow_does_it(size: tuple[int, int]) -> None:
     assert np.array_equal(found, by_pillow(values, size, Image.Resampling.NEAREST))
 
 
-PICTURE, LABEL, OTHER = (40, 30), (64, 48), (23, 57)  # width and height
+IMAGE, LABEL, OTHER = (40, 30), (64, 48), (23, 57)  # width and height
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Sample:
-    """A picture and a label map of different sizes, and smooth, so that resizing is told apart."""
+    """An image and a label map of different sizes, and smooth, so that resizing is told apart."""
     y, x = np.mgrid[0:30, 0:40]
-    picture = np.stack([6 * x, 8 * y, 120 + 100 * np.sin(x * y / 40)], 2)
+    image = np.stack([6 * x, 8 * y, 120 + 100 * np.sin(x * y / 40)], 2)
     save(tmp_path / "label.png", noise(48, 64))
-    return Sample(save(tmp_path / "picture.png", picture), tmp_path / "label.png")
+    return Sample(save(tmp_path / "image.png", image), tmp_path / "label.png")
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [("label", LABEL), ("none", PICTURE), (OTHER, OTHER), (PICTURE, PICTURE)]
+    ("size", "expected"), [("label", LABEL), ("none", IMAGE), (OTHER, OTHER), (IMAGE, IMAGE)]
 )
-def test_picture_and_label_are_brought_to_one_size(
+def test_image_and_label_are_brought_to_one_size(
     pair: Sample, size: Size, expected: tuple[int, int]
 ) -> None:
     image, label = PairReader(3, "class-ids", size)(pair)
@@ -172,21 +172,21 @@ def test_picture_and_label_are_brought_to_one_size(
     assert (image.shape, label.shape) == ((*expected[::-1], 3), expected[::-1])
     whole, values = (np.asarray(Image.open(path)) for path in (pair.image, pair.label))
     bicubic = by_pillow(whole, expected, Image.Resampling.BICUBIC).astype(int)
-    assert np.abs(image - bicubic).max() <= (0 if expected == PICTURE else 1)
+    assert np.abs(image - bicubic).max() <= (0 if expected == IMAGE else 1)
     assert np.array_equal(label, by_pillow(values, expected, Image.Resampling.NEAREST))
-    if expected != PICTURE:
+    if expected != IMAGE:
         bilinear = by_pillow(whole, expected, Image.Resampling.BILINEAR)
         assert np.abs(image - bilinear.astype(int)).max() > 1
 
 
-def test_pictures_are_brought_to_their_labels_size_by_default(pair: Sample) -> None:
+def test_images_are_brought_to_their_labels_size_by_default(pair: Sample) -> None:
     image, label = PairReader(3, "class-ids")(pair)
     assert image.shape[:2] == label.shape == LABEL[::-1]
 
 
 def test_label_ids_of_a_pair_are_mapped(tmp_path: Path) -> None:
     label = save(tmp_path / "label.png", [[7, 33, 0]])
-    image = save(tmp_path / "picture.png", np.zeros((1, 3, 3)))
+    image = save(tmp_path / "image.png", np.zeros((1, 3, 3)))
     assert PairReader(19, "label-ids")(Sample(image, label))[1].tolist() == [[0, 18, 255]]
     with pytest.raises(DrnError, match=r"label\.png: 1 pixels have the label 33"):
         PairReader(19, "train-ids")(Sample(image, label))
@@ -219,9 +219,7 @@ def test_prediction_of_another_size_is_an_error_that_says_what_helps(maps: Sampl
     assert "--resize-to label" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"), [("label", LABEL), ("none", PICTURE), (OTHER, OTHER)]
-)
+@pytest.mark.parametrize(("size", "expected"), [("label", LABEL), ("none", IMAGE), (OTHER, OTHER)])
 def test_prediction_and_label_are_brought_to_one_size(
     maps: Sample, size: Size, expected: tuple[int, int]
 ) -> None:

@@ -16,9 +16,9 @@ from drn_cli.data.images import read_image
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.localization import (
+    ImageBoxes,
+    Localization,
     LocalizationScores,
-    Located,
-    PictureBoxes,
     compare,
     iou,
     is_right,
@@ -26,8 +26,8 @@ from drn_cli.evaluation.localization import (
     located,
     worst_located,
 )
-from drn_cli.inference.activation import Activation, activate
-from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.activation import ClassActivationMap, activate
+from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.loading import load_classifier
 
 CPU = torch.device("cpu")
@@ -67,8 +67,8 @@ def test_no_box_overlaps_nothing() -> None:
     assert iou(boxes, Box("", 0, 0, 9, 9)).tolist() == [[0, 1], [pytest.approx(1 / 3), 0]]
 
 
-def activation(*boxes: tuple[int, int, int, int] | None, likely: list[float]) -> Activation:
-    """Make what was seen of a picture of 80x80 in which some classes win a box of positions each.
+def activation(*boxes: tuple[int, int, int, int] | None, likely: list[float]) -> ClassActivationMap:
+    """Make what was seen of an image of 80x80 in which some classes win a box of positions each.
 
     The last class wins everywhere else.
     """
@@ -79,19 +79,19 @@ def activation(*boxes: tuple[int, int, int, int] | None, likely: list[float]) ->
             xmin, ymin, xmax, ymax = box
             maps[kind, ymin : ymax + 1, xmin : xmax + 1] = 2
     probabilities = torch.tensor(likely, dtype=torch.float64)
-    return Activation(maps, probabilities, (80, 80), (0, 0, 80, 80), (80, 80))
+    return ClassActivationMap(maps, probabilities, (80, 80), (0, 0, 80, 80), (80, 80))
 
 
-def true(*boxes: tuple[int, tuple[int, int, int, int]]) -> Located:
-    """Make a picture with true boxes of positions, by class."""
+def true(*boxes: tuple[int, tuple[int, int, int, int]]) -> Localization:
+    """Make an image with true boxes of positions, by class."""
     made = [
         Box("", 8 * xmin, 8 * ymin, 8 * xmax + 7, 8 * ymax + 7)
         for _, (xmin, ymin, xmax, ymax) in boxes
     ]
-    return Located(Path("a.png"), tuple(made), tuple(kind for kind, _ in boxes))
+    return Localization(Path("a.png"), tuple(made), tuple(kind for kind, _ in boxes))
 
 
-def rightness(found: Activation, truth: Located, *limits: float) -> list[list[bool]]:
+def rightness(found: ClassActivationMap, truth: Localization, *limits: float) -> list[list[bool]]:
     one = compare(found, truth, limits or (NONE,), 0)
     return is_right(one).tolist()
 
@@ -142,15 +142,15 @@ def test_each_threshold_has_its_own_box() -> None:
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> ClassificationPredictor:
     path = colour_classifier.write(tmp_path_factory.mktemp("colours") / "colours.safetensors")
     return load_classifier(path, CPU, crop=64, resize=64)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Located]:
-    """Rectangles of four colours, most of them with their true box; seven pictures."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Localization]:
+    """Rectangles of four colours, most of them with their true box; seven images."""
+    folder = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(5)
     made = []
     for number in range(7):
@@ -162,80 +162,87 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Located]:
         shift = 25 if number % 3 == 1 else 0
         told = (kind + 1) % 4 if number == 3 else kind
         corners = (box[0] + shift, box[1] + shift, box[2] + shift, box[3] + shift)
-        made.append(Located(path, (Box(WNIDS[told], *corners),), (told,)))
+        made.append(Localization(path, (Box(WNIDS[told], *corners),), (told,)))
     return made
 
 
 def test_sweep_is_what_each_threshold_gives_alone(
-    classifier: Classifier, pictures: list[Located]
+    classifier: ClassificationPredictor, images: list[Localization]
 ) -> None:
     seen: list[int] = []
-    scores = localize(classifier, pictures, ALONE, LIMITS, each=True, step=lambda: seen.append(1))
+    scores = localize(classifier, images, ALONE, LIMITS, each=True, step=lambda: seen.append(1))
     assert len(seen) == scores.images == 7
     assert scores.thresholds == LIMITS
-    alone = [localize(classifier, pictures, ALONE, [limit]) for limit in LIMITS]
+    alone = [localize(classifier, images, ALONE, [limit]) for limit in LIMITS]
     assert scores.top1 == tuple(one.top1[0] for one in alone)
     assert scores.top5 == tuple(one.top5[0] for one in alone)
     assert {one.top1_classification for one in alone} == {scores.top1_classification}
-    for found, picture in zip(scores.pictures, pictures, strict=True):
-        here = activate(classifier, read_image(picture.image))
+    for found, image in zip(scores.per_image, images, strict=True):
+        here = activate(classifier, read_image(image.image))
         for place, kind in enumerate(here.best(5)):
             for n, limit in enumerate(LIMITS):
                 [[box]] = here.boxes([kind], [limit])
                 assert np.array_equal(found.boxes[place, n], box, equal_nan=True)
 
 
-def test_errors_are_shares_of_the_pictures(classifier: Classifier, pictures: list[Located]) -> None:
-    """Of seven pictures, 1 and 4 have their true box elsewhere, and 3 is told to be another's."""
-    scores = localize(classifier, pictures, ALONE, [0.5, 20])
+def test_errors_are_shares_of_the_images(
+    classifier: ClassificationPredictor, images: list[Localization]
+) -> None:
+    """Of seven images, 1 and 4 have their true box elsewhere, and 3 is told to be another's."""
+    scores = localize(classifier, images, ALONE, [0.5, 20])
     assert scores.top1 == pytest.approx((3 / 7, 1))
     assert scores.top5 == pytest.approx((3 / 7, 1))
     assert scores.top1_classification == pytest.approx(1 / 7)
     assert scores.top5_classification == 0, "of five classes, all are among the first five"
-    assert scores.pictures == (), "which nobody asked for"
+    assert scores.per_image == (), "which nobody asked for"
 
 
 @pytest.mark.parametrize(("others", "error"), [([], 0), ([1], 0), ([1, 2], 0), (None, 1)])
-def test_a_picture_is_classified_right_if_the_first_is_any_of_its_classes(
-    classifier: Classifier, pictures: list[Located], others: list[int] | None, error: int
+def test_a_image_is_classified_right_if_the_first_is_any_of_its_classes(
+    classifier: ClassificationPredictor,
+    images: list[Localization],
+    others: list[int] | None,
+    error: int,
 ) -> None:
     """Wherever its boxes are."""
     far = Box("", 0, 0, 1, 1)
-    [kind] = pictures[0].classes
+    [kind] = images[0].classes
     classes = [(kind + step) % 4 for step in ([1] if others is None else [*others, 0])]
-    picture = Located(pictures[0].image, (far,) * len(classes), tuple(classes))
-    scores = localize(classifier, [picture], ALONE, [NONE])
+    image = Localization(images[0].image, (far,) * len(classes), tuple(classes))
+    scores = localize(classifier, [image], ALONE, [NONE])
     assert (scores.top1, scores.top1_classification) == ((1,), error)
 
 
-def test_settings_reach_the_activation(classifier: Classifier, pictures: list[Located]) -> None:
-    small, image = replace(classifier, crop=24), read_image(pictures[0].image)
+def test_settings_reach_the_activation(
+    classifier: ClassificationPredictor, images: list[Localization]
+) -> None:
+    small, image = replace(classifier, crop=24), read_image(images[0].image)
     settings: list[Any] = [("whole", "score"), ("whole", "probability"), ("centre", "score")]
     told = set()
     for see, kind in settings:
-        [one] = localize(small, pictures[:1], ALONE, [1.0], see=see, kind=kind, each=True).pictures
+        [one] = localize(small, images[:1], ALONE, [1.0], see=see, kind=kind, each=True).per_image
         here = activate(small, image, see, kind)
         assert np.array_equal(one.boxes, here.boxes(here.best(5), [1.0]), equal_nan=True)
         told.add(str(one.boxes))
     assert len(told) == 3, "equal ones would prove little"
 
 
-def swept(group: Group, checkpoint: Path, pictures: list[Located]) -> Any:
+def swept(group: Group, checkpoint: Path, images: list[Localization]) -> Any:
     seen: list[int] = []
     colours = load_classifier(checkpoint, CPU, crop=64, resize=64)
-    scores = localize(colours, pictures, group, LIMITS, each=True, step=lambda: seen.append(1))
-    boxes = [one.boxes for one in scores.pictures]
-    plain = [(one.number, one.classes, one.probabilities) for one in scores.pictures]
-    return replace(scores, pictures=()), plain, boxes, len(seen)
+    scores = localize(colours, images, group, LIMITS, each=True, step=lambda: seen.append(1))
+    boxes = [one.boxes for one in scores.per_image]
+    plain = [(one.number, one.classes, one.probabilities) for one in scores.per_image]
+    return replace(scores, per_image=()), plain, boxes, len(seen)
 
 
 def test_two_processes_find_what_one_does(
-    pictures: list[Located], tmp_path: Path, spawn: Any
+    images: list[Localization], tmp_path: Path, spawn: Any
 ) -> None:
-    """Seven pictures: unequal shares, and back in their order."""
+    """Seven images: unequal shares, and back in their order."""
     checkpoint = colour_classifier.write(tmp_path / "colours.safetensors")
-    alone = swept(ALONE, checkpoint, pictures)
-    first, second = spawn(swept, 2, checkpoint, pictures)
+    alone = swept(ALONE, checkpoint, images)
+    first, second = spawn(swept, 2, checkpoint, images)
     for one in (first, second):
         assert one[:2] == alone[:2]
         for found, right in zip(one[2], alone[2], strict=True):
@@ -243,12 +250,12 @@ def test_two_processes_find_what_one_does(
     assert (first[3], second[3]) == (4, 3)
 
 
-def test_broken_picture_is_named(
-    classifier: Classifier, pictures: list[Located], tmp_path: Path
+def test_broken_image_is_named(
+    classifier: ClassificationPredictor, images: list[Localization], tmp_path: Path
 ) -> None:
-    (tmp_path / "cut.png").write_bytes(pictures[0].image.read_bytes()[:90])
+    (tmp_path / "cut.png").write_bytes(images[0].image.read_bytes()[:90])
     with pytest.raises(DrnError, match=r"cut\.png: broken image"):
-        localize(classifier, [replace(pictures[0], image=tmp_path / "cut.png")], ALONE, [NONE])
+        localize(classifier, [replace(images[0], image=tmp_path / "cut.png")], ALONE, [NONE])
 
 
 def scores_of(top1: list[float], top5: list[float]) -> LocalizationScores:
@@ -278,19 +285,19 @@ def test_json_says_null_for_no_threshold() -> None:
     }
 
 
-def test_worst_pictures_are_those_that_overlap_least_at_the_best_threshold() -> None:
-    def picture(number: int, *overlap: float) -> PictureBoxes:
+def test_worst_images_are_those_that_overlap_least_at_the_best_threshold() -> None:
+    def image(number: int, *overlap: float) -> ImageBoxes:
         nothing = np.full((2, 2, 4), np.nan)
-        return PictureBoxes(number, (0, 1), (0.6, 0.4), nothing, np.array([overlap, (1, 1)]))
+        return ImageBoxes(number, (0, 1), (0.6, 0.4), nothing, np.array([overlap, (1, 1)]))
 
     scores = replace(
         scores_of([0.5, 0.25], [0.5, 0.25]),
-        pictures=(picture(0, 0, 0.9), picture(1, 1, 0.2), picture(2, 1, 0), picture(3, 1, 0.2)),
+        per_image=(image(0, 0, 0.9), image(1, 1, 0.2), image(2, 1, 0), image(3, 1, 0.2)),
     )
     assert [one.number for one in worst_located(scores)] == [2, 1, 3, 0]
 
 
-def test_pictures_meet_their_boxes_by_name_and_others_are_left_out() -> None:
+def test_images_meet_their_boxes_by_name_and_others_are_left_out() -> None:
     images = [Path(f"a/{name}") for name in ("one.JPEG", "two.png", "three.png", "four.png")]
     truth = {
         "one": [Box("n1", 0, 0, 1, 1), Box("n9", 2, 2, 3, 3), Box("n2", 4, 4, 5, 5)],
@@ -302,6 +309,6 @@ def test_pictures_meet_their_boxes_by_name_and_others_are_left_out() -> None:
     assert without == images[1:3], "one is of no class that is known, one has no box"
     assert unseen == [Path("unseen")]
     assert found == [
-        Located(images[0], (truth["one"][0], truth["one"][2]), (4, 7)),
-        Located(images[3], (truth["four"][0],), (7,)),
+        Localization(images[0], (truth["one"][0], truth["one"][2]), (4, 7)),
+        Localization(images[3], (truth["four"][0],), (7,)),
     ]

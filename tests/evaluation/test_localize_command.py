@@ -1,4 +1,4 @@
-"""`drn localize`: heat maps, arrays and boxes of pictures, and errors against true boxes."""
+"""`drn localize`: heat maps, arrays and boxes of images, and errors against true boxes."""
 
 import csv
 import json
@@ -19,8 +19,8 @@ from drn_cli.data.images import read_image
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.localization import LocalizationScores, localize, located
-from drn_cli.inference.activation import Activation, activate
-from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.activation import ClassActivationMap, activate
+from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.heat_maps import heat_overlay
 from drn_cli.inference.loading import load_classifier
 
@@ -35,13 +35,13 @@ Localize = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that saw pictures of 64 pixels."""
+    """The folder of a run that saw images of 64 pixels."""
     folder = tmp_path_factory.mktemp("run") / "colours"
     return colour_classifier.write_run(folder, side=SIDE, resize=SIDE)
 
 
 @pytest.fixture(scope="module")
-def classifier(run: Path) -> Classifier:
+def classifier(run: Path) -> ClassificationPredictor:
     best = run / "checkpoints" / "best.safetensors"
     return load_classifier(best, CPU, crop=SIDE, resize=SIDE)
 
@@ -77,12 +77,12 @@ def near(found: Sequence[float], expected: Any) -> bool:
     return np.abs(np.array(found) - np.array(expected)).max() <= 0.01
 
 
-def seen(classifier: Classifier, path: Path, *settings: Any) -> Activation:
+def seen(classifier: ClassificationPredictor, path: Path, *settings: Any) -> ClassActivationMap:
     return activate(classifier, read_image(path), *settings)
 
 
 def test_heat_maps_with_the_box_of_the_likeliest_class(
-    drn_localize: Localize, photos: Path, classifier: Classifier
+    drn_localize: Localize, photos: Path, classifier: ClassificationPredictor
 ) -> None:
     result = drn_localize(photos)
     assert result.exit_code == 0, result.output
@@ -97,12 +97,12 @@ def test_heat_maps_with_the_box_of_the_likeliest_class(
         share = f"{100 * found.probabilities[kind]:.1f}"
         cells = [f"photos/{name}.png", colour, share, "%", "none", *(f"{n:.0f}" for n in box)]
         assert cells in [line.split() for line in result.stdout.splitlines()]
-    assert "3 pictures localised: localized/heatmap" in result.stdout
+    assert "3 images localised: localized/heatmap" in result.stdout
     assert not Path("localized/array").exists()
 
 
 def test_arrays_boxes_and_csv_of_two_classes_at_several_thresholds(
-    drn_localize: Localize, photos: Path, classifier: Classifier
+    drn_localize: Localize, photos: Path, classifier: ClassificationPredictor
 ) -> None:
     save(Path("found/heatmap/old.png"), draw(20, 20, {}))  # of an earlier run: no input
     words = ("--out", "found", "--save", "array,heatmap", "--top-k", 2, "--csv", "boxes.csv")
@@ -152,7 +152,7 @@ def test_arrays_boxes_and_csv_of_two_classes_at_several_thresholds(
 
 
 def test_classes_that_are_asked_for_by_name_and_by_folder(
-    drn_localize: Localize, photos: Path, classifier: Classifier
+    drn_localize: Localize, photos: Path, classifier: ClassificationPredictor
 ) -> None:
     words = ("--class", "blue", "--class", WNIDS[0], "--of", "probability", "--see", "centre")
     told = done(drn_localize(photos / "blue.png", *words, "--json"))
@@ -168,7 +168,7 @@ def test_classes_that_are_asked_for_by_name_and_by_folder(
     ]
 
 
-def test_checkpoint_without_its_run_sees_pictures_as_on_imagenet(run: Path, photos: Path) -> None:
+def test_checkpoint_without_its_run_sees_images_as_on_imagenet(run: Path, photos: Path) -> None:
     alone = Path("alone.safetensors")
     alone.write_bytes((run / "checkpoints" / "best.safetensors").read_bytes())
     words = ("--weights", alone, "--save", "array", "--see", "centre")
@@ -201,15 +201,17 @@ def xml(folder: Path) -> Path:
     return folder
 
 
-def scored(classifier: Classifier, photos: Path, truth: Path, *limits: float) -> LocalizationScores:
+def scored(
+    classifier: ClassificationPredictor, photos: Path, truth: Path, *limits: float
+) -> LocalizationScores:
     index = {wnid: n for n, wnid in enumerate(WNIDS)}
-    pictures, without, _ = located(sorted(photos.rglob("*.png")), read_boxes(truth), index)
+    images, without, _ = located(sorted(photos.rglob("*.png")), read_boxes(truth), index)
     assert len(without) == 1
-    return localize(classifier, pictures, Group(0, 1, CPU), limits, each=True)
+    return localize(classifier, images, Group(0, 1, CPU), limits, each=True)
 
 
 def test_errors_of_each_threshold_as_a_table(
-    drn_localize: Localize, photos: Path, classifier: Classifier
+    drn_localize: Localize, photos: Path, classifier: ClassificationPredictor
 ) -> None:
     truth = tiny(Path("val_annotations.txt"))
     result = drn_localize(photos, "--eval", "--boxes", truth, "--partial")
@@ -221,13 +223,13 @@ def test_errors_of_each_threshold_as_a_table(
         assert [str(limit), f"{100 * one:.2f}", f"{100 * five:.2f}"] in rows
     assert ["none", "50.00", "50.00"] in rows and ["30", "100.00", "100.00"] in rows
     assert ["classification", "0.00", "0.00"] in rows
-    assert "2 pictures; best threshold none, chosen on these: top-1 error 50.00 %" in result.stdout
+    assert "2 images; best threshold none, chosen on these: top-1 error 50.00 %" in result.stdout
     assert "partial: 2 of 3 scored: 1 of 3 have no box of a known class" in result.stderr
     assert not Path("localized").exists(), "heat maps are not asked for"
 
 
 def test_errors_against_xml_files_as_json_csv_and_a_page(
-    drn_localize: Localize, photos: Path, classifier: Classifier
+    drn_localize: Localize, photos: Path, classifier: ClassificationPredictor
 ) -> None:
     truth = xml(Path("boxes"))
     words = (
@@ -256,7 +258,7 @@ def test_errors_against_xml_files_as_json_csv_and_a_page(
     assert (blue["image"], red["image"]) == ("photos/blue.png", "photos/red.png"), "the worst first"
     assert (red["class"], red["predicted"]) == ("red", "red")
     assert (red["top1_right"], red["top5_right"], blue["top1_right"]) == ("1", "1", "0")
-    for row, found in zip((blue, red), scores.pictures, strict=True):
+    for row, found in zip((blue, red), scores.per_image, strict=True):
         assert float(row["iou"]) == pytest.approx(found.iou[0, scores.best], abs=1e-6)
         assert float(row["probability"]) == pytest.approx(found.probabilities[0], abs=1e-6)
         corners = [float(row[key]) for key in ("xmin", "ymin", "xmax", "ymax")]

@@ -120,12 +120,12 @@ def random_pair(random: np.random.Generator) -> Maps:
     return np.where(agreeing, label, random.choice(ids[1], size)), label
 
 
-@pytest.mark.parametrize(("pictures", "seed"), [(20, 0), (3, 1)])
+@pytest.mark.parametrize(("images", "seed"), [(20, 0), (3, 1)])
 def test_random_maps_score_as_in_the_benchmark(
-    folders: tuple[Path, Path], official_scorer: Any, pictures: int, seed: int
+    folders: tuple[Path, Path], official_scorer: Any, images: int, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
-    write(folders, [random_pair(random) for _ in range(pictures)])
+    write(folders, [random_pair(random) for _ in range(images)])
     official = official_scorer(*folders)
     assert_equal(ours(*folders), official)
     words = ["eval", "--predictions", folders[0], "--labels", folders[1], "--json"]
@@ -133,4 +133,4 @@ def test_random_maps_score_as_in_the_benchmark(
     assert told.exit_code == 0, told.output
     assert_equal(json.loads(told.stdout), official)
     absent = sum(math.isnan(official["classScores"][name]) for name in cityscapes().names)
-    assert (absent > 0) == (pictures < 20), "both kinds of sets should be tried"
+    assert (absent > 0) == (images < 20), "both kinds of sets should be tried"

@@ -10,10 +10,10 @@ import torch
 
 from drn_cli import __version__
 from drn_cli.data.folders import IMAGENET, Sample
-from drn_cli.evaluation.confusion import Scores
+from drn_cli.evaluation.confusion import SegmentationScores
 from drn_cli.evaluation.folder_pairs import FolderPairs
 from drn_cli.evaluation.label_maps import Ids, Size
-from drn_cli.evaluation.protocol import Protocol, Seen
+from drn_cli.evaluation.protocol import EvalProtocol, Seen
 from drn_cli.inference.normalization import Normalization
 from drn_cli.networks.catalog import ARCHITECTURES
 from drn_cli.recipe.schema import MULTI_SCALE, Eval
@@ -23,11 +23,11 @@ SAMPLES = [Sample(IMAGES / f"{n}.png", LABELS / f"{n}.png") for n in range(7)]
 PAIRS = FolderPairs(SAMPLES, "name (labels: the same stem, 7 pairs)", [], [])
 
 
-def scores(absent: int = 0) -> Scores:
+def scores(absent: int = 0) -> SegmentationScores:
     """Give scores of five classes, the last of which do not occur."""
     matrix = np.zeros((5, 6), np.int64)
     matrix[range(5 - absent), range(5 - absent)] = 3
-    return Scores.of(matrix, images=7)
+    return SegmentationScores.of(matrix, images=7)
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def protocol(
     size: Size | None = None,
     label_ids: Ids = "class-ids",
     pairs: FolderPairs = PAIRS,
-) -> Protocol:
-    return Protocol(IMAGES, LABELS, pairs, label_ids, size, seen)
+) -> EvalProtocol:
+    return EvalProtocol(IMAGES, LABELS, pairs, label_ids, size, seen)
 
 
 def test_text_of_a_network_says_all_that_was_done(weights: Path) -> None:
@@ -57,9 +57,9 @@ def test_text_of_a_network_says_all_that_was_done(weights: Path) -> None:
         f"Scored with drn {__version__}: 7 pairs, matched by name (labels: the same stem, 7 "
         "pairs). The network is drn_d_105 with best.safetensors, in float32. Inputs were "
         "normalized by mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225 (option). Mirrored "
-        "pictures were not seen. The label maps hold Cityscapes label ids, mapped to the 19 "
+        "images were not seen. The label maps hold Cityscapes label ids, mapped to the 19 "
         "train ids. "
-        "Pictures were brought to the size of their label maps (bicubic). One confusion matrix "
+        "Images were brought to the size of their label maps (bicubic). One confusion matrix "
         "was counted over all pixels of all pairs whose label is a class; mIoU is the mean of "
         "TP / (TP + FP + FN) over 5 of 5 classes, accuracy the share of these pixels that is "
         "right."
@@ -78,13 +78,13 @@ def test_text_of_predictions_says_all_that_was_done() -> None:
     )
 
 
-def test_scales_mirrored_pictures_tiles_and_precision_are_told(weights: Path) -> None:
+def test_scales_mirrored_images_tiles_and_precision_are_told(weights: Path) -> None:
     of = seen(weights, torch.bfloat16, scales=MULTI_SCALE, flip=True, tile=640)
     text = protocol(of, "label").text(scores())
     assert "in bfloat16." in text
     assert "seen at 0.5, 0.75, 1, 1.25, 1.5, 1.75 of its size (bicubic), the log-probabi" in text
     assert "resized back (bilinear, anti-aliased) and summed." in text
-    assert "Mirrored pictures were seen too." in text
+    assert "Mirrored images were seen too." in text
     assert "overlapping tiles of 640 pixels." in text
     plain = protocol(seen(weights), "label").text(scores())
     assert "scale" not in plain
@@ -92,34 +92,34 @@ def test_scales_mirrored_pictures_tiles_and_precision_are_told(weights: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("size", "of_pictures", "of_predictions"),
+    ("size", "of_images", "of_predictions"),
     [
         (
             "label",
-            "Pictures were brought to the size of their label maps (bicubic).",
+            "Images were brought to the size of their label maps (bicubic).",
             "Predictions were brought to the size of their label maps (nearest).",
         ),
         (
             "none",
-            "Label maps were brought to the size of their pictures (nearest).",
+            "Label maps were brought to the size of their images (nearest).",
             "Label maps were brought to the size of their predictions (nearest).",
         ),
         (
             (512, 256),
-            "Pictures (bicubic) and label maps (nearest) were brought to 512x256.",
+            "Images (bicubic) and label maps (nearest) were brought to 512x256.",
             "Predictions (nearest) and label maps (nearest) were brought to 512x256.",
         ),
         (
             None,
-            "Pictures have the size of their label maps.",
+            "Images have the size of their label maps.",
             "Predictions have the size of their label maps.",
         ),
     ],
 )
 def test_sizes_are_told(
-    weights: Path, size: Size | None, of_pictures: str, of_predictions: str
+    weights: Path, size: Size | None, of_images: str, of_predictions: str
 ) -> None:
-    assert of_pictures in protocol(seen(weights), size).text(scores())
+    assert of_images in protocol(seen(weights), size).text(scores())
     assert of_predictions in protocol("class-ids", size).text(scores())
 
 

@@ -18,14 +18,14 @@ from torch.nn import functional as F
 from drn_cli.data.batches import normalise
 from drn_cli.data.classes import generic
 from drn_cli.data.decoding import read_pair
-from drn_cli.data.folders import IMAGENET, ListFolder, Sample
+from drn_cli.data.folders import IMAGENET, ListDataset, Sample
 from drn_cli.data.images import Pixels, read_label
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
-from drn_cli.evaluation.confusion import PictureScores, Scores
+from drn_cli.evaluation.confusion import ImageScores, SegmentationScores
 from drn_cli.evaluation.label_maps import MapReader
 from drn_cli.evaluation.segmentation import compare, evaluate
-from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.networks import create_model
 from drn_cli.recipe.schema import Eval
 
@@ -39,8 +39,8 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def predictor(network: object) -> PixelPredictor:
-    return PixelPredictor(
+def predictor(network: object) -> SegmentationPredictor:
+    return SegmentationPredictor(
         network=network,
         stride=1,
         statistics=IMAGENET,
@@ -59,7 +59,7 @@ def strongest_channel(x: Tensor) -> Tensor:
 
 
 def test_scores_are_those_of_the_label_maps(data_folder: Path) -> None:
-    samples = ListFolder.open(data_folder).samples("val")
+    samples = ListDataset.open(data_folder).samples("val")
     labels = np.stack([read_label(sample.label) for sample in samples if sample.label])
     seen = []
     scores = evaluate(predictor(always_class_one), samples, ALONE, step=lambda: seen.append(1))
@@ -72,7 +72,7 @@ def test_scores_are_those_of_the_label_maps(data_folder: Path) -> None:
 def test_number_of_threads_changes_nothing_and_is_put_back(
     data_folder: Path, threads: None
 ) -> None:
-    samples = ListFolder.open(data_folder).samples("val")
+    samples = ListDataset.open(data_folder).samples("val")
     torch.manual_seed(0)
     model = create_model("drn_d_22", "segmentation", 3).eval()
     used = set()
@@ -86,7 +86,7 @@ def test_number_of_threads_changes_nothing_and_is_put_back(
         torch.set_num_threads(number)
         matrices.append(evaluate(predictor(network), samples, ALONE).matrix)
         assert torch.get_num_threads() == number
-    assert used == {1}, "a picture belongs to one thread"
+    assert used == {1}, "an image belongs to one thread"
     assert (matrices[0] == matrices[1]).all()
     assert (matrices[0] == matrices[2]).all()
 
@@ -94,23 +94,23 @@ def test_number_of_threads_changes_nothing_and_is_put_back(
 def test_broken_label_is_an_error_and_the_threads_are_put_back(
     own_data_folder: Path, threads: None
 ) -> None:
-    samples = ListFolder.open(own_data_folder).samples("val")
+    samples = ListDataset.open(own_data_folder).samples("val")
     assert samples[2].label is not None
-    samples[2].label.write_bytes(b"no picture")
+    samples[2].label.write_bytes(b"no image")
     torch.set_num_threads(2)
     with pytest.raises(Exception, match=f"{samples[2].label.name}: not an image"):
         evaluate(predictor(always_class_one), samples, ALONE)
     assert torch.get_num_threads() == 2
 
 
-def test_each_picture_has_the_scores_that_it_has_alone(data_folder: Path) -> None:
-    samples = ListFolder.open(data_folder).samples("val")
+def test_each_image_has_the_scores_that_it_has_alone(data_folder: Path) -> None:
+    samples = ListDataset.open(data_folder).samples("val")
     segmenter = predictor(strongest_channel)
     together = evaluate(segmenter, samples, ALONE, each=True)
-    assert len(set(together.pictures)) == len(samples)
-    for number, (sample, one) in enumerate(zip(samples, together.pictures, strict=True)):
+    assert len(set(together.per_image)) == len(samples)
+    for number, (sample, one) in enumerate(zip(samples, together.per_image, strict=True)):
         alone = evaluate(segmenter, [sample], ALONE)
-        assert one == PictureScores(
+        assert one == ImageScores(
             number,
             str(sample.image),
             str(sample.label),
@@ -118,15 +118,15 @@ def test_each_picture_has_the_scores_that_it_has_alone(data_folder: Path) -> Non
             alone.miou,
             alone.pixel_accuracy,
         )
-    assert len({one.miou for one in together.pictures}) > 1, "such pictures would prove little"
-    assert evaluate(segmenter, samples, ALONE).pictures == ()
+    assert len({one.miou for one in together.per_image}) > 1, "such images would prove little"
+    assert evaluate(segmenter, samples, ALONE).per_image == ()
 
 
-def test_pictures_and_labels_may_be_read_in_another_way(data_folder: Path) -> None:
-    samples = ListFolder.open(data_folder).samples("val")
+def test_images_and_labels_may_be_read_in_another_way(data_folder: Path) -> None:
+    samples = ListDataset.open(data_folder).samples("val")
 
     def read(sample: Sample) -> tuple[Pixels, Pixels]:
-        """Give half of the picture, and the first class for the second."""
+        """Give half of the image, and the first class for the second."""
         image, label = read_pair(sample, 3)
         return image[:24], np.where(label == 0, 1, label)[:24]
 
@@ -138,8 +138,8 @@ def test_pictures_and_labels_may_be_read_in_another_way(data_folder: Path) -> No
     assert scores.iou[0] is None
 
 
-def test_stop_gives_up_after_the_picture(data_folder: Path) -> None:
-    samples, seen = ListFolder.open(data_folder).samples("val"), []
+def test_stop_gives_up_after_the_image(data_folder: Path) -> None:
+    samples, seen = ListDataset.open(data_folder).samples("val"), []
     segmenter, step = predictor(always_class_one), lambda: seen.append(1)
     assert evaluate(segmenter, samples, ALONE, step=step, stop=lambda: len(seen) == 2) is None
     assert len(seen) == 2
@@ -177,11 +177,11 @@ def test_saved_predictions_are_compared_as_they_are(predictions: list[Sample]) -
     scores = compare(predictions, 3, ALONE, read=READ_MAPS, each=True, step=lambda: seen.append(1))
     assert np.array_equal(scores.matrix, counted(predictions))
     assert scores.images == len(seen) == 7
-    assert scores.pictures == tuple(
-        PictureScores.of(counted([one]), n, str(one.image), str(one.label))
+    assert scores.per_image == tuple(
+        ImageScores.of(counted([one]), n, str(one.image), str(one.label))
         for n, one in enumerate(predictions)
     )
-    assert compare(predictions, 3, ALONE, read=READ_MAPS).pictures == ()
+    assert compare(predictions, 3, ALONE, read=READ_MAPS).per_image == ()
 
 
 def test_label_of_a_saved_prediction_that_is_no_class_is_an_error(
@@ -195,8 +195,10 @@ def test_label_of_a_saved_prediction_that_is_no_class_is_an_error(
     assert torch.get_num_threads() == 2
 
 
-def shared(group: Group, folder: Path, saved: list[Sample]) -> tuple[Scores, Scores, int]:
-    samples, seen = ListFolder.open(folder).samples("val"), []
+def shared(
+    group: Group, folder: Path, saved: list[Sample]
+) -> tuple[SegmentationScores, SegmentationScores, int]:
+    samples, seen = ListDataset.open(folder).samples("val"), []
     step = lambda: seen.append(1)  # noqa: E731
     segmenter = predictor(strongest_channel)
     scores = evaluate(segmenter, samples, group, each=True, step=step)
@@ -206,15 +208,15 @@ def shared(group: Group, folder: Path, saved: list[Sample]) -> tuple[Scores, Sco
 def test_two_processes_give_what_one_gives(
     data_folder: Path, predictions: list[Sample], spawn: Any
 ) -> None:
-    """Of odd numbers of pictures, so that shares are unequal."""
+    """Of odd numbers of images, so that shares are unequal."""
     *alone, _ = shared(ALONE, data_folder, predictions)
     results = spawn(shared, 2, data_folder, predictions)
-    assert [seen for *_, seen in results] == [3 + 4, 2 + 3], "no picture is seen twice"
+    assert [seen for *_, seen in results] == [3 + 4, 2 + 3], "no image is seen twice"
     for *scores, _ in results:
         for one, expected in zip(scores, alone, strict=True):
             assert np.array_equal(one.matrix, expected.matrix)
             assert one.images == expected.images
-            assert one.pictures == expected.pictures
+            assert one.per_image == expected.per_image
             assert (one.iou, one.miou) == (expected.iou, expected.miou)
 
 
@@ -253,8 +255,8 @@ for score in (evaluated, compared):
 """
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
-    """50 pictures and label maps more would take 32 MB, 50 predictions more and labels 100 MB."""
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    """50 images and label maps more would take 32 MB, 50 predictions more and labels 100 MB."""
     files = tmp_path / "large.png", tmp_path / "small.png"
     for path, side in zip(files, (1024, 400), strict=True):
         Image.new("L", (side, side), 1).save(path)
@@ -276,7 +278,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> Non
     [((1.0,), False, True), ((0.5, 1.0), True, True), ((0.5, 2.0), False, False)],
 )
 def test_loss_is_the_plain_cross_entropy_at_scale_1(data_folder, scales, flip, expected):
-    samples = ListFolder.open(data_folder).samples("val")
+    samples = ListDataset.open(data_folder).samples("val")
     pixels = replace(predictor(strongest_channel), view=Eval(scales=scales, flip=flip))
     scores = evaluate(pixels, samples, ALONE, loss=True)
     assert scores is not None

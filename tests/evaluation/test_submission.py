@@ -34,7 +34,7 @@ LABEL_IDS = np.array([int(np.flatnonzero(n == TRAIN_IDS)[0]) for n in range(19)]
 
 @pytest.fixture(autouse=True)
 def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the test set have three pictures, small ones unless a test wants the real size."""
+    """Let the test set have three images, small ones unless a test wants the real size."""
     monkeypatch.setattr(submission, "TEST_CITIES", {"berlin": 2, "bonn": 1})
     if "real_size" not in request.fixturenames:
         monkeypatch.setattr(submission, "SIZE", SMALL)
@@ -90,7 +90,7 @@ def read(content: bytes) -> tuple[str, np.ndarray]:
         return image.mode, np.asarray(image)
 
 
-def test_there_are_1525_test_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_1525_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert sum(submission.TEST_CITIES.values()) == 1525
     assert submission.SIZE == (2048, 1024)
@@ -128,7 +128,7 @@ def test_more_maps_than_are_worked_on_at_once(tmp_path: Path, maps: dict[str, Pa
         assert len({archive.read(name) for name in archive.namelist()[1::3]}) == 1
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"no picture")])
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"no image")])
 def test_map_that_cannot_be_read_leaves_the_zip_of_before(
     tmp_path: Path, maps: dict[str, Path], spoil: Any
 ) -> None:
@@ -227,7 +227,7 @@ def grey(*shape: int, kind: type = np.uint8) -> bytes:
     ("content", "message"),
     [
         (filled(26)[:60], "cannot be read"),
-        (b"no picture", "cannot be read"),
+        (b"no image", "cannot be read"),
         (b"", "cannot be read"),
         (grey(64, 32), "is 32x64, not 64x32"),
         (grey(16, 32), "is 32x16, not 64x32"),
@@ -254,7 +254,7 @@ def test_one_bad_map_is_an_error_that_names_it(
     (error,) = said(found)
     assert error.startswith(f"{name}: ") and message in error
     assert "\n" not in error
-    assert found.pictures == 3
+    assert found.images == 3
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_one_bad_map_is_an_error_that_names_it(
 def test_file_that_is_no_map_is_an_error_that_names_it(tmp_path: Path, stranger: str) -> None:
     found = check_submission(zipped(tmp_path / "a.zip", good() | {stranger: filled(26)}))
     assert said(found) == [f"{stranger}: is no CITY_SEQUENCE_FRAME*.png"]
-    assert found.pictures == 3
+    assert found.images == 3
 
 
 def test_missing_and_strange_frames_are_counted_or_named(tmp_path: Path) -> None:
@@ -283,11 +283,11 @@ def test_missing_and_strange_frames_are_counted_or_named(tmp_path: Path) -> None
     path = zipped(tmp_path / "a.zip", entries)
     (counted,) = said(check_submission(path))
     assert counted == (
-        "not one map for each test picture: 0 of bonn instead of 1, 1 of ulm instead of 0"
+        "not one map for each test image: 0 of bonn instead of 1, 1 of ulm instead of 0"
     )
     assert said(check_submission(path, FRAMES)) == [
-        "bonn_000000_000019: is missing of the 3 pictures",
-        "ulm_000000_000019: is none of the 3 pictures",
+        "bonn_000000_000019: is missing of the 3 images",
+        "ulm_000000_000019: is none of the 3 images",
     ]
     assert said(check_submission(path, [*FRAMES[:2], "ulm_000000_000019"])) == []
 
@@ -317,7 +317,7 @@ def test_ids_that_do_not_count_are_warned_of(tmp_path: Path) -> None:
     (warning,) = said(found, "warning")
     assert warning.endswith("[0, 29]")
     assert found.to_json() == {
-        "pictures": 3,
+        "images": 3,
         "bytes": (tmp_path / "a.zip").stat().st_size,
         "findings": [{"severity": "warning", "message": warning}],
     }
@@ -333,7 +333,7 @@ def test_nothing_but_void_is_no_train_id(tmp_path: Path) -> None:
 def test_empty_zip_lacks_everything(tmp_path: Path) -> None:
     found = check_submission(zipped(tmp_path / "a.zip", {}), FRAMES)
     assert len(said(found)) == 3
-    assert found.pictures == 0
+    assert found.images == 0
 
 
 def at(content: bytes, signature: bytes, offset: int, value: bytes) -> bytes:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from drn_cli.data.classes import cityscapes, cityscapes_train_ids
 from drn_cli.data.folders import CITYSCAPES
-from drn_cli.inference.told import record
+from drn_cli.inference.metadata import to_metadata
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 
@@ -27,7 +27,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = create_model("drn_a_18", "segmentation", 19, width=0.0625)
     path = tmp_path_factory.mktemp("network") / "net.safetensors"
-    save_weights(path, model, record(model, CITYSCAPES, cityscapes()))
+    save_weights(path, model, to_metadata(model, CITYSCAPES, cityscapes()))
     return path
 
 
@@ -70,7 +70,7 @@ def test_it_holds_the_label_ids_of_each_image(drn_here, network, street, tmp_pat
 
     Path("out/a.zip").rename("first.zip")
     code, stdout, _ = drn_here(*words, "--skip-existing")
-    assert "0 pictures labelled" in stdout
+    assert "0 images labelled" in stdout
     assert Path("out/a.zip").read_bytes() == Path("first.zip").read_bytes()
     Path("test/test_images.txt").write_text(
         "".join(f"{frame.partition('_')[0]}/{frame}_leftImg8bit.png\n" for frame in FRAMES)
@@ -85,7 +85,7 @@ def test_images_of_another_name_or_number_are_refused_first(drn_here, network, s
     assert "1 of berlin instead of 544" in drn_here(*words)[2]
     Image.new("RGB", SIZE).save(street / "bonn" / "street.png")
     code, _, stderr = drn_here(*words, "--partial")
-    assert "street.png: a picture of Cityscapes is called CITY_SEQUENCE_FRAME" in stderr
+    assert "street.png: an image of Cityscapes is called CITY_SEQUENCE_FRAME" in stderr
     assert code == 1
     assert not Path("predictions").exists() and not Path("a.zip").exists()
 

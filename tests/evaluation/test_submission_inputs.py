@@ -1,4 +1,4 @@
-"""What is seen of the pictures before a submission is predicted."""
+"""What is seen of the images before a submission is predicted."""
 
 import struct
 import zlib
@@ -16,7 +16,7 @@ NAMES = ("berlin_000000_000019", "berlin_000001_000019", "bonn_000000_000019")
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the test set have three small pictures."""
+    """Let the test set have three small images."""
     monkeypatch.setattr(submission, "TEST_CITIES", {"berlin": 2, "bonn": 1})
     monkeypatch.setattr(submission, "SIZE", (64, 32))
 
@@ -47,7 +47,7 @@ def test_frame_is_what_a_name_begins_with(name: str, frame: str | None) -> None:
     assert frame_of(name) == frame
 
 
-def test_all_pictures_of_the_test_set_will_do(tmp_path: Path) -> None:
+def test_all_images_of_the_test_set_will_do(tmp_path: Path) -> None:
     check_inputs(draw(tmp_path, *NAMES), partial=False)
 
 
@@ -57,7 +57,7 @@ def test_fewer_and_other_cities_only_if_that_is_meant(tmp_path: Path) -> None:
     with pytest.raises(DrnError) as caught:
         check_inputs(paths, partial=False)
     assert caught.value.message == (
-        "these are not the pictures of the test set: 1 of berlin instead of 2, "
+        "these are not the images of the test set: 1 of berlin instead of 2, "
         "0 of bonn instead of 1, 1 of ulm instead of 0"
     )
     assert "--partial" in str(caught.value.hint)
@@ -66,7 +66,7 @@ def test_fewer_and_other_cities_only_if_that_is_meant(tmp_path: Path) -> None:
 @pytest.mark.parametrize("partial", [False, True])
 def test_other_name_is_an_error(tmp_path: Path, partial: bool) -> None:
     paths = draw(tmp_path, *NAMES, "street")
-    with pytest.raises(DrnError, match=r"street_leftImg8bit\.png: a picture of Cityscapes is "):
+    with pytest.raises(DrnError, match=r"street_leftImg8bit\.png: an image of Cityscapes is "):
         check_inputs(paths, partial=partial)
 
 
@@ -78,10 +78,10 @@ def test_other_size_is_an_error(tmp_path: Path, partial: bool) -> None:
         check_inputs(paths, partial=partial)
 
 
-def test_picture_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+def test_image_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     paths = draw(tmp_path, *NAMES) + draw(tmp_path / "again", NAMES[0])
-    with pytest.raises(DrnError, match=f"are both pictures of {NAMES[0]}") as caught:
+    with pytest.raises(DrnError, match=f"are both images of {NAMES[0]}") as caught:
         check_inputs(paths, partial=True)
     assert paths[0] in caught.value.message and paths[3] in caught.value.message
 
@@ -101,14 +101,14 @@ def bomb(side: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no picture", "not an image"),
+        (b"no image", "not an image"),
         (None, "no such file"),
         (bomb(10_000), "is 10000x10000, not 64x32"),
         (bomb(20_000), "400.0 million pixels"),
     ],
     ids=["text", "missing", "large", "bomb"],
 )
-def test_picture_that_cannot_be_read_is_an_error(
+def test_image_that_cannot_be_read_is_an_error(
     tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     paths = draw(tmp_path, *NAMES)

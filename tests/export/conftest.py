@@ -1,4 +1,4 @@
-"""Exported networks that are only read, and small pictures to compare those that tests export."""
+"""Exported networks that are only read, and small images to compare those that tests export."""
 
 import pytest
 from exported_networks import SMALL, Exports
@@ -13,5 +13,5 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare small pictures: those of the real size take seconds."""
+    """Compare small images: those of the real size take seconds."""
     monkeypatch.setattr(probes, "SIZES", SMALL)

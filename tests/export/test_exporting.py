@@ -21,11 +21,11 @@ from drn_cli.errors import DrnError
 from drn_cli.export import exporting, program, weights
 from drn_cli.export import onnx as onnx_files
 from drn_cli.export import openvino as openvino_files
-from drn_cli.export.exporting import Exported, export
-from drn_cli.export.form import ENDINGS, Form
+from drn_cli.export.exporting import ExportResult, export
+from drn_cli.export.form import ENDINGS, ExportConfig
+from drn_cli.inference.metadata import to_metadata
 from drn_cli.inference.opening import open_network
 from drn_cli.inference.source import Source, find_source
-from drn_cli.inference.told import record
 from drn_cli.networks.checkpoints import save_weights
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -77,7 +77,7 @@ def shifted(folder: Path, change: float) -> Source:
     """Make a network with one other weight."""
     model = lively("segmentation")
     model.backbone.layer4[0].conv1.weight[3, 4, 1, 1] += change
-    save_weights(folder / "shifted.safetensors", model, record(model, STATISTICS, CLASS_SET))
+    save_weights(folder / "shifted.safetensors", model, to_metadata(model, STATISTICS, CLASS_SET))
     return find_source(folder / "shifted.safetensors")
 
 
@@ -108,8 +108,10 @@ def test_the_report_says_what_was_compared(exports: Exports, format_: str) -> No
 
 def test_what_comes_back(source: Source, out: Path) -> None:
     said: list[str] = []
-    done = export(source, Form(format="safetensors"), out / "a.safetensors", tell=said.append)
-    assert isinstance(done, Exported)
+    done = export(
+        source, ExportConfig(format="safetensors"), out / "a.safetensors", tell=said.append
+    )
+    assert isinstance(done, ExportResult)
     assert done.files == [out / "a.safetensors.parity.json", out / "a.safetensors"]
     assert sorted(content(out)) == ["a.safetensors", "a.safetensors.parity.json"]
     assert (done.network.arch, done.parity.passed) == ("drn_a_18", True)
@@ -120,16 +122,16 @@ def test_the_name_is_the_architectures_and_folders_are_made(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    export(source, Form(format="safetensors"))
+    export(source, ExportConfig(format="safetensors"))
     assert (tmp_path / "drn_a_18.safetensors").is_file()
-    export(source, Form(format="fyu"), Path("deep/er/net.pth"))
+    export(source, ExportConfig(format="fyu"), Path("deep/er/net.pth"))
     assert (tmp_path / "deep" / "er" / "net.pth").is_file()
 
 
-def test_pictures_that_were_named_are_compared(source: Source, out: Path) -> None:
+def test_images_that_were_named_are_compared(source: Source, out: Path) -> None:
     Image.fromarray(noise(60, 40)).save(out / "photo.png")
-    form = Form(format="safetensors")
-    done = export(source, form, out / "a.safetensors", pictures=[str(out)])
+    form = ExportConfig(format="safetensors")
+    done = export(source, form, out / "a.safetensors", images=[str(out)])
     assert [one.inputs for one in done.parity.comparisons][::2] == ["photographs"] * 2
 
 
@@ -152,7 +154,7 @@ def test_a_file_that_answers_differently_is_not_left_and_an_older_one_is(
     write_another(monkeypatch, exports(format=format_))
     message = rf"{name}: not written: in .*, logits differ by .* \(another precision or format may"
     with pytest.raises(DrnError, match=message) as raised:
-        export(shifted(tmp_path, 1.0), Form(format=format_), out / name, force=older)
+        export(shifted(tmp_path, 1.0), ExportConfig(format=format_), out / name, force=older)
     assert "\n" not in str(raised.value)
     assert content(out) == before
 
@@ -162,13 +164,15 @@ def test_a_copy_would_have_passed(
 ) -> None:
     """The test above would be content with an export that always fails."""
     write_another(monkeypatch, exports(format="onnx"))
-    export(shifted(tmp_path, 0.0), Form(format="onnx"), out / "a.onnx")
+    export(shifted(tmp_path, 0.0), ExportConfig(format="onnx"), out / "a.onnx")
     assert sorted(content(out)) == ["a.onnx", "a.onnx.parity.json"]
 
 
 def test_nan_is_not_left(tmp_path: Path, out: Path) -> None:
     with pytest.raises(DrnError, match="drawn street scene 0: not finite: the scores of"):
-        export(shifted(tmp_path, math.nan), Form(format="safetensors"), out / "a.safetensors")
+        export(
+            shifted(tmp_path, math.nan), ExportConfig(format="safetensors"), out / "a.safetensors"
+        )
     assert content(out) == {}
 
 
@@ -183,7 +187,7 @@ def test_half_precision_does_not_pass_for_single(
 
     monkeypatch.setattr(weights, "write_safetensors", halved)
     with pytest.raises(DrnError, match="not written"):
-        export(source, Form(format="safetensors"), out / "a.safetensors")
+        export(source, ExportConfig(format="safetensors"), out / "a.safetensors")
     assert content(out) == {}
 
 
@@ -209,7 +213,7 @@ def test_nothing_is_left_when_writing_ends_early(
     older = out / f"a{ENDINGS[format_]}"
     older.write_text("older")
     with pytest.raises(error, match="early"):
-        export(source, Form(format=format_), older, force=True)
+        export(source, ExportConfig(format=format_), older, force=True)
     assert content(out) == {older.name: b"older"}
 
 
@@ -221,7 +225,7 @@ def test_nothing_is_left_when_the_comparison_is_interrupted(
 
     monkeypatch.setattr(exporting, "compare", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        export(source, Form(format="safetensors"), out / "a.safetensors")
+        export(source, ExportConfig(format="safetensors"), out / "a.safetensors")
     assert content(out) == {}
 
 
@@ -231,7 +235,7 @@ def test_what_is_there_is_kept_unless_it_may_be_replaced(
 ) -> None:
     (out / there).write_text("older")
     with pytest.raises(DrnError, match=rf"{there}: exists already \(--force replaces it"):
-        export(source, Form(format="openvino"), out / "a.xml")
+        export(source, ExportConfig(format="openvino"), out / "a.xml")
     assert content(out) == {there: b"older"}
 
 
@@ -241,11 +245,11 @@ def test_what_another_export_wrote_meanwhile_is_kept(source: Source, out: Path) 
     def also(step: str) -> None:
         if step.startswith("comparing"):
             with pytest.raises(DrnError, match=r"a\.safetensors: another process is exporting"):
-                export(source, Form(format="safetensors"), file, force=True)
+                export(source, ExportConfig(format="safetensors"), file, force=True)
             file.write_text("of another")
 
     with pytest.raises(DrnError, match=r"a\.safetensors: exists already \(--force"):
-        export(source, Form(format="safetensors"), file, tell=also)
+        export(source, ExportConfig(format="safetensors"), file, tell=also)
     assert content(out) == {file.name: b"of another"}
 
 
@@ -264,7 +268,7 @@ def test_what_killed_exports_left(
     (out / f".{file.name}.0123abcd.tmp").mkdir()
     (out / f".{file.name}.0123abcd.tmp" / file.name).touch()
     (out / f".{file.name}.exports.lock").touch()
-    export(source, Form(format="safetensors"), file)
+    export(source, ExportConfig(format="safetensors"), file)
     whole = {file.name, f"{file.name}.parity.json"}
     assert set(content(out)) == (whole if locks else whole | left)
 
@@ -275,11 +279,11 @@ def test_names_that_are_as_long_as_they_may_be(
 ) -> None:
     name = "a" * (length - len(".safetensors")) + ".safetensors"
     if fits:
-        export(source, Form(format="safetensors"), out / name)
+        export(source, ExportConfig(format="safetensors"), out / name)
         assert set(content(out)) == {name, f"{name}.parity.json"}
     else:
         with pytest.raises(DrnError, match=r"safetensors: the name is too long by 1 bytes: "):
-            export(source, Form(format="safetensors"), out / name)
+            export(source, ExportConfig(format="safetensors"), out / name)
 
 
 def test_a_half_replaced_export_is_replaced_with_force_alone(
@@ -292,9 +296,9 @@ def test_a_half_replaced_export_is_replaced_with_force_alone(
     file.write_text("new")
     before = content(out)
     with pytest.raises(DrnError, match=r"an interrupted export left it half replaced \(--force"):
-        export(source, Form(format="safetensors"), file)
+        export(source, ExportConfig(format="safetensors"), file)
     assert content(out) == before
-    export(source, Form(format="safetensors"), file, force=True)
+    export(source, ExportConfig(format="safetensors"), file, force=True)
     assert "a.safetensors: what a killed export had half replaced was undone" in caplog.text
     assert set(content(out)) == {file.name, f"{file.name}.parity.json"}
     assert open_network(file).classes == 3
@@ -306,9 +310,11 @@ def test_a_checkpoint_of_step_0_is_warned_of_once(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("drn_cli"), "propagate", True)
     model = lively("segmentation")
-    told = record(model, STATISTICS, CLASS_SET) | {"steps": "0"}
+    told = to_metadata(model, STATISTICS, CLASS_SET) | {"steps": "0"}
     save_weights(out / "untrained.safetensors", model, told)
-    export(find_source(out / "untrained.safetensors"), Form(format=format_), out / "made.any")
+    export(
+        find_source(out / "untrained.safetensors"), ExportConfig(format=format_), out / "made.any"
+    )
     [line] = caplog.messages
     assert "untrained.safetensors: checkpoint of step 0" in line
 
@@ -316,14 +322,14 @@ def test_a_checkpoint_of_step_0_is_warned_of_once(
 def test_force_replaces_all_of_it(source: Source, out: Path) -> None:
     for name in ("a.safetensors", "a.safetensors.parity.json"):
         (out / name).write_text("older")
-    export(source, Form(format="safetensors"), out / "a.safetensors", force=True)
+    export(source, ExportConfig(format="safetensors"), out / "a.safetensors", force=True)
     assert open_network(out / "a.safetensors").classes == 3
     assert json.loads((out / "a.safetensors.parity.json").read_text())["arch"] == "drn_a_18"
 
 
 def test_an_exported_network_is_not_exported_again(exports: Exports, out: Path) -> None:
     with pytest.raises(DrnError, match=r"net\.pt2: is an exported network.*give the checkpoint"):
-        export(find_source(exports(format="pt2")), Form(format="safetensors"), out / "a")
+        export(find_source(exports(format="pt2")), ExportConfig(format="safetensors"), out / "a")
     assert content(out) == {}
 
 
@@ -331,13 +337,13 @@ def test_the_original_code_has_no_b(out: Path) -> None:
     save_weights(out / "b.safetensors", lively("segmentation", "drn_b_26"))
     before = content(out)
     with pytest.raises(DrnError, match="drn_b_26: the original code has no DRN-B"):
-        export(find_source(out / "b.safetensors"), Form(format="fyu"), out / "b.pth")
+        export(find_source(out / "b.safetensors"), ExportConfig(format="fyu"), out / "b.pth")
     assert content(out) == before
 
 
-def test_int8_needs_pictures(source: Source, out: Path) -> None:
-    with pytest.raises(DrnError, match=r"--int8: needs pictures .*--calibration DIR"):
-        export(source, Form(format="onnx", precision="int8"), out / "a.onnx")
+def test_int8_needs_images(source: Source, out: Path) -> None:
+    with pytest.raises(DrnError, match=r"--int8: needs images .*--calibration DIR"):
+        export(source, ExportConfig(format="onnx", precision="int8"), out / "a.onnx")
     assert content(out) == {}
 
 
@@ -356,14 +362,14 @@ def test_what_writes_a_format_may_be_missing(
     monkeypatch.setitem(sys.modules, package, None)
     message = rf"--format {format_}: needs {package}, which is not installed \(pip install 'drn-cli"
     with pytest.raises(DrnError, match=rf"{message}\[{extra}\]'\)"):
-        export(source, Form(format=format_), out / f"a{ENDINGS[format_]}")
+        export(source, ExportConfig(format=format_), out / f"a{ENDINGS[format_]}")
     assert content(out) == {}
 
 
 def test_a_folder_that_cannot_be_made(source: Source, out: Path) -> None:
     (out / "file").write_text("in the way")
     with pytest.raises(DrnError, match=r"a\.safetensors: cannot be written: "):
-        export(source, Form(format="safetensors"), out / "file" / "a.safetensors")
+        export(source, ExportConfig(format="safetensors"), out / "file" / "a.safetensors")
 
 
 @pytest.mark.parametrize("format_", list(ENDINGS))
@@ -372,7 +378,7 @@ def test_a_full_disk_is_one_line(source: Source, out: Path, format_: Any) -> Non
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
         with pytest.raises(DrnError, match="cannot be written"):
-            export(source, Form(format=format_), out / f"a{ENDINGS[format_]}")
+            export(source, ExportConfig(format=format_), out / f"a{ENDINGS[format_]}")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert content(out) == {}

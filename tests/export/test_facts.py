@@ -14,10 +14,10 @@ import drn_cli
 from drn_cli.data.classes import imagenet
 from drn_cli.data.folders import IMAGENET
 from drn_cli.export.facts import describe
-from drn_cli.export.form import Form
+from drn_cli.export.form import ExportConfig
+from drn_cli.inference.metadata import read_class_set, read_strings
 from drn_cli.inference.opening import TrainedNetwork, read_network
 from drn_cli.inference.source import Source, find_source
-from drn_cli.inference.told import class_set, strings
 from drn_cli.networks.catalog import Task
 from drn_cli.networks.published import PUBLISHED
 
@@ -25,14 +25,14 @@ from drn_cli.networks.published import PUBLISHED
 def described(run: Path, licence: str | None = None, **form: Any) -> dict[str, str]:
     source = find_source(run)
     network = read_network(source.checkpoint)
-    return describe(network, source, Form(**{"format": "onnx"} | form), licence)[0]
+    return describe(network, source, ExportConfig(**{"format": "onnx"} | form), licence)[0]
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_what_is_needed_to_use_it(exports: Exports, task: Task) -> None:
     told = described(exports.run(task))
     assert (told["arch"], told["task"], told["classes"]) == ("drn_a_18", task, "3")
-    assert class_set(told) == CLASS_SET
+    assert read_class_set(told) == CLASS_SET
     assert json.loads(told["mean"]) == list(STATISTICS.mean)
     assert json.loads(told["std"]) == list(STATISTICS.std)
     assert (told["input"], told["outputs"]) == ("normalised", "logits,scores")
@@ -40,7 +40,7 @@ def test_what_is_needed_to_use_it(exports: Exports, task: Task) -> None:
     assert told["precision"] == "float32"
     assert "size" not in told
     if task == "classification":
-        assert strings(told, "class_folders") == FOLDERS
+        assert read_strings(told, "class_folders") == FOLDERS
         assert (told["crop"], told["resize"]) == (str(CROP), str(RESIZE))
     else:
         assert not {"class_folders", "crop", "resize"} & told.keys()
@@ -60,7 +60,7 @@ def test_weights_alone_have_no_input(exports: Exports, format_: str) -> None:
     network = read_network(run / "checkpoints" / "best.safetensors")
     strings = dict(network.metadata) | {"input": "uint8", "outputs": "classes", "size": "224x224"}
     network = TrainedNetwork(network.path, network.model, strings, verified=True)
-    told = describe(network, find_source(run), Form(format=format_), None)[0]
+    told = describe(network, find_source(run), ExportConfig(format=format_), None)[0]
     assert not {"input", "outputs", "size"} & told.keys()
 
 
@@ -98,7 +98,7 @@ def test_the_licence_is_the_one_given_or_written_or_published(exports: Exports) 
     assert described(run)["licence"] == "not stated"
     assert described(run, "MIT")["licence"] == "MIT"
     network = read_network(run / "checkpoints" / "best.safetensors")
-    form = Form(format="onnx")
+    form = ExportConfig(format="onnx")
     source = find_source(run)
     written = TrainedNetwork(network.path, network.model, {"licence": "CC0"}, verified=True)
     assert describe(written, source, form, None)[0]["licence"] == "CC0"
@@ -111,7 +111,7 @@ def test_mean_and_std_that_were_guessed_before_stay_marked(exports: Exports) -> 
     network = read_network(run / "checkpoints" / "best.safetensors")
     strings = {**network.metadata, "mean_std_guess": "imagenet"}
     marked = TrainedNetwork(network.path, network.model, strings, verified=True)
-    told = describe(marked, find_source(run), Form(format="onnx"), None)[0]
+    told = describe(marked, find_source(run), ExportConfig(format="onnx"), None)[0]
     assert told["mean_std_guess"] == "imagenet"
 
 
@@ -127,11 +127,11 @@ def test_classes_that_a_classifiers_file_does_not_name(tmp_path: Path, classes: 
     file = tmp_path / "weights.pth"
     file.touch()
     network = TrainedNetwork(file, lively("classification", classes=classes), {}, verified=True)
-    told, statistics = describe(network, Source(file, None), Form(format="onnx"), None)
+    told, statistics = describe(network, Source(file, None), ExportConfig(format="onnx"), None)
     assert statistics == IMAGENET
     if classes == 1000:
-        assert strings(told, "class_names") == tuple(imagenet().values())
-        assert strings(told, "class_folders") == tuple(imagenet())
+        assert read_strings(told, "class_names") == tuple(imagenet().values())
+        assert read_strings(told, "class_folders") == tuple(imagenet())
     else:
-        assert strings(told, "class_names") == ("class 0", "class 1", "class 2")
+        assert read_strings(told, "class_names") == ("class 0", "class 1", "class 2")
         assert "class_folders" not in told

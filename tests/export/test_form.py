@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from drn_cli.errors import DrnError
-from drn_cli.export.form import ENDINGS, Form
+from drn_cli.export.form import ENDINGS, ExportConfig
 
 
 @pytest.mark.parametrize(
@@ -21,19 +21,19 @@ from drn_cli.export.form import ENDINGS, Form
 )
 def test_what_means_nothing_is_refused(form: dict[str, Any], task: Any, message: str) -> None:
     with pytest.raises(DrnError, match=message):
-        Form(**form).check(task)
+        ExportConfig(**form).check(task)
 
 
 @pytest.mark.parametrize("format_", ["onnx", "pt2", "openvino"])
 def test_a_computation_can_have_it_all(format_: Any) -> None:
     whole = {"format": format_, "normalize": True, "size": (8, 9), "precision": "float16"}
-    Form(**whole, argmax=True).check("segmentation")
-    Form(**whole).check("classification")
+    ExportConfig(**whole, argmax=True).check("segmentation")
+    ExportConfig(**whole).check("classification")
 
 
 def test_outputs_are_scores_or_classes() -> None:
-    assert Form(format="onnx").outputs == ["logits", "scores"]
-    assert Form(format="onnx", argmax=True).outputs == ["classes"]
+    assert ExportConfig(format="onnx").outputs == ["logits", "scores"]
+    assert ExportConfig(format="onnx", argmax=True).outputs == ["classes"]
 
 
 def test_files_can_be_told_apart_by_their_endings() -> None:

@@ -1,4 +1,4 @@
-"""8-bit and 16-bit networks: found to agree on real pictures, or not written."""
+"""8-bit and 16-bit networks: found to agree on real images, or not written."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from drn_cli.data.images import read_image
 from drn_cli.errors import DrnError
 from drn_cli.export import int8, parity
 from drn_cli.export.exporting import export
-from drn_cli.export.form import Form
+from drn_cli.export.form import ExportConfig
 from drn_cli.export.int8 import inputs_of, quantise_onnx
 from drn_cli.inference.loading import load_predictor
 from drn_cli.inference.runtimes import INPUT
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 def test_calibration_sees_what_the_network_takes(
     form: dict[str, Any], shape: tuple[int, ...], kind: Any
 ) -> None:
-    [found] = inputs_of([noise(20, 30)], STATISTICS, Form(format="onnx", **form))
+    [found] = inputs_of([noise(20, 30)], STATISTICS, ExportConfig(format="onnx", **form))
     assert (found.shape, found.dtype) == (shape, kind)
     if "normalize" in form:
         assert np.array_equal(found[0].transpose(1, 2, 0), noise(20, 30))
@@ -43,9 +43,9 @@ def test_calibration_sees_what_the_network_takes(
         assert np.allclose(found, normal(noise(20, 30)[None]), atol=1e-5)
 
 
-def test_pictures_are_handed_over_one_by_one_and_in_parts() -> None:
-    pictures = [np.full((1, 3, 2, 2), number) for number in range(5)]
-    reader = int8._Reader(pictures)
+def test_images_are_handed_over_one_by_one_and_in_parts() -> None:
+    images = [np.full((1, 3, 2, 2), number) for number in range(5)]
+    reader = int8._Reader(images)
     assert len(reader) == 5
     reader.set_range(1, 3)
     seen = []
@@ -134,11 +134,11 @@ def test_onnx_in_8_bits(
     lenient: None,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    form = Form(format="onnx", precision="int8", size=(48, 64))
+    form = ExportConfig(format="onnx", precision="int8", size=(48, 64))
     done = export(find_source(trained.folder), form, tmp_path / "a.onnx")
     assert capfd.readouterr().out == ""  # where --json prints
     assert done.parity.to_json()["allowed"] == {"difference": None, "agreement": 0.9}
-    assert done.parity.comparisons[0].inputs == "val pictures of the run"
+    assert done.parity.comparisons[0].inputs == "val images of the run"
     file = done.files[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "a.onnx.parity.json"]
     assert file.stat().st_size < 0.45 * 44e6
@@ -162,9 +162,9 @@ def test_openvino_in_8_bits(
     lenient: None,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    form = Form(format="openvino", precision="int8", size=(48, 64))
+    form = ExportConfig(format="openvino", precision="int8", size=(48, 64))
     source = find_source(trained.folder)
-    done = export(source, form, tmp_path / "a.xml", calibration=[str(data_folder / "pictures")])
+    done = export(source, form, tmp_path / "a.xml", calibration=[str(data_folder / "images")])
     assert capfd.readouterr().out == ""
     assert done.parity.precision == "int8"
     model = openvino.Core().read_model(tmp_path / "a.xml")
@@ -175,7 +175,7 @@ def test_openvino_in_8_bits(
 
 @pytest.mark.slow
 def test_onnx_in_16_bits(trained: Any, data_folder: Path, tmp_path: Path, lenient: None) -> None:
-    form = Form(format="onnx", precision="float16", size=(48, 64))
+    form = ExportConfig(format="onnx", precision="float16", size=(48, 64))
     file = export(find_source(trained.folder), form, tmp_path / "a.onnx").files[-1]
     assert file.stat().st_size < 0.52 * 44.8e6
     assert_scores_as_its_run(file, trained.folder, data_folder, 0.99)

@@ -12,19 +12,21 @@ from exported_networks import STATISTICS, lively, noise
 from torch import Tensor
 
 from drn_cli.errors import DrnError
-from drn_cli.export.parity import Comparison, Parity, compare
-from drn_cli.export.probes import Probe
+from drn_cli.export.parity import OutputDifference, Parity, compare
+from drn_cli.export.probes import ParityInput
 from drn_cli.inference.opening import TrainedNetwork
 from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.networks.catalog import Task
 from drn_cli.networks.models import DRN
 
-SAME = Comparison(
+SAME = OutputDifference(
     inputs="photographs", real=True, shape=(2, 3, 40, 56), difference=0.0, largest=20, agreement=1.0
 )
 PROBES = [
-    Probe("pictures", True, np.stack([noise(33, 47, seed) for seed in (1, 2)]), ["a.png", "b.png"]),
-    Probe("random pixels", False, noise(24, 40, 3)[None], ["random pixels"]),
+    ParityInput(
+        "images", True, np.stack([noise(33, 47, seed) for seed in (1, 2)]), ["a.png", "b.png"]
+    ),
+    ParityInput("random pixels", False, noise(24, 40, 3)[None], ["random pixels"]),
 ]
 
 

@@ -17,7 +17,7 @@ from exported_networks import (
     places,
 )
 
-from drn_cli.export.form import Form
+from drn_cli.export.form import ExportConfig
 from drn_cli.export.program import Deployed, trace
 from drn_cli.networks.catalog import Task
 
@@ -59,7 +59,7 @@ def test_a_frozen_size_leaves_the_batch_free(exports: Exports) -> None:
 )
 def test_index_maps_are_as_small_as_they_can_be(classes: int, kind: torch.dtype) -> None:
     model = lively("segmentation", classes=classes)
-    form = Form(format="pt2", argmax=True, normalize=True)
+    form = ExportConfig(format="pt2", argmax=True, normalize=True)
     x = torch.from_numpy(noise(20, 30)).permute(2, 0, 1)[None]
     with torch.inference_mode():
         [found] = Deployed(model, STATISTICS, form)(x)
@@ -70,7 +70,7 @@ def test_index_maps_are_as_small_as_they_can_be(classes: int, kind: torch.dtype)
 
 def test_half_precision_is_inside_and_its_ends_are_not() -> None:
     model = lively("segmentation", "drn_d_22")
-    program = trace(model, STATISTICS, Form(format="pt2", precision="float16"))
+    program = trace(model, STATISTICS, ExportConfig(format="pt2", precision="float16"))
     kinds = {name: value.dtype for name, value in program.state_dict.items()}
     assert {kind for name, kind in kinds.items() if name.startswith("network.")} == {torch.float16}
     x = torch.from_numpy(normal(noise(33, 47)[None]))

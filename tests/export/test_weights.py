@@ -13,7 +13,7 @@ from exported_networks import CLASS_SET, STATISTICS, Exports, lively
 from torch import Tensor, nn
 
 from drn_cli.export.weights import write_original, write_safetensors
-from drn_cli.inference import told
+from drn_cli.inference.metadata import read_channel_stats, read_class_set
 from drn_cli.inference.opening import read_network
 from drn_cli.networks import create_model
 from drn_cli.networks.catalog import Task
@@ -49,8 +49,8 @@ def test_our_reader_gets_all_of_it_back(exports: Exports, task: Task) -> None:
     counters = {key for key in right.state_dict() if key.endswith("num_batches_tracked")}
     for key, value in right.state_dict().items():
         assert key in counters or torch.equal(found.model.state_dict()[key], value)
-    assert told.class_set(found.metadata) == CLASS_SET
-    assert told.statistics(found.metadata, STATISTICS) == STATISTICS
+    assert read_class_set(found.metadata) == CLASS_SET
+    assert read_channel_stats(found.metadata, STATISTICS) == STATISTICS
     assert json.loads(found.metadata["provenance"])["recipe"]["train"]["epochs"] == 7
 
 

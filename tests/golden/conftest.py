@@ -28,7 +28,7 @@ from colour_classifier import (
 from PIL import Image
 
 from drn_cli.data.classes import cityscapes as cityscapes_classes
-from drn_cli.inference.told import record
+from drn_cli.inference.metadata import to_metadata
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.conversion import to_original
@@ -139,7 +139,7 @@ def cityscapes_segmenter(_: World, path: Path) -> None:
     model = create_model("drn_a_18", "segmentation", 19, width=WIDTH)
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
-    save_weights(path, model, record(model, STATISTICS, cityscapes_classes()))
+    save_weights(path, model, to_metadata(model, STATISTICS, cityscapes_classes()))
 
 
 def classifier(_: World, path: Path) -> None:

@@ -1,7 +1,7 @@
 """A classifier of a real architecture that was made by hand: it sees colours, and where they are.
 
 The stem takes the contrast of each colour to the others over two by two pixels, everything after it
-passes that on, and the head scores it. So it is known what the classifier must say of a picture.
+passes that on, and the head scores it. So it is known what the classifier must say of an image.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,9 @@ from PIL import Image
 from torch import nn
 
 from drn_cli.data.classes import ClassSet
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
-from drn_cli.inference.told import record
+from drn_cli.inference.metadata import to_metadata
 from drn_cli.networks import create_model
 from drn_cli.networks.catalog import Task
 from drn_cli.networks.checkpoints import save_weights
@@ -41,7 +41,7 @@ PAINT = {
 FAINT = 0.12  # contrast, of 1, that counts as none
 GAIN = 10.0  # score of a contrast of 1
 OTHER = 0.3  # the score of `other`, everywhere
-STATISTICS = Statistics((0.45, 0.5, 0.4), (0.25, 0.2, 0.3))
+STATISTICS = ChannelStats((0.45, 0.5, 0.4), (0.25, 0.2, 0.3))
 WIDTH = 0.125  # of the stock network's channels: quick to load
 CELL = 8  # pixels to a position
 
@@ -84,7 +84,7 @@ def write(path: Path) -> Path:
     """Write the classifier's checkpoint, which tells all that a run's would."""
     model = build()
     class_set = ClassSet(NAMES, tuple(PAINT[name] for name in NAMES))
-    save_weights(path, model, record(model, STATISTICS, class_set, WNIDS))
+    save_weights(path, model, to_metadata(model, STATISTICS, class_set, WNIDS))
     return path
 
 
@@ -94,12 +94,12 @@ def write_segmenter(
     """Write the checkpoint of a segmenter that finds colors; boundaries are at cells."""
     model = build("segmentation", names, width)
     class_set = ClassSet(tuple(names), tuple(PAINT[name] for name in names))
-    save_weights(path, model, record(model, STATISTICS, class_set))
+    save_weights(path, model, to_metadata(model, STATISTICS, class_set))
     return path
 
 
 def write_run(folder: Path, *, side: int, resize: int, data: Path = Path("nowhere")) -> Path:
-    """Write a run folder around it, whose recipe says at which size pictures are seen."""
+    """Write a run folder around it, whose recipe says at which size images are seen."""
     write(folder / "checkpoints" / "best.safetensors")
     recipe = {
         "task": "classification",
@@ -118,15 +118,15 @@ def draw(
 ) -> Pixels:
     """Draw rectangles on grey noise: xmin, ymin, xmax, ymax by colour, corner pixels included."""
     random = np.random.default_rng(seed)
-    picture = np.full((height, width, 3), 128.0)
+    image = np.full((height, width, 3), 128.0)
     for name, (xmin, ymin, xmax, ymax) in painted.items():
-        picture[ymin : ymax + 1, xmin : xmax + 1] = PAINT[name]
-    noisy = picture + random.normal(0, 8, picture.shape)
+        image[ymin : ymax + 1, xmin : xmax + 1] = PAINT[name]
+    noisy = image + random.normal(0, 8, image.shape)
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
-def save(path: Path, picture: Pixels) -> Path:
-    """Write a picture, and the folder that it is to be in."""
+def save(path: Path, image: Pixels) -> Path:
+    """Write an image, and the folder that it is to be in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    Image.fromarray(image).save(path)
     return path

@@ -20,13 +20,13 @@ import yaml
 
 from drn_cli.data.batches import normalise
 from drn_cli.data.classes import ClassSet
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
 from drn_cli.export import probes
 from drn_cli.export.exporting import export
-from drn_cli.export.form import ENDINGS, Form
+from drn_cli.export.form import ENDINGS, ExportConfig
+from drn_cli.inference.metadata import to_metadata
 from drn_cli.inference.source import find_source
-from drn_cli.inference.told import record
 from drn_cli.networks import create_model
 from drn_cli.networks.catalog import Task
 from drn_cli.networks.checkpoints import save_weights
@@ -36,7 +36,7 @@ ARCH = "drn_a_18"
 SMALL = ((25, 33), (32, 24))  # instead of the sizes that are compared, which take seconds
 CLASS_SET = ClassSet(("red", "green", "blue"), ((200, 40, 40), (40, 200, 40), (40, 40, 200)))
 FOLDERS = ("n1", "n2", "n3")
-STATISTICS = Statistics((0.37, 0.4, 0.43), (0.3, 0.31, 0.32))
+STATISTICS = ChannelStats((0.37, 0.4, 0.43), (0.3, 0.31, 0.32))
 CROP, RESIZE = 40, 48
 FIXED = (48, 64)  # height and width, of what is exported with --size
 SECRET = "where_data_lay"  # part of paths that nobody else should see
@@ -68,11 +68,11 @@ def noise(height: int, width: int, seed: int = 0) -> Pixels:
     """Draw blocks of colour with some noise, uint8 `(H, W, 3)`."""
     random = np.random.default_rng(seed)
     blocks = random.integers(0, 256, (-(-height // 8), -(-width // 8), 3))
-    picture = blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
-    return np.clip(picture + random.normal(0, 20, picture.shape), 0, 255).astype(np.uint8)
+    image = blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
+    return np.clip(image + random.normal(0, 20, image.shape), 0, 255).astype(np.uint8)
 
 
-def normal(pixels: Pixels, statistics: Statistics = STATISTICS) -> npt.NDArray[np.float32]:
+def normal(pixels: Pixels, statistics: ChannelStats = STATISTICS) -> npt.NDArray[np.float32]:
     """Normalise as anybody would: `(N, H, W, 3)` to float32 `(N, 3, H, W)`."""
     x = (pixels.astype(np.float32) / 255 - np.float32(statistics.mean)) / np.float32(statistics.std)
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
@@ -98,9 +98,9 @@ def write_run(folder: Path, task: Task) -> Path:
     """Write a run folder, as far as an export looks into it."""
     model = lively(task)
     folders = FOLDERS if task == "classification" else None
-    told = record(model, STATISTICS, CLASS_SET, folders)
+    told = to_metadata(model, STATISTICS, CLASS_SET, folders)
     save_weights(folder / "checkpoints" / "best.safetensors", model, told)
-    place = f"/{SECRET}/pictures"
+    place = f"/{SECRET}/images"
     recipe: dict[str, Any] = {
         "task": task,
         "model": {"arch": ARCH, "weights": f"/{SECRET}/weights.pth"},
@@ -134,7 +134,7 @@ class Exports:
 
     def __call__(self, task: Task = "segmentation", **options: Any) -> Path:
         """Give an exported network, in a folder of its own."""
-        run, form = self.run(task), Form(**options)
+        run, form = self.run(task), ExportConfig(**options)
         name = "_".join([task, *(f"{key}={value}" for key, value in sorted(options.items()))])
         file = self.folder / name / f"net{ENDINGS[form.format]}"
         with (self.folder / f"{name}.lock").open("w") as lock, pytest.MonkeyPatch.context() as m:

@@ -1,4 +1,4 @@
-"""Boxes and heat of score maps that were made by hand, and what of a picture the network sees."""
+"""Boxes and heat of score maps that were made by hand, and what of an image the network sees."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
 from drn_cli.data.resized_crop import centre_crop
-from drn_cli.inference.activation import Activation, activate
-from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.activation import ClassActivationMap, activate
+from drn_cli.inference.classifier import ClassificationPredictor
 
 NONE = float("-inf")
-STATISTICS = Statistics((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+STATISTICS = ChannelStats((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 
 
-def activation(maps: Any, **other: Any) -> Activation:
-    """Make what is seen of a picture that is eight times as large as its maps, unless told."""
+def activation(maps: Any, **other: Any) -> ClassActivationMap:
+    """Make what is seen of an image that is eight times as large as its maps, unless told."""
     scores = torch.as_tensor(maps, dtype=torch.float32)
     height, width = (8 * side for side in scores.shape[1:])
     size = other.pop("size", (height, width))
     seen = other.pop("seen", (0.0, 0.0, float(size[0]), float(size[1])))
     shape = other.pop("shape", (height, width))
-    return Activation(scores, scores.double().mean((1, 2)).softmax(0), size, seen, shape)
+    return ClassActivationMap(scores, scores.double().mean((1, 2)).softmax(0), size, seen, shape)
 
 
 def rectangle(rows: slice, columns: slice, shape: tuple[int, int] = (6, 9)) -> Tensor:
@@ -38,7 +38,7 @@ def rectangle(rows: slice, columns: slice, shape: tuple[int, int] = (6, 9)) -> T
     return maps
 
 
-def box_of(found: Activation, kind: int, threshold: float = NONE) -> list[float]:
+def box_of(found: ClassActivationMap, kind: int, threshold: float = NONE) -> list[float]:
     boxes = found.boxes([kind], [threshold])
     assert boxes.shape == (1, 1, 4)
     return list(boxes[0, 0].tolist())
@@ -122,7 +122,7 @@ def test_all_classes_and_thresholds_at_once_are_each_alone(seed: int) -> None:
         ((60, 45), [5, 20, 19, 49]),  # across at 8/5, down at 4/5
     ],
 )
-def test_boxes_are_in_pixels_of_the_picture(size: tuple[int, int], expected: list[int]) -> None:
+def test_boxes_are_in_pixels_of_the_image(size: tuple[int, int], expected: list[int]) -> None:
     found = activation(rectangle(slice(2, 5), slice(1, 4)), size=size)
     assert box_of(found, 1) == pytest.approx(expected)
 
@@ -134,14 +134,14 @@ def test_position_smaller_than_a_pixel_is_still_a_box() -> None:
     assert ymin == ymax == pytest.approx(2 * 3 / 6)
 
 
-def test_last_position_of_an_odd_size_ends_with_the_picture() -> None:
+def test_last_position_of_an_odd_size_ends_with_the_image() -> None:
     maps = rectangle(slice(3, 6), slice(5, 9))
     assert box_of(activation(maps, size=(43, 69), shape=(43, 69)), 1) == [40, 24, 68, 42]
     halved = activation(maps, size=(86, 138), shape=(43, 69))
     assert box_of(halved, 1) == [80, 48, 137, 85]
 
 
-def test_box_in_the_centre_of_a_picture_lies_there() -> None:
+def test_box_in_the_centre_of_a_image_lies_there() -> None:
     maps = rectangle(slice(0, 2), slice(7, 9))
     found = activation(maps, size=(100, 200), seen=(20.0, 30.0, 48.0, 72.0))
     assert box_of(found, 1) == [86, 20, 101, 35]
@@ -150,13 +150,13 @@ def test_box_in_the_centre_of_a_picture_lies_there() -> None:
 
 
 def test_box_ends_where_the_network_stopped_seeing() -> None:
-    """A crop that is no multiple of 8, inside a larger picture."""
+    """A crop that is no multiple of 8, inside a larger image."""
     maps = rectangle(slice(3, 6), slice(5, 9))
     found = activation(maps, size=(100, 200), seen=(20.0, 30.0, 43.0, 69.0), shape=(43, 69))
     assert box_of(found, 1) == [70, 44, 98, 62]
 
 
-def test_box_does_not_leave_a_picture_that_is_smaller_than_what_was_seen() -> None:
+def test_box_does_not_leave_a_image_that_is_smaller_than_what_was_seen() -> None:
     maps = rectangle(slice(0, 6), slice(0, 9))
     found = activation(maps, size=(32, 72), seen=(-8.0, 0.0, 48.0, 72.0))
     assert box_of(found, 1) == [0, 0, 71, 31]
@@ -180,7 +180,7 @@ def test_heat_is_0_to_1_and_highest_where_the_map_is(size: tuple[int, int]) -> N
 
 
 @pytest.mark.parametrize("size", [(3, 4), (1, 1)])
-def test_heat_of_a_picture_of_a_few_pixels_has_its_size(size: tuple[int, int]) -> None:
+def test_heat_of_a_image_of_a_few_pixels_has_its_size(size: tuple[int, int]) -> None:
     assert activation(rectangle(slice(1, 2), slice(1, 2)), size=size).heat(1).shape == size
 
 
@@ -207,9 +207,9 @@ def test_heat_is_cold_where_the_network_did_not_look() -> None:
     assert (heat[24:68, 34:102] > 0).all()
 
 
-def test_heat_of_a_picture_that_was_padded_is_cut_to_it() -> None:
+def test_heat_of_a_image_that_was_padded_is_cut_to_it() -> None:
     maps = torch.zeros(1, 6, 9)
-    maps[0, 1, 0] = 1  # in the picture's first rows
+    maps[0, 1, 0] = 1  # in the image's first rows
     heat = activation(maps, size=(32, 72), seen=(-8.0, 0.0, 48.0, 72.0)).heat(0)
     assert heat.shape == (32, 72)
     assert np.unravel_index(heat.argmax(), heat.shape)[0] in (3, 4)
@@ -219,11 +219,13 @@ def noise(height: int, width: int) -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
-def classifier(maps: Callable[[Tensor], Tensor], crop: int = 32, resize: int = 40) -> Classifier:
+def classifier(
+    maps: Callable[[Tensor], Tensor], crop: int = 32, resize: int = 40
+) -> ClassificationPredictor:
     def pooled(x: Tensor) -> Tensor:
         raise AssertionError("the network is asked for its maps")
 
-    return Classifier(
+    return ClassificationPredictor(
         network=pooled,
         maps=maps,
         statistics=STATISTICS,
@@ -235,8 +237,8 @@ def classifier(maps: Callable[[Tensor], Tensor], crop: int = 32, resize: int = 4
     )
 
 
-def look(image: Pixels, see: Any, **settings: int) -> tuple[Activation, Tensor]:
-    """Give what is seen of a picture, and what the network was given."""
+def look(image: Pixels, see: Any, **settings: int) -> tuple[ClassActivationMap, Tensor]:
+    """Give what is seen of an image, and what the network was given."""
     given: list[Tensor] = []
 
     def maps(x: Tensor) -> Tensor:
@@ -250,7 +252,7 @@ def look(image: Pixels, see: Any, **settings: int) -> tuple[Activation, Tensor]:
 
 
 @pytest.mark.parametrize("size", [(80, 104), (104, 80), (40, 57), (20, 31), (55, 133)])
-def test_whole_sees_all_of_a_picture_at_the_classifiers_size(size: tuple[int, int]) -> None:
+def test_whole_sees_all_of_a_image_at_the_classifiers_size(size: tuple[int, int]) -> None:
     image = noise(*size)
     found, given = look(image, "whole")
     pixels = v2.functional.to_image(image)
@@ -280,7 +282,7 @@ def test_centre_sees_what_a_classifier_is_tested_on(size: tuple[int, int]) -> No
 
 
 @pytest.mark.parametrize("resize", [25, 26, 27, 28, 29, 31])
-def test_centre_of_a_picture_that_is_smaller_lies_on_the_padding(resize: int) -> None:
+def test_centre_of_a_image_that_is_smaller_lies_on_the_padding(resize: int) -> None:
     """What the network was given is found again at the place that it is said to come from."""
     image = noise(resize, resize) // 2 + 100  # nowhere black, unlike the padding
     found, given = look(image, "centre", resize=resize)

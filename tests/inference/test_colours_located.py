@@ -1,4 +1,4 @@
-"""Colours found where they are, in drawn pictures and in photographs that a person looked at."""
+"""Colours found where they are, in drawn images and in photographs that a person looked at."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +14,15 @@ from drn_cli.data.boxes import Box
 from drn_cli.data.images import read_image
 from drn_cli.evaluation.localization import iou
 from drn_cli.inference.activation import activate
-from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.loading import load_classifier
 
 NONE = float("-inf")
-SIDE = 96  # of pictures as they are seen
+SIDE = 96  # of images as they are seen
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> ClassificationPredictor:
     path = colour_classifier.write(tmp_path_factory.mktemp("colours") / "colours.safetensors")
     return load_classifier(path, torch.device("cpu"), crop=SIDE, resize=SIDE)
 
@@ -41,7 +41,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     ],
 )
 def test_drawn_rectangle_is_found_to_within_a_position(
-    classifier: Classifier, size: tuple[int, int], colour: str, box: tuple[int, ...]
+    classifier: ClassificationPredictor, size: tuple[int, int], colour: str, box: tuple[int, ...]
 ) -> None:
     found = activate(classifier, draw(*size, {colour: box}))
     kind = NAMES.index(colour)
@@ -56,7 +56,7 @@ def test_drawn_rectangle_is_found_to_within_a_position(
     assert np.isnan(everything[1]).all()
 
 
-def test_scores_are_those_of_the_colour(classifier: Classifier) -> None:
+def test_scores_are_those_of_the_colour(classifier: ClassificationPredictor) -> None:
     """So the statistics, the weights and their folding are heeded, and thresholds mean scores."""
     found = activate(classifier, np.full((96, 96, 3), PAINT["yellow"], np.uint8))
     for kind, name in enumerate(NAMES):
@@ -66,7 +66,9 @@ def test_scores_are_those_of_the_colour(classifier: Classifier) -> None:
         )
 
 
-def test_two_colours_have_a_box_each_and_the_larger_comes_first(classifier: Classifier) -> None:
+def test_two_colours_have_a_box_each_and_the_larger_comes_first(
+    classifier: ClassificationPredictor,
+) -> None:
     red, blue = (8, 16, 39, 47), (60, 32, 119, 87)
     found = activate(classifier, draw(96, 128, {"red": red, "blue": blue}))
     assert [NAMES[kind] for kind in found.best(2)] == ["blue", "red"]
@@ -76,8 +78,8 @@ def test_two_colours_have_a_box_each_and_the_larger_comes_first(classifier: Clas
 
 
 @pytest.mark.parametrize("see", ["whole", "centre"])
-def test_centre_sees_only_the_centre(classifier: Classifier, see: Any) -> None:
-    """The picture is twice as wide as what is seen of its centre."""
+def test_centre_sees_only_the_centre(classifier: ClassificationPredictor, see: Any) -> None:
+    """The image is twice as wide as what is seen of its centre."""
     inside, outside = (110, 30, 131, 70), (4, 4, 27, 40)
     found = activate(classifier, draw(96, 192, {"red": inside, "green": outside}), see)
     [corners] = found.boxes([NAMES.index("red")], [NONE])[0]
@@ -104,7 +106,7 @@ def test_centre_sees_only_the_centre(classifier: Classifier, see: Any) -> None:
     ],
 )
 def test_boxes_in_photographs_are_those_that_a_person_drew(
-    classifier: Classifier,
+    classifier: ClassificationPredictor,
     camvid_source: Path,
     name: str,
     colour: str,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from drn_cli.errors import DrnError
-from drn_cli.inference.growing_table import GrowingTable
+from drn_cli.inference.growing_table import ResumableCsv
 
 HEADER = ["image", "class_1", "probability_1"]
 ORDER = ["a.png", "b.png", "c.png", "d.png"]
@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "out" / "classes.csv"
 
 
-Begin = Callable[..., GrowingTable]
+Begin = Callable[..., ResumableCsv]
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def begun(path: Path) -> Iterator[Begin]:
 
     def begin(
         rank: int = 0, *, resume: bool = False, header: Sequence[str] = HEADER, path: Path = path
-    ) -> GrowingTable:
-        table = GrowingTable(path, header, rank, resume=resume)
+    ) -> ResumableCsv:
+        table = ResumableCsv(path, header, rank, resume=resume)
         table.begin()
         tables.append(table)
         return table
@@ -95,7 +95,7 @@ def test_any_name_comes_back_when_rows_are_read_again(path: Path, begun: Begin, 
     assert begun(1, resume=True).known == {name}
     table.end()
     table.finish([name])
-    assert GrowingTable(path, HEADER, 0, resume=True).known == {name}
+    assert ResumableCsv(path, HEADER, 0, resume=True).known == {name}
 
 
 KILLED = """
@@ -153,7 +153,7 @@ def test_half_a_line_is_gone_before_the_next_one_is_written(
     """Or a second kill would leave a line of both."""
     leave(path, killed)
     begun(resume=True).add(row("d.png"))
-    assert GrowingTable(path, HEADER, 0, resume=True).known == {"a.png", "b.png", "d.png"}
+    assert ResumableCsv(path, HEADER, 0, resume=True).known == {"a.png", "b.png", "d.png"}
 
 
 @pytest.mark.parametrize("cut", range(8))
@@ -187,7 +187,7 @@ def test_without_resuming_the_parts_of_more_processes_are_dropped_too(
 
 
 def finished(path: Path, *images: str) -> None:
-    table = GrowingTable(path, HEADER, 0, resume=False)
+    table = ResumableCsv(path, HEADER, 0, resume=False)
     table.begin()
     for image in images:
         table.add(row(image))
@@ -233,7 +233,7 @@ def test_table_with_other_columns_is_refused_and_left_as_it_was(path: Path) -> N
     finished(path, "a.png")
     before = path.read_bytes()
     with pytest.raises(DrnError, match=r"classes\.csv: has other columns than image,") as caught:
-        GrowingTable(path, OTHER, 0, resume=True)
+        ResumableCsv(path, OTHER, 0, resume=True)
     assert "--skip-existing" in str(caught.value.hint)
     assert path.read_bytes() == before
 
@@ -253,7 +253,7 @@ def test_file_that_is_no_text_is_an_error(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"\xff\xfe\n")
     with pytest.raises(DrnError, match=r"classes\.csv: cannot be read"):
-        GrowingTable(path, HEADER, 0, resume=True)
+        ResumableCsv(path, HEADER, 0, resume=True)
 
 
 def test_folder_that_cannot_be_written_is_an_error(tmp_path: Path, begun: Begin) -> None:
@@ -280,7 +280,7 @@ def test_parts_of_a_killed_job_are_known_to_one_of_any_size(
 ) -> None:
     leave(path, killed, 0)
     leave(path, b"d.png,cat,0.5\nc.p", 1)
-    tables = [GrowingTable(path, HEADER, rank, resume=True) for rank in range(world)]
+    tables = [ResumableCsv(path, HEADER, rank, resume=True) for rank in range(world)]
     assert all(table.known == {"a.png", "b.png", "d.png"} for table in tables)
     for table in tables:
         table.begin()

@@ -1,4 +1,4 @@
-"""Heat maps laid over their picture, and the arrays that are written of them."""
+"""Heat maps laid over their image, and the arrays that are written of them."""
 
 import io
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from drn_cli.inference.activation import Activation
+from drn_cli.inference.activation import ClassActivationMap
 from drn_cli.inference.heat_maps import arrays, heat_overlay
 
 HEIGHT, WIDTH = 48, 72
@@ -16,7 +16,7 @@ BOX = np.array([16.4, 8.0, 50.6, 40.0])
 
 
 @pytest.fixture
-def found() -> Activation:
+def found() -> ClassActivationMap:
     """Class 1 is hot around the position in row 1 and column 6, and cold in the last rows."""
     maps = torch.zeros(3, 6, 9)
     maps[0] = torch.arange(54).reshape(6, 9)
@@ -25,10 +25,12 @@ def found() -> Activation:
     maps[1, 4:] = -8
     likely = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
     whole = (0.0, 0.0, float(HEIGHT), float(WIDTH))
-    return Activation(maps, likely, (HEIGHT, WIDTH), whole, (HEIGHT, WIDTH))
+    return ClassActivationMap(maps, likely, (HEIGHT, WIDTH), whole, (HEIGHT, WIDTH))
 
 
-def test_it_is_red_where_the_map_is_hot_and_blue_where_it_is_cold(found: Activation) -> None:
+def test_it_is_red_where_the_map_is_hot_and_blue_where_it_is_cold(
+    found: ClassActivationMap,
+) -> None:
     drawn = heat_overlay(GREY, found, 1).astype(int)
     assert drawn.shape == (HEIGHT, WIDTH, 3)
     red_to_blue = drawn[..., 0] - drawn[..., 2]
@@ -37,20 +39,20 @@ def test_it_is_red_where_the_map_is_hot_and_blue_where_it_is_cold(found: Activat
     assert not np.array_equal(drawn, heat_overlay(GREY, found, 0)), "each class has its own"
 
 
-def test_the_picture_is_seen_through_it(found: Activation) -> None:
-    """Half of each pixel is the picture's, wherever the map is hot or cold."""
+def test_the_image_is_seen_through_it(found: ClassActivationMap) -> None:
+    """Half of each pixel is the image's, wherever the map is hot or cold."""
     black, white = (heat_overlay(np.full_like(GREY, v), found, 1).astype(int) for v in (0, 255))
     assert np.abs(white - black - 127.5).max() <= 1
 
 
-def test_the_picture_itself_is_left_as_it_is(found: Activation) -> None:
+def test_the_image_itself_is_left_as_it_is(found: ClassActivationMap) -> None:
     image = GREY.copy()
-    image.setflags(write=False)  # as pictures of some readers are
+    image.setflags(write=False)  # as images of some readers are
     heat_overlay(image, found, 1, BOX)
     assert np.array_equal(image, GREY)
 
 
-def test_a_box_is_drawn_light_on_dark(found: Activation) -> None:
+def test_a_box_is_drawn_light_on_dark(found: ClassActivationMap) -> None:
     plain, boxed = heat_overlay(GREY, found, 1), heat_overlay(GREY, found, 1, BOX)
     for x, y in ((16, 8), (51, 8), (16, 40), (51, 40), (30, 8), (30, 40), (16, 20), (51, 20)):
         assert boxed[y, x].tolist() == [255, 255, 255], (x, y)
@@ -61,18 +63,18 @@ def test_a_box_is_drawn_light_on_dark(found: Activation) -> None:
     assert np.array_equal(plain[untouched], boxed[untouched])
 
 
-def test_no_box_is_drawn_where_there_is_none(found: Activation) -> None:
+def test_no_box_is_drawn_where_there_is_none(found: ClassActivationMap) -> None:
     plain = heat_overlay(GREY, found, 1)
     assert np.array_equal(heat_overlay(GREY, found, 1, NOTHING), plain)
 
 
-def test_a_box_at_the_border_is_drawn(found: Activation) -> None:
+def test_a_box_at_the_border_is_drawn(found: ClassActivationMap) -> None:
     drawn = heat_overlay(GREY, found, 1, np.array([0.0, 0.0, WIDTH - 1, HEIGHT - 1]))
     for edge in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]):
         assert (edge == 255).all()
 
 
-def test_arrays_hold_what_was_found(found: Activation) -> None:
+def test_arrays_hold_what_was_found(found: ClassActivationMap) -> None:
     limits = (float("-inf"), 5.0, 9.0)
     boxes = found.boxes([1, 0], limits)
     content = arrays(found, [1, 0], ("cat", "dog", "bird"), boxes, limits)

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from drn_cli.errors import DrnError
-from drn_cli.inference.inputs import find_pictures
+from drn_cli.inference.inputs import find_images
 
 KINDS = ("index", "colour")
 NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "pics"
     for name in ("b.png", "A.JPG", "deep/c.jpeg", "deep/er/frame_1.png", "notes.txt"):
         touch(folder / name)
@@ -28,8 +28,8 @@ def touch(path: Path) -> None:
 
 
 def found(*inputs: str, out: str = "predictions") -> dict[str, str]:
-    listed = find_pictures(inputs, [Path(out) / kind for kind in KINDS])
-    result = {picture.path: picture.name for picture in listed}
+    listed = find_images(inputs, [Path(out) / kind for kind in KINDS])
+    result = {image.path: image.name for image in listed}
     assert len(result) == len(listed)
     return result
 
@@ -56,11 +56,9 @@ def test_order_is_that_of_the_inputs_and_then_of_the_names() -> None:
 
 
 @pytest.mark.parametrize("entry", ["pics", "pics/**/*.png"])
-def test_order_within_an_input_is_that_of_the_names_at_each_depth(
-    pictures: Path, entry: str
-) -> None:
+def test_order_within_an_input_is_that_of_the_names_at_each_depth(images: Path, entry: str) -> None:
     for name in ("a10.png", "B.png", "deep.png", "a9.png", "deep/z.png", "deep/a.png"):
-        touch(pictures / name)
+        touch(images / name)
     assert [path for path in found(entry) if path.endswith(".png")] == [
         "pics/B.png",
         "pics/a10.png",
@@ -111,28 +109,28 @@ def test_quoted_glob_keeps_the_structure_below_its_fixed_part(
         assert found(pattern) == expected
 
 
-def test_absolute_glob_works_too(pictures: Path) -> None:
-    assert found(f"{pictures}/**/*.jpeg") == {f"{pictures}/deep/c.jpeg": "deep/c"}
+def test_absolute_glob_works_too(images: Path) -> None:
+    assert found(f"{images}/**/*.jpeg") == {f"{images}/deep/c.jpeg": "deep/c"}
 
 
-def test_file_whose_name_looks_like_a_glob_is_taken_as_it_is(pictures: Path) -> None:
-    (pictures / "x[1].png").touch()
+def test_file_whose_name_looks_like_a_glob_is_taken_as_it_is(images: Path) -> None:
+    (images / "x[1].png").touch()
     assert found("pics/x[1].png") == {"pics/x[1].png": "x[1]"}
 
 
 @pytest.mark.parametrize(
     "again", ["pics", "pics/b.png", "./pics/b.png", "pics/deep/../b.png", "pics/*.png"]
 )
-def test_picture_that_is_named_twice_is_predicted_once(again: str) -> None:
+def test_image_that_is_named_twice_is_predicted_once(again: str) -> None:
     assert found("pics", again) == found("pics")
 
 
-def test_picture_that_is_named_by_another_path_is_predicted_once(pictures: Path) -> None:
-    assert found("pics/b.png", str(pictures / "b.png")) == {"pics/b.png": "b"}
+def test_image_that_is_named_by_another_path_is_predicted_once(images: Path) -> None:
+    assert found("pics/b.png", str(images / "b.png")) == {"pics/b.png": "b"}
 
 
-def test_links_to_one_picture_are_pictures_of_their_own(pictures: Path) -> None:
-    (pictures / "deep" / "link.png").symlink_to(pictures / "b.png")
+def test_links_to_one_image_are_images_of_their_own(images: Path) -> None:
+    (images / "deep" / "link.png").symlink_to(images / "b.png")
     assert found("pics/deep/link.png", "pics/b.png") == {
         "pics/deep/link.png": "link",
         "pics/b.png": "b",
@@ -140,20 +138,20 @@ def test_links_to_one_picture_are_pictures_of_their_own(pictures: Path) -> None:
     assert found("pics")["pics/deep/link.png"] == "deep/link"
 
 
-def test_links_back_to_searched_folders_end(pictures: Path) -> None:
+def test_links_back_to_searched_folders_end(images: Path) -> None:
     before = found("pics")
-    (pictures / "deep" / "round").symlink_to(pictures)  # endless, if it were followed
-    (pictures / "folder.png").symlink_to(pictures / "deep")
-    (pictures / "gone.png").symlink_to(pictures / "absent.png")
+    (images / "deep" / "round").symlink_to(images)  # endless, if it were followed
+    (images / "folder.png").symlink_to(images / "deep")
+    (images / "gone.png").symlink_to(images / "absent.png")
     assert found("pics") == before
     assert found("pics/**/*") == before
 
 
-def test_glob_finds_what_a_search_of_the_folder_finds(tmp_path: Path, pictures: Path) -> None:
+def test_glob_finds_what_a_search_of_the_folder_finds(tmp_path: Path, images: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     for name in ("linked.png", ".hidden/h.png", ".ipynb_checkpoints/linked.png"):
         touch(elsewhere / name)
-    (pictures / "deep" / "link").symlink_to(elsewhere)
+    (images / "deep" / "link").symlink_to(elsewhere)
     assert found("pics/**/*.*") == found("pics")
     assert found("pics/**/linked.png") == {"pics/deep/link/linked.png": "deep/link/linked"}
     assert found("pics/*/*/*.png") == found("pics/**/link/*.png", "pics/**/er/*.png")
@@ -163,50 +161,50 @@ def test_glob_finds_what_a_search_of_the_folder_finds(tmp_path: Path, pictures: 
 def test_link_to_a_folder_that_is_itself_an_input_is_searched(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "pics" / "deep")
     assert found("link") == {"link/c.jpeg": "c", "link/er/frame_1.png": "er/frame_1"}
-    assert list(found("pics", "link")) == list(found("pics"))  # the same pictures
+    assert list(found("pics", "link")) == list(found("pics"))  # the same images
 
 
-def test_dots_in_a_name_belong_to_it(pictures: Path) -> None:
+def test_dots_in_a_name_belong_to_it(images: Path) -> None:
     for name in ("v1.2/frame.0001.png", "v1.2/archive.tar.jpg"):
-        touch(pictures / name)
+        touch(images / name)
     names = found("pics/v1.2")
     assert names["pics/v1.2/frame.0001.png"] == "frame.0001"
     assert names["pics/v1.2/archive.tar.jpg"] == "archive.tar"
     assert found("pics")["pics/v1.2/frame.0001.png"] == "v1.2/frame.0001"
 
 
-def test_hidden_files_are_taken_where_they_are_named(pictures: Path) -> None:
+def test_hidden_files_are_taken_where_they_are_named(images: Path) -> None:
     before = found("pics")
     for name in (".hidden.png", ".folder/a.png", "._b.png"):
-        touch(pictures / name)
+        touch(images / name)
     assert found("pics") == before
     assert found("pics/.hidden.png") == {"pics/.hidden.png": ".hidden"}
     assert found("pics/.h*.png") == {"pics/.hidden.png": ".hidden"}
     assert found("pics/.folder") == {"pics/.folder/a.png": "a"}
 
 
-def test_half_written_files_are_no_pictures(pictures: Path) -> None:
-    (pictures / ".b.png.1a2b3c4d.tmp").touch()
+def test_half_written_files_are_no_images(images: Path) -> None:
+    (images / ".b.png.1a2b3c4d.tmp").touch()
     assert len(found("pics")) == 4
 
 
-def test_pictures_that_differ_in_their_suffix_get_names_of_their_own(pictures: Path) -> None:
-    (pictures / "b.jpg").touch()
+def test_images_that_differ_in_their_suffix_get_names_of_their_own(images: Path) -> None:
+    (images / "b.jpg").touch()
     names = found("pics")
     assert names["pics/b.jpg"] == "b.jpg"
     assert names["pics/b.png"] == "b.png"
     assert names["pics/A.JPG"] == "A"
 
 
-def test_pictures_that_would_be_written_to_one_file_are_an_error(pictures: Path) -> None:
-    (pictures / "deep" / "b.png").touch()
+def test_images_that_would_be_written_to_one_file_are_an_error(images: Path) -> None:
+    (images / "deep" / "b.png").touch()
     with pytest.raises(DrnError, match=r"would both be written as b\.png") as caught:
         found("pics/b.png", "pics/deep/b.png")
     assert "pics/deep/b.png and pics/b.png" in str(caught.value)
 
 
 @pytest.mark.parametrize("out", ["pics/out", "pics", "pics/deep/../out"])
-def test_predictions_inside_the_input_are_left_out(pictures: Path, out: str) -> None:
+def test_predictions_inside_the_input_are_left_out(images: Path, out: str) -> None:
     before = found("pics", out=out)
     assert len(before) == 4
     for kind in KINDS:
@@ -215,8 +213,8 @@ def test_predictions_inside_the_input_are_left_out(pictures: Path, out: str) -> 
     assert found("pics/**/*", out=out) == before
 
 
-def test_folder_whose_name_only_begins_like_an_output_is_searched(pictures: Path) -> None:
-    touch(pictures / "index2" / "d.png")
+def test_folder_whose_name_only_begins_like_an_output_is_searched(images: Path) -> None:
+    touch(images / "index2" / "d.png")
     assert found("pics", out="pics")["pics/index2/d.png"] == "index2/d"
 
 
@@ -232,30 +230,30 @@ def test_output_folder_above_the_input_hides_nothing() -> None:
         ("bare", "bare: no images here"),
     ],
 )
-def test_input_without_pictures_is_an_error_that_names_it(entry: str, message: str) -> None:
+def test_input_without_images_is_an_error_that_names_it(entry: str, message: str) -> None:
     Path("bare").mkdir()
     with pytest.raises(DrnError, match=message):
         found(entry)
 
 
 def test_folder_without_images_beside_other_inputs_is_reported(
-    pictures: Path, caplog: pytest.LogCaptureFixture
+    images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (pictures / "empty").mkdir()
+    (images / "empty").mkdir()
     assert list(found("pics/empty", "pics/b.png")) == ["pics/b.png"]
     assert caplog.messages == ["pics/empty: no images here (check the path)"]
 
 
 def test_what_inputs_leave_out_is_counted_together(
-    pictures: Path, caplog: pytest.LogCaptureFixture
+    images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also images in the output folder, that a pattern or its own name leads to."""
     caplog.set_level(logging.INFO, "drn_cli")
     touch(Path("predictions/index/a.png"))
     touch(Path("predictions/color/b.png"))
     for name in ("gone.png", "deep/gone.png"):
-        (pictures / name).symlink_to("absent.png")
-    (pictures / "loop.png").symlink_to("loop.png")
+        (images / name).symlink_to("absent.png")
+    (images / "loop.png").symlink_to("loop.png")
     inputs = ("predictions/*/*.png", "pics/**/gone.png", "pics/**/g*", "pics/b.png")
     assert list(found(*inputs)) == ["predictions/color/b.png", "pics/b.png"]
     [said] = caplog.messages
@@ -266,13 +264,11 @@ def test_what_inputs_leave_out_is_counted_together(
 
 
 @pytest.mark.parametrize("pattern", ["pics/**/*.tif", "pics/**/c.png", "pics/d*", "pics/*/e?"])
-def test_pattern_without_a_file_is_an_error_beside_other_inputs(
-    pictures: Path, pattern: str
-) -> None:
+def test_pattern_without_a_file_is_an_error_beside_other_inputs(images: Path, pattern: str) -> None:
     """Files that it does not match are no reason to go on without it."""
-    touch(pictures / ".hidden.tif")
-    (pictures / "gone.png").symlink_to(pictures / "absent.png")
-    (pictures / "deep" / "round").symlink_to(pictures)
+    touch(images / ".hidden.tif")
+    (images / "gone.png").symlink_to(images / "absent.png")
+    (images / "deep" / "round").symlink_to(images)
     for inputs in ((pattern, "pics/b.png"), ("pics", pattern)):
         with pytest.raises(DrnError) as caught:
             found(*inputs)
@@ -291,13 +287,13 @@ def test_pattern_without_a_file_is_an_error_beside_other_inputs(
     ],
 )
 def test_only_what_a_pattern_may_mean_is_reported_as_left_out(
-    pictures: Path, pattern: str, left_out: str, caplog: pytest.LogCaptureFixture
+    images: Path, pattern: str, left_out: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "drn_cli")
-    touch(pictures / "deep" / "notes.txt")
-    (pictures / "gone.png").symlink_to("absent.png")
-    (pictures / "locked").mkdir()
-    with without_rights(pictures / "locked"):
+    touch(images / "deep" / "notes.txt")
+    (images / "gone.png").symlink_to("absent.png")
+    (images / "locked").mkdir()
+    with without_rights(images / "locked"):
         assert "pics/b.png" in found(pattern, "pics/b.png")
     said = f"{pattern}, pics/b.png: left out: {left_out}"
     assert caplog.messages == ([said] if left_out else [])
@@ -319,9 +315,9 @@ def without_rights(folder: Path) -> Iterator[None]:
 
 
 def test_folder_that_may_not_be_read_is_an_error_if_it_was_named(
-    pictures: Path, caplog: pytest.LogCaptureFixture
+    images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with without_rights(pictures / "deep"):
+    with without_rights(images / "deep"):
         with pytest.raises(DrnError) as caught:
             found("pics/deep")
         assert str(caught.value) == "pics/deep: cannot be read: Permission denied"
@@ -329,12 +325,12 @@ def test_folder_that_may_not_be_read_is_an_error_if_it_was_named(
     assert "unreadable 1 (deep)" in caplog.text
 
 
-def test_input_below_a_folder_that_may_not_be_read_is_an_error(pictures: Path) -> None:
-    with without_rights(pictures / "deep"), pytest.raises(DrnError, match="pics/deep/er"):
+def test_input_below_a_folder_that_may_not_be_read_is_an_error(images: Path) -> None:
+    with without_rights(images / "deep"), pytest.raises(DrnError, match="pics/deep/er"):
         found("pics/deep/er")
 
 
-def test_known_suffixes_are_told_when_there_is_no_picture() -> None:
+def test_known_suffixes_are_told_when_there_is_no_image() -> None:
     Path("bare").mkdir()
     with pytest.raises(DrnError) as caught:
         found("bare")

@@ -13,22 +13,21 @@ from typer.testing import CliRunner
 
 from drn_cli.cli.app import app
 from drn_cli.data.classes import ClassSet, camvid, cityscapes, imagenet
-from drn_cli.data.folders import CITYSCAPES, IMAGENET, ListFolder, Statistics
+from drn_cli.data.folders import CITYSCAPES, IMAGENET, ChannelStats, ListDataset
 from drn_cli.errors import DrnError
-from drn_cli.inference import told
 from drn_cli.inference.loading import load_classifier, load_predictor
+from drn_cli.inference.metadata import read_channel_stats, read_strings, to_metadata
 from drn_cli.inference.opening import read_network
-from drn_cli.inference.told import record
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.conversion import COUNTER, to_original
 from drn_cli.networks.models import DRN
 from drn_cli.recipe.schema import Eval
-from drn_cli.training.checkpoint import Progress, save_checkpoint
+from drn_cli.training.checkpoint import TrainProgress, save_checkpoint
 
 CPU = torch.device("cpu")
 SEEN = 7  # batches, as the counters of the models below say
-OWN = Statistics((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+OWN = ChannelStats((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 COLOURS = ClassSet(("a", "b", "c"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
 
 
@@ -59,7 +58,7 @@ def wrapped(path: Path, model: DRN) -> Path:
 
 def own_file(path: Path, model: DRN) -> Path:
     folders = ["n1", "n2", "n3"] if model.task == "classification" else None
-    save_weights(path, model, record(model, OWN, COLOURS, folders))
+    save_weights(path, model, to_metadata(model, OWN, COLOURS, folders))
     return path
 
 
@@ -91,12 +90,12 @@ def test_networks_are_read_from_files_of_every_kind(
 
 def test_the_last_checkpoint_of_a_run_is_read(tmp_path: Path, recipe_file: Path) -> None:
     training = prepare_in(ALONE, recipe_file, ())
-    save_checkpoint(tmp_path / "last.pt", training, Progress(), 0.0)
+    save_checkpoint(tmp_path / "last.pt", training, TrainProgress(), 0.0)
     found = read_network(tmp_path / "last.pt")
     assert found.task == "segmentation"
     torch.testing.assert_close(found.model.state_dict(), training.model.state_dict())
-    assert told.strings(found.metadata, "class_names") == ("red", "green", "blue")
-    assert told.statistics(found.metadata, IMAGENET) == training.material.statistics != IMAGENET
+    assert read_strings(found.metadata, "class_names") == ("red", "green", "blue")
+    assert read_channel_stats(found.metadata, IMAGENET) == training.material.statistics != IMAGENET
 
 
 @pytest.mark.parametrize(
@@ -154,7 +153,7 @@ def test_more_classes_than_an_index_map_can_hold_are_refused(tmp_path: Path) -> 
 def test_the_data_folder_tells_what_an_original_file_does_not(
     tmp_path: Path, data_folder: Path
 ) -> None:
-    folder = ListFolder.open(data_folder)
+    folder = ListDataset.open(data_folder)
     view = Eval(flip=True)
     path = original_file(tmp_path / "a.pth", model_of("segmentation", arch="drn_d_22"))
     predictor = load_predictor(path, CPU, data=folder, view=view)
@@ -165,7 +164,7 @@ def test_the_data_folder_tells_what_an_original_file_does_not(
 
 def test_the_file_itself_has_the_first_word(tmp_path: Path, data_folder: Path) -> None:
     path = own_file(tmp_path / "a.safetensors", model_of("segmentation"))
-    predictor = load_predictor(path, CPU, data=ListFolder.open(data_folder))
+    predictor = load_predictor(path, CPU, data=ListDataset.open(data_folder))
     assert predictor.statistics == OWN
     assert predictor.class_set == COLOURS
 
@@ -205,7 +204,7 @@ def test_classes_of_the_data_folder_are_compared_with_the_networks(
 
 def test_a_classifiers_file_has_the_first_word_too(tmp_path: Path) -> None:
     path = own_file(tmp_path / "a.safetensors", model_of("classification"))
-    found = load_classifier(path, CPU, read_statistics=lambda: CITYSCAPES)
+    found = load_classifier(path, CPU, read_channel_stats=lambda: CITYSCAPES)
     assert found.statistics == OWN
     assert (found.names, found.folders, found.named) == (COLOURS.names, ("n1", "n2", "n3"), True)
 
@@ -227,7 +226,7 @@ def test_classes_of_a_classifier_that_nobody_names_are_numbered(
     """19 of them are those of Cityscapes for segmenters alone."""
     model = model_of("classification", classes, "drn_d_22")
     found = load_classifier(
-        original_file(tmp_path / "a.pth", model), CPU, read_statistics=lambda: OWN
+        original_file(tmp_path / "a.pth", model), CPU, read_channel_stats=lambda: OWN
     )
     assert found.names == tuple(f"class {number}" for number in range(classes))
     assert found.folders is None

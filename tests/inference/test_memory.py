@@ -1,4 +1,4 @@
-"""What a picture takes, and the side of the tiles in which it is seen."""
+"""What an image takes, and the side of the tiles in which it is seen."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from drn_cli.inference import memory
-from drn_cli.inference.memory import SMALLEST_TILE, Tiles, available, bytes_per_pixel
+from drn_cli.inference.memory import SMALLEST_TILE, TileSizer, available, bytes_per_pixel
 from drn_cli.networks import list_models
 from drn_cli.networks.catalog import architecture
 from drn_cli.networks.profiling import MemoryTracker
@@ -45,7 +45,7 @@ def test_storages_count_from_when_they_are_made_until_they_are_dropped() -> None
 
 @pytest.mark.parametrize("arch", list_models())
 def test_every_network_takes_more_than_its_widest_map(arch: str) -> None:
-    # Levels 0 and 1 of families B, C and D have 16 channels at the picture's size; the stem of A
+    # Levels 0 and 1 of families B, C and D have 16 channels at the image's size; the stem of A
     # has 64 at a half.
     stem = 4 * (16 if arch.startswith("drn_a") else 2 * 16)
     assert stem < bytes_per_pixel(architecture(arch)) < 1500
@@ -120,16 +120,16 @@ def free(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def bytes_for(height: float, width: float, arch: str | None = None) -> float:
-    """Give what has to be free for a picture to be seen whole."""
+    """Give what has to be free for an image to be seen whole."""
     return height * width * bytes_per_pixel(arch and architecture(arch)) / memory.SHARE + 1
 
 
-def test_a_picture_that_fits_is_seen_whole_and_a_larger_one_in_tiles(
+def test_a_image_that_fits_is_seen_whole_and_a_larger_one_in_tiles(
     free: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "drn_cli")
     free.append(bytes_for(600, 800))
-    tiles = Tiles(None, CPU)
+    tiles = TileSizer(None, CPU)
     for size in ((600, 800), (800, 600), (100, 4800), (1, 1)):
         assert tiles.side_for(*size, Eval()) is None
     assert not caplog.records
@@ -144,7 +144,7 @@ def test_a_picture_that_fits_is_seen_whole_and_a_larger_one_in_tiles(
 
 def test_the_largest_view_has_to_fit(free: list[float]) -> None:
     free.append(bytes_for(600, 800))
-    tiles = Tiles(None, CPU)
+    tiles = TileSizer(None, CPU)
     assert tiles.side_for(400, 533, Eval(scales=(0.5, 1.5))) is None
     assert tiles.side_for(400, 534, Eval(scales=(1.5, 0.5))) is not None
     assert tiles.side_for(1200, 1600, Eval(scales=(0.5,))) is None
@@ -153,7 +153,7 @@ def test_the_largest_view_has_to_fit(free: list[float]) -> None:
 def test_a_network_that_takes_more_gets_smaller_tiles(free: list[float]) -> None:
     free.append(bytes_for(512, 512, "drn_d_22"))
     few, many = (
-        Tiles(architecture(arch), CPU).side_for(4000, 4000, Eval())
+        TileSizer(architecture(arch), CPU).side_for(4000, 4000, Eval())
         for arch in ("drn_d_22", "drn_d_105")
     )
     assert few == 512
@@ -161,22 +161,22 @@ def test_a_network_that_takes_more_gets_smaller_tiles(free: list[float]) -> None
     assert bytes_for(many, many, "drn_d_105") < free[-1] < bytes_for(few, few, "drn_d_105")
 
 
-def test_pictures_at_once_share_what_is_free(free: list[float]) -> None:
+def test_images_at_once_share_what_is_free(free: list[float]) -> None:
     free.append(bytes_for(512, 512))
-    assert Tiles(None, CPU).side_for(512, 512, Eval()) is None
-    assert Tiles(None, CPU, at_once=4).side_for(512, 512, Eval()) == 256
+    assert TileSizer(None, CPU).side_for(512, 512, Eval()) is None
+    assert TileSizer(None, CPU, at_once=4).side_for(512, 512, Eval()) == 256
     free.append(4 * free[-1])
-    assert Tiles(None, CPU, at_once=4).side_for(512, 512, Eval()) is None
+    assert TileSizer(None, CPU, at_once=4).side_for(512, 512, Eval()) is None
 
 
 def test_tiles_never_get_too_small_to_see_anything(free: list[float]) -> None:
-    assert Tiles(None, CPU).side_for(2000, 2000, Eval()) == SMALLEST_TILE
+    assert TileSizer(None, CPU).side_for(2000, 2000, Eval()) == SMALLEST_TILE
 
 
-def test_what_was_free_at_first_counts_for_all_pictures(free: list[float]) -> None:
-    # Later the first pictures' own maps would be taken for other programs'.
+def test_what_was_free_at_first_counts_for_all_images(free: list[float]) -> None:
+    # Later the first images' own maps would be taken for other programs'.
     free.append(bytes_for(512, 512))
-    tiles = Tiles(None, CPU)
+    tiles = TileSizer(None, CPU)
     side = tiles.side_for(1000, 1000, Eval())
     free.append(0)
     assert tiles.side_for(1000, 1000, Eval()) == side
@@ -187,7 +187,7 @@ def test_the_tile_that_is_asked_for_and_what_was_learned_go_before_estimates(
     free: list[float],
 ) -> None:
     free.append(bytes_for(512, 512))
-    tiles = Tiles(None, CPU)
+    tiles = TileSizer(None, CPU)
     for size in ((100, 100), (512, 512), (3000, 4000)):
         assert tiles.side_for(*size, Eval(tile=768)) == 768
         assert tiles.side_for(*size, Eval(tile=64)) == 64
@@ -199,7 +199,7 @@ def test_the_tile_that_is_asked_for_and_what_was_learned_go_before_estimates(
 
 
 def test_a_side_is_halved_once_for_all_who_tried_it(caplog: pytest.LogCaptureFixture) -> None:
-    tiles = Tiles(None, CPU)
+    tiles = TileSizer(None, CPU)
     assert tiles.shrink(None, 600)
     assert tiles.side == 304
     assert tiles.shrink(None, 600)  # another thread, which tried the same

@@ -17,22 +17,22 @@ from typer.testing import CliRunner
 import drn_cli
 from drn_cli.cli.app import app
 from drn_cli.data.classes import ClassSet
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.errors import DrnError
-from drn_cli.export.form import ENDINGS, Form
+from drn_cli.export.form import ENDINGS, ExportConfig
 from drn_cli.export.onnx import write_onnx
 from drn_cli.export.openvino import write_openvino
 from drn_cli.export.program import trace, write_program
 from drn_cli.inference.loading import load_classifier, load_predictor
+from drn_cli.inference.metadata import to_metadata
 from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.inference.score_maps import NonFiniteScoresError
-from drn_cli.inference.told import record
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.models import DRN
 
 CLASSES = ClassSet(("a", "b"), ((1, 2, 3), (200, 100, 0)))
-AS_IT_IS = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # black is 0, and stays 0 in every layer
+AS_IT_IS = ChannelStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # black is 0, and stays 0 in every layer
 FAILS = "bright.png: the network's scores are not finite (NaN or infinity)"
 
 
@@ -50,7 +50,7 @@ def overflowing(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                     parameter.mul_(1e12)
         folders = None if task == "segmentation" else ["n1", "n2"]
         files[task] = tmp_path_factory.mktemp(task) / "net.safetensors"
-        save_weights(files[task], model, record(model, AS_IT_IS, CLASSES, folders))
+        save_weights(files[task], model, to_metadata(model, AS_IT_IS, CLASSES, folders))
     return files
 
 
@@ -212,9 +212,9 @@ def test_index_maps_of_other_runtimes_are_held_to_the_same(
     photos: Path, format_: Any, normalize: bool
 ) -> None:
     """A comparison would have refused these exports."""
-    model, form = steep(1e38), Form(format=format_, argmax=True, normalize=normalize)
+    model, form = steep(1e38), ExportConfig(format=format_, argmax=True, normalize=normalize)
     program = trace(model, AS_IT_IS, form)
-    strings = record(model, AS_IT_IS, CLASSES)
+    strings = to_metadata(model, AS_IT_IS, CLASSES)
     strings |= {"input": "uint8" if normalize else "normalised", "outputs": "classes"}
     file = Path(f"net{ENDINGS[form.format]}")
     if format_ == "onnx":
@@ -237,7 +237,7 @@ def test_index_maps_of_other_runtimes_are_held_to_the_same(
 def test_export_of_an_index_map_is_refused_where_16_bits_do_not_suffice(tmp_path: Path) -> None:
     """One score is plus infinity where the other is minus infinity: the right class, by luck."""
     model = steep(6e4)
-    save_weights(tmp_path / "net.safetensors", model, record(model, AS_IT_IS, CLASSES))
+    save_weights(tmp_path / "net.safetensors", model, to_metadata(model, AS_IT_IS, CLASSES))
     options = (
         "--argmax",
         "--half",

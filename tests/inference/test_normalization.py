@@ -14,18 +14,18 @@ from typer.testing import CliRunner
 
 from drn_cli.cli.app import app
 from drn_cli.data.classes import ClassSet
-from drn_cli.data.folders import CITYSCAPES, IMAGENET, Statistics
+from drn_cli.data.folders import CITYSCAPES, IMAGENET, ChannelStats
 from drn_cli.errors import DrnError
+from drn_cli.inference.metadata import read_channel_stats, to_metadata
 from drn_cli.inference.opening import read_network
-from drn_cli.inference.told import record, statistics
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.conversion import to_original
 
-OWN = Statistics((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+OWN = ChannelStats((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 OPTION = ("--mean", "0.7,0.6,0.5", "--std", "0.3,0.2,0.1")
-UNIT = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-STATED = Statistics((0.7, 0.6, 0.5), (0.3, 0.2, 0.1))
+UNIT = ChannelStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+STATED = ChannelStats((0.7, 0.6, 0.5), (0.3, 0.2, 0.1))
 CLASSES = ClassSet(("a", "b", "c"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
 
 
@@ -46,7 +46,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         if name != "nineteen":
             folders = None if task == "segmentation" else ["n1", "n2", "n3"]
             found[f"our {name}"] = folder / f"{name}.safetensors"
-            save_weights(found[f"our {name}"], model, record(model, OWN, CLASSES, folders))
+            save_weights(found[f"our {name}"], model, to_metadata(model, OWN, CLASSES, folders))
     return found
 
 
@@ -69,11 +69,11 @@ def drn(*words: str | Path) -> Any:
     return CliRunner().invoke(app, [*map(str, words)])
 
 
-def used(result: Any) -> tuple[Statistics, str]:
+def used(result: Any) -> tuple[ChannelStats, str]:
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     told = told.get("protocol", told)
-    return Statistics(tuple(told["mean"]), tuple(told["std"])), told["mean_std_source"]
+    return ChannelStats(tuple(told["mean"]), tuple(told["std"])), told["mean_std_source"]
 
 
 PREDICT = ("predict", "photos")
@@ -105,7 +105,7 @@ def test_source_is_told_and_a_guess_or_a_replacement_is_warned_of(
     command: tuple[str, ...],
     name: str,
     options: tuple[str, ...],
-    statistics: Statistics,
+    statistics: ChannelStats,
     source: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -173,7 +173,7 @@ def test_those_of_the_data_folder_come_before_a_guess_of_an_export(
     name: str,
     marked: str,
     options: tuple[str, ...],
-    expected: tuple[Statistics, str],
+    expected: tuple[ChannelStats, str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     data_folders()
@@ -188,7 +188,7 @@ def test_those_of_the_data_folder_come_before_a_guess_of_an_export(
         return
     Path("folders/info.json").unlink()
     Path("stats/info.json").write_text("{}")
-    own = statistics(network.metadata, IMAGENET), marked
+    own = read_channel_stats(network.metadata, IMAGENET), marked
     assert used(drn("eval", "--weights", weights, "--data", data, "--json")) == own
     assert "its mean and std were guessed when it was exported" in caplog.text
 

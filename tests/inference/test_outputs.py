@@ -43,7 +43,7 @@ def files_below(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("index", "L"), ("colour", "P"), ("overlay", "RGB")])
-def test_pictures_are_pngs_of_their_kind(kind: str, mode: str) -> None:
+def test_images_are_pngs_of_their_kind(kind: str, mode: str) -> None:
     with Image.open(io.BytesIO(content(kind))) as made:
         assert (made.format, made.mode, made.size) == ("PNG", mode, SIZE[::-1])
         pixels = np.asarray(made)

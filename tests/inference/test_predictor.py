@@ -11,31 +11,31 @@ import torch
 from torch import Tensor
 
 from drn_cli.data.classes import generic
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.errors import DrnError
 from drn_cli.inference import memory
-from drn_cli.inference.memory import Tiles
-from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.memory import TileSizer
+from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.inference.score_maps import NonFiniteScoresError
 from drn_cli.recipe.schema import Eval
 
-STATISTICS = Statistics((0.2, 0.4, 0.6), (0.1, 0.2, 0.3))
+STATISTICS = ChannelStats((0.2, 0.4, 0.6), (0.1, 0.2, 0.3))
 
 
-def strongest_channel(pictures: Tensor) -> Tensor:
-    return pictures
+def strongest_channel(images: Tensor) -> Tensor:
+    return images
 
 
-def predictor(**options: object) -> PixelPredictor:
+def predictor(**options: object) -> SegmentationPredictor:
     fixed = {"statistics": STATISTICS, "class_set": generic(3), "device": torch.device("cpu")}
-    return PixelPredictor(**{"network": strongest_channel, "stride": 1, **fixed, **options})
+    return SegmentationPredictor(**{"network": strongest_channel, "stride": 1, **fixed, **options})
 
 
 @pytest.mark.parametrize(
     "options",
     [{}, {"view": Eval(tile=64)}, {"view": Eval(flip=True)}, {"autocast": torch.bfloat16}],
 )
-def test_picture_is_normalised_and_each_pixel_gets_its_class(options: dict[str, object]) -> None:
+def test_image_is_normalised_and_each_pixel_gets_its_class(options: dict[str, object]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (72, 80, 3)).astype(np.uint8)
     image.setflags(write=False)  # as Pillow gives them
     normalised = (image / 255 - STATISTICS.mean) / STATISTICS.std
@@ -58,29 +58,29 @@ class Limited:
     def __init__(self, most: int) -> None:
         self.most = most
         self.seen: list[tuple[int, ...]] = []
-        self.pictures: list[int] = []
+        self.images: list[int] = []
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        self.seen.append(tuple(pictures.shape[-2:]))
-        self.pictures.append(len(pictures))
-        if pictures[:, 0].numel() > self.most:
+    def __call__(self, images: Tensor) -> Tensor:
+        self.seen.append(tuple(images.shape[-2:]))
+        self.images.append(len(images))
+        if images[:, 0].numel() > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         # Back to colours, of which each is as often the strongest as the others.
         mean, std = (torch.tensor(x).view(3, 1, 1) for x in (STATISTICS.mean, STATISTICS.std))
-        return 20 * torch.nn.functional.avg_pool2d(pictures * std + mean, 5, stride=1, padding=2)
+        return 20 * torch.nn.functional.avg_pool2d(images * std + mean, 5, stride=1, padding=2)
 
 
 VIEWS = [Eval(), Eval(scales=(0.5, 1.25), flip=True), Eval(tile=64)]
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_pictures_of_a_batch_get_what_each_gets_alone(view: Eval) -> None:
+def test_images_of_a_batch_get_what_each_gets_alone(view: Eval) -> None:
     images = [noise(72, 90, seed) for seed in range(3)]
     images[1] = images[1][:, ::-1]
     images[2].setflags(write=False)
     network = Limited(10**9)
     together = predictor(network=network, view=view).batch(images)
-    assert set(network.pictures) == {3}
+    assert set(network.images) == {3}
     alone = [predictor(network=network, view=view)(image) for image in images]
     assert len(together) == 3
     for found, expected in zip(together, alone, strict=True):
@@ -116,7 +116,7 @@ def test_a_batch_that_does_not_fit_is_seen_one_by_one(caplog: pytest.LogCaptureF
     limited = predictor(network=network)
     images = [noise(100, 100, seed) for seed in range(3)]
     found = limited.batch(images)
-    assert network.pictures == [3, 1, 1, 1]
+    assert network.images == [3, 1, 1, 1]
     assert set(network.seen) == {(100, 100)}  # each is still seen whole
     assert limited.tiles.side is None
     assert not caplog.records
@@ -124,12 +124,12 @@ def test_a_batch_that_does_not_fit_is_seen_one_by_one(caplog: pytest.LogCaptureF
         assert torch.equal(classes, predictor(network=Limited(10**9))(image))
 
 
-def test_a_batch_of_pictures_none_of_which_fits_is_seen_in_tiles() -> None:
+def test_a_batch_of_images_none_of_which_fits_is_seen_in_tiles() -> None:
     network = Limited(160 * 160)
     images = [noise(300, 280, seed) for seed in range(2)]
     limited = predictor(network=network)
     found = limited.batch(images)
-    assert network.pictures[:3] == [2, 1, 1]
+    assert network.images[:3] == [2, 1, 1]
     assert limited.tiles.side == 152
     assert max(network.seen[-1]) <= 152
     expected = predictor(network=Limited(10**9), view=Eval(tile=152))
@@ -153,7 +153,7 @@ def test_probabilities_come_with_the_classes_that_are_found_without(view: Eval) 
     assert shares.max() > 0.8
 
 
-def test_probabilities_of_a_picture_that_does_not_fit_come_in_tiles_too() -> None:
+def test_probabilities_of_a_image_that_does_not_fit_come_in_tiles_too() -> None:
     network = Limited(160 * 160)
     limited = predictor(network=network)
     classes, _ = limited.with_probabilities(noise(300, 280))
@@ -168,10 +168,10 @@ def test_the_network_alone_computes_in_16_bits(kind: torch.dtype | None) -> None
     weights = torch.eye(3).view(3, 3, 1, 1)
     inside, scores = [], []
 
-    def network(pictures: Tensor) -> Tensor:
+    def network(images: Tensor) -> Tensor:
         inside.append(torch.is_autocast_enabled("cpu"))
-        assert pictures.dtype == torch.float32
-        scores.append(torch.nn.functional.conv2d(pictures, weights))
+        assert images.dtype == torch.float32
+        scores.append(torch.nn.functional.conv2d(images, weights))
         return scores[-1]
 
     image = noise(32, 40)
@@ -186,7 +186,7 @@ def test_the_network_alone_computes_in_16_bits(kind: torch.dtype | None) -> None
     torch.testing.assert_close(shares, expected, rtol=0, atol=1e-5)
 
 
-def test_picture_that_does_not_fit_is_seen_in_tiles_and_so_are_those_after_it(
+def test_image_that_does_not_fit_is_seen_in_tiles_and_so_are_those_after_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     network = Limited(160 * 160)
@@ -214,10 +214,10 @@ def test_picture_that_does_not_fit_is_seen_in_tiles_and_so_are_those_after_it(
 def test_what_the_network_held_is_let_go_before_it_tries_again() -> None:
     held: list[weakref.ref[torch.UntypedStorage]] = []
 
-    def network(pictures: Tensor) -> Tensor:
+    def network(images: Tensor) -> Tensor:
         assert all(reference() is None for reference in held)
-        near = torch.nn.functional.avg_pool2d(pictures, 5, stride=1, padding=2)
-        if pictures.shape[-1] > 160:
+        near = torch.nn.functional.avg_pool2d(images, 5, stride=1, padding=2)
+        if images.shape[-1] > 160:
             held.append(weakref.ref(near.untyped_storage()))
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return near
@@ -226,18 +226,18 @@ def test_what_the_network_held_is_let_go_before_it_tries_again() -> None:
     assert len(held) == 2
 
 
-def test_a_picture_too_large_for_what_is_free_is_seen_in_tiles_from_the_start(
+def test_a_image_too_large_for_what_is_free_is_seen_in_tiles_from_the_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fitting = 160 * 160 * memory.bytes_per_pixel(None)
     monkeypatch.setattr(memory, "available", lambda _: fitting / memory.SHARE + 1)
     network = Limited(160 * 160)
-    tiles = Tiles(None, torch.device("cpu"))
+    tiles = TileSizer(None, torch.device("cpu"))
     image = noise(300, 280)
     classes = predictor(network=network, tiles=tiles)(image)
     assert 128 < max(max(size) for size in network.seen) <= 160
     assert torch.equal(classes, predictor(network=Limited(10**9), view=Eval(tile=160))(image))
-    # Predictors share what is known: this one has never seen a picture.
+    # Predictors share what is known: this one has never seen an image.
     other = Limited(160 * 160)
     predictor(network=other, tiles=tiles)(noise(200, 200))
     assert max(max(size) for size in other.seen) <= 160
@@ -260,7 +260,7 @@ def test_tiles_are_halves_of_what_the_network_saw(view: Eval, first: int) -> Non
 
 def test_memory_that_suffices_for_no_tile_is_a_mistake_in_one_line() -> None:
     network = Limited(0)
-    with pytest.raises(DrnError, match=r"picture of 300x200 .* in tiles of 128 pixels") as raised:
+    with pytest.raises(DrnError, match=r"image of 300x200 .* in tiles of 128 pixels") as raised:
         predictor(network=network)(noise(200, 300))
     assert "\n" not in str(raised.value)
     sides = [max(size) for size in network.seen]
@@ -281,10 +281,10 @@ def test_threads_find_the_side_together(caplog: pytest.LogCaptureFixture) -> Non
     together = threading.Barrier(threads)
     limited = Limited(320 * 320)
 
-    def network(pictures: Tensor) -> Tensor:
-        if pictures.shape[-1] == 600:
-            together.wait(60)  # until every thread has begun with the whole picture
-        return limited(pictures)
+    def network(images: Tensor) -> Tensor:
+        if images.shape[-1] == 600:
+            together.wait(60)  # until every thread has begun with the whole image
+        return limited(images)
 
     with ThreadPoolExecutor(threads) as pool:
         limited_once = predictor(network=network)
@@ -298,7 +298,7 @@ def test_threads_find_the_side_together(caplog: pytest.LogCaptureFixture) -> Non
     assert len(caplog.records) == 1
 
 
-# Whole, a picture takes 2 x 64 maps of 2 MiB here; the process may have 200 MiB more.
+# Whole, an image takes 2 x 64 maps of 2 MiB here; the process may have 200 MiB more.
 REAL = """
 import logging
 import resource

@@ -43,7 +43,7 @@ def network(arch: str) -> DRN:
     return model
 
 
-def pictures(*shape: int) -> Tensor:
+def images(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
@@ -69,7 +69,7 @@ def classifier(segmenter: DRN) -> DRN:
 @pytest.mark.parametrize("arch", list_models())
 def test_answers_stay_the_same(monkeypatch: pytest.MonkeyPatch, arch: str) -> None:
     monkeypatch.setattr(winograd, "WORTHWHILE", math.inf)  # small as the maps are
-    segmenter, x = network(arch), pictures(1, 3, 40, 56)
+    segmenter, x = network(arch), images(1, 3, 40, 56)
     # Both tasks have the same convolutions: they are transformed for one.
     for model, exact in ((segmenter, True), (classifier(segmenter), False)):
         made = prepared(model, CPU, exact=exact)
@@ -81,7 +81,7 @@ def test_answers_stay_the_same(monkeypatch: pytest.MonkeyPatch, arch: str) -> No
 
 @torch.no_grad()
 def test_a_batch_norm_that_is_a_little_off_would_be_seen() -> None:
-    model, x = network("drn_a_18"), pictures(1, 3, 40, 56)
+    model, x = network("drn_a_18"), images(1, 3, 40, 56)
     exact = copy.deepcopy(model).double()(x.double())
     assert difference(prepared(model, CPU)(x), exact) < 1e-5
     *_, last = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
@@ -91,7 +91,7 @@ def test_a_batch_norm_that_is_a_little_off_would_be_seen() -> None:
 
 @torch.no_grad()
 def test_large_maps_go_the_quicker_way() -> None:
-    model, x = network("drn_d_22"), pictures(1, 3, 257, 200)
+    model, x = network("drn_d_22"), images(1, 3, 257, 200)
     made, direct = prepared(model, CPU), []
     for module in made.modules():
         if isinstance(module, WinogradConvolution):
@@ -104,7 +104,7 @@ def test_large_maps_go_the_quicker_way() -> None:
 
 @torch.no_grad()
 def test_it_does_not_matter_what_the_original_was_doing() -> None:
-    model, x = network("drn_a_18"), pictures(1, 3, 40, 56)
+    model, x = network("drn_a_18"), images(1, 3, 40, 56)
     expected = model(x)
     recompute_activations(model)
     synchronise(model.train(), CPU)
@@ -128,7 +128,7 @@ def test_the_original_and_the_random_state_stay_as_they_are() -> None:
     state = torch.random.get_rng_state()
 
     made = prepared(model, CPU)
-    made(pictures(1, 3, 40, 56))
+    made(images(1, 3, 40, 56))
 
     assert torch.equal(torch.random.get_rng_state(), state)
     after = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -141,7 +141,7 @@ def test_the_original_and_the_random_state_stay_as_they_are() -> None:
 
 @torch.no_grad()
 def test_what_the_original_learns_afterwards_is_not_for_the_copy() -> None:
-    model, x = network("drn_a_18"), pictures(1, 3, 40, 56)
+    model, x = network("drn_a_18"), images(1, 3, 40, 56)
     made = prepared(model, CPU)
     before = made(x)
     for tensor in [*model.parameters(), *model.buffers()]:
@@ -151,7 +151,7 @@ def test_what_the_original_learns_afterwards_is_not_for_the_copy() -> None:
 
 @torch.no_grad()
 def test_in_16_bits_convolutions_stay_as_they_are() -> None:
-    model, x = network("drn_d_22"), pictures(1, 3, 129, 136)
+    model, x = network("drn_d_22"), images(1, 3, 129, 136)
     made = prepared(model, CPU, exact=False)
     assert kinds(made, WinogradConvolution) == 0
     assert kinds(made, nn.BatchNorm2d) == 0
@@ -181,6 +181,6 @@ def test_short_memory_leaves_convolutions_as_they_are(monkeypatch: pytest.Monkey
     copied = prepared(model, CPU)
     assert made == all_of_them
     assert kinds(copied, WinogradConvolution) == 0
-    x = pictures(1, 3, 40, 56)
+    x = images(1, 3, 40, 56)
     with torch.inference_mode():
         assert difference(copied.scores(x), model.scores(x)) < 1e-4

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from drn_cli.data.folders import IMAGENET
 from drn_cli.errors import DrnError
-from drn_cli.export.form import Form
+from drn_cli.export.form import ExportConfig
 from drn_cli.export.program import trace, write_program
 from drn_cli.inference.pt2_safety import check_archive
 from drn_cli.inference.runtimes import open_exported
@@ -155,7 +155,7 @@ def test_copied_archive(rewritten: Any, original: Path) -> None:
     ],
 )
 def test_exports_pass(tmp_path: Path, arch: str, task: Any, options: Any) -> None:
-    program = trace(create_model(arch, task, 5), IMAGENET, Form(format="pt2", **options))
+    program = trace(create_model(arch, task, 5), IMAGENET, ExportConfig(format="pt2", **options))
     write_program(tmp_path / "net.pt2", program, {})
     with zipfile.ZipFile(tmp_path / "net.pt2") as archive:
         [traced] = [one for one in archive.infolist() if one.filename.endswith("inputs/model.pt")]

@@ -98,7 +98,7 @@ def test_closing_waits_for_what_is_under_way() -> None:
     assert done == finished
 
 
-def test_a_network_works_on_as_many_pictures_as_there_are_threads() -> None:
+def test_a_network_works_on_as_many_images_as_there_are_threads() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     torch.set_num_threads(4)
     assert networks_at_once(cpu) == 4

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from drn_cli.data.batches import normalise
 from drn_cli.errors import DrnError
-from drn_cli.inference.classifier import Classifier
+from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.inference.opening import Found, TrainedNetwork, open_network, read_network
-from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.inference.runtimes import AS_PIXELS, ExportedNetwork, Output
 from drn_cli.networks.catalog import Task
 from drn_cli.recipe.schema import Eval
@@ -62,7 +62,7 @@ def checkpoint(exports: Exports) -> TrainedNetwork:
 
 
 @pytest.fixture(scope="module")
-def right(checkpoint: TrainedNetwork) -> PixelPredictor:
+def right(checkpoint: TrainedNetwork) -> SegmentationPredictor:
     return load_predictor(checkpoint, CPU)
 
 
@@ -87,7 +87,7 @@ def assert_same(found: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("format_", [*RUNTIMES, "fyu", "safetensors"])
-def test_index_maps_of_all_sizes(opened: Open, right: PixelPredictor, format_: str) -> None:
+def test_index_maps_of_all_sizes(opened: Open, right: SegmentationPredictor, format_: str) -> None:
     exported = load_predictor(opened(format=format_), CPU)
     assert exported.class_set == right.class_set == CLASS_SET
     assert exported.statistics == right.statistics == STATISTICS
@@ -112,7 +112,7 @@ def test_views_differ(look: Look) -> None:
 
 
 @pytest.mark.parametrize("format_", RUNTIMES)
-def test_concurrent_images(opened: Open, right: PixelPredictor, format_: str) -> None:
+def test_concurrent_images(opened: Open, right: SegmentationPredictor, format_: str) -> None:
     images = [noise(24 + 8 * (number % 3), 40, number) for number in range(12)]
     together = load_predictor(opened(format=format_), CPU, at_once=4)
     with ThreadPoolExecutor(4) as pool:
@@ -122,7 +122,9 @@ def test_concurrent_images(opened: Open, right: PixelPredictor, format_: str) ->
 
 
 @pytest.mark.parametrize("format_", RUNTIMES)
-def test_batch_equals_single_images(opened: Open, right: PixelPredictor, format_: str) -> None:
+def test_batch_equals_single_images(
+    opened: Open, right: SegmentationPredictor, format_: str
+) -> None:
     exported = load_predictor(opened(format=format_), CPU)
     images = [noise(33, 47, seed) for seed in range(3)]
     for given, image in zip(exported.batch(images), images, strict=True):
@@ -139,7 +141,7 @@ def test_batch_equals_single_images(opened: Open, right: PixelPredictor, format_
     ids=str,
 )
 def test_argmax_normalize_and_size_keep_the_index_maps(
-    opened: Open, right: PixelPredictor, options: dict[str, Any]
+    opened: Open, right: SegmentationPredictor, options: dict[str, Any]
 ) -> None:
     exported = load_predictor(opened(**options), CPU)
     assert exported.statistics == (AS_PIXELS if "normalize" in options else STATISTICS)
@@ -176,7 +178,7 @@ def classifiers(
     return opened("classification", format=request.param), trained
 
 
-def loaded(source: Found, view: Any) -> Classifier:
+def loaded(source: Found, view: Any) -> ClassificationPredictor:
     return load_classifier(source, CPU, crop=CROP, resize=RESIZE, view=view)
 
 

@@ -1,4 +1,4 @@
-"""Answers for each pixel against maps of the picture's size, made one step after the other."""
+"""Answers for each pixel against maps of the image's size, made one step after the other."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from drn_cli.inference import score_maps
-from drn_cli.inference.score_maps import ScoreMap, class_map, probabilities
+from drn_cli.inference.score_maps import ViewScores, class_map, probabilities
 from drn_cli.inference.views import view_size
 from drn_cli.networks.models import upsample
 
@@ -25,8 +25,8 @@ def seen(
     scales: Sequence[float] = (1.0,),
     mirrored: Sequence[bool] = (False,),
     classes: int = CLASSES,
-) -> list[ScoreMap]:
-    """Make up what a network says of a picture's views."""
+) -> list[ViewScores]:
+    """Make up what a network says of an image's views."""
     random = torch.Generator().manual_seed(height + 1000 * width)
     maps = []
     for scale in scales:
@@ -34,11 +34,11 @@ def seen(
         for mirror in mirrored:
             shape = (-(-rows // stride), classes, -(-columns // stride))
             scores = 3 * torch.randn(shape, generator=random)
-            maps.append(ScoreMap(scores, rows, columns, stride, mirror))
+            maps.append(ViewScores(scores, rows, columns, stride, mirror))
     return maps
 
 
-def step_by_step(maps: Sequence[ScoreMap], height: int, width: int) -> Tensor:
+def step_by_step(maps: Sequence[ViewScores], height: int, width: int) -> Tensor:
     """Sum the views' log-probabilities, `(C, height, width)` in double."""
     total = torch.zeros(maps[0].scores.shape[1], height, width, dtype=torch.float64)
     for one in maps:
@@ -110,14 +110,14 @@ def test_neither_bands_nor_columns_show(
     assert disagreement(class_map(maps, *size), step_by_step(maps, *size)) < 1e-4
 
 
-def test_a_picture_wider_than_all_columns_at_once() -> None:
+def test_a_image_wider_than_all_columns_at_once() -> None:
     size = (9, 2 * score_maps.COLUMNS + 77)
     maps = seen(*size, 8, (0.75, 1.0), MIRRORED)
     assert disagreement(class_map(maps, *size), step_by_step(maps, *size)) < 1e-4
 
 
 def test_sizes_that_share_a_side_are_not_mistaken_for_each_other() -> None:
-    # Weights are kept from picture to picture.
+    # Weights are kept from image to image.
     for size in ((40, 24), (24, 40), (40, 25), (24, 24)):
         for stride in (8, 1):
             for mirrored in ((False,), (True,)):
@@ -133,7 +133,7 @@ def test_the_last_of_many_classes_can_be_the_best() -> None:
 
 def test_scores_of_any_size_give_probabilities() -> None:
     maps = seen(16, 24, 8, (1.0, 0.5))
-    huge = [ScoreMap(one.scores * 1e4, one.height, one.width, one.stride) for one in maps]
+    huge = [ViewScores(one.scores * 1e4, one.height, one.width, one.stride) for one in maps]
     shares = probabilities(huge, 16, 24)
     assert shares.isfinite().all()
     torch.testing.assert_close(shares.sum(0), torch.ones(16, 24))

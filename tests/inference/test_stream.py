@@ -12,13 +12,13 @@ from drn_cli.data.classes import generic
 from drn_cli.data.folders import IMAGENET
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
-from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.inference.stream import (
     GPU_BYTES,
     MOST_AT_ONCE,
     WAITING_BYTES,
     WRITERS,
-    Read,
+    DecodedImage,
     by_size,
     stream,
 )
@@ -38,8 +38,8 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
-def picture(number: int) -> Pixels:
-    """Draw a picture of one of three sizes, from its number; every seventh is broken."""
+def make_image(number: int) -> Pixels:
+    """Draw an image of one of three sizes, from its number; every seventh is broken."""
     if number % 7 == 6:
         raise DrnError(f"{number}: broken image")
     return np.full((4 + number % 3, 5, 3), number, np.uint8)
@@ -54,7 +54,7 @@ def together(number: int, image: Pixels, answer: int) -> tuple[int, int]:
 
 
 def run(count: int, device: torch.device = CPU, **given: Any) -> list[tuple[int, Any]]:
-    ways = {"read": picture, "answer": first_values, "finish": together} | given
+    ways = {"read": make_image, "answer": first_values, "finish": together} | given
     return list(stream(range(count), device=device, **ways))
 
 
@@ -80,13 +80,13 @@ def test_each_item_comes_once_with_its_own_result(device: torch.device) -> None:
 
 
 @DEVICES
-def test_pictures_that_cannot_be_read_come_back_with_the_reason(device: torch.device) -> None:
+def test_images_that_cannot_be_read_come_back_with_the_reason(device: torch.device) -> None:
     expected = {n: f"{n}: broken image" for n in (6, 13, 20)}
     assert errors(run(21, device)) == expected
 
 
 @DEVICES
-def test_nothing_but_broken_pictures(device: torch.device) -> None:
+def test_nothing_but_broken_images(device: torch.device) -> None:
     def read(number: int) -> Pixels:
         raise DrnError(f"{number}: broken")
 
@@ -95,7 +95,7 @@ def test_nothing_but_broken_pictures(device: torch.device) -> None:
 
 @DEVICES
 @pytest.mark.parametrize("count", [0, 1])
-def test_no_picture_and_one_picture(device: torch.device, count: int) -> None:
+def test_no_image_and_one_image(device: torch.device, count: int) -> None:
     assert run(count, device) == [(0, (0, 0))][:count]
 
 
@@ -103,7 +103,7 @@ def test_results_are_those_of_one_by_one(threads: Callable[[int], None]) -> None
     torch.manual_seed(0)
     model = create_model("drn_d_22", "segmentation", 5).eval()
     options = {"statistics": IMAGENET, "class_set": generic(5), "device": CPU}
-    predictor = PixelPredictor(network=model.scores, **options)
+    predictor = SegmentationPredictor(network=model.scores, **options)
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (24 + 8 * n, 40, 3)).astype(np.uint8) for n in range(3)] * 2
     alone = [predictor(image).numpy() for image in images]
@@ -129,7 +129,7 @@ def threads_inside(count: int) -> set[int]:
     ("number", "count", "inside"),
     [(6, 1, 6), (6, 2, 3), (6, 3, 2), (6, 4, 1), (6, 6, 1), (6, 20, 1), (20, 10, 2), (20, 20, 1)],
 )
-def test_fewer_pictures_than_threads_get_several_threads_each(
+def test_fewer_images_than_threads_get_several_threads_each(
     threads: Callable[[int], None], number: int, count: int, inside: int
 ) -> None:
     threads(number)
@@ -144,7 +144,7 @@ def assert_threads(number: int) -> None:
         assert pool.submit(torch.get_num_threads).result() == number
 
 
-def test_pictures_are_answered_at_the_same_time(threads: Callable[[int], None]) -> None:
+def test_images_are_answered_at_the_same_time(threads: Callable[[int], None]) -> None:
     threads(3)
     meeting = threading.Barrier(3)
 
@@ -228,7 +228,7 @@ def test_failure_ends_it_and_the_threads_are_put_back(
 def test_threads_are_put_back_when_nobody_wants_the_rest(threads: Callable[[int], None]) -> None:
     threads(2)
     before = set(threading.enumerate())
-    results = stream(range(100), picture, first_values, together, CPU)
+    results = stream(range(100), make_image, first_values, together, CPU)
     next(results)
     results.close()
     assert_threads(2)
@@ -236,19 +236,19 @@ def test_threads_are_put_back_when_nobody_wants_the_rest(threads: Callable[[int]
 
 
 def empty(height: int, width: int) -> Pixels:
-    """Make a picture that takes no memory."""
+    """Make an image that takes no memory."""
     return np.broadcast_to(np.zeros(3, np.uint8), (height, width, 3))
 
 
-def reads(images: Sequence[Pixels | DrnError]) -> Iterator[Read[int]]:
-    return (Read(number, image) for number, image in enumerate(images))
+def reads(images: Sequence[Pixels | DrnError]) -> Iterator[DecodedImage[int]]:
+    return (DecodedImage(number, image) for number, image in enumerate(images))
 
 
-def items(batches: Sequence[Sequence[Read[int]]]) -> list[list[int]]:
+def items(batches: Sequence[Sequence[DecodedImage[int]]]) -> list[list[int]]:
     return [[one.item for one in batch] for batch in batches]
 
 
-def test_pictures_of_one_size_are_put_together_as_they_come() -> None:
+def test_images_of_one_size_are_put_together_as_they_come() -> None:
     images = [empty(4 + n % 3, 5) for n in range(10)]
     assert items(list(by_size(reads(images), 2))) == [
         [0, 3], [1, 4], [2, 5], [6, 9], [7], [8],
@@ -257,7 +257,7 @@ def test_pictures_of_one_size_are_put_together_as_they_come() -> None:
     assert items(list(by_size(reads(images), 2))) == [[0], [1]]
 
 
-def test_picture_that_cannot_be_read_is_alone_and_holds_nobody_up() -> None:
+def test_image_that_cannot_be_read_is_alone_and_holds_nobody_up() -> None:
     images = [empty(4, 5), DrnError("broken"), empty(4, 5)]
     assert items(list(by_size(reads(images), 3))) == [[1], [0, 2]]
 
@@ -288,11 +288,11 @@ def test_as_many_as_fill_a_gpu_by_default(size: tuple[int, int], expected: int) 
 
 @pytest.mark.parametrize("at_once", [None, 1000])
 def test_what_waits_for_others_of_its_size_is_bounded(at_once: int | None) -> None:
-    """Every picture has a size of its own: only the bound lets one go before the end."""
+    """Every image has a size of its own: only the bound lets one go before the end."""
     images = [empty(1000 + n % 97, 1000 + n) for n in range(200)]
     given, gone, most = 0, 0, 0
 
-    def counted() -> Iterator[Read[int]]:
+    def counted() -> Iterator[DecodedImage[int]]:
         nonlocal given, most
         for one in reads(images):
             most = max(most, given - gone)

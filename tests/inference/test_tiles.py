@@ -1,4 +1,4 @@
-"""Tiles: where they lie, what they count, and that a picture cut into them is seen as one."""
+"""Tiles: where they lie, what they count, and that an image cut into them is seen as one."""
 
 import itertools
 
@@ -21,7 +21,7 @@ LENGTHS = [65, 97, 129, 131, 200, 500, 777, 1023, 1024, 2048]
 TILED = [(length, side) for length in LENGTHS for side in SIDES if length > side]
 
 
-def picture(height: int, width: int, count: int = 1) -> Tensor:
+def image(height: int, width: int, count: int = 1) -> Tensor:
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(2))
 
 
@@ -45,7 +45,7 @@ def averaging(x: Tensor) -> Tensor:
 
 
 class Cut:
-    """Hands the parts of some pictures to a network."""
+    """Hands the parts of some images to a network."""
 
     def __init__(self, whole: Tensor, network) -> None:
         self.whole, self.network = whole, network
@@ -142,7 +142,7 @@ SIZES = [(64, 64), (65, 97), (31, 201), (200, 17), (128, 129), (1, 300)]
 def test_a_network_that_looks_no_further_than_a_cell_sees_the_whole(
     height: int, width: int, side: int, network, stride: int
 ) -> None:
-    cut = Cut(picture(height, width, 2), network)
+    cut = Cut(image(height, width, 2), network)
     found, expected = cut.in_tiles(side, stride), network(cut.whole)
     assert found.shape == expected.shape
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
@@ -154,20 +154,20 @@ def test_a_network_that_looks_no_further_than_a_cell_sees_the_whole(
 def test_a_network_that_looks_no_further_than_is_discarded_sees_the_whole(
     height: int, width: int, side: int, network, stride: int
 ) -> None:
-    cut = Cut(picture(height, width), network)
+    cut = Cut(image(height, width), network)
     found, expected = cut.in_tiles(side, stride), network(cut.whole)
     assert len(cut.parts) > 1
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_what_is_no_larger_than_a_tile_is_seen_whole() -> None:
-    cut = Cut(picture(60, 61), looking_around)
+    cut = Cut(image(60, 61), looking_around)
     assert torch.equal(cut.in_tiles(61, 1), looking_around(cut.whole))
     assert cut.parts == [(slice(60), slice(61))]
 
 
 def test_every_tile_is_seen_once_and_none_is_larger_than_its_side() -> None:
-    cut = Cut(picture(150, 333), averaging)
+    cut = Cut(image(150, 333), averaging)
     cut.in_tiles(100, 8)
     down, across = place_tiles(150, 100), place_tiles(333, 100)
     expected = [(t.start, t.stop, u.start, u.stop) for t in down for u in across]
@@ -177,7 +177,7 @@ def test_every_tile_is_seen_once_and_none_is_larger_than_its_side() -> None:
 def test_the_middle_of_a_tile_counts_more_than_its_edge() -> None:
     # Two tiles that disagree: in what they have in common the nearer middle wins.
     overlap = place_tiles(1000, 64)[0].overlap
-    cut = Cut(picture(64, 2 * 64 - overlap), None)
+    cut = Cut(image(64, 2 * 64 - overlap), None)
 
     def network(x: Tensor) -> Tensor:
         logits = torch.zeros(1, CLASSES, *x.shape[-2:])
@@ -196,7 +196,7 @@ def test_the_middle_of_a_tile_counts_more_than_its_edge() -> None:
 
 
 def test_scores_of_16_bits_are_added_up_in_32() -> None:
-    cut = Cut(picture(80, 150), lambda x: pixelwise(x).bfloat16())
+    cut = Cut(image(80, 150), lambda x: pixelwise(x).bfloat16())
     scores = cut.in_tiles(64, 1)
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, cut.network(cut.whole).float(), rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""How a network looks at a picture, against the protocol as Pillow and NumPy do it."""
+"""How a network looks at an image, against the protocol as Pillow and NumPy do it."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drn_cli.data.batches import normalise
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.inference.preparation import prepared
 from drn_cli.inference.score_maps import class_map
 from drn_cli.inference.views import look, resized, resized_floats, resized_image
@@ -19,7 +19,7 @@ from drn_cli.networks import create_model
 from drn_cli.networks.models import DRN
 from drn_cli.recipe.schema import Eval
 
-STATISTICS = Statistics((0.2, 0.4, 0.6), (0.1, 0.2, 0.3))
+STATISTICS = ChannelStats((0.2, 0.4, 0.6), (0.1, 0.2, 0.3))
 CLASSES = 5
 MIX = torch.randn(CLASSES, 3, 1, 1, generator=torch.Generator().manual_seed(0))
 PAPER = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -108,17 +108,17 @@ def test_answers_are_those_of_the_protocol_step_by_step(arch: str, flip: bool) -
         assert (classes_of(ready, image, other) != classes).mean() > 0.03
 
 
-def on_cpu(pictures: Tensor, height: int, width: int) -> Tensor:
-    return resized(pictures, height, width)
+def on_cpu(images: Tensor, height: int, width: int) -> Tensor:
+    return resized(images, height, width)
 
 
-def on_gpu(pictures: Tensor, height: int, width: int) -> Tensor:
-    channels_first = pictures.permute(0, 3, 1, 2).float()
+def on_gpu(images: Tensor, height: int, width: int) -> Tensor:
+    channels_first = images.permute(0, 3, 1, 2).float()
     return resized_floats(channels_first, height, width).permute(0, 2, 3, 1)
 
 
 def edges(height: int, width: int) -> np.ndarray:
-    """Make a picture of black and white alone, which a bicubic filter overshoots."""
+    """Make an image of black and white alone, which a bicubic filter overshoots."""
     return (
         (noise(height // 4 + 1, width // 4 + 1) // 128 * 255)
         .repeat(4, 0)
@@ -127,14 +127,14 @@ def edges(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("way", [on_cpu, on_gpu])
-@pytest.mark.parametrize("picture", [noise, smooth, edges])
+@pytest.mark.parametrize("make", [noise, smooth, edges])
 @pytest.mark.parametrize("size", [(37, 46), (9, 11), (56, 70), (131, 162), (75, 40), (200, 93)])
-def test_pictures_are_resized_as_pillow_does(
+def test_images_are_resized_as_pillow_does(
     way: Callable[[Tensor, int, int], Tensor],
-    picture: Callable[[int, int], np.ndarray],
+    make: Callable[[int, int], np.ndarray],
     size: tuple[int, int],
 ) -> None:
-    images = [picture(75, 93), picture(75, 93)[::-1]]
+    images = [make(75, 93), make(75, 93)[::-1]]
     found = way(batch(*images), *size).numpy()
     assert found.shape == (2, *size, 3)
     assert np.array_equal(found, found.astype(np.uint8))
@@ -153,7 +153,7 @@ def test_whole_floats_are_normalised_as_bytes_are_and_left_alone() -> None:
     assert torch.equal(floats, batch(image).float())  # the mirrored view is made of them
 
 
-def test_a_picture_that_was_read_is_resized_alike() -> None:
+def test_a_image_that_was_read_is_resized_alike() -> None:
     image = noise(30, 41)
     image.setflags(write=False)  # as Pillow gives them
     assert resized_image(image, 30, 41) is image
@@ -170,9 +170,9 @@ class Recorder:
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        self.seen.append(pictures.clone())
-        return F.conv2d(pictures, MIX)
+    def __call__(self, images: Tensor) -> Tensor:
+        self.seen.append(images.clone())
+        return F.conv2d(images, MIX)
 
     @property
     def sizes(self) -> list[tuple[int, ...]]:
@@ -192,19 +192,19 @@ def test_sizes_are_truncated_and_never_empty() -> None:
 
 def test_views_are_normalised_and_the_mirrored_follows_the_plain() -> None:
     network, image = Recorder(), noise(12, 20)
-    pictures = batch(image)
-    [maps] = look(network, 1, pictures, STATISTICS, Eval(scales=(1.0, 0.5), flip=True))
+    images = batch(image)
+    [maps] = look(network, 1, images, STATISTICS, Eval(scales=(1.0, 0.5), flip=True))
     assert [one.mirrored for one in maps] == [False, True, False, True]
-    half = resized(pictures, 6, 10)[0].numpy()
+    half = resized(images, 6, 10)[0].numpy()
     shown = [image, image[:, ::-1], half, half[:, ::-1]]
     for seen, expected in zip(network.seen, shown, strict=True):
         torch.testing.assert_close(seen, normalised(expected), rtol=1e-5, atol=1e-5)
-    assert np.array_equal(pictures[0].numpy(), image)
+    assert np.array_equal(images[0].numpy(), image)
 
 
 def test_maps_are_float32_with_rows_of_cells_in_one_piece() -> None:
-    def network(pictures: Tensor) -> Tensor:
-        return F.conv2d(F.avg_pool2d(pictures, 8, ceil_mode=True), MIX).bfloat16()
+    def network(images: Tensor) -> Tensor:
+        return F.conv2d(F.avg_pool2d(images, 8, ceil_mode=True), MIX).bfloat16()
 
     [maps] = look(network, 8, batch(noise(20, 36)), STATISTICS, Eval(flip=True))
     for one in maps:
@@ -216,7 +216,7 @@ def test_maps_are_float32_with_rows_of_cells_in_one_piece() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("view", [Eval(), Eval(scales=(0.5, 1.0), flip=True), Eval(tile=64)])
-def test_pictures_at_once_get_what_each_gets_alone(view: Eval) -> None:
+def test_images_at_once_get_what_each_gets_alone(view: Eval) -> None:
     images = [smooth(72, 90, seed) for seed in range(3)]
     ready = prepared(segmenter("drn_a_18", images[0]), torch.device("cpu"))
     together = look(ready.scores, 8, batch(*images), STATISTICS, view)
@@ -242,9 +242,9 @@ def test_every_view_is_seen_in_tiles_of_the_side_that_is_asked_for() -> None:
 
 
 def test_a_sure_network_gets_its_class_in_tiles_at_several_sizes() -> None:
-    def sure(pictures: Tensor) -> Tensor:
+    def sure(images: Tensor) -> Tensor:
         # Differences of 400: the probabilities of all others are rounded to 0.
-        best = F.conv2d(pictures, MIX).argmax(1, keepdim=True)
+        best = F.conv2d(images, MIX).argmax(1, keepdim=True)
         return 400.0 * best.eq(torch.arange(CLASSES).view(1, -1, 1, 1))
 
     flat = np.full((96, 80, 3), (10, 200, 90), np.uint8)

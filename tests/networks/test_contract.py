@@ -44,7 +44,7 @@ def model(request: pytest.FixtureRequest) -> DRN:
     return built
 
 
-def pictures(*shape: int) -> Tensor:
+def images(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
@@ -66,7 +66,7 @@ def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
 @models(EACH)
 @pytest.mark.parametrize("size", [(37, 53), (1, 1), (8, 9), (64, 32)])
 def test_takes_any_size(model: DRN, size: tuple[int, int]) -> None:
-    x = pictures(2, 3, *size)
+    x = images(2, 3, *size)
     logits = model(x)
     assert tuple(logits.shape) == expected_shape(model, x)
     assert logits.isfinite().all()
@@ -84,7 +84,7 @@ def test_gives_the_map_of_each_level(model: DRN) -> None:
     else:
         strides = (1, 1, 2, 4, 8, 8, 8, 8, 8)
         channels = [16, 16, 32, *(width * expansion for width in (64, 128, 256, 512)), 512, 512]
-    x = pictures(1, 3, 37, 53)
+    x = images(1, 3, 37, 53)
     maps = model.features(x)
     assert {name: tuple(level.shape) for name, level in maps.items()} == {
         f"layer{level}": (1, channels[level], -(-37 // stride), -(-53 // stride))
@@ -96,7 +96,7 @@ def test_gives_the_map_of_each_level(model: DRN) -> None:
 @torch.no_grad()
 @models(EACH)
 def test_channels_last_gives_the_same(model: DRN) -> None:
-    x = pictures(2, 3, 37, 53)
+    x = images(2, 3, 37, 53)
     expected = model(x)
     model.to(memory_format=torch.channels_last)
     try:
@@ -109,7 +109,7 @@ def test_channels_last_gives_the_same(model: DRN) -> None:
 @torch.no_grad()
 @models(EACH)
 def test_bfloat16_is_near(model: DRN) -> None:
-    x = pictures(2, 3, 37, 53)
+    x = images(2, 3, 37, 53)
     with torch.autocast("cpu", torch.bfloat16):
         found = model(x)
     assert_near(found, model(x), 0.03)
@@ -120,9 +120,9 @@ def test_bfloat16_is_near(model: DRN) -> None:
 @models(TRACED)
 def test_exports_with_any_batch_and_size(model: DRN) -> None:
     dynamic = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    program = torch.export.export(model, (pictures(2, 3, 40, 56),), dynamic_shapes=(dynamic,))
+    program = torch.export.export(model, (images(2, 3, 40, 56),), dynamic_shapes=(dynamic,))
     with torch.no_grad():
-        for x in (pictures(3, 3, 37, 53), pictures(1, 3, 9, 70)):
+        for x in (images(3, 3, 37, 53), images(1, 3, 9, 70)):
             assert_near(program.module()(x), model(x), 1e-5)
 
 
@@ -143,6 +143,6 @@ def test_compiles_with_inductor(model: DRN) -> None:
 def assert_compiles(model: DRN, backend: str, tolerance: float) -> None:
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend=backend)
-    x = pictures(2, 3, 37, 53)
+    x = images(2, 3, 37, 53)
     with torch.no_grad():
         assert_near(compiled(x), model(x), tolerance)

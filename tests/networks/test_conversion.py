@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from drn_cli.errors import DrnError
 from drn_cli.networks import create_model, list_models
 from drn_cli.networks.checkpoints import Checkpoint
-from drn_cli.networks.conversion import Converted, convert, to_original
+from drn_cli.networks.conversion import Conversion, convert, to_original
 
 PYTORCHCV = ("drnc26", "drnc42", "drnc58", "drnd22", "drnd38", "drnd54", "drnd105")
 
 
-def converted(tensors: dict[str, Tensor], **metadata: str) -> Converted:
+def converted(tensors: dict[str, Tensor], **metadata: str) -> Conversion:
     return convert(Checkpoint(dict(tensors), metadata), Path("x.pth"))
 
 

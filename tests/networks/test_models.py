@@ -19,7 +19,7 @@ GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 UNUSED_SHORTCUT = 1_049_600  # of drn_c_58, which the original counts and does not use
 
 
-def picture(seed: int, height: int, width: int) -> Tensor:
+def image(seed: int, height: int, width: int) -> Tensor:
     values = np.random.RandomState(seed).normal(size=(1, 3, height, width))
     return torch.from_numpy(values.astype(np.float32))
 
@@ -32,7 +32,7 @@ def test_the_golden_numbers_cover_all_networks_that_the_original_has() -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("arch", GOLDEN)
 def test_classifies_as_the_original(arch: str, filled_network) -> None:
-    logits = filled_network(arch)(picture(224, 224, 224))[0]
+    logits = filled_network(arch)(image(224, 224, 224))[0]
     golden = GOLDEN[arch]["classification"]
     assert logits.shape == (1000,)
     torch.testing.assert_close(logits[:8], torch.tensor(golden["first8"]), atol=1e-4, rtol=0)
@@ -44,7 +44,7 @@ def test_classifies_as_the_original(arch: str, filled_network) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("arch", GOLDEN)
 def test_segments_as_the_original(arch: str, filled_network) -> None:
-    logits = filled_network(arch, "segmentation")(picture(72, 72, 104))
+    logits = filled_network(arch, "segmentation")(image(72, 72, 104))
     golden = GOLDEN[arch]["segmentation"]
     assert logits.shape == (1, 19, 72, 104)
     log_probabilities = logits[0].log_softmax(0)

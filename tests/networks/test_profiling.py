@@ -12,25 +12,25 @@ from drn_cli.networks.profiling import forward_flops, step_flops
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_agrees_with_torchs_counter(name: str) -> None:
     with torch.device("meta"):
-        model, picture = create_model(name, "classification", 7), torch.empty(1, 3, 41, 64)
+        model, image = create_model(name, "classification", 7), torch.empty(1, 3, 41, 64)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(picture)
+        model.eval()(image)
     expected = counter.get_total_flops()
     assert forward_flops(architecture(name), "classification", 7, height=41, width=64) == expected
 
 
 def test_agrees_with_torch_on_real_passes() -> None:
     model = create_model("drn_d_22", "segmentation", 5)
-    picture, arch = torch.zeros(1, 3, 48, 64), architecture("drn_d_22")
+    image, arch = torch.zeros(1, 3, 48, 64), architecture("drn_d_22")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(picture)
+        model.eval()(image)
     forward = forward_flops(arch, "segmentation", 5, height=48, width=64)
     assert forward == counter.get_total_flops()
     with FlopCounterMode(display=False) as counter:
-        model.train()(picture).sum().backward()
+        model.train()(image).sum().backward()
     step = step_flops(arch, "segmentation", 5, height=48, width=64)
     assert step == counter.get_total_flops()
-    # Backwards there are two products for each one forwards; the picture alone needs no gradient.
+    # Backwards there are two products for each one forwards; the image alone needs no gradient.
     assert step == 3 * forward - 2 * 7 * 7 * 3 * 16 * 48 * 64
 
 

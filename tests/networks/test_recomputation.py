@@ -26,7 +26,7 @@ def network(arch: str, prepare: Callable[[DRN], Any] = lambda _: None) -> DRN:
     return model
 
 
-def pictures(part: slice = slice(None)) -> list[tuple[Tensor, Tensor]]:
+def make_batches(part: slice = slice(None)) -> list[tuple[Tensor, Tensor]]:
     random = torch.Generator().manual_seed(1)
     return [
         (
@@ -70,8 +70,8 @@ def same(found: Any, expected: Any) -> None:
 )
 def test_learning_is_the_same_bit_for_bit(arch, dtype):
     plain, recomputing = network(arch), network(arch, recompute_activations)
-    expected = learn(plain, plain, pictures(), dtype)
-    found = learn(recomputing, recomputing, pictures(), dtype)
+    expected = learn(plain, plain, make_batches(), dtype)
+    found = learn(recomputing, recomputing, make_batches(), dtype)
     assert list(found["state"]) == list(expected["state"])
     same(found, expected)
     counters = [v for key, v in found["state"].items() if key.endswith("num_batches_tracked")]
@@ -83,8 +83,8 @@ def test_with_batch_norm_of_several_gpus():
     assert any(isinstance(module, nn.SyncBatchNorm) for module in plain.modules())
     recomputing = copy.deepcopy(plain)
     recompute_activations(recomputing)
-    expected = learn(plain, plain, pictures())
-    same(learn(recomputing, recomputing, pictures()), expected)
+    expected = learn(plain, plain, make_batches())
+    same(learn(recomputing, recomputing, make_batches()), expected)
 
 
 def learn_together(group: Group, arch: str) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def learn_together(group: Group, arch: str) -> list[dict[str, Any]]:
         runner = DistributedDataParallel(model, gradient_as_bucket_view=True, bucket_cap_mb=1)
         # Shares of different sizes.
         part = slice(0, 2) if group.first else slice(2, 3)
-        found.append(learn(model, runner, pictures(part)))
+        found.append(learn(model, runner, make_batches(part)))
     return found
 
 
@@ -128,7 +128,7 @@ def kept_bytes(model: DRN, images: Tensor) -> int:
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_less_is_kept(arch):
-    images = pictures()[0][0]
+    images = make_batches()[0][0]
     plain = kept_bytes(network(arch), images)
     assert 0 < kept_bytes(network(arch, recompute_activations), images) < plain / 2
 
@@ -146,7 +146,7 @@ def test_every_unit_runs_twice_in_training_and_once_otherwise():
     model = network("drn_d_22", recompute_activations)
     runs = count_runs(model)
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.backbone.modules())
-    images = pictures()[0][0]
+    images = make_batches()[0][0]
     model(images).sum().backward()
     assert sorted(runs) == sorted(2 * list(dict.fromkeys(runs)))
     assert len(runs) == 2 * convolutions
@@ -160,7 +160,7 @@ def test_every_unit_runs_twice_in_training_and_once_otherwise():
 
 
 def test_evaluation_and_features_are_the_same():
-    images = pictures()[0][0]
+    images = make_batches()[0][0]
     plain = network("drn_d_22").eval()
     recomputing = network("drn_d_22", recompute_activations).eval()
     same(recomputing(images), plain(images))
@@ -174,7 +174,7 @@ def test_a_copy_runs_on_its_own_weights():
         for parameter in model.parameters():
             parameter.zero_()
     expected = network("drn_a_18")
-    images = pictures()[0][0]
+    images = make_batches()[0][0]
     same(twin(images), expected(images))
     twin(images).sum().backward()
     assert all(parameter.grad is not None for parameter in twin.parameters())
@@ -184,7 +184,7 @@ def test_a_copy_runs_on_its_own_weights():
 def test_a_failure_in_the_second_run_leaves_the_statistics_in_place():
     model = network("drn_a_18", recompute_activations)
     buffers = dict(model.named_buffers())
-    out = model(pictures()[0][0])
+    out = model(make_batches()[0][0])
 
     def fail(*_: Any) -> None:
         raise RuntimeError("out of memory")

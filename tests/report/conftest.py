@@ -13,13 +13,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from drn_cli.cli.app import app
-from drn_cli.data.class_folders import ClassFolder
+from drn_cli.data.class_folders import FolderDataset
 from drn_cli.data.classes import ClassSet, generic
-from drn_cli.data.folders import ListFolder
+from drn_cli.data.folders import ListDataset
 from drn_cli.distributed.group import Group
 from drn_cli.evaluation.segmentation import evaluate
 from drn_cli.inference.loading import load_predictor
-from drn_cli.inference.told import record
+from drn_cli.inference.metadata import to_metadata
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.runs import Run
@@ -42,11 +42,11 @@ def segmentation_run(data_folder: Path, tmp_path_factory: pytest.TempPathFactory
     """A finished run that is only read."""
     run = Run(tmp_path_factory.mktemp("runs") / "easy" / "first")
     write_run(run, recipe(data_folder), whole_history(), ENVIRONMENT)
-    folder = ListFolder.open(data_folder)
+    folder = ListDataset.open(data_folder)
     class_set = folder.class_set(3)
     torch.manual_seed(2)
     model = create_model("drn_a_18", "segmentation", len(class_set), width=0.0625)
-    save_weights(run.best, model, record(model, folder.statistics(), class_set))
+    save_weights(run.best, model, to_metadata(model, folder.statistics(), class_set))
     predictor = load_predictor(run.best, torch.device("cpu"))
     scores = evaluate(predictor, folder.samples("val"), Group(0, 1, torch.device("cpu")))
     assert scores is not None
@@ -81,9 +81,9 @@ def classification_run(birds: Path, tmp_path_factory: pytest.TempPathFactory) ->
     write_run(run, settings, lines, ENVIRONMENT)
     scores = {"epoch": 1, "top1": 0.25, "top5": 0.75, "images": 6}
     run.scores.write_text(json.dumps(scores | {"images_worst_first": [5, 3, 4, 2, 1, 0]}))
-    folder = ClassFolder.open(birds)
+    folder = FolderDataset.open(birds)
     torch.manual_seed(2)
     model = create_model("drn_a_18", "classification", len(folder.names), width=0.0625)
     class_set = ClassSet(folder.names, generic(len(folder.names)).colours)
-    save_weights(run.best, model, record(model, folder.statistics(), class_set))
+    save_weights(run.best, model, to_metadata(model, folder.statistics(), class_set))
     return run

@@ -75,14 +75,14 @@ def test_predictions_stand_beside_labels(
     found = []
     for number in range(100, 105):
         label = read_label(data_folder / "labels" / f"{number}.png")
-        prediction = predictor(read_image(data_folder / "pictures" / f"{number}.png")).numpy()
+        prediction = predictor(read_image(data_folder / "images" / f"{number}.png")).numpy()
         accuracy = (label == prediction)[label != 255].mean()
         found.append((np.mean(iou(label, prediction)), accuracy, number, prediction))
     for place, (miou, accuracy, number, prediction) in enumerate(sorted(found)):
         text = f"mIoU {100 * miou:.1f} %, {100 * accuracy:.1f} % of pixels right "
-        text += f"pictures/{number}.png"
+        text += f"images/{number}.png"
         assert text in page.text
-        assert page.images["image"][place] == f"pictures/{number}.png"
+        assert page.images["image"][place] == f"images/{number}.png"
         colors = np.array(predictor.class_set.colours)[prediction]
         assert np.array_equal(contents(page.html, "prediction")[place], colors)
     for kind in ("image", "prediction", "label", "difference"):
@@ -107,12 +107,12 @@ def test_training_crops_are_those_of_the_run(
     page: Page, data_folder: Path, segmentation_run: Run
 ) -> None:
     assert len(page.images["crop"]) == 18
-    image = read_image(data_folder / "pictures" / "0.png")
+    image = read_image(data_folder / "images" / "0.png")
     label = read_label(data_folder / "labels" / "0.png")
     augmentation = Augmentation(32, 1.0, 5, True)
     draw = augmentation.draw(0, 1, 0)
     flipped = ", flipped" if draw.mirrored else ""
-    alt = f"Training crop of pictures/0.png, epoch 2: {draw.angle}°, 1.00x{flipped}"
+    alt = f"Training crop of images/0.png, epoch 2: {draw.angle}°, 1.00x{flipped}"
     assert page.images["crop"][1] == alt
     shown = contents(page.html, "crop")[1].astype(int)
     crop = augmentation.apply(image, label, draw)[0]
@@ -375,4 +375,4 @@ def test_validation_images_without_a_record_are_evenly_spaced(
     drn_report(segmentation_run.folder, "--images", 3, "--out", tmp_path / "a.html")
     page = Page(tmp_path / "a.html")
     assert "3 of 5 validation images, evenly spaced, the worst first." in page.text
-    assert sorted(page.images["image"]) == [f"pictures/{n}.png" for n in (100, 102, 104)]
+    assert sorted(page.images["image"]) == [f"images/{n}.png" for n in (100, 102, 104)]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from training_runs import ALONE, prepare_in
 
-from drn_cli.training.setup import Training
+from drn_cli.training.setup import TrainState
 
-Prepare = Callable[..., Training]
+Prepare = Callable[..., TrainState]
 
 
 @pytest.fixture

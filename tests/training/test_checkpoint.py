@@ -15,19 +15,19 @@ from training_runs import ALONE, prepare_in
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError, FaultError
 from drn_cli.training.checkpoint import (
-    Progress,
+    TrainProgress,
     load_checkpoint,
     random_state,
     save,
     save_checkpoint,
     set_random_state,
 )
-from drn_cli.training.setup import Training
+from drn_cli.training.setup import TrainState
 
-PROGRESS = Progress(3, 2, 17, 0.25, [1.5, 100.0, 0.5, 2.0, 0.0])
+PROGRESS = TrainProgress(3, 2, 17, 0.25, [1.5, 100.0, 0.5, 2.0, 0.0])
 
 
-def learned(recipe_file: Path, *overrides: str) -> Training:
+def learned(recipe_file: Path, *overrides: str) -> TrainState:
     """A network that is not as it was made."""
     training = prepare_in(ALONE, recipe_file, overrides)
     with torch.no_grad():
@@ -187,8 +187,8 @@ def test_replaces_the_earlier_one_whole(saved, kept, monkeypatch):
         with pytest.raises(RuntimeError, match="on the way"):
             save_checkpoint(saved, kept[1], PROGRESS, 0)
     assert saved.read_bytes() == before
-    save_checkpoint(saved, kept[1], Progress(), 0)
-    assert torch.load(saved, weights_only=True)["progress"] == asdict(Progress())
+    save_checkpoint(saved, kept[1], TrainProgress(), 0)
+    assert torch.load(saved, weights_only=True)["progress"] == asdict(TrainProgress())
     assert [entry.name for entry in saved.parent.iterdir()] == ["last.pt"]
 
 

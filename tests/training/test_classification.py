@@ -21,7 +21,7 @@ COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
 
 @pytest.fixture(scope="module")
 def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of noise in their own colour, 8 pictures each to train on and 3 to test."""
+    """Three classes of noise in their own colour, 8 images each to train on and 3 to test."""
     root = tmp_path_factory.mktemp("classes")
     random = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 3)):
@@ -29,8 +29,8 @@ def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (root / split / name).mkdir(parents=True)
             for number in range(count):
                 noise = random.normal(0, 40, (40, 48, 3))
-                picture = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-                Image.fromarray(picture).save(root / split / name / f"{number}.png")
+                image = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(image).save(root / split / name / f"{number}.png")
     return root
 
 
@@ -101,7 +101,7 @@ def test_two_processes_learn_what_one_does(spawn, recipe_of_classes, tmp_path, r
 def test_the_command_trains_classifiers(drn, recipe_of_classes):
     done = drn("train", recipe_of_classes, "train.epochs=1", "--json")
     assert done.returncode == 0, done.stderr
-    keys = {"step", "epoch", "images", "loss", "top1", "top5"}
+    keys = {"step", "epoch", "images", "loss", "top1", "top5", "images_worst_first"}
     assert set(json.loads(done.stdout)["scores"]) == keys
     assert "top-1" in done.stderr and "top-5" in done.stderr
 
@@ -119,19 +119,19 @@ def test_mistakes(recipe_of_classes, override, message):
         task_of(recipe).find_material(recipe)
 
 
-def test_a_broken_picture_shows_before_the_first_step(recipe_of_classes, class_folder):
+def test_a_broken_image_shows_before_the_first_step(recipe_of_classes, class_folder):
     recipe = load_recipe(str(recipe_of_classes), []).recipe
     task = task_of(recipe)
     material = task.find_material(recipe)
     assert task.look_over(material) == []
-    picture = class_folder / "val" / "red" / "2.png"
-    whole = picture.read_bytes()
+    image = class_folder / "val" / "red" / "2.png"
+    whole = image.read_bytes()
     try:
-        picture.write_bytes(whole[:100])
+        image.write_bytes(whole[:100])
         with pytest.raises(DrnError, match=r"val/red/2\.png: broken image"):
             task.look_over(material)
     finally:
-        picture.write_bytes(whole)
+        image.write_bytes(whole)
 
 
 @pytest.mark.parametrize("name", ["drn_a_18_imagenet", "drn_d_105_imagenet"])
@@ -145,9 +145,9 @@ def test_imagenet_recipes_take_class_folders(name, class_folder):
 
 
 def _first_turn():
-    from drn_cli.data.order import Turn
+    from drn_cli.data.order import SampleKey
 
-    return Turn(0, 0)
+    return SampleKey(0, 0)
 
 
 def test_images_are_normalised_as_imagenet(recipe_of_classes):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from training_runs import ALONE, prepare_in
 
-from drn_cli.training.checkpoint import Progress
+from drn_cli.training.checkpoint import TrainProgress
 from drn_cli.training.display import ProgressDisplay, Throughput
-from drn_cli.training.tasks import Validation
+from drn_cli.training.tasks import ValidationResult
 
 SCORES = {"loss": 1.25, "miou": 0.5, "pixel_accuracy": 0.75, "iou": {"road": 0.5, "sky": None}}
 
@@ -18,7 +18,7 @@ def printed(thin_recipe_file: Path, capsys: pytest.CaptureFixture[str]):
     """Run epochs of 100 steps that last some seconds each; return the lines on stderr."""
 
     def run(seconds: float, epochs: int = 1, resumed: int = 0) -> list[str]:
-        now, progress = 0.0, Progress()
+        now, progress = 0.0, TrainProgress()
         training = prepare_in(ALONE, thin_recipe_file, ("train.epochs=40",))
         training = replace(training, order=replace(training.order, samples=400))
         progress.step_in_epoch = progress.steps = resumed
@@ -37,7 +37,7 @@ def printed(thin_recipe_file: Path, capsys: pytest.CaptureFixture[str]):
                         now += 20
                         count()
                 whole = Throughput(2.0, 4.0, 3000, 1.0, 10.0, 3)
-                validation = Validation(0.5, SCORES) if epoch != 1 else None
+                validation = ValidationResult(0.5, SCORES) if epoch != 1 else None
                 display.epoch_done(epoch + 1, whole, 0.01, validation, best=epoch == 0)
                 progress.step_in_epoch = 0
         return capsys.readouterr().err.splitlines()

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from drn_cli.networks import create_model
 from drn_cli.networks.models import DRN
-from drn_cli.training.ema import AveragedWeights
+from drn_cli.training.ema import EMA
 
 DECAY = 0.3
 
@@ -28,7 +28,7 @@ def move(model: DRN) -> dict[str, Tensor]:
 
 def test_it_starts_as_a_copy_that_does_not_learn():
     source = network()
-    averaged = AveragedWeights(source, DECAY)
+    averaged = EMA(source, DECAY)
     before = {key: value.clone() for key, value in source.state_dict().items()}
     move(source)
     torch.testing.assert_close(averaged.state_dict(), before, rtol=0, atol=0)
@@ -39,7 +39,7 @@ def test_it_starts_as_a_copy_that_does_not_learn():
 
 def test_the_average_over_steps():
     source = network()
-    averaged = AveragedWeights(source, DECAY)
+    averaged = EMA(source, DECAY)
     expected = {key: value.double() for key, value in averaged.state_dict().items()}
     decays = [1 / 10, 2 / 11, 3 / 12, DECAY, DECAY]  # 4 / 13 is above it
     for step, decay in enumerate(decays):
@@ -58,7 +58,7 @@ def test_the_average_over_steps():
 
 def test_the_full_decay_later():
     source = network()
-    averaged = AveragedWeights(source, 0.999)
+    averaged = EMA(source, 0.999)
     before = averaged.state_dict()["head.weight"].clone()
     move(source)
     averaged.update(source, 1_000_000)
@@ -68,10 +68,10 @@ def test_the_full_decay_later():
 
 def test_it_goes_on_from_its_state():
     source = network()
-    whole = AveragedWeights(source, DECAY)
+    whole = EMA(source, DECAY)
     move(source)
     whole.update(source, 0)
-    resumed = AveragedWeights(network(seed=1), DECAY)
+    resumed = EMA(network(seed=1), DECAY)
     resumed.load_state_dict({key: value.clone() for key, value in whole.state_dict().items()})
     move(source)
     for averaged in (whole, resumed):
@@ -84,7 +84,7 @@ def test_it_goes_on_from_its_state():
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_tensors_lie_in_memory_as_those_of_the_source(layout):
     source = network().to(memory_format=layout)
-    averaged = AveragedWeights(source, DECAY)
+    averaged = EMA(source, DECAY)
     averaged.update(source, 0)
     for mine, theirs in zip(averaged.model.parameters(), source.parameters(), strict=True):
         assert mine.stride() == theirs.stride()
@@ -92,8 +92,8 @@ def test_tensors_lie_in_memory_as_those_of_the_source(layout):
 
 def test_with_batch_norm_of_several_gpus():
     source = network()
-    plain = AveragedWeights(source, DECAY)
-    synced = AveragedWeights(nn.SyncBatchNorm.convert_sync_batchnorm(source), DECAY)
+    plain = EMA(source, DECAY)
+    synced = EMA(nn.SyncBatchNorm.convert_sync_batchnorm(source), DECAY)
     move(source)
     for averaged in (plain, synced):
         averaged.update(source, 0)

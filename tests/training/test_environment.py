@@ -79,7 +79,7 @@ def test_lists_are_known_by_their_content(recipe_file, data_folder, own_data_fol
     assert fingerprints_of(recipe_file, *elsewhere) == after
 
 
-def test_class_folders_are_known_by_the_names_of_their_pictures(tmp_path):
+def test_class_folders_are_known_by_the_names_of_their_images(tmp_path):
     for name in ("train/a/1", "train/b/1", "val/a/1", "val/b/1"):
         (tmp_path / name).parent.mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")

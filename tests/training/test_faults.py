@@ -22,7 +22,7 @@ from training_runs import assert_same_best, assert_same_run, content, go, prepar
 from drn_cli.distributed.group import Group
 from drn_cli.runs import Run
 from drn_cli.training import loop
-from drn_cli.training.setup import Training
+from drn_cli.training.setup import TrainState
 from drn_cli.training.step import take_step
 
 MIB = 2**20
@@ -346,9 +346,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(drn, recipe_file, small
 # Numbers that are not finite.
 
 
-def test_a_run_without_finite_steps_stops_and_names_the_pictures(
-    drn, recipe_file, run, read_metrics
-):
+def test_a_run_without_finite_steps_stops_and_names_the_images(drn, recipe_file, run, read_metrics):
     done = drn(
         *("train", recipe_file, "--run-dir", "run", "--gpus", "2"),
         *("train.lr=1e9", "train.max_skipped=3", "train.log_every=1", "train.eval_every=4"),
@@ -356,7 +354,7 @@ def test_a_run_without_finite_steps_stops_and_names_the_pictures(
     assert done.returncode == 1
     [error] = errors(done.stderr)
     assert "the loss is not finite: 3 steps in a row were skipped" in error
-    assert error.count("pictures/") == 4
+    assert error.count("images/") == 4
     assert "a lower train.lr than 1e+09" in error and "run/checkpoints/last.pt" in error
     assert "the loss was not finite: 1 of the last steps skipped" in done.stderr
     skipped = [line["skipped"] for line in read_metrics(run.folder) if line["kind"] == "train"]
@@ -376,7 +374,7 @@ def learn_with_poison(
     runner = training.runner
     after: list[Any] = []
 
-    def step(training: Training, passes: Any, rate: float, number: int, meter: Any) -> None:
+    def step(training: TrainState, passes: Any, rate: float, number: int, meter: Any) -> None:
         poison = torch.nan if number == 1 and group.rank == 1 else 1.0
         training.runner = lambda images: runner(images) * poison
         take_step(training, passes, rate, number, meter)
@@ -440,10 +438,10 @@ def test_short_memory_in_training_names_what_takes_less(drn, recipe_file, run, u
 def test_short_memory_in_validation_is_no_end(
     drn, recipe_file, own_data_folder, run, until, monkeypatch
 ):
-    """A picture far larger than the crops is seen in tiles."""
+    """An image far larger than the crops is seen in tiles."""
     random = np.random.default_rng(0)
     name = (own_data_folder / "val_images.txt").read_text().split()[1]  # not tried before step 0
-    for folder, shape in (("pictures", (1536, 1536, 3)), ("labels", (1536, 1536))):
+    for folder, shape in (("images", (1536, 1536, 3)), ("labels", (1536, 1536))):
         noise = random.integers(0, 3, shape, dtype=np.uint8)
         Image.fromarray(noise).save(own_data_folder / folder / Path(name).name)
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # others would take addresses that nobody uses
@@ -462,11 +460,11 @@ def test_short_memory_in_validation_is_no_end(
         return False
 
     until(is_trained)
-    # The whole picture was seen to take 580 MiB.
+    # The whole image was seen to take 580 MiB.
     limit_memory(running, trained + 350 * MIB)
     code, _, err = ended(running)
     assert code == 0, err
-    assert "out of memory: pictures are now seen in overlapping tiles of" in err
+    assert "out of memory: images are now seen in overlapping tiles of" in err
     assert json.loads(run.scores.read_text())["images"] == 5
 
 

@@ -104,7 +104,7 @@ def test_the_best_network_is_kept_with_what_its_reader_needs(trained, read_metri
 
 
 def test_seed_decides(prepare, tmp_path):
-    """Two trainings with a seed are the same bit for bit, whoever reads the pictures."""
+    """Two trainings with a seed are the same bit for bit, whoever reads the images."""
     runs = [Run(tmp_path / name) for name in ("one", "same", "other")]
     for run, more in zip(runs, [(), ("data.workers=2",), ("train.seed=1",)], strict=True):
         assert go(prepare("train.epochs=1", *more), run) is None
@@ -189,12 +189,12 @@ def test_starts_from_weights(prepare, trained):
 @pytest.mark.parametrize(
     ("overrides", "processes", "message"),
     [
-        (["train.batch_size=13"], 1, "13 is more than the 12 training pictures"),
-        (["train.batch_size=6"], 4, r"6 pictures a step cannot .* by 4 .*--gpus 1, 2, 3, 6; .*=4"),
+        (["train.batch_size=13"], 1, "13 is more than the 12 training images"),
+        (["train.batch_size=6"], 4, r"6 images a step cannot .* by 4 .*--gpus 1, 2, 3, 6; .*=4"),
         (
             ["train.batch_size=12", "train.accumulate=2"],
             4,
-            r"6 pictures a pass cannot be shared by 4 processes \(--gpus 1, 2, 3, 6; .*_size=8\)",
+            r"6 images a pass cannot be shared by 4 processes \(--gpus 1, 2, 3, 6; .*_size=8\)",
         ),
         (["train.batch_size=1"], 4, r"shared by 4 processes \(--gpus 1; or train.batch_size=4\)"),
         (["data.classes=4"], 1, "names 3 classes"),
@@ -208,9 +208,9 @@ def test_mistakes_show_before_anything_starts(recipe_file, overrides, processes,
 
 
 @pytest.mark.parametrize(("sync_bn", "warned"), [("true", True), ("false", True)])
-def test_one_picture_at_a_time_is_warned_of(prepare, caplog, sync_bn, warned):
+def test_one_image_at_a_time_is_warned_of(prepare, caplog, sync_bn, warned):
     prepare("train.batch_size=4", "train.accumulate=4", f"train.sync_bn={sync_bn}")
-    assert ("batch norm sees one picture at a time" in caplog.text) is warned
+    assert ("batch norm sees one image at a time" in caplog.text) is warned
     caplog.clear()
     prepare("train.batch_size=4", "train.accumulate=2", f"train.sync_bn={sync_bn}")
     assert caplog.text == ""

@@ -21,12 +21,12 @@ ALL_KINDS = [
 ]
 
 
-def maps(pictures: int = 3) -> tuple[Tensor, Tensor]:
-    """Draw logits and targets; the pictures differ in how much of them is void."""
+def maps(images: int = 3) -> tuple[Tensor, Tensor]:
+    """Draw logits and targets; the images differ in how much of them is void."""
     random = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(pictures, CLASSES, 12, 10, generator=random)
-    targets = torch.randint(0, CLASSES, (pictures, 12, 10), generator=random)
-    for number in range(pictures):
+    logits = 2 * torch.randn(images, CLASSES, 12, 10, generator=random)
+    targets = torch.randint(0, CLASSES, (images, 12, 10), generator=random)
+    for number in range(images):
         targets[number, : 3 * number + 1] = 255
     return logits, targets
 
@@ -101,7 +101,7 @@ def test_all_void_is_zero_and_has_no_gradient(settings):
 
 
 @pytest.mark.parametrize("settings", ALL_KINDS)
-def test_a_void_picture_adds_nothing(settings):
+def test_a_void_image_adds_nothing(settings):
     logits, targets = maps()
     targets[1] = 255
     loss = make_loss(settings, "segmentation", CPU)
@@ -128,7 +128,7 @@ def test_nothing_waits_for_the_device(settings):
 
 
 def kept_by_hand(probability: Tensor, valid: Tensor, threshold: float, keep: float) -> set[int]:
-    """Choose the hard pixels of one picture as one would tell it."""
+    """Choose the hard pixels of one image as one would tell it."""
     pixels = [i for i, good in enumerate(valid.flatten().tolist()) if good]
     pixels.sort(key=lambda i: float(probability.flatten()[i]))
     least = math.ceil(keep * len(pixels))
@@ -137,7 +137,7 @@ def kept_by_hand(probability: Tensor, valid: Tensor, threshold: float, keep: flo
 
 @pytest.mark.parametrize("keep", [0.01, 0.3, 1.0])
 @pytest.mark.parametrize("threshold", [0.001, 0.2, 1.0])
-def test_hard_pixels_of_each_picture(threshold, keep):
+def test_hard_pixels_of_each_image(threshold, keep):
     logits, targets = maps()
     valid = targets != 255
     losses = F.cross_entropy(logits, targets, ignore_index=255, reduction="none")

@@ -42,12 +42,12 @@ def test_maps_take_half_in_16_bits() -> None:
     assert 0.5 * fp32 < bf16 < 0.65 * fp32  # logits and loss stay in float32
 
 
-def test_a_pass_grows_in_proportion_to_its_pictures() -> None:
+def test_a_pass_grows_in_proportion_to_its_images() -> None:
     one, two, eight = (
         pass_bytes(
-            architecture("drn_a_18"), "classification", 10, Loss(), 64, pictures, "bf16", False
+            architecture("drn_a_18"), "classification", 10, Loss(), 64, images, "bf16", False
         )
-        for pictures in (1, 2, 8)
+        for images in (1, 2, 8)
     )
     assert eight - one == pytest.approx(7 * (two - one), rel=0.01)
 
@@ -120,7 +120,7 @@ def test_every_part_of_an_estimate(make: Make) -> None:
     assert on_gpu.activations == plain.activations
 
 
-def test_the_largest_pass_fits_and_one_picture_more_does_not(make: Make) -> None:
+def test_the_largest_pass_fits_and_one_image_more_does_not(make: Make) -> None:
     budget = on_cpu(make("train.batch_size=5")).total
     for more, fitting in ((-1, 4), (0, 5)):
         found = largest_pass(make(), 1, budget + more, precision="fp32", on_gpu=False)

@@ -8,13 +8,13 @@ import pytest
 
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.recipe.schema import Recipe
-from drn_cli.training.checkpoint import Progress, save_checkpoint
+from drn_cli.training.checkpoint import TrainProgress, save_checkpoint
 from drn_cli.training.memory import GIB
 from drn_cli.training.missing import missing_room, missing_weights
-from drn_cli.training.plan import Device, Plan, make_plan
-from drn_cli.training.setup import Training
+from drn_cli.training.plan import DeviceInfo, DryRun, make_plan
+from drn_cli.training.setup import TrainState
 
-CPU = Device("cpu", "CPU")
+CPU = DeviceInfo("cpu", "CPU")
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def recipe_of(recipe_file: Path) -> Any:
     return lambda *overrides: load_recipe(str(recipe_file), overrides).recipe
 
 
-def plan_of(recipe: Recipe, folder: Path, **options: Any) -> Plan:
+def plan_of(recipe: Recipe, folder: Path, **options: Any) -> DryRun:
     fixed = {"processes": 1, "machines": 1, "device": CPU, "precision": "fp32"}
     return make_plan(recipe, folder=folder, **{**fixed, **options})
 
@@ -39,10 +39,10 @@ def test_plan_of_a_run_that_can_start(recipe_of: Any, tmp_path: Path) -> None:
     assert plan.compiled is False
     rows = dict(plan.rows())
     assert rows["processes"] == "2 on 1 machine; CPU"
-    assert rows["step"] == "8 pictures = 2 processes x 2 passes x 2 crops of 32"
-    assert rows["epoch"] == "1 step; 4 of 12 pictures left out each time"
+    assert rows["step"] == "8 images = 2 processes x 2 passes x 2 crops of 32"
+    assert rows["epoch"] == "1 step; 4 of 12 images left out each time"
     assert rows["training"] == "4 epochs, 4 steps"
-    assert rows["validation"] == "2 validations of 5 pictures"
+    assert rows["validation"] == "2 validations of 5 images"
     assert rows["memory"].startswith("about 0.2 GiB a process by estimate: weights 0.04, ")
     told = json.loads(json.dumps(plan.to_json()))
     assert told["memory"]["total"] == plan.memory.total
@@ -77,12 +77,12 @@ def test_rates_of_a_warm_up_and_of_the_last_step_are_told(recipe_of: Any, tmp_pa
 
 
 def test_checkpoint_is_about_as_large_as_said(
-    recipe_of: Any, prepare: Callable[..., Training], tmp_path: Path
+    recipe_of: Any, prepare: Callable[..., TrainState], tmp_path: Path
 ) -> None:
     options = ("train.ema=0.9", "train.keep_last=3")
     plan = plan_of(recipe_of(*options), tmp_path)
     path = tmp_path / "last.pt"
-    save_checkpoint(path, prepare(*options), Progress(), 0)
+    save_checkpoint(path, prepare(*options), TrainProgress(), 0)
     assert path.stat().st_size == pytest.approx(plan.checkpoint, rel=0.02)
     assert plan.room > 4 * plan.checkpoint
     assert "the last 3 kept" in dict(plan.rows())["checkpoint"]
@@ -101,7 +101,7 @@ def test_everything_that_is_missing_is_told_at_once(
         "train.optimiser.nesterov=true",
         "augment.crop=960",
     )
-    gpu = Device("cuda", "a small GPU", 1, GIB)
+    gpu = DeviceInfo("cuda", "a small GPU", 1, GIB)
     plan = plan_of(
         recipe, tmp_path / "file" / "run", processes=4, machines=2, device=gpu, precision="bf16"
     )
@@ -134,7 +134,7 @@ def test_data_that_are_there_are_looked_at_and_shared_out(
     plan = plan_of(recipe_of(f"data.root={own_data_folder}"), tmp_path, processes=3)
     assert len(plan.missing) == 2
     assert "0.png" in plan.missing[0]
-    assert plan.missing[1].startswith("train.batch_size: 4 pictures a step cannot be shared by 3")
+    assert plan.missing[1].startswith("train.batch_size: 4 images a step cannot be shared by 3")
     assert plan.train_pictures == 12
 
 

@@ -41,7 +41,7 @@ def cut(name: str) -> Callable[[Path], None]:
 
 
 def padded(root: Path) -> None:
-    for path in (root / "pictures").iterdir():
+    for path in (root / "images").iterdir():
         path.write_bytes(path.read_bytes() + bytes(40))
 
 
@@ -75,7 +75,7 @@ def many(root: Path) -> None:
 def test_a_worker_does_not_repeat_what_its_launcher_has_checked(
     own_data_folder: Path, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cut("pictures/0.png")(own_data_folder)
+    cut("images/0.png")(own_data_folder)
     words = [str(recipe_file), f"data.root={own_data_folder}", f"model.weights={tmp_path}/none.pth"]
     monkeypatch.delenv(EXIT_CODE_FILE, raising=False)
     alone = CliRunner().invoke(app, ["train", *words])
@@ -92,7 +92,7 @@ BLUE = "train_labels.txt: no training pixel is blue (2): it cannot be learned"
     ("spoil", "words", "missing", "warning"),
     [
         (lambda _: None, (), None, None),
-        (cut("pictures/3.png"), (), "pictures/3.png: broken", None),
+        (cut("images/3.png"), (), "images/3.png: broken", None),
         (cut("labels/102.png"), (), "labels/102.png: broken", None),
         (padded, (), None, None),
         (without_blue, (), None, BLUE),

@@ -18,7 +18,7 @@ from training_runs import (
     prepare_in,
 )
 
-from drn_cli.data.order import Turn
+from drn_cli.data.order import SampleKey
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.runs import Run
@@ -110,7 +110,7 @@ def test_with_another_optimiser(prepare, tmp_path, monkeypatch, kind):
 
 def train_in_two(
     group: Group, recipe_file: Path, folder: Path, overrides: tuple[str, ...], stop_after: int
-) -> list[list[Turn]]:
+) -> list[list[SampleKey]]:
     """Train as one of several processes; give the samples that this one read, pass by pass."""
     training = prepare_in(group, recipe_file, overrides)
     run = Run(folder)
@@ -137,7 +137,7 @@ def test_two_processes_resume_exactly(spawn, recipe_file, tmp_path, read_metrics
 def test_in_another_number_of_processes_the_samples_stay(
     spawn, prepare, recipe_file, tmp_path, monkeypatch, read_metrics, caplog
 ):
-    """Begun in one process, ended in two: the same pictures in the same order, and it says so."""
+    """Begun in one process, ended in two: the same images in the same order, and it says so."""
     overrides = ("train.epochs=1", "train.lr=0.0001")
     whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
     go(prepare(*overrides), whole)
@@ -212,13 +212,13 @@ def test_a_crash_after_a_validation_does_not_count_it_twice(
     prepare, trained, tmp_path, monkeypatch, read_metrics
 ):
     run = Run(tmp_path / "run")
-    record = loop._Loop._record
+    record = loop.Trainer._record
 
     def fail(*arguments: Any) -> None:
         record(*arguments)
         raise RuntimeError("crash")
 
-    monkeypatch.setattr(loop._Loop, "_record", fail)
+    monkeypatch.setattr(loop.Trainer, "_record", fail)
     with pytest.raises(RuntimeError, match="crash"):
         go(prepare(), run)
     assert [record["kind"] for record in read_metrics(run.folder)] == ["train", "val"]
@@ -281,7 +281,7 @@ def test_another_batch_size_goes_on_at_the_same_place(prepare, tmp_path, monkeyp
 
     monkeypatch.setattr(loop, "take_step", step)
     go(prepare("train.epochs=1", "train.batch_size=3"), run, start=run.last)
-    assert seen == [3, 3]  # of twelve pictures, eight were seen: at six it goes on
+    assert seen == [3, 3]  # of twelve images, eight were seen: at six it goes on
 
 
 def test_the_checkpoint_of_another_network_is_refused(prepare, trained, tmp_path):

@@ -21,7 +21,7 @@ from drn_cli.distributed.launch import EXIT_CODE_FILE
 from drn_cli.errors import DrnError
 from drn_cli.recipe.loading import load_recipe, resolved_yaml
 from drn_cli.runs import Run
-from drn_cli.training.resuming import Beginning, Request, begin, check_data
+from drn_cli.training.resuming import RunPlan, TrainRequest, begin, check_data
 from drn_cli.training.tasks import task_of
 
 MakeRun = Callable[..., Run]
@@ -56,8 +56,8 @@ def make_run(recipe_file: Path) -> MakeRun:
     return make
 
 
-def request_of(recipe: Path | None = None, *overrides: str, **more: Any) -> Request:
-    return Request(None if recipe is None else str(recipe), overrides, **more)
+def request_of(recipe: Path | None = None, *overrides: str, **more: Any) -> TrainRequest:
+    return TrainRequest(None if recipe is None else str(recipe), overrides, **more)
 
 
 def test_a_recipe_begins_anew(recipe_file, tmp_path):
@@ -261,7 +261,7 @@ def test_the_other_processes_are_told_all_of_it(recipe_file, make_run):
         recipe_file, "loss.class_weights=[1,2,3]", resume="here", allow_changes=True
     )
     for beginning in (begin(changed), begin(request_of(recipe_file))):
-        told = Beginning.of(beginning.to_json())
+        told = RunPlan.of(beginning.to_json())
         assert told.recipe == beginning.recipe
         assert (told.run, told.start) == (beginning.run, beginning.start)
         assert told.changes.keys() == beginning.changes.keys()

@@ -28,16 +28,16 @@ def assert_nothing_began(run: Run) -> None:
 
 
 def last_of(folder: Path, kind: str) -> Path:
-    """Give the last picture or label of validation, which is tried."""
+    """Give the last image or label of validation, which is tried."""
     return folder / (folder / f"val_{kind}.txt").read_text().split()[-1]
 
 
-def test_a_broken_validation_picture_stops_it_before_the_first_step(prepare, own_data_folder, run):
-    picture = last_of(own_data_folder, "images")
-    picture.write_bytes(picture.read_bytes()[:300])
+def test_a_broken_validation_image_stops_it_before_the_first_step(prepare, own_data_folder, run):
+    image = last_of(own_data_folder, "images")
+    image.write_bytes(image.read_bytes()[:300])
     with pytest.raises(DrnError, match="broken image") as caught:
         go(prepare(f"data.root={own_data_folder}"), run)
-    assert caught.value.message.startswith(f"{picture}: ")
+    assert caught.value.message.startswith(f"{image}: ")
     assert_nothing_began(run)
 
 
@@ -55,7 +55,7 @@ def test_a_label_that_does_not_fit_does_so_too(prepare, own_data_folder, run, sp
     assert_nothing_began(run)
 
 
-def test_pictures_of_nothing_but_void_are_no_reason_to_stop(prepare, own_data_folder, run):
+def test_images_of_nothing_but_void_are_no_reason_to_stop(prepare, own_data_folder, run):
     """The two that are tried; the others show something."""
     void = Image.fromarray(np.full((48, 64), 255, np.uint8))
     for name in [(own_data_folder / "val_labels.txt").read_text().split()[end] for end in (0, -1)]:

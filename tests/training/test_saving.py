@@ -17,8 +17,8 @@ from training_runs import assert_same_run, content, go
 from drn_cli.errors import DrnError
 from drn_cli.runs import Run
 from drn_cli.training import loop, saving
-from drn_cli.training.checkpoint import Progress, save_checkpoint
-from drn_cli.training.saving import Saver, clear_leftovers
+from drn_cli.training.checkpoint import TrainProgress, save_checkpoint
+from drn_cli.training.saving import CheckpointManager, clear_leftovers
 
 
 @pytest.fixture
@@ -31,19 +31,19 @@ def names(run: Run) -> list[str]:
 
 
 def test_a_checkpoint_is_due_after_steps_or_minutes(prepare, run):
-    never = Saver(prepare("train.save_every_minutes=null"), run)
+    never = CheckpointManager(prepare("train.save_every_minutes=null"), run)
     assert not any(never.due(step) for step in range(1, 100))
-    third = Saver(prepare("train.save_every_steps=3"), run)
+    third = CheckpointManager(prepare("train.save_every_steps=3"), run)
     assert [step for step in range(1, 10) if third.due(step)] == [3, 6, 9]
-    assert Saver(prepare("train.save_every_minutes=1e-9"), run).due(1)
-    assert not Saver(prepare("train.save_every_minutes=1000"), run).due(1)
+    assert CheckpointManager(prepare("train.save_every_minutes=1e-9"), run).due(1)
+    assert not CheckpointManager(prepare("train.save_every_minutes=1000"), run).due(1)
 
 
 def test_how_often_it_is_written_changes_no_result(prepare, tmp_path, monkeypatch):
     """Nor does it matter what a killed process has left behind."""
     saved: list[int] = []
 
-    def save(path: Path, training: Any, progress: Progress, seconds: float) -> None:
+    def save(path: Path, training: Any, progress: TrainProgress, seconds: float) -> None:
         saved.append(progress.steps)
         save_checkpoint(path, training, progress, seconds)
 
@@ -59,17 +59,17 @@ def test_how_often_it_is_written_changes_no_result(prepare, tmp_path, monkeypatc
 
 
 def test_the_last_few_are_kept_and_the_newest_has_two_names(prepare, run):
-    saver = Saver(prepare("train.keep_last=2"), run)
+    saver = CheckpointManager(prepare("train.keep_last=2"), run)
     for step in (1, 2, 10):
-        saver.save(Progress(steps=step))
+        saver.save(TrainProgress(steps=step))
         assert run.last.samefile(run.checkpoint(step))
     assert names(run) == ["last.pt", "step-00000002.pt", "step-00000010.pt"]
     assert content(run)["progress"]["steps"] == 10
     # What a run that went back to step 2 takes anew is not the last any more.
-    saver.save(Progress(steps=3))
+    saver.save(TrainProgress(steps=3))
     assert names(run) == ["last.pt", "step-00000002.pt", "step-00000003.pt"]
     assert run.last.samefile(run.checkpoint(3))
-    Saver(prepare(), run).save(Progress(steps=4))
+    CheckpointManager(prepare(), run).save(TrainProgress(steps=4))
     assert names(run) == ["last.pt"]
 
 
@@ -78,7 +78,7 @@ def test_where_a_file_has_one_name_the_newest_is_copied(prepare, run, monkeypatc
         raise OSError("Operation not supported")
 
     monkeypatch.setattr(os, "link", refuse)
-    Saver(prepare("train.keep_last=2"), run).save(Progress(steps=1))
+    CheckpointManager(prepare("train.keep_last=2"), run).save(TrainProgress(steps=1))
     assert run.last.read_bytes() == run.checkpoint(1).read_bytes()
     assert names(run) == ["last.pt", "step-00000001.pt"]
 
@@ -96,20 +96,20 @@ def small_files() -> Iterator[None]:
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_what_cannot_be_written_leaves_the_one_before(prepare, run, keep):
-    saver = Saver(prepare(f"train.keep_last={keep}"), run)
+    saver = CheckpointManager(prepare(f"train.keep_last={keep}"), run)
     with small_files(), pytest.raises(DrnError, match="File too large") as first:
-        saver.save(Progress(steps=1))
+        saver.save(TrainProgress(steps=1))
     assert "earlier" not in str(first.value)
     assert names(run) == []
-    saver.save(Progress(steps=2))
+    saver.save(TrainProgress(steps=2))
     before = names(run), run.last.read_bytes()
     with small_files(), pytest.raises(DrnError, match="earlier checkpoint of step 2 is") as second:
-        saver.save(Progress(steps=3))
+        saver.save(TrainProgress(steps=3))
     assert f"go on with: drn train --resume {run.folder}" in str(second.value)
     assert (names(run), run.last.read_bytes()) == before
     # Nor does a process that went on from it know of which step it is.
     with small_files(), pytest.raises(DrnError, match="the earlier checkpoint is whole"):
-        Saver(prepare(f"train.keep_last={keep}"), run).save(Progress(steps=3))
+        CheckpointManager(prepare(f"train.keep_last={keep}"), run).save(TrainProgress(steps=3))
 
 
 def test_what_a_killed_process_was_writing_goes(run):

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from drn_cli.data.batches import Batch, normalise
-from drn_cli.training.setup import Training
-from drn_cli.training.step import Meter, take_step
+from drn_cli.training.setup import TrainState
+from drn_cli.training.step import StepStats, take_step
 
 LR = 0.1
 
@@ -21,14 +21,14 @@ def batch_of(*labels: int, seed: int = 0) -> Batch:
     return Batch(images, torch.stack(maps))
 
 
-def step(training: Training, *passes: Batch, rate: float = LR) -> list[float]:
+def step(training: TrainState, *passes: Batch, rate: float = LR) -> list[float]:
     """Take a step; give loss, weight, norm, skipped and skipped in a row."""
-    meter = Meter(torch.device("cpu"))
+    meter = StepStats(torch.device("cpu"))
     take_step(training, passes, rate, 0, meter)
     return meter.read()
 
 
-def state(training: Training) -> dict[str, torch.Tensor]:
+def state(training: TrainState) -> dict[str, torch.Tensor]:
     return {key: tensor.clone() for key, tensor in training.model.state_dict().items()}
 
 
@@ -39,7 +39,7 @@ def test_void_weighs_nothing(prepare):
     assert step(training, batch_of(255, 255)) == [0, 0, 0, 0, 0]
     parameters = dict(training.model.named_parameters())
     assert all(torch.equal(parameters[name], before[name]) for name in parameters)
-    training.model.eval()  # so that the pictures do not see each other
+    training.model.eval()  # so that the images do not see each other
     both = batch_of(1, 255)
     alone = Batch(both.images[:1], both.labels[:1])
     numbers = step(training, both, rate=0.0)[:3]
@@ -119,7 +119,7 @@ def test_what_is_not_finite_leaves_everything_as_it_was(prepare, kind, how, pois
     training = prepare(
         f"train.optimiser.kind={kind}", f"train.optimiser.implementation={how}", "train.ema=0.9"
     )
-    meter = Meter(torch.device("cpu"))
+    meter = StepStats(torch.device("cpu"))
     take_step(training, [batch_of(0, 1)], LR, 0, meter)
     before, runner = state(training), training.runner
     optimiser = {

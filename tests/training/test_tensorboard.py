@@ -33,8 +33,8 @@ def test_tensorboard_reads_what_was_measured(watched, read_metrics):
         [point] = events.Scalars(tag)
         assert (point.step, point.value) == (3, pytest.approx(value, rel=1e-6))
     assert events.Tags()["images"] == [f"validation/{number}" for number in range(4)]
-    [picture] = events.Images("validation/0")
-    assert (picture.width, picture.height) == (3 * 64, 48)  # picture, label and prediction
+    [image] = events.Images("validation/0")
+    assert (image.width, image.height) == (3 * 64, 48)  # image, label and prediction
 
 
 def test_an_example_shows_the_label(watched):

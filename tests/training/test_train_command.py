@@ -68,7 +68,7 @@ def test_a_mistake_under_torchrun_is_reported_once(torchrun, thin_recipe_file):
 )
 def test_a_broken_image_is_named_once(drn, thin_recipe_file, own_data_folder, again):
     """One of two processes reads it: the end of the other is not reported, and none restarts."""
-    image = own_data_folder / "pictures" / "3.png"
+    image = own_data_folder / "images" / "3.png"
     data = bytearray(image.read_bytes())
     data[len(data) // 2] ^= 255  # its ends are as they should be: only decoding finds it
     image.write_bytes(data)

@@ -13,22 +13,22 @@ from drn_cli.distributed.group import Group
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.runs import Run
 from drn_cli.training import loop
-from drn_cli.training.resuming import Beginning
-from drn_cli.training.setup import Training, set_up
+from drn_cli.training.resuming import RunPlan
+from drn_cli.training.setup import TrainState, set_up
 from drn_cli.training.step import take_step
 from drn_cli.training.tasks import task_of
 
 ALONE = Group(0, 1, torch.device("cpu"))
 
 
-def prepare_in(group: Group, recipe_file: Path, overrides: tuple[str, ...]) -> Training:
+def prepare_in(group: Group, recipe_file: Path, overrides: tuple[str, ...]) -> TrainState:
     recipe = load_recipe(str(recipe_file), overrides).recipe
     return set_up(recipe, task_of(recipe).find_material(recipe), group)
 
 
-def go(training: Training, run: Run, *, start: Path | None = None) -> signal.Signals | None:
+def go(training: TrainState, run: Run, *, start: Path | None = None) -> signal.Signals | None:
     """Train in a folder, from the beginning or from a checkpoint."""
-    return loop.train(training, Beginning(run, "easy", training.recipe, start))
+    return loop.train(training, RunPlan(run, "easy", training.recipe, start))
 
 
 def interrupt_after(

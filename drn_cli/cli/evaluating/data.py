@@ -30,7 +30,7 @@ def score_data(
         source: The network.
         data: The data folder; by default that of the run's recipe.
         split: Which part of it.
-        look: How pictures are looked at.
+        look: How images are looked at.
         output: What is printed and written.
         partial: Whether images that fail, and what else lies in class folders, may be left out.
 
@@ -63,7 +63,7 @@ def _place(source: "Source", data: Path | None) -> tuple[Path, str | None]:
     if data is not None:
         return data, None
     if source.recipe is None:
-        raise DrnError(f"{source.checkpoint}: does not say which pictures", "name them: --data DIR")
+        raise DrnError(f"{source.checkpoint}: does not say which images", "name them: --data DIR")
     return Path(source.recipe.data.root), source.recipe.data.lists
 
 
@@ -78,12 +78,12 @@ def _segmentation(
     group: "Group",
 ) -> None:
     from drn_cli.data.decoding import read_pair
-    from drn_cli.data.folders import ListFolder
+    from drn_cli.data.folders import ListDataset
     from drn_cli.evaluation.segmentation import evaluate
     from drn_cli.inference.loading import load_predictor
     from drn_cli.report.gallery import name_below, segmentation_tile
 
-    folder = ListFolder.open(root, lists)
+    folder = ListDataset.open(root, lists)
     samples = folder.samples(split)
     predictor = load_predictor(
         network, group.device, data=folder, view=look.view, **look.computing(group.device)
@@ -100,7 +100,7 @@ def _segmentation(
         prediction = predictor(image).cpu().numpy()
         return segmentation_tile(name, image, label, prediction, predictor.class_set)
 
-    console.note(f"{source.checkpoint}, {split}: {scores.images} pictures")
+    console.note(f"{source.checkpoint}, {split}: {scores.images} images")
     about = describe(source, network, predictor) | {"split": split}
     view = {"scales": list(look.view.scales), "flip": look.view.flip, "tile": look.view.tile}
     output.segmentation(scores, predictor.class_set, about | view, show)
@@ -116,7 +116,7 @@ def _classification(
     group: "Group",
     partial: bool,
 ) -> None:
-    from drn_cli.data.class_folders import ClassFolder
+    from drn_cli.data.class_folders import FolderDataset
     from drn_cli.data.file_search import LeftOut
     from drn_cli.errors import DrnError
     from drn_cli.evaluation.class_index import class_index, renumbered
@@ -125,7 +125,7 @@ def _classification(
 
     if split == "test":
         raise DrnError("--split test: class folders have train and val")
-    folder = ClassFolder.open(root)
+    folder = FolderDataset.open(root)
     classifier = load_classifier(
         network,
         group.device,
@@ -150,7 +150,7 @@ def _classification(
     assert scores is not None  # nothing stops it
     if group.first:
         console.note(
-            f"{source.checkpoint}, {split}: {scores.images} pictures of {len(folder.folders)} "
+            f"{source.checkpoint}, {split}: {scores.images} images of {len(folder.folders)} "
             f"classes, {classifier.view}"
         )
         part = report_part(scores.images, expected, {}, scores.failed, left_out.lost)

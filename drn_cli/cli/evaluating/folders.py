@@ -1,4 +1,4 @@
-"""A folder of pictures, or of predictions, scored against a folder of label maps."""
+"""A folder of images, or of predictions, scored against a folder of label maps."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from drn_cli.data.classes import ClassSet
     from drn_cli.data.folders import Sample
     from drn_cli.distributed.group import Group
-    from drn_cli.evaluation.confusion import Scores
+    from drn_cli.evaluation.confusion import SegmentationScores
     from drn_cli.evaluation.folder_pairs import FolderPairs
     from drn_cli.evaluation.label_maps import Ids as FoundIds
     from drn_cli.evaluation.label_maps import Size
-    from drn_cli.evaluation.protocol import Protocol
+    from drn_cli.evaluation.protocol import EvalProtocol
     from drn_cli.inference.source import Source
     from drn_cli.report.gallery import Tile
 
@@ -34,7 +34,7 @@ class Folders:
     """Two folders and how they belong together.
 
     Attributes:
-        images: Pictures or predictions.
+        images: Images or predictions.
         labels: Their label maps.
         size: As `--resize-to` says it.
         labels_hold: Which ids the label maps hold.
@@ -76,14 +76,14 @@ class Folders:
 
 
 def score_folder(source: "Source", folders: Folders, look: Look, output: Output) -> None:
-    """Score what a network makes of any folder of pictures.
+    """Score what a network makes of any folder of images.
 
     Raises:
         DrnError: The network or a file cannot be used, or nothing belongs together.
     """
     from drn_cli.distributed.group import join
     from drn_cli.evaluation.label_maps import PairReader
-    from drn_cli.evaluation.protocol import Protocol, Seen
+    from drn_cli.evaluation.protocol import EvalProtocol, Seen
     from drn_cli.evaluation.segmentation import evaluate
     from drn_cli.inference.loading import load_predictor
     from drn_cli.inference.opening import open_network
@@ -117,7 +117,7 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
                 computing["autocast"],
                 predictor.normalization,
             )
-            protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, seen)
+            protocol = EvalProtocol(folders.images, folders.labels, pairs, ids, read.size, seen)
             about = describe(source, network, predictor)
             _tell(scores, predictor.class_set, protocol, folders, output, show, about)
     console.exit_if_failed(scores.failed)
@@ -139,7 +139,7 @@ def score_predictions(
     """
     from drn_cli.distributed.group import join
     from drn_cli.evaluation.label_maps import MapReader
-    from drn_cli.evaluation.protocol import Protocol
+    from drn_cli.evaluation.protocol import EvalProtocol
     from drn_cli.evaluation.segmentation import compare
     from drn_cli.report.gallery import segmentation_tile
 
@@ -160,7 +160,9 @@ def score_predictions(
             return segmentation_tile(name, None, label, prediction, class_set)
 
         if group.first:
-            protocol = Protocol(folders.images, folders.labels, pairs, ids, read.size, predicted)
+            protocol = EvalProtocol(
+                folders.images, folders.labels, pairs, ids, read.size, predicted
+            )
             _tell(scores, class_set, protocol, folders, output, show, {})
     console.exit_if_failed(scores.failed)
 
@@ -209,10 +211,10 @@ def _class_set(folders: Folders, samples: "Sequence[Sample]", classes: int | Non
 
 
 def _named_classes(labels: Path) -> "ClassSet | None":
-    from drn_cli.data.folders import ListFolder
+    from drn_cli.data.folders import ListDataset
 
     near = [labels.resolve(), *labels.resolve().parents[:ABOVE]]
-    named = (ListFolder(place, place).named_classes() for place in near)
+    named = (ListDataset(place, place).named_classes() for place in near)
     return next((classes for classes in named if classes is not None), None)
 
 
@@ -227,9 +229,9 @@ def _are_of_cityscapes(maps: list[Path]) -> bool:
 
 
 def _tell(
-    scores: "Scores",
+    scores: "SegmentationScores",
     class_set: "ClassSet",
-    protocol: "Protocol",
+    protocol: "EvalProtocol",
     folders: Folders,
     output: Output,
     show: "Callable[[int], Tile]",

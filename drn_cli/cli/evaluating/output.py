@@ -16,9 +16,9 @@ from drn_cli.errors import few_of
 
 if TYPE_CHECKING:
     from drn_cli.data.classes import ClassSet
-    from drn_cli.evaluation.classification import TopScores
-    from drn_cli.evaluation.confusion import Scores
-    from drn_cli.inference.classifier import Classifier
+    from drn_cli.evaluation.classification import TopKScores
+    from drn_cli.evaluation.confusion import SegmentationScores
+    from drn_cli.inference.classifier import ClassificationPredictor
     from drn_cli.report.gallery import Gallery, Tile
 
 NAMED = 3  # files that a message names
@@ -29,8 +29,8 @@ class Output:
     """What was asked for.
 
     Attributes:
-        csv: File for the scores of each picture.
-        worst: How many of the worst pictures to list.
+        csv: File for the scores of each image.
+        worst: How many of the worst images to list.
         report: File for the page.
         images: How many images it shows.
         as_json: Whether JSON is printed instead of tables.
@@ -44,12 +44,12 @@ class Output:
 
     @property
     def each(self) -> bool:
-        """Whether the scores of each picture are needed."""
+        """Whether the scores of each image are needed."""
         return bool(self.csv or self.report or (self.worst and not self.as_json))
 
     def segmentation(
         self,
-        scores: "Scores",
+        scores: "SegmentationScores",
         class_set: "ClassSet",
         about: dict[str, Any],
         show: "Callable[[int], Tile]",
@@ -60,7 +60,7 @@ class Output:
             scores: The scores.
             class_set: Names and colours of the classes.
             about: What was scored, for JSON and the page.
-            show: Gives what the page shows of a picture, by its number.
+            show: Gives what the page shows of an image, by its number.
         """
         document = _all_of(scores.images) | about | scores.to_json(class_set)
         # First of all: a file that cannot be written should not cost the scores.
@@ -69,7 +69,7 @@ class Output:
         else:
             print_segmentation(scores, class_set, self.worst)
         if self.csv is not None:
-            write_segmentation(self.csv, scores.pictures, class_set)
+            write_segmentation(self.csv, scores.per_image, class_set)
         if self.report is not None:
             from drn_cli.report.gallery import segmentation_gallery
 
@@ -77,7 +77,7 @@ class Output:
         self._say_files()
 
     def classification(
-        self, scores: "TopScores", classifier: "Classifier", about: dict[str, Any]
+        self, scores: "TopKScores", classifier: "ClassificationPredictor", about: dict[str, Any]
     ) -> None:
         """Print and write the scores of a classifier; as `segmentation`."""
         document = _all_of(scores.images) | about | scores.to_json()
@@ -86,7 +86,7 @@ class Output:
         else:
             print_classification(scores, classifier.names, self.worst)
         if self.csv is not None:
-            write_classification(self.csv, scores.pictures, classifier.names)
+            write_classification(self.csv, scores.per_image, classifier.names)
         if self.report is not None:
             from drn_cli.report.gallery import classification_gallery
 

@@ -1,4 +1,4 @@
-"""Scores as tables, and as CSV with a line for each picture."""
+"""Scores as tables, and as CSV with a line for each image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +8,12 @@ from drn_cli.cli import console
 
 if TYPE_CHECKING:
     from drn_cli.data.classes import ClassSet
-    from drn_cli.evaluation.classification import PictureRanking, TopScores
-    from drn_cli.evaluation.confusion import PictureScores, Scores
+    from drn_cli.evaluation.classification import ImageRanking, TopKScores
+    from drn_cli.evaluation.confusion import ImageScores, SegmentationScores
 
 
-def print_segmentation(scores: "Scores", class_set: "ClassSet", worst: int) -> None:
-    """Print IoU of each class, the means, and the pictures that score lowest."""
+def print_segmentation(scores: "SegmentationScores", class_set: "ClassSet", worst: int) -> None:
+    """Print IoU of each class, the means, and the images that score lowest."""
     from drn_cli.evaluation.confusion import worst_first
 
     numbers = ("IoU %", "labelled pixels")
@@ -41,10 +41,10 @@ def print_segmentation(scores: "Scores", class_set: "ClassSet", worst: int) -> N
         console.note(
             f"{absent} classes occur neither in labels nor in predictions; not in the mean"
         )
-    lowest = [one for one in worst_first(scores.pictures) if one.miou is not None][:worst]
+    lowest = [one for one in worst_first(scores.per_image) if one.miou is not None][:worst]
     if lowest:
         numbers = ("mIoU %", "accuracy %")
-        table = console.table("worst pictures", *numbers, right=numbers, fold=True)
+        table = console.table("worst images", *numbers, right=numbers, fold=True)
         for one in lowest:
             table.add_row(one.image, _per_cent(one.miou), _per_cent(one.pixel_accuracy))
         console.out.print(table)
@@ -54,10 +54,8 @@ def _per_cent(value: float | None) -> str:
     return "absent" if value is None else f"{100 * value:.2f}"
 
 
-def write_segmentation(
-    path: Path, pictures: Sequence["PictureScores"], class_set: "ClassSet"
-) -> None:
-    """Write a line for each picture, the worst first; scores are fractions of 1.
+def write_segmentation(path: Path, images: Sequence["ImageScores"], class_set: "ClassSet") -> None:
+    """Write a line for each image, the worst first; scores are fractions of 1.
 
     Raises:
         DrnError: The file cannot be written.
@@ -73,13 +71,13 @@ def write_segmentation(
         ("image", "label", "miou", "pixel_accuracy", *class_set.names),
         (
             (one.image, one.label, cell(one.miou), cell(one.pixel_accuracy), *map(cell, one.iou))
-            for one in worst_first(pictures)
+            for one in worst_first(images)
         ),
     )
 
 
-def print_classification(scores: "TopScores", names: Sequence[str], worst: int) -> None:
-    """Print top-1 and top-5 with their errors, and the pictures that are furthest from right."""
+def print_classification(scores: "TopKScores", names: Sequence[str], worst: int) -> None:
+    """Print top-1 and top-5 with their errors, and the images that are furthest from right."""
     from drn_cli.evaluation.classification import worst_ranked
 
     numbers = ("accuracy %", "error %")
@@ -87,10 +85,10 @@ def print_classification(scores: "TopScores", names: Sequence[str], worst: int) 
     for name, share in (("top-1", scores.top1), ("top-5", scores.top5)):
         table.add_row(name, f"{100 * share:.2f}", f"{100 * (1 - share):.2f}")
     console.out.print(table)
-    furthest = [one for one in worst_ranked(scores.pictures) if one.rank != 1][:worst]
+    furthest = [one for one in worst_ranked(scores.per_image) if one.rank != 1][:worst]
     if furthest:
         table = console.table(
-            "worst pictures", "is", "taken for", "place", right=("place",), fold=True
+            "worst images", "is", "taken for", "place", right=("place",), fold=True
         )
         for one in furthest:
             cells = (one.image, names[one.target], names[one.best[0]], str(one.rank))
@@ -99,9 +97,9 @@ def print_classification(scores: "TopScores", names: Sequence[str], worst: int) 
 
 
 def write_classification(
-    path: Path, pictures: Sequence["PictureRanking"], names: Sequence[str]
+    path: Path, images: Sequence["ImageRanking"], names: Sequence[str]
 ) -> None:
-    """Write a line for each picture, the worst first: its class, its place, the first five.
+    """Write a line for each image, the worst first: its class, its place, the first five.
 
     Raises:
         DrnError: The file cannot be written.
@@ -125,6 +123,6 @@ def write_classification(
                     for cell in (names[k], f"{probability:.6f}")
                 ),
             )
-            for one in worst_ranked(pictures)
+            for one in worst_ranked(images)
         ),
     )

@@ -1,1 +1,1 @@
-"""What `drn localize` does: heat maps and boxes of pictures, and their scores."""
+"""What `drn localize` does: heat maps and boxes of images, and their scores."""

@@ -12,8 +12,8 @@ from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
-    from drn_cli.evaluation.localization import LocalizationScores, Located
-    from drn_cli.inference.classifier import Classifier
+    from drn_cli.evaluation.localization import Localization, LocalizationScores
+    from drn_cli.inference.classifier import ClassificationPredictor
     from drn_cli.inference.source import Source
 
 
@@ -24,7 +24,7 @@ class Asked:
     Attributes:
         thresholds: That are tried; minus infinity is none.
         of: What they are compared with.
-        see: What is seen of a picture.
+        see: What is seen of an image.
         side: What its shorter side is brought to, in pixels, if that was said.
         csv: File with a line for each box.
         report: File for the page.
@@ -44,7 +44,7 @@ class Asked:
     partial: bool = False
 
     def crops(self, source: "Source") -> dict[str, Any]:
-        """Say how the classifier sees pictures."""
+        """Say how the classifier sees images."""
         return source.crops() | ({} if self.side is None else {"resize": self.side})
 
 
@@ -54,7 +54,7 @@ def evaluate_boxes(
     """Score the boxes that a classifier finds.
 
     Args:
-        inputs: The pictures.
+        inputs: The images.
         truth: Their true boxes.
         source: The classifier.
         look: What is computed in.
@@ -67,11 +67,11 @@ def evaluate_boxes(
     from drn_cli.data.boxes import read_boxes
     from drn_cli.distributed.group import join
     from drn_cli.evaluation.localization import localize, located
-    from drn_cli.inference.inputs import find_pictures
+    from drn_cli.inference.inputs import find_images
     from drn_cli.inference.loading import load_classifier
     from drn_cli.inference.opening import open_network
 
-    images = [Path(picture.path) for picture in find_pictures(inputs)]
+    paths = [Path(image.path) for image in find_images(inputs)]
     boxes = read_boxes(truth)
     with join() as group:
         network = open_network(source.checkpoint, "classification")
@@ -82,22 +82,22 @@ def evaluate_boxes(
             **asked.crops(source),
             **look.computing(group.device),
         )
-        pictures, without, missing = located(images, boxes, class_numbers(classifier))
-        if not pictures:
+        images, without, missing = located(paths, boxes, class_numbers(classifier))
+        if not images:
             raise DrnError(
-                f"{truth}: has no box of the network's classes for any of {len(images)} pictures",
-                "boxes go by the names of pictures, and their classes by those of class folders",
+                f"{truth}: has no box of the network's classes for any of {len(paths)} images",
+                "boxes go by the names of images, and their classes by those of class folders",
             )
         lone = {f"box of a known class in {truth}": without, "image": missing}
-        expected = len(images) + len(missing)
+        expected = len(paths) + len(missing)
         if (problem := lacking(expected, lone)) and not asked.partial:
             raise DrnError(
-                f"{', '.join(inputs)}: {problem}", f"--partial scores {len(pictures)} of them"
+                f"{', '.join(inputs)}: {problem}", f"--partial scores {len(images)} of them"
             )
-        with console.bar(len(group.share(pictures)), shown=group.first) as bar:
+        with console.bar(len(group.share(images)), shown=group.first) as bar:
             scores = localize(
                 classifier,
-                pictures,
+                images,
                 group,
                 asked.thresholds,
                 see=asked.see,
@@ -109,11 +109,11 @@ def evaluate_boxes(
         if group.first:
             part = report_part(scores.images, expected, lone, scores.failed)
             about = describe(source, network, classifier) | part
-            _tell(scores, pictures, classifier, about, asked)
+            _tell(scores, images, classifier, about, asked)
     console.exit_if_failed(scores.failed)
 
 
-def class_numbers(classifier: "Classifier") -> dict[str, int]:
+def class_numbers(classifier: "ClassificationPredictor") -> dict[str, int]:
     """Give the number of each class, by its folder, and by its name where no folder is called so.
 
     Names that two classes share are left out.
@@ -125,8 +125,8 @@ def class_numbers(classifier: "Classifier") -> dict[str, int]:
 
 def _tell(
     scores: "LocalizationScores",
-    pictures: "Sequence[Located]",
-    classifier: "Classifier",
+    images: "Sequence[Localization]",
+    classifier: "ClassificationPredictor",
     about: dict[str, Any],
     asked: Asked,
 ) -> None:
@@ -141,13 +141,13 @@ def _tell(
     else:
         _print(scores, asked)
     if asked.csv is not None:
-        _write(asked.csv, scores, pictures, classifier)
+        _write(asked.csv, scores, images, classifier)
     if asked.report is not None:
         from drn_cli.report.gallery import localization_gallery
         from drn_cli.report.page import write_evaluation
 
         gallery = localization_gallery(
-            scores, pictures, classifier, asked.see, asked.of, asked.images
+            scores, images, classifier, asked.see, asked.of, asked.images
         )
         write_evaluation(asked.report, told, gallery)
     for path in (asked.csv, asked.report):
@@ -170,7 +170,7 @@ def _print(scores: "LocalizationScores", asked: Asked) -> None:
     console.out.print(table)
     best = scores.best
     console.out.print(
-        f"{scores.images} pictures; best threshold {in_words(scores.thresholds[best])}, chosen on "
+        f"{scores.images} images; best threshold {in_words(scores.thresholds[best])}, chosen on "
         f"these: top-1 error {100 * scores.top1[best]:.2f} %, "
         f"top-5 error {100 * scores.top5[best]:.2f} %",
         soft_wrap=True,
@@ -185,10 +185,10 @@ def in_words(threshold: float) -> str:
 def _write(
     path: Path,
     scores: "LocalizationScores",
-    pictures: "Sequence[Located]",
-    classifier: "Classifier",
+    images: "Sequence[Localization]",
+    classifier: "ClassificationPredictor",
 ) -> None:
-    """Write a line for each picture, the worst first, with the box of its likeliest class."""
+    """Write a line for each image, the worst first, with the box of its likeliest class."""
     from drn_cli.evaluation.localization import is_right, worst_located
     from drn_cli.files import write_csv
 
@@ -196,7 +196,7 @@ def _write(
 
     def rows() -> Iterator[tuple[object, ...]]:
         for found in worst_located(scores):
-            located, right = pictures[found.number], is_right(found)[:, best]
+            located, right = images[found.number], is_right(found)[:, best]
             box = found.boxes[0, best]
             yield (
                 located.image,

@@ -1,1 +1,1 @@
-"""What `drn predict` makes of pictures: maps of a segmenter, classes of a classifier."""
+"""What `drn predict` makes of images: maps of a segmenter, classes of a classifier."""

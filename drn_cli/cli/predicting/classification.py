@@ -1,4 +1,4 @@
-"""Pictures classified: the likeliest classes of each, as a table, CSV or JSON."""
+"""Images classified: the likeliest classes of each, as a table, CSV or JSON."""
 
 import time
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drn_cli.cli import console
-from drn_cli.cli.pictures import in_order, read_picture, results_of
+from drn_cli.cli.images import in_order, read_input, results_of
 from drn_cli.cli.predicting.record import begin_record, finish_record, maker_of
 from drn_cli.cli.predicting.segmentation import Wanted
 from drn_cli.cli.source import Look, describe
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
     from drn_cli.data.images import Pixels
     from drn_cli.distributed.group import Group
-    from drn_cli.inference.classifier import Classifier
-    from drn_cli.inference.growing_table import GrowingTable
-    from drn_cli.inference.inputs import Picture
+    from drn_cli.inference.classifier import ClassificationPredictor
+    from drn_cli.inference.growing_table import ResumableCsv
+    from drn_cli.inference.inputs import InputImage
     from drn_cli.inference.opening import Found
     from drn_cli.inference.source import Source
 
-SHOWN = 40  # pictures of which a table is printed unasked
+SHOWN = 40  # images of which a table is printed unasked
 
 
 @dataclass(slots=True)
 class Tally:
-    """What became of this process's pictures.
+    """What became of this process's images.
 
     Attributes:
         classified, skipped: How many.
         failed: Number of each image without a result, and why.
-        found: Number of each other picture with its classes, where they are to be shown.
+        found: Number of each other image with its classes, where they are to be shown.
     """
 
     classified: int
@@ -53,25 +53,25 @@ def classify(
     top_k: int,
     csv: Path | None,
 ) -> None:
-    """Say what all pictures show that the inputs name.
+    """Say what all images show that the inputs name.
 
     Raises:
         DrnError: An input, the network or a setting cannot be used, or a file not be written.
         typer.Exit: An image could not be read, or its scores are not finite.
     """
     from drn_cli.distributed.group import join
-    from drn_cli.inference.growing_table import GrowingTable, writing_table
-    from drn_cli.inference.inputs import Picture, find_pictures
+    from drn_cli.inference.growing_table import ResumableCsv, writing_table
+    from drn_cli.inference.inputs import InputImage, find_images
     from drn_cli.inference.loading import load_classifier
 
     if wanted.submission is not None or wanted.save is not None or wanted.force:
         raise DrnError(f"{source.checkpoint}: is a classifier, which labels no pixels")
     if wanted.skip_existing and csv is None:
         raise DrnError("--skip-existing: a classifier goes on where a --csv FILE ends")
-    pictures = [Picture("-", "stdin")] if list(inputs) == ["-"] else find_pictures(inputs)
+    images = [InputImage("-", "stdin")] if list(inputs) == ["-"] else find_images(inputs)
     with join() as group, ExitStack() as stack:
         if group.first:
-            console.note(f"{source.checkpoint} on {len(pictures)} pictures")
+            console.note(f"{source.checkpoint} on {len(images)} images")
         classifier = load_classifier(
             network,
             group.device,
@@ -86,7 +86,7 @@ def classify(
                 stack.enter_context(writing_table(csv))
             places = range(1, top + 1)
             columns = (name for n in places for name in (f"class_{n}", f"probability_{n}"))
-            table = GrowingTable(csv, ["image", *columns], group.rank, resume=wanted.skip_existing)
+            table = ResumableCsv(csv, ["image", *columns], group.rank, resume=wanted.skip_existing)
             if group.first:
                 assert classifier.normalization is not None
                 maker = maker_of(network, classifier.normalization, {"view": classifier.view})
@@ -95,12 +95,12 @@ def classify(
             table.begin()
             stack.callback(table.end)  # of a run that fails as well
         started = time.perf_counter()
-        keep = wanted.as_json or len(pictures) <= SHOWN
-        tally = _classify_share(pictures, classifier, top, table, keep, wanted, group)
+        keep = wanted.as_json or len(images) <= SHOWN
+        tally = _classify_share(images, classifier, top, table, keep, wanted, group)
         tallies = group.gather(tally)
         if group.first:
             if table is not None:
-                table.finish([picture.path for picture in pictures])
+                table.finish([image.path for image in images])
                 finish_record(table.path, maker)
             about = describe(source, network, classifier)
             _report(about, classifier, tallies, time.perf_counter() - started, wanted, csv)
@@ -108,10 +108,10 @@ def classify(
 
 
 def _classify_share(
-    pictures: "Sequence[Picture]",
-    classifier: "Classifier",
+    images: "Sequence[InputImage]",
+    classifier: "ClassificationPredictor",
     top: int,
-    table: "GrowingTable | None",
+    table: "ResumableCsv | None",
     keep: bool,
     wanted: Wanted,
     group: "Group",
@@ -123,32 +123,34 @@ def _classify_share(
     from drn_cli.inference.stream import stream
 
     tally = Tally(0, 0, [], [])
-    mine = group.share(list(enumerate(pictures)))
+    mine = group.share(list(enumerate(images)))
     known = set() if table is None else table.known
     todo = [item for item in mine if item[1].path not in known]
     tally.skipped = len(mine) - len(todo)
 
-    def read(item: "tuple[int, Picture]") -> "Pixels":
-        return classifier.crops(read_picture(item))
+    def read(item: "tuple[int, InputImage]") -> "Pixels":
+        return classifier.crops(read_input(item))
 
     def answer(crops: "Sequence[Pixels]") -> "list[Tensor]":
         batch = torch.from_numpy(np.stack(crops)).to(classifier.device)
         return list(classifier.log_probabilities(batch))
 
-    def finish(_: "tuple[int, Picture]", __: "Pixels", scores: "Tensor") -> list[tuple[str, float]]:
+    def finish(
+        _: "tuple[int, InputImage]", __: "Pixels", scores: "Tensor"
+    ) -> list[tuple[str, float]]:
         best = best_first(scores.cpu()[None])[0, :top].tolist()
         return [(classifier.names[k], float(scores[k].exp())) for k in best]
 
     results = stream(todo, read, answer, finish, classifier.device, wanted.batch)
     found = results_of(results, len(todo), tally.failed, shown=group.first)
-    for number, picture, best in found:
+    for number, image, best in found:
         tally.classified += 1
         if table is not None:
             cells = (cell for name, share in best for cell in (name, f"{share:.6f}"))
-            table.add((picture.path, *cells))
+            table.add((image.path, *cells))
         if keep:
             classes = [{"class": name, "probability": share} for name, share in best]
-            tally.found.append((number, {"image": picture.path, "classes": classes}))
+            tally.found.append((number, {"image": image.path, "classes": classes}))
     if table is not None:
         table.end()
     return tally
@@ -156,7 +158,7 @@ def _classify_share(
 
 def _report(
     about: dict[str, Any],
-    classifier: "Classifier",
+    classifier: "ClassificationPredictor",
     tallies: Sequence[Tally],
     seconds: float,
     wanted: Wanted,
@@ -176,7 +178,7 @@ def _report(
                 "skipped": skipped,
                 "failed": failed,
                 "seconds": round(seconds, 3),
-                "pictures_per_second": round(speed, 3),
+                "images_per_second": round(speed, 3),
             }
         )
     else:
@@ -185,7 +187,7 @@ def _report(
         before = f", {skipped} were there already" if skipped else ""
         where = f": {csv}" if csv else ""
         console.out.print(
-            f"{classified} pictures classified, {speed:.1f} a second{before}{where}",
+            f"{classified} images classified, {speed:.1f} a second{before}{where}",
             soft_wrap=True,
         )
         if not found and classified and csv is None:
@@ -197,7 +199,7 @@ def _report(
 
 def _print(found: Sequence[dict[str, Any]]) -> None:
     places = [str(n) for n in range(1, len(found[0]["classes"]) + 1)]
-    table = console.table("picture", *places, fold=True)
+    table = console.table("image", *places, fold=True)
     for entry in found:
         cells = (f"{one['class']} {100 * one['probability']:.1f} %" for one in entry["classes"])
         table.add_row(entry["image"], *cells)

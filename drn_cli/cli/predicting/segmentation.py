@@ -1,4 +1,4 @@
-"""Pictures labelled pixel by pixel, as files."""
+"""Images labelled pixel by pixel, as files."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drn_cli.cli import console
-from drn_cli.cli.pictures import in_order, name_of, read_picture, results_of
+from drn_cli.cli.images import in_order, name_of, read_input, results_of
 from drn_cli.cli.predicting.record import maker_of, recording, unfinished
 from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError, few_of
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from drn_cli.data.images import Pixels
     from drn_cli.distributed.group import Group
-    from drn_cli.inference.inputs import Picture
+    from drn_cli.inference.inputs import InputImage
     from drn_cli.inference.opening import Found
     from drn_cli.inference.outputs import Kind
-    from drn_cli.inference.predictor import PixelPredictor
+    from drn_cli.inference.predictor import SegmentationPredictor
     from drn_cli.inference.source import Source
 
 
@@ -35,8 +35,8 @@ class Wanted:
         save: Which files, if that was said.
         skip_existing: Whether to leave out what is written already.
         submission: Zip file for the Cityscapes server.
-        partial: Whether it may lack pictures.
-        batch: Pictures of one size that a GPU takes at once.
+        partial: Whether it may lack images.
+        batch: Images of one size that a GPU takes at once.
         as_json: Whether JSON is printed.
         force: Whether recorded maps of another network are deleted that would remain.
     """
@@ -52,7 +52,7 @@ class Wanted:
 
     @property
     def kinds(self) -> "tuple[Kind, ...]":
-        """What is written for each picture."""
+        """What is written for each image."""
         from drn_cli.inference.outputs import DEFAULT_KINDS
 
         kinds = self.save or DEFAULT_KINDS
@@ -62,12 +62,12 @@ class Wanted:
 
 @dataclass(slots=True)
 class Tally:
-    """What became of this process's pictures.
+    """What became of this process's images.
 
     Attributes:
         written, skipped: How many.
         failed: Number of each image without a result, with its entry for JSON.
-        files: Number of each picture that was written, with its entry; only for JSON.
+        files: Number of each image that was written, with its entry; only for JSON.
     """
 
     written: int
@@ -79,31 +79,31 @@ class Tally:
 def label(
     inputs: Sequence[str], source: "Source", network: "Found", look: Look, wanted: Wanted
 ) -> None:
-    """Write the predictions of all pictures that the inputs name.
+    """Write the predictions of all images that the inputs name.
 
     Raises:
         DrnError: An input, the network or a setting cannot be used, or a file not be written.
         typer.Exit: An image could not be read, or its scores are not finite.
     """
     from drn_cli.distributed.group import join
-    from drn_cli.inference.inputs import Picture, find_pictures
+    from drn_cli.inference.inputs import InputImage, find_images
     from drn_cli.inference.loading import load_predictor
     from drn_cli.inference.outputs import KINDS
     from drn_cli.inference.reading import networks_at_once
 
     outputs = [wanted.out / kind for kind in KINDS]
     stdin = list(inputs) == ["-"]
-    pictures = [Picture("-", "stdin")] if stdin else find_pictures(inputs, outputs)
+    files = [InputImage("-", "stdin")] if stdin else find_images(inputs, outputs)
     with join() as group:
         if wanted.submission is not None:
-            _check_submission(network, pictures, wanted)
+            _check_submission(network, files, wanted)
         if group.first:
-            console.note(f"{source.checkpoint} on {len(pictures)} pictures")
+            console.note(f"{source.checkpoint} on {len(files)} images")
         predictor = load_predictor(
             network,
             group.device,
             view=look.view,
-            at_once=networks_at_once(group.device, len(pictures)),
+            at_once=networks_at_once(group.device, len(files)),
             **look.computing(group.device),
         )
         with ExitStack() as sharing:
@@ -114,7 +114,7 @@ def label(
                     recording(
                         wanted.out,
                         maker_of(network, predictor.normalization, view),
-                        [picture.name for picture in pictures],
+                        [file.name for file in files],
                         wanted.kinds,
                         resume=wanted.skip_existing,
                         force=wanted.force,
@@ -122,12 +122,12 @@ def label(
                 )
             group.wait()
             started = time.perf_counter()
-            tally = _label_share(pictures, predictor, wanted, group)
+            tally = _label_share(files, predictor, wanted, group)
             seconds = time.perf_counter() - started
             tallies = group.gather(tally)
             whole = not any(tally.failed for tally in tallies)
             if group.first:
-                failed = [pictures[number].name for each in tallies for number, _ in each.failed]
+                failed = [files[number].name for each in tallies for number, _ in each.failed]
                 if kept := record.finish(failed):
                     console.warn(
                         f"{wanted.out}: images that failed keep earlier maps of another network or "
@@ -135,15 +135,15 @@ def label(
                         "them again)"
                     )
             if group.first and wanted.submission is not None and whole:
-                _pack(pictures, wanted)
+                _pack(files, wanted)
         if group.first:
             _report(describe(source, network, predictor), tallies, seconds, wanted)
             if wanted.submission is not None and not whole:
-                console.warn(f"{wanted.submission}: not written, some pictures have no prediction")
+                console.warn(f"{wanted.submission}: not written, some images have no prediction")
     console.exit_if_failed(not whole)
 
 
-def _check_submission(network: "Found", pictures: "Sequence[Picture]", wanted: Wanted) -> None:
+def _check_submission(network: "Found", files: "Sequence[InputImage]", wanted: Wanted) -> None:
     from drn_cli.data.classes import cityscapes
     from drn_cli.evaluation.submission import check_inputs
 
@@ -152,11 +152,14 @@ def _check_submission(network: "Found", pictures: "Sequence[Picture]", wanted: W
         raise DrnError(
             f"{network.path}: has {classes} classes, the benchmark {len(cityscapes())} of its own"
         )
-    check_inputs([picture.path for picture in pictures], partial=wanted.partial)
+    check_inputs([file.path for file in files], partial=wanted.partial)
 
 
 def _label_share(
-    pictures: "Sequence[Picture]", predictor: "PixelPredictor", wanted: Wanted, group: "Group"
+    files: "Sequence[InputImage]",
+    predictor: "SegmentationPredictor",
+    wanted: Wanted,
+    group: "Group",
 ) -> Tally:
     """Write the predictions of this process's share."""
     from drn_cli.inference.outputs import is_written, write_prediction
@@ -166,43 +169,43 @@ def _label_share(
     tally = Tally(0, 0, [], [])
     todo = []
     doubtful = unfinished(out) if wanted.skip_existing else None
-    for number, picture in group.share(list(enumerate(pictures))):
-        name = picture.name
+    for number, file in group.share(list(enumerate(files))):
+        name = file.name
         if doubtful is not None and is_written(out, name, kinds) and not doubtful(name):
             tally.skipped += 1
         else:
-            todo.append((number, picture))
+            todo.append((number, file))
 
     def answer(images: "Sequence[Pixels]") -> "list[tuple[Tensor, Tensor | None]]":
         return _answers(predictor, images, kinds)
 
     def finish(
-        item: "tuple[int, Picture]", image: "Pixels", answered: "tuple[Tensor, Tensor | None]"
+        item: "tuple[int, InputImage]", image: "Pixels", answered: "tuple[Tensor, Tensor | None]"
     ) -> dict[str, str]:
         classes, probabilities = answered[0].cpu().numpy(), answered[1]
         return write_prediction(
             out, item[1].name, kinds, image, classes, probabilities, predictor.class_set
         )
 
-    results = stream(todo, read_picture, answer, finish, predictor.device, wanted.batch)
+    results = stream(todo, read_input, answer, finish, predictor.device, wanted.batch)
     found = results_of(results, len(todo), tally.failed, shown=group.first)
-    for number, picture, files in found:
+    for number, file, written in found:
         tally.written += 1
         if wanted.as_json:
-            tally.files.append((number, {"image": picture.path} | files))
+            tally.files.append((number, {"image": file.path} | written))
     return tally
 
 
 def _answers(
-    predictor: "PixelPredictor", images: "Sequence[Pixels]", kinds: "Sequence[Kind]"
+    predictor: "SegmentationPredictor", images: "Sequence[Pixels]", kinds: "Sequence[Kind]"
 ) -> "list[tuple[Tensor, Tensor | None]]":
-    """Give the classes of pictures of one size, and their probabilities if they are to be kept."""
+    """Give the classes of images of one size, and their probabilities if they are to be kept."""
     if "probabilities" in kinds:
         return [predictor.with_probabilities(image) for image in images]
     return [(classes, None) for classes in predictor.batch(images)]
 
 
-def _pack(pictures: "Sequence[Picture]", wanted: Wanted) -> None:
+def _pack(files: "Sequence[InputImage]", wanted: Wanted) -> None:
     """Make the submission of what was predicted, and check it as anybody's."""
     from drn_cli.cli.prepare.common import progress_bar
     from drn_cli.evaluation.submission import check_submission, frame_of, write_submission
@@ -210,11 +213,11 @@ def _pack(pictures: "Sequence[Picture]", wanted: Wanted) -> None:
 
     assert wanted.submission is not None
     maps = {}
-    for picture in pictures:
-        path, frame = output_path(wanted.out, "index", picture.name), frame_of(picture.path)
+    for file in files:
+        path, frame = output_path(wanted.out, "index", file.name), frame_of(file.path)
         if frame is None or not path.is_file():
             raise DrnError(
-                f"{wanted.submission}: not written, {picture.path} has no prediction",
+                f"{wanted.submission}: not written, {file.path} has no prediction",
                 "--skip-existing makes those that are missing",
             )
         maps[frame] = path
@@ -224,7 +227,7 @@ def _pack(pictures: "Sequence[Picture]", wanted: Wanted) -> None:
         found = check_submission(wanted.submission, maps, progress)
     for finding in found.findings:
         console.warn(finding.message)
-    console.note(f"{wanted.submission}: {found.pictures} maps, {found.bytes / 1e6:.1f} MB")
+    console.note(f"{wanted.submission}: {found.images} maps, {found.bytes / 1e6:.1f} MB")
 
 
 def _report(
@@ -242,14 +245,14 @@ def _report(
                 "skipped": skipped,
                 "failed": failed,
                 "seconds": round(seconds, 3),
-                "pictures_per_second": round(speed, 3),
+                "images_per_second": round(speed, 3),
             }
         )
     else:
         folders = ", ".join(str(wanted.out / kind) for kind in wanted.kinds)
         before = f", {skipped} were there already" if skipped else ""
         console.out.print(
-            f"{written} pictures labelled, {speed:.1f} a second{before}: {folders}",
+            f"{written} images labelled, {speed:.1f} a second{before}: {folders}",
             soft_wrap=True,
         )
     if failed:
@@ -258,27 +261,27 @@ def _report(
 
 
 def label_one(path: str, network: "Found", look: Look, wanted: Wanted) -> None:
-    """Write what is wanted of one picture to stdout.
+    """Write what is wanted of one image to stdout.
 
     Raises:
-        DrnError: The picture or the network cannot be used, or there are several pictures.
+        DrnError: The image or the network cannot be used, or there are several images.
     """
     from drn_cli.distributed.group import join
-    from drn_cli.inference.inputs import Picture, find_pictures
+    from drn_cli.inference.inputs import InputImage, find_images
     from drn_cli.inference.loading import load_predictor
     from drn_cli.inference.outputs import encode
     from drn_cli.inference.score_maps import scores_of
 
     (kind,) = wanted.save or ("colour",)
-    pictures = [Picture("-", "stdin")] if path == "-" else find_pictures([path])
-    if len(pictures) > 1:
-        raise DrnError(f"{path}: has {len(pictures)} pictures; --out - takes one")
+    files = [InputImage("-", "stdin")] if path == "-" else find_images([path])
+    if len(files) > 1:
+        raise DrnError(f"{path}: has {len(files)} images; --out - takes one")
     with join() as group:
         predictor = load_predictor(
             network, group.device, view=look.view, at_once=1, **look.computing(group.device)
         )
-        image = read_picture((0, pictures[0]))
-        with scores_of(name_of(pictures[0])):
+        image = read_input((0, files[0]))
+        with scores_of(name_of(files[0])):
             [(classes, probabilities)] = _answers(predictor, [image], [kind])
         content = encode(kind, image, classes.cpu().numpy(), probabilities, predictor.class_set)
     sys.stdout.buffer.write(content)

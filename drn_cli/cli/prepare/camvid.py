@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from drn_cli.cli.pictures import MaxPixels
+from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.prepare.common import AsJson, progress_bar, report
 
 EPILOG = """[bold]Examples[/]
@@ -25,7 +25,7 @@ The layout of SRC is found by looking:
 Labels are class ids, or colours: of the 32 original classes, which become 11, or those that
 class_dict.csv or label_colors.txt names. Void becomes 255. Test labels may be missing.
 
-SRC is only read. Pictures in the data folder are hard links to those of SRC where the file system
+SRC is only read. Images in the data folder are hard links to those of SRC where the file system
 allows it, and copies elsewhere: do not edit them in place. A second run with the same files does
 nothing.
 """
@@ -40,7 +40,7 @@ def camvid(
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
-    """CamVid: 11 classes, 367/101/233 pictures."""
+    """CamVid: 11 classes, 367/101/233 images."""
     from drn_cli.data.prepare.camvid import prepare_camvid
 
     with progress_bar() as progress:

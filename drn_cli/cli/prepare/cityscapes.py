@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drn_cli.cli import console
-from drn_cli.cli.pictures import MaxPixels
+from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.prepare.common import AsJson, files_left_out, progress_bar, report
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ EPILOG = """[bold]Examples[/]
 
 ROOT holds the folders leftImg8bit and gtFine of the release. A folder that
 is not there is unpacked from leftImg8bit_trainvaltest.zip or
-gtFine_trainvaltest.zip, as far as it is needed: the pictures, and the label
+gtFine_trainvaltest.zip, as far as it is needed: the images, and the label
 ids of train and val. Train ids are written beside the label ids, as
 *_gtFine_trainIds.png; license plates and unknown ids become 255. Files
 *_gtFine_labelTrainIds.png of the official scripts are used where they are.
@@ -52,7 +52,7 @@ def cityscapes(
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cityscapes: 19 classes, 2975/500/1525 pictures; from its folders or its zips."""
+    """Cityscapes: 19 classes, 2975/500/1525 images; from its folders or its zips."""
     from drn_cli.data.prepare.cityscapes import prepare_cityscapes
     from drn_cli.data.prepare.cityscapes_layout import EXPECTED
 
@@ -61,12 +61,12 @@ def cityscapes(
             root, zips=zips, lists=lists, partial=partial, force=force, progress=progress
         )
     if made.left_out:
-        console.warn(f"train and val pictures left out for want of a label: {made.left_out}")
+        console.warn(f"train and val images left out for want of a label: {made.left_out}")
     if as_json:
         console.emit_json(
             {
                 "out": str(made.out),
-                "pictures": dict(made.counts),
+                "images": dict(made.counts),
                 "unchanged": made.unchanged,
                 "cities": made.cities,
                 "expected": EXPECTED,
@@ -81,8 +81,8 @@ def cityscapes(
 
 
 def _show(made: "PreparedCityscapes", expected: Mapping[str, int]) -> None:
-    """Print the pictures of each city, and of each split against those of the release."""
-    table = console.table("split", "city", "pictures", "expected", right=("pictures", "expected"))
+    """Print the images of each city, and of each split against those of the release."""
+    table = console.table("split", "city", "images", "expected", right=("images", "expected"))
     for split, cities in made.cities.items():
         for city, count in cities.items():
             table.add_row(split, city, str(count), "")

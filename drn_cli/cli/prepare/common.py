@@ -11,13 +11,13 @@ from drn_cli.cli import console
 if TYPE_CHECKING:
     from drn_cli.data.file_search import LeftOut
     from drn_cli.data.parallel import Progress
-    from drn_cli.data.prepare.common import Prepared
+    from drn_cli.data.prepare.common import PrepareResult
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @contextmanager
-def progress_bar(unit: str = "picture") -> "Iterator[Progress]":
+def progress_bar(unit: str = "image") -> "Iterator[Progress]":
     """Give a function to call with how many are done, of how many; tqdm shows it."""
     from tqdm import tqdm
 
@@ -39,10 +39,10 @@ def files_left_out(searched: "Mapping[str, LeftOut]") -> list[dict[str, object]]
     ]
 
 
-def report(made: "Prepared", as_json: bool, then: str, **more: Any) -> None:
+def report(made: "PrepareResult", as_json: bool, then: str, **more: Any) -> None:
     """Print what was made, and which command comes `then`; with --json `more` about it."""
     if as_json:
-        about = {"out": str(made.out), "pictures": dict(made.counts), "unchanged": made.unchanged}
+        about = {"out": str(made.out), "images": dict(made.counts), "unchanged": made.unchanged}
         console.emit_json(about | more)
         return
     counts = ", ".join(f"{number} {split}" for split, number in made.counts.items())

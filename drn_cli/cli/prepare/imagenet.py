@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from drn_cli.cli import console
-from drn_cli.cli.pictures import MaxPixels
+from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.prepare.common import AsJson, files_left_out, progress_bar
 
 if TYPE_CHECKING:
@@ -46,16 +46,16 @@ def imagenet(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with what you have.")],
     out: Annotated[Path, typer.Option(help="Data folder to make.")] = Path("data/imagenet"),
     partial: Annotated[
-        bool, typer.Option("--partial", help="Take fewer classes or pictures than there are.")
+        bool, typer.Option("--partial", help="Take fewer classes or images than there are.")
     ] = False,
     truth: Annotated[
         Path | None,
-        typer.Option(help="Classes of flat val pictures: lines of WNID, or of NAME WNID, or CSV."),
+        typer.Option(help="Classes of flat val images: lines of WNID, or of NAME WNID, or CSV."),
     ] = None,
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
-    """ImageNet (ILSVRC2012): 1000 classes, 1281167/50000 pictures."""
+    """ImageNet (ILSVRC2012): 1000 classes, 1281167/50000 images."""
     from drn_cli.data.prepare.imagenet.preparing import CLASSES, prepare_imagenet
 
     try:
@@ -83,9 +83,9 @@ def _as_json(made: "PreparedImageNet") -> dict[str, Any]:
     names = ("split", "file", "fault")
     return {
         "out": str(made.out),
-        "pictures": dict(made.counts),
+        "images": dict(made.counts),
         "classes": dict(made.classes),
-        "expected": {"pictures": EXPECTED, "classes": CLASSES},
+        "expected": {"images": EXPECTED, "classes": CLASSES},
         "corrupt": [dict(zip(names, line.split("\t"), strict=False)) for line in made.corrupt],
         "boxes": made.boxes,
         "files_left_out": files_left_out(made.left_out),
@@ -97,12 +97,12 @@ def _as_json(made: "PreparedImageNet") -> dict[str, Any]:
 def _show(made: "PreparedImageNet") -> None:
     from drn_cli.data.prepare.imagenet.preparing import EXPECTED
 
-    numbers = ("classes", "pictures", "expected", "corrupt", "boxes")
+    numbers = ("classes", "images", "expected", "corrupt", "boxes")
     table = console.table("split", *numbers, right=numbers)
-    for split, pictures in made.counts.items():
+    for split, images in made.counts.items():
         corrupt = sum(line.startswith(f"{split}\t") for line in made.corrupt)
         boxes = made.boxes if split == "val" else None
-        row = (made.classes[split], pictures, EXPECTED[split], corrupt, boxes)
+        row = (made.classes[split], images, EXPECTED[split], corrupt, boxes)
         table.add_row(split, *("-" if number is None else f"{number:,}" for number in row))
     console.out.print(table)
     verb = "is up to date" if made.unchanged else "made"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from drn_cli.cli import console
-from drn_cli.cli.pictures import MaxPixels
+from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.prepare.common import AsJson, progress_bar, report
 
 EPILOG = """[bold]Examples[/]
@@ -21,8 +21,8 @@ EPILOG = """[bold]Examples[/]
 
   drn data prepare pairs --images photos --labels masks --val 0.2 --group '^(drive_[0-9]+)'
 
-A label belongs to the picture of the same folder and name once a suffix that all labels have,
-_mask for instance, is removed. It is found by looking, and so is one that all pictures have.
+A label belongs to the image of the same folder and name once a suffix that all labels have,
+_mask for instance, is removed. It is found by looking, and so is one that all images have.
 Both folders are searched with all that is in them.
 
 Labels hold class ids (grey or palette; 255 is ignored), or colours that a class file names:
@@ -36,13 +36,13 @@ Otherwise, or with --split random, it depends on names and seed alone: more imag
 those that were there, and shares are met on average. --group keeps images together, those of a
 drive for instance.
 
-Pictures in the data folder are hard links to yours where the file system allows it, and copies
+Images in the data folder are hard links to yours where the file system allows it, and copies
 elsewhere: do not edit them in place. A second run with the same files does nothing.
 """
 
 
 def pairs(
-    images: Annotated[Path, typer.Option(help="Folder of the pictures.", show_default=False)],
+    images: Annotated[Path, typer.Option(help="Folder of the images.", show_default=False)],
     labels: Annotated[Path, typer.Option(help="Folder of the labels.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Data folder to make.")] = Path("data/pairs"),
     classes: Annotated[Path | None, typer.Option(help="Class file: names, colours, ids.")] = None,
@@ -75,7 +75,7 @@ def pairs(
         typer.Option(metavar="REGEX", help="Images whose paths match equally stay together."),
     ] = None,
     image_suffix: Annotated[
-        str | None, typer.Option(help="What names of pictures end with; found by looking.")
+        str | None, typer.Option(help="What names of images end with; found by looking.")
     ] = None,
     label_suffix: Annotated[
         str | None, typer.Option(help="What names of labels end with; found by looking.")
@@ -89,7 +89,7 @@ def pairs(
     """Your own folders of images and labels."""
     from drn_cli.data.prepare.label_reading import look, write_class_file
     from drn_cli.data.prepare.pairs import match_folders, prepare_pairs
-    from drn_cli.data.prepare.splits import Shares
+    from drn_cli.data.prepare.splits import SplitRatios
     from drn_cli.files import read_json
 
     folders = match_folders(
@@ -116,7 +116,7 @@ def pairs(
             classes=classes,
             ignore=ignore or (),
             unknown_as_void=unknown_as_void,
-            shares=Shares(**shares) if shares else None,
+            shares=SplitRatios(**shares) if shares else None,
             keep_split=split == "keep",
         )
     info = read_json(made.out / "info.json")

@@ -1,22 +1,22 @@
-"""Auditing a class folder: every picture of every class."""
+"""Auditing a class folder: every image of every class."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from drn_cli.data.audit.duplicates import Occurrence, duplicates
-from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.audit.labels import ADD_FOLDER, too_few_classes
 from drn_cli.data.audit.reading import Item, Size, read_all
 from drn_cli.data.audit.report import (
-    ClassPictures,
-    PerClass,
-    Report,
-    Split,
+    CheckReport,
+    ClassImages,
+    ClassStats,
+    SplitStats,
     extremes,
     in_order,
 )
-from drn_cli.data.class_folders import ClassFolder
+from drn_cli.data.class_folders import FolderDataset
 from drn_cli.data.file_search import SUBFOLDER, LeftOut, list_files, list_folders
 from drn_cli.data.parallel import Progress, RunningStats
 
@@ -28,23 +28,23 @@ class Place:
     """What lies in a split's folder.
 
     Attributes:
-        pictures: By the name of the class folder; classes without a folder have none.
+        images: By the name of the class folder; classes without a folder have none.
         findings: What is wrong with the folders.
     """
 
-    pictures: Mapping[str, Sequence[Path]]
-    findings: Sequence[Finding]
+    images: Mapping[str, Sequence[Path]]
+    findings: Sequence[CheckFinding]
 
 
 def audit_class_folder(
-    folder: ClassFolder, splits: Sequence[str], progress: Progress | None = None
-) -> Report:
-    """Read every picture once, with all cores, and collect what is wrong.
+    folder: FolderDataset, splits: Sequence[str], progress: Progress | None = None
+) -> CheckReport:
+    """Read every image once, with all cores, and collect what is wrong.
 
     Args:
         folder: The data folder.
         splits: Which to look at, training first.
-        progress: Called with pictures read and pictures in all.
+        progress: Called with images read and images in all.
     """
     places = {split: _look_around(folder, split) for split in splits}
     findings = [finding for place in places.values() for finding in place.findings]
@@ -53,11 +53,11 @@ def audit_class_folder(
     items = [
         Item(path, sums=split == "train")
         for split, place in places.items()
-        for paths in place.pictures.values()
+        for paths in place.images.values()
         for path in paths
     ]
     total = RunningStats.total([])
-    # There may be millions: of each picture only this much is kept.
+    # There may be millions: of each image only this much is kept.
     occurrences: list[Occurrence] = []
     sizes: dict[str, set[Size | None]] = {split: set() for split in splits}
     for item, seen in read_all(items, progress):
@@ -71,19 +71,19 @@ def audit_class_folder(
             total = RunningStats.total([total, seen.moments])
     findings += duplicates(occurrences)
     counts = {
-        split: [len(place.pictures[name]) for name in folder.folders]
+        split: [len(place.images[name]) for name in folder.folders]
         for split, place in places.items()
     }
-    return Report(
+    return CheckReport(
         root=folder.root,
         splits={
-            split: Split(sum(n), 0, *extremes(sizes[split]), PerClass.of(n))
+            split: SplitStats(sum(n), 0, *extremes(sizes[split]), ClassStats.of(n))
             for split, n in counts.items()
         },
         statistics=total.statistics() if total.pixels else None,
         recorded=None,
         classes=[
-            ClassPictures(name, where, {split: n[number] for split, n in counts.items()})
+            ClassImages(name, where, {split: n[number] for split, n in counts.items()})
             for number, (name, where) in enumerate(zip(folder.names, folder.folders, strict=True))
         ],
         class_weights={},
@@ -93,28 +93,28 @@ def audit_class_folder(
     )
 
 
-def _look_around(folder: ClassFolder, split: str) -> Place:
+def _look_around(folder: FolderDataset, split: str) -> Place:
     place = folder.root / split
     if not place.is_dir():
-        finding = Finding("error", "class-folder", "no such folder; training needs it", place)
+        finding = CheckFinding("error", "class-folder", "no such folder; training needs it", place)
         return Place(dict.fromkeys(folder.folders, ()), [finding])
     left_out = LeftOut()
-    images = {name: _pictures(place / name, left_out) for name in folder.folders}
+    images = {name: _images(place / name, left_out) for name in folder.folders}
     findings = list(_wrong_folders(place, images))
     if left_out.serious:
-        findings.append(Finding("warning", "left-out", str(left_out), place))
+        findings.append(CheckFinding("warning", "left-out", str(left_out), place))
     else:
         left_out.log(place)
     return Place(images, findings)
 
 
-def _wrong_folders(place: Path, images: Mapping[str, Sequence[Path]]) -> Iterator[Finding]:
-    loose = _pictures(place, LeftOut())
+def _wrong_folders(place: Path, images: Mapping[str, Sequence[Path]]) -> Iterator[CheckFinding]:
+    loose = _images(place, LeftOut())
     if loose:
-        yield Finding(
+        yield CheckFinding(
             "error",
             "class-folder",
-            f"holds {len(loose)} pictures in no class folder, {loose[0].name} for instance",
+            f"holds {len(loose)} images in no class folder, {loose[0].name} for instance",
             place,
             "put each into the folder of its class",
         )
@@ -122,12 +122,12 @@ def _wrong_folders(place: Path, images: Mapping[str, Sequence[Path]]) -> Iterato
         if name not in images:
             message = "is the folder of no class"
             hint = "classes are the folders in train/, or those that info.json names"
-            yield Finding("error", "class-folder", message, place / name, hint)
+            yield CheckFinding("error", "class-folder", message, place / name, hint)
     for name, paths in images.items():
         if not paths:
-            message = "has no pictures" if (place / name).is_dir() else "is missing"
-            yield Finding("warning", "class-folder", message, place / name)
+            message = "has no images" if (place / name).is_dir() else "is missing"
+            yield CheckFinding("warning", "class-folder", message, place / name)
 
 
-def _pictures(place: Path, left_out: LeftOut) -> list[Path]:
+def _images(place: Path, left_out: LeftOut) -> list[Path]:
     return [place / name for name in list_files(place, left_out, below=SUBFOLDER)]

@@ -1,19 +1,19 @@
-"""Pictures that occur twice, under one name or two."""
+"""Images that occur twice, under one name or two."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from drn_cli.data.audit.findings import Finding, Listed
+from drn_cli.data.audit.findings import CheckFinding, Listed
 
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """A picture of a split.
+    """An image of a split.
 
     Attributes:
         split: `train`, `val` or `test`.
-        file: The picture.
+        file: The image.
         digest: Of its pixels; empty if it could not be read.
         listed: Where a list names it.
     """
@@ -24,36 +24,36 @@ class Occurrence:
     listed: Listed | None = None
 
 
-def duplicates(pictures: Iterable[Occurrence]) -> list[Finding]:
-    """Find the pictures that have occurred before, by their pixels.
+def duplicates(images: Iterable[Occurrence]) -> list[CheckFinding]:
+    """Find the images that have occurred before, by their pixels.
 
-    A training picture that is validated or tested on is an error, since scores say nothing then;
+    A training image that is validated or tested on is an error, since scores say nothing then;
     all else is a warning.
 
     Args:
-        pictures: Training pictures first.
+        images: Training images first.
     """
     first: dict[bytes | Path, Occurrence] = {}
     findings = []
-    for picture in pictures:
-        before = first.setdefault(picture.digest or picture.file, picture)
-        if before is not picture:
-            findings.append(_finding(picture, before))
+    for image in images:
+        before = first.setdefault(image.digest or image.file, image)
+        if before is not image:
+            findings.append(_finding(image, before))
     return findings
 
 
-def _finding(picture: Occurrence, before: Occurrence) -> Finding:
+def _finding(image: Occurrence, before: Occurrence) -> CheckFinding:
     place = f" ({before.listed})" if before.listed else ""
-    if picture.file == before.file:
-        message = f"is named before, among the {before.split} pictures{place}"
+    if image.file == before.file:
+        message = f"is named before, among the {before.split} images{place}"
     else:
-        message = f"shows the same as {before.file}{place}, one of the {before.split} pictures"
-    leak = before.split == "train" and picture.split != "train"
-    return Finding(
+        message = f"shows the same as {before.file}{place}, one of the {before.split} images"
+    leak = before.split == "train" and image.split != "train"
+    return CheckFinding(
         "error" if leak else "warning",
         "duplicate",
         message,
-        picture.file,
-        "scores on training pictures say nothing: take it out of one of the two" if leak else None,
-        picture.listed,
+        image.file,
+        "scores on training images say nothing: take it out of one of the two" if leak else None,
+        image.listed,
     )

@@ -15,16 +15,16 @@ KINDS: Mapping[str, str] = {
     "list": "lists",
     "missing": "files that are not there",
     "unreadable": "files that cannot be read",
-    "size": "labels of another size than their picture",
+    "size": "labels of another size than their image",
     "orientation": "images that are turned and their labels are not",
     "class-count": "number of classes",
     "colour-label": "labels that hold colours",
     "label-ids": "label ids where train ids are meant",
     "label-values": "label values that are no class",
-    "duplicate": "pictures that occur twice",
+    "duplicate": "images that occur twice",
     "class-folder": "class folders",
     "left-out": "what is not used",
-    "pairing": "pictures and labels whose names do not belong together",
+    "pairing": "images and labels whose names do not belong together",
     "lossy-label": "labels in a format that changes values",
     "void": "labels without a labelled pixel",
     "unlabelled-class": "classes without training pixels",
@@ -44,7 +44,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckFinding:
     """One thing that is wrong or odd.
 
     Attributes:
@@ -67,7 +67,7 @@ class Finding:
     values: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, kind: str, error: DrnError, file: Path) -> "Finding":
+    def of(cls, kind: str, error: DrnError, file: Path) -> "CheckFinding":
         """Make an error about a file a finding; its message may start with the file's name."""
         return cls("error", kind, error.message.removeprefix(f"{file}: "), file, error.hint)
 

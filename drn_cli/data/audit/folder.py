@@ -7,9 +7,9 @@ from drn_cli.data.audit.class_folder import SPLITS as CLASS_SPLITS
 from drn_cli.data.audit.class_folder import audit_class_folder
 from drn_cli.data.audit.list_folder import audit_list_folder
 from drn_cli.data.audit.lists import splits_with_lists
-from drn_cli.data.audit.report import Report
-from drn_cli.data.class_folders import ClassFolder, is_class_folder
-from drn_cli.data.folders import ListFolder
+from drn_cli.data.audit.report import CheckReport
+from drn_cli.data.class_folders import FolderDataset, is_class_folder
+from drn_cli.data.folders import ListDataset
 from drn_cli.data.parallel import Progress
 from drn_cli.errors import DrnError
 from drn_cli.files import require_folder
@@ -22,7 +22,7 @@ def audit(
     classes: int | None = None,
     splits: Sequence[str] = (),
     progress: Progress | None = None,
-) -> Report:
+) -> CheckReport:
     """Audit a data folder of either kind.
 
     Args:
@@ -39,7 +39,7 @@ def audit(
     for path in (root, lists):
         if path is not None:
             require_folder(path, "lists or classes", "`drn data prepare` makes data folders")
-    folder = ListFolder.open(root, lists)
+    folder = ListDataset.open(root, lists)
     found = splits_with_lists(folder.lists)
     if found:
         return audit_list_folder(folder, _chosen(folder.lists, found, splits), classes, progress)
@@ -53,14 +53,14 @@ def audit(
     if classes is not None:
         raise DrnError(f"{root}: --classes is for label maps; the folders here are the classes")
     found = [split for split in CLASS_SPLITS if (root / split).is_dir()]
-    return audit_class_folder(ClassFolder.open(root), _chosen(root, found, splits), progress)
+    return audit_class_folder(FolderDataset.open(root), _chosen(root, found, splits), progress)
 
 
 def _chosen(place: Path, found: Sequence[str], splits: Sequence[str]) -> list[str]:
     """Give the splits to look at, training first.
 
-    A folder with training pictures is meant for training, so that it should have validation
-    pictures too; one without may be for evaluation or prediction only.
+    A folder with training images is meant for training, so that it should have validation
+    images too; one without may be for evaluation or prediction only.
     """
     for split in splits:
         if split not in found:

@@ -22,12 +22,12 @@ class Frequencies:
 
     Attributes:
         pixels: Pixels of each value.
-        pictures: Label maps in which it occurs.
+        images: Label maps in which it occurs.
         areas: Pixels of these label maps, void ones too.
     """
 
     pixels: npt.NDArray[np.int64] = field(default_factory=_zeros)
-    pictures: npt.NDArray[np.int64] = field(default_factory=_zeros)
+    images: npt.NDArray[np.int64] = field(default_factory=_zeros)
     areas: npt.NDArray[np.int64] = field(default_factory=_zeros)
 
     def add(self, pixels: Mapping[int, int]) -> None:
@@ -36,7 +36,7 @@ class Frequencies:
         for value in pixels:
             if 0 <= value < IGNORED:
                 self.pixels[value] += pixels[value]
-                self.pictures[value] += 1
+                self.images[value] += 1
                 self.areas[value] += area
 
     def highest(self) -> int | None:
@@ -60,7 +60,7 @@ class Frequencies:
         """Give class weights by median frequency balancing.
 
         The weight of class c is median(f) / f_c, where f_c is the number of its pixels divided by
-        the number of all pixels in the pictures in which it occurs, and the median is over the
+        the number of all pixels in the images in which it occurs, and the median is over the
         classes that occur (Eigen and Fergus, Predicting Depth, Surface Normals and Semantic Labels
         with a Common Multi-Scale Convolutional Architecture, ICCV 2015). A class that never occurs
         gets 0: there is nothing to weigh.

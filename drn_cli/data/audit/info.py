@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.classes import ClassSet, generic
-from drn_cli.data.folders import ListFolder, Statistics
+from drn_cli.data.folders import ChannelStats, ListDataset
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json
 
-TOLERANCE = 0.01  # of mean and std in 0..1: less is rounding, or a few pictures more
+TOLERANCE = 0.01  # of mean and std in 0..1: less is rounding, or a few images more
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,12 @@ class Info:
         findings: What is wrong.
     """
 
-    statistics: Statistics | None
+    statistics: ChannelStats | None
     class_set: ClassSet | None
-    findings: Sequence[Finding]
+    findings: Sequence[CheckFinding]
 
 
-def read_info(folder: ListFolder, classes: int | None) -> Info:
+def read_info(folder: ListDataset, classes: int | None) -> Info:
     """Read info.json.
 
     Args:
@@ -41,7 +41,7 @@ def read_info(folder: ListFolder, classes: int | None) -> Info:
         statistics = folder.statistics()
         findings = []
     except DrnError as error:
-        statistics, findings = None, [Finding.of("info", error, path)]
+        statistics, findings = None, [CheckFinding.of("info", error, path)]
     try:
         names, colours = _named(folder)
     except DrnError:  # it was told above
@@ -50,21 +50,23 @@ def read_info(folder: ListFolder, classes: int | None) -> Info:
         message = f"names {names} classes, not {classes}"
         hint = f"train with data.classes={names}, or correct the names"
         # Names without colours are not used.
-        findings.append(Finding("error" if colours else "warning", "info", message, path, hint))
+        findings.append(
+            CheckFinding("error" if colours else "warning", "info", message, path, hint)
+        )
         return Info(statistics, fallback, findings)
     if names and colours and names != colours:
         message = f"names {names} classes and {colours} colours"
-        findings.append(Finding("error", "info", message, path))
+        findings.append(CheckFinding("error", "info", message, path))
         return Info(statistics, generic(names), findings)
     count = classes or names
     try:
         return Info(statistics, folder.class_set(count) if count else None, findings)
     except DrnError as error:
-        findings.append(Finding.of("info", error, path))
+        findings.append(CheckFinding.of("info", error, path))
         return Info(statistics, generic(count) if count else None, findings)
 
 
-def _named(folder: ListFolder) -> tuple[int | None, int | None]:
+def _named(folder: ListDataset) -> tuple[int | None, int | None]:
     """Count the names and the colours of classes; None where there are none.
 
     Raises:
@@ -81,15 +83,17 @@ def _named(folder: ListFolder) -> tuple[int | None, int | None]:
     )
 
 
-def compare(folder: ListFolder, recorded: Statistics, measured: Statistics) -> list[Finding]:
-    """Warn where info.json has another mean or std than its training pictures."""
+def compare(
+    folder: ListDataset, recorded: ChannelStats, measured: ChannelStats
+) -> list[CheckFinding]:
+    """Warn where info.json has another mean or std than its training images."""
     findings = []
     for name in ("mean", "std"):
         said, true = getattr(recorded, name), getattr(measured, name)
         if max(abs(a - b) for a, b in zip(said, true, strict=True)) > TOLERANCE:
             shown = [", ".join(f"{number:.4f}" for number in values) for values in (said, true)]
-            message = f"says {name} {shown[0]}; the training pictures have {shown[1]}"
+            message = f"says {name} {shown[0]}; the training images have {shown[1]}"
             hint = f'write "{name}": [{", ".join(f"{number:.6f}" for number in true)}]'
             path = folder.lists / "info.json"
-            findings.append(Finding("warning", "statistics", message, path, hint))
+            findings.append(CheckFinding("warning", "statistics", message, path, hint))
     return findings

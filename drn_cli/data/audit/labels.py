@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.classes import IGNORED, cityscapes_train_ids
 from drn_cli.data.orientation import silent_turn_of, size_problem
 
@@ -17,8 +17,8 @@ ADD_BACKGROUND = "make what is none of the objects a class of its own, backgroun
 ADD_FOLDER = "add the class folder of something else"
 
 
-def colour_finding(path: Path, mode: str, *, grey: bool = False) -> Finding:
-    """Tell of a label that is a colour picture.
+def colour_finding(path: Path, mode: str, *, grey: bool = False) -> CheckFinding:
+    """Tell of a label that is a colour image.
 
     Args:
         path: The label.
@@ -29,28 +29,28 @@ def colour_finding(path: Path, mode: str, *, grey: bool = False) -> Finding:
         message = f"holds its values in {mode}, a label map has one class id a pixel"
         hint = "its channels are equal: write one of them as a grey PNG"
     else:
-        message = f"is a colour picture ({mode}), a label map has one class id a pixel"
+        message = f"is a colour image ({mode}), a label map has one class id a pixel"
         hint = "convert its colours to class ids first"
-    return Finding("error", "colour-label", message, path, hint)
+    return CheckFinding("error", "colour-label", message, path, hint)
 
 
 def size_finding(
     label: Path, label_size: tuple[int, int], image: Path, image_size: tuple[int, int]
-) -> Finding:
-    """Tell of a label of another size, `(width, height)`, than its picture."""
+) -> CheckFinding:
+    """Tell of a label of another size, `(width, height)`, than its image."""
     message, hint = size_problem(label_size, image, image_size)
-    return Finding("error", "size", message, label, hint)
+    return CheckFinding("error", "size", message, label, hint)
 
 
-def turned_finding(image: Path, label: Path) -> Finding | None:
+def turned_finding(image: Path, label: Path) -> CheckFinding | None:
     """Warn of an image that EXIF turns without a change of size, and a label without the tag."""
     turned = silent_turn_of(image, label)
-    return Finding("warning", "orientation", turned, image) if turned else None
+    return CheckFinding("warning", "orientation", turned, image) if turned else None
 
 
 def class_count_findings(
     names: Sequence[str], pixels: Sequence[int], labels: Path
-) -> list[Finding]:
+) -> list[CheckFinding]:
     """Find what leaves nothing to tell apart, and the classes that cannot be learned.
 
     Args:
@@ -66,7 +66,7 @@ def class_count_findings(
         shown = next((name for name, count in zip(names, pixels, strict=True) if count), "void")
         return [too_few_classes(f"the training labels show {shown} alone", labels)]
     return [
-        Finding(
+        CheckFinding(
             "warning",
             "unlabelled-class",
             f"no training pixel is {names[number]} ({number}): it cannot be learned",
@@ -76,16 +76,16 @@ def class_count_findings(
     ]
 
 
-def too_few_classes(what: str, file: Path, hint: str = ADD_BACKGROUND) -> Finding:
+def too_few_classes(what: str, file: Path, hint: str = ADD_BACKGROUND) -> CheckFinding:
     """Refuse what leaves nothing to tell apart."""
-    return Finding("error", "class-count", f"{what}; {TOO_FEW}", file, hint)
+    return CheckFinding("error", "class-count", f"{what}; {TOO_FEW}", file, hint)
 
 
-def lossy_findings(labels: Iterable[Path]) -> list[Finding]:
+def lossy_findings(labels: Iterable[Path]) -> list[CheckFinding]:
     """Warn of labels that are JPEGs: class ids do not survive that."""
     message = "is a JPEG, which does not keep values as they were"
     return [
-        Finding("warning", "lossy-label", message, path, "make label maps PNGs")
+        CheckFinding("warning", "lossy-label", message, path, "make label maps PNGs")
         for path in labels
         if path.suffix.lower() in {".jpg", ".jpeg"}
     ]
@@ -93,7 +93,7 @@ def lossy_findings(labels: Iterable[Path]) -> list[Finding]:
 
 def value_findings(
     labels: Sequence[tuple[Path, Mapping[int, int]]], classes: int | None
-) -> list[Finding]:
+) -> list[CheckFinding]:
     """Find the label maps whose values are no classes, or nothing but 255.
 
     Args:
@@ -114,7 +114,7 @@ def value_findings(
         )
         first, pixels = ids[0]
         outside = _outside(pixels, classes)
-        findings.append(Finding("error", "label-ids", message, first, hint, values=outside))
+        findings.append(CheckFinding("error", "label-ids", message, first, hint, values=outside))
     told = {path for path, _ in ids}
     for path, pixels in labels:
         outside = _outside(pixels, classes)
@@ -122,7 +122,7 @@ def value_findings(
             findings.append(_values(path, outside, classes))
         if set(pixels) == {IGNORED}:
             message = f"is {IGNORED} everywhere: nothing to learn from, nothing to score"
-            findings.append(Finding("warning", "void", message, path))
+            findings.append(CheckFinding("warning", "void", message, path))
     return findings
 
 
@@ -149,7 +149,7 @@ def _with_label_ids(
     return found
 
 
-def _values(path: Path, outside: Mapping[int, int], classes: int | None) -> Finding:
+def _values(path: Path, outside: Mapping[int, int], classes: int | None) -> CheckFinding:
     parts = [f"{value} ({n} px)" for value, n in list(outside.items())[:SHOWN]]
     if len(outside) > SHOWN:
         parts.append(f"{len(outside) - SHOWN} more up to {max(outside)}")
@@ -161,4 +161,4 @@ def _values(path: Path, outside: Mapping[int, int], classes: int | None) -> Find
     elif classes is not None:
         hint = "is the number of classes too small, or are these ids of another kind?"
     message = f"has the {noun} {', '.join(parts)}; labels are {limits}"
-    return Finding("error", "label-values", message, path, hint, values=dict(outside))
+    return CheckFinding("error", "label-values", message, path, hint, values=dict(outside))

@@ -1,11 +1,11 @@
-"""Auditing a list folder: pictures, label maps, and what they are together."""
+"""Auditing a list folder: images, label maps, and what they are together."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from drn_cli.data.audit.duplicates import Occurrence, duplicates
-from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.audit.frequencies import Frequencies
 from drn_cli.data.audit.info import compare, read_info
 from drn_cli.data.audit.labels import (
@@ -18,9 +18,9 @@ from drn_cli.data.audit.labels import (
 )
 from drn_cli.data.audit.lists import Lists, read_lists
 from drn_cli.data.audit.reading import Item, Seen, read_all
-from drn_cli.data.audit.report import ClassPixels, Report, Split, extremes, in_order
+from drn_cli.data.audit.report import CheckReport, ClassPixels, SplitStats, extremes, in_order
 from drn_cli.data.classes import IGNORED, ClassSet
-from drn_cli.data.folders import ListFolder
+from drn_cli.data.folders import ListDataset
 from drn_cli.data.parallel import Progress, RunningStats
 
 
@@ -29,22 +29,22 @@ class Files:
     """What reading the files told; those that are not there are left out.
 
     Attributes:
-        pictures: By path.
+        images: By path.
         labels: By path.
-        training: Sums over the training pictures.
+        training: Sums over the training images.
     """
 
-    pictures: dict[Path, Seen] = field(default_factory=dict)
+    images: dict[Path, Seen] = field(default_factory=dict)
     labels: dict[Path, Seen] = field(default_factory=dict)
     training: RunningStats = field(default_factory=lambda: RunningStats.total([]))
 
 
 def audit_list_folder(
-    folder: ListFolder,
+    folder: ListDataset,
     splits: Sequence[str],
     classes: int | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> CheckReport:
     """Read all that the lists name, once, with all cores, and collect what is wrong.
 
     Args:
@@ -64,10 +64,10 @@ def audit_list_folder(
     for split in splits:
         findings += _in_split(lists[split], files, info.class_set)
     findings += duplicates(
-        Occurrence(split, entry.file, files.pictures[entry.file].digest, entry.listed)
+        Occurrence(split, entry.file, files.images[entry.file].digest, entry.listed)
         for split in splits
         for entry in lists[split].images
-        if entry.file in files.pictures
+        if entry.file in files.images
     )
     measured = files.training.statistics() if files.training.pixels else None
     if measured and info.statistics and _all_read(lists["train"], files):
@@ -84,7 +84,7 @@ def audit_list_folder(
         found = f"the training labels show {table[-1].name} alone"
         findings.append(too_few_classes(found, folder.lists / "train_labels.txt"))
     values = (value for seen in files.labels.values() for value in seen.pixels or ())
-    return Report(
+    return CheckReport(
         root=folder.root,
         splits={split: _summary(lists[split], files) for split in splits},
         statistics=measured,
@@ -111,24 +111,24 @@ def _read(lists: Mapping[str, Lists], progress: Progress | None) -> Files:
     for item, seen in read_all(list(items), progress):
         if seen.moments:
             files.training = RunningStats.total([files.training, seen.moments])
-        kept = files.labels if item.label else files.pictures
+        kept = files.labels if item.label else files.images
         kept[item.path] = replace(seen, moments=None)
     return files
 
 
 def _all_read(lists: Lists, files: Files) -> bool:
-    seen = [files.pictures.get(entry.file) for entry in lists.images]
-    return all(picture and picture.size for picture in seen)
+    seen = [files.images.get(entry.file) for entry in lists.images]
+    return all(image_info and image_info.size for image_info in seen)
 
 
-def _in_split(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterator[Finding]:
+def _in_split(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterator[CheckFinding]:
     """Find what is wrong with the files of a split, and with each pair of them."""
     lines = {entry.file: entry.listed for entry in reversed([*lists.images, *lists.labels])}
     for finding in _of_files(lists, files, class_set):
         yield replace(finding, listed=lines[finding.file])
     for image, label in lists.pairs():
-        picture, label_map = files.pictures.get(image.file), files.labels.get(label.file)
-        sizes = (label_map and label_map.size, picture and picture.size)
+        image_info, label_info = files.images.get(image.file), files.labels.get(label.file)
+        sizes = (label_info and label_info.size, image_info and image_info.size)
         if sizes[0] and sizes[1] and sizes[0] != sizes[1]:
             finding = size_finding(label.file, sizes[0], image.file, sizes[1])
             yield replace(finding, listed=label.listed)
@@ -136,10 +136,10 @@ def _in_split(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterato
             yield replace(turned, listed=image.listed)
 
 
-def _of_files(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterator[Finding]:
-    pictures = {entry.file: files.pictures.get(entry.file) for entry in lists.images}
+def _of_files(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterator[CheckFinding]:
+    images = {entry.file: files.images.get(entry.file) for entry in lists.images}
     labels = {entry.file: files.labels.get(entry.file) for entry in lists.labels}
-    for seen in (*pictures.values(), *labels.values()):
+    for seen in (*images.values(), *labels.values()):
         if seen and seen.fault:
             yield seen.fault
     values = [(path, seen.pixels) for path, seen in labels.items() if seen and seen.pixels]
@@ -163,12 +163,12 @@ def _table(frequencies: Frequencies, class_set: ClassSet | None) -> list[ClassPi
     names = class_set.names if class_set else [f"class {n}" for n in range(highest + 1)]
     shares = frequencies.shares(len(names))
     return [
-        ClassPixels(name, int(frequencies.pixels[n]), shares[n], int(frequencies.pictures[n]))
+        ClassPixels(name, int(frequencies.pixels[n]), shares[n], int(frequencies.images[n]))
         for n, name in enumerate(names)
     ]
 
 
-def _summary(lists: Lists, files: Files) -> Split:
-    seen = [files.pictures.get(entry.file) for entry in lists.images]
-    smallest, largest = extremes(picture.size for picture in seen if picture)
-    return Split(len(lists.images), len(lists.labels), smallest, largest)
+def _summary(lists: Lists, files: Files) -> SplitStats:
+    seen = [files.images.get(entry.file) for entry in lists.images]
+    smallest, largest = extremes(image_info.size for image_info in seen if image_info)
+    return SplitStats(len(lists.images), len(lists.labels), smallest, largest)

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from drn_cli.data.audit.findings import Finding, Listed
-from drn_cli.data.folders import ListFolder
+from drn_cli.data.audit.findings import CheckFinding, Listed
+from drn_cli.data.folders import ListDataset
 from drn_cli.errors import DrnError
 from drn_cli.files import read_text
 
 SPLITS = ("train", "val", "test")
 
-Rest = tuple[str, str]  # of a picture's name and its label's
+Rest = tuple[str, str]  # of an image's name and its label's
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Lists:
     labels: Sequence[Entry]
 
     def pairs(self) -> list[tuple[Entry, Entry]]:
-        """Give pictures with their labels; none at all where the lists differ in length."""
+        """Give images with their labels; none at all where the lists differ in length."""
         if len(self.images) != len(self.labels):
             return []
         return list(zip(self.images, self.labels, strict=True))
@@ -53,9 +53,9 @@ def splits_with_lists(folder: Path) -> list[str]:
     ]
 
 
-def read_lists(folder: ListFolder, split: str) -> tuple[Lists, list[Finding]]:
+def read_lists(folder: ListDataset, split: str) -> tuple[Lists, list[CheckFinding]]:
     """Read the lists of a split, and tell what is wrong with them and which files are missing."""
-    findings: list[Finding] = []
+    findings: list[CheckFinding] = []
     images_name, labels_name = list_names(split)
     images = _entries(folder, images_name, findings)
     # Prediction needs no labels: those of the test split may be left out.
@@ -66,21 +66,23 @@ def read_lists(folder: ListFolder, split: str) -> tuple[Lists, list[Finding]]:
         if not entry.file.is_file():
             message = "is no file" if entry.file.exists() else "does not exist"
             hint = f"paths in the lists start at {folder.root}"
-            findings.append(Finding("error", "missing", message, entry.file, hint, entry.listed))
+            findings.append(
+                CheckFinding("error", "missing", message, entry.file, hint, entry.listed)
+            )
     if images and labels:
         findings += _pairing(lists, folder.lists / labels_name)
     return lists, findings
 
 
-def _entries(folder: ListFolder, name: str, findings: list[Finding]) -> list[Entry]:
+def _entries(folder: ListDataset, name: str, findings: list[CheckFinding]) -> list[Entry]:
     path = folder.lists / name
     if not path.exists():
-        findings.append(Finding("error", "list", "no such list", path))
+        findings.append(CheckFinding("error", "list", "no such list", path))
         return []
     try:
         lines = read_text(path).splitlines()
     except DrnError as error:
-        findings.append(Finding.of("list", error, path))
+        findings.append(CheckFinding.of("list", error, path))
         return []
     entries = [
         Entry(folder.root / line.strip(), Listed(name, number))
@@ -88,11 +90,11 @@ def _entries(folder: ListFolder, name: str, findings: list[Finding]) -> list[Ent
         if line.strip()
     ]
     if not entries:
-        findings.append(Finding("error", "list", "the list is empty", path))
+        findings.append(CheckFinding("error", "list", "the list is empty", path))
     return entries
 
 
-def _pairing(lists: Lists, labels_list: Path) -> list[Finding]:
+def _pairing(lists: Lists, labels_list: Path) -> list[CheckFinding]:
     images, labels = lists.images, lists.labels
     pairs = zip(images, labels, strict=False)
     rests = [_rest(image.file.stem, label.file.stem) for image, label in pairs]
@@ -108,9 +110,9 @@ def _pairing(lists: Lists, labels_list: Path) -> list[Finding]:
                 f"they seem to part at line {label.listed.line}: "
                 f"{image.file.name} and {label.file.name}"
             )
-        return [Finding("error", "list", message, labels_list, hint)]
+        return [CheckFinding("error", "list", message, labels_list, hint)]
     return [
-        Finding(
+        CheckFinding(
             "warning",
             "pairing",
             f"is the label of {images[number].file}, other pairs share more of their names",

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.audit.labels import class_count_findings, size_finding, value_findings
 from drn_cli.data.audit.reading import Item, look
 from drn_cli.data.file_ends import may_be_cut_short
@@ -37,7 +37,7 @@ def quick(
     names: Sequence[str] = (),
     counted: Sequence[int] | None = None,
     listed: Path | None = None,
-) -> list[Finding]:
+) -> list[CheckFinding]:
     """Look at the ends and headers of many files and at the values of some labels.
 
     Args:
@@ -86,13 +86,13 @@ def quick(
     return findings
 
 
-def cut_short(paths: Sequence[Path]) -> list[Finding]:
+def cut_short(paths: Sequence[Path]) -> list[CheckFinding]:
     """Find images that end too early, by their last bytes; those that seem to are decoded."""
     with ThreadPoolExecutor(THREADS) as pool:
         return _cut_short([Item(path) for path in paths], pool)
 
 
-def _cut_short(items: Sequence[Item], pool: Executor) -> list[Finding]:
+def _cut_short(items: Sequence[Item], pool: Executor) -> list[CheckFinding]:
     chosen = evenly(items, ENDS)
     parts = [chosen[start :: THREADS * 4] for start in range(THREADS * 4)]
     suspects = [item for part in pool.map(_suspects, parts) for item in part]
@@ -112,14 +112,14 @@ def evenly(things: Sequence[Thing], count: int) -> list[Thing]:
     return [things[n * (len(things) - 1) // (count - 1)] for n in range(count)]
 
 
-def _compare(pair: tuple[Path, Path]) -> list[Finding]:
+def _compare(pair: tuple[Path, Path]) -> list[CheckFinding]:
     """Find what is wrong with a pair: read whole only if its headers say that something is."""
     image, label = pair
     try:
         first, second = read_header(image), read_header(label)
         if first.upright == second.upright and holds_values(second.mode):
             turned = silent_turn(first, second)
-            return [Finding("warning", "orientation", turned, image)] if turned else []
+            return [CheckFinding("warning", "orientation", turned, image)] if turned else []
     except DrnError:  # reading it whole says what is wrong with the pixels, too
         pass
     whole = look(Item(image)), look(Item(label, label=True))

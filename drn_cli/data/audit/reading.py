@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.audit.labels import colour_finding
 from drn_cli.data.images import read_header, read_image, read_label, read_label_values
 from drn_cli.data.parallel import Progress, RunningStats, in_parallel
@@ -24,7 +24,7 @@ class Item:
     Attributes:
         path: The file.
         label: Whether it is read as a label map.
-        sums: Whether its sums are wanted; only those of training pictures are.
+        sums: Whether its sums are wanted; only those of training images are.
     """
 
     path: Path
@@ -38,8 +38,8 @@ class Seen:
 
     Attributes:
         size: None if it cannot be read.
-        digest: Of a picture's size and pixels; empty if there is none.
-        moments: Sums over a picture's pixels, if they were asked for.
+        digest: Of an image's size and pixels; empty if there is none.
+        moments: Sums over an image's pixels, if they were asked for.
         pixels: Pixels of each value in a label map, by rising value.
         fault: Why it is of no use.
     """
@@ -48,7 +48,7 @@ class Seen:
     digest: bytes = b""
     moments: RunningStats | None = None
     pixels: Mapping[int, int] | None = None
-    fault: Finding | None = None
+    fault: CheckFinding | None = None
 
 
 def read_all(items: Sequence[Item], progress: Progress | None) -> Iterator[tuple[Item, Seen]]:
@@ -60,15 +60,15 @@ def read_all(items: Sequence[Item], progress: Progress | None) -> Iterator[tuple
 def look(item: Item) -> Seen:
     """Read a file. One that cannot be read is told, not raised: an audit goes on."""
     try:
-        return _look_at_label(item.path) if item.label else _look_at_picture(item)
+        return _look_at_label(item.path) if item.label else _look_at_image(item)
     except DrnError as error:
-        return Seen(fault=Finding.of("unreadable", error, item.path))
+        return Seen(fault=CheckFinding.of("unreadable", error, item.path))
     except Exception as error:  # decoders have their own ways to fail on broken files
         message = f"broken image: {type(error).__name__}: {error}"
-        return Seen(fault=Finding("error", "unreadable", message, item.path))
+        return Seen(fault=CheckFinding("error", "unreadable", message, item.path))
 
 
-def _look_at_picture(item: Item) -> Seen:
+def _look_at_image(item: Item) -> Seen:
     image = read_image(item.path)
     size = (image.shape[1], image.shape[0])
     digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
@@ -85,11 +85,11 @@ def _look_at_label(path: Path) -> Seen:
 
 
 def _look_at_no_label_map(path: Path, error: DrnError) -> Seen:
-    """Tell why a file is no label map: it raises if the file is not even a picture."""
+    """Tell why a file is no label map: it raises if the file is not even an image."""
     header = read_header(path)
     mode = header.mode
     if mode == "F":  # what `read_label` says of it, with the value that is none
-        return Seen(header.upright, fault=Finding.of("unreadable", error, path))
+        return Seen(header.upright, fault=CheckFinding.of("unreadable", error, path))
     image = read_image(path)
     size = (image.shape[1], image.shape[0])
     if mode.startswith("I"):  # more than 8 bits, with values that do not fit into 8

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from drn_cli.data.audit.findings import KINDS, Finding
+from drn_cli.data.audit.findings import KINDS, CheckFinding
 from drn_cli.data.audit.reading import Size
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,60 +19,60 @@ class ClassPixels:
         name: What people call it.
         pixels: Its pixels.
         share: Of all training pixels that have a class.
-        pictures: Label maps in which it occurs.
+        images: Label maps in which it occurs.
     """
 
     name: str
     pixels: int
     share: float
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True, slots=True)
-class ClassPictures:
-    """How many pictures a class has in each split.
+class ClassImages:
+    """How many images a class has in each split.
 
     Attributes:
         name: What people call it.
         folder: Name of its folder.
-        pictures: By the name of the split.
+        images: By the name of the split.
     """
 
     name: str
     folder: str
-    pictures: Mapping[str, int]
+    images: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class PerClass:
-    """Pictures of a class, over the classes of a split."""
+class ClassStats:
+    """Images of a class, over the classes of a split."""
 
     min: int
     median: float
     max: int
 
     @classmethod
-    def of(cls, counts: Sequence[int]) -> "PerClass":
+    def of(cls, counts: Sequence[int]) -> "ClassStats":
         return cls(min(counts), numbers.median(counts), max(counts))
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class SplitStats:
     """The files of a split.
 
     Attributes:
-        pictures: How many there should be.
+        images: How many there should be.
         labels: How many label maps there should be.
-        smallest: Of the pictures that can be read, by their area; None if none can.
+        smallest: Of the images that can be read, by their area; None if none can.
         largest: Likewise.
         per_class: In class folders.
     """
 
-    pictures: int
+    images: int
     labels: int
     smallest: Size | None
     largest: Size | None
-    per_class: PerClass | None = None
+    per_class: ClassStats | None = None
 
 
 def extremes(sizes: Iterable[Size | None]) -> tuple[Size | None, Size | None]:
@@ -84,20 +84,20 @@ def extremes(sizes: Iterable[Size | None]) -> tuple[Size | None, Size | None]:
     return ordered[0], ordered[-1]
 
 
-def in_order(findings: Iterable[Finding]) -> list[Finding]:
+def in_order(findings: Iterable[CheckFinding]) -> list[CheckFinding]:
     """Sort findings: errors first, then by kind; within a kind they stay as they were found."""
     kinds = list(KINDS)
     return sorted(findings, key=lambda f: (f.severity != "error", kinds.index(f.kind)))
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CheckReport:
     """The result of an audit.
 
     Attributes:
         root: The data folder.
         splits: By name.
-        statistics: Mean and std, measured on the training pictures; None without any.
+        statistics: Mean and std, measured on the training images; None without any.
         recorded: The same as info.json has it; None if it has not, or is not used.
         classes: One entry a class; empty if there are no training labels.
         class_weights: One weight a class, by the name of the formula.
@@ -107,14 +107,14 @@ class Report:
     """
 
     root: Path
-    splits: Mapping[str, Split]
-    statistics: Statistics | None
-    recorded: Statistics | None
-    classes: Sequence[ClassPixels] | Sequence[ClassPictures]
+    splits: Mapping[str, SplitStats]
+    statistics: ChannelStats | None
+    recorded: ChannelStats | None
+    classes: Sequence[ClassPixels] | Sequence[ClassImages]
     class_weights: Mapping[str, Sequence[float]]
     highest_label: int | None
     class_count: int | None
-    findings: Sequence[Finding]
+    findings: Sequence[CheckFinding]
 
     @property
     def errors(self) -> int:

@@ -26,7 +26,7 @@ from drn_cli.data.prepare.colours import (
     unpack,
 )
 from drn_cli.data.prepare.common import (
-    Prepared,
+    PrepareResult,
     check_occurring,
     claimed,
     fingerprint,
@@ -35,8 +35,8 @@ from drn_cli.data.prepare.common import (
 )
 from drn_cli.data.prepare.placing import (
     SPLITS,
-    Placed,
     Seen,
+    WrittenPair,
     make_folders,
     place_pair,
     write_lists_and_info,
@@ -54,7 +54,7 @@ class Job:
     """A pair, and where it goes."""
 
     pair: Pair
-    placed: Placed
+    placed: WrittenPair
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def prepare_camvid(
     progress: Progress | None = None,
     *,
     unknown_as_void: bool = False,
-) -> Prepared:
+) -> PrepareResult:
     """Make a data folder from CamVid, with all cores.
 
     The source is only read. A folder that was made from the same files is left as it is; a
@@ -80,12 +80,12 @@ def prepare_camvid(
     Args:
         source: Folder of CamVid; `camvid_layouts` tells the layouts. Test labels may be missing.
         out: The data folder to make.
-        progress: Called with pictures done and pictures in all.
+        progress: Called with images done and images in all.
         unknown_as_void: Whether colours and values that stand for no class are ignored.
 
     Raises:
         DrnError: Another layout, a missing or broken file, a colour or value of no class, a label
-            of another size than its picture, or `out` holds something else.
+            of another size than its image, or `out` holds something else.
     """
     layout = find_layout(source)
     reading = Reading(_colours(layout.colours), unknown_as_void)
@@ -99,7 +99,7 @@ def prepare_camvid(
         made_from += " unknown-as-void"
     with claimed(out):
         if up_to_date(out, made_from):
-            return Prepared(out, counts, unchanged=True)
+            return PrepareResult(out, counts, unchanged=True)
         placed = [_place(pair) for pair in pairs]
         with new_folder(out) as folder:
             make_folders(folder, placed)
@@ -112,14 +112,14 @@ def prepare_camvid(
             )
             about = {"dataset": "camvid", "made_from": made_from}
             write_lists_and_info(folder, placed, seen, camvid(), **about)
-        return Prepared(out, counts, unchanged=False)
+        return PrepareResult(out, counts, unchanged=False)
 
 
-def _place(pair: Pair) -> Placed:
+def _place(pair: Pair) -> WrittenPair:
     """Name a pair in the data folder as the SegNet copy does."""
     image = PurePosixPath(pair.image)
     label = f"{pair.split}annot/{image.stem}.png" if pair.label else None
-    return Placed(pair.split, f"{pair.split}/{image.name}", label)
+    return WrittenPair(pair.split, f"{pair.split}/{image.name}", label)
 
 
 def _colours(path: Path | None) -> dict[Colour, int]:
@@ -147,7 +147,7 @@ def _plain(name: str) -> str:
 
 
 def _convert(source: Path, folder: Path, reading: Reading, job: Job) -> Seen:
-    """Place a picture, write its label as class ids, and sum both up."""
+    """Place an image, write its label as class ids, and sum both up."""
     label = source / job.pair.label if job.pair.label else None
     ids = _ids(label, reading) if label else None
     return place_pair(folder, job.placed, source / job.pair.image, label, ids)
@@ -161,6 +161,6 @@ def _ids(path: Path, reading: Reading) -> Pixels:
 
 
 def _shows_classes(path: Path, colours: Mapping[Colour, int]) -> bool:
-    """Tell whether a palette picture is one of colours: it shows those of classes alone."""
+    """Tell whether a palette image is one of colours: it shows those of classes alone."""
     codes = np.unique(pack(read_image(path)))
     return all(unpack(int(code)) in colours for code in codes)

@@ -1,12 +1,12 @@
 """The layouts in which people have CamVid, told apart by looking.
 
-* SegNet: `train.txt`, `val.txt` and `test.txt`, which name a picture and its label on each line;
+* SegNet: `train.txt`, `val.txt` and `test.txt`, which name an image and its label on each line;
   only the last two parts of their paths mean anything.
 * Split folders: `train/` beside `train_labels/` or a folder of a like name, and so on.
-* Cambridge: all pictures in `701_StillsRaw_full/`, all labels in `LabeledApproved_full/`, split as
+* Cambridge: all images in `701_StillsRaw_full/`, all labels in `LabeledApproved_full/`, split as
   the lists of the SegNet copy split them.
 
-In the last two a label is named as its picture, with or without `_L` at the end.
+In the last two a label is named as its image, with or without `_L` at the end.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ COLOUR_FILES = ("class_dict.csv", "label_colors.txt")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A picture and its label, as paths below the source."""
+    """An image and its label, as paths below the source."""
 
     split: str
     image: str
@@ -35,12 +35,12 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class CamVidLayout:
     """CamVid as it was found.
 
     Attributes:
         name: What to call the layout.
-        pairs: All pictures of the three splits, in order.
+        pairs: All images of the three splits, in order.
         lists: Files that decide about splits.
         colours: A file that names the colours of the labels, where there is one.
     """
@@ -51,7 +51,7 @@ class Layout:
     colours: Path | None
 
 
-def find_layout(source: Path) -> Layout:
+def find_layout(source: Path) -> CamVidLayout:
     """Tell by its files and folders how CamVid lies in a folder.
 
     Raises:
@@ -86,7 +86,7 @@ def _none_of_them(source: Path) -> DrnError:
     )
 
 
-def _segnet(source: Path) -> Layout:
+def _segnet(source: Path) -> CamVidLayout:
     pairs = []
     lists = [source / f"{split}.txt" for split in SPLITS]
     for split, path in zip(SPLITS, lists, strict=True):
@@ -99,12 +99,12 @@ def _segnet(source: Path) -> Layout:
         for number, line in enumerate(read_text(path).splitlines(), start=1):
             if line.strip():
                 pairs.append(_listed(source, split, line.split(), f"{path}:{number}"))
-    return Layout("the SegNet layout", pairs, lists, _colour_file(source, pairs))
+    return CamVidLayout("the SegNet layout", pairs, lists, _colour_file(source, pairs))
 
 
 def _listed(source: Path, split: str, words: list[str], where: str) -> Pair:
     if len(words) != 2:
-        raise DrnError(f"{where}: should name a picture and its label, has {len(words)} words")
+        raise DrnError(f"{where}: should name an image and its label, has {len(words)} words")
     image, label = ("/".join(PurePosixPath(word).parts[-2:]) for word in words)
     if ".." in f"{image}/{label}".split("/"):
         raise DrnError(f"{where}: a path should not lead out of its folder")
@@ -117,43 +117,41 @@ def _listed(source: Path, split: str, words: list[str], where: str) -> Pair:
     raise DrnError(f"{where}: {source / label} does not exist")
 
 
-def _split_folders(source: Path) -> Layout:
+def _split_folders(source: Path) -> CamVidLayout:
     pairs: list[Pair] = []
     for split in SPLITS:
         images, folder = _stems(source / split), _label_folder(source, split)
         if split != "test" and (not images or folder is None):
             wanted = source / (split if not images else f"{split}_labels")
-            raise DrnError(f"{wanted}: no such folder, or no pictures in it")
+            raise DrnError(f"{wanted}: no such folder, or no images in it")
         labels = _stems(folder) if folder else {}
         pairs += _joined(source, images, labels, dict.fromkeys(images, split))
-        # A label without its picture tells that pictures are missing.
+        # A label without its image tells that images are missing.
         strangers = [stem for stem in labels if stem.removesuffix("_L") not in images]
         if strangers:
-            raise DrnError(
-                f"{folder}: {few_of(strangers, 3)} without a picture in {source / split}"
-            )
-    return Layout("split folders", pairs, [], _colour_file(source, pairs))
+            raise DrnError(f"{folder}: {few_of(strangers, 3)} without an image in {source / split}")
+    return CamVidLayout("split folders", pairs, [], _colour_file(source, pairs))
 
 
-def _cambridge(source: Path, stills: Path, approved: Path) -> Layout:
+def _cambridge(source: Path, stills: Path, approved: Path) -> CamVidLayout:
     images, splits = _stems(stills), camvid_split()
     missing = [stem for stem in splits if stem not in images]
     if missing:
         raise DrnError(
-            f"{stills}: lacks {len(missing)} of the {len(splits)} pictures of CamVid: "
+            f"{stills}: lacks {len(missing)} of the {len(splits)} images of CamVid: "
             f"{few_of(missing, 3)}"
         )
     name = "the Cambridge release, with the split of the SegNet copy"
     if len(images) > len(splits):
-        name += f"; pictures left out because they are not in it: {len(images) - len(splits)}"
+        name += f"; images left out because they are not in it: {len(images) - len(splits)}"
     pairs = _joined(source, images, _stems(approved), splits)
-    return Layout(name, pairs, [], _colour_file(source, pairs))
+    return CamVidLayout(name, pairs, [], _colour_file(source, pairs))
 
 
 def _joined(
     source: Path, images: dict[str, Path], labels: dict[str, Path], splits: dict[str, str]
 ) -> list[Pair]:
-    """Give each picture of a split its label; those of test may be missing."""
+    """Give each image of a split its label; those of test may be missing."""
     pairs, without = [], []
     for stem, split in splits.items():
         image, label = images[stem], labels.get(f"{stem}_L") or labels.get(stem)
@@ -183,7 +181,7 @@ def _first_folder(source: Path, names: Iterable[str]) -> Path | None:
 
 
 def _stems(folder: Path) -> dict[str, Path]:
-    """List the pictures in a folder by their names without endings, in order."""
+    """List the images in a folder by their names without endings, in order."""
     left_out = LeftOut()
     names = list_files(folder, left_out, below=SUBFOLDER)
     left_out.log(folder)

@@ -25,7 +25,7 @@ from drn_cli.data.parallel import Progress, in_parallel
 from drn_cli.data.prepare.archives import unpack
 from drn_cli.data.prepare.cityscapes_layout import CONTENT, SPLITS, Frame, find_copy
 from drn_cli.data.prepare.common import (
-    Prepared,
+    PrepareResult,
     check_occurring,
     claimed,
     count_pixels,
@@ -39,16 +39,16 @@ from drn_cli.files import read_json, require_folder, write_text
 OTHER_LABELS = "choose the folder of Cityscapes; labels of your own: drn data prepare pairs"
 
 Label = tuple[str, str, npt.NDArray[np.int64]]  # split, path, and int64 (256,), pixels of each id
-Task = tuple[Frame, bool]  # a picture to check, and whether its train ids have to be made
+Task = tuple[Frame, bool]  # an image to check, and whether its train ids have to be made
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedCityscapes(Prepared):
+class PreparedCityscapes(PrepareResult):
     """What there is of Cityscapes, and whether anything was left to do.
 
     Attributes:
-        cities: Pictures in each city of each split.
-        left_out: Number of train and val pictures without a label, which no list names.
+        cities: Images in each city of each split.
+        left_out: Number of train and val images without a label, which no list names.
         passed_over: What lies in the folders of images and labels and is no file of the release.
     """
 
@@ -76,13 +76,13 @@ def prepare_cityscapes(
             unpacked there.
         zips: Where else to look for the zips.
         lists: Folder for the lists and info.json; the data folder itself if there is no other.
-        partial: Take a part of Cityscapes, and leave pictures without a label out.
+        partial: Take a part of Cityscapes, and leave images without a label out.
         force: Replace lists and info.json that this function did not write.
         progress: Called with files done and files in all.
 
     Raises:
         DrnError: What `find_copy` and `unpack` refuse, a broken image or label, a label of
-            another size than its picture, other lists in the way, or no place to write.
+            another size than its image, other lists in the way, or no place to write.
     """
     if zips is None:
         require_folder(root, CONTENT)

@@ -1,7 +1,7 @@
-"""The layout of Cityscapes: which pictures and labels a copy has, in folders or still in the zips.
+"""The layout of Cityscapes: which images and labels a copy has, in folders or still in the zips.
 
-`leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` are the pictures, `gtFine/SPLIT/CITY/*_gtFine_*.png` the
-labels. Those of the test pictures were never published: files of that name hold nothing and are
+`leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` are the images, `gtFine/SPLIT/CITY/*_gtFine_*.png` the
+labels. Those of the test images were never published: files of that name hold nothing and are
 not looked at.
 """
 
@@ -17,18 +17,18 @@ from drn_cli.errors import DrnError
 from drn_cli.files import require_folder
 
 SPLITS = ("train", "val", "test")
-EXPECTED = {"train": 2975, "val": 500, "test": 1525}  # pictures of the release
-PICTURES, LABELS = "leftImg8bit", "gtFine"
-CONTENT = f"Cityscapes, with {PICTURES} and {LABELS}"
+EXPECTED = {"train": 2975, "val": 500, "test": 1525}  # images of the release
+IMAGES, LABELS = "leftImg8bit", "gtFine"
+CONTENT = f"Cityscapes, with {IMAGES} and {LABELS}"
 
 _NAME = r"[^/.][^/]*"  # of no hidden file: some systems leave those everywhere
-_PICTURE = re.compile(
-    rf"{PICTURES}/(?P<split>train|val|test)/(?P<city>{_NAME})/(?P<stem>{_NAME})_leftImg8bit\.png"
+_IMAGE = re.compile(
+    rf"{IMAGES}/(?P<split>train|val|test)/(?P<city>{_NAME})/(?P<stem>{_NAME})_leftImg8bit\.png"
 )
 _LABEL = re.compile(
     rf"{LABELS}/(train|val)/{_NAME}/{_NAME}_gtFine_(labelIds|labelTrainIds|trainIds)\.png"
 )
-_PATTERNS = {PICTURES: _PICTURE, LABELS: _LABEL}
+_PATTERNS = {IMAGES: _IMAGE, LABELS: _LABEL}
 # Files of the release below gtFine, and those that its scripts make, of which no use is made.
 _OTHERS = re.compile(
     rf"(train|val|test)/{_NAME}/{_NAME}_gtFine_"
@@ -38,13 +38,13 @@ _OTHERS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A picture and its label, as paths below the data folder.
+    """An image and its label, as paths below the data folder.
 
     Attributes:
         split: `train`, `val` or `test`.
         city: Folder that it is in.
-        image: The picture.
-        label: Its train ids; none for a test picture.
+        image: The image.
+        label: Its train ids; none for a test image.
         label_ids: The label ids that `label` is made from, unless it came with the data.
     """
 
@@ -56,12 +56,12 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class CityscapesRoot:
     """What somebody has of Cityscapes.
 
     Attributes:
-        frames: Pictures in the order of their paths.
-        left_out: Number of train and val pictures that are left out for want of a label.
+        frames: Images in the order of their paths.
+        left_out: Number of train and val images that are left out for want of a label.
         packed: `leftImg8bit` and `gtFine`, as far as they are to be unpacked, and from what.
         passed_over: What lies in the two folders and is no file of the release.
     """
@@ -72,7 +72,7 @@ class Copy:
     passed_over: Mapping[str, LeftOut] = field(compare=False)
 
     def cities(self) -> dict[str, dict[str, int]]:
-        """Count the pictures of each city of each split."""
+        """Count the images of each city of each split."""
         found = Counter((frame.split, frame.city) for frame in self.frames)
         return {
             split: {city: n for (of, city), n in sorted(found.items()) if of == split}
@@ -80,7 +80,7 @@ class Copy:
         }
 
 
-def find_copy(root: Path, zips: Path | None, *, partial: bool) -> Copy:
+def find_copy(root: Path, zips: Path | None, *, partial: bool) -> CityscapesRoot:
     """See what there is; nothing is written.
 
     A folder that exists is taken as it is; for one that does not, its archive is looked for.
@@ -88,11 +88,11 @@ def find_copy(root: Path, zips: Path | None, *, partial: bool) -> Copy:
     Args:
         root: The data folder. With `zips`, it need not exist.
         zips: Where to look for archives, besides the data folder.
-        partial: Whether pictures and labels may be missing.
+        partial: Whether images and labels may be missing.
 
     Raises:
         DrnError: Another layout, a broken or unsafe archive, or, unless that may be, a missing
-            label or another number of pictures than the release has.
+            label or another number of images than the release has.
     """
     if zips is None or root.exists():
         require_folder(root, CONTENT)
@@ -101,19 +101,19 @@ def find_copy(root: Path, zips: Path | None, *, partial: bool) -> Copy:
     names: set[str] = set()
     packed = {}
     passed_over = {}
-    for top in (PICTURES, LABELS):
+    for top in (IMAGES, LABELS):
         if (root / top).is_dir():
             passed_over[top] = LeftOut(lambda _, name: not _OTHERS.fullmatch(name))
             names |= _names(root, top, passed_over[top])
         elif archive := _archive(top, root, zips):
             packed[top] = _of_use(archive, top)
             names |= {entry.name for entry in packed[top]}
-        elif top == PICTURES or not partial:
+        elif top == IMAGES or not partial:
             raise DrnError(f"{root}: has no folder {top} and no {_zip_name(top)}", _hint(root, top))
-    copy = Copy(*_frames(root, names, partial=partial), packed, passed_over)
+    copy = CityscapesRoot(*_frames(root, names, partial=partial), packed, passed_over)
     if not copy.frames:
-        wanted = f"{PICTURES}/train/CITY/*_leftImg8bit.png, with labels in {LABELS}"
-        raise DrnError(f"{root}: has no pictures {wanted}", _hint(root, PICTURES))
+        wanted = f"{IMAGES}/train/CITY/*_leftImg8bit.png, with labels in {LABELS}"
+        raise DrnError(f"{root}: has no images {wanted}", _hint(root, IMAGES))
     return copy
 
 
@@ -138,7 +138,7 @@ def _archive(top: str, *places: Path | None) -> Path | None:
 
 
 def _of_use(archive: Path, top: str) -> list[Entry]:
-    """Choose what is needed: no polygons, colours, instances or labels of test pictures.
+    """Choose what is needed: no polygons, colours, instances or labels of test images.
 
     Train ids, which no official archive holds, are made anew.
     """
@@ -153,32 +153,32 @@ def _of_use(archive: Path, top: str) -> list[Entry]:
     first = next((entry.name for entry in entries if entry.name.endswith(".png")), None)
     raise DrnError(
         f"{archive}: should hold {top}/train/CITY/*.png, "
-        + (f"its first picture is {first}" if first else "it has no pictures"),
+        + (f"its first image is {first}" if first else "it has no images"),
         f"unpack it yourself so that {top} lies in the data folder",
     )
 
 
 def _hint(root: Path, top: str) -> str:
     """Say what to do, with what is seen where people put the folders by mistake."""
-    if root.resolve().name in (PICTURES, LABELS):
+    if root.resolve().name in (IMAGES, LABELS):
         return f"give the folder that {root.resolve().name} is in: {root.resolve().parent}"
     for path in sorted(root.glob(f"*/{top}")):
         if (path / "train").is_dir():
             return f"there is {path}: move it, or give {path.parent}"
     return (
-        f"put the folders {PICTURES} and {LABELS} there, or {_zip_name(PICTURES)} and "
+        f"put the folders {IMAGES} and {LABELS} there, or {_zip_name(IMAGES)} and "
         f"{_zip_name(LABELS)} from cityscapes-dataset.com, or name their folder with --zips"
     )
 
 
 def _frames(root: Path, names: Iterable[str], *, partial: bool) -> tuple[list[Frame], int]:
-    """Put pictures and labels together, and count the pictures that have to be left out."""
+    """Put images and labels together, and count the images that have to be left out."""
     names = set(names)
-    pictures = [found for name in sorted(names) if (found := _PICTURE.fullmatch(name))]
-    if not partial and pictures:
-        _check_counts(root, Counter(found["split"] for found in pictures))
+    images = [found for name in sorted(names) if (found := _IMAGE.fullmatch(name))]
+    if not partial and images:
+        _check_counts(root, Counter(found["split"] for found in images))
     frames = []
-    for found in pictures:
+    for found in images:
         split, city, stem = found.group("split", "city", "stem")
         label = label_ids = None
         if split != "test":
@@ -189,14 +189,14 @@ def _frames(root: Path, names: Iterable[str], *, partial: bool) -> tuple[list[Fr
                 raise DrnError(
                     f"{root / found[0]}: its label is missing, "
                     f"{LABELS}/{split}/{city}/{stem}_gtFine_labelIds.png",
-                    "with --partial, pictures without a label are left out",
+                    "with --partial, images without a label are left out",
                 )
         frames.append(Frame(split, city, found[0], label, label_ids))
-    return frames, len(pictures) - len(frames)
+    return frames, len(images) - len(frames)
 
 
 def _label(start: str, names: set[str]) -> tuple[str | None, str | None]:
-    """Choose the train ids of a picture, and the label ids that they have to be made from."""
+    """Choose the train ids of an image, and the label ids that they have to be made from."""
     ids, ours, official = (
         f"{start}{kind}.png" for kind in ("labelIds", "trainIds", "labelTrainIds")
     )
@@ -209,7 +209,7 @@ def _label(start: str, names: set[str]) -> tuple[str | None, str | None]:
 
 def _check_counts(root: Path, found: Mapping[str, int]) -> None:
     wrong = [
-        f"{found.get(split, 0)} {split} pictures instead of {expected}"
+        f"{found.get(split, 0)} {split} images instead of {expected}"
         for split, expected in EXPECTED.items()
         if found.get(split, 0) != expected
     ]

@@ -15,12 +15,12 @@ LOSSY = frozenset({".jpg", ".jpeg"})  # a format that changes colours a little
 Codes = npt.NDArray[np.uint32]  # one number a pixel: a colour in 24 bits, or a label value
 
 
-def pack(picture: Pixels) -> Codes:
+def pack(image: Pixels) -> Codes:
     """Make one number, 0xRRGGBB, of each colour: `(H, W, 3)` in, `(H, W)` out."""
-    codes = picture[..., 0].astype(np.uint32)
+    codes = image[..., 0].astype(np.uint32)
     for channel in (1, 2):
         codes <<= 8
-        codes |= picture[..., channel]
+        codes |= image[..., channel]
     return codes
 
 
@@ -38,7 +38,7 @@ def pixel_mode(path: Path) -> str:
     """Give Pillow's name for how a file holds its pixels; only the header is read.
 
     Raises:
-        DrnError: The file is missing, or no picture.
+        DrnError: The file is missing, or no image.
     """
     return read_header(path).mode
 
@@ -70,7 +70,7 @@ def ids_of_colours(
 def ids_of_values(path: Path, ids: Mapping[int, int], *, unknown_as_void: bool = False) -> Pixels:
     """Read a label of single values as class ids; what `ids_of_colours` is to colours.
 
-    A colour picture whose three channels are the same is taken for a grey one.
+    A colour image whose three channels are the same is taken for a grey one.
 
     Raises:
         DrnError: A broken file, a value that has no id, or colours.
@@ -97,9 +97,9 @@ def read_values(path: Path) -> Pixels | None:
     """
     if holds_values(pixel_mode(path)):
         return read_label(path)
-    picture = read_image(path)
-    grey = picture[..., 0]
-    return grey if (picture == grey[..., None]).all() else None
+    image = read_image(path)
+    grey = image[..., 0]
+    return grey if (image == grey[..., None]).all() else None
 
 
 def _look_up(

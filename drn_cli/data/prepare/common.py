@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drn_cli.data.classes import IGNORED, ClassSet
-from drn_cli.data.folders import Statistics, list_digest
+from drn_cli.data.folders import ChannelStats, list_digest
 from drn_cli.errors import DrnError
 from drn_cli.files import (
     atomic_folder,
@@ -33,12 +33,12 @@ INSIDE = ".prepare.lock"  # where only the data folder itself can be written
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PrepareResult:
     """What a preparation made, or found made already.
 
     Attributes:
         out: The data folder.
-        counts: Pictures in each split.
+        counts: Images in each split.
         unchanged: Whether it was there already, made from the same files.
     """
 
@@ -150,7 +150,7 @@ def write_list(folder: Path, name: str, paths: Iterable[str]) -> None:
     write_text(folder / name, "".join(f"{path}\n" for path in paths))
 
 
-def write_info(folder: Path, statistics: Statistics, class_set: ClassSet, **extra: Any) -> None:
+def write_info(folder: Path, statistics: ChannelStats, class_set: ClassSet, **extra: Any) -> None:
     """Write info.json; readers of other projects look at mean and std only."""
     write_json(
         folder / "info.json",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from drn_cli.data.file_search import ENDINGS
-from drn_cli.data.prepare.matching import Match
+from drn_cli.data.prepare.matching import Pair
 from drn_cli.errors import DrnError
 from drn_cli.files import read_text
 
@@ -56,7 +56,7 @@ class GivenSplit:
         return {"kind": self.kind, "source": self.source}
 
 
-def find_split(images: Path, labels: Path, matches: Sequence[Match]) -> GivenSplit | None:
+def find_split(images: Path, labels: Path, matches: Sequence[Pair]) -> GivenSplit | None:
     """Find the split that a source has; None if it has none.
 
     `train` alone, in the path or the list of all images, divides nothing and is none. Where lists
@@ -90,7 +90,7 @@ def find_split(images: Path, labels: Path, matches: Sequence[Match]) -> GivenSpl
     return _from_lists("lists", places, pairs) or folders
 
 
-def _from_folders(matches: Sequence[Match]) -> GivenSplit | None:
+def _from_folders(matches: Sequence[Pair]) -> GivenSplit | None:
     named = [(_named(match.image), _named(match.label)) for match in matches]
     found = [of_image or of_label for of_image, of_label in named]
     if not any(found) or all(names == ["train"] for names in found):
@@ -187,7 +187,7 @@ class _Pairs:
     """The pairs of a source, to be found by what a line of a list calls them."""
 
     def __init__(
-        self, matches: Sequence[Match], images: Path, labels: Path, places: Sequence[Path]
+        self, matches: Sequence[Pair], images: Path, labels: Path, places: Sequence[Path]
     ) -> None:
         self.matches = matches
         self._places = places

@@ -40,7 +40,7 @@ class Shown(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LabelScan:
     """What labels hold.
 
     Attributes:
@@ -67,7 +67,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class LabelEncoding:
     """How to read the labels of a data set: the ids of colours, or else of values."""
 
     class_set: ClassSet
@@ -88,7 +88,7 @@ class Reading:
         return ids_of_values(path, self.values, unknown_as_void=self.unknown_as_void)
 
 
-def look(labels: Sequence[Path], progress: Progress | None = None) -> Found:
+def look(labels: Sequence[Path], progress: Progress | None = None) -> LabelScan:
     """Look at all labels, with all cores.
 
     Raises:
@@ -101,7 +101,7 @@ def look(labels: Sequence[Path], progress: Progress | None = None) -> Found:
         for shown in counts:
             first.setdefault(shown, path)
     lossy = next((path for path in labels if path.suffix.lower() in LOSSY), None)
-    return Found(pixels, lossy, first)
+    return LabelScan(pixels, lossy, first)
 
 
 def _contents(path: Path) -> dict[Shown, int]:
@@ -127,8 +127,8 @@ def _count_runs(codes: npt.NDArray[np.int64]) -> Counter[int]:
 
 
 def choose_reading(
-    found: Found, classes: Classes | None, ignored: Sequence[int], unknown_as_void: bool
-) -> Reading:
+    found: LabelScan, classes: Classes | None, ignored: Sequence[int], unknown_as_void: bool
+) -> LabelEncoding:
     """Decide how labels are read.
 
     Args:
@@ -161,15 +161,15 @@ def choose_reading(
 
 
 def _choose(
-    found: Found, classes: Classes | None, ignored: Sequence[int], unknown_as_void: bool
-) -> Reading:
+    found: LabelScan, classes: Classes | None, ignored: Sequence[int], unknown_as_void: bool
+) -> LabelEncoding:
     values = found.values()
     if classes is not None and classes.colours and _are_colours(found, classes):
         if ignored:
             raise DrnError(
                 f"--ignore {ignored[0]}: the labels hold colours, so name a class of the class file"
             )
-        return Reading(classes.class_set, classes.colours, {}, unknown_as_void)
+        return LabelEncoding(classes.class_set, classes.colours, {}, unknown_as_void)
     if values is None:
         raise _unnamed(found)
     if found.lossy:
@@ -179,13 +179,13 @@ def _choose(
         )
     if classes is None:
         classes = numbered([value for value in values if value != IGNORED], ignored)
-    return Reading(classes.class_set, None, classes.values, unknown_as_void)
+    return LabelEncoding(classes.class_set, None, classes.values, unknown_as_void)
 
 
-def _are_colours(found: Found, classes: Classes) -> bool:
+def _are_colours(found: LabelScan, classes: Classes) -> bool:
     """Tell whether labels are to be read by the colours that a class file gives.
 
-    Colour pictures are. Others are if all they show are these colours, or a palette shows mostly
+    Colour images are. Others are if all they show are these colours, or a palette shows mostly
     these, as where somebody saved colours with a palette; not if the file gives values.
     """
     if found.values() is None:
@@ -205,7 +205,7 @@ def _are_colours(found: Found, classes: Classes) -> bool:
     return palette and not same and known * 2 > total
 
 
-def _unnamed(found: Found) -> DrnError:
+def _unnamed(found: LabelScan) -> DrnError:
     total = sum(found.pixels.values())
     listed = [f"{colour_name(colour)} ({count / total:.1%})" for colour, count in found.colours()]
     return DrnError(
@@ -216,7 +216,7 @@ def _unnamed(found: Found) -> DrnError:
     )
 
 
-def _unknown(found: Found, unknown: Counter[Shown], *, colours: bool) -> DrnError:
+def _unknown(found: LabelScan, unknown: Counter[Shown], *, colours: bool) -> DrnError:
     """Name the colours or values that are no class, most frequent first."""
     most = unknown.most_common()
     listed = [f"{colour_name(s.colour) if colours else s.value} ({n:,} px)" for s, n in most]
@@ -236,7 +236,7 @@ def _unknown(found: Found, unknown: Counter[Shown], *, colours: bool) -> DrnErro
     )
 
 
-def write_class_file(path: Path, found: Found) -> int:
+def write_class_file(path: Path, found: LabelScan) -> int:
     """Begin a class file with what labels hold, for a person to put names into.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Which label belongs to which picture, by their names: their suffixes are found by looking.
+"""Which label belongs to which image, by their names: their suffixes are found by looking.
 
-A label belongs to the picture with the same folder and stem once a suffix common to all labels,
-`_mask` for instance, and one common to all pictures are removed. Where folders differ, a stem that
-no other picture and no other label has is enough.
+A label belongs to the image with the same folder and stem once a suffix common to all labels,
+`_mask` for instance, and one common to all images are removed. Where folders differ, a stem that
+no other image and no other label has is enough.
 """
 
 from bisect import bisect_left
@@ -19,15 +19,15 @@ TRIED = 30  # suffixes, the most frequent ones, that are tried on all names
 NEIGHBOURS = 20  # names that are looked at beside a name
 SEPARATORS = "_-. "
 
-Suffixes = tuple[str, str]  # of pictures and of labels
+Suffixes = tuple[str, str]  # of images and of labels
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
-    """A picture and its label, as paths below their folders.
+class Pair:
+    """An image and its label, as paths below their folders.
 
     Attributes:
-        stem: The picture's path without suffix and format, which tells pictures apart.
+        stem: The image's path without suffix and format, which tells images apart.
     """
 
     stem: str
@@ -36,19 +36,19 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class Matching:
-    """All pairs, in the order of the pictures, and what belongs to nothing."""
+class PairingResult:
+    """All pairs, in the order of the images, and what belongs to nothing."""
 
-    matches: Sequence[Match]
+    matches: Sequence[Pair]
     image_suffix: str
     label_suffix: str
     without_label: Sequence[str]
-    without_picture: Sequence[str]
+    without_image: Sequence[str]
 
     def __str__(self) -> str:
         named = [
             f"{kind}: stem + {suffix}"
-            for kind, suffix in (("pictures", self.image_suffix), ("labels", self.label_suffix))
+            for kind, suffix in (("images", self.image_suffix), ("labels", self.label_suffix))
             if suffix
         ]
         return ", ".join([*(named or ["labels: the same stem"]), f"{len(self.matches)} pairs"])
@@ -59,55 +59,55 @@ def match_names(
     labels: Sequence[str],
     image_suffix: str | None = None,
     label_suffix: str | None = None,
-) -> Matching:
-    """Find the pairs among pictures and labels.
+) -> PairingResult:
+    """Find the pairs among images and labels.
 
     Args:
-        images: Paths of the pictures below their folder, with `/`.
+        images: Paths of the images below their folder, with `/`.
         labels: Paths of the labels below theirs.
-        image_suffix: What stems of pictures end with. Names without it are passed over. None means
+        image_suffix: What stems of images end with. Names without it are passed over. None means
             to find it.
         label_suffix: The same for labels.
 
     Raises:
-        DrnError: No label belongs to a picture, several suffixes fit equally well, or two files
+        DrnError: No label belongs to an image, several suffixes fit equally well, or two files
             have the same name but for their format.
     """
-    pictures = _Names.of(path for path in images if _has(path, image_suffix or ""))
-    maps = _Names.of(path for path in labels if _has(path, label_suffix or ""))
+    image_names = _Names.of(path for path in images if _has(path, image_suffix or ""))
+    label_names = _Names.of(path for path in labels if _has(path, label_suffix or ""))
     for kind, suffix, names in (
-        ("image", image_suffix, pictures), ("label", label_suffix, maps)
+        ("image", image_suffix, image_names), ("label", label_suffix, label_names)
     ):  # fmt: skip
         if not names.paths:
             raise DrnError(
                 f"--{kind}-suffix {suffix}: ends the name of no {kind}",
                 "without it the suffix is found by itself",
             )
-    tried = {("", "")} | set(_candidates(pictures, maps))
+    tried = {("", "")} | set(_candidates(image_names, label_names))
     tried = {
         (image_suffix if image_suffix is not None else first,
          label_suffix if label_suffix is not None else second)
         for first, second in tried
     }  # fmt: skip
-    found = {suffixes: _pair(pictures, maps, suffixes) for suffixes in tried}
+    found = {suffixes: _pair(image_names, label_names, suffixes) for suffixes in tried}
     guessed = image_suffix is None and label_suffix is None
-    most = min(len(pictures.paths), len(maps.paths)) if guessed else 0
+    most = min(len(image_names.paths), len(label_names.paths)) if guessed else 0
     chosen = _choose(found, least=(most + 1) // 2)
     if chosen is None:
         raise DrnError(
-            "no label is named as a picture is: "
-            f"pictures {_few(pictures.paths)}; labels {_few(maps.paths)}",
-            "a label should be named as its picture, or have a suffix that all labels have",
+            "no label is named as an image is: "
+            f"images {_few(image_names.paths)}; labels {_few(label_names.paths)}",
+            "a label should be named as its image, or have a suffix that all labels have",
         )
-    _refuse_doubles(pictures.paths, chosen[0])
-    _refuse_doubles(maps.paths, chosen[1])
+    _refuse_doubles(image_names.paths, chosen[0])
+    _refuse_doubles(label_names.paths, chosen[1])
     pairs = found[chosen]
     taken = set(pairs.values())
-    return Matching(
-        [Match(_key(image, chosen[0]), image, label) for image, label in pairs.items()],
+    return PairingResult(
+        [Pair(_key(image, chosen[0]), image, label) for image, label in pairs.items()],
         *chosen,
-        [image for image in pictures.paths if image not in pairs],
-        [label for label in maps.paths if label not in taken],
+        [image for image in image_names.paths if image not in pairs],
+        [label for label in label_names.paths if label not in taken],
     )
 
 
@@ -141,15 +141,15 @@ def _key(path: str, suffix: str) -> str:
     return str(PurePosixPath(path).with_suffix("")).removesuffix(suffix)
 
 
-def _candidates(pictures: _Names, maps: _Names) -> Iterator[Suffixes]:
+def _candidates(image_names: _Names, label_names: _Names) -> Iterator[Suffixes]:
     """Guess suffixes from some names: those that most of them suggest."""
     votes: Counter[Suffixes] = Counter()
-    known = set(maps.stems)
-    for stem in pictures.sample():
+    known = set(label_names.stems)
+    for stem in image_names.sample():
         votes.update({(suffix, "") for suffix in _beyond(stem, known)})
-        votes.update(_from_neighbours(stem, maps.stems))
-    known = set(pictures.stems)
-    for stem in maps.sample():
+        votes.update(_from_neighbours(stem, label_names.stems))
+    known = set(image_names.stems)
+    for stem in label_names.sample():
         votes.update({("", suffix) for suffix in _beyond(stem, known)})
     return (suffixes for suffixes, _ in votes.most_common(TRIED))
 
@@ -187,16 +187,16 @@ def _shared(one: str, other: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def _pair(pictures: _Names, maps: _Names, suffixes: Suffixes) -> dict[str, str]:
-    """Give the label of each picture that has one, if names end like this."""
-    images = {_key(p, suffixes[0]): p for p in pictures.paths if _has(p, suffixes[0])}
-    labels = {_key(p, suffixes[1]): p for p in maps.paths if _has(p, suffixes[1])}
+def _pair(image_names: _Names, label_names: _Names, suffixes: Suffixes) -> dict[str, str]:
+    """Give the label of each image that has one, if names end like this."""
+    images = {_key(p, suffixes[0]): p for p in image_names.paths if _has(p, suffixes[0])}
+    labels = {_key(p, suffixes[1]): p for p in label_names.paths if _has(p, suffixes[1])}
     pairs = {image: labels[key] for key, image in images.items() if key in labels}
     lone_images, lone_labels = _lone(images), _lone(labels)
     for name, key in lone_images.items():
         if name in lone_labels and images[key] not in pairs:
             pairs[images[key]] = labels[lone_labels[name]]
-    return {image: pairs[image] for image in pictures.paths if image in pairs}
+    return {image: pairs[image] for image in image_names.paths if image in pairs}
 
 
 def _lone(keys: Iterable[str]) -> dict[str, str]:
@@ -224,7 +224,7 @@ def _choose(found: Mapping[Suffixes, Mapping[str, str]], least: int) -> Suffixes
         part = 1 if len({suffixes[1] for suffixes in fitting}) > 1 else 0
         names = sorted({suffixes[part] or "nothing" for suffixes in fitting})
         raise DrnError(
-            f"{('pictures', 'labels')[part]} may end with {' or '.join(names)}: "
+            f"{('images', 'labels')[part]} may end with {' or '.join(names)}: "
             f"each gives {score} pairs",
             f"choose one: {('--image-suffix', '--label-suffix')[part]} {names[0]}",
         )

@@ -1,4 +1,4 @@
-"""Anyone's folders of pictures and labels, made into a data folder."""
+"""Anyone's folders of images and labels, made into a data folder."""
 
 import hashlib
 import json
@@ -12,19 +12,19 @@ from drn_cli.data.file_search import ENDINGS, NO_PARTNER, LeftOut, search
 from drn_cli.data.parallel import Progress, in_parallel
 from drn_cli.data.prepare.class_files import read_class_file
 from drn_cli.data.prepare.class_tables import named, sort_out
-from drn_cli.data.prepare.common import Prepared, claimed, fingerprint, new_folder, up_to_date
+from drn_cli.data.prepare.common import PrepareResult, claimed, fingerprint, new_folder, up_to_date
 from drn_cli.data.prepare.given_split import ANOTHER, find_split
-from drn_cli.data.prepare.label_reading import Reading, choose_reading, look
-from drn_cli.data.prepare.matching import Match, Matching, match_names
+from drn_cli.data.prepare.label_reading import LabelEncoding, choose_reading, look
+from drn_cli.data.prepare.matching import Pair, PairingResult, match_names
 from drn_cli.data.prepare.placing import (
     SPLITS,
-    Placed,
     Seen,
+    WrittenPair,
     make_folders,
     place_pair,
     write_lists_and_info,
 )
-from drn_cli.data.prepare.splits import Shares, split
+from drn_cli.data.prepare.splits import SplitRatios, split
 from drn_cli.errors import DrnError
 from drn_cli.files import require_folder
 
@@ -42,7 +42,7 @@ class Folders:
 
     images: Path
     labels: Path
-    matching: Matching
+    matching: PairingResult
     left_out: LeftOut
 
     def label_files(self) -> list[Path]:
@@ -53,8 +53,8 @@ class Folders:
 class Job:
     """A pair, and where it goes."""
 
-    match: Match
-    placed: Placed
+    match: Pair
+    placed: WrittenPair
 
 
 def match_folders(
@@ -65,15 +65,15 @@ def match_folders(
     label_suffix: str | None = None,
     skip_unmatched: bool = False,
 ) -> Folders:
-    """Find pictures and labels below two folders, and which belong together.
+    """Find images and labels below two folders, and which belong together.
 
     Args:
-        images: Folder of the pictures.
+        images: Folder of the images.
         labels: Folder of the labels. One may lie in the other; if they are the same, labels are
             told apart by their suffix, or by folders named `images` and `labels` or the like.
-        image_suffix: What stems of pictures end with; None means to find it.
+        image_suffix: What stems of images end with; None means to find it.
         label_suffix: The same for labels.
-        skip_unmatched: Whether pictures without label, and labels without picture, are left out.
+        skip_unmatched: Whether images without label, and labels without image, are left out.
 
     Raises:
         DrnError: A folder is missing or empty, names are ambiguous, or something has no
@@ -110,19 +110,19 @@ def match_folders(
             for match in matching.matches
         ],
         without_label=[image_names[name] for name in matching.without_label],
-        without_picture=[label_names[name] for name in matching.without_picture],
+        without_image=[label_names[name] for name in matching.without_image],
     )
     lone = [
         f"{what}: {len(names)} ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})"
         for what, names in (
-            ("pictures without a label", matching.without_label),
-            ("labels without a picture", matching.without_picture),
+            ("images without a label", matching.without_label),
+            ("labels without an image", matching.without_image),
         )
         if names
     ]
     if lone and not skip_unmatched:
         raise DrnError(f"{matching}; {'; '.join(lone)}", "leave these out with --skip-unmatched")
-    for name in (*matching.without_label, *matching.without_picture):
+    for name in (*matching.without_label, *matching.without_image):
         left_out.add(NO_PARTNER, name)
     left_out.log(images if images == labels else f"{images}, {labels}")
     return Folders(images, labels, matching, left_out)
@@ -168,10 +168,10 @@ def prepare_pairs(
     classes: Path | None = None,
     ignore: Sequence[str] = (),
     unknown_as_void: bool = False,
-    shares: Shares | None = None,
+    shares: SplitRatios | None = None,
     keep_split: bool = True,
-) -> Prepared:
-    """Make a data folder from pictures and labels, with all cores.
+) -> PrepareResult:
+    """Make a data folder from images and labels, with all cores.
 
     The sources are only read. A folder that was made from the same files in the same way is left
     as it is; a failure leaves nothing behind.
@@ -206,7 +206,7 @@ def prepare_pairs(
         log.info("split of the source kept, %s (%s)", given, ANOTHER)
         if "val" not in given.splits:
             log.warning("the source has no validation images, which training needs; %s", ANOTHER)
-    shares = shares or Shares()
+    shares = shares or SplitRatios()
     rows = read_class_file(classes) if classes else []
     names, values = sort_out(ignore, rows)
     table = named(rows, names, values) if rows else None
@@ -216,7 +216,7 @@ def prepare_pairs(
     else:
         parts = split([match.stem for match in matches], shares)
     placed = [
-        Placed(part, f"images/{match.image}", f"labels/{_with_format(match.image)}")
+        WrittenPair(part, f"images/{match.image}", f"labels/{_with_format(match.image)}")
         for part, match in zip(parts, matches, strict=True)
     ]
     counts = {part: sum(one.split == part for one in placed) for part in SPLITS}
@@ -229,7 +229,7 @@ def prepare_pairs(
     )
     with claimed(out):
         if up_to_date(out, made_from):
-            return Prepared(out, counts, unchanged=True)
+            return PrepareResult(out, counts, unchanged=True)
         found = look(label_files, _part(progress, 0))
         reading = choose_reading(found, table, values, unknown_as_void)
         with new_folder(out) as folder:
@@ -246,11 +246,11 @@ def prepare_pairs(
                 made_from=made_from,
                 split=given.to_json() if given else {"kind": "random", **asdict(shares)},
             )
-        return Prepared(out, counts, unchanged=False)
+        return PrepareResult(out, counts, unchanged=False)
 
 
 def _refuse_inside(out: Path, folders: Folders) -> None:
-    """Refuse a data folder whose pictures a second run would take for sources."""
+    """Refuse a data folder whose images a second run would take for sources."""
     for folder in (folders.images, folders.labels):
         if folder.resolve() in [out.resolve(), *out.resolve().parents]:
             raise DrnError(f"{out}: lies in {folder}", "choose another folder with --out")
@@ -272,7 +272,7 @@ def _part(progress: Progress | None, before: int) -> Progress | None:
     return lambda done, total: tell(before + done, 2 * total)
 
 
-def _convert(images: Path, labels: Path, folder: Path, reading: Reading, job: Job) -> Seen:
-    """Place a picture, write its label as class ids, and sum both up."""
+def _convert(images: Path, labels: Path, folder: Path, reading: LabelEncoding, job: Job) -> Seen:
+    """Place an image, write its label as class ids, and sum both up."""
     label = labels / job.match.label
     return place_pair(folder, job.placed, images / job.match.image, label, reading.ids(label))

@@ -1,4 +1,4 @@
-"""A picture and its label put into a data folder, and the lists and info.json over all of them."""
+"""An image and its label put into a data folder, and the lists and info.json over all of them."""
 
 import logging
 from collections import Counter
@@ -23,8 +23,8 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """Where a picture and its label are in a data folder; a label is an index map in PNG."""
+class WrittenPair:
+    """Where an image and its label are in a data folder; a label is an index map in PNG."""
 
     split: str
     image: str
@@ -47,36 +47,36 @@ class Seen:
 
 
 def place_pair(
-    folder: Path, placed: Placed, image: Path, label: Path | None, ids: Pixels | None
+    folder: Path, placed: WrittenPair, image: Path, label: Path | None, ids: Pixels | None
 ) -> Seen:
-    """Put a picture and the ids of its label into a data folder.
+    """Put an image and the ids of its label into a data folder.
 
     Args:
         folder: The data folder. Folders in it are there already.
         placed: Their names in it.
-        image: Where the picture comes from.
+        image: Where the image comes from.
         label: Where the label comes from.
         ids: The class ids that the label shows, `(H, W)`.
 
     Raises:
         DrnError: A broken image, or a label of another size.
     """
-    picture = read_image(image)
+    decoded = read_image(image)
     # A hard link to a symbolic link would be a symbolic link, and lead nowhere from its new place.
     place(image, folder / placed.image)
     pixels = np.zeros(256, np.int64)
     if ids is not None and label is not None and placed.label is not None:
-        if ids.shape != picture.shape[:2]:
-            sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in (ids, picture)]
+        if ids.shape != decoded.shape[:2]:
+            sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in (ids, decoded)]
             raise size_error(label, sizes[0], image, sizes[1])
         pixels = np.bincount(ids.ravel(), minlength=256)
         write_index(folder / placed.label, ids)
     turned = silent_turn_of(image, label) if label else None
-    return Seen(RunningStats.of(picture), pixels, turned and f"{image}: {turned}")
+    return Seen(RunningStats.of(decoded), pixels, turned and f"{image}: {turned}")
 
 
-def make_folders(folder: Path, placed: Sequence[Placed]) -> None:
-    """Make the folders that pictures and labels go to.
+def make_folders(folder: Path, placed: Sequence[WrittenPair]) -> None:
+    """Make the folders that images and labels go to.
 
     Raises:
         DrnError: Two of them go to the same place. The second would be written over the first,
@@ -91,7 +91,11 @@ def make_folders(folder: Path, placed: Sequence[Placed]) -> None:
 
 
 def write_lists_and_info(
-    folder: Path, placed: Sequence[Placed], seen: Sequence[Seen], class_set: ClassSet, **extra: Any
+    folder: Path,
+    placed: Sequence[WrittenPair],
+    seen: Sequence[Seen],
+    class_set: ClassSet,
+    **extra: Any,
 ) -> None:
     """Write the lists of all splits that have images, and what was seen of them.
 

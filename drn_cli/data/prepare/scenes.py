@@ -13,7 +13,7 @@ from PIL import Image
 from drn_cli.data.classes import cityscapes, cityscapes_train_ids
 from drn_cli.data.parallel import Progress, RunningStats, in_parallel
 from drn_cli.data.prepare.common import (
-    Prepared,
+    PrepareResult,
     claimed,
     count_pixels,
     is_untouched,
@@ -51,7 +51,7 @@ def make_scenes(
     height: int = 128,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Prepared:
+) -> PrepareResult:
     """Draw street scenes into a new data folder; a folder with the same scenes is left unchanged.
 
     Many or large scenes are drawn on all cores, with the same result.
@@ -74,7 +74,7 @@ def make_scenes(
     settings = {**counts, "width": width, "height": height, "seed": seed, "revision": REVISION}
     with claimed(out):
         if _is_made(out, settings):
-            return Prepared(out, counts, unchanged=True)
+            return PrepareResult(out, counts, unchanged=True)
         scenes = [(split, index) for split, count in counts.items() for index in range(count)]
         shared = _is_worth_sharing(len(scenes), width * height)
         run = partial(in_parallel, few=0 if shared else len(scenes))
@@ -100,7 +100,7 @@ def make_scenes(
                 class_pixels=count_pixels(labels, len(cityscapes())),
                 scenes=settings,
             )
-        return Prepared(out, counts, unchanged=False)
+        return PrepareResult(out, counts, unchanged=False)
 
 
 def _check(counts: dict[str, int], width: int, height: int, seed: int) -> None:

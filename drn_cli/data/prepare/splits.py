@@ -1,4 +1,4 @@
-"""Splits that depend on names and a seed alone: more pictures do not move those that were there."""
+"""Splits that depend on names and a seed alone: more images do not move those that were there."""
 
 import hashlib
 import re
@@ -9,14 +9,14 @@ from drn_cli.errors import DrnError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shares:
+class SplitRatios:
     """How to split.
 
     Attributes:
         val, test: What part of the groups to validate and to test with, 0..1; the rest trains.
         seed: Another seed, another split.
-        group: Pattern that finds a group's name in a picture's path: its first group in
-            parentheses, or all it matches. A picture is a group of its own without.
+        group: Pattern that finds a group's name in an image's path: its first group in
+            parentheses, or all it matches. An image is a group of its own without.
     """
 
     val: float = 0.1
@@ -25,10 +25,10 @@ class Shares:
     group: str | None = None
 
 
-def split(stems: Sequence[str], shares: Shares) -> list[str]:
-    """Give `train`, `val` or `test` for each picture, by its path without suffix and format.
+def split(stems: Sequence[str], shares: SplitRatios) -> list[str]:
+    """Give `train`, `val` or `test` for each image, by its path without suffix and format.
 
-    Each group draws a number by its name, so shares are met on average and not to the picture.
+    Each group draws a number by its name, so shares are met on average and not to the image.
     Training, and each split that is wanted, gets one group at least.
 
     Raises:
@@ -47,7 +47,7 @@ def split(stems: Sequence[str], shares: Shares) -> list[str]:
     wanted = [shares.val > 0, True, shares.test > 0]  # val takes the lowest, test the highest
     if len(ordered) < sum(wanted):
         raise DrnError(
-            f"too few pictures to split: groups of pictures {len(ordered)}, splits {sum(wanted)}",
+            f"too few images to split: groups of images {len(ordered)}, splits {sum(wanted)}",
             "use another --group, or --val 0",
         )
     first = sum(number < shares.val for number in drawn.values())
@@ -68,7 +68,7 @@ def _draw(seed: int, group: str) -> float:
 
 
 def _groups(stems: Sequence[str], pattern: str | None) -> list[str]:
-    """Give the group of each picture; without a pattern, each is one of its own."""
+    """Give the group of each image; without a pattern, each is one of its own."""
     if pattern is None:
         return list(stems)
     try:
@@ -79,7 +79,7 @@ def _groups(stems: Sequence[str], pattern: str | None) -> list[str]:
     without = [stem for stem, match in zip(stems, found, strict=True) if not match]
     if without:
         raise DrnError(
-            f"--group {pattern}: finds nothing in {len(without)} of {len(stems)} pictures, "
+            f"--group {pattern}: finds nothing in {len(without)} of {len(stems)} images, "
             f"in {without[0]} for instance"
         )
     return [match[1 if find.groups else 0] or "" for match in found if match]

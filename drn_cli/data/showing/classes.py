@@ -1,4 +1,4 @@
-"""A class folder on a contact sheet: pictures, and the crops that a classifier gets to see.
+"""A class folder on a contact sheet: images, and the crops that a classifier gets to see.
 
 Training samples come with the very crops that training takes, the same function of (seed, epoch,
 sample); those of validation with the one crop that they are tested on.
@@ -6,20 +6,20 @@ sample); those of validation with the one crop that they are tested on.
 
 from dataclasses import asdict
 
-from drn_cli.data.class_folders import ClassFolder, ClassSample, Split
+from drn_cli.data.class_folders import ClassSample, FolderDataset, Split
 from drn_cli.data.images import Pixels, read_image
 from drn_cli.data.parallel import Progress
-from drn_cli.data.resized_crop import DrawnWindow, ResizedCrop, centre_crop
+from drn_cli.data.resized_crop import CropParams, ResizedCrop, centre_crop
 from drn_cli.data.showing.contact_sheet import Tile, small
-from drn_cli.data.showing.samples import Choice, Sheet, Shown, make_sheet, show_each
+from drn_cli.data.showing.samples import SampleSelection, Sheet, Shown, make_sheet, show_each
 
-TESTED = 256 / 224  # the shorter side of a picture, relative to the crop it is tested on
+TESTED = 256 / 224  # the shorter side of an image, relative to the crop it is tested on
 
 
 def class_folder_sheet(
-    folder: ClassFolder,
+    folder: FolderDataset,
     split: Split,
-    choice: Choice,
+    choice: SampleSelection,
     crop: ResizedCrop,
     progress: Progress | None = None,
 ) -> Sheet:
@@ -33,14 +33,14 @@ def class_folder_sheet(
         progress: Told how many samples are done.
 
     Raises:
-        DrnError: The split is missing, or a picture is broken.
+        DrnError: The split is missing, or an image is broken.
     """
     samples = folder.samples(split)
 
     def show(number: int) -> Shown:
         sample = samples[number]
         image = read_image(sample.image)
-        shown = _show_picture(sample, number, folder.names[sample.target], image)
+        shown = _show_image(sample, number, folder.names[sample.target], image)
         if split == "train":
             _add_crops(shown, image, number, crop, choice)
         else:
@@ -54,7 +54,7 @@ def class_folder_sheet(
     return make_sheet(where, len(samples), shown, classes=folder.names, settings=settings)
 
 
-def _show_picture(sample: ClassSample, number: int, name: str, image: Pixels) -> Shown:
+def _show_image(sample: ClassSample, number: int, name: str, image: Pixels) -> Shown:
     height, width = image.shape[:2]
     facts = {
         "sample": number,
@@ -66,7 +66,9 @@ def _show_picture(sample: ClassSample, number: int, name: str, image: Pixels) ->
     return Shown([Tile(small(image), f"{name}: {sample.image.name} ({width}x{height})")], facts)
 
 
-def _add_crops(shown: Shown, image: Pixels, number: int, crop: ResizedCrop, choice: Choice) -> None:
+def _add_crops(
+    shown: Shown, image: Pixels, number: int, crop: ResizedCrop, choice: SampleSelection
+) -> None:
     shown.facts["crops"] = []
     for epoch in choice.epochs:
         window = crop.draw(choice.seed, epoch, number, *image.shape[:2])
@@ -76,6 +78,6 @@ def _add_crops(shown: Shown, image: Pixels, number: int, crop: ResizedCrop, choi
         shown.facts["crops"].append({"epoch": epoch, **asdict(window)})
 
 
-def _in_words(window: DrawnWindow) -> str:
+def _in_words(window: CropParams) -> str:
     mirrored = ", mirrored" if window.mirrored else ""
     return f"from {window.width}x{window.height}{mirrored}"

@@ -1,4 +1,4 @@
-"""A contact sheet: small pictures in rows with a line of text below each, a title and a legend."""
+"""A contact sheet: small images in rows with a line of text below each, a title and a legend."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from drn_cli.data.images import Pixels
 
 # All in pixels of the sheet.
-TALLEST, WIDEST = 220, 440  # of a tile: a sheet of 2048x1024 pictures stays a few megabytes
+TALLEST, WIDEST = 220, 440  # of a tile: a sheet of 2048x1024 images stays a few megabytes
 NARROWEST = 200  # of a column, so that there is room for the text
 ACROSS = 6  # tiles beside one another
 GAP, MARGIN = 10, 16
@@ -27,7 +27,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A small picture, uint8 `(H, W, 3)`, and what is written below it."""
+    """A small image, uint8 `(H, W, 3)`, and what is written below it."""
 
     pixels: Pixels
     caption: str
@@ -42,7 +42,7 @@ class Key:
 
 
 def small(image: Pixels) -> Pixels:
-    """Bring a picture to the size of a tile, whether it is larger or smaller.
+    """Bring an image to the size of a tile, whether it is larger or smaller.
 
     Shapes: `(H, W, 3)` in, `(h, w, 3)` out.
     """

@@ -19,7 +19,7 @@ def coloured(label: Pixels, classes: ClassSet) -> Pixels:
 
 
 def laid_over(image: Pixels, label: Pixels, classes: ClassSet) -> Pixels:
-    """Lay the classes' colours over a picture.
+    """Lay the classes' colours over an image.
 
     Shapes: `(H, W, 3)` and `(H, W)` in, `(H, W, 3)` out.
     """
@@ -27,7 +27,7 @@ def laid_over(image: Pixels, label: Pixels, classes: ClassSet) -> Pixels:
 
 
 def outlined(image: Pixels, label: Pixels, classes: ClassSet) -> Pixels:
-    """Draw lines where classes meet, each side in its colour, over a picture.
+    """Draw lines where classes meet, each side in its colour, over an image.
 
     Shapes: `(H, W, 3)` and `(H, W)` in, `(H, W, 3)` out.
     """
@@ -37,7 +37,7 @@ def outlined(image: Pixels, label: Pixels, classes: ClassSet) -> Pixels:
 
 
 def striped(image: Pixels, label: Pixels) -> Pixels:
-    """Put stripes over ignored pixels; a quarter of the picture shines through.
+    """Put stripes over ignored pixels; a quarter of the image shines through.
 
     Shapes: `(H, W, 3)` and `(H, W)` in, `(H, W, 3)` out.
     """

@@ -1,7 +1,7 @@
-"""A list folder on a contact sheet: pictures, label maps, and what training makes of them.
+"""A list folder on a contact sheet: images, label maps, and what training makes of them.
 
 Training samples come with the very crops that training takes, the same function of (seed, epoch,
-sample). Pictures of the other splits are not augmented, so they come without.
+sample). Images of the other splits are not augmented, so they come without.
 """
 
 from collections.abc import Sequence
@@ -10,35 +10,35 @@ from typing import Any
 
 import numpy as np
 
-from drn_cli.data.augment import Augmentation, Draw
+from drn_cli.data.augment import Augmentation, AugmentParams
 from drn_cli.data.classes import IGNORED, ClassSet, generic
 from drn_cli.data.decoding import read_pair
-from drn_cli.data.folders import ListFolder, Sample, Split
+from drn_cli.data.folders import ListDataset, Sample, Split
 from drn_cli.data.images import Pixels, read_image, read_label
 from drn_cli.data.parallel import Progress
 from drn_cli.data.showing.contact_sheet import SWATCH, Key, Tile, small, small_label
 from drn_cli.data.showing.label_paint import coloured, laid_over, outlined
-from drn_cli.data.showing.samples import Choice, Sheet, Shown, make_sheet, show_each
+from drn_cli.data.showing.samples import SampleSelection, Sheet, Shown, make_sheet, show_each
 from drn_cli.files import read_json
 
 MANY = 40  # classes; of more, only those on the sheet are in the legend
 
 
 def list_folder_sheet(
-    folder: ListFolder,
+    folder: ListDataset,
     split: Split,
-    choice: Choice,
+    choice: SampleSelection,
     augmentation: Augmentation | None = None,
     classes: int | None = None,
     progress: Progress | None = None,
 ) -> Sheet:
-    """Show samples of a split; one without a list of labels has pictures only.
+    """Show samples of a split; one without a list of labels has images only.
 
     Args:
         folder: Where they are.
         split: Which of its splits.
         choice: Which samples.
-        augmentation: That of training. By default one that suits the pictures' size.
+        augmentation: That of training. By default one that suits the images' size.
         classes: How many. By default as many as info.json names, or as the labels shown have.
         progress: Told how many samples are done.
 
@@ -50,7 +50,7 @@ def list_folder_sheet(
     samples = folder.samples(split, labels=labelled)
     numbers = choice.of(len(samples))
     if not labelled:
-        shown = show_each(numbers, lambda n: _show_picture(samples[n], n), progress)
+        shown = show_each(numbers, lambda n: _show_image(samples[n], n), progress)
         return make_sheet(where, len(samples), shown)
     class_set = _class_set(folder, [samples[n] for n in numbers], classes)
     if split != "train":
@@ -71,11 +71,11 @@ def list_folder_sheet(
 
 
 def suitable(height: int, width: int) -> Augmentation:
-    """Choose an augmentation for pictures of this size: crops of 3/4 of the shorter side."""
+    """Choose an augmentation for images of this size: crops of 3/4 of the shorter side."""
     return Augmentation(crop=max(8, min(height, width) * 3 // 4 // 8 * 8), scale=1.5, rotate=5)
 
 
-def _class_set(folder: ListFolder, samples: Sequence[Sample], count: int | None) -> ClassSet:
+def _class_set(folder: ListDataset, samples: Sequence[Sample], count: int | None) -> ClassSet:
     """Find names and colours of the classes, as many as somebody says or the labels have."""
     info = folder.lists / "info.json"
     if count is None and info.is_file():
@@ -88,7 +88,7 @@ def _class_set(folder: ListFolder, samples: Sequence[Sample], count: int | None)
     return folder.class_set(count)
 
 
-def _show_picture(sample: Sample, number: int) -> Shown:
+def _show_image(sample: Sample, number: int) -> Shown:
     image = read_image(sample.image)
     return Shown([_as_it_is(sample, image)], _facts(sample, number, image))
 
@@ -98,9 +98,9 @@ def _show_pair(
     number: int,
     classes: ClassSet,
     augmentation: Augmentation | None,
-    choice: Choice,
+    choice: SampleSelection,
 ) -> Shown:
-    """Show a picture, its label map, both in one, and the crops of some epochs."""
+    """Show an image, its label map, both in one, and the crops of some epochs."""
     image, label = read_pair(sample, len(classes))
     little, little_label = small(image), small_label(label)
     counts = np.bincount(label.ravel(), minlength=256)
@@ -109,7 +109,7 @@ def _show_pair(
     tiles = [
         _as_it_is(sample, image),
         Tile(coloured(little_label, classes), f"{len(present)} classes, {ignored:.1%} ignored"),
-        Tile(laid_over(little, little_label, classes), "label over picture"),
+        Tile(laid_over(little, little_label, classes), "label over image"),
     ]
     facts = _facts(sample, number, image) | {"classes": present, "ignored": ignored}
     if augmentation is not None:
@@ -140,7 +140,7 @@ def _facts(sample: Sample, number: int, image: Pixels) -> dict[str, Any]:
     }
 
 
-def _in_words(draw: Draw) -> str:
+def _in_words(draw: AugmentParams) -> str:
     mirrored = ", mirrored" if draw.mirrored else ""
     return f"{draw.angle}°, {draw.ratio:.2f}x{mirrored}"
 

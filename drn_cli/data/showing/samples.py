@@ -12,7 +12,7 @@ CROPS = 3  # epochs that a training sample is shown in
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SampleSelection:
     """Which samples are shown, and in which epochs.
 
     Attributes:
@@ -40,7 +40,7 @@ class Shown:
     """A sample on the sheet.
 
     Attributes:
-        tiles: Its pictures.
+        tiles: Its images.
         facts: The same in words and numbers.
     """
 
@@ -54,14 +54,14 @@ class Sheet:
 
     Attributes:
         pixels: uint8 `(H, W, 3)`.
-        pictures: How many the split has.
+        images: How many the split has.
         classes: Names of all classes; none if there are no labels.
         settings: What the crops are drawn with; none if there are no crops.
         samples: Facts of each sample shown.
     """
 
     pixels: Pixels
-    pictures: int
+    images: int
     classes: tuple[str, ...]
     settings: dict[str, Any] | None
     samples: list[dict[str, Any]]
@@ -89,7 +89,7 @@ def make_sheet(
     keys: Sequence[Key] = (),
 ) -> Sheet:
     """Draw the sheet of some samples of `total`, under a title that says what they are."""
-    title = f"{where}: {len(shown)} of {total} pictures"
+    title = f"{where}: {len(shown)} of {total} images"
     if settings is not None:
         title += f"; {in_words(settings)}"
     pixels = draw_sheet(title, [one.tiles for one in shown], keys)

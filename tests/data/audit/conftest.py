@@ -34,7 +34,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures of 8x6 in `images/`, their labels in `labels/`, named alike, 0 to 6."""
+    """Images of 8x6 in `images/`, their labels in `labels/`, named alike, 0 to 6."""
     root, random = tmp_path / "data", np.random.default_rng(0)
     (root / "images").mkdir(parents=True)
     (root / "labels").mkdir()
@@ -43,14 +43,14 @@ def folder(tmp_path: Path) -> Path:
         names = [f"{number + n}.png" for n in range(count)]
         number += count
         for name in names:
-            picture = random.integers(0, 256, (6, 8, 3)).astype(np.uint8)
+            image = random.integers(0, 256, (6, 8, 3)).astype(np.uint8)
             label = random.permutation(np.arange(48) % 3).reshape(6, 8).astype(np.uint8)
             label[0] = 255
-            Image.fromarray(picture).save(root / "images" / name)
+            Image.fromarray(image).save(root / "images" / name)
             if split != "test":
                 Image.fromarray(label).save(root / "labels" / name)
             if split == "train":
-                training.append(picture.reshape(-1, 3) / 255)
+                training.append(image.reshape(-1, 3) / 255)
         (root / f"{split}_images.txt").write_text("".join(f"images/{name}\n" for name in names))
         if split != "test":
             (root / f"{split}_labels.txt").write_text("".join(f"labels/{name}\n" for name in names))
@@ -67,12 +67,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def class_folder(tmp_path: Path) -> Path:
-    """Three pictures of two classes to train on, and one each to validate on."""
+    """Three images of two classes to train on, and one each to validate on."""
     root, random = tmp_path / "classes", np.random.default_rng(1)
     for split, count in (("train", 3), ("val", 1)):
         for name in ("cat", "dog"):
             (root / split / name).mkdir(parents=True)
             for number in range(count):
-                picture = random.integers(0, 256, (6 + number, 8, 3)).astype(np.uint8)
-                Image.fromarray(picture).save(root / split / name / f"{number}.png")
+                image = random.integers(0, 256, (6 + number, 8, 3)).astype(np.uint8)
+                Image.fromarray(image).save(root / split / name / f"{number}.png")
     return root

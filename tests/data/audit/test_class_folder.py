@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.audit.folder import audit
-from drn_cli.data.audit.report import ClassPictures, PerClass, Report, Split
+from drn_cli.data.audit.report import CheckReport, ClassImages, ClassStats, SplitStats
 from drn_cli.errors import DrnError
 
 pytestmark = pytest.mark.usefixtures("here")
 
 
-def only(report: Report) -> Finding:
+def only(report: CheckReport) -> CheckFinding:
     assert len(report.findings) == 1, [str(finding) for finding in report.findings]
     return report.findings[0]
 
@@ -23,17 +23,17 @@ def only(report: Report) -> Finding:
 def test_folder_without_a_fault_is_described(class_folder: Path) -> None:
     info = {"folders": ["cat", "dog"], "classes": ["Katze", "Hund"]}
     (class_folder / "info.json").write_text(json.dumps(info))
-    (class_folder / "train" / "cat" / "notes.txt").write_text("no picture, and no matter")
+    (class_folder / "train" / "cat" / "notes.txt").write_text("no image, and no matter")
     (class_folder / "train" / "dog" / "2.png").unlink()
     report = audit(class_folder)
     assert report.findings == []
     assert report.splits == {
-        "train": Split(5, 0, (8, 6), (8, 8), PerClass(2, 2.5, 3)),
-        "val": Split(2, 0, (8, 6), (8, 6), PerClass(1, 1, 1)),
+        "train": SplitStats(5, 0, (8, 6), (8, 8), ClassStats(2, 2.5, 3)),
+        "val": SplitStats(2, 0, (8, 6), (8, 6), ClassStats(1, 1, 1)),
     }
     assert report.classes == [
-        ClassPictures("Katze", "cat", {"train": 3, "val": 1}),
-        ClassPictures("Hund", "dog", {"train": 2, "val": 1}),
+        ClassImages("Katze", "cat", {"train": 3, "val": 1}),
+        ClassImages("Hund", "dog", {"train": 2, "val": 1}),
     ]
     paths = sorted((class_folder / "train").glob("*/*.png"))
     pixels = np.concatenate([np.asarray(Image.open(p)).reshape(-1, 3) / 255 for p in paths])
@@ -45,33 +45,33 @@ def test_folder_without_a_fault_is_described(class_folder: Path) -> None:
     assert (document["class_count"], document["class_weights"]) == (2, {})
 
 
-def test_picture_that_cannot_be_read(class_folder: Path) -> None:
+def test_image_that_cannot_be_read(class_folder: Path) -> None:
     path = class_folder / "train" / "dog" / "1.png"
     path.write_bytes(path.read_bytes()[:70])
     finding = only(audit(class_folder))
     assert (finding.severity, finding.kind, finding.file) == ("error", "unreadable", path)
 
 
-def test_training_picture_that_is_validated_on(class_folder: Path) -> None:
+def test_training_image_that_is_validated_on(class_folder: Path) -> None:
     path = class_folder / "val" / "dog" / "other.png"
     shutil.copy(class_folder / "train" / "dog" / "2.png", path)
     finding = only(audit(class_folder))
     assert (finding.severity, finding.kind, finding.file) == ("error", "duplicate", path)
 
 
-def test_picture_in_two_classes_is_odd(class_folder: Path) -> None:
+def test_image_in_two_classes_is_odd(class_folder: Path) -> None:
     shutil.copy(class_folder / "train/cat/0.png", class_folder / "train/dog/9.png")
     finding = only(audit(class_folder))
     assert (finding.severity, finding.kind) == ("warning", "duplicate")
     assert str(class_folder / "train" / "cat" / "0.png") in finding.message
 
 
-def test_classes_without_pictures_are_odd(class_folder: Path) -> None:
+def test_classes_without_images_are_odd(class_folder: Path) -> None:
     (class_folder / "train" / "fox").mkdir()
     shutil.rmtree(class_folder / "val" / "cat")
     report = audit(class_folder)
     assert [(f.severity, f.kind, f.message) for f in report.findings] == [
-        ("warning", "class-folder", "has no pictures"),
+        ("warning", "class-folder", "has no images"),
         ("warning", "class-folder", "is missing"),
         ("warning", "class-folder", "is missing"),
     ]
@@ -88,13 +88,13 @@ def test_class_that_is_only_validated_on(class_folder: Path) -> None:
     assert (finding.severity, finding.file) == ("error", class_folder / "val" / "fox")
 
 
-def test_pictures_in_no_class_folder(class_folder: Path) -> None:
+def test_images_in_no_class_folder(class_folder: Path) -> None:
     (class_folder / "val" / "dog" / "0.png").rename(class_folder / "val" / "a.JPEG")
     (class_folder / "val" / "cat" / "0.png").rename(class_folder / "val" / "b.JPEG")
     report = audit(class_folder)
     error = report.findings[0]
     assert (error.severity, error.file) == ("error", class_folder / "val")
-    assert "holds 2 pictures in no class folder, a.JPEG" in error.message
+    assert "holds 2 images in no class folder, a.JPEG" in error.message
 
 
 def test_what_is_left_out_is_said_once(
@@ -118,7 +118,7 @@ def test_training_needs_a_validation_split(class_folder: Path) -> None:
     report = audit(class_folder)
     finding = only(report)
     assert (finding.severity, finding.file) == ("error", class_folder / "val")
-    assert report.splits["val"] == Split(0, 0, None, None, PerClass(0, 0, 0))
+    assert report.splits["val"] == SplitStats(0, 0, None, None, ClassStats(0, 0, 0))
     assert audit(class_folder, splits=["train"]).findings == []
 
 

@@ -16,11 +16,11 @@ def frequencies() -> Frequencies:
 
 def test_shares_leave_void_out(frequencies: Frequencies) -> None:
     assert frequencies.shares(4) == pytest.approx([90 / 120, 20 / 120, 0, 10 / 120])
-    assert frequencies.pictures[:4].tolist() == [2, 1, 0, 1]
+    assert frequencies.images[:4].tolist() == [2, 1, 0, 1]
     assert frequencies.highest() == 3
 
 
-def test_median_frequency_is_over_the_pictures_with_the_class(frequencies: Frequencies) -> None:
+def test_median_frequency_is_over_the_images_with_the_class(frequencies: Frequencies) -> None:
     # 90 of 150, 20 of 100, 10 of 50: the median of the three is 0.2.
     assert frequencies.median_frequency(4) == pytest.approx([0.2 / 0.6, 1, 0, 1])
 

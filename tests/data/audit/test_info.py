@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.audit.folder import audit
-from drn_cli.data.audit.report import Report
+from drn_cli.data.audit.report import CheckReport
 
 pytestmark = pytest.mark.usefixtures("here")
 
 
-def only(report: Report) -> Finding:
+def only(report: CheckReport) -> CheckFinding:
     assert len(report.findings) == 1, [str(finding) for finding in report.findings]
     return report.findings[0]
 
@@ -52,7 +52,7 @@ def test_small_difference_in_mean_is_none(folder: Path) -> None:
     assert audit(folder).findings == []
 
 
-def test_mean_of_some_training_pictures_is_not_compared(folder: Path) -> None:
+def test_mean_of_some_training_images_is_not_compared(folder: Path) -> None:
     change_info(folder, mean=[0.1, 0.1, 0.1])
     (folder / "images" / "0.png").write_bytes(b"")
     report = audit(folder)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drn_cli.data.audit.findings import Finding
+from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.audit.folder import audit
-from drn_cli.data.audit.report import Report, Split
+from drn_cli.data.audit.report import CheckReport, SplitStats
 from drn_cli.errors import DrnError
 
 ORIENTATION = 0x0112
@@ -25,7 +25,7 @@ def write_label(folder: Path, name: str, label: np.ndarray) -> Path:
     return path
 
 
-def only(report: Report) -> Finding:
+def only(report: CheckReport) -> CheckFinding:
     assert len(report.findings) == 1, [str(finding) for finding in report.findings]
     return report.findings[0]
 
@@ -41,11 +41,11 @@ def test_folder_without_a_fault_is_described(folder: Path) -> None:
     report = audit(folder, progress=lambda done, total: seen.append((done, total)))
     assert report.findings == []
     assert (report.errors, report.warnings) == (0, 0)
-    assert seen == [(n, 13) for n in range(1, 14)]  # 7 pictures, 6 labels
+    assert seen == [(n, 13) for n in range(1, 14)]  # 7 images, 6 labels
     assert report.splits == {
-        "train": Split(4, 4, (8, 6), (8, 6)),
-        "val": Split(2, 2, (8, 6), (8, 6)),
-        "test": Split(1, 0, (8, 6), (8, 6)),
+        "train": SplitStats(4, 4, (8, 6), (8, 6)),
+        "val": SplitStats(2, 2, (8, 6), (8, 6)),
+        "test": SplitStats(1, 0, (8, 6), (8, 6)),
     }
     info = json.loads((folder / "info.json").read_text())
     assert report.statistics is not None
@@ -55,7 +55,7 @@ def test_folder_without_a_fault_is_described(folder: Path) -> None:
     counts = np.bincount(labels.ravel(), minlength=256)[:3]
     assert [entry.pixels for entry in report.classes] == counts.tolist()
     assert [entry.share for entry in report.classes] == pytest.approx(counts / counts.sum())
-    assert [(entry.name, entry.pictures) for entry in report.classes] == [
+    assert [(entry.name, entry.images) for entry in report.classes] == [
         ("red", 4),
         ("green", 4),
         ("blue", 4),
@@ -76,7 +76,7 @@ def empty(path: Path) -> None:
 
 
 def text(path: Path) -> None:
-    path.write_text("This is no picture.\n")
+    path.write_text("This is no image.\n")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_label_of_another_size(folder: Path) -> None:
     assert str(finding.listed) == "train_labels.txt:3"
 
 
-def test_picture_that_exif_turns_fits_its_upright_label(folder: Path) -> None:
+def test_image_that_exif_turns_fits_its_upright_label(folder: Path) -> None:
     stored = Image.fromarray(np.random.default_rng(3).integers(0, 256, (8, 6, 3)).astype(np.uint8))
     exif = Image.Exif()
     exif[ORIENTATION] = 6
@@ -206,7 +206,7 @@ def test_value_above_255_is_no_class_whatever_their_number(folder: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("grey", "words"), [(False, "colour picture (RGB)"), (True, "its values in RGB")]
+    ("grey", "words"), [(False, "colour image (RGB)"), (True, "its values in RGB")]
 )
 def test_label_in_colours(folder: Path, grey: bool, words: str) -> None:
     pixels = np.random.default_rng(2).integers(0, 3, (6, 8, 1 if grey else 3)).astype(np.uint8)
@@ -236,7 +236,7 @@ def test_label_ids_are_one_finding(folder: Path) -> None:
     assert str(finding.listed) == "train_labels.txt:1"
 
 
-def test_training_picture_that_is_validated_on_under_another_name(folder: Path) -> None:
+def test_training_image_that_is_validated_on_under_another_name(folder: Path) -> None:
     shutil.copy(folder / "images" / "3.png", folder / "images" / "5.png")
     finding = only(audit(folder))
     assert (finding.severity, finding.kind) == ("error", "duplicate")
@@ -245,7 +245,7 @@ def test_training_picture_that_is_validated_on_under_another_name(folder: Path) 
     assert f"{folder / 'images' / '3.png'} (train_images.txt:4)" in finding.message
 
 
-def test_same_pixels_in_another_format_are_the_same_picture(folder: Path) -> None:
+def test_same_pixels_in_another_format_are_the_same_image(folder: Path) -> None:
     Image.open(folder / "images" / "0.png").save(folder / "images" / "6.bmp")
     (folder / "test_images.txt").write_text("images/6.bmp\n")
     assert only(audit(folder)).severity == "error"
@@ -257,11 +257,11 @@ def test_same_path_in_two_splits(folder: Path) -> None:
             file.write(f"{kind}/0.png\n")
     finding = only(audit(folder))
     assert (finding.severity, finding.kind) == ("error", "duplicate")
-    assert finding.message == "is named before, among the train pictures (train_images.txt:1)"
+    assert finding.message == "is named before, among the train images (train_images.txt:1)"
     assert str(finding.listed) == "val_images.txt:3"
 
 
-def test_picture_twice_in_a_split_or_in_val_and_test_is_only_odd(folder: Path) -> None:
+def test_image_twice_in_a_split_or_in_val_and_test_is_only_odd(folder: Path) -> None:
     shutil.copy(folder / "images" / "4.png", folder / "images" / "5.png")
     shutil.copy(folder / "images" / "4.png", folder / "images" / "6.png")
     report = audit(folder)
@@ -282,7 +282,7 @@ def test_class_without_training_pixels(folder: Path) -> None:
     finding = only(report)
     assert (finding.severity, finding.kind) == ("warning", "unlabelled-class")
     assert "green (1)" in finding.message
-    assert [entry.pictures for entry in report.classes] == [4, 0, 4]
+    assert [entry.images for entry in report.classes] == [4, 0, 4]
 
 
 def test_jpeg_label_is_odd(folder: Path) -> None:
@@ -327,7 +327,7 @@ def test_lists_may_lie_elsewhere(folder: Path, tmp_path: Path) -> None:
         path.rename(lists / path.name)
     report = audit(folder, lists=lists)
     assert report.findings == []
-    assert report.splits["train"].pictures == 4
+    assert report.splits["train"].images == 4
     (lists / "val_labels.txt").unlink()
     assert only(audit(folder, lists=lists)).file == lists / "val_labels.txt"
 

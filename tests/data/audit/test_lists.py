@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from drn_cli.data.audit.lists import read_lists
-from drn_cli.data.folders import ListFolder
+from drn_cli.data.folders import ListDataset
 
 
 def doubts(root: Path, images: list[str], labels: list[str]) -> list[int]:
@@ -12,7 +12,7 @@ def doubts(root: Path, images: list[str], labels: list[str]) -> list[int]:
         (root / name).touch()
     (root / "val_images.txt").write_text("\n".join(images))
     (root / "val_labels.txt").write_text("\n".join(labels))
-    _, findings = read_lists(ListFolder.open(root), "val")
+    _, findings = read_lists(ListDataset.open(root), "val")
     assert {finding.kind for finding in findings} <= {"pairing"}
     return [finding.listed.line for finding in findings if finding.listed]
 
@@ -31,7 +31,7 @@ def test_line_that_one_list_has_lost(tmp_path: Path, lost: int, hint: str | None
         (tmp_path / name).touch()
     (tmp_path / "val_images.txt").write_text("\n".join(names))
     (tmp_path / "val_labels.txt").write_text("\n".join(names[:lost] + names[lost + 1 :]))
-    _, (finding,) = read_lists(ListFolder.open(tmp_path), "val")
+    _, (finding,) = read_lists(ListDataset.open(tmp_path), "val")
     assert (finding.severity, finding.kind, finding.hint) == ("error", "list", hint)
 
 
@@ -50,7 +50,7 @@ def test_pair_of_another_pattern_is_doubted(tmp_path: Path, pattern: tuple[str, 
 
 
 def test_names_without_anything_in_common_say_nothing(tmp_path: Path) -> None:
-    images = [f"picture{n}.png" for n in range(20)]
+    images = [f"image{n}.png" for n in range(20)]
     assert doubts(tmp_path, images, [f"label{n}.png" for n in reversed(range(20))]) == []
 
 

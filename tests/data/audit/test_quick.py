@@ -7,14 +7,14 @@ from PIL import Image
 
 from drn_cli.data.audit import quick as module
 from drn_cli.data.audit.quick import ENOUGH, HEADERS, WHOLE, evenly, quick
-from drn_cli.data.folders import ListFolder, Sample
+from drn_cli.data.folders import ListDataset, Sample
 
 ORIENTATION = 0x0112
 
 
 @pytest.fixture
 def samples(folder: Path) -> list[Sample]:
-    return ListFolder.open(folder).samples("train")
+    return ListDataset.open(folder).samples("train")
 
 
 def label_of(sample: Sample) -> Path:
@@ -66,7 +66,7 @@ def test_colour_label(samples: list[Sample]) -> None:
 
 @pytest.mark.parametrize("kind", ["image", "label"])
 @pytest.mark.parametrize("content", [b"", b"text"])
-def test_file_that_is_no_picture(samples: list[Sample], kind: str, content: bytes) -> None:
+def test_file_that_is_no_image(samples: list[Sample], kind: str, content: bytes) -> None:
     path = getattr(samples[3], kind)
     path.write_bytes(content)
     (finding,) = quick(samples, 3)
@@ -81,7 +81,7 @@ def test_truncated_label_has_a_good_header_and_is_found(samples: list[Sample]) -
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
-def test_picture_that_exif_turns_fits_its_upright_label(
+def test_image_that_exif_turns_fits_its_upright_label(
     samples: list[Sample], tmp_path: Path, suffix: str
 ) -> None:
     exif = Image.Exif()

@@ -19,7 +19,7 @@ def test_whatever_a_decoder_raises_is_told(tmp_path: Path, monkeypatch: pytest.M
     assert fault.message == "broken image: ZeroDivisionError: by a header"
 
 
-def test_pictures_of_the_same_bytes_in_another_shape_differ(tmp_path: Path) -> None:
+def test_images_of_the_same_bytes_in_another_shape_differ(tmp_path: Path) -> None:
     for name, shape in (("a", (2, 6, 3)), ("b", (6, 2, 3))):
         Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / f"{name}.png")
     assert look(Item(tmp_path / "a.png")).digest != look(Item(tmp_path / "b.png")).digest

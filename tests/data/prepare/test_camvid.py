@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from drn_cli.data.classes import camvid, camvid_colours
-from drn_cli.data.folders import ListFolder
+from drn_cli.data.folders import ListDataset
 from drn_cli.data.images import read_image, read_label
 from drn_cli.data.prepare import camvid_layouts
 from drn_cli.data.prepare.camvid import prepare_camvid
@@ -80,7 +80,7 @@ def test_folder_has_all_that_training_needs(source: Path, tmp_path: Path) -> Non
     assert (prepared.out, prepared.counts, prepared.unchanged) == (out, SPLITS, False)
     assert seen == [(n, 6) for n in range(1, 7)]
     assert state(source) == before
-    folder = ListFolder.open(out)
+    folder = ListDataset.open(out)
     pixels = []
     for split, count in SPLITS.items():
         samples = folder.samples(split)
@@ -196,7 +196,7 @@ def test_line_that_leads_out_of_the_folder_is_an_error(source: Path, tmp_path: P
     fails(source, tmp_path / "out", r"val.txt:1: .*lead out")
 
 
-def test_picture_that_changes_its_split_is_a_change(source: Path, tmp_path: Path) -> None:
+def test_image_that_changes_its_split_is_a_change(source: Path, tmp_path: Path) -> None:
     prepare_camvid(source, tmp_path / "out")
     train = (source / "train.txt").read_text().splitlines()
     val = (source / "val.txt").read_text().splitlines()
@@ -229,15 +229,15 @@ def test_test_labels_may_be_missing(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "camvid"
     assert prepare_camvid(source, out).counts == SPLITS
     assert not (out / "test_labels.txt").exists()
-    assert len(ListFolder.open(out).samples("test", labels=False)) == 1
+    assert len(ListDataset.open(out).samples("test", labels=False)) == 1
 
 
-def test_picture_that_is_listed_twice_is_an_error(source: Path, tmp_path: Path) -> None:
+def test_image_that_is_listed_twice_is_an_error(source: Path, tmp_path: Path) -> None:
     (source / "val.txt").write_text("train/0.png trainannot/0.png\n" * 2)
     fails(source, tmp_path / "camvid", "two files of the source")
 
 
-def test_picture_behind_a_symbolic_link_becomes_a_file(source: Path, tmp_path: Path) -> None:
+def test_image_behind_a_symbolic_link_becomes_a_file(source: Path, tmp_path: Path) -> None:
     link = source / "train" / "0.png"
     link.rename(source / "real.png")
     link.symlink_to("../real.png")
@@ -291,8 +291,8 @@ def cambridge(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for split, count in SPLITS.items():
         for n in range(count):
             split_of[f"{split}{n}"] = split
-            picture = (source / split / f"{n}.png").read_bytes()
-            (top / "701_StillsRaw_full" / f"{split}{n}.png").write_bytes(picture)
+            image = (source / split / f"{n}.png").read_bytes()
+            (top / "701_StillsRaw_full" / f"{split}{n}.png").write_bytes(image)
             if split != "test":
                 label = painted(np.asarray(Image.open(source / f"{split}annot" / f"{n}.png")))
                 target = top / "LabeledApproved_full" / f"{split}{n}_L.png"
@@ -352,7 +352,7 @@ def test_cambridge_release_is_split_as_the_table_says(
     assert listed == "val/val0.png\nval/val1.png\n"
     extra.unlink()
     (cambridge / "701_StillsRaw_full" / "val1.png").unlink()
-    with pytest.raises(DrnError, match="lacks 1 of the 6 pictures of CamVid: val1"):
+    with pytest.raises(DrnError, match="lacks 1 of the 6 images of CamVid: val1"):
         prepare_camvid(cambridge, tmp_path / "again")
 
 
@@ -414,7 +414,7 @@ def test_missing_parts_of_split_folders_are_errors(folders: Path, tmp_path: Path
     with pytest.raises(DrnError, match=r"train/1.png without a label, which is named X_L.png"):
         prepare_camvid(folders, tmp_path / "out")
     shutil.copy(folders / "val_labels" / "7_L.png", folders / "train_labels" / "1.png")
-    with pytest.raises(DrnError, match=r"val_labels: 7_L without a picture"):
+    with pytest.raises(DrnError, match=r"val_labels: 7_L without an image"):
         prepare_camvid(folders, tmp_path / "out")
     shutil.rmtree(folders / "val_labels")
     with pytest.raises(DrnError, match=r"val_labels: no such folder"):
@@ -435,7 +435,7 @@ def test_another_folder_is_told_what_was_looked_for(source: Path, tmp_path: Path
 def test_real_camvid_has_the_known_numbers(camvid_source: Path, tmp_path: Path) -> None:
     prepared = prepare_camvid(camvid_source, tmp_path / "camvid")
     assert prepared.counts == {"train": 367, "val": 101, "test": 233}
-    folder = ListFolder.open(prepared.out)
+    folder = ListDataset.open(prepared.out)
     assert len(folder.samples("train")) == 367
     assert len(folder.samples("val")) == 101
     assert len(folder.samples("test", labels=False)) == 233

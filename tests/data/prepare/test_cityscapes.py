@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from drn_cli.data.classes import cityscapes, cityscapes_train_ids
-from drn_cli.data.folders import CITYSCAPES, ListFolder
+from drn_cli.data.folders import CITYSCAPES, ListDataset
 from drn_cli.data.images import read_label
 from drn_cli.data.prepare import cityscapes as preparation
 from drn_cli.data.prepare import cityscapes_layout
@@ -20,7 +20,7 @@ from drn_cli.files import read_json
 COUNTS = {"train": 3, "val": 2, "test": 1}
 CITIES = {"train": {"dilaton": 2, "residua": 1}, "val": {"gridley": 2}, "test": {"stridegate": 1}}
 TRAIN = "gtFine/train/dilaton/dilaton_00000{}_000019_gtFine_{}.png"
-PICTURE = "leftImg8bit/train/dilaton/dilaton_000000_000019_leftImg8bit.png"
+IMAGE = "leftImg8bit/train/dilaton/dilaton_000000_000019_leftImg8bit.png"
 LISTS = ["test_images.txt", "train_images.txt", "train_labels.txt", "val_images.txt"]
 LISTS += ["val_labels.txt"]
 
@@ -51,7 +51,7 @@ def root(release: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let these few pictures be the whole release."""
+    """Let these few images be the whole release."""
     for split, count in COUNTS.items():
         monkeypatch.setitem(cityscapes_layout.EXPECTED, split, count)
 
@@ -112,7 +112,7 @@ def test_folder_has_all_that_training_needs(root: Path) -> None:
     labels = {name for name in labels if "/test/" not in name}
     assert set(after) - set(before) == {*labels, *LISTS, "info.json"}
 
-    folder = ListFolder.open(root)
+    folder = ListDataset.open(root)
     for split in ("train", "val"):
         samples = folder.samples(split)
         assert len(samples) == COUNTS[split]
@@ -186,10 +186,10 @@ def test_list_that_was_lost_or_edited_is_written_again(root: Path) -> None:
     assert after["info.json"] == before["info.json"]
 
 
-def test_changed_picture_is_checked_and_noted(root: Path) -> None:
+def test_changed_image_is_checked_and_noted(root: Path) -> None:
     prepare(root)
     before = read_json(root / "info.json")["made_from"]
-    os.utime(root / PICTURE, (100, 100))
+    os.utime(root / IMAGE, (100, 100))
     assert not prepare(root).unchanged
     assert read_json(root / "info.json")["made_from"] != before
     assert prepare(root).unchanged
@@ -232,26 +232,26 @@ def test_label_ids_of_other_kinds_are_read(root: Path, suffix: str, bits: type) 
     assert np.array_equal(mapped, cityscapes_train_ids()[ids])
 
 
-def test_nothing_is_unpacked_of_zips_with_too_few_pictures(zips: Path, tmp_path: Path) -> None:
+def test_nothing_is_unpacked_of_zips_with_too_few_images(zips: Path, tmp_path: Path) -> None:
     with pytest.raises(DrnError, match="is not all of Cityscapes"):
         prepare_cityscapes(tmp_path / "out", zips=zips)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("all_of_it")
-def test_picture_without_a_label_is_an_error_or_left_out(root: Path) -> None:
+def test_image_without_a_label_is_an_error_or_left_out(root: Path) -> None:
     (root / TRAIN.format(0, "labelIds")).unlink()
     with pytest.raises(DrnError, match="its label is missing") as caught:
         prepare_cityscapes(root)
-    assert str(root / PICTURE) in caught.value.message
+    assert str(root / IMAGE) in caught.value.message
     assert TRAIN.format(0, "labelIds") in caught.value.message
     made = prepare(root)
     assert (made.counts["train"], made.left_out) == (2, 1)
-    assert PICTURE not in lines(root / "train_images.txt")
+    assert IMAGE not in lines(root / "train_images.txt")
     assert len(lines(root / "train_labels.txt")) == 2
 
 
-def test_split_without_pictures_has_no_lists(root: Path) -> None:
+def test_split_without_images_has_no_lists(root: Path) -> None:
     prepare(root)
     shutil.rmtree(root / "leftImg8bit" / "val")
     made = prepare(root)
@@ -259,7 +259,7 @@ def test_split_without_pictures_has_no_lists(root: Path) -> None:
     assert sorted(path.name for path in root.glob("*.txt")) == LISTS[:3]
 
 
-def test_test_pictures_alone_need_no_labels(root: Path) -> None:
+def test_test_images_alone_need_no_labels(root: Path) -> None:
     shutil.rmtree(root / "gtFine")
     shutil.rmtree(root / "leftImg8bit" / "train")
     made = prepare(root)
@@ -305,7 +305,7 @@ def test_lists_go_to_a_folder_of_their_own(root: Path, tmp_path: Path) -> None:
     prepare(root, lists=lists)
     assert sorted(path.name for path in lists.iterdir()) == ["info.json", *LISTS]
     assert sorted(path.name for path in root.iterdir()) == ["gtFine", "info.json", "leftImg8bit"]
-    assert len(ListFolder.open(root, lists).samples("train")) == 3
+    assert len(ListDataset.open(root, lists).samples("train")) == 3
     assert prepare(root, lists=lists).unchanged
 
 
@@ -332,7 +332,7 @@ def test_copy_of_links_keeps_the_train_ids_to_itself(root: Path, tmp_path: Path)
     assert len(list(copy.rglob("*_trainIds.png"))) == 5
 
 
-@pytest.mark.parametrize("name", [PICTURE, TRAIN.format(0, "labelIds")])
+@pytest.mark.parametrize("name", [IMAGE, TRAIN.format(0, "labelIds")])
 def test_broken_file_is_an_error_with_its_path(root: Path, name: str) -> None:
     (root / name).write_bytes((root / name).read_bytes()[:-30])
     with pytest.raises(DrnError, match="broken image") as caught:

@@ -8,21 +8,21 @@ import pytest
 
 from drn_cli.data.prepare import cityscapes_layout
 from drn_cli.data.prepare.archives import Entry
-from drn_cli.data.prepare.cityscapes_layout import Copy, Frame, find_copy
+from drn_cli.data.prepare.cityscapes_layout import CityscapesRoot, Frame, find_copy
 from drn_cli.errors import DrnError
 
-PICTURES = {
+IMAGES = {
     name: f"leftImg8bit/{name}_leftImg8bit.png"
     for name in ("train/ulm/ulm_1_2", "train/aachen/aachen_1_2", "val/lindau/l_1", "test/bonn/b_1")
 }
-LABELS = {name: f"gtFine/{name}_gtFine_labelIds.png" for name in PICTURES}
-TRAIN_IDS = {name: f"gtFine/{name}_gtFine_trainIds.png" for name in PICTURES}
+LABELS = {name: f"gtFine/{name}_gtFine_labelIds.png" for name in IMAGES}
+TRAIN_IDS = {name: f"gtFine/{name}_gtFine_trainIds.png" for name in IMAGES}
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "cityscapes"
-    for name in (*PICTURES.values(), *LABELS.values()):
+    for name in (*IMAGES.values(), *LABELS.values()):
         touch(folder / name)
     return folder
 
@@ -32,7 +32,7 @@ def touch(path: Path) -> None:
     path.touch()
 
 
-def find(root: Path, zips: Path | None = None) -> Copy:
+def find(root: Path, zips: Path | None = None) -> CityscapesRoot:
     return find_copy(root, zips, partial=True)
 
 
@@ -52,11 +52,11 @@ def write_zip(folder: Path, top: str, names: list[str]) -> Path:
     return path
 
 
-def test_pictures_come_in_the_order_of_their_paths_with_their_labels(root: Path) -> None:
+def test_images_come_in_the_order_of_their_paths_with_their_labels(root: Path) -> None:
     copy = find(root)
     names = ("test/bonn/b_1", "train/aachen/aachen_1_2", "train/ulm/ulm_1_2", "val/lindau/l_1")
-    assert [frame.image for frame in copy.frames] == [PICTURES[name] for name in names]
-    assert copy.frames[0] == Frame("test", "bonn", PICTURES[names[0]], None, None)
+    assert [frame.image for frame in copy.frames] == [IMAGES[name] for name in names]
+    assert copy.frames[0] == Frame("test", "bonn", IMAGES[names[0]], None, None)
     for frame, name in zip(copy.frames[1:], names[1:], strict=True):
         assert (frame.label, frame.label_ids) == (TRAIN_IDS[name], LABELS[name])
     cities = {"train": {"aachen": 1, "ulm": 1}, "val": {"lindau": 1}, "test": {"bonn": 1}}
@@ -89,7 +89,7 @@ def test_linked_folders_are_followed_and_what_is_no_file_of_the_release_is_count
     assert "leftImg8bit: left out: link to a folder above (cycle) 1 (train/round)" in caplog.text
 
 
-def test_other_files_are_no_pictures(root: Path) -> None:
+def test_other_files_are_no_images(root: Path) -> None:
     before = find(root)
     for name in (
         "leftImg8bit/train/ulm/._ulm_1_2_leftImg8bit.png",  # some systems leave these everywhere
@@ -106,14 +106,14 @@ def test_other_files_are_no_pictures(root: Path) -> None:
 def test_part_of_it_is_an_error_that_mentions_partial(root: Path) -> None:
     with pytest.raises(DrnError, match="is not all of Cityscapes") as caught:
         find_copy(root, None, partial=False)
-    for words in ("2 train pictures instead of 2975", "1 val", " 500", "1 test", "1525"):
+    for words in ("2 train images instead of 2975", "1 val", " 500", "1 test", "1525"):
         assert words in caught.value.message
     assert "--partial" in str(caught.value.hint)
 
 
 def test_only_what_differs_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cityscapes_layout, "EXPECTED", {"train": 2, "val": 1, "test": 2})
-    with pytest.raises(DrnError, match=r": 1 test pictures instead of 2 "):
+    with pytest.raises(DrnError, match=r": 1 test images instead of 2 "):
         find_copy(root, None, partial=False)
 
 
@@ -126,7 +126,7 @@ def test_wrong_folders_are_explained(root: Path, tmp_path: Path) -> None:
     fails(tmp_path / "absent", "absent: no such folder")
     fails(root, "absent: no such folder", tmp_path / "absent")
     (empty / "leftImg8bit" / "train").mkdir(parents=True)
-    fails(empty, "has no pictures")
+    fails(empty, "has no images")
     shutil.rmtree(root / "gtFine")
     with pytest.raises(DrnError, match="has no folder gtFine"):
         find_copy(root, None, partial=False)
@@ -134,7 +134,7 @@ def test_wrong_folders_are_explained(root: Path, tmp_path: Path) -> None:
 
 def test_of_the_zips_only_what_is_needed_is_chosen(root: Path, tmp_path: Path) -> None:
     zips = tmp_path / "zips"
-    pictures = write_zip(zips, "leftImg8bit", ["license.txt", *PICTURES.values()])
+    images = write_zip(zips, "leftImg8bit", ["license.txt", *IMAGES.values()])
     needless = [
         LABELS["val/lindau/l_1"].replace("labelIds", kind) for kind in ("color", "trainIds")
     ]
@@ -143,7 +143,7 @@ def test_of_the_zips_only_what_is_needed_is_chosen(root: Path, tmp_path: Path) -
     copy = find(tmp_path / "new", zips)
     chosen = [name for name in LABELS.values() if "/test/" not in name]
     assert copy.packed == {
-        "leftImg8bit": [Entry(pictures, name, 5) for name in sorted(PICTURES.values())],
+        "leftImg8bit": [Entry(images, name, 5) for name in sorted(IMAGES.values())],
         "gtFine": [Entry(labels, name, 5) for name in sorted([*chosen, official])],
     }
     assert copy.frames[-1].label == official
@@ -154,11 +154,11 @@ def test_of_the_zips_only_what_is_needed_is_chosen(root: Path, tmp_path: Path) -
 def test_zip_of_another_layout_or_with_evil_entries_is_refused(tmp_path: Path) -> None:
     new, zips = tmp_path / "new", tmp_path / "zips"
     write_zip(zips, "gtFine", list(LABELS.values()))
-    name = PICTURES["val/lindau/l_1"]
+    name = IMAGES["val/lindau/l_1"]
     for names, message in (
         ([f"downloads/{name}"], r"should hold leftImg8bit/train.* is downloads/leftImg8bit"),
         ([name, "leftImg8bit/../../l_1_leftImg8bit.png"], "leads out of the folder"),
-        (["readme.txt"], "it has no pictures"),
+        (["readme.txt"], "it has no images"),
     ):
         path = write_zip(zips, "leftImg8bit", names)
         with pytest.raises(DrnError, match=message) as caught:

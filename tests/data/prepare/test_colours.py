@@ -32,11 +32,11 @@ def save(path: Path, pixels: np.ndarray, **how: object) -> Path:
 
 
 def test_packing_keeps_every_colour_apart() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    codes = pack(picture)
-    assert codes[2, 3] == int("{:02x}{:02x}{:02x}".format(*picture[2, 3]), 16)
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    codes = pack(image)
+    assert codes[2, 3] == int("{:02x}{:02x}{:02x}".format(*image[2, 3]), 16)
     assert [unpack(int(code)) for code in codes.ravel()] == list(
-        map(tuple, picture.reshape(-1, 3).tolist())
+        map(tuple, image.reshape(-1, 3).tolist())
     )
 
 
@@ -124,7 +124,7 @@ def test_colours_are_no_values(tmp_path: Path, picks: np.ndarray) -> None:
 
 
 def test_missing_and_foreign_files_are_errors(tmp_path: Path) -> None:
-    (tmp_path / "notes.png").write_text("no picture")
+    (tmp_path / "notes.png").write_text("no image")
     with pytest.raises(DrnError, match=r"notes.png: not an image"):
         pixel_mode(tmp_path / "notes.png")
     with pytest.raises(DrnError, match=r"absent.png: no such file"):

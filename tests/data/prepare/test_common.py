@@ -2,7 +2,7 @@ import os
 from pathlib import Path
 
 from drn_cli.data.classes import ClassSet
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.data.prepare.common import fingerprint, write_info, write_list
 from drn_cli.files import read_json
 
@@ -13,7 +13,7 @@ def test_list_has_one_path_a_line(tmp_path: Path) -> None:
 
 
 def test_info_holds_statistics_classes_and_more(tmp_path: Path) -> None:
-    statistics = Statistics((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    statistics = ChannelStats((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     write_info(tmp_path, statistics, ClassSet(("a",), ((1, 2, 3),)), dataset="mine")
     assert read_json(tmp_path / "info.json") == {
         "mean": [0.1, 0.2, 0.3],

@@ -134,7 +134,7 @@ def test_cityscapes_continues_after_kills(drn, ended, zips: Path, tmp_path: Path
 
     done = drn("data", "prepare", *words, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["pictures"] == {"train": FRAMES, "val": 0, "test": 0}
+    assert json.loads(done.stdout)["images"] == {"train": FRAMES, "val": 0, "test": 0}
     assert mapped.items() <= states(labels, "_trainIds.png").items()
     made = ["gtFine", "info.json", "leftImg8bit", "train_images.txt", "train_labels.txt"]
     assert sorted(path.name for path in root.iterdir()) == made
@@ -175,7 +175,7 @@ def test_imagenet_continues_where_it_was(
     if number == signal.SIGINT:
         return
     again = drn("data", "prepare", *words, "--json")
-    assert json.loads(again.stdout)["pictures"] == {"train": MANY + 3}
+    assert json.loads(again.stdout)["images"] == {"train": MANY + 3}
     after = states(out, ".JPEG")
     assert len(after) == MANY + 3
     assert before.items() <= after.items()

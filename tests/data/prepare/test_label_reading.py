@@ -9,7 +9,7 @@ from PIL import Image
 from drn_cli.data.prepare.class_files import read_class_file
 from drn_cli.data.prepare.class_tables import Classes, named
 from drn_cli.data.prepare.label_reading import (
-    Found,
+    LabelScan,
     Shown,
     choose_reading,
     look,
@@ -20,8 +20,8 @@ from drn_cli.errors import DrnError
 BLACK, GREY, GREEN, WHITE = (0, 0, 0), (1, 1, 1), (0, 128, 0), (255, 255, 255)
 
 
-def found(*shown: tuple, lossy: Path | None = None) -> Found:
-    return Found({Shown(value, colour): count for value, colour, count in shown}, lossy)
+def found(*shown: tuple, lossy: Path | None = None) -> LabelScan:
+    return LabelScan({Shown(value, colour): count for value, colour, count in shown}, lossy)
 
 
 def classes(text: str, tmp_path: Path) -> Classes:
@@ -34,14 +34,14 @@ def test_all_labels_are_counted_by_value_and_colour(tmp_path: Path) -> None:
     colours = np.array([BLACK, GREEN, WHITE], np.uint8)
     palette = Image.fromarray(values)
     palette.putpalette(colours.tobytes())
-    pictures = {
+    images = {
         "grey": Image.fromarray(values),
         "palette": palette,
         "colours": Image.fromarray(colours[values]),
         "two": Image.fromarray(values > 1),
     }
-    paths = [tmp_path / f"{name}.png" for name in pictures]
-    for path, image in zip(paths, pictures.values(), strict=True):
+    paths = [tmp_path / f"{name}.png" for name in images]
+    for path, image in zip(paths, images.values(), strict=True):
         image.save(path)
     seen: list[tuple[int, int]] = []
     everything = look(paths, lambda done, total: seen.append((done, total)))

@@ -1,4 +1,4 @@
-"""Which label belongs to which picture: suffixes found by looking, and what is ambiguous."""
+"""Which label belongs to which image: suffixes found by looking, and what is ambiguous."""
 
 import pytest
 
@@ -33,21 +33,21 @@ def test_suffixes_are_found(image: str, label: str) -> None:
     assert [match.stem for match in found.matches] == CITIES
     assert (found.image_suffix, found.label_suffix) == (image, label)
     assert not found.without_label
-    assert not found.without_picture
+    assert not found.without_image
 
 
 def test_what_was_found_in_words() -> None:
     assert str(match_names(["a.jpg"], ["a_mask.png"])) == "labels: stem + _mask, 1 pairs"
     assert str(match_names(["a.jpg"], ["a.png"])) == "labels: the same stem, 1 pairs"
     both = str(match_names(["a_x.jpg", "b_x.jpg"], ["a_y.png", "b_y.png"]))
-    assert both == "pictures: stem + _x, labels: stem + _y, 2 pairs"
+    assert both == "images: stem + _x, labels: stem + _y, 2 pairs"
 
 
 def test_numbers_are_not_torn_apart() -> None:
     names = [str(n) for n in range(1, 120)]
     found = match_names([f"{n}.jpg" for n in names], [f"{n}_m.png" for n in names])
     assert all(label == image.replace(".jpg", "_m.png") for image, label in pairs(found))
-    with pytest.raises(DrnError, match="no label is named as a picture"):
+    with pytest.raises(DrnError, match="no label is named as an image"):
         match_names(["1.jpg"], ["10.png"])
 
 
@@ -55,7 +55,7 @@ def test_what_has_no_counterpart_is_told() -> None:
     found = match_names(["a.jpg", "b.jpg", "c.jpg"], ["b_m.png", "c_m.png", "d_m.png"])
     assert pairs(found) == [("b.jpg", "b_m.png"), ("c.jpg", "c_m.png")]
     assert found.without_label == ["a.jpg"]
-    assert found.without_picture == ["d_m.png"]
+    assert found.without_image == ["d_m.png"]
 
 
 def test_folders_may_differ_where_the_stem_is_the_only_one() -> None:
@@ -80,13 +80,13 @@ def test_several_kinds_of_labels_are_ambiguous_until_one_is_chosen() -> None:
     found = match_names(images, labels, label_suffix="_gtFine_labelIds")
     assert pairs(found)[0] == (images[0], f"{CITIES[0]}_gtFine_labelIds.png")
     assert len(found.matches) == 16
-    assert not found.without_picture
+    assert not found.without_image
 
 
-def test_several_kinds_of_pictures_are_ambiguous_until_one_is_chosen() -> None:
+def test_several_kinds_of_images_are_ambiguous_until_one_is_chosen() -> None:
     images = [f"{name}_{kind}.png" for name in CITIES for kind in ("left", "right")]
     labels = [f"{name}.png" for name in CITIES]
-    with pytest.raises(DrnError, match="pictures may end with _left or _right"):
+    with pytest.raises(DrnError, match="images may end with _left or _right"):
         match_names(images, labels)
     assert len(match_names(images, labels, image_suffix="_right").matches) == 16
 
@@ -94,7 +94,7 @@ def test_several_kinds_of_pictures_are_ambiguous_until_one_is_chosen() -> None:
 def test_the_same_stem_goes_before_other_files_beside_it() -> None:
     found = match_names(["a.jpg", "b.jpg"], ["a.png", "a_c.png", "b.png", "b_c.png"])
     assert pairs(found) == [("a.jpg", "a.png"), ("b.jpg", "b.png")]
-    assert found.without_picture == ["a_c.png", "b_c.png"]
+    assert found.without_image == ["a_c.png", "b_c.png"]
 
 
 def test_two_files_of_one_name_are_an_error() -> None:
@@ -103,7 +103,7 @@ def test_two_files_of_one_name_are_an_error() -> None:
 
 
 def test_nothing_alike_is_an_error_with_examples() -> None:
-    with pytest.raises(DrnError, match=r"pictures cat.jpg; labels dog.png"):
+    with pytest.raises(DrnError, match=r"images cat.jpg; labels dog.png"):
         match_names(["cat.jpg"], ["dog.png"])
     with pytest.raises(DrnError, match="--label-suffix _x: ends the name of no label"):
         match_names(["a.jpg"], ["a.png"], label_suffix="_x")

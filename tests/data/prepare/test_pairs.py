@@ -1,4 +1,4 @@
-"""Anyone's folders of pictures and labels become a data folder."""
+"""Anyone's folders of images and labels become a data folder."""
 
 import shutil
 from pathlib import Path
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drn_cli.data.folders import ListFolder
+from drn_cli.data.folders import ListDataset
 from drn_cli.data.images import read_label
 from drn_cli.data.prepare.pairs import match_folders, prepare_pairs
-from drn_cli.data.prepare.splits import Shares
+from drn_cli.data.prepare.splits import SplitRatios
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json
 
@@ -28,13 +28,13 @@ def source(tmp_path: Path) -> Path:
     """Write photos, and the same labels as values and as colours."""
     top = tmp_path / "source"
     for number, name in enumerate(NAMES):
-        picture = np.random.default_rng(100 + number).integers(0, 256, (6, 8, 3)).astype(np.uint8)
-        pictures = {
-            f"photos/{name}.png": picture,
+        image = np.random.default_rng(100 + number).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+        images = {
+            f"photos/{name}.png": image,
             f"masks/{name}_mask.png": label(number),
             f"colours/{name}_L.png": COLOURS[label(number)],
         }
-        for path, pixels in pictures.items():
+        for path, pixels in images.items():
             (top / path).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(top / path)
     (top / "classes.csv").write_text(CLASSES)
@@ -56,14 +56,14 @@ def ids_of(out: Path) -> dict[str, list]:
 def test_values_become_a_data_folder(source: Path, tmp_path: Path) -> None:
     before, out, seen = state(source), tmp_path / "out", []
     folders = match_folders(source / "photos", source / "masks")
-    shares = Shares(val=0.2, test=0.2)
+    shares = SplitRatios(val=0.2, test=0.2)
     made = prepare_pairs(
         folders, out, lambda done, total: seen.append((done, total)), shares=shares
     )
     assert seen == [(n, 18) for n in range(1, 19)]
     assert sum(made.counts.values()) == 9
     assert min(made.counts.values()) >= 1
-    data = ListFolder.open(out)
+    data = ListDataset.open(out)
     pixels, counts = [], np.zeros(3, int)
     for split in ("train", "val", "test"):
         samples = data.samples(split)
@@ -129,7 +129,7 @@ def test_second_run_changes_nothing_and_other_ways_are_refused(
     before = state(out)
     again = prepare_pairs(folders, out, classes=colours)
     assert (again.unchanged, again.counts) == (True, first.counts)
-    for other in ({"shares": Shares(seed=1)}, {"ignore": ["9"]}, {"unknown_as_void": True}):
+    for other in ({"shares": SplitRatios(seed=1)}, {"ignore": ["9"]}, {"unknown_as_void": True}):
         with pytest.raises(DrnError, match="made from other files"):
             prepare_pairs(folders, out, classes=colours, **other)
     colours.write_text(CLASSES.replace("tree", "bush"))
@@ -163,8 +163,8 @@ def test_what_has_no_counterpart_is_an_error_or_left_out(source: Path) -> None:
     (source / f"masks/{NAMES[0]}_mask.png").rename(source / "masks/x_mask.png")
     with pytest.raises(DrnError) as caught:
         match_folders(source / "photos", source / "masks")
-    assert "pictures without a label: 1 (drive_0/000.png)" in caught.value.message
-    assert "labels without a picture: 1 (x_mask.png)" in caught.value.message
+    assert "images without a label: 1 (drive_0/000.png)" in caught.value.message
+    assert "labels without an image: 1 (x_mask.png)" in caught.value.message
     folders = match_folders(source / "photos", source / "masks", skip_unmatched=True)
     assert len(folders.matching.matches) == 8
 

@@ -8,27 +8,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drn_cli.data.class_folders import ClassFolder
+from drn_cli.data.class_folders import FolderDataset
 from drn_cli.data.classification import ClassificationSet, ClassificationTestSet
 from drn_cli.data.images import read_image
-from drn_cli.data.order import Turn
+from drn_cli.data.order import SampleKey
 from drn_cli.data.resized_crop import ResizedCrop
 from drn_cli.data.showing.classes import class_folder_sheet
 from drn_cli.data.showing.contact_sheet import small
-from drn_cli.data.showing.samples import Choice
+from drn_cli.data.showing.samples import SampleSelection
 from drn_cli.errors import DrnError
 
 CROP = ResizedCrop(28)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> ClassFolder:
+def folder(tmp_path: Path) -> FolderDataset:
     random = np.random.default_rng(0)
     for name in ("train/wren/1.png", "train/wren/2.png", "train/robin/3.png", "val/wren/4.png"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (40, 60, 3)).astype(np.uint8)).save(path)
-    return ClassFolder.open(tmp_path)
+    return FolderDataset.open(tmp_path)
 
 
 def is_on(sheet: np.ndarray, tile: np.ndarray) -> bool:
@@ -41,9 +41,9 @@ def is_on(sheet: np.ndarray, tile: np.ndarray) -> bool:
     )
 
 
-def test_training_samples_come_with_the_crops_of_training(folder: ClassFolder) -> None:
-    sheet = class_folder_sheet(folder, "train", Choice(2, seed=3, epoch=5), CROP)
-    assert sheet.pictures == 3
+def test_training_samples_come_with_the_crops_of_training(folder: FolderDataset) -> None:
+    sheet = class_folder_sheet(folder, "train", SampleSelection(2, seed=3, epoch=5), CROP)
+    assert sheet.images == 3
     assert sheet.classes == ("robin", "wren")
     assert sheet.settings == asdict(CROP)
     samples = folder.samples("train")
@@ -59,12 +59,12 @@ def test_training_samples_come_with_the_crops_of_training(folder: ClassFolder) -
         json.dumps(facts)
         assert is_on(sheet.pixels, small(read_image(sample.image)))
         for epoch in (5, 6, 7):
-            assert is_on(sheet.pixels, small(training[Turn(epoch, number)][0]))
-        assert not is_on(sheet.pixels, small(training[Turn(8, number)][0]))
+            assert is_on(sheet.pixels, small(training[SampleKey(epoch, number)][0]))
+        assert not is_on(sheet.pixels, small(training[SampleKey(8, number)][0]))
 
 
-def test_val_samples_come_with_the_crop_they_are_tested_on(folder: ClassFolder) -> None:
-    sheet = class_folder_sheet(folder, "val", Choice(), CROP)
+def test_val_samples_come_with_the_crop_they_are_tested_on(folder: FolderDataset) -> None:
+    sheet = class_folder_sheet(folder, "val", SampleSelection(), CROP)
     assert sheet.settings is None
     assert [facts["class"] for facts in sheet.samples] == ["wren"]
     # 32 to 28 as 256 to 224.
@@ -72,7 +72,7 @@ def test_val_samples_come_with_the_crop_they_are_tested_on(folder: ClassFolder) 
     assert is_on(sheet.pixels, small(tested[0][0]))
 
 
-def test_broken_picture_is_named(folder: ClassFolder) -> None:
-    (folder.root / "val" / "wren" / "4.png").write_bytes(b"no picture")
+def test_broken_image_is_named(folder: FolderDataset) -> None:
+    (folder.root / "val" / "wren" / "4.png").write_bytes(b"no image")
     with pytest.raises(DrnError, match=r"4\.png: not an image"):
-        class_folder_sheet(folder, "val", Choice(), CROP)
+        class_folder_sheet(folder, "val", SampleSelection(), CROP)

@@ -56,7 +56,7 @@ def test_tiles_have_one_height_within_a_bound(
     assert expected[0] <= TALLEST and expected[1] <= WIDEST
 
 
-def test_pictures_are_averaged_and_labels_are_not() -> None:
+def test_images_are_averaged_and_labels_are_not() -> None:
     stripes = np.zeros((880, 880), np.uint8)
     stripes[:, ::2] = 200
     assert (small(np.stack([stripes] * 3, axis=-1)) == 100).all()

@@ -33,13 +33,13 @@ def test_ignored_pixels_are_striped_and_nothing_else_is() -> None:
     assert (coloured(label, CLASSES)[:, 10:] == coloured(halves(), CLASSES)[:, 10:]).all()
 
 
-def test_some_of_the_picture_shines_through_the_stripes() -> None:
+def test_some_of_the_image_shines_through_the_stripes() -> None:
     label = np.full((8, 8), 255, np.uint8)
     dark, light = (striped(np.full((8, 8, 3), grey, np.uint8), label) for grey in (0, 200))
     assert (light.astype(int) - dark == 50).all()
 
 
-def test_colours_lie_over_the_picture() -> None:
+def test_colours_lie_over_the_image() -> None:
     mixed = laid_over(np.full((20, 20, 3), 100, np.uint8), halves(), CLASSES)
     assert (mixed[:10] == (150, 70, 70)).all()
     assert (mixed[10:] == (70, 150, 70)).all()

@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import TrainingSet
+from drn_cli.data.batches import TrainDataset
 from drn_cli.data.classes import generic
-from drn_cli.data.folders import ListFolder
+from drn_cli.data.folders import ListDataset
 from drn_cli.data.images import read_image, read_label
-from drn_cli.data.order import Turn
+from drn_cli.data.order import SampleKey
 from drn_cli.data.showing.contact_sheet import small, small_label
 from drn_cli.data.showing.label_paint import coloured, laid_over, outlined
 from drn_cli.data.showing.pairs import list_folder_sheet, suitable
-from drn_cli.data.showing.samples import Choice
+from drn_cli.data.showing.samples import SampleSelection
 from drn_cli.errors import DrnError
 
 AUGMENTATION = Augmentation(40, scale=1.4, rotate=10)
@@ -34,14 +34,14 @@ def is_on(sheet: np.ndarray, tile: np.ndarray) -> bool:
 
 
 def test_training_samples_come_with_the_crops_of_training(data_folder: Path) -> None:
-    folder = ListFolder.open(data_folder)
-    sheet = list_folder_sheet(folder, "train", Choice(2, seed=3, epoch=5), AUGMENTATION)
-    assert sheet.pictures == 12
+    folder = ListDataset.open(data_folder)
+    sheet = list_folder_sheet(folder, "train", SampleSelection(2, seed=3, epoch=5), AUGMENTATION)
+    assert sheet.images == 12
     assert sheet.classes == ("red", "green", "blue")
     assert sheet.settings == asdict(AUGMENTATION)
     assert [facts["sample"] for facts in sheet.samples] == [0, 11]
     samples, classes = folder.samples("train"), folder.class_set(3)
-    training = TrainingSet(samples, 3, AUGMENTATION, seed=3)
+    training = TrainDataset(samples, 3, AUGMENTATION, seed=3)
     for facts in sheet.samples:
         sample = samples[facts["sample"]]
         image, label = read_image(sample.image), read_label(sample.label)
@@ -50,19 +50,19 @@ def test_training_samples_come_with_the_crops_of_training(data_folder: Path) -> 
         assert is_on(sheet.pixels, laid_over(small(image), small_label(label), classes))
         assert [crop["epoch"] for crop in facts["crops"]] == [5, 6, 7]
         for epoch in (5, 6, 7):
-            crop, crop_label = training[Turn(epoch, facts["sample"])]
+            crop, crop_label = training[SampleKey(epoch, facts["sample"])]
             tile = outlined(small(crop), small_label(crop_label), classes)
             assert is_on(sheet.pixels, tile)
-        other, other_label = training[Turn(8, facts["sample"])]
+        other, other_label = training[SampleKey(8, facts["sample"])]
         assert not is_on(sheet.pixels, outlined(small(other), small_label(other_label), classes))
 
 
 def test_facts_say_what_a_sample_is_and_what_was_drawn(data_folder: Path) -> None:
-    folder = ListFolder.open(data_folder)
-    sheet = list_folder_sheet(folder, "train", Choice(1, seed=3), AUGMENTATION)
+    folder = ListDataset.open(data_folder)
+    sheet = list_folder_sheet(folder, "train", SampleSelection(1, seed=3), AUGMENTATION)
     (facts,) = sheet.samples
     label = read_label(data_folder / "labels" / "0.png")
-    assert facts["image"] == str(data_folder / "pictures" / "0.png")
+    assert facts["image"] == str(data_folder / "images" / "0.png")
     assert facts["label"] == str(data_folder / "labels" / "0.png")
     assert (facts["width"], facts["height"]) == (64, 48)
     assert facts["ignored"] == pytest.approx((label == 255).mean())
@@ -73,10 +73,10 @@ def test_facts_say_what_a_sample_is_and_what_was_drawn(data_folder: Path) -> Non
 
 
 def test_samples_are_spread_evenly(data_folder: Path) -> None:
-    folder = ListFolder.open(data_folder)
+    folder = ListDataset.open(data_folder)
 
     def numbers(count: int) -> list[int]:
-        sheet = list_folder_sheet(folder, "val", Choice(count))
+        sheet = list_folder_sheet(folder, "val", SampleSelection(count))
         return [facts["sample"] for facts in sheet.samples]
 
     assert numbers(1) == [0]
@@ -86,23 +86,25 @@ def test_samples_are_spread_evenly(data_folder: Path) -> None:
 
 
 def test_other_splits_are_not_augmented(data_folder: Path) -> None:
-    sheet = list_folder_sheet(ListFolder.open(data_folder), "val", Choice(2), AUGMENTATION)
+    sheet = list_folder_sheet(
+        ListDataset.open(data_folder), "val", SampleSelection(2), AUGMENTATION
+    )
     assert sheet.settings is None
     assert all("crops" not in facts for facts in sheet.samples)
     assert all(facts["label"] for facts in sheet.samples)
 
 
-def test_split_without_labels_shows_pictures(own_data_folder: Path) -> None:
+def test_split_without_labels_shows_images(own_data_folder: Path) -> None:
     (own_data_folder / "val_labels.txt").unlink()
     (own_data_folder / "val_images.txt").rename(own_data_folder / "test_images.txt")
-    sheet = list_folder_sheet(ListFolder.open(own_data_folder), "test", Choice(2))
-    assert (sheet.pictures, sheet.classes, sheet.settings) == (5, (), None)
+    sheet = list_folder_sheet(ListDataset.open(own_data_folder), "test", SampleSelection(2))
+    assert (sheet.images, sheet.classes, sheet.settings) == (5, (), None)
     assert all(facts["label"] is None for facts in sheet.samples)
-    assert is_on(sheet.pixels, small(read_image(own_data_folder / "pictures" / "104.png")))
+    assert is_on(sheet.pixels, small(read_image(own_data_folder / "images" / "104.png")))
 
 
-def test_without_settings_crops_suit_the_pictures(data_folder: Path) -> None:
-    sheet = list_folder_sheet(ListFolder.open(data_folder), "train", Choice(1))
+def test_without_settings_crops_suit_the_images(data_folder: Path) -> None:
+    sheet = list_folder_sheet(ListDataset.open(data_folder), "train", SampleSelection(1))
     assert sheet.settings == asdict(suitable(48, 64))
     assert suitable(48, 64) == suitable(64, 48)
     assert suitable(48, 64).crop == 32  # 36, down to a multiple of 8
@@ -112,34 +114,34 @@ def test_without_settings_crops_suit_the_pictures(data_folder: Path) -> None:
 
 def test_progress_is_told(data_folder: Path) -> None:
     told: list[tuple[int, int]] = []
-    folder = ListFolder.open(data_folder)
+    folder = ListDataset.open(data_folder)
     list_folder_sheet(
-        folder, "val", Choice(3), progress=lambda done, total: told.append((done, total))
+        folder, "val", SampleSelection(3), progress=lambda done, total: told.append((done, total))
     )
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_classes_are_counted_where_nobody_names_them(own_data_folder: Path) -> None:
     (own_data_folder / "info.json").unlink()
-    folder = ListFolder.open(own_data_folder)
-    sheet = list_folder_sheet(folder, "train", Choice(12))
+    folder = ListDataset.open(own_data_folder)
+    sheet = list_folder_sheet(folder, "train", SampleSelection(12))
     assert sheet.classes == ("class 0", "class 1", "class 2")
-    assert len(list_folder_sheet(folder, "train", Choice(12), classes=5).classes) == 5
+    assert len(list_folder_sheet(folder, "train", SampleSelection(12), classes=5).classes) == 5
 
 
 def test_void_alone_is_shown_too(own_data_folder: Path) -> None:
     (own_data_folder / "info.json").unlink()
     for path in (own_data_folder / "labels").iterdir():
         Image.fromarray(np.full((48, 64), 255, np.uint8)).save(path)
-    sheet = list_folder_sheet(ListFolder.open(own_data_folder), "train", Choice(1))
+    sheet = list_folder_sheet(ListDataset.open(own_data_folder), "train", SampleSelection(1))
     assert sheet.samples[0]["classes"] == []
     assert sheet.samples[0]["ignored"] == 1
 
 
 def test_legend_of_many_classes_has_those_that_are_shown(own_data_folder: Path) -> None:
     (own_data_folder / "info.json").unlink()
-    folder = ListFolder.open(own_data_folder)
-    few, many = (list_folder_sheet(folder, "val", Choice(5), classes=n) for n in (40, 41))
+    folder = ListDataset.open(own_data_folder)
+    few, many = (list_folder_sheet(folder, "val", SampleSelection(5), classes=n) for n in (40, 41))
     assert few.pixels.shape[0] > many.pixels.shape[0]
     assert len(many.classes) == 41
     bottom = many.pixels[-30:]
@@ -150,10 +152,12 @@ def test_legend_of_many_classes_has_those_that_are_shown(own_data_folder: Path) 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_number_of_classes_that_does_not_fit(data_folder: Path, classes: int) -> None:
     with pytest.raises(DrnError, match="names 3 classes"):
-        list_folder_sheet(ListFolder.open(data_folder), "train", Choice(1), classes=classes)
+        list_folder_sheet(
+            ListDataset.open(data_folder), "train", SampleSelection(1), classes=classes
+        )
 
 
 def test_label_that_is_no_class(own_data_folder: Path) -> None:
     Image.fromarray(np.full((48, 64), 9, np.uint8)).save(own_data_folder / "labels" / "0.png")
     with pytest.raises(DrnError, match=r"0\.png: 3072 pixels have the label 9"):
-        list_folder_sheet(ListFolder.open(own_data_folder), "train", Choice(1))
+        list_folder_sheet(ListDataset.open(own_data_folder), "train", SampleSelection(1))

@@ -1,4 +1,4 @@
-"""A segmenter that was never trained, pictures for it, and `drn predict` in this process."""
+"""A segmenter that was never trained, images for it, and `drn predict` in this process."""
 
 import os
 import subprocess
@@ -15,19 +15,19 @@ from typer.testing import CliRunner
 
 from drn_cli.cli.app import app
 from drn_cli.data.classes import ClassSet
-from drn_cli.data.folders import Statistics
-from drn_cli.inference.told import record
+from drn_cli.data.folders import ChannelStats
+from drn_cli.inference.metadata import to_metadata
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 
 CLASSES = ClassSet(("red", "green", "blue"), ((200, 40, 40), (40, 200, 40), (40, 40, 200)))
-STATISTICS = Statistics((0.37, 0.37, 0.37), (0.3, 0.31, 0.32))
+STATISTICS = ChannelStats((0.37, 0.37, 0.37), (0.3, 0.31, 0.32))
 
 
 def write_segmenter(path: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     model = create_model("drn_a_18", "segmentation", len(CLASSES))
-    save_weights(path, model, record(model, STATISTICS, CLASSES))
+    save_weights(path, model, to_metadata(model, STATISTICS, CLASSES))
     return path
 
 
@@ -45,8 +45,8 @@ def draw(number: int, height: int = 48, width: int = 64) -> Image.Image:
     """Draw coloured blocks with some noise."""
     random = np.random.default_rng(number)
     blocks = random.integers(0, 256, (-(-height // 16), -(-width // 16), 3))
-    picture = blocks.repeat(16, 0).repeat(16, 1)[:height, :width]
-    noisy = picture + random.normal(0, 10, picture.shape)
+    image = blocks.repeat(16, 0).repeat(16, 1)[:height, :width]
+    noisy = image + random.normal(0, 10, image.shape)
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 

@@ -24,7 +24,7 @@ def network(trained) -> DRN:
 
 @torch.no_grad()
 def expected(network: DRN, path: Path) -> np.ndarray:
-    """What the network says of a picture, by plain torch."""
+    """What the network says of an image, by plain torch."""
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(np.float32) / 255
     normal = (pixels - np.array([0.37, 0.37, 0.37])) / np.array([0.3, 0.31, 0.32])
     x = torch.from_numpy(normal.astype(np.float32)).permute(2, 0, 1)[None]
@@ -37,11 +37,11 @@ def photos(data_folder, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "photos"
     (folder / "deep" / "er").mkdir(parents=True)
-    shutil.copy(data_folder / "pictures" / "100.png", folder / "a.png")
-    Image.open(data_folder / "pictures" / "101.png").resize((50, 37)).save(
+    shutil.copy(data_folder / "images" / "100.png", folder / "a.png")
+    Image.open(data_folder / "images" / "101.png").resize((50, 37)).save(
         folder / "deep" / "er" / "b.jpg"
     )
-    (folder / "deep" / "notes.txt").write_text("no picture")
+    (folder / "deep" / "notes.txt").write_text("no image")
     return folder
 
 
@@ -58,15 +58,15 @@ def files_below(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in paths if not p.name.startswith("."))
 
 
-def assert_prediction(network: DRN, picture: Path, out: Path, name: str) -> None:
-    classes = expected(network, picture)
+def assert_prediction(network: DRN, image: Path, out: Path, name: str) -> None:
+    classes = expected(network, image)
     index = Image.open(out / "index" / name)
     assert index.mode == "L"
     assert np.array_equal(np.asarray(index), classes)
     colour = Image.open(out / "colour" / name)
-    assert np.array_equal(np.asarray(colour), classes)  # a palette picture keeps the ids
+    assert np.array_equal(np.asarray(colour), classes)  # a palette image keeps the ids
     assert np.array_equal(np.asarray(colour.convert("RGB")), COLOURS[classes])
-    original = np.asarray(Image.open(picture).convert("RGB")).astype(float)
+    original = np.asarray(Image.open(image).convert("RGB")).astype(float)
     overlay = np.asarray(Image.open(out / "overlay" / name)).astype(float)
     assert np.abs(overlay - (original + COLOURS[classes]) / 2).max() <= 1
 
@@ -80,7 +80,7 @@ def test_a_folder_keeps_its_structure(predict, network, photos, tmp_path):
     assert files_below(out) == [*(f"{k}/{n}" for k in kinds for n in names), "predictions.json"]
     assert_prediction(network, photos / "a.png", out, "a.png")
     assert_prediction(network, photos / "deep" / "er" / "b.jpg", out, "deep/er/b.png")
-    assert "2 pictures labelled" in result.stdout
+    assert "2 images labelled" in result.stdout
 
 
 def test_a_second_run_leaves_the_first_ones_predictions_alone(predict, photos, tmp_path):

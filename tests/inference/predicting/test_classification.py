@@ -1,4 +1,4 @@
-"""What pictures show, by a classifier: as a table, CSV or JSON."""
+"""What images show, by a classifier: as a table, CSV or JSON."""
 
 import csv
 import json
@@ -17,21 +17,21 @@ from PIL import Image
 from torch import Tensor
 
 from drn_cli.data.classes import ClassSet, generic
-from drn_cli.data.folders import Statistics
+from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import read_image
 from drn_cli.data.resized_crop import centre_crop, ten_crops
 from drn_cli.errors import DrnError
 from drn_cli.files import csv_text
 from drn_cli.inference.growing_table import writing_table
-from drn_cli.inference.told import record
+from drn_cli.inference.metadata import to_metadata
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.models import DRN
 
 NAMES = ("cat", "=dog()", "tea pot", "crane, bird")
 CROP, RESIZE = 64, 72
-STATISTICS = Statistics((0.4, 0.5, 0.6), (0.3, 0.25, 0.2))
-PICTURES = ("photos/a.png", "photos/b.jpg", "photos/c.png", "photos/deep/d.png")
+STATISTICS = ChannelStats((0.4, 0.5, 0.6), (0.3, 0.25, 0.2))
+IMAGES = ("photos/a.png", "photos/b.jpg", "photos/c.png", "photos/deep/d.png")
 
 
 @pytest.fixture(scope="session")
@@ -45,11 +45,11 @@ def model() -> DRN:
 
 @pytest.fixture(scope="session")
 def classifier(model: DRN, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder around it, whose recipe says that pictures are seen small."""
+    """A run folder around it, whose recipe says that images are seen small."""
     folder = tmp_path_factory.mktemp("classifier")
     class_set = ClassSet(NAMES, generic(len(NAMES)).colours)
     weights = folder / "checkpoints" / "best.safetensors"
-    save_weights(weights, model, record(model, STATISTICS, class_set))
+    save_weights(weights, model, to_metadata(model, STATISTICS, class_set))
     recipe = {
         "task": "classification",
         "model": {"arch": "drn_a_18"},
@@ -69,7 +69,7 @@ def other(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = create_model("drn_a_18", "classification", len(NAMES))
     weights = tmp_path_factory.mktemp("other") / "net.safetensors"
     save_weights(
-        weights, model, record(model, STATISTICS, ClassSet(NAMES, generic(len(NAMES)).colours))
+        weights, model, to_metadata(model, STATISTICS, ClassSet(NAMES, generic(len(NAMES)).colours))
     )
     return weights
 
@@ -119,13 +119,13 @@ def test_json_has_everything_and_is_all_of_stdout(classify, classifier, photos, 
     found = json.loads(result.stdout)
     assert list(found) == [
         "checkpoint", "run", "verified", "mean", "std", "mean_std_source", "view", "classified",
-        "skipped", "failed", "seconds", "pictures_per_second",
+        "skipped", "failed", "seconds", "images_per_second",
     ]  # fmt: skip
     assert (found["checkpoint"], found["view"]) == (
         str(classifier / "checkpoints" / "best.safetensors"),
         "1-crop",
     )
-    assert [entry["image"] for entry in found["classified"]] == list(PICTURES)
+    assert [entry["image"] for entry in found["classified"]] == list(IMAGES)
     for entry in found["classified"]:
         assert len(entry["classes"]) == len(NAMES)  # the five that are shown by default
         assert_classes(entry["classes"], expected(entry["image"]))
@@ -133,7 +133,7 @@ def test_json_has_everything_and_is_all_of_stdout(classify, classifier, photos, 
     (failed,) = found["failed"]
     assert failed["image"] == "photos/aa.png"
     assert "not an image" in failed["error"]
-    assert found["pictures_per_second"] == pytest.approx(4 / found["seconds"], rel=0.01)
+    assert found["images_per_second"] == pytest.approx(4 / found["seconds"], rel=0.01)
     assert "1 of 5 images failed" in result.stderr
 
 
@@ -164,7 +164,7 @@ def test_only_what_the_csv_lacks_is_classified(classify, photos, name):
     ]  # fmt: skip
     assert [line[1] == "mine" for line in rows(name)] == [False, True, True, False]
     again = classify("photos", "--csv", name, "--skip-existing")
-    assert "0 pictures classified" in again.stdout
+    assert "0 images classified" in again.stdout
     assert "3 were there already" in again.stdout
 
 
@@ -278,11 +278,11 @@ def test_more_images_than_a_screen_has_lines_are_not_shown(classify, photos):
     for number in range(38):
         shutil.copy(photos / "a.png", photos / f"more{number}.png")
     result = classify("photos")
-    assert result.stdout.startswith("42 pictures classified")
+    assert result.stdout.startswith("42 images classified")
     assert "too many for a table: --csv" in result.stderr
 
 
-def test_a_picture_by_stdin_and_a_file_outside_of_a_run(
+def test_a_image_by_stdin_and_a_file_outside_of_a_run(
     classify, classifier, photos, expected, tmp_path
 ):
     """Without a recipe it is seen as ImageNet's are."""

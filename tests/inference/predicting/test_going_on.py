@@ -17,7 +17,7 @@ from drn_cli.errors import DrnError
 from drn_cli.files import sha256
 
 MAKER = {"network": "drn_a_18", "weights": "net.safetensors", "weights_sha256": "first"}
-SOME = 60  # pictures, of which a process is killed in the middle
+SOME = 60  # images, of which a process is killed in the middle
 
 
 def times(folder: Path) -> dict[Path, int]:
@@ -37,7 +37,7 @@ def test_only_what_is_missing_is_predicted(predict, photos, files_in, segmenter,
     (tmp_path / "moved.safetensors").symlink_to(segmenter)  # where the weights lie is all the same
     result = predict("photos", "--skip-existing", weights=tmp_path / "moved.safetensors")
     assert labelled(result) == ", 2 were there already"
-    assert result.stdout.startswith("2 pictures labelled")
+    assert result.stdout.startswith("2 images labelled")
     assert before.items() <= times(out).items()
     found, whole = files_in(out), files_in(Path("whole"))
     assert found.pop("predictions.json") != whole.pop("predictions.json")
@@ -51,7 +51,7 @@ def test_without_it_everything_is_predicted_again(predict, photos):
         Path("predictions/index/a.png").write_bytes(b"old")
 
 
-def test_picture_of_which_a_kind_is_missing_or_empty_is_done_again(predict, photos, files_in):
+def test_image_of_which_a_kind_is_missing_or_empty_is_done_again(predict, photos, files_in):
     predict("photos")
     whole = files_in(Path("predictions"))
     Path("predictions/overlay/c.png").unlink()
@@ -70,7 +70,7 @@ def test_another_kind_is_added_to_all(predict, photos):
     assert labelled(fewer) == ", 1 were there already"
 
 
-def test_broken_picture_is_tried_again(predict, photos):
+def test_broken_image_is_tried_again(predict, photos):
     whole = (photos / "a.png").read_bytes()
     (photos / "a.png").write_bytes(whole[:300])
     assert predict("photos").exit_code == 1
@@ -299,7 +299,7 @@ def test_record_that_is_none_is_an_error(predict, photos, content):
 
 @pytest.fixture
 def many(tmp_path, monkeypatch, drawn) -> list[str]:
-    """Pictures that take a while, in the folder `many`; gives their names."""
+    """Images that take a while, in the folder `many`; gives their names."""
     monkeypatch.chdir(tmp_path)
     Path("many").mkdir()
     for number in range(SOME):
@@ -331,7 +331,7 @@ def test_killed_process_is_gone_on_with(drn, predict, segmenter, many, files_in,
     assert 5 <= len(whole) < SOME
 
     result = predict("many", "--skip-existing")
-    assert result.stdout.startswith(f"{SOME - len(whole)} pictures labelled")
+    assert result.stdout.startswith(f"{SOME - len(whole)} images labelled")
     assert labelled(result) == f", {len(whole)} were there already"
     assert files_in(out).keys() == all_of(many)
     assert half_written(out) == []
@@ -362,7 +362,7 @@ def test_ctrl_c_leaves_whole_files_only(drn, segmenter, many, until):
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_pictures_and_find_what_one_finds(
+def test_two_processes_share_the_images_and_find_what_one_finds(
     drn, predict, segmenter, photos, files_in, drawn
 ):
     for number in range(5, 9):
@@ -375,7 +375,7 @@ def test_two_processes_share_the_pictures_and_find_what_one_finds(
     two = json.loads(done.stdout.replace('"two/', '"one/'))
     assert len(two["written"]) == 8
     for found in (one, two):
-        del found["seconds"], found["pictures_per_second"]
+        del found["seconds"], found["images_per_second"]
     assert two == one  # in this order, none of them twice
     assert files_in(Path("two")) == files_in(Path("one"))
     assert done.stderr.count("photos/4.png") == 1

@@ -1,4 +1,4 @@
-"""What is written for each picture, of whatever kind, and what is said of it."""
+"""What is written for each image, of whatever kind, and what is said of it."""
 
 import io
 import json
@@ -30,8 +30,8 @@ def test_probabilities_are_those_of_the_classes(predict, photos):
     assert len(np.unique(index)) > 1
 
 
-def odd_pictures(folder: Path, drawn) -> dict[str, np.ndarray]:
-    """Write pictures of odd kinds; give their pixels as anybody would see them."""
+def odd_images(folder: Path, drawn) -> dict[str, np.ndarray]:
+    """Write images of odd kinds; give their pixels as anybody would see them."""
     folder.mkdir()
     plain = drawn(5, 40, 56)
     shown = {}
@@ -58,8 +58,8 @@ def odd_pictures(folder: Path, drawn) -> dict[str, np.ndarray]:
     return shown
 
 
-def test_pictures_of_any_kind_are_labelled_as_they_look(predict, photos, files_in, drawn):
-    shown = odd_pictures(photos / "odd", drawn)
+def test_images_of_any_kind_are_labelled_as_they_look(predict, photos, files_in, drawn):
+    shown = odd_images(photos / "odd", drawn)
     for name, pixels in shown.items():
         (photos / "plain").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(photos / "plain" / f"{name}.png")
@@ -73,7 +73,7 @@ def test_pictures_of_any_kind_are_labelled_as_they_look(predict, photos, files_i
         assert index.size == pixels.shape[1::-1]
 
 
-def test_picture_that_is_too_large_for_the_memory_is_seen_in_tiles(
+def test_image_that_is_too_large_for_the_memory_is_seen_in_tiles(
     predict, photos, files_in, drawn, monkeypatch
 ):
     drawn(6, 300, 400).save(photos / "large.png")

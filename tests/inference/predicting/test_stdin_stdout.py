@@ -1,4 +1,4 @@
-"""One picture by stdin, or to stdout."""
+"""One image by stdin, or to stdout."""
 
 import io
 import re
@@ -29,9 +29,9 @@ def test_broken_bytes_are_told_in_one_line_and_nothing_comes_out(piped, photos):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "the file is empty"), (b"no picture", "not an image")]
+    ("content", "message"), [(b"", "the file is empty"), (b"no image", "not an image")]
 )
-def test_what_is_no_picture_is_an_error(predict, photos, content, message):
+def test_what_is_no_image_is_an_error(predict, photos, content, message):
     result = predict("-", "--out", "-", stdin=content)
     assert isinstance(result.exception, DrnError)
     assert message in str(result.exception)
@@ -39,7 +39,7 @@ def test_what_is_no_picture_is_an_error(predict, photos, content, message):
 
 
 @pytest.mark.parametrize("save", ["index,index", "overlay", "probabilities"])
-def test_any_kind_comes_out_of_any_picture(predict, photos, save):
+def test_any_kind_comes_out_of_any_image(predict, photos, save):
     result = predict("-", "--out", "-", "--save", save, stdin=(photos / "b.jpg").read_bytes())
     assert result.exit_code == 0, result.output
     predict("photos/b.jpg", "--save", save)
@@ -59,16 +59,16 @@ def test_a_file_comes_out_too_and_looks_as_it_is_told_to(predict, photos):
 def test_stdin_may_be_written_to_a_folder(predict, photos):
     result = predict("-", "--save", "index", stdin=(photos / "a.png").read_bytes())
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("1 pictures labelled")
+    assert result.stdout.startswith("1 images labelled")
     found = np.asarray(Image.open("predictions/index/stdin.png"))
     expected = predict("photos/a.png", "--save", "index", "--out", "-").stdout_bytes
     assert np.array_equal(found, np.asarray(Image.open(io.BytesIO(expected))))
 
 
-def test_a_folder_goes_to_stdout_if_it_has_one_picture(predict, photos):
+def test_a_folder_goes_to_stdout_if_it_has_one_image(predict, photos):
     result = predict("photos", "--out", "-")
     assert isinstance(result.exception, DrnError)
-    assert str(result.exception) == "photos: has 4 pictures; --out - takes one"
+    assert str(result.exception) == "photos: has 4 images; --out - takes one"
     deep = predict("photos/deep", "--out", "-")
     assert deep.stdout_bytes == predict("photos/deep/d.png", "--out", "-").stdout_bytes
     assert deep.stdout_bytes.startswith(b"\x89PNG")

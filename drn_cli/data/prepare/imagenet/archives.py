@@ -1,7 +1,7 @@
-"""Pictures of ImageNet straight from its tar archives, each written to the folder of its class.
+"""Images of ImageNet straight from its tar archives, each written to the folder of its class.
 
 An archive is read once, from its start to its end, and never unpacked as a whole: the thousand
-archives inside the one of the training set are read where they are. Pictures that are there
+archives inside the one of the training set are read where they are. Images that are there
 already are stepped over, so that an interrupted run goes on where it was.
 """
 
@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from drn_cli.data.prepare.imagenet.pictures import (
+from drn_cli.data.prepare.imagenet.images import (
     LARGEST,
     Advance,
     Corrupt,
     Taken,
     fault,
-    is_picture,
+    is_image,
     is_there,
-    write_picture,
+    write_image,
 )
 from drn_cli.data.prepare.imagenet.tar import DamagedError, content, inside, members, opened
 from drn_cli.data.prepare.imagenet.truth import Truth, class_of
@@ -28,7 +28,7 @@ CLASS_ARCHIVE = re.compile(r"(n\d{8})\.tar")
 
 
 def extract_train(path: Path, out: Path, advance: Advance) -> Taken:
-    """Take the training pictures from an archive of archives, one a class.
+    """Take the training images from an archive of archives, one a class.
 
     Args:
         path: `ILSVRC2012_img_train.tar`, which holds `n01440764.tar` and the like.
@@ -36,10 +36,10 @@ def extract_train(path: Path, out: Path, advance: Advance) -> Taken:
         advance: Told how far it is.
 
     Raises:
-        DrnError: An archive breaks off, holds links or paths that lead out of it, or a picture
+        DrnError: An archive breaks off, holds links or paths that lead out of it, or an image
             cannot be written.
     """
-    pictures, corrupt = 0, []
+    images, corrupt = 0, []
     with opened(str(path), path) as outer:
         for member in members(outer, str(path)):
             named = CLASS_ARCHIVE.fullmatch(PurePosixPath(member.name).name)
@@ -50,9 +50,9 @@ def extract_train(path: Path, out: Path, advance: Advance) -> Taken:
             with inside(outer, member, where) as inner:
                 found = members(inner, where, member.offset_data + member.size)
                 taken = _extract(inner, found, where, (out / named[1]).joinpath, advance)
-            pictures += taken.pictures
+            images += taken.images
             corrupt += [Corrupt(f"{member.name}/{each.name}", each.fault) for each in taken.corrupt]
-    return Taken(pictures, tuple(corrupt))
+    return Taken(images, tuple(corrupt))
 
 
 def first_classes(path: Path, count: int) -> frozenset[str]:
@@ -68,16 +68,16 @@ def first_classes(path: Path, count: int) -> frozenset[str]:
 
 
 def extract_val(path: Path, out: Path, truth: Truth, advance: Advance) -> Taken:
-    """Take the validation pictures from their archive into the folders of their classes.
+    """Take the validation images from their archive into the folders of their classes.
 
     Args:
         path: `ILSVRC2012_img_val.tar`, which is flat.
         out: Gets a folder for each class.
-        truth: The class (WNID) of each picture, by its name without suffix.
+        truth: The class (WNID) of each image, by its name without suffix.
         advance: Told how far it is.
 
     Raises:
-        DrnError: As for `extract_train`, or the truth does not know a picture.
+        DrnError: As for `extract_train`, or the truth does not know an image.
     """
 
     def target_of(name: str) -> Path:
@@ -94,23 +94,23 @@ def _extract(
     target_of: Callable[[str], Path],
     advance: Advance,
 ) -> Taken:
-    """Write each picture that is found in an archive to where `target_of` puts its name."""
+    """Write each image that is found in an archive to where `target_of` puts its name."""
     names: set[str] = set()
     corrupt = []
     for member in found:
         name = PurePosixPath(member.name).name
         wrong = None
-        if not is_picture(name):
-            wrong = "not named like a picture"
+        if not is_image(name):
+            wrong = "not named like an image"
         elif name in names:
-            wrong = "a second picture of this name"
+            wrong = "a second image of this name"
         elif member.size > LARGEST:
-            wrong = "larger than any picture"
+            wrong = "larger than any image"
         elif not is_there(target := target_of(name), member.size) or not member.size:
             data = content(archive, member, where)
             wrong = fault(data)
             if wrong is None:
-                write_picture(target, data)
+                write_image(target, data)
         if wrong is None:
             names.add(name)
         else:

@@ -1,4 +1,4 @@
-"""The true boxes of the validation pictures, from Kaggle's CSV or from XML files."""
+"""The true boxes of the validation images, from Kaggle's CSV or from XML files."""
 
 import csv
 import re
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-from drn_cli.data.prepare.imagenet.pictures import is_wnid
-from drn_cli.data.prepare.imagenet.sources import VAL_PICTURES, Sources
+from drn_cli.data.prepare.imagenet.images import is_wnid
+from drn_cli.data.prepare.imagenet.sources import VAL_IMAGES, Sources
 from drn_cli.data.prepare.imagenet.tar import read_small
 from drn_cli.errors import DrnError
 from drn_cli.files import read_bytes, read_text, write_csv
@@ -32,7 +32,7 @@ class Box:
     corners: tuple[str, ...]
 
 
-Boxes = Mapping[str, list[Box]]  # of each picture, by its name without suffix
+Boxes = Mapping[str, list[Box]]  # of each image, by its name without suffix
 
 
 def read_boxes(sources: Sources) -> Boxes | None:
@@ -57,14 +57,14 @@ def box_files(sources: Sources) -> list[Path]:
         return [sources.solution]
     if sources.boxes is None or sources.boxes.is_file():
         return [sources.boxes] if sources.boxes else []
-    return sorted(sources.boxes.glob(f"{VAL_PICTURES}*.xml"))
+    return sorted(sources.boxes.glob(f"{VAL_IMAGES}*.xml"))
 
 
 def _xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
     if path.is_file():
         yield from read_small(path, lambda name: name.endswith(".xml"))
         return
-    for file in sorted(path.glob(f"{VAL_PICTURES}*.xml")):
+    for file in sorted(path.glob(f"{VAL_IMAGES}*.xml")):
         yield file.name, read_bytes(file, LARGEST)
 
 
@@ -105,10 +105,10 @@ def _box(words: list[str], where: str) -> Box:
 
 
 def read_solution(path: Path) -> dict[str, list[Box]]:
-    """Read `LOC_val_solution.csv`: of each picture, its boxes, which tell its class as well.
+    """Read `LOC_val_solution.csv`: of each image, its boxes, which tell its class as well.
 
     Raises:
-        DrnError: The file is missing or broken, or names a picture twice.
+        DrnError: The file is missing or broken, or names an image twice.
     """
     boxes: dict[str, list[Box]] = {}
     rows = csv.reader(read_text(path).splitlines())
@@ -128,25 +128,25 @@ def read_solution(path: Path) -> dict[str, list[Box]]:
 
 def _solution_row(row: list[str], where: str) -> tuple[str, list[str]]:
     if len(row) != 2 or not row[1].strip():
-        raise DrnError(f"{where}: should be a picture and its boxes, is `{','.join(row)[:60]}`")
+        raise DrnError(f"{where}: should be an image and its boxes, is `{','.join(row)[:60]}`")
     return row[0], row[1].split()
 
 
-def write_boxes(path: Path, boxes: Boxes, pictures: Mapping[str, str]) -> int:
+def write_boxes(path: Path, boxes: Boxes, images: Mapping[str, str]) -> int:
     """Write boxes as CSV, one a line, and give their number.
 
     Args:
         path: The file to write.
         boxes: What was read.
-        pictures: Path below the data folder of each picture that is there, by its name without
+        images: Path below the data folder of each image that is there, by its name without
             suffix. Boxes of others are left out.
 
     Raises:
         DrnError: The file cannot be written.
     """
     rows = [
-        (pictures[name], box.wnid, *box.corners)
-        for name in sorted(boxes.keys() & pictures.keys())
+        (images[name], box.wnid, *box.corners)
+        for name in sorted(boxes.keys() & images.keys())
         for box in boxes[name]
     ]
     write_csv(path, ("image", "wnid", *CORNERS), rows)

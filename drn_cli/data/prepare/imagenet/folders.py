@@ -1,4 +1,4 @@
-"""Pictures of ImageNet from folders that are unpacked already: listed, checked and placed."""
+"""Images of ImageNet from folders that are unpacked already: listed, checked and placed."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from drn_cli.data.file_search import (
     list_folders,
 )
 from drn_cli.data.prepare.common import place
-from drn_cli.data.prepare.imagenet.pictures import (
+from drn_cli.data.prepare.imagenet.images import (
     Advance,
     Corrupt,
     Taken,
@@ -33,8 +33,8 @@ THREADS = 4  # the work is waiting for the disk
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture file of the source, and the class it belongs to."""
+class Image:
+    """An image file of the source, and the class it belongs to."""
 
     folder: Path
     name: str
@@ -52,12 +52,12 @@ class Listing:
     """What there is to take: what tells it apart from anything else, and its classes."""
 
     fingerprint: str
-    pictures: int
+    images: int
     size: int  # bytes
     classes: frozenset[str]
 
 
-def class_folders(folder: Path, left_out: LeftOut) -> Iterator[list[Picture]]:
+def class_folders(folder: Path, left_out: LeftOut) -> Iterator[list[Image]]:
     """Yield the images of `folder/WNID/`, one list a class, in the order of their names.
 
     A link to nothing is listed, and found broken when it is placed. `left_out` collects what is
@@ -74,84 +74,82 @@ def class_folders(folder: Path, left_out: LeftOut) -> Iterator[list[Picture]]:
             left_out.add(NO_CLASS, f"{folder.name}/{wnid}")
             continue
         found = list_entries(below, left_out, below=SUBFOLDER, broken_too=True)
-        yield [_picture(below, entry, wnid) for entry in found]
+        yield [_image(below, entry, wnid) for entry in found]
 
 
-def flat_folder(folder: Path, truth: Truth, left_out: LeftOut) -> Iterator[list[Picture]]:
+def flat_folder(folder: Path, truth: Truth, left_out: LeftOut) -> Iterator[list[Image]]:
     """Yield the images of a flat folder as one list, as `class_folders` does.
 
     Raises:
         DrnError: The truth does not name an image's class, or the folder cannot be read.
     """
     yield [
-        _picture(folder, entry, class_of(entry.name, truth, str(folder)))
+        _image(folder, entry, class_of(entry.name, truth, str(folder)))
         for entry in list_entries(folder, left_out, below=None, broken_too=True)
     ]
 
 
-def _picture(folder: Path, entry: os.DirEntry[str], wnid: str) -> Picture:
+def _image(folder: Path, entry: os.DirEntry[str], wnid: str) -> Image:
     try:
         stat = entry.stat()
     except OSError:
-        return Picture(folder, entry.name, 0, 0, wnid)
-    return Picture(folder, entry.name, stat.st_size, stat.st_mtime_ns, wnid)
+        return Image(folder, entry.name, 0, 0, wnid)
+    return Image(folder, entry.name, stat.st_size, stat.st_mtime_ns, wnid)
 
 
-def list_pictures(batches: Iterable[list[Picture]]) -> Listing:
-    """Sum up pictures; names, sizes and times of change decide the fingerprint."""
-    digest, pictures, size = hashlib.sha256(), 0, 0
+def list_images(batches: Iterable[list[Image]]) -> Listing:
+    """Sum up images; names, sizes and times of change decide the fingerprint."""
+    digest, images, size = hashlib.sha256(), 0, 0
     classes: set[str] = set()
     for batch in batches:
-        for picture in batch:
-            line = f"{picture.wnid}/{picture.name}\0{picture.size}\0{picture.changed}\n"
+        for image in batch:
+            line = f"{image.wnid}/{image.name}\0{image.size}\0{image.changed}\n"
             digest.update(line.encode(errors="surrogateescape"))
-            size += picture.size
-        pictures += len(batch)
-        classes.update(picture.wnid for picture in batch)
-    return Listing(digest.hexdigest(), pictures, size, frozenset(classes))
+            size += image.size
+        images += len(batch)
+        classes.update(image.wnid for image in batch)
+    return Listing(digest.hexdigest(), images, size, frozenset(classes))
 
 
-def place_pictures(batches: Iterable[list[Picture]], out: Path, advance: Advance) -> Taken:
-    """Put pictures into the folders of their classes: hard links, or else copies.
+def place_images(batches: Iterable[list[Image]], out: Path, advance: Advance) -> Taken:
+    """Put images into the folders of their classes: hard links, or else copies.
 
     Those that are there already stay as they are.
 
     Args:
-        batches: Lists of pictures; each is worked on by several threads.
+        batches: Lists of images; each is worked on by several threads.
         out: Gets a folder for each class.
-        advance: Told how many bytes of pictures are done.
+        advance: Told how many bytes of images are done.
 
     Raises:
-        DrnError: A picture cannot be written.
+        DrnError: An image cannot be written.
     """
-    done = pictures = 0
+    done = images = 0
     corrupt = []
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             for batch in batches:
-                for picture, wrong in zip(
-                    batch, pool.map(partial(_place, out), batch), strict=True
-                ):
+                for image, wrong in zip(batch, pool.map(partial(_place, out), batch), strict=True):
                     if wrong is None:
-                        pictures += 1
+                        images += 1
                     else:
-                        corrupt.append(Corrupt(str(picture.path), wrong))
-                    done += picture.size
+                        corrupt.append(Corrupt(str(image.path), wrong))
+                    done += image.size
                     advance(done)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return Taken(pictures, tuple(corrupt))
+    return Taken(images, tuple(corrupt))
 
 
-def _place(out: Path, picture: Picture) -> str | None:
-    """Place one picture, or tell what is wrong with it."""
-    target = out / picture.wnid / picture.name
-    if picture.size and is_there(target, picture.size):
+def _place(out: Path, image: Image) -> str | None:
+    """Place one image, or tell what is wrong with it."""
+    target = out / image.wnid / image.name
+    if image.size and is_there(target, image.size):
         return None
-    wrong = file_fault(picture.path)
+    wrong = file_fault(image.path)
     if wrong is None:
         with atomic(target, durable=False) as temporary:
             temporary.unlink()  # a hard link needs a name that is free
-            place(picture.path, temporary)
+            place(image.path, temporary)
     return wrong

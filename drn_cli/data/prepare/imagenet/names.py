@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from drn_cli.data.prepare.imagenet.pictures import is_wnid
+from drn_cli.data.prepare.imagenet.images import is_wnid
 from drn_cli.data.prepare.imagenet.sources import DEVKIT, META, SOLUTION, Sources
 from drn_cli.data.prepare.imagenet.tar import LARGEST, read_small
 from drn_cli.errors import DrnError

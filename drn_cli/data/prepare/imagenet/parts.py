@@ -11,14 +11,14 @@ from drn_cli.data.prepare.common import fingerprint
 from drn_cli.data.prepare.imagenet.archives import extract_train, extract_val, first_classes
 from drn_cli.data.prepare.imagenet.boxes import box_files
 from drn_cli.data.prepare.imagenet.folders import (
-    Picture,
+    Image,
     class_folders,
     flat_folder,
-    list_pictures,
-    place_pictures,
+    list_images,
+    place_images,
 )
+from drn_cli.data.prepare.imagenet.images import Advance, Taken
 from drn_cli.data.prepare.imagenet.names import names_file
-from drn_cli.data.prepare.imagenet.pictures import Advance, Taken
 from drn_cli.data.prepare.imagenet.sources import OF_IMAGENET, Sources
 from drn_cli.data.prepare.imagenet.truth import Truth
 
@@ -30,7 +30,7 @@ class Part:
     Attributes:
         made_from: Tells its source apart from others.
         size: Bytes to go through.
-        pictures: How many it has, if that is known before.
+        images: How many it has, if that is known before.
         classes: Of its images; of an archive, a few of them.
         take: Does it, in a folder, and tells how far it is.
         left_out: What lies in its folders and is not taken.
@@ -38,7 +38,7 @@ class Part:
 
     made_from: str
     size: int
-    pictures: int | None
+    images: int | None
     classes: frozenset[str]
     take: Callable[[Path, Advance], Taken]
     left_out: LeftOut = field(default_factory=LeftOut)
@@ -87,17 +87,17 @@ def _archive(
     return Part(mark, path.stat().st_size, None, classes, take)
 
 
-def _folder(folder: Path, batches: Callable[[LeftOut], Iterator[list[Picture]]]) -> Part:
+def _folder(folder: Path, batches: Callable[[LeftOut], Iterator[list[Image]]]) -> Part:
     # The files are listed twice rather than held: there are more than a million.
     left_out = LeftOut(lambda _, name: not OF_IMAGENET.fullmatch(name))
-    listing = list_pictures(batches(left_out))
+    listing = list_images(batches(left_out))
     left_out.log(folder)
     return Part(
         listing.fingerprint,
         listing.size,
-        listing.pictures,
+        listing.images,
         listing.classes,
-        lambda out, advance: place_pictures(batches(LeftOut()), out, advance),
+        lambda out, advance: place_images(batches(LeftOut()), out, advance),
         left_out,
     )
 

@@ -29,7 +29,7 @@ from drn_cli.data.prepare.imagenet.state import (
     finish,
     read_corrupt,
     read_state,
-    val_pictures,
+    val_images,
     with_names,
     write_corrupt,
     write_unfinished,
@@ -56,10 +56,10 @@ class PreparedImageNet:
 
     Attributes:
         out: The data folder.
-        counts: Pictures in each split.
+        counts: Images in each split.
         classes: Class folders in each split.
         corrupt: What was left out, one line each: split, name and fault, with tabs between them.
-        boxes: Number of boxes of validation pictures, or None if there are none to be had.
+        boxes: Number of boxes of validation images, or None if there are none to be had.
         left_out: What lies in the folders of each split and was not taken.
         missing: For `train`, `val` and `boxes`, where they are not there: the files to get.
         unchanged: Whether all was there already, made from the same files.
@@ -89,10 +89,10 @@ def prepare_imagenet(
     split that the source has gained is added, and one that it has lost is kept.
 
     Args:
-        source: Folder below which the archives, or the unpacked pictures, are.
+        source: Folder below which the archives, or the unpacked images, are.
         out: The data folder to make.
-        partial_copy: Whether fewer classes or pictures than the 1000 classes have are fine.
-        truth: File with the classes of the validation pictures, if it is not to be found.
+        partial_copy: Whether fewer classes or images than the 1000 classes have are fine.
+        truth: File with the classes of the validation images, if it is not to be found.
         progress: Called with megabytes done and megabytes in all.
 
     Raises:
@@ -158,14 +158,14 @@ def _present(source: Path, sources: Sources, state: State, partial_copy: bool) -
     there = {"train": sources.train, "val": sources.val}
     if not any(there.values()):
         raise DrnError(
-            f"{source}: has no pictures of ImageNet",
+            f"{source}: has no images of ImageNet",
             f"it should hold {TRAIN_ARCHIVE} and {VAL_ARCHIVE}, or what was unpacked from them: "
             "train/WNID/*.JPEG, val/WNID/*.JPEG or val/*.JPEG",
         )
     for split, path in there.items():
         if path is None and split not in state.counts and not partial_copy:
             raise DrnError(
-                f"{source}: has no {split} pictures",
+                f"{source}: has no {split} images",
                 f"get {GIVES[split]}, or say --partial to do without",
             )
 
@@ -176,13 +176,13 @@ def _enough_to_begin(
     """Refuse a source of which it is known beforehand that it is not complete."""
     if sources.flat and len(truth) != EXPECTED["val"]:
         raise DrnError(
-            f"{truth_file(sources)}: tells the classes of {len(truth)} pictures, the "
+            f"{truth_file(sources)}: tells the classes of {len(truth)} images, the "
             f"validation set has {EXPECTED['val']}",
             "say --partial if yours is a part of it",
         )
     for split, part in parts.items():
-        if part.pictures is not None:
-            _enough(source, split, part.pictures)
+        if part.images is not None:
+            _enough(source, split, part.images)
 
 
 def _two_classes(source: Path, out: Path, state: State, parts: Mapping[str, Part]) -> None:
@@ -208,7 +208,7 @@ def _same_as_before(out: Path, state: State, parts: Mapping[str, Part]) -> None:
             )
         if split not in parts and split not in state.counts:
             raise DrnError(
-                f"{out / split}: is unfinished, and the source has no {split} pictures any more",
+                f"{out / split}: is unfinished, and the source has no {split} images any more",
                 "remove it, or bring the source back",
             )
 
@@ -227,7 +227,7 @@ def _make(
     begin(out, state)
     _take(out, state, todo, progress)
     if boxes is not None and "val" in state.counts:
-        state.boxes = write_boxes(out / BOX_TABLE, boxes, val_pictures(out))
+        state.boxes = write_boxes(out / BOX_TABLE, boxes, val_images(out))
 
 
 def _take(out: Path, state: State, todo: Mapping[str, Part], progress: Progress | None) -> None:
@@ -246,10 +246,10 @@ def _take(out: Path, state: State, todo: Mapping[str, Part], progress: Progress 
             write_unfinished(out, state)
             raise
         write_corrupt(out, split, taken.corrupt)
-        if not taken.pictures:
+        if not taken.images:
             worst = f", {taken.corrupt[0].name}: {taken.corrupt[0].fault}" if taken.corrupt else ""
-            raise DrnError(f"{out / split}: the source has not one whole picture{worst}")
-        state.counts[split], state.corrupt[split] = taken.pictures, len(taken.corrupt)
+            raise DrnError(f"{out / split}: the source has not one whole image{worst}")
+        state.counts[split], state.corrupt[split] = taken.images, len(taken.corrupt)
         write_unfinished(out, state)
         before += part.size
 
@@ -265,9 +265,9 @@ def _complete(out: Path, state: State, split: str) -> None:
         )
 
 
-def _enough(where: Path, split: str, pictures: int) -> None:
-    if pictures != EXPECTED[split]:
+def _enough(where: Path, split: str, images: int) -> None:
+    if images != EXPECTED[split]:
         raise DrnError(
-            f"{where}: has {pictures} {split} pictures, ImageNet has {EXPECTED[split]}",
+            f"{where}: has {images} {split} images, ImageNet has {EXPECTED[split]}",
             f"complete the source ({GIVES[split]}), or say --partial to take it as it is",
         )

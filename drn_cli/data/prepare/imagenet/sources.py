@@ -1,4 +1,4 @@
-"""What there is of ImageNet below a folder: archives, unpacked pictures, ground truths, boxes."""
+"""What there is of ImageNet below a folder: archives, unpacked images, ground truths, boxes."""
 
 import os
 import re
@@ -9,11 +9,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from drn_cli.data.file_search import CYCLE, REPEATED, UNREADABLE, LeftOut, entries
-from drn_cli.data.prepare.imagenet.pictures import is_picture, is_wnid
+from drn_cli.data.prepare.imagenet.images import is_image, is_wnid
 from drn_cli.errors import DrnError
 from drn_cli.files import require_folder
 
-DEPTH = 4  # folders below the source; Kaggle has the pictures in ILSVRC/Data/CLS-LOC/train
+DEPTH = 4  # folders below the source; Kaggle has the images in ILSVRC/Data/CLS-LOC/train
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
@@ -24,7 +24,7 @@ SYNSETS = "LOC_synset_mapping.txt"
 META = "meta.mat"
 # Files with one class a line, as the devkit and others name them.
 TRUTHS = ("*ground_truth*.txt", "*synset_labels.txt")
-VAL_PICTURES = "ILSVRC2012_val_"  # how the names of all validation pictures begin
+VAL_IMAGES = "ILSVRC2012_val_"  # how the names of all validation images begin
 # Files that may lie beside flat images and are used, or belong there.
 OF_IMAGENET = re.compile(
     r"(.*/)?(ILSVRC2012_.*|LOC_.*|meta\.mat|.*(ground_truth|synset_labels).*\.txt)"
@@ -38,12 +38,12 @@ class Sources:
     Attributes:
         train: The archive, or the folder of class folders.
         val: The archive, the folder of class folders, or the flat folder.
-        flat: Whether `val` does not say the classes of its pictures itself.
-        solution: Classes and boxes of the validation pictures, as CSV.
-        truth: Classes of the validation pictures, one a line.
+        flat: Whether `val` does not say the classes of its images itself.
+        solution: Classes and boxes of the validation images, as CSV.
+        truth: Classes of the validation images, one a line.
         devkit: Archive with a ground truth and meta.mat.
         meta: Names and numbers of the classes, unpacked from the devkit.
-        boxes: Boxes of the validation pictures: the archive, or the folder of XML files.
+        boxes: Boxes of the validation images: the archive, or the folder of XML files.
         synsets: Names of the classes, one a line.
     """
 
@@ -145,22 +145,22 @@ def _kinds_of_folder(folder: Path, names: list[str], below: list[str]) -> Iterat
     # A link is called what it stands for, `.` what the folder is called.
     name = folder.name if folder.name in ("train", "val") else folder.resolve().name
     classes = [each for each in below if is_wnid(each)]
-    sorted_ = any(_has_pictures(folder / each) for each in classes)
+    sorted_ = any(_has_images(folder / each) for each in classes)
     if name in ("train", "val") and sorted_:
         yield name
-    if any(is_picture(each) and (name == "val" or each.startswith(VAL_PICTURES)) for each in names):
+    if any(is_image(each) and (name == "val" or each.startswith(VAL_IMAGES)) for each in names):
         if name == "val" and sorted_:
             raise DrnError(
-                f"{folder}: some pictures are in class folders and some are not",
+                f"{folder}: some images are in class folders and some are not",
                 "finish sorting them, or start from all in one place",
             )
         yield "flat"
-    if any(each.startswith(VAL_PICTURES) and each.endswith(".xml") for each in names):
+    if any(each.startswith(VAL_IMAGES) and each.endswith(".xml") for each in names):
         yield "boxes"
 
 
-def _has_pictures(folder: Path) -> bool:
-    """Tell pictures from the annotations of the training set, which lie in such folders too."""
+def _has_images(folder: Path) -> bool:
+    """Tell images from the annotations of the training set, which lie in such folders too."""
     with suppress(OSError), os.scandir(folder) as found:
-        return any(is_picture(entry.name) for entry in found)
+        return any(is_image(entry.name) for entry in found)
     return False

@@ -11,7 +11,7 @@ from typing import Any
 
 from drn_cli.data.folders import IMAGENET
 from drn_cli.data.prepare.common import INSIDE
-from drn_cli.data.prepare.imagenet.pictures import Corrupt, is_picture, is_wnid
+from drn_cli.data.prepare.imagenet.images import Corrupt, is_image, is_wnid
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json, write_json, write_text
 
@@ -28,7 +28,7 @@ class State:
 
     Attributes:
         made_from: Fingerprint of the source of each part: a split, `boxes`, or `names`.
-        counts: Pictures of each split that is complete.
+        counts: Images of each split that is complete.
         corrupt: Files of each complete split that were left out.
         boxes: Number of boxes in the table of boxes, or None if there is no table.
         names: What people call the classes, by WNID.
@@ -137,13 +137,13 @@ def classes_of(out: Path, split: str) -> list[str]:
     return []
 
 
-def val_pictures(out: Path) -> dict[str, str]:
-    """Give the path below the data folder of each validation picture, by name without suffix."""
+def val_images(out: Path) -> dict[str, str]:
+    """Give the path below the data folder of each validation image, by name without suffix."""
     return {
         path.stem: path.relative_to(out).as_posix()
         for wnid in classes_of(out, "val")
         for path in (out / "val" / wnid).iterdir()
-        if is_picture(path.name)
+        if is_image(path.name)
     }
 
 

@@ -1,12 +1,12 @@
-"""The classes of the validation pictures: from Kaggle's CSV, a list, or the devkit's numbers."""
+"""The classes of the validation images: from Kaggle's CSV, a list, or the devkit's numbers."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 from drn_cli.data.prepare.imagenet.boxes import read_solution
+from drn_cli.data.prepare.imagenet.images import is_wnid
 from drn_cli.data.prepare.imagenet.names import Synset, read_synsets
-from drn_cli.data.prepare.imagenet.pictures import is_wnid
-from drn_cli.data.prepare.imagenet.sources import DEVKIT, SOLUTION, VAL_PICTURES, Sources
+from drn_cli.data.prepare.imagenet.sources import DEVKIT, SOLUTION, VAL_IMAGES, Sources
 from drn_cli.data.prepare.imagenet.tar import read_small
 from drn_cli.errors import DrnError
 from drn_cli.files import read_text
@@ -14,11 +14,11 @@ from drn_cli.files import read_text
 DEVKIT_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 HINT = f"put {SOLUTION} or {DEVKIT} beside it, or name a file with --truth"
 
-Truth = Mapping[str, str]  # the class (WNID) of each picture, by its name without suffix
+Truth = Mapping[str, str]  # the class (WNID) of each image, by its name without suffix
 
 
 def class_of(name: str, truth: Truth, where: str) -> str:
-    """Look up the class of a validation picture; raises DrnError if the truth does not know it."""
+    """Look up the class of a validation image; raises DrnError if the truth does not know it."""
     wnid = truth.get(PurePosixPath(name).stem)
     if wnid is None:
         raise DrnError(f"{where}: {name}: the ground truth does not name its class")
@@ -41,7 +41,7 @@ def read_truth(sources: Sources) -> Truth:
             where = f"{sources.devkit}: {name}"
             return _parse(data.decode(errors="replace"), where, lambda: read_synsets(sources))
         raise DrnError(f"{sources.devkit}: has no {DEVKIT_TRUTH}")
-    raise DrnError(f"{sources.val}: nothing says the classes of these pictures", HINT)
+    raise DrnError(f"{sources.val}: nothing says the classes of these images", HINT)
 
 
 def truth_file(sources: Sources) -> Path | None:
@@ -61,7 +61,7 @@ def _parse(text: str, where: str, synsets: Callable[[], list[Synset]]) -> Truth:
     wnids = {str(each.number): each.wnid for each in synsets()} if first[0].isdigit() else {}
     truth: dict[str, str] = {}
     for number, (at, words) in enumerate(lines, start=1):
-        name = f"{VAL_PICTURES}{number:08d}" if len(words) == 1 else PurePosixPath(words[0]).stem
+        name = f"{VAL_IMAGES}{number:08d}" if len(words) == 1 else PurePosixPath(words[0]).stem
         wnid = wnids.get(words[-1], words[-1])
         if len(words) > 2 or len(words) != len(first) or not is_wnid(wnid):
             raise DrnError(f"{where}:{at}: {_what_is_wrong(words, bool(wnids))}")
@@ -77,4 +77,4 @@ def _what_is_wrong(words: list[str], numbers: bool) -> str:
         return f"{line} is no number of a class in meta.mat"
     if len(words) == 2 and words[1].isdigit():
         return f"`{line}`: a number beside a name may be counted in several ways; give the WNID"
-    return f"`{line}` is neither a WNID nor a picture and its WNID, as the lines before it"
+    return f"`{line}` is neither a WNID nor an image and its WNID, as the lines before it"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drn_cli.data.class_folders import ClassFolder
+from drn_cli.data.class_folders import FolderDataset
 from drn_cli.data.prepare.imagenet.preparing import prepare_imagenet
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json
@@ -19,8 +19,8 @@ WNIDS = (TENCH, GOLDFISH, CRANE)
 OF_VAL = (CRANE, TENCH, GOLDFISH, GOLDFISH, CRANE)
 
 
-def picture(seed: int) -> bytes:
-    """Make what is a whole picture as far as its two ends tell."""
+def image(seed: int) -> bytes:
+    """Make what is a whole image as far as its two ends tell."""
     return b"\xff\xd8\xff" + bytes([seed]) * (100 + seed) + b"\xff\xd9"
 
 
@@ -51,12 +51,12 @@ def solution(*numbers: int) -> str:
 
 
 EXPECTED_TRAIN = {
-    f"{wnid}/{wnid}_{n}.JPEG": picture(10 * WNIDS.index(wnid) + n)
+    f"{wnid}/{wnid}_{n}.JPEG": image(10 * WNIDS.index(wnid) + n)
     for wnid in WNIDS
     for n in (1, 2, 3)
 }
 EXPECTED_VAL = {
-    f"{wnid}/{val_name(n)}.JPEG": picture(100 + n) for n, wnid in enumerate(OF_VAL, start=1)
+    f"{wnid}/{val_name(n)}.JPEG": image(100 + n) for n, wnid in enumerate(OF_VAL, start=1)
 }
 
 
@@ -100,7 +100,7 @@ def state(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     }
 
 
-def pictures_in(folder: Path) -> dict[str, bytes]:
+def images_in(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.JPEG")}
 
 
@@ -128,7 +128,7 @@ def test_a_split_that_came_later_is_added_and_one_that_went_is_kept(
     made = prepare_imagenet(archives, out, partial_copy=True)
     assert (made.counts, made.boxes) == ({"train": 9, "val": 5}, 5)
     assert state(out / "train") == before
-    assert pictures_in(out / "val") == EXPECTED_VAL
+    assert images_in(out / "val") == EXPECTED_VAL
 
 
 def test_archive_that_is_cut_off_names_the_place_and_keeps_what_was_taken(
@@ -143,7 +143,7 @@ def test_archive_that_is_cut_off_names_the_place_and_keeps_what_was_taken(
     message = f"{path}: {GOLDFISH}.tar: is cut off or damaged in {GOLDFISH}_2.JPEG"
     assert caught.value.message == message
     kept = {p: d for p, d in EXPECTED_TRAIN.items() if TENCH in p or f"{GOLDFISH}_1." in p}
-    assert pictures_in(out / "train") == kept
+    assert images_in(out / "train") == kept
     assert not (out / "info.json").exists()
     before = state(out / "train")
     path.rename(tmp_path / path.name)
@@ -151,7 +151,7 @@ def test_archive_that_is_cut_off_names_the_place_and_keeps_what_was_taken(
         prepare_imagenet(archives, out, partial_copy=True)
     path.write_bytes(whole)
     assert prepare_imagenet(archives, out, partial_copy=True).counts == {"train": 9, "val": 5}
-    assert pictures_in(out / "train") == EXPECTED_TRAIN
+    assert images_in(out / "train") == EXPECTED_TRAIN
     after = state(out / "train")
     assert {name: after[name] for name in before} == before
 
@@ -176,7 +176,7 @@ def test_interrupted_run_goes_on_where_it_was(archives: Path, tmp_path: Path) ->
     made = prepare_imagenet(archives, out, partial_copy=True)
     assert (made.counts, made.unchanged) == ({"train": 9, "val": 5}, False)
     after = state(out)
-    assert pictures_in(out / "val") == EXPECTED_VAL
+    assert images_in(out / "val") == EXPECTED_VAL
     same = [name for name in before if broken.name not in name]
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
     assert not [name for name in after if name.endswith(".tmp") or "unfinished" in name]
@@ -191,9 +191,9 @@ def test_interrupted_while_placing_goes_on_where_it_was(unpacked: Path, tmp_path
 
     with pytest.raises(KeyboardInterrupt):
         prepare_imagenet(unpacked, out, partial_copy=True, progress=interrupt)
-    assert 5 <= len(pictures_in(out)) < 14
+    assert 5 <= len(images_in(out)) < 14
     assert prepare_imagenet(unpacked, out, partial_copy=True).counts == {"train": 9, "val": 5}
-    assert pictures_in(out / "train") == EXPECTED_TRAIN
+    assert images_in(out / "train") == EXPECTED_TRAIN
 
 
 def test_folder_is_unfinished_while_a_split_is_added(archives: Path, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_what_was_removed_is_made_again(archives: Path, tmp_path: Path) -> None:
     (out / "val_boxes.csv").unlink()
     made = prepare_imagenet(archives, out, partial_copy=True)
     assert (made.unchanged, made.boxes) == (False, 5)
-    assert pictures_in(out / "val") == EXPECTED_VAL
+    assert images_in(out / "val") == EXPECTED_VAL
     assert state(out / "train") == before
 
 
@@ -263,7 +263,7 @@ def test_new_names_and_boxes_replace_the_old(archives: Path, tmp_path: Path) -> 
     write(archives, {"LOC_synset_mapping.txt": f"{TENCH} a fish\n", "LOC_val_solution.csv": more})
     made = prepare_imagenet(archives, out, partial_copy=True)
     assert (made.unchanged, made.boxes) == (False, 6)
-    assert ClassFolder.open(out).names == ("a fish", "goldfish", "crane bird")
+    assert FolderDataset.open(out).names == ("a fish", "goldfish", "crane bird")
     assert state(out / "val") == before
 
 
@@ -308,7 +308,7 @@ def test_data_folder_apart_from_the_source(archives: Path) -> None:
     (archives / "ILSVRC2012_img_train.tar").unlink()
     out = archives / "data" / "imagenet"
     prepare_imagenet(archives, out, partial_copy=True)
-    write(out, {f"train/{TENCH}/x.JPEG": picture(1)})
+    write(out, {f"train/{TENCH}/x.JPEG": image(1)})
     assert prepare_imagenet(archives, out, partial_copy=True).unchanged
 
 

@@ -1,4 +1,4 @@
-"""ImageNet from archives and folders of a few tiny pictures, made the way the real ones are."""
+"""ImageNet from archives and folders of a few tiny images, made the way the real ones are."""
 
 import gzip
 import io
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drn_cli.data.class_folders import ClassFolder
+from drn_cli.data.class_folders import FolderDataset
 from drn_cli.data.folders import IMAGENET
 from drn_cli.data.prepare.imagenet import preparing as imagenet
 from drn_cli.data.prepare.imagenet.preparing import prepare_imagenet
@@ -29,7 +29,7 @@ XML = (
 )
 
 
-def picture(seed: int, kind: str = "JPEG", mode: str = "RGB") -> bytes:
+def image(seed: int, kind: str = "JPEG", mode: str = "RGB") -> bytes:
     """Encode noise, 12x8."""
     noise = np.random.default_rng(seed).integers(0, 256, (8, 12, 3)).astype(np.uint8)
     file = io.BytesIO()
@@ -50,9 +50,9 @@ def tar(files: Iterable[tuple[str, bytes]]) -> bytes:
 def train_pictures(wnid: str) -> dict[str, bytes]:
     seed = WNIDS.index(wnid) * 10
     return {
-        f"{wnid}_1.JPEG": picture(seed),
-        f"{wnid}_2.JPEG": picture(seed + 1, "PNG"),
-        f"{wnid}_3.JPEG": picture(seed + 2, mode="CMYK"),
+        f"{wnid}_1.JPEG": image(seed),
+        f"{wnid}_2.JPEG": image(seed + 1, "PNG"),
+        f"{wnid}_3.JPEG": image(seed + 2, mode="CMYK"),
     }
 
 
@@ -60,7 +60,7 @@ def val_name(number: int) -> str:
     return f"ILSVRC2012_val_{number:08d}"
 
 
-VAL = {f"{val_name(n)}.JPEG": picture(100 + n) for n in range(1, len(TRUTH) + 1)}
+VAL = {f"{val_name(n)}.JPEG": image(100 + n) for n in range(1, len(TRUTH) + 1)}
 
 
 def train_tar(**more: dict[str, bytes]) -> bytes:
@@ -127,7 +127,7 @@ def archives(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def kaggle(tmp_path: Path) -> Path:
-    """Everything in Kaggle's layout; of boxes, two in one picture."""
+    """Everything in Kaggle's layout; of boxes, two in one image."""
     rows = [f"{val_name(n)},{wnid_of(n)} 1 2 20 10 \n" for n in range(2, len(TRUTH) + 1)]
     first = f"{wnid_of(1)} 1 2 20 10 {wnid_of(1)} 3 3 5 6"
     data = "ILSVRC/Data/CLS-LOC"
@@ -141,7 +141,7 @@ def kaggle(tmp_path: Path) -> Path:
         {
             **train,
             **{f"{data}/val/{name}": content for name, content in VAL.items()},
-            f"{data}/test/ILSVRC2012_test_00000001.JPEG": picture(0),
+            f"{data}/test/ILSVRC2012_test_00000001.JPEG": image(0),
             **{
                 f"ILSVRC/Annotations/CLS-LOC/train/{wnid}/{wnid}_1.xml": XML.format(wnid)
                 for wnid in WNIDS
@@ -173,7 +173,7 @@ def state(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     }
 
 
-def pictures_in(folder: Path) -> dict[str, bytes]:
+def images_in(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.JPEG")}
 
 
@@ -191,9 +191,9 @@ def test_archives_become_class_folders_with_index_and_boxes(archives: Path, tmp_
     assert (made.counts, made.classes) == ({"train": 9, "val": 5}, {"train": 3, "val": 3})
     assert (made.corrupt, made.boxes, made.missing, made.unchanged) == ((), 2, {}, False)
     assert len(seen) == 14
-    assert pictures_in(out / "train") == EXPECTED_TRAIN
-    assert pictures_in(out / "val") == EXPECTED_VAL
-    folder = ClassFolder.open(out)
+    assert images_in(out / "train") == EXPECTED_TRAIN
+    assert images_in(out / "val") == EXPECTED_VAL
+    folder = FolderDataset.open(out)
     assert folder.folders == WNIDS
     assert folder.names == tuple(f"words of {wnid}, and more" for wnid in WNIDS)
     targets = [(sample.image.name, sample.target) for sample in folder.samples("val")]
@@ -220,11 +220,11 @@ def test_kaggle_layout_is_linked_and_the_csv_tells_classes_and_boxes(
     before, out = state(kaggle), tmp_path / "imagenet"
     made = prepare_imagenet(kaggle, out)
     assert (made.counts, made.boxes, made.missing) == ({"train": 9, "val": 5}, 6, {})
-    assert pictures_in(out / "train") == EXPECTED_TRAIN
-    assert pictures_in(out / "val") == EXPECTED_VAL
+    assert images_in(out / "train") == EXPECTED_TRAIN
+    assert images_in(out / "val") == EXPECTED_VAL
     source = kaggle / "ILSVRC/Data/CLS-LOC/train" / TENCH / f"{TENCH}_1.JPEG"
     assert (out / "train" / TENCH / source.name).samefile(source)
-    names = ClassFolder.open(out).names
+    names = FolderDataset.open(out).names
     assert names == tuple(f"kaggle {wnid}, so" for wnid in WNIDS)
     rows = (out / "val_boxes.csv").read_text().splitlines()
     assert rows[1:3] == [
@@ -242,15 +242,15 @@ def test_boxes_are_read_from_a_folder_of_xml_too(kaggle: Path, tmp_path: Path) -
     out = tmp_path / "imagenet"
     made = prepare_imagenet(kaggle, out, partial_copy=True, truth=truth)
     assert made.boxes == 1
-    assert pictures_in(out / "val") == EXPECTED_VAL
+    assert images_in(out / "val") == EXPECTED_VAL
     assert prepare_imagenet(kaggle, out, partial_copy=True, truth=truth).unchanged
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        (f"train/{TENCH}/1.JPEG", picture(1)),
-        (f"val/{TENCH}/1.JPEG", picture(1)),
+        (f"train/{TENCH}/1.JPEG", image(1)),
+        (f"val/{TENCH}/1.JPEG", image(1)),
         ("ILSVRC2012_img_train.tar", tar([(f"{TENCH}.tar", tar(train_pictures(TENCH).items()))])),
     ],
 )
@@ -270,19 +270,19 @@ def test_sorted_validation_folders_need_no_truth(tmp_path: Path) -> None:
     write(source, {f"val/{TENCH}/.DS_Store": "x", f"val/{TENCH}/notes.txt": "x"})
     out = tmp_path / "imagenet"
     made = prepare_imagenet(source, out, partial_copy=True)
-    assert pictures_in(out) == {f"val/{path}": data for path, data in EXPECTED_VAL.items()}
+    assert images_in(out) == {f"val/{path}": data for path, data in EXPECTED_VAL.items()}
     assert made.counts == {"val": 5}
     assert set(made.missing) == {"train", "boxes"}
     # Without names in the source, those that everyone knows.
-    assert ClassFolder.open(out).names == ("tench", "goldfish", "crane bird")
+    assert FolderDataset.open(out).names == ("tench", "goldfish", "crane bird")
 
 
 def test_corrupt_files_are_listed_and_left_out(tmp_path: Path) -> None:
-    whole = picture(7)
+    whole = image(7)
     more = {
         "cut.JPEG": whole[: len(whole) // 2],
         "empty.JPEG": b"",
-        "words.JPEG": b"no picture at all",
+        "words.JPEG": b"no image at all",
         "padded.JPEG": whole + bytes(100),
         "notes\n.txt": b"x",
     }
@@ -299,7 +299,7 @@ def test_corrupt_files_are_listed_and_left_out(tmp_path: Path) -> None:
     out = tmp_path / "imagenet"
     made = prepare_imagenet(write(tmp_path / "src", files), out, partial_copy=True)
     assert made.counts == {"train": 2}
-    assert pictures_in(out) == {
+    assert images_in(out) == {
         f"train/{TENCH}/padded.JPEG": whole + bytes(100),
         f"train/{CRANE}/1.JPEG": whole,
     }
@@ -326,9 +326,9 @@ def test_corrupt_files_of_a_folder_are_listed_too(tmp_path: Path) -> None:
     source = write(
         tmp_path / "src",
         {
-            f"{place}/good.JPEG": picture(1),
-            f"{place}/cut.JPEG": picture(1)[:60],
-            f"train/{CRANE}/1.JPEG": picture(2),
+            f"{place}/good.JPEG": image(1),
+            f"{place}/cut.JPEG": image(1)[:60],
+            f"train/{CRANE}/1.JPEG": image(2),
         },
     )
     (source / place / "link.JPEG").symlink_to("nowhere")
@@ -346,10 +346,10 @@ def test_corrupt_files_of_a_folder_are_listed_too(tmp_path: Path) -> None:
 def test_linked_folders_are_followed_and_what_is_left_out_of_folders_is_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    disk = write(tmp_path / "disk2", {f"old/{TENCH}/1.JPEG": picture(1), "more/2.JPEG": picture(2)})
+    disk = write(tmp_path / "disk2", {f"old/{TENCH}/1.JPEG": image(1), "more/2.JPEG": image(2)})
     files = ("notes.txt", "._1.JPEG", ".ipynb_checkpoints/1.JPEG", "again/1.JPEG")
-    write(disk / "old" / TENCH, {name: picture(3) for name in files})
-    write(disk / "old", {"misc/3.JPEG": picture(3), "loose.JPEG": picture(4)})
+    write(disk / "old" / TENCH, {name: image(3) for name in files})
+    write(disk / "old", {"misc/3.JPEG": image(3), "loose.JPEG": image(4)})
     source = tmp_path / "src"
     source.mkdir()
     (source / "train").symlink_to(disk / "old")
@@ -374,7 +374,7 @@ def test_linked_folders_are_followed_and_what_is_left_out_of_folders_is_counted(
 
 def test_nothing_but_corrupt_files_is_an_error(tmp_path: Path) -> None:
     source = write(tmp_path / "src", {f"train/{wnid}/1.JPEG": b"x" for wnid in (TENCH, CRANE)})
-    with pytest.raises(DrnError, match=r"not one whole picture.*1\.JPEG: not an image"):
+    with pytest.raises(DrnError, match=r"not one whole image.*1\.JPEG: not an image"):
         prepare_imagenet(source, tmp_path / "out", partial_copy=True)
     assert not (tmp_path / "out" / "info.json").exists()
 
@@ -383,8 +383,8 @@ def test_nothing_but_corrupt_files_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message", "gives"),
     [
-        ("ILSVRC2012_img_train.tar", "has no train pictures", "ILSVRC2012_img_train.tar"),
-        ("ILSVRC2012_img_val.tar", "has no val pictures", "ILSVRC2012_img_val.tar"),
+        ("ILSVRC2012_img_train.tar", "has no train images", "ILSVRC2012_img_train.tar"),
+        ("ILSVRC2012_img_val.tar", "has no val images", "ILSVRC2012_img_val.tar"),
         ("ILSVRC2012_devkit_t12.tar.gz", "nothing says the classes", "LOC_val_solution.csv"),
     ],
 )
@@ -399,29 +399,29 @@ def test_missing_archive_is_named(
 
 
 @pytest.mark.usefixtures("complete")
-def test_too_few_pictures_or_classes_are_an_error_unless_partial(
+def test_too_few_images_or_classes_are_an_error_unless_partial(
     archives: Path, kaggle: Path, tmp_path: Path
 ) -> None:
     path, out = archives / "ILSVRC2012_img_train.tar", tmp_path / "out"
     path.write_bytes(tar([(f"{TENCH}.tar", tar(train_pictures(TENCH).items()))]))
-    with pytest.raises(DrnError, match="has 3 train pictures, ImageNet has 9") as caught:
+    with pytest.raises(DrnError, match="has 3 train images, ImageNet has 9") as caught:
         prepare_imagenet(archives, out)
     assert "--partial" in (caught.value.hint or "")
     assert not (out / "info.json").exists()
     before = state(out / "train")
     assert prepare_imagenet(archives, out, partial_copy=True).counts == {"train": 3, "val": 5}
     assert state(out / "train") == before
-    with pytest.raises(DrnError, match="has 3 train pictures"):
+    with pytest.raises(DrnError, match="has 3 train images"):
         prepare_imagenet(archives, out)
     # Of a folder it is known before anything is done.
     shutil.rmtree(kaggle / "ILSVRC/Data/CLS-LOC/train" / TENCH)
-    with pytest.raises(DrnError, match="has 6 train pictures"):
+    with pytest.raises(DrnError, match="has 6 train images"):
         prepare_imagenet(kaggle, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.usefixtures("complete")
-def test_right_number_of_pictures_in_too_few_classes(
+def test_right_number_of_images_in_too_few_classes(
     archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(imagenet, "CLASSES", 4)
@@ -432,18 +432,18 @@ def test_right_number_of_pictures_in_too_few_classes(
 @pytest.mark.usefixtures("complete")
 def test_truth_of_another_length_is_an_error(archives: Path, tmp_path: Path) -> None:
     write(archives, {"ILSVRC2012_devkit_t12.tar.gz": devkit("1\n2\n3\n")})
-    with pytest.raises(DrnError, match=r"tells the classes of 3 pictures.* 5"):
+    with pytest.raises(DrnError, match=r"tells the classes of 3 images.* 5"):
         prepare_imagenet(archives, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_partial_pictures_are_matched_by_their_numbers(archives: Path, tmp_path: Path) -> None:
+def test_partial_images_are_matched_by_their_numbers(archives: Path, tmp_path: Path) -> None:
     (archives / "ILSVRC2012_img_train.tar").unlink()
     few = {name: VAL[name] for name in (f"{val_name(5)}.JPEG", f"{val_name(2)}.JPEG")}
     write(archives, {"ILSVRC2012_img_val.tar": tar(few.items())})
     out = tmp_path / "imagenet"
     made = prepare_imagenet(archives, out, partial_copy=True)
-    assert pictures_in(out / "val") == {f"{wnid_of(int(n[15:23]))}/{n}": few[n] for n in few}
+    assert images_in(out / "val") == {f"{wnid_of(int(n[15:23]))}/{n}": few[n] for n in few}
     assert made.boxes == 1
 
 
@@ -451,6 +451,6 @@ def test_nothing_to_be_found(tmp_path: Path) -> None:
     with pytest.raises(DrnError, match="nowhere: no such folder"):
         prepare_imagenet(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DrnError, match="has no pictures of ImageNet") as caught:
+    with pytest.raises(DrnError, match="has no images of ImageNet") as caught:
         prepare_imagenet(tmp_path / "empty", tmp_path / "out", partial_copy=True)
     assert "ILSVRC2012_img_train.tar" in (caught.value.hint or "")

@@ -12,13 +12,13 @@ from drn_cli.data.prepare.imagenet.tar import DamagedError, read_small
 from drn_cli.errors import DrnError
 
 WNID = "n01440764"
-PICTURE = b"\xff\xd8\xff" + bytes(2000) + b"\xff\xd9"  # whole, as far as its ends tell
+IMAGE = b"\xff\xd8\xff" + bytes(2000) + b"\xff\xd9"  # whole, as far as its ends tell
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
     made = tarfile.TarInfo(name)
     made.type, made.linkname = kind, link
-    made.size = len(PICTURE) if kind == tarfile.REGTYPE else 0
+    made.size = len(IMAGE) if kind == tarfile.REGTYPE else 0
     return made
 
 
@@ -26,7 +26,7 @@ def tar(*found: tarfile.TarInfo) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for each in found:
-            archive.addfile(each, io.BytesIO(PICTURE) if each.size else None)
+            archive.addfile(each, io.BytesIO(IMAGE) if each.size else None)
     return file.getvalue()
 
 
@@ -127,21 +127,21 @@ def test_archives_may_be_packed_with_folders(tmp_path: Path) -> None:
     path, out = tmp_path / "a.tar", tmp_path / "out"
     inner = tar(member(f"./{WNID}", tarfile.DIRTYPE), member(f"./{WNID}/1.JPEG"))
     path.write_bytes(tar_in_tar(inner, f"train/{WNID}.tar"))
-    assert extract_train(path, out, nothing).pictures == 2
-    assert (out / WNID / "1.JPEG").read_bytes() == PICTURE
+    assert extract_train(path, out, nothing).images == 2
+    assert (out / WNID / "1.JPEG").read_bytes() == IMAGE
 
 
 def test_a_name_twice_in_an_archive_is_taken_once(tmp_path: Path) -> None:
     path, out = tmp_path / "a.tar", tmp_path / "out"
     path.write_bytes(tar(member("a/1.JPEG"), member("b/1.JPEG")))
     taken = extract_val(path, out, TRUTH, nothing)
-    assert taken.pictures == len(list(out.rglob("*.JPEG"))) == 1
+    assert taken.images == len(list(out.rglob("*.JPEG"))) == 1
     assert [(each.name, each.fault) for each in taken.corrupt] == [
-        ("b/1.JPEG", "a second picture of this name")
+        ("b/1.JPEG", "a second image of this name")
     ]
 
 
-def test_picture_that_the_truth_does_not_know(tmp_path: Path) -> None:
+def test_image_that_the_truth_does_not_know(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(FLAT)
     with pytest.raises(DrnError, match=r"a\.tar: 2\.JPEG: the ground truth does not name"):
@@ -155,12 +155,12 @@ def test_progress_is_the_place_in_the_outer_archive(tmp_path: Path) -> None:
     data, place = path.read_bytes(), -1
     ends = []
     for _ in range(6):
-        place = data.index(PICTURE, place + 1)
-        ends.append(place + len(PICTURE))
+        place = data.index(IMAGE, place + 1)
+        ends.append(place + len(IMAGE))
     assert seen == ends
 
 
-def test_a_size_that_no_picture_has_is_not_read(tmp_path: Path) -> None:
+def test_a_size_that_no_image_has_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     huge = tarfile.TarInfo("1.JPEG")
     huge.size = 2**40
@@ -169,7 +169,7 @@ def test_a_size_that_no_picture_has_is_not_read(tmp_path: Path) -> None:
         file.truncate(2**40 + 512 + 10240)  # a hole, which takes no space
     taken = extract_val(path, tmp_path / "out", TRUTH, nothing)
     assert [(each.name, each.fault) for each in taken.corrupt] == [
-        ("1.JPEG", "larger than any picture")
+        ("1.JPEG", "larger than any image")
     ]
     with pytest.raises(DrnError, match=r"1\.JPEG: is too large"):
         list(read_small(path, lambda _: True))
@@ -207,7 +207,7 @@ def test_missing_archive(tmp_path: Path) -> None:
         list(read_small(tmp_path / "a.tgz", lambda _: True))
 
 
-def test_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_written(tmp_path: Path) -> None:
     path, out = tmp_path / "a.tar", tmp_path / "out"
     path.write_bytes(FLAT)
     out.mkdir()

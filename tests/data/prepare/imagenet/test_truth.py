@@ -253,8 +253,8 @@ def test_no_boxes(tmp_path: Path) -> None:
         ("LOC_val_solution.csv", f"a,{TENCH} 1 2 3 4\n", r"csv:1: should be the header"),
         ("LOC_val_solution.csv", f"{HEADER}a,{TENCH} 1 2 3\n", r"csv:2: should be a WNID and four"),
         ("LOC_val_solution.csv", f"{HEADER}a,{TENCH} 1 2 3 x\n", r"csv:2: should be a WNID"),
-        ("LOC_val_solution.csv", f"{HEADER}a\n", r"csv:2: should be a picture and its boxes"),
-        ("LOC_val_solution.csv", f"{HEADER}a, \n", r"csv:2: should be a picture and its boxes"),
+        ("LOC_val_solution.csv", f"{HEADER}a\n", r"csv:2: should be an image and its boxes"),
+        ("LOC_val_solution.csv", f"{HEADER}a, \n", r"csv:2: should be an image and its boxes"),
         (
             "LOC_val_solution.csv",
             f"{HEADER}a,{TENCH} 1 2 3 4\na,{TENCH} 1 2 3 4\n",
@@ -273,7 +273,7 @@ def test_boxes_that_are_wrong_are_named(
 
 def test_a_folder_that_is_half_sorted_is_refused(tmp_path: Path) -> None:
     write(tmp_path, {f"val/{TENCH}/{NAMES[0]}.JPEG": "x", f"val/{NAMES[1]}.JPEG": "x"})
-    with pytest.raises(DrnError, match="some pictures are in class folders and some are not"):
+    with pytest.raises(DrnError, match="some images are in class folders and some are not"):
         find_sources(tmp_path, tmp_path / "out")
 
 

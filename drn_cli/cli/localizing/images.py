@@ -1,4 +1,4 @@
-"""Heat maps and boxes of any pictures."""
+"""Heat maps and boxes of any images."""
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drn_cli.cli import console
+from drn_cli.cli.images import in_order, read_input, results_of
 from drn_cli.cli.localizing.evaluation import Asked, class_numbers
-from drn_cli.cli.pictures import in_order, read_picture, results_of
 from drn_cli.cli.source import Look, describe
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
     from drn_cli.data.images import Pixels
-    from drn_cli.inference.activation import Activation
-    from drn_cli.inference.classifier import Classifier
-    from drn_cli.inference.inputs import Picture
+    from drn_cli.inference.activation import ClassActivationMap
+    from drn_cli.inference.classifier import ClassificationPredictor
+    from drn_cli.inference.inputs import InputImage
     from drn_cli.inference.source import Source
 
 ENDINGS = {"heatmap": ".png", "array": ".npz"}  # by the folder below the output folder
@@ -33,13 +33,13 @@ def find_boxes(
     look: Look,
     asked: Asked,
 ) -> None:
-    """Write heat maps and arrays of pictures, and tell the boxes of their classes.
+    """Write heat maps and arrays of images, and tell the boxes of their classes.
 
     Args:
-        inputs: The pictures.
+        inputs: The images.
         out: Folder for the files.
         save: `heatmap`, `array`, or both.
-        wanted: Classes to look for; without any, the likeliest of each picture.
+        wanted: Classes to look for; without any, the likeliest of each image.
         top_k: How many of these.
         source: The classifier.
         look: What is computed in.
@@ -51,12 +51,12 @@ def find_boxes(
     """
     from drn_cli.distributed.group import join
     from drn_cli.inference.activation import activate
-    from drn_cli.inference.inputs import find_pictures
+    from drn_cli.inference.inputs import find_images
     from drn_cli.inference.loading import load_classifier
     from drn_cli.inference.opening import open_network
     from drn_cli.inference.stream import stream
 
-    pictures = find_pictures(inputs, [out / kind for kind in ENDINGS])
+    files = find_images(inputs, [out / kind for kind in ENDINGS])
     with join() as group:
         network = open_network(source.checkpoint, "classification")
         look.check(network)
@@ -69,21 +69,21 @@ def find_boxes(
         numbers = class_numbers(classifier)
         classes = [_number(name, numbers) for name in wanted]
 
-        def answer(images: "Sequence[Pixels]") -> "list[Activation]":
+        def answer(images: "Sequence[Pixels]") -> "list[ClassActivationMap]":
             return [activate(classifier, image, asked.see, asked.of) for image in images]
 
         def finish(
-            item: "tuple[int, Picture]", image: "Pixels", found: "Activation"
+            item: "tuple[int, InputImage]", image: "Pixels", found: "ClassActivationMap"
         ) -> dict[str, Any]:
             shown = classes or found.best(top_k)
             return _write(item[1], image, found, shown, classifier, out, save, asked)
 
         entries: list[tuple[int, dict[str, Any]]] = []
         broken: list[tuple[int, dict[str, Any]]] = []
-        mine = group.share(list(enumerate(pictures)))
-        results = stream(mine, read_picture, answer, finish, group.device)
-        for number, picture, result in results_of(results, len(mine), broken, shown=group.first):
-            entries.append((number, {"image": picture.path} | result))
+        mine = group.share(list(enumerate(files)))
+        results = stream(mine, read_input, answer, finish, group.device)
+        for number, file, result in results_of(results, len(mine), broken, shown=group.first):
+            entries.append((number, {"image": file.path} | result))
         found, failed = in_order(group.gather(entries)), in_order(group.gather(broken))
         if group.first:
             about = describe(source, network, classifier)
@@ -100,16 +100,16 @@ def _number(name: str, numbers: dict[str, int]) -> int:
 
 
 def _write(
-    picture: "Picture",
+    file: "InputImage",
     image: "Pixels",
-    found: "Activation",
+    found: "ClassActivationMap",
     classes: Sequence[int],
-    classifier: "Classifier",
+    classifier: "ClassificationPredictor",
     out: Path,
     save: Sequence[str],
     asked: Asked,
 ) -> dict[str, Any]:
-    """Write a picture's files; give them and its boxes, ready for JSON."""
+    """Write an image's files; give them and its boxes, ready for JSON."""
     from drn_cli.data.images import image_png
     from drn_cli.files import atomic
     from drn_cli.inference.heat_maps import arrays, heat_overlay
@@ -119,12 +119,12 @@ def _write(
     contents: dict[Path, bytes] = {}
     for place, kind in enumerate(classes):
         if "heatmap" in save:
-            name = picture.name if len(classes) == 1 else f"{picture.name}_{place + 1}"
+            name = file.name if len(classes) == 1 else f"{file.name}_{place + 1}"
             drawn = heat_overlay(image, found, kind, boxes[place, 0])
             contents[out / "heatmap" / f"{name}{ENDINGS['heatmap']}"] = image_png(drawn)
     if "array" in save:
         content = arrays(found, classes, classifier.names, boxes, asked.thresholds)
-        contents[out / "array" / f"{picture.name}{ENDINGS['array']}"] = content
+        contents[out / "array" / f"{file.name}{ENDINGS['array']}"] = content
     for path, content in contents.items():
         check_place(out, path)
         with atomic(path, durable=False) as temporary:
@@ -185,14 +185,14 @@ def _report(
         if len(rows) <= SHOWN:
             _print(rows)
         folders = ", ".join(str(out / kind) for kind in save)
-        console.out.print(f"{len(found)} pictures localised: {folders}", soft_wrap=True)
+        console.out.print(f"{len(found)} images localised: {folders}", soft_wrap=True)
     if failed:
         console.note(f"{len(failed)} of {len(found) + len(failed)} images failed")
 
 
 def _print(rows: Sequence[tuple[str, str, float, float | None, list[float] | None]]) -> None:
     numbers = ("probability", "threshold")
-    table = console.table("picture", "class", *numbers, "box", right=numbers, fold=True)
+    table = console.table("image", "class", *numbers, "box", right=numbers, fold=True)
     for image, name, share, limit, box in rows:
         corners = "none" if box is None else " ".join(f"{number:.0f}" for number in box)
         table.add_row(image, name, f"{100 * share:.1f} %", _in_words(limit), corners)

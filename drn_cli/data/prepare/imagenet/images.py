@@ -1,4 +1,4 @@
-"""Whether a file is a whole picture, and how pictures get into the class folders of ImageNet."""
+"""Whether a file is a whole image, and how images get into the class folders of ImageNet."""
 
 import io
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Advance = Callable[[int], None]  # called with the bytes of a source that are be
 
 @dataclass(frozen=True, slots=True)
 class Corrupt:
-    """A file of the source that is no whole picture, and was left out.
+    """A file of the source that is no whole image, and was left out.
 
     Attributes:
         name: As the archive or the folder has it.
@@ -30,9 +30,9 @@ class Corrupt:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a split gave: pictures that are now in its class folders, and what was left out."""
+    """What a split gave: images that are now in its class folders, and what was left out."""
 
-    pictures: int
+    images: int
     corrupt: tuple[Corrupt, ...]
 
 
@@ -41,13 +41,13 @@ def is_wnid(name: str) -> bool:
     return len(name) == 9 and name[0] == "n" and name[1:].isascii() and name[1:].isdigit()
 
 
-def is_picture(name: str) -> bool:
-    """Tell by its suffix whether a file should be a picture; hidden files are none."""
+def is_image(name: str) -> bool:
+    """Tell by its suffix whether a file should be an image; hidden files are none."""
     return not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in SUFFIXES
 
 
 def fault(data: bytes) -> str | None:
-    """Tell what is wrong with a picture, or give None.
+    """Tell what is wrong with an image, or give None.
 
     The first and the last bytes are enough to know that it is whole. Where they are not as usual,
     the image is decoded: some have padding after their end, and are fine.
@@ -64,11 +64,11 @@ def fault(data: bytes) -> str | None:
 
 
 def file_fault(path: Path) -> str | None:
-    """Tell what is wrong with a picture in a folder; of most, only the two ends are read."""
+    """Tell what is wrong with an image in a folder; of most, only the two ends are read."""
     try:
         size = path.stat().st_size
         if not 0 < size <= LARGEST:
-            return "larger than any picture" if size else "empty"
+            return "larger than any image" if size else "empty"
         with path.open("rb") as file:
             head = file.read(ENDS)
             file.seek(max(0, size - ENDS))
@@ -80,7 +80,7 @@ def file_fault(path: Path) -> str | None:
 
 
 def is_there(target: Path, size: int) -> bool:
-    """Tell whether an earlier run has written a picture: what is written in part has no name."""
+    """Tell whether an earlier run has written an image: what is written in part has no name."""
     try:
         return target.stat().st_size == size
     except FileNotFoundError:
@@ -89,7 +89,7 @@ def is_there(target: Path, size: int) -> bool:
         raise DrnError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
-def write_picture(target: Path, data: bytes) -> None:
-    """Write a picture's bytes as they are."""
+def write_image(target: Path, data: bytes) -> None:
+    """Write an image's bytes as they are."""
     with atomic(target, durable=False) as temporary:
         temporary.write_bytes(data)

@@ -1,4 +1,4 @@
-"""What `predict` and `localize` share: pictures in, one result each, also of several processes."""
+"""What `predict` and `localize` share: images in, one result each, also of several processes."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,9 +13,9 @@ from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
     from drn_cli.data.images import Pixels
-    from drn_cli.inference.inputs import Picture
+    from drn_cli.inference.inputs import InputImage
 
-    Numbered = tuple[int, Picture]
+    Numbered = tuple[int, InputImage]
 
 Result = TypeVar("Result")
 
@@ -37,7 +37,7 @@ MaxPixels = Annotated[
 ]
 
 
-def read_picture(item: "Numbered") -> "Pixels":
+def read_input(item: "Numbered") -> "Pixels":
     """Read an image, from stdin if that is meant; raises DrnError as `read_image`."""
     from drn_cli.data.images import read_image
 
@@ -45,9 +45,9 @@ def read_picture(item: "Numbered") -> "Pixels":
     return read_image(sys.stdin.buffer if path == "-" else Path(path), frames="first")
 
 
-def name_of(picture: "Picture") -> str:
+def name_of(image: "InputImage") -> str:
     """Return what messages call an image."""
-    return "stdin" if picture.path == "-" else picture.path
+    return "stdin" if image.path == "-" else image.path
 
 
 def results_of(
@@ -56,7 +56,7 @@ def results_of(
     failed: list[tuple[int, dict[str, Any]]],
     *,
     shown: bool,
-) -> "Iterator[tuple[int, Picture, Result]]":
+) -> "Iterator[tuple[int, InputImage, Result]]":
     """Show progress and give each image's result; report those that failed.
 
     Args:
@@ -68,18 +68,18 @@ def results_of(
     from drn_cli.inference.score_maps import NonFiniteScoresError
 
     with console.bar(total, shown=shown) as bar:
-        for (number, picture), result in results:
+        for (number, image), result in results:
             if isinstance(result, DrnError):
                 nameless = isinstance(result, NonFiniteScoresError)
-                error = NonFiniteScoresError(name_of(picture)) if nameless else result
+                error = NonFiniteScoresError(name_of(image)) if nameless else result
                 console.fail(error)
-                failed.append((number, {"image": picture.path, "error": error.message}))
+                failed.append((number, {"image": image.path, "error": error.message}))
             else:
-                yield number, picture, result
+                yield number, image, result
             bar.update()
 
 
 def in_order(parts: Iterable[Iterable[tuple[int, Result]]]) -> list[Result]:
-    """Put together what processes have of their pictures, in the pictures' order."""
+    """Put together what processes have of their images, in the images' order."""
     numbered = (one for part in parts for one in part)
     return [entry for _, entry in sorted(numbered, key=itemgetter(0))]
