@@ -22,7 +22,7 @@ class LoadReport:
 
     Attributes:
         path: The file.
-        format: As in `Converted.format`.
+        format: As in `Conversion.format`.
         arch: The network's architecture.
         task: The file's task, if it tells.
         classes: Classes of the file's head, if it has one.

@@ -31,7 +31,7 @@ class TrainProgress:
         step_in_epoch: Steps of it that are done.
         steps: Steps done in all.
         best: Best validation score so far; None before the first validation.
-        meter: What the steps did since the last line of metrics; see `Meter`.
+        meter: What the steps did since the last line of metrics; see `StepStats`.
     """
 
     epoch: int = 0

@@ -102,7 +102,7 @@ class ValidationResult:
 
 
 class Evaluable(Protocol):
-    """What a validation needs of a run: the part of `training.setup.Training` that tasks use."""
+    """What a validation needs of a run: the part of `training.setup.TrainState` that tasks use."""
 
     recipe: Recipe
     group: Group

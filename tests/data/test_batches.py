@@ -195,13 +195,13 @@ LEFT_OVER = """
 import sys
 from pathlib import Path
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import TrainingBatches, TrainingSet
-from drn_cli.data.order import Order
+from drn_cli.data.batches import TrainLoader, TrainDataset
+from drn_cli.data.order import EpochSampler
 from drn_cli.data.folders import Sample
 
 sample = Sample(Path(sys.argv[1]), Path(sys.argv[2]))
-dataset = TrainingSet([sample] * 4, 5, Augmentation(crop=12), 0)
-batches = TrainingBatches(dataset, Order(4, 1, 0), rank=0, world=1, workers=1, pin=False)
+dataset = TrainDataset([sample] * 4, 5, Augmentation(crop=12), 0)
+batches = TrainLoader(dataset, EpochSampler(4, 1, 0), rank=0, world=1, workers=1, pin=False)
 running = batches.epoch(0)
 next(running)
 raise SystemExit(3)

@@ -240,13 +240,13 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from drn_cli.data.cache import DecodedCache
-from drn_cli.data.folders import ListFolder
+from drn_cli.data.folders import ListDataset
 
 root = Path(sys.argv[1])
 def killed(parts):
     os.kill(os.getpid(), signal.SIGKILL)
 np.hstack = killed
-DecodedCache(root / "drn-cache", root).read(ListFolder.open(root).samples("train")[0])
+DecodedCache(root / "drn-cache", root).read(ListDataset.open(root).samples("train")[0])
 """
 
 

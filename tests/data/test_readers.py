@@ -22,8 +22,8 @@ from drn_cli.errors import DrnError
 KILLED = """
 import multiprocessing, sys, time
 import numpy as np
-from drn_cli.data.batches import TrainingBatches
-from drn_cli.data.order import Order
+from drn_cli.data.batches import TrainLoader
+from drn_cli.data.order import EpochSampler
 from drn_cli.data.readers import reading_failures
 from drn_cli.errors import DrnError
 
@@ -33,7 +33,7 @@ class Slow:
         return np.zeros((6, 6, 3), np.uint8), np.zeros((6, 6), np.uint8)
 
 workers = int(sys.argv[1])
-batches = TrainingBatches(Slow(), Order(600, 1, 0), rank=0, world=1, workers=workers, pin=False)
+batches = TrainLoader(Slow(), EpochSampler(600, 1, 0), rank=0, world=1, workers=workers, pin=False)
 try:
     with reading_failures():
         for step, batch in enumerate(batches.epoch(0)):
@@ -143,15 +143,15 @@ def test_mistakes_of_the_program_keep_their_traceback() -> None:
 CRAMPED = """
 import sys
 import numpy as np
-from drn_cli.data.batches import TrainingBatches
-from drn_cli.data.order import Order
+from drn_cli.data.batches import TrainLoader
+from drn_cli.data.order import EpochSampler
 from drn_cli.errors import DrnError
 
 class Large:
     def __getitem__(self, turn):
         return np.zeros((600, 600, 3), np.uint8), np.zeros((600, 600), np.uint8)
 
-batches = TrainingBatches(Large(), Order(8, 2, 0), rank=0, world=1, workers=2, pin=False)
+batches = TrainLoader(Large(), EpochSampler(8, 2, 0), rank=0, world=1, workers=2, pin=False)
 try:
     list(batches.epoch(0))
 except DrnError as error:
@@ -183,8 +183,8 @@ def test_too_little_shared_memory_is_an_error_and_not_a_wait(size: str, words: s
 FEW_FILES = """
 import resource, sys
 import numpy as np
-from drn_cli.data.batches import TrainingBatches
-from drn_cli.data.order import Order
+from drn_cli.data.batches import TrainLoader
+from drn_cli.data.order import EpochSampler
 from drn_cli.errors import DrnError
 
 class Small:
@@ -192,7 +192,7 @@ class Small:
         return np.zeros((60, 60, 3), np.uint8), np.zeros((60, 60), np.uint8)
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (24, int(sys.argv[1])))
-batches = TrainingBatches(Small(), Order(40, 2, 0), rank=0, world=1, workers=2, pin=False)
+batches = TrainLoader(Small(), EpochSampler(40, 2, 0), rank=0, world=1, workers=2, pin=False)
 try:
     print(len(list(batches.epoch(0))), "batches")
 except DrnError as error:

@@ -229,14 +229,14 @@ from drn_cli.data.folders import IMAGENET, Sample
 from drn_cli.distributed.group import Group
 from drn_cli.evaluation.label_maps import MapReader, PairReader
 from drn_cli.evaluation.segmentation import compare, evaluate
-from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.predictor import SegmentationPredictor
 
 def peak():
     [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
 
 cpu = torch.device("cpu")
-segmenter = PixelPredictor(
+segmenter = SegmentationPredictor(
     network=lambda x: x, stride=1, statistics=IMAGENET, class_set=generic(3), device=cpu
 )
 large, small = (Sample(path, path) for path in map(Path, sys.argv[1:]))

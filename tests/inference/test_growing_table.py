@@ -101,8 +101,8 @@ def test_any_name_comes_back_when_rows_are_read_again(path: Path, begun: Begin, 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from drn_cli.inference.growing_table import GrowingTable
-table = GrowingTable(Path(sys.argv[1]), sys.argv[2].split(","), 0, resume=False)
+from drn_cli.inference.growing_table import ResumableCsv
+table = ResumableCsv(Path(sys.argv[1]), sys.argv[2].split(","), 0, resume=False)
 table.begin()
 for image in ("a.png", "b.png", "c.png"):
     table.add((image, "cat", "0.5"))

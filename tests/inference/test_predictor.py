@@ -306,7 +306,7 @@ import numpy as np
 import torch
 from drn_cli.data.classes import generic
 from drn_cli.data.folders import IMAGENET
-from drn_cli.inference.predictor import PixelPredictor
+from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.recipe.schema import Eval
 
 class Warnings(logging.Handler):
@@ -318,7 +318,7 @@ def network(x):
     return near.repeat(1, 21, 1, 1).relu()[:, -3:]
 
 def make(**options):
-    return PixelPredictor(network=network, stride=1, statistics=IMAGENET, class_set=generic(3),
+    return SegmentationPredictor(network=network, stride=1, statistics=IMAGENET, class_set=generic(3),
                      device=torch.device("cpu"), **options)
 
 sides = []

@@ -62,7 +62,7 @@ from drn_cli.distributed.group import Group
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.training.memory import estimate
 from drn_cli.training.setup import set_up
-from drn_cli.training.step import Meter, take_step
+from drn_cli.training.step import StepStats, take_step
 from drn_cli.training.tasks import task_of
 
 def peak():
@@ -83,7 +83,7 @@ images = torch.randint(256, (count, crop, crop, 3), dtype=torch.uint8)
 labels = torch.randint(3, (count, crop, crop), dtype=torch.uint8)
 before = peak()
 training = set_up(recipe, material, Group(0, 1, torch.device("cpu")))
-take_step(training, [Batch(images, labels)], 0.001, 0, Meter(torch.device("cpu")))
+take_step(training, [Batch(images, labels)], 0.001, 0, StepStats(torch.device("cpu")))
 taken = peak() - before
 needed = estimate(recipe, 1, precision=training.precision, on_gpu=False)
 print(needed.total / taken)

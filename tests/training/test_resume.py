@@ -181,7 +181,7 @@ def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(
     monkeypatch.undo()
     kept = run.last.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Saver, "save", lambda *_: None)
+        patch.setattr(loop.CheckpointManager, "save", lambda *_: None)
         patch.setattr(loop, "take_step", _crash_after(5))
         with pytest.raises(RuntimeError, match="crash"):
             go(prepare(), run, start=run.last)

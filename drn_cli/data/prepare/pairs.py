@@ -184,7 +184,7 @@ def prepare_pairs(
         classes: A class file; without one, labels have to hold values.
         ignore: Names of classes, and label values, to ignore besides void and 255.
         unknown_as_void: Whether colours and values that stand for no class are ignored.
-        shares: How to split at random; by default as `Shares` has it.
+        shares: How to split at random; by default as `SplitRatios` has it.
         keep_split: Whether a split that the source has is kept. Shares are refused then.
 
     Raises:
