@@ -39,7 +39,7 @@ def check_submission(
     frames = None
     if data is not None:
         samples = ListDataset.open(data).samples("test", labels=False)
-        named = (submission.frame_of(sample.image.name) for sample in samples)
+        named = (submission.frame_id(sample.image.name) for sample in samples)
         frames = [frame for frame in named if frame is not None]
         if not frames:
             raise DrnError(f"{data}: its test images are none of Cityscapes")

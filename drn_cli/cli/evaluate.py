@@ -7,15 +7,15 @@ import typer
 
 from drn_cli.cli.completion import complete_weights
 from drn_cli.cli.evaluating.data import score_data
-from drn_cli.cli.evaluating.folders import Folders, Ids, score_folder, score_predictions
-from drn_cli.cli.evaluating.output import Output
+from drn_cli.cli.evaluating.folders import FolderEvaluation, Ids, score_folder, score_predictions
+from drn_cli.cli.evaluating.output import ScoreWriter
 from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.launching import Gpus
 from drn_cli.cli.sizes import parse_size
 from drn_cli.cli.source import (
     Compile,
     Flip,
-    Look,
+    InferenceOptions,
     Mean,
     MultiScale,
     Precision,
@@ -25,9 +25,9 @@ from drn_cli.cli.source import (
     TenCrop,
     Tile,
     Weights,
-    announce,
-    spread,
-    view_of,
+    launch_processes,
+    report_weights,
+    resolve_view,
 )
 
 EPILOG = """[bold]Examples[/]
@@ -172,32 +172,34 @@ def evaluate(
         _refuse(seen, "a network, which --predictions needs none of")
     else:
         _refuse(compared, "--predictions")
-    output = Output(csv, worst, report, report_images, as_json)
+    writer = ScoreWriter(csv, worst, report, report_images, as_json)
     if predictions is not None:
         assert labels is not None
-        spread(gpus)
-        folders = Folders(
+        launch_processes(gpus)
+        folders = FolderEvaluation(
             predictions, labels, resize_to, labels_hold, image_suffix, label_suffix, partial
         )
-        score_predictions(folders, predictions_hold, classes, output)
+        score_predictions(folders, predictions_hold, classes, writer)
         return
     from drn_cli.inference.normalization import stated
     from drn_cli.inference.source import find_source
 
     found = find_source(source or weights)
-    view = view_of(found, scales, flip, tile, multi_scale)
+    view = resolve_view(found, scales, flip, tile, multi_scale)
     changed = bool(multi_scale or scales or flip or tile)
-    look = Look(view, ten_crop, precision, compile_, changed, stated(stats, mean, std))
-    spread(gpus)
-    announce(found)
+    inference = InferenceOptions(
+        view, ten_crop, precision, compile_, changed, stated(stats, mean, std)
+    )
+    launch_processes(gpus)
+    report_weights(found)
     if images is not None:
         assert labels is not None
-        folders = Folders(
+        folders = FolderEvaluation(
             images, labels, resize_to, labels_hold, image_suffix, label_suffix, partial
         )
-        score_folder(found, folders, look, output)
+        score_folder(found, folders, inference, writer)
     else:
-        score_data(found, data, split, look, output, partial=partial)
+        score_data(found, data, split, inference, writer, partial=partial)
 
 
 def _refuse(options: dict[str, Any], what: str) -> None:

@@ -8,7 +8,7 @@ import typer
 from drn_cli.cli import console
 from drn_cli.cli.completion import complete_weights
 from drn_cli.cli.sizes import METAVAR, parse_size
-from drn_cli.cli.source import Mean, Stats, Std, announce
+from drn_cli.cli.source import Mean, Stats, Std, report_weights
 
 if TYPE_CHECKING:
     from drn_cli.export.exporting import ExportResult
@@ -131,7 +131,7 @@ def export(
     if out is not None and out.suffix != ENDINGS[format_]:
         raise typer.BadParameter(f"--out {out}: should end with {ENDINGS[format_]}")
     found = find_source(source)
-    announce(found)
+    report_weights(found)
     done = export_network(
         found,
         form,

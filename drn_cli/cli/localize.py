@@ -8,18 +8,18 @@ import typer
 
 from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.launching import Gpus
-from drn_cli.cli.localizing.evaluation import Asked, evaluate_boxes
+from drn_cli.cli.localizing.evaluation import LocalizeOptions, evaluate_boxes
 from drn_cli.cli.localizing.images import find_boxes
 from drn_cli.cli.source import (
     Compile,
-    Look,
+    InferenceOptions,
     Mean,
     Precision,
     Stats,
     Std,
     Weights,
-    announce,
-    spread,
+    launch_processes,
+    report_weights,
 )
 
 EPILOG = """[bold]Examples[/]
@@ -159,15 +159,15 @@ def localize(
 
     check_inputs(inputs)
     source = find_source(weights)
-    look = Look(Eval(), False, precision, compile_, given=stated(stats, mean, std))
-    spread(gpus)
-    announce(source)
+    inference = InferenceOptions(Eval(), False, precision, compile_, given=stated(stats, mean, std))
+    launch_processes(gpus)
+    report_weights(source)
     if boxes is not None:
         sweep = DEFAULT_SWEEP if of == "score" else DEFAULT_SHARES
-        asked = Asked(
+        options = LocalizeOptions(
             thresholds or sweep, of, see, side, csv, report, report_images, as_json, partial
         )
-        evaluate_boxes(inputs, boxes, source, look, asked)
+        evaluate_boxes(inputs, boxes, source, inference, options)
     else:
-        asked = Asked(thresholds or (NONE,), of, see, side, csv, None, 0, as_json)
-        find_boxes(inputs, out, save, class_ or (), top_k, source, look, asked)
+        options = LocalizeOptions(thresholds or (NONE,), of, see, side, csv, None, 0, as_json)
+        find_boxes(inputs, out, save, class_ or (), top_k, source, inference, options)

@@ -8,11 +8,11 @@ import typer
 from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.launching import Gpus
 from drn_cli.cli.predicting.classification import classify
-from drn_cli.cli.predicting.segmentation import Wanted, label, label_one
+from drn_cli.cli.predicting.segmentation import PredictOptions, label, label_one
 from drn_cli.cli.source import (
     Compile,
     Flip,
-    Look,
+    InferenceOptions,
     Mean,
     MultiScale,
     Precision,
@@ -22,9 +22,9 @@ from drn_cli.cli.source import (
     TenCrop,
     Tile,
     Weights,
-    announce,
-    spread,
-    view_of,
+    launch_processes,
+    report_weights,
+    resolve_view,
 )
 
 EPILOG = """[bold]Examples[/]
@@ -122,43 +122,45 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="List what was found as JSON.")] = False,
 ) -> None:
     """Label the pixels of images with a trained network, or classify them."""
-    wanted = Wanted(out, save, skip_existing, submission, partial, batch, as_json, force)
+    options = PredictOptions(out, save, skip_existing, submission, partial, batch, as_json, force)
     if "-" in inputs or str(out) == "-":
-        _check_stream(inputs, wanted)
+        _check_stream(inputs, options)
     from drn_cli.inference.inputs import check_inputs
     from drn_cli.inference.normalization import stated
     from drn_cli.inference.source import find_source
 
     check_inputs(inputs)
     source = find_source(weights)
-    view = view_of(source, scales, flip, tile, multi_scale)
+    view = resolve_view(source, scales, flip, tile, multi_scale)
     changed = bool(multi_scale or scales or flip or tile)
-    look = Look(view, ten_crop, precision, compile_, changed, stated(stats, mean, std))
+    inference = InferenceOptions(
+        view, ten_crop, precision, compile_, changed, stated(stats, mean, std)
+    )
     if "-" not in inputs and str(out) != "-":
-        spread(gpus)
-    announce(source)
+        launch_processes(gpus)
+    report_weights(source)
 
     from drn_cli.inference.opening import open_network
 
     network = open_network(source.checkpoint)
-    look.check(network)
+    inference.check(network)
     if network.task == "classification":
-        classify(inputs, source, network, look, wanted, top_k, csv)
+        classify(inputs, source, network, inference, options, top_k, csv)
         return
     if csv is not None:
         raise typer.BadParameter("--csv is for classifiers, and this is a segmenter")
     if str(out) == "-":
-        label_one(inputs[0], network, look, wanted)
+        label_one(inputs[0], network, inference, options)
     else:
-        label(inputs, source, network, look, wanted)
+        label(inputs, source, network, inference, options)
 
 
-def _check_stream(inputs: list[str], wanted: Wanted) -> None:
+def _check_stream(inputs: list[str], options: PredictOptions) -> None:
     """See that what comes by stdin or goes to stdout is one image."""
     if len(inputs) > 1:
         raise typer.BadParameter("- stands for a single image; give no other input with it")
-    folder_only = wanted.as_json or wanted.submission or wanted.skip_existing or wanted.force
-    if str(wanted.out) == "-" and folder_only:
+    folder_only = options.as_json or options.submission or options.skip_existing or options.force
+    if str(options.out) == "-" and folder_only:
         raise typer.BadParameter("--out - writes one image to stdout, and nothing else there")
-    if str(wanted.out) == "-" and wanted.save is not None and len(wanted.save) > 1:
+    if str(options.out) == "-" and options.save is not None and len(options.save) > 1:
         raise typer.BadParameter("--out - takes one of --save's kinds; by default colour")

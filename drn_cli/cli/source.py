@@ -139,7 +139,7 @@ Std = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class InferenceOptions:
     """How images are looked at, and what is computed in.
 
     Attributes:
@@ -194,7 +194,7 @@ def describe(
     return source.to_json() | verified | ready.normalization.to_json()
 
 
-def view_of(
+def resolve_view(
     source: "Source",
     scales: tuple[float, ...] | None,
     flip: bool | None,
@@ -215,7 +215,7 @@ def view_of(
     return source.view(scales, flip, tile)
 
 
-def spread(gpus: int | Literal["auto"]) -> None:
+def launch_processes(gpus: int | Literal["auto"]) -> None:
     """Run this same command line in several processes and exit, unless this is one of them."""
     from drn_cli.distributed.launch import launch
 
@@ -224,7 +224,7 @@ def spread(gpus: int | Literal["auto"]) -> None:
         raise typer.Exit(launch(sys.argv[1:], options))
 
 
-def announce(source: "Source") -> None:
+def report_weights(source: "Source") -> None:
     """Print which weights are used, unless their file was named; one process of a job does."""
     if source.choice is not None and reports_for_all():
         console.note(f"weights: {source.checkpoint} ({source.choice})")

@@ -47,6 +47,6 @@ def class_index(folder: FolderDataset, classifier: ClassificationPredictor) -> t
     )
 
 
-def renumbered(samples: Sequence[ClassSample], index: Sequence[int]) -> list[ClassSample]:
+def remap(samples: Sequence[ClassSample], index: Sequence[int]) -> list[ClassSample]:
     """Count the classes of samples as the network does."""
     return [replace(sample, target=index[sample.target]) for sample in samples]

@@ -15,7 +15,7 @@ from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.classification import ClassificationTestSet
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
-from drn_cli.evaluation.segmentation import failures, mean_loss
+from drn_cli.evaluation.segmentation import gather_failures, mean_loss
 from drn_cli.inference.classifier import ClassificationPredictor, best_first
 from drn_cli.inference.reading import networks_at_once, one_thread_each
 from drn_cli.inference.score_maps import NonFiniteScoresError
@@ -49,7 +49,7 @@ class ImageRanking:
     probabilities: tuple[float, ...]
 
 
-def worst_ranked(images: Sequence[ImageRanking]) -> list[ImageRanking]:
+def worst_images(images: Sequence[ImageRanking]) -> list[ImageRanking]:
     """Order images: those whose class came last come first.
 
     Of wrong ones at the same place those that were surest come first, of right ones last.
@@ -88,7 +88,7 @@ class TopKScores:
         return {"images": self.images, **loss, "top1": self.top1, "top5": self.top5}
 
 
-class Ranked(NamedTuple):
+class BatchRanking(NamedTuple):
     """Some images: ranks of their classes from 1, the first classes, their probabilities, losses.
 
     An image that failed has rank 0 and loss 0.
@@ -108,7 +108,7 @@ def score(
     samples: Sequence[ClassSample],
     group: Group,
     *,
-    each: bool = False,
+    per_image: bool = False,
     partial: bool = False,
     loss: bool = False,
     step: Callable[[], object] = lambda: None,
@@ -124,7 +124,7 @@ def score(
         classifier: The network with its settings.
         samples: All of them, at least one, in every process; `target` counts the network's classes.
         group: The processes.
-        each: Whether the ranking of each image is wanted too.
+        per_image: Whether the ranking of each image is wanted too.
         partial: Whether the others are scored where an image fails.
         loss: Whether the cross-entropy is wanted too.
         step: Called after each image of this process.
@@ -143,7 +143,7 @@ def score(
     last = max(samples, key=lambda sample: sample.target)
     unread: dict[int, DrnError] | None = {} if partial else None
 
-    def look(batch: Batch) -> Ranked:
+    def look(batch: Batch) -> BatchRanking:
         images = batch.images if classifier.view == "10-crop" else batch.images[:, None]
         try:
             scores = classifier.log_probabilities(images)
@@ -157,10 +157,10 @@ def score(
                 f"{last.image}: is of class {last.target}; the network has {scores.shape[1]} "
                 "classes, counted from 0"
             )
-        return ranked(scores, batch.labels)
+        return rank_classes(scores, batch.labels)
 
     counts = torch.zeros(2, dtype=torch.int64, device=group.device)
-    rankings: list[Ranked] = []
+    rankings: list[BatchRanking] = []
     losses: list[Tensor] = []
     failed: list[tuple[int, str]] = []
     stopped = False
@@ -175,7 +175,7 @@ def score(
         seen += len(scored)
         if loss:
             losses.append(torch.stack([part.loss, scored], dim=1))
-        if each:
+        if per_image:
             rankings.append(part)
         for _ in range(len(part.rank)):
             step()
@@ -185,14 +185,14 @@ def score(
         return None
     top1, top5 = group.sum(counts).tolist()
     gathered = group.gather(list(_rankings(rankings, samples, group)))
-    per_image = sorted((one for part in gathered for one in part), key=lambda one: one.number)
-    lost = failures(failed, len(samples), group)
+    ordered = sorted((one for part in gathered for one in part), key=lambda one: one.number)
+    lost = gather_failures(failed, len(samples), group)
     count = len(samples) - len(lost)
     mean = mean_loss(torch.cat(losses).tolist() if losses else [], group)
-    return TopKScores(top1 / count, top5 / count, count, tuple(per_image), lost, mean)
+    return TopKScores(top1 / count, top5 / count, count, tuple(ordered), lost, mean)
 
 
-def ranked(log_probabilities: Tensor, targets: Tensor) -> Ranked:
+def rank_classes(log_probabilities: Tensor, targets: Tensor) -> BatchRanking:
     """Rank the classes of images.
 
     Args:
@@ -204,11 +204,11 @@ def ranked(log_probabilities: Tensor, targets: Tensor) -> Ranked:
     best = order[:, :SHOWN]
     valid = targets != FAILED
     loss = -log_probabilities.gather(1, (targets * valid)[:, None])[:, 0] * valid
-    return Ranked(rank, best, log_probabilities.gather(1, best).exp(), loss)
+    return BatchRanking(rank, best, log_probabilities.gather(1, best).exp(), loss)
 
 
 def _rankings(
-    parts: Sequence[Ranked], samples: Sequence[ClassSample], group: Group
+    parts: Sequence[BatchRanking], samples: Sequence[ClassSample], group: Group
 ) -> Iterator[ImageRanking]:
     """Put what was found of this process's images beside their names."""
     numbers = iter(group.share(range(len(samples))))
@@ -220,7 +220,9 @@ def _rankings(
                 yield ImageRanking(number, image, target, rank, tuple(best), tuple(likely))
 
 
-def _naming(parts: Iterable[Ranked], samples: Sequence[ClassSample]) -> Iterator[Ranked]:
+def _naming(
+    parts: Iterable[BatchRanking], samples: Sequence[ClassSample]
+) -> Iterator[BatchRanking]:
     """Name the image in a NonFiniteScoresError that the next part raises."""
     seen = 0
     try:
@@ -232,12 +234,12 @@ def _naming(parts: Iterable[Ranked], samples: Sequence[ClassSample]) -> Iterator
 
 
 def _parts(
-    look: Callable[[Batch], Ranked],
+    look: Callable[[Batch], BatchRanking],
     dataset: ClassificationTestSet,
     classifier: ClassificationPredictor,
     device: torch.device,
     unread: dict[int, DrnError] | None,
-) -> Iterable[Ranked]:
+) -> Iterable[BatchRanking]:
     """Work on as many images as there are threads, each in a single one; a GPU on batches."""
     if device.type == "cpu":
         threads = networks_at_once(device)
@@ -245,16 +247,16 @@ def _parts(
             lambda index: look(_read(dataset, unread, [index])), range(len(dataset)), threads
         )
     at_once = GPU_BATCH if classifier.view == "1-crop" else GPU_BATCH // 10
-    return in_batches(look, dataset, at_once, device, unread)
+    return batched(look, dataset, at_once, device, unread)
 
 
-def in_batches(
-    look: Callable[[Batch], Ranked],
+def batched(
+    look: Callable[[Batch], BatchRanking],
     dataset: ClassificationTestSet,
     at_once: int,
     device: torch.device,
     unread: dict[int, DrnError] | None = None,
-) -> Iterator[Ranked]:
+) -> Iterator[BatchRanking]:
     """Read batches, several at the same time, while the GPU works on those before.
 
     Images that cannot be read go to `unread`, by their numbers, with class `FAILED` in the batch;

@@ -26,23 +26,28 @@ class FolderPairs:
     Attributes:
         samples: The pairs, in the order of the images' paths.
         by: What they were paired by, in words.
-        lone_images: Images without a label map.
-        lone_labels: Label maps without an image.
+        images_without_label: Images without a label map.
+        labels_without_image: Label maps without an image.
         lost: Number of pairs of which neither file can be read, such as links to nothing.
         left_out: What was left out of each folder that has such files, in words.
     """
 
     samples: Sequence[Sample]
     by: str
-    lone_images: Sequence[Path]
-    lone_labels: Sequence[Path]
+    images_without_label: Sequence[Path]
+    labels_without_image: Sequence[Path]
     lost: int = 0
     left_out: Sequence[str] = ()
 
     @property
     def expected(self) -> int:
         """Number of pairs that there would be if nothing lacked a counterpart."""
-        return len(self.samples) + len(self.lone_images) + len(self.lone_labels) + self.lost
+        return (
+            len(self.samples)
+            + len(self.images_without_label)
+            + len(self.labels_without_image)
+            + self.lost
+        )
 
 
 def pair_folders(
@@ -68,7 +73,9 @@ def pair_folders(
     pairs = _pair(found, maps, images, labels, image_suffix, label_suffix)
     # A lost file whose counterpart is there counts as the lack of it.
     lost = max(
-        images_out.lost - len(pairs.lone_labels), labels_out.lost - len(pairs.lone_images), 0
+        images_out.lost - len(pairs.labels_without_image),
+        labels_out.lost - len(pairs.images_without_label),
+        0,
     )
     both = ((images, images_out), (labels, labels_out))
     texts = [f"{folder}: {left_out}" for folder, left_out in both if left_out.lost]

@@ -30,7 +30,7 @@ LOOKED_AT = 32
 THREADS = 8
 
 
-def find_ids(paths: Sequence[Path], classes: int) -> Ids:
+def detect_ids(paths: Sequence[Path], classes: int) -> Ids:
     """Find out by looking which ids maps hold.
 
     Where there are not the 19 classes of Cityscapes there is but one kind. Else names decide, if
@@ -97,7 +97,7 @@ class PairReader:
         assert sample.label is not None
         image, label = read_image(sample.image), read_map(sample.label, self.labels, self.classes)
         width, height = _size(self.size, image, label)
-        return resized_image(image, height, width), resized_map(label, height, width)
+        return resized_image(image, height, width), resize_map(label, height, width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class MapReader:
         label = read_map(sample.label, self.labels, self.classes)
         if self.size is not None:
             width, height = _size(self.size, prediction, label)
-            return resized_map(prediction, height, width), resized_map(label, height, width)
+            return resize_map(prediction, height, width), resize_map(label, height, width)
         if prediction.shape != label.shape:
             raise DrnError(
                 f"{sample.image}: is {prediction.shape[1]}x{prediction.shape[0]}, its label "
@@ -141,7 +141,7 @@ def _size(size: Size, image: Pixels, label: Pixels) -> tuple[int, int]:
     return width, height
 
 
-def resized_map(values: Pixels, height: int, width: int) -> Pixels:
+def resize_map(values: Pixels, height: int, width: int) -> Pixels:
     """Bring a map `(H, W)` to a size, each pixel from the nearest, as Pillow chooses it."""
     if values.shape == (height, width):
         return values

@@ -18,7 +18,7 @@ from drn_cli.data.boxes import Box
 from drn_cli.data.images import read_image
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
-from drn_cli.evaluation.segmentation import failures, tolerant
+from drn_cli.evaluation.segmentation import errors_as_results, gather_failures
 from drn_cli.inference.activation import ClassActivationMap, Kind, See, activate
 from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.reading import networks_at_once, one_thread_each
@@ -117,7 +117,7 @@ def localize(
     *,
     see: See = "whole",
     kind: Kind = "score",
-    each: bool = False,
+    per_image: bool = False,
     partial: bool = False,
     step: Callable[[], object] = lambda: None,
 ) -> LocalizationScores:
@@ -132,7 +132,7 @@ def localize(
         thresholds: That are tried.
         see: What is seen of an image, as for `activate`.
         kind: What thresholds are compared with, as for `activate`.
-        each: Whether what was found in each image is wanted too.
+        per_image: Whether what was found in each image is wanted too.
         partial: Whether the others are scored where an image fails.
         step: Called after each image of this process.
 
@@ -153,21 +153,21 @@ def localize(
     known = np.zeros(2, np.int64)
     kept = []
     failed: list[tuple[int, str]] = []
-    attempts = one_thread_each(tolerant(work) if partial else work, mine, threads)
+    attempts = one_thread_each(errors_as_results(work) if partial else work, mine, threads)
     for (number, _), found in zip(mine, attempts, strict=True):
         if isinstance(found, DrnError):
             failed.append((number, str(found)))
             step()
             continue
-        right += is_right(found)
+        right += is_correct(found)
         true = [kind in images[found.number].classes for kind in found.classes]
         known += (true[0], any(true))
-        if each:
+        if per_image:
             kept.append(found)
         step()
     counts = torch.from_numpy(np.concatenate([right.ravel(), known])).to(group.device)
     total = group.sum(counts).cpu().numpy()
-    lost = failures(failed, len(images), group)
+    lost = gather_failures(failed, len(images), group)
     scored = len(images) - len(lost)
     errors = 1 - total / scored
     top1, top5 = errors[:-2].reshape(2, -1).tolist()
@@ -212,13 +212,13 @@ def iou(boxes: npt.NDArray[np.float64], true: Box) -> npt.NDArray[np.float64]:
     return np.asarray(np.nan_to_num(common / whole))
 
 
-def is_right(found: ImageBoxes) -> npt.NDArray[np.bool_]:
+def is_correct(found: ImageBoxes) -> npt.NDArray[np.bool_]:
     """Tell at which thresholds an image is right at top-1, and at top-5: `(2, thresholds)`."""
     hits = found.iou > OVERLAP
     return np.stack([hits[0], hits.any(axis=0)])
 
 
-def worst_located(scores: LocalizationScores) -> list[ImageBoxes]:
+def worst_boxes(scores: LocalizationScores) -> list[ImageBoxes]:
     """Order images by the overlap of their likeliest class's box, at the best threshold.
 
     Of those without any, the surest come first.
@@ -230,7 +230,7 @@ def worst_located(scores: LocalizationScores) -> list[ImageBoxes]:
     return sorted(scores.per_image, key=order)
 
 
-def located(
+def match_boxes(
     images: Sequence[Path], truth: Mapping[str, Sequence[Box]], index: Mapping[str, int]
 ) -> tuple[list[Localization], list[Path], list[Path]]:
     """Put images together with their boxes, by their names.

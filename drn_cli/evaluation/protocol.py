@@ -23,7 +23,7 @@ IDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class InferenceSettings:
     """How a network looked at images.
 
     Attributes:
@@ -95,7 +95,7 @@ class EvalProtocol:
     pairs: FolderPairs
     label_ids: Ids
     size: Size | None
-    seen: Seen | Ids
+    seen: InferenceSettings | Ids
 
     def to_json(self, scores: SegmentationScores) -> dict[str, Any]:
         """Give it ready for JSON, its text too."""
@@ -107,21 +107,25 @@ class EvalProtocol:
             "labels": str(self.labels),
             "paired_by": pairs.by,
             "pairs": scores.images,
-            "images_without_label": len(pairs.lone_images),
-            "labels_without_image": len(pairs.lone_labels),
+            "images_without_label": len(pairs.images_without_label),
+            "labels_without_image": len(pairs.labels_without_image),
             "label_ids": self.label_ids,
             "resize_to": "x".join(map(str, size)) if isinstance(size, tuple) else size,
         }
-        if isinstance(self.seen, Seen):
+        if isinstance(self.seen, InferenceSettings):
             return told | self.seen.to_json()
         return told | {"prediction_ids": self.seen}
 
     def text(self, scores: SegmentationScores) -> str:
         """Say it in whole sentences."""
         pairs, seen, classes = self.pairs, sum(i is not None for i in scores.iou), len(scores.iou)
-        lone = ((pairs.lone_images, "file"), (pairs.lone_labels, "label map"))
+        lone = ((pairs.images_without_label, "file"), (pairs.labels_without_image, "label map"))
         left = [_count(len(paths), what) for paths, what in lone if paths]
-        verb = "was" if len(pairs.lone_images) + len(pairs.lone_labels) == 1 else "were"
+        verb = (
+            "was"
+            if len(pairs.images_without_label) + len(pairs.labels_without_image) == 1
+            else "were"
+        )
         left_out = f"; {' and '.join(left)} without a counterpart {verb} left out" if left else ""
         if scores.failed:
             left_out += f"; {_count(len(scores.failed), 'pair')} failed"
@@ -132,7 +136,7 @@ class EvalProtocol:
                 f"matched by "
                 f"{pairs.by}{left_out}.",
                 self.seen.text()
-                if isinstance(self.seen, Seen)
+                if isinstance(self.seen, InferenceSettings)
                 else f"The predictions were given as {IDS[self.seen]}.",
                 f"The label maps hold {IDS[self.label_ids]}.",
                 self._sizes(),
@@ -144,7 +148,9 @@ class EvalProtocol:
 
     def _sizes(self) -> str:
         kind, way = (
-            ("Images", "bicubic") if isinstance(self.seen, Seen) else ("Predictions", "nearest")
+            ("Images", "bicubic")
+            if isinstance(self.seen, InferenceSettings)
+            else ("Predictions", "nearest")
         )
         if isinstance(self.size, tuple):
             width, height = self.size

@@ -31,7 +31,7 @@ def evaluate(
     group: Group,
     *,
     read: Read | None = None,
-    each: bool = False,
+    per_image: bool = False,
     partial: bool = False,
     loss: bool = False,
     step: Callable[[], object] = lambda: None,
@@ -48,7 +48,7 @@ def evaluate(
         group: The processes.
         read: Reads image `(H, W, 3)` and label `(H, W)` of a sample, in another thread; by
             default as they are.
-        each: Whether the scores of each image are wanted too.
+        per_image: Whether the scores of each image are wanted too.
         partial: Whether the others are scored where an image fails.
         loss: Whether to compute the cross-entropy of the images at scale 1 too.
         step: Called after each image of this process.
@@ -74,8 +74,8 @@ def evaluate(
                 classes, losses = predictor(image), None
         return confusion(classes, labels, predictor.classes, sample.label), losses
 
-    counted = tolerant(count) if partial else count
-    read_part = tolerant(read_sample) if partial else read_sample
+    counted = errors_as_results(count) if partial else count
+    read_part = errors_as_results(read_sample) if partial else read_sample
 
     def look(sample: Sample, pair: tuple[Pixels, Pixels] | DrnError) -> Counts | DrnError:
         return pair if isinstance(pair, DrnError) else counted(sample, *pair)
@@ -88,7 +88,7 @@ def evaluate(
         )
     else:
         counts = (look(sample, pair()) for sample, pair in ahead(read_part, mine))
-    return _add_up(counts, predictor.classes, samples, group, each, step, stop)
+    return _add_up(counts, predictor.classes, samples, group, per_image, step, stop)
 
 
 def compare(
@@ -97,7 +97,7 @@ def compare(
     group: Group,
     *,
     read: Read,
-    each: bool = False,
+    per_image: bool = False,
     partial: bool = False,
     step: Callable[[], object] = lambda: None,
 ) -> SegmentationScores:
@@ -108,7 +108,7 @@ def compare(
         classes: Number of classes.
         group: The processes.
         read: Reads prediction and label, `(H, W)` both, of a sample.
-        each: Whether the scores of each image are wanted too.
+        per_image: Whether the scores of each image are wanted too.
         partial: Whether the others are scored where an image fails.
         step: Called after each image of this process.
     """
@@ -118,14 +118,14 @@ def compare(
         return confusion(prediction, label, classes, sample.label).to(group.device), None
 
     threads = torch.get_num_threads()
-    work = tolerant(count) if partial else count
+    work = errors_as_results(count) if partial else count
     counts = one_thread_each(work, group.share(samples), threads)
-    scores = _add_up(counts, classes, samples, group, each, step, lambda: False)
+    scores = _add_up(counts, classes, samples, group, per_image, step, lambda: False)
     assert scores is not None  # nobody stops it
     return scores
 
 
-def tolerant(work: Callable[Inputs, Result]) -> Callable[Inputs, Result | DrnError]:
+def errors_as_results(work: Callable[Inputs, Result]) -> Callable[Inputs, Result | DrnError]:
     """Let an error of one image be its result; a fault of the machine stays one."""
 
     def attempt(*inputs: Inputs.args, **named: Inputs.kwargs) -> Result | DrnError:
@@ -139,7 +139,9 @@ def tolerant(work: Callable[Inputs, Result]) -> Callable[Inputs, Result | DrnErr
     return attempt
 
 
-def failures(failed: Sequence[tuple[int, str]], images: int, group: Group) -> tuple[str, ...]:
+def gather_failures(
+    failed: Sequence[tuple[int, str]], images: int, group: Group
+) -> tuple[str, ...]:
     """Gather what was wrong with images, by their numbers, from all processes.
 
     Raises:
@@ -156,7 +158,7 @@ def _add_up(
     classes: int,
     samples: Sequence[Sample],
     group: Group,
-    each: bool,
+    per_image: bool,
     step: Callable[[], object],
     stop: Callable[[], bool],
 ) -> SegmentationScores | None:
@@ -175,7 +177,7 @@ def _add_up(
         matrix += of_image
         if loss is not None:
             losses.append(loss)
-        if each:
+        if per_image:
             image, label = samples[number].image, samples[number].label
             scores = ImageScores.of(of_image.cpu().numpy(), number, str(image), str(label))
             images.append(scores)
@@ -186,7 +188,7 @@ def _add_up(
         return None
     total = group.sum(matrix).cpu().numpy()
     gathered = [one for part in group.gather(images) for one in part]
-    lost = failures(failed, len(samples), group)
+    lost = gather_failures(failed, len(samples), group)
     ordered = sorted(gathered, key=lambda one: one.number)
     mean = mean_loss(torch.stack(losses).tolist() if losses else [], group)
     return SegmentationScores.of(total, len(samples) - len(lost), ordered, lost, mean)

@@ -72,7 +72,7 @@ class Submission:
         return {"images": self.images, "bytes": self.bytes, "findings": findings}
 
 
-def frame_of(name: str) -> str | None:
+def frame_id(name: str) -> str | None:
     """Give city, sequence and frame that a file's name begins with, `berlin_000000_000019`."""
     found = FRAME.match(PurePosixPath(name).name)
     return found[0] if found else None
@@ -91,7 +91,7 @@ def check_inputs(paths: Sequence[str], *, partial: bool) -> None:
     """
     frames: dict[str, str] = {}
     for path in paths:
-        frame = frame_of(path)
+        frame = frame_id(path)
         if frame is None:
             raise DrnError(
                 f"{path}: an image of Cityscapes is called CITY_SEQUENCE_FRAME_leftImg8bit.png"
@@ -187,7 +187,7 @@ def check_submission(
             raise fault_of(path, error) or broken from error
         infos = [info for info in archive.infolist() if not info.is_dir()]
         findings = list(_check_names(infos, frames))
-        maps = [info for info in infos if frame_of(info.filename) and _is_png(info.filename)]
+        maps = [info for info in infos if frame_id(info.filename) and _is_png(info.filename)]
         findings += _check_maps(archive, path, maps, progress)
     return Submission(len(maps), path.stat().st_size, tuple(findings))
 
@@ -200,12 +200,12 @@ def _check_names(
     infos: Sequence[zipfile.ZipInfo], frames: Iterable[str] | None
 ) -> Iterator[SubmissionFinding]:
     names = [info.filename for info in infos]
-    strangers = [name for name in names if not (frame_of(name) and _is_png(name))]
+    strangers = [name for name in names if not (frame_id(name) and _is_png(name))]
     for name in strangers:
         yield SubmissionFinding("error", f"{name}: is no CITY_SEQUENCE_FRAME*.png")
     there: dict[str, str] = {}
     for name in names:
-        frame = frame_of(name)
+        frame = frame_id(name)
         if frame is None or name in strangers:
             continue
         if frame in there:

@@ -23,14 +23,14 @@ from drn_cli.data.resized_crop import ResizedCrop
 from drn_cli.data.showing.label_paint import outlined
 from drn_cli.data.showing.samples import SampleSelection
 from drn_cli.errors import DrnError
-from drn_cli.evaluation.class_index import class_index, renumbered
-from drn_cli.evaluation.classification import TopKScores, worst_ranked
+from drn_cli.evaluation.class_index import class_index, remap
+from drn_cli.evaluation.classification import TopKScores, worst_images
 from drn_cli.evaluation.confusion import ImageScores, SegmentationScores, confusion, worst_first
 from drn_cli.evaluation.localization import (
     Localization,
     LocalizationScores,
-    is_right,
-    worst_located,
+    is_correct,
+    worst_boxes,
 )
 from drn_cli.formatting import percent
 from drn_cli.inference.activation import Kind, See, activate
@@ -218,7 +218,7 @@ def _classification(run: Run, recipe: Recipe, data: Path | None, device: torch.d
         crop=recipe.augment.crop,
         resize=recipe.eval.resize,
     )
-    samples = renumbered(folder.samples("val"), class_index(folder, classifier))
+    samples = remap(folder.samples("val"), class_index(folder, classifier))
 
     def show(number: int) -> Tile:
         path = samples[number].image
@@ -300,7 +300,7 @@ def segmentation_gallery(
 def classification_gallery(
     scores: TopKScores, classifier: ClassificationPredictor, count: int
 ) -> Gallery:
-    ranked = worst_ranked(scores.per_image)
+    ranked = worst_images(scores.per_image)
     tiles = [
         classification_tile(one.image, read_image(Path(one.image)), one.target, classifier)
         for one in worst_and_best(ranked, count)
@@ -318,7 +318,7 @@ def localization_gallery(
 ) -> Gallery:
     """Show the worst and the best of all images that were scored, at the best threshold."""
     tiles = []
-    for boxes in worst_and_best(worst_located(scores), count):
+    for boxes in worst_and_best(worst_boxes(scores), count):
         of, first, best = located[boxes.number], boxes.classes[0], scores.best
         image = read_image(of.image)
         heat = heat_overlay(image, activate(classifier, image, see, kind), first)
@@ -341,7 +341,7 @@ def localization_gallery(
                 ],
                 overlap,
                 {"label": [label], "prediction": [f"{guess} {percent(boxes.probabilities[0], 0)}"]},
-                bool(is_right(boxes)[0, best]),
+                bool(is_correct(boxes)[0, best]),
                 boxes=drawn,
                 frame=(image.shape[1], image.shape[0]),
             )

@@ -215,7 +215,7 @@ class Segmentation:
             predictor_of(training),
             samples,
             training.group,
-            each=True,
+            per_image=True,
             loss=True,
             step=step,
             stop=stop,
@@ -311,14 +311,14 @@ class Classification:
             classifier_of(training),
             samples,
             training.group,
-            each=True,
+            per_image=True,
             loss=True,
             step=step,
             stop=stop,
         )
         if scores is None:
             return None
-        order = [one.number for one in classification.worst_ranked(scores.per_image)]
+        order = [one.number for one in classification.worst_images(scores.per_image)]
         return ValidationResult(scores.top1, scores.to_json() | {"images_worst_first": ends(order)})
 
 

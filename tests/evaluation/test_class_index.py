@@ -10,7 +10,7 @@ from drn_cli.data.class_folders import ClassSample, FolderDataset
 from drn_cli.data.classes import imagenet
 from drn_cli.data.folders import IMAGENET
 from drn_cli.errors import DrnError
-from drn_cli.evaluation.class_index import class_index, renumbered
+from drn_cli.evaluation.class_index import class_index, remap
 from drn_cli.inference.classifier import ClassificationPredictor
 
 WNIDS, PEOPLES = tuple(imagenet()), tuple(imagenet().values())
@@ -83,7 +83,7 @@ def test_names_that_two_classes_share_tell_nothing() -> None:
 
 def test_samples_are_counted_as_the_network_counts() -> None:
     samples = [ClassSample(Path(f"{n}.png"), n % 3) for n in range(5)]
-    found = renumbered(samples, (7, 2, 4))
+    found = remap(samples, (7, 2, 4))
     assert [one.target for one in found] == [7, 2, 4, 7, 2]
     assert [one.image for one in found] == [one.image for one in samples]
 

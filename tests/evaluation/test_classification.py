@@ -21,13 +21,13 @@ from drn_cli.data.folders import ChannelStats
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.classification import (
+    BatchRanking,
     ImageRanking,
-    Ranked,
     TopKScores,
-    in_batches,
-    ranked,
+    batched,
+    rank_classes,
     score,
-    worst_ranked,
+    worst_images,
 )
 from drn_cli.inference.classifier import ClassificationPredictor
 
@@ -132,7 +132,7 @@ def test_scores_are_those_of_torchvisions_transforms_and_a_loop(
 def test_each_image_is_ranked_in_the_order_of_the_list(
     samples: list[ClassSample], view: View
 ) -> None:
-    scores = score(classifier(view=view), samples, ALONE, each=True)
+    scores = score(classifier(view=view), samples, ALONE, per_image=True)
     right = expected(samples, view)
     assert numbers(scores) == numbers(right)
     assert scores is not None
@@ -145,7 +145,7 @@ def test_images_whose_class_came_last_come_first() -> None:
     """Among equals, mistakes begin with the surest, and what is right ends with it."""
     ranks = [(1, 0.9), (3, 0.4), (9, 0.5), (7, 0.1), (3, 0.8), (1, 0.3), (3, 0.4)]
     images = [ImageRanking(n, "", 0, rank, (0,), (p,)) for n, (rank, p) in enumerate(ranks)]
-    assert [one.number for one in worst_ranked(images)] == [2, 3, 4, 1, 6, 5, 0]
+    assert [one.number for one in worst_images(images)] == [2, 3, 4, 1, 6, 5, 0]
 
 
 def test_views_differ(samples: list[ClassSample]) -> None:
@@ -159,11 +159,11 @@ def test_batches_give_what_single_images_give(
     dataset = ClassificationTestSet(samples, view, CROP, RESIZE)
     batches: list[Batch] = []
 
-    def keep(batch: Batch) -> Ranked:
+    def keep(batch: Batch) -> BatchRanking:
         batches.append(batch)
-        return Ranked(*[batch.labels] * 4)
+        return BatchRanking(*[batch.labels] * 4)
 
-    results = list(in_batches(keep, dataset, at_once, CPU))
+    results = list(batched(keep, dataset, at_once, CPU))
     assert all(one.rank is batch.labels for one, batch in zip(results, batches, strict=True))
     assert max(len(batch.labels) for batch in batches) == min(at_once, IMAGES)
     items = [dataset[index] for index in range(IMAGES)]
@@ -178,14 +178,14 @@ def test_batches_name_a_broken_image_and_put_the_threads_back(
     dataset = ClassificationTestSet([*samples, broken(tmp_path)], "1-crop", CROP, RESIZE)
     torch.set_num_threads(2)
     with pytest.raises(DrnError, match=r"cut_off\.png: broken image"):
-        list(in_batches(lambda batch: Ranked(*[batch.labels] * 4), dataset, 4, CPU))
+        list(batched(lambda batch: BatchRanking(*[batch.labels] * 4), dataset, 4, CPU))
     assert threads_of_a_later_thread() == 2
 
 
 def scored(group: Group, samples: list[ClassSample], view: View) -> tuple[Any, int]:
     seen: list[int] = []
     look = classifier(view=view)
-    return score(look, samples, group, each=True, step=lambda: seen.append(1)), len(seen)
+    return score(look, samples, group, per_image=True, step=lambda: seen.append(1)), len(seen)
 
 
 def stopped(group: Group, samples: list[ClassSample]) -> Any:
@@ -274,7 +274,7 @@ def test_class_that_the_network_does_not_have_is_an_error(samples: list[ClassSam
         score(classifier(), [*samples, stranger], ALONE)
 
 
-def looked(logits: Any, target: int) -> Ranked:
+def looked(logits: Any, target: int) -> BatchRanking:
     """Rank an image, given its crops' logits, beside one that is certain to be right."""
     values = torch.tensor(logits, dtype=torch.float32)
     certain = torch.zeros_like(values)
@@ -282,9 +282,9 @@ def looked(logits: Any, target: int) -> Ranked:
     answers = torch.cat([certain, values])
     crops = torch.zeros(2, len(values), CROP, CROP, 3, dtype=torch.uint8)
     scores = classifier(lambda x: answers[: len(x)]).log_probabilities(crops)
-    both = ranked(scores, torch.tensor([0, target]))
+    both = rank_classes(scores, torch.tensor([0, target]))
     assert both.rank[0] == 1, "images do not change each other"
-    return Ranked(*(column[1] for column in both))
+    return BatchRanking(*(column[1] for column in both))
 
 
 @pytest.mark.parametrize("target", range(7))

@@ -17,7 +17,7 @@ from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.classification import View
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
-from drn_cli.evaluation.classification import TopKScores, score, worst_ranked
+from drn_cli.evaluation.classification import TopKScores, score, worst_images
 from drn_cli.inference.loading import load_classifier
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def expected(run: Path, classes: Path, view: View) -> TopKScores:
         ClassSample(path, WNIDS.index(path.parent.name))
         for path in sorted((classes / "val").rglob("*.png"))
     ]
-    scores = score(found, samples, Group(0, 1, CPU), each=True)
+    scores = score(found, samples, Group(0, 1, CPU), per_image=True)
     assert scores is not None
     return scores
 
@@ -95,7 +95,7 @@ def test_json_and_a_line_of_csv_for_each_image(
     assert f"classes, {view}" in result.stderr and "written: out/images.csv" in result.stderr
     with Path("out/images.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    for row, one in zip(rows, worst_ranked(scores.per_image), strict=True):
+    for row, one in zip(rows, worst_images(scores.per_image), strict=True):
         assert (row["image"], row["class"], int(row["rank"])) == (
             one.image,
             NAMES[one.target],

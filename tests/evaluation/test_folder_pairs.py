@@ -91,7 +91,7 @@ def test_frames_of_cityscapes_belong_together_whatever_follows(images: Path, lab
         ),
         ("ulm_000001_000019.PNG", "ulm/ulm_000001_000019_gtFine_labelIds.png"),
     ]
-    assert (pairs.by, pairs.lone_images, pairs.lone_labels) == (FRAMES, [], [])
+    assert (pairs.by, pairs.images_without_label, pairs.labels_without_image) == (FRAMES, [], [])
 
 
 KINDS = ("labelTrainIds", "trainIds", "labelIds", "instanceIds", "instanceTrainIds", "color")
@@ -116,7 +116,7 @@ def test_of_the_maps_of_a_frame_the_best_is_taken(
     assert names(pairs, images, labels) == [
         ("ulm_000000_000019_leftImg8bit.png", f"ulm/ulm_000000_000019_gtFine_{taken}.png")
     ]
-    assert pairs.lone_labels == []
+    assert pairs.labels_without_image == []
 
 
 def test_suffix_of_labels_takes_another_kind(images: Path, labels: Path) -> None:
@@ -143,7 +143,7 @@ def test_several_images_of_a_frame_are_refused_until_a_suffix_chooses(
     assert str(caught.value.hint).endswith("--image-suffix _leftImg8bit")
     pairs = pair_folders(images, labels, "_leftImg8bit")
     assert len(pairs.samples) == 2
-    assert pairs.lone_images == []
+    assert pairs.images_without_label == []
 
 
 def test_several_labels_of_a_frame_are_refused_until_a_suffix_chooses(
@@ -182,15 +182,15 @@ def test_frames_without_a_counterpart_are_reported(images: Path, labels: Path) -
     )
     pairs = pair_folders(images, labels)
     assert len(pairs.samples) == 1
-    assert pairs.lone_images == below(images, "holiday.jpg", "ulm_000002_000019_a.png")
-    [lone] = pairs.lone_labels
+    assert pairs.images_without_label == below(images, "holiday.jpg", "ulm_000002_000019_a.png")
+    [lone] = pairs.labels_without_image
     assert lone.name.startswith("ulm_000001_000019_")
 
 
 def test_label_map_of_no_frame_is_reported_too(images: Path, labels: Path) -> None:
     touch(images, "ulm_000000_000019.png")
     touch(labels, "ulm_000000_000019_gtFine_labelIds.png", "holiday.png")
-    assert pair_folders(images, labels).lone_labels == below(labels, "holiday.png")
+    assert pair_folders(images, labels).labels_without_image == below(labels, "holiday.png")
 
 
 def test_frames_are_told_apart_by_all_their_digits(images: Path, labels: Path) -> None:
@@ -198,7 +198,7 @@ def test_frames_are_told_apart_by_all_their_digits(images: Path, labels: Path) -
     touch(labels, "ulm_000000_000019_labelIds.png")
     pairs = pair_folders(images, labels)
     assert [one.image.name for one in pairs.samples] == ["ulm_000000_000019.png"]
-    assert pairs.lone_images == below(images, "ulm_000000_0000191.png")
+    assert pairs.images_without_label == below(images, "ulm_000000_0000191.png")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_other_files_are_paired_by_name(
     pairs = pair_folders(images, labels)
     assert names(pairs, images, labels) == list(zip(image_names, label_names, strict=True))
     assert pairs.by.startswith(f"name ({method}")
-    assert (pairs.lone_images, pairs.lone_labels) == ([], [])
+    assert (pairs.images_without_label, pairs.labels_without_image) == ([], [])
 
 
 def test_files_without_a_counterpart_are_reported(images: Path, labels: Path) -> None:
@@ -226,8 +226,8 @@ def test_files_without_a_counterpart_are_reported(images: Path, labels: Path) ->
     touch(labels, "a.png", "b.png", "deep/y.png")
     pairs = pair_folders(images, labels)
     assert names(pairs, images, labels) == [("a.png", "a.png"), ("b.png", "b.png")]
-    assert pairs.lone_images == below(images, "c.png", "z.png")
-    assert pairs.lone_labels == below(labels, "deep/y.png")
+    assert pairs.images_without_label == below(images, "c.png", "z.png")
+    assert pairs.labels_without_image == below(labels, "deep/y.png")
 
 
 def test_suffixes_choose_among_files_that_have_no_frame(images: Path, labels: Path) -> None:
@@ -238,7 +238,7 @@ def test_suffixes_choose_among_files_that_have_no_frame(images: Path, labels: Pa
         ("a_right.png", "a_coarse.png"),
         ("b_right.png", "b_coarse.png"),
     ]
-    assert (pairs.lone_images, pairs.lone_labels) == ([], [])
+    assert (pairs.images_without_label, pairs.labels_without_image) == ([], [])
 
 
 def test_suffixes_that_are_given_are_all_that_names_differ_by(images: Path, labels: Path) -> None:
@@ -269,7 +269,7 @@ def test_hidden_files_and_other_formats_are_passed_over(images: Path, labels: Pa
     touch(labels, "a.png", ".DS_Store", "a.json")
     pairs = pair_folders(images, labels)
     assert names(pairs, images, labels) == [("a.png", "a.png")]
-    assert (pairs.lone_images, pairs.lone_labels) == ([], [])
+    assert (pairs.images_without_label, pairs.labels_without_image) == ([], [])
 
 
 @pytest.mark.parametrize("which", ["images", "labels"])

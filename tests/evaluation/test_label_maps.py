@@ -17,9 +17,9 @@ from drn_cli.evaluation.label_maps import (
     MapReader,
     PairReader,
     Size,
-    find_ids,
+    detect_ids,
     read_map,
-    resized_map,
+    resize_map,
 )
 
 CITYSCAPES = len(cityscapes())
@@ -48,7 +48,7 @@ def test_names_of_cityscapes_tell_the_ids_whatever_the_values(
     tmp_path: Path, ending: str, ids: str
 ) -> None:
     other_values = [7, 255] if ids == "label-ids" else [7, 33]
-    assert find_ids(saved(tmp_path, [other_values] * 2, ending), CITYSCAPES) == ids
+    assert detect_ids(saved(tmp_path, [other_values] * 2, ending), CITYSCAPES) == ids
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_names_of_cityscapes_tell_the_ids_whatever_the_values(
 def test_values_tell_the_ids_where_names_do_not(
     tmp_path: Path, maps: list[list[int]], ids: str
 ) -> None:
-    assert find_ids(saved(tmp_path, maps), CITYSCAPES) == ids
+    assert detect_ids(saved(tmp_path, maps), CITYSCAPES) == ids
 
 
 def test_names_of_some_maps_do_not_decide_for_all(tmp_path: Path) -> None:
@@ -73,27 +73,27 @@ def test_names_of_some_maps_do_not_decide_for_all(tmp_path: Path) -> None:
         save(tmp_path / "a_trainIds.png", [[0, 255]]),
         save(tmp_path / "b_labelIds.png", [[7, 8]]),
     ]
-    assert find_ids(paths, CITYSCAPES) == "train-ids"
+    assert detect_ids(paths, CITYSCAPES) == "train-ids"
     save(paths[1], [[7, 26]])
-    assert find_ids(paths, CITYSCAPES) == "label-ids"
+    assert detect_ids(paths, CITYSCAPES) == "label-ids"
 
 
 def test_one_telling_map_among_many_is_found(tmp_path: Path) -> None:
     """Small maps of few classes: those that are looked at first tell nothing."""
     maps = [[7, 8, 11]] * (3 * LOOKED_AT)
     paths = saved(tmp_path, [*maps[:1], [7, 26], *maps])
-    assert find_ids(paths, CITYSCAPES) == "label-ids"
+    assert detect_ids(paths, CITYSCAPES) == "label-ids"
 
 
 def test_some_of_many_maps_are_enough_where_they_tell(tmp_path: Path) -> None:
     paths = saved(tmp_path, [[0, 5, 255]] * (3 * LOOKED_AT))
     paths[1].write_bytes(b"not looked at")
-    assert find_ids(paths, CITYSCAPES) == "train-ids"
+    assert detect_ids(paths, CITYSCAPES) == "train-ids"
 
 
 @pytest.mark.parametrize("classes", [2, 11, 18, 20, 34])
 def test_other_numbers_of_classes_have_ids_of_their_own(tmp_path: Path, classes: int) -> None:
-    assert find_ids(saved(tmp_path, [[7, 26]], "_labelIds"), classes) == "class-ids"
+    assert detect_ids(saved(tmp_path, [[7, 26]], "_labelIds"), classes) == "class-ids"
 
 
 def test_label_ids_are_read_as_train_ids(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def by_pillow(values: np.ndarray, size: tuple[int, int], way: Image.Resampling) 
 )
 def test_maps_are_resized_as_pillow_does_it(size: tuple[int, int]) -> None:
     values = noise(48, 64, 200)
-    found = resized_map(values, size[1], size[0])
+    found = resize_map(values, size[1], size[0])
     assert found.dtype == np.uint8
     assert np.array_equal(found, by_pillow(values, size, Image.Resampling.NEAREST))
 

@@ -21,10 +21,10 @@ from drn_cli.evaluation.localization import (
     LocalizationScores,
     compare,
     iou,
-    is_right,
+    is_correct,
     localize,
-    located,
-    worst_located,
+    match_boxes,
+    worst_boxes,
 )
 from drn_cli.inference.activation import ClassActivationMap, activate
 from drn_cli.inference.classifier import ClassificationPredictor
@@ -93,7 +93,7 @@ def true(*boxes: tuple[int, tuple[int, int, int, int]]) -> Localization:
 
 def rightness(found: ClassActivationMap, truth: Localization, *limits: float) -> list[list[bool]]:
     one = compare(found, truth, limits or (NONE,), 0)
-    return is_right(one).tolist()
+    return is_correct(one).tolist()
 
 
 def test_half_is_not_more_than_half() -> None:
@@ -170,7 +170,9 @@ def test_sweep_is_what_each_threshold_gives_alone(
     classifier: ClassificationPredictor, images: list[Localization]
 ) -> None:
     seen: list[int] = []
-    scores = localize(classifier, images, ALONE, LIMITS, each=True, step=lambda: seen.append(1))
+    scores = localize(
+        classifier, images, ALONE, LIMITS, per_image=True, step=lambda: seen.append(1)
+    )
     assert len(seen) == scores.images == 7
     assert scores.thresholds == LIMITS
     alone = [localize(classifier, images, ALONE, [limit]) for limit in LIMITS]
@@ -220,7 +222,9 @@ def test_settings_reach_the_activation(
     settings: list[Any] = [("whole", "score"), ("whole", "probability"), ("centre", "score")]
     told = set()
     for see, kind in settings:
-        [one] = localize(small, images[:1], ALONE, [1.0], see=see, kind=kind, each=True).per_image
+        [one] = localize(
+            small, images[:1], ALONE, [1.0], see=see, kind=kind, per_image=True
+        ).per_image
         here = activate(small, image, see, kind)
         assert np.array_equal(one.boxes, here.boxes(here.best(5), [1.0]), equal_nan=True)
         told.add(str(one.boxes))
@@ -230,7 +234,7 @@ def test_settings_reach_the_activation(
 def swept(group: Group, checkpoint: Path, images: list[Localization]) -> Any:
     seen: list[int] = []
     colours = load_classifier(checkpoint, CPU, crop=64, resize=64)
-    scores = localize(colours, images, group, LIMITS, each=True, step=lambda: seen.append(1))
+    scores = localize(colours, images, group, LIMITS, per_image=True, step=lambda: seen.append(1))
     boxes = [one.boxes for one in scores.per_image]
     plain = [(one.number, one.classes, one.probabilities) for one in scores.per_image]
     return replace(scores, per_image=()), plain, boxes, len(seen)
@@ -294,7 +298,7 @@ def test_worst_images_are_those_that_overlap_least_at_the_best_threshold() -> No
         scores_of([0.5, 0.25], [0.5, 0.25]),
         per_image=(image(0, 0, 0.9), image(1, 1, 0.2), image(2, 1, 0), image(3, 1, 0.2)),
     )
-    assert [one.number for one in worst_located(scores)] == [2, 1, 3, 0]
+    assert [one.number for one in worst_boxes(scores)] == [2, 1, 3, 0]
 
 
 def test_images_meet_their_boxes_by_name_and_others_are_left_out() -> None:
@@ -305,7 +309,7 @@ def test_images_meet_their_boxes_by_name_and_others_are_left_out() -> None:
         "four": [Box("n2", 0, 0, 1, 1)],
         "unseen": [Box("n1", 0, 0, 1, 1)],
     }
-    found, without, unseen = located(images, truth, {"n1": 4, "n2": 7})
+    found, without, unseen = match_boxes(images, truth, {"n1": 4, "n2": 7})
     assert without == images[1:3], "one is of no class that is known, one has no box"
     assert unseen == [Path("unseen")]
     assert found == [

@@ -18,7 +18,7 @@ from drn_cli.data.boxes import read_boxes
 from drn_cli.data.images import read_image
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
-from drn_cli.evaluation.localization import LocalizationScores, localize, located
+from drn_cli.evaluation.localization import LocalizationScores, localize, match_boxes
 from drn_cli.inference.activation import ClassActivationMap, activate
 from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.heat_maps import heat_overlay
@@ -205,9 +205,9 @@ def scored(
     classifier: ClassificationPredictor, photos: Path, truth: Path, *limits: float
 ) -> LocalizationScores:
     index = {wnid: n for n, wnid in enumerate(WNIDS)}
-    images, without, _ = located(sorted(photos.rglob("*.png")), read_boxes(truth), index)
+    images, without, _ = match_boxes(sorted(photos.rglob("*.png")), read_boxes(truth), index)
     assert len(without) == 1
-    return localize(classifier, images, Group(0, 1, CPU), limits, each=True)
+    return localize(classifier, images, Group(0, 1, CPU), limits, per_image=True)
 
 
 def test_errors_of_each_threshold_as_a_table(

@@ -13,7 +13,7 @@ from drn_cli.data.folders import IMAGENET, Sample
 from drn_cli.evaluation.confusion import SegmentationScores
 from drn_cli.evaluation.folder_pairs import FolderPairs
 from drn_cli.evaluation.label_maps import Ids, Size
-from drn_cli.evaluation.protocol import EvalProtocol, Seen
+from drn_cli.evaluation.protocol import EvalProtocol, InferenceSettings
 from drn_cli.inference.normalization import Normalization
 from drn_cli.networks.catalog import ARCHITECTURES
 from drn_cli.recipe.schema import MULTI_SCALE, Eval
@@ -37,13 +37,15 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def seen(weights: Path, autocast: torch.dtype | None = None, **view: object) -> Seen:
+def seen(weights: Path, autocast: torch.dtype | None = None, **view: object) -> InferenceSettings:
     normalized = Normalization(IMAGENET, "option")
-    return Seen(ARCHITECTURES["drn_d_105"], weights, Eval(**view), autocast, normalized)
+    return InferenceSettings(
+        ARCHITECTURES["drn_d_105"], weights, Eval(**view), autocast, normalized
+    )
 
 
 def protocol(
-    seen: Seen | Ids,
+    seen: InferenceSettings | Ids,
     size: Size | None = None,
     label_ids: Ids = "class-ids",
     pairs: FolderPairs = PAIRS,

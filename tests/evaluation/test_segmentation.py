@@ -106,7 +106,7 @@ def test_broken_label_is_an_error_and_the_threads_are_put_back(
 def test_each_image_has_the_scores_that_it_has_alone(data_folder: Path) -> None:
     samples = ListDataset.open(data_folder).samples("val")
     segmenter = predictor(strongest_channel)
-    together = evaluate(segmenter, samples, ALONE, each=True)
+    together = evaluate(segmenter, samples, ALONE, per_image=True)
     assert len(set(together.per_image)) == len(samples)
     for number, (sample, one) in enumerate(zip(samples, together.per_image, strict=True)):
         alone = evaluate(segmenter, [sample], ALONE)
@@ -174,7 +174,9 @@ def counted(samples: Sequence[Sample]) -> np.ndarray:
 
 def test_saved_predictions_are_compared_as_they_are(predictions: list[Sample]) -> None:
     seen = []
-    scores = compare(predictions, 3, ALONE, read=READ_MAPS, each=True, step=lambda: seen.append(1))
+    scores = compare(
+        predictions, 3, ALONE, read=READ_MAPS, per_image=True, step=lambda: seen.append(1)
+    )
     assert np.array_equal(scores.matrix, counted(predictions))
     assert scores.images == len(seen) == 7
     assert scores.per_image == tuple(
@@ -201,8 +203,8 @@ def shared(
     samples, seen = ListDataset.open(folder).samples("val"), []
     step = lambda: seen.append(1)  # noqa: E731
     segmenter = predictor(strongest_channel)
-    scores = evaluate(segmenter, samples, group, each=True, step=step)
-    return scores, compare(saved, 3, group, read=READ_MAPS, each=True, step=step), len(seen)
+    scores = evaluate(segmenter, samples, group, per_image=True, step=step)
+    return scores, compare(saved, 3, group, read=READ_MAPS, per_image=True, step=step), len(seen)
 
 
 def test_two_processes_give_what_one_gives(
@@ -240,14 +242,14 @@ segmenter = SegmentationPredictor(
     network=lambda x: x, stride=1, statistics=IMAGENET, class_set=generic(3), device=cpu
 )
 large, small = (Sample(path, path) for path in map(Path, sys.argv[1:]))
-told = {"group": Group(0, 1, cpu), "each": True}
+options = {"group": Group(0, 1, cpu), "per_image": True}
 
 def evaluated(count):
-    evaluate(segmenter, [small] * count, read=PairReader(3, "class-ids"), **told)
+    evaluate(segmenter, [small] * count, read=PairReader(3, "class-ids"), **options)
     return peak()
 
 def compared(count):
-    compare([large] * count, 3, read=MapReader(3, "class-ids", "class-ids"), **told)
+    compare([large] * count, 3, read=MapReader(3, "class-ids", "class-ids"), **options)
     return peak()
 
 for score in (evaluated, compared):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from drn_cli.errors import DrnError
 from drn_cli.evaluation import submission
-from drn_cli.evaluation.submission import check_inputs, frame_of
+from drn_cli.evaluation.submission import check_inputs, frame_id
 
 NAMES = ("berlin_000000_000019", "berlin_000001_000019", "bonn_000000_000019")
 
@@ -44,7 +44,7 @@ def draw(folder: Path, *names: str, size: tuple[int, int] = (64, 32)) -> list[st
     ],
 )
 def test_frame_is_what_a_name_begins_with(name: str, frame: str | None) -> None:
-    assert frame_of(name) == frame
+    assert frame_id(name) == frame
 
 
 def test_all_images_of_the_test_set_will_do(tmp_path: Path) -> None:

@@ -318,8 +318,9 @@ def network(x):
     return near.repeat(1, 21, 1, 1).relu()[:, -3:]
 
 def make(**options):
-    return SegmentationPredictor(network=network, stride=1, statistics=IMAGENET, class_set=generic(3),
-                     device=torch.device("cpu"), **options)
+    return SegmentationPredictor(
+        network=network, stride=1, statistics=IMAGENET, class_set=generic(3),
+        device=torch.device("cpu"), **options)
 
 sides = []
 logging.getLogger("drn_cli").addHandler(Warnings())

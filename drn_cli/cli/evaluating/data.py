@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drn_cli.cli import console
-from drn_cli.cli.evaluating.output import Output, report_part
-from drn_cli.cli.source import Look, describe
+from drn_cli.cli.evaluating.output import ScoreWriter, report_part
+from drn_cli.cli.source import InferenceOptions, describe
 
 if TYPE_CHECKING:
     from drn_cli.data.folders import Split
@@ -19,8 +19,8 @@ def score_data(
     source: "Source",
     data: Path | None,
     split: "Split",
-    look: Look,
-    output: Output,
+    inference: InferenceOptions,
+    writer: ScoreWriter,
     *,
     partial: bool = False,
 ) -> None:
@@ -30,8 +30,8 @@ def score_data(
         source: The network.
         data: The data folder; by default that of the run's recipe.
         split: Which part of it.
-        look: How images are looked at.
-        output: What is printed and written.
+        inference: How images are looked at.
+        writer: What is printed and written.
         partial: Whether images that fail, and what else lies in class folders, may be left out.
 
     Raises:
@@ -44,16 +44,16 @@ def score_data(
     root, lists = _place(source, data)
     with join() as group:
         network = open_network(source.checkpoint)
-        look.check(network)
+        inference.check(network)
         if network.task == "segmentation":
             if partial:
                 raise DrnError(
                     "--partial: is for folders to pair and class folders, not for lists",
                     "correct the list or its files, and leave out --partial",
                 )
-            _segmentation(network, source, root, lists, split, look, output, group)
+            _segmentation(network, source, root, lists, split, inference, writer, group)
         else:
-            _classification(network, source, root, split, look, output, group, partial)
+            _classification(network, source, root, split, inference, writer, group, partial)
 
 
 def _place(source: "Source", data: Path | None) -> tuple[Path, str | None]:
@@ -73,8 +73,8 @@ def _segmentation(
     root: Path,
     lists: str | None,
     split: "Split",
-    look: Look,
-    output: Output,
+    inference: InferenceOptions,
+    writer: ScoreWriter,
     group: "Group",
 ) -> None:
     from drn_cli.data.decoding import read_pair
@@ -86,10 +86,10 @@ def _segmentation(
     folder = ListDataset.open(root, lists)
     samples = folder.samples(split)
     predictor = load_predictor(
-        network, group.device, data=folder, view=look.view, **look.computing(group.device)
+        network, group.device, data=folder, view=inference.view, **inference.computing(group.device)
     )
     with console.bar(len(group.share(samples)), shown=group.first) as bar:
-        scores = evaluate(predictor, samples, group, each=output.each, step=bar.update)
+        scores = evaluate(predictor, samples, group, per_image=writer.per_image, step=bar.update)
     assert scores is not None  # nobody stops it
     if not group.first:
         return
@@ -102,8 +102,12 @@ def _segmentation(
 
     console.note(f"{source.checkpoint}, {split}: {scores.images} images")
     about = describe(source, network, predictor) | {"split": split}
-    view = {"scales": list(look.view.scales), "flip": look.view.flip, "tile": look.view.tile}
-    output.segmentation(scores, predictor.class_set, about | view, show)
+    view = {
+        "scales": list(inference.view.scales),
+        "flip": inference.view.flip,
+        "tile": inference.view.tile,
+    }
+    writer.segmentation(scores, predictor.class_set, about | view, show)
 
 
 def _classification(
@@ -111,15 +115,15 @@ def _classification(
     source: "Source",
     root: Path,
     split: "Split",
-    look: Look,
-    output: Output,
+    inference: InferenceOptions,
+    writer: ScoreWriter,
     group: "Group",
     partial: bool,
 ) -> None:
     from drn_cli.data.class_folders import FolderDataset
     from drn_cli.data.file_search import LeftOut
     from drn_cli.errors import DrnError
-    from drn_cli.evaluation.class_index import class_index, renumbered
+    from drn_cli.evaluation.class_index import class_index, remap
     from drn_cli.evaluation.classification import score
     from drn_cli.inference.loading import load_classifier
 
@@ -130,12 +134,12 @@ def _classification(
         network,
         group.device,
         read_statistics=folder.stated_statistics,
-        view="10-crop" if look.ten_crop else "1-crop",
+        view="10-crop" if inference.ten_crop else "1-crop",
         **source.crops(),
-        **look.computing(group.device),
+        **inference.computing(group.device),
     )
     left_out = LeftOut()
-    samples = renumbered(folder.samples(split, left_out), class_index(folder, classifier))
+    samples = remap(folder.samples(split, left_out), class_index(folder, classifier))
     expected = len(samples) + left_out.lost
     if left_out.lost and not partial:
         raise DrnError(
@@ -145,7 +149,7 @@ def _classification(
     left_out.log(folder.root / split)
     with console.bar(len(group.share(samples)), shown=group.first) as bar:
         scores = score(
-            classifier, samples, group, each=output.each, partial=partial, step=bar.update
+            classifier, samples, group, per_image=writer.per_image, partial=partial, step=bar.update
         )
     assert scores is not None  # nothing stops it
     if group.first:
@@ -155,5 +159,5 @@ def _classification(
         )
         part = report_part(scores.images, expected, {}, scores.failed, left_out.lost)
         about = describe(source, network, classifier) | {"split": split} | part
-        output.classification(scores, classifier, about | {"view": classifier.view})
+        writer.classification(scores, classifier, about | {"view": classifier.view})
     console.exit_if_failed(scores.failed)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from drn_cli.cli import console
-from drn_cli.cli.evaluating.output import Output, lacking, report_part
-from drn_cli.cli.source import Look, describe
+from drn_cli.cli.evaluating.output import ScoreWriter, lacking, report_part
+from drn_cli.cli.source import InferenceOptions, describe
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ ABOVE = 2  # folders above the label maps where info.json is looked for
 
 
 @dataclass(frozen=True, slots=True)
-class Folders:
+class FolderEvaluation:
     """Two folders and how they belong together.
 
     Attributes:
@@ -70,12 +70,18 @@ class Folders:
     def lone(self, pairs: "FolderPairs") -> "dict[str, list[Path]]":
         """Name the files without a counterpart by what they lack."""
         return {
-            f"label map in {self.labels}": [p.relative_to(self.images) for p in pairs.lone_images],
-            f"image in {self.images}": [p.relative_to(self.labels) for p in pairs.lone_labels],
+            f"label map in {self.labels}": [
+                p.relative_to(self.images) for p in pairs.images_without_label
+            ],
+            f"image in {self.images}": [
+                p.relative_to(self.labels) for p in pairs.labels_without_image
+            ],
         }
 
 
-def score_folder(source: "Source", folders: Folders, look: Look, output: Output) -> None:
+def score_folder(
+    source: "Source", folders: FolderEvaluation, inference: InferenceOptions, writer: ScoreWriter
+) -> None:
     """Score what a network makes of any folder of images.
 
     Raises:
@@ -83,7 +89,7 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
     """
     from drn_cli.distributed.group import join
     from drn_cli.evaluation.label_maps import PairReader
-    from drn_cli.evaluation.protocol import EvalProtocol, Seen
+    from drn_cli.evaluation.protocol import EvalProtocol, InferenceSettings
     from drn_cli.evaluation.segmentation import evaluate
     from drn_cli.inference.loading import load_predictor
     from drn_cli.inference.opening import open_network
@@ -93,12 +99,12 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
     samples = pairs.samples
     with join() as group:
         network = open_network(source.checkpoint, "segmentation")
-        look.check(network)
-        computing = look.computing(group.device)
-        predictor = load_predictor(network, group.device, view=look.view, **computing)
+        inference.check(network)
+        computing = inference.computing(group.device)
+        predictor = load_predictor(network, group.device, view=inference.view, **computing)
         ids = _ids(folders.labels_hold, _labels(samples), predictor.classes)
         read = PairReader(predictor.classes, ids, folders.size or "label")
-        with _counting(folders, samples, output, group) as options:
+        with _counting(folders, samples, writer, group) as options:
             scores = evaluate(predictor, samples, group, read=read, **options)
         assert scores is not None  # nothing stops it
 
@@ -110,21 +116,21 @@ def score_folder(source: "Source", folders: Folders, look: Look, output: Output)
 
         if group.first:
             assert predictor.normalization is not None
-            seen = Seen(
+            seen = InferenceSettings(
                 network.architecture,
                 source.checkpoint,
-                look.view,
+                inference.view,
                 computing["autocast"],
                 predictor.normalization,
             )
             protocol = EvalProtocol(folders.images, folders.labels, pairs, ids, read.size, seen)
             about = describe(source, network, predictor)
-            _tell(scores, predictor.class_set, protocol, folders, output, show, about)
+            _tell(scores, predictor.class_set, protocol, folders, writer, show, about)
     console.exit_if_failed(scores.failed)
 
 
 def score_predictions(
-    folders: Folders, predictions_hold: Ids, classes: int | None, output: Output
+    folders: FolderEvaluation, predictions_hold: Ids, classes: int | None, writer: ScoreWriter
 ) -> None:
     """Score predictions that were saved as index maps; no network is needed.
 
@@ -132,7 +138,7 @@ def score_predictions(
         folders: The predictions and their label maps.
         predictions_hold: Which ids the predictions hold.
         classes: Number of classes, if it is told.
-        output: What is told.
+        writer: What is told.
 
     Raises:
         DrnError: A file cannot be used, nothing belongs together, or nobody says the classes.
@@ -151,7 +157,7 @@ def score_predictions(
     predicted = _ids(predictions_hold, [sample.image for sample in samples], count)
     read = MapReader(count, ids, predicted, folders.size)
     with join() as group:
-        with _counting(folders, samples, output, group) as options:
+        with _counting(folders, samples, writer, group) as options:
             scores = compare(samples, count, group, read=read, **options)
 
         def show(number: int) -> "Tile":
@@ -163,17 +169,17 @@ def score_predictions(
             protocol = EvalProtocol(
                 folders.images, folders.labels, pairs, ids, read.size, predicted
             )
-            _tell(scores, class_set, protocol, folders, output, show, {})
+            _tell(scores, class_set, protocol, folders, writer, show, {})
     console.exit_if_failed(scores.failed)
 
 
 @contextmanager
 def _counting(
-    folders: Folders, samples: "Sequence[Sample]", output: Output, group: "Group"
+    folders: FolderEvaluation, samples: "Sequence[Sample]", writer: ScoreWriter, group: "Group"
 ) -> Iterator[dict[str, Any]]:
     """Show a bar; yield the options that scoring a network and comparing predictions share."""
     with console.bar(len(group.share(samples)), shown=group.first) as bar:
-        yield {"each": output.each, "partial": folders.partial, "step": bar.update}
+        yield {"per_image": writer.per_image, "partial": folders.partial, "step": bar.update}
 
 
 def _labels(samples: "Sequence[Sample]") -> list[Path]:
@@ -181,12 +187,14 @@ def _labels(samples: "Sequence[Sample]") -> list[Path]:
 
 
 def _ids(told: Ids, maps: list[Path], classes: int) -> "FoundIds":
-    from drn_cli.evaluation.label_maps import find_ids
+    from drn_cli.evaluation.label_maps import detect_ids
 
-    return find_ids(maps, classes) if told == "auto" else told
+    return detect_ids(maps, classes) if told == "auto" else told
 
 
-def _class_set(folders: Folders, samples: "Sequence[Sample]", classes: int | None) -> "ClassSet":
+def _class_set(
+    folders: FolderEvaluation, samples: "Sequence[Sample]", classes: int | None
+) -> "ClassSet":
     """Find the classes of label maps: as told, by an info.json above them, or those of Cityscapes.
 
     Raises:
@@ -221,19 +229,19 @@ def _named_classes(labels: Path) -> "ClassSet | None":
 def _are_of_cityscapes(maps: list[Path]) -> bool:
     """Tell by names or values whether maps hold Cityscapes' ids of either kind."""
     from drn_cli.data.classes import cityscapes
-    from drn_cli.evaluation.label_maps import find_ids
+    from drn_cli.evaluation.label_maps import detect_ids
 
     if all(path.stem.lower().endswith("trainids") for path in maps):
         return True
-    return find_ids(maps, len(cityscapes())) == "label-ids"
+    return detect_ids(maps, len(cityscapes())) == "label-ids"
 
 
 def _tell(
     scores: "SegmentationScores",
     class_set: "ClassSet",
     protocol: "EvalProtocol",
-    folders: Folders,
-    output: Output,
+    folders: FolderEvaluation,
+    writer: ScoreWriter,
     show: "Callable[[int], Tile]",
     about: dict[str, Any],
 ) -> None:
@@ -242,6 +250,6 @@ def _tell(
         scores.images, pairs.expected, folders.lone(pairs), scores.failed, pairs.lost
     )
     document = about | part | {"protocol": protocol.to_json(scores)}
-    output.segmentation(scores, class_set, document, show)
-    if not output.as_json:
+    writer.segmentation(scores, class_set, document, show)
+    if not writer.as_json:
         console.out.print(protocol.text(scores))

@@ -25,7 +25,7 @@ NAMED = 3  # files that a message names
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class ScoreWriter:
     """What was asked for.
 
     Attributes:
@@ -43,7 +43,7 @@ class Output:
     as_json: bool
 
     @property
-    def each(self) -> bool:
+    def per_image(self) -> bool:
         """Whether the scores of each image are needed."""
         return bool(self.csv or self.report or (self.worst and not self.as_json))
 

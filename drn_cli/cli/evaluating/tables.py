@@ -78,14 +78,14 @@ def write_segmentation(path: Path, images: Sequence["ImageScores"], class_set: "
 
 def print_classification(scores: "TopKScores", names: Sequence[str], worst: int) -> None:
     """Print top-1 and top-5 with their errors, and the images that are furthest from right."""
-    from drn_cli.evaluation.classification import worst_ranked
+    from drn_cli.evaluation.classification import worst_images
 
     numbers = ("accuracy %", "error %")
     table = console.table("", *numbers, right=numbers)
     for name, share in (("top-1", scores.top1), ("top-5", scores.top5)):
         table.add_row(name, f"{100 * share:.2f}", f"{100 * (1 - share):.2f}")
     console.out.print(table)
-    furthest = [one for one in worst_ranked(scores.per_image) if one.rank != 1][:worst]
+    furthest = [one for one in worst_images(scores.per_image) if one.rank != 1][:worst]
     if furthest:
         table = console.table(
             "worst images", "is", "taken for", "place", right=("place",), fold=True
@@ -104,7 +104,7 @@ def write_classification(
     Raises:
         DrnError: The file cannot be written.
     """
-    from drn_cli.evaluation.classification import SHOWN, worst_ranked
+    from drn_cli.evaluation.classification import SHOWN, worst_images
     from drn_cli.files import write_csv
 
     shown = min(SHOWN, len(names))
@@ -123,6 +123,6 @@ def write_classification(
                     for cell in (names[k], f"{probability:.6f}")
                 ),
             )
-            for one in worst_ranked(images)
+            for one in worst_images(images)
         ),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from drn_cli.cli import console
 from drn_cli.cli.evaluating.output import lacking, report_part
-from drn_cli.cli.source import Look, describe
+from drn_cli.cli.source import InferenceOptions, describe
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LocalizeOptions:
     """What was asked for.
 
     Attributes:
@@ -49,7 +49,11 @@ class Asked:
 
 
 def evaluate_boxes(
-    inputs: Sequence[str], truth: Path, source: "Source", look: Look, asked: Asked
+    inputs: Sequence[str],
+    truth: Path,
+    source: "Source",
+    inference: InferenceOptions,
+    options: LocalizeOptions,
 ) -> None:
     """Score the boxes that a classifier finds.
 
@@ -57,16 +61,16 @@ def evaluate_boxes(
         inputs: The images.
         truth: Their true boxes.
         source: The classifier.
-        look: What is computed in.
-        asked: What is tried and told.
+        inference: What is computed in.
+        options: What is tried and told.
 
     Raises:
         DrnError: A file cannot be used, no image has a box of a class that is known, or some have
-            none and `asked.partial` is not set.
+            none and `options.partial` is not set.
     """
     from drn_cli.data.boxes import read_boxes
     from drn_cli.distributed.group import join
-    from drn_cli.evaluation.localization import localize, located
+    from drn_cli.evaluation.localization import localize, match_boxes
     from drn_cli.inference.inputs import find_images
     from drn_cli.inference.loading import load_classifier
     from drn_cli.inference.opening import open_network
@@ -75,14 +79,14 @@ def evaluate_boxes(
     boxes = read_boxes(truth)
     with join() as group:
         network = open_network(source.checkpoint, "classification")
-        look.check(network)
+        inference.check(network)
         classifier = load_classifier(
             network,
             group.device,
-            **asked.crops(source),
-            **look.computing(group.device),
+            **options.crops(source),
+            **inference.computing(group.device),
         )
-        images, without, missing = located(paths, boxes, class_numbers(classifier))
+        images, without, missing = match_boxes(paths, boxes, class_numbers(classifier))
         if not images:
             raise DrnError(
                 f"{truth}: has no box of the network's classes for any of {len(paths)} images",
@@ -90,7 +94,7 @@ def evaluate_boxes(
             )
         lone = {f"box of a known class in {truth}": without, "image": missing}
         expected = len(paths) + len(missing)
-        if (problem := lacking(expected, lone)) and not asked.partial:
+        if (problem := lacking(expected, lone)) and not options.partial:
             raise DrnError(
                 f"{', '.join(inputs)}: {problem}", f"--partial scores {len(images)} of them"
             )
@@ -99,17 +103,17 @@ def evaluate_boxes(
                 classifier,
                 images,
                 group,
-                asked.thresholds,
-                see=asked.see,
-                kind=asked.of,
-                partial=asked.partial,
-                each=bool(asked.csv or asked.report),
+                options.thresholds,
+                see=options.see,
+                kind=options.of,
+                partial=options.partial,
+                per_image=bool(options.csv or options.report),
                 step=bar.update,
             )
         if group.first:
             part = report_part(scores.images, expected, lone, scores.failed)
             about = describe(source, network, classifier) | part
-            _tell(scores, images, classifier, about, asked)
+            _tell(scores, images, classifier, about, options)
     console.exit_if_failed(scores.failed)
 
 
@@ -128,36 +132,36 @@ def _tell(
     images: "Sequence[Localization]",
     classifier: "ClassificationPredictor",
     about: dict[str, Any],
-    asked: Asked,
+    options: LocalizeOptions,
 ) -> None:
     told = {
         **about,
-        "of": asked.of,
-        "see": asked.see,
+        "of": options.of,
+        "see": options.see,
         **scores.to_json(),
     }
-    if asked.as_json:
+    if options.as_json:
         console.emit_json(told)
     else:
-        _print(scores, asked)
-    if asked.csv is not None:
-        _write(asked.csv, scores, images, classifier)
-    if asked.report is not None:
+        _print(scores, options)
+    if options.csv is not None:
+        _write(options.csv, scores, images, classifier)
+    if options.report is not None:
         from drn_cli.report.gallery import localization_gallery
         from drn_cli.report.page import write_evaluation
 
         gallery = localization_gallery(
-            scores, images, classifier, asked.see, asked.of, asked.images
+            scores, images, classifier, options.see, options.of, options.images
         )
-        write_evaluation(asked.report, told, gallery)
-    for path in (asked.csv, asked.report):
+        write_evaluation(options.report, told, gallery)
+    for path in (options.csv, options.report):
         if path is not None:
             console.note(f"written: {path}")
 
 
-def _print(scores: "LocalizationScores", asked: Asked) -> None:
+def _print(scores: "LocalizationScores", options: LocalizeOptions) -> None:
     columns = ("top-1 error %", "top-5 error %")
-    table = console.table(f"threshold of {asked.of}", *columns, right=columns)
+    table = console.table(f"threshold of {options.of}", *columns, right=columns)
     for place, (limit, one, five) in enumerate(
         zip(scores.thresholds, scores.top1, scores.top5, strict=True)
     ):
@@ -189,14 +193,14 @@ def _write(
     classifier: "ClassificationPredictor",
 ) -> None:
     """Write a line for each image, the worst first, with the box of its likeliest class."""
-    from drn_cli.evaluation.localization import is_right, worst_located
+    from drn_cli.evaluation.localization import is_correct, worst_boxes
     from drn_cli.files import write_csv
 
     best = scores.best
 
     def rows() -> Iterator[tuple[object, ...]]:
-        for found in worst_located(scores):
-            located, right = images[found.number], is_right(found)[:, best]
+        for found in worst_boxes(scores):
+            located, right = images[found.number], is_correct(found)[:, best]
             box = found.boxes[0, best]
             yield (
                 located.image,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from drn_cli.cli import console
 from drn_cli.cli.images import in_order, read_input, results_of
-from drn_cli.cli.localizing.evaluation import Asked, class_numbers
-from drn_cli.cli.source import Look, describe
+from drn_cli.cli.localizing.evaluation import LocalizeOptions, class_numbers
+from drn_cli.cli.source import InferenceOptions, describe
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def find_boxes(
     wanted: Sequence[str],
     top_k: int,
     source: "Source",
-    look: Look,
-    asked: Asked,
+    inference: InferenceOptions,
+    options: LocalizeOptions,
 ) -> None:
     """Write heat maps and arrays of images, and tell the boxes of their classes.
 
@@ -42,8 +42,8 @@ def find_boxes(
         wanted: Classes to look for; without any, the likeliest of each image.
         top_k: How many of these.
         source: The classifier.
-        look: What is computed in.
-        asked: What is tried and told.
+        inference: What is computed in.
+        options: What is tried and told.
 
     Raises:
         DrnError: An input, the network or a class cannot be used, or a file not be written.
@@ -59,24 +59,24 @@ def find_boxes(
     files = find_images(inputs, [out / kind for kind in ENDINGS])
     with join() as group:
         network = open_network(source.checkpoint, "classification")
-        look.check(network)
+        inference.check(network)
         classifier = load_classifier(
             network,
             group.device,
-            **asked.crops(source),
-            **look.computing(group.device),
+            **options.crops(source),
+            **inference.computing(group.device),
         )
         numbers = class_numbers(classifier)
         classes = [_number(name, numbers) for name in wanted]
 
         def answer(images: "Sequence[Pixels]") -> "list[ClassActivationMap]":
-            return [activate(classifier, image, asked.see, asked.of) for image in images]
+            return [activate(classifier, image, options.see, options.of) for image in images]
 
         def finish(
             item: "tuple[int, InputImage]", image: "Pixels", found: "ClassActivationMap"
         ) -> dict[str, Any]:
             shown = classes or found.best(top_k)
-            return _write(item[1], image, found, shown, classifier, out, save, asked)
+            return _write(item[1], image, found, shown, classifier, out, save, options)
 
         entries: list[tuple[int, dict[str, Any]]] = []
         broken: list[tuple[int, dict[str, Any]]] = []
@@ -87,7 +87,7 @@ def find_boxes(
         found, failed = in_order(group.gather(entries)), in_order(group.gather(broken))
         if group.first:
             about = describe(source, network, classifier)
-            _report(found, failed, about, out, save, asked)
+            _report(found, failed, about, out, save, options)
     console.exit_if_failed(failed)
 
 
@@ -107,7 +107,7 @@ def _write(
     classifier: "ClassificationPredictor",
     out: Path,
     save: Sequence[str],
-    asked: Asked,
+    options: LocalizeOptions,
 ) -> dict[str, Any]:
     """Write an image's files; give them and its boxes, ready for JSON."""
     from drn_cli.data.images import image_png
@@ -115,7 +115,7 @@ def _write(
     from drn_cli.inference.heat_maps import arrays, heat_overlay
     from drn_cli.inference.outputs import check_place
 
-    boxes = found.boxes(classes, asked.thresholds)
+    boxes = found.boxes(classes, options.thresholds)
     contents: dict[Path, bytes] = {}
     for place, kind in enumerate(classes):
         if "heatmap" in save:
@@ -123,13 +123,13 @@ def _write(
             drawn = heat_overlay(image, found, kind, boxes[place, 0])
             contents[out / "heatmap" / f"{name}{ENDINGS['heatmap']}"] = image_png(drawn)
     if "array" in save:
-        content = arrays(found, classes, classifier.names, boxes, asked.thresholds)
+        content = arrays(found, classes, classifier.names, boxes, options.thresholds)
         contents[out / "array" / f"{file.name}{ENDINGS['array']}"] = content
     for path, content in contents.items():
         check_place(out, path)
         with atomic(path, durable=False) as temporary:
             temporary.write_bytes(content)
-    limits = [None if limit == float("-inf") else limit for limit in asked.thresholds]
+    limits = [None if limit == float("-inf") else limit for limit in options.thresholds]
     return {
         "files": [str(path) for path in contents],
         "classes": [
@@ -158,7 +158,7 @@ def _report(
     about: dict[str, Any],
     out: Path,
     save: Sequence[str],
-    asked: Asked,
+    options: LocalizeOptions,
 ) -> None:
     from drn_cli.files import write_csv
 
@@ -168,18 +168,18 @@ def _report(
         for one in entry["classes"]
         for at in one["boxes"]
     ]
-    if asked.csv is not None:
+    if options.csv is not None:
         write_csv(
-            asked.csv,
+            options.csv,
             ("image", "class", "probability", "threshold", "xmin", "ymin", "xmax", "ymax"),
             (
                 (image, name, f"{share:.6f}", _in_words(limit), *(box or [""] * 4))
                 for image, name, share, limit, box in rows
             ),
         )
-        console.note(f"written: {asked.csv}")
-    if asked.as_json:
-        document = {**about, "of": asked.of, "see": asked.see}
+        console.note(f"written: {options.csv}")
+    if options.as_json:
+        document = {**about, "of": options.of, "see": options.see}
         console.emit_json(document | {"localized": list(found), "failed": list(failed)})
     else:
         if len(rows) <= SHOWN:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from drn_cli.cli import console
 from drn_cli.cli.images import in_order, read_input, results_of
-from drn_cli.cli.predicting.record import begin_record, finish_record, maker_of
-from drn_cli.cli.predicting.segmentation import Wanted
-from drn_cli.cli.source import Look, describe
+from drn_cli.cli.predicting.record import begin_record, finish_record, provenance_of
+from drn_cli.cli.predicting.segmentation import PredictOptions
+from drn_cli.cli.source import InferenceOptions, describe
 from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def classify(
     inputs: Sequence[str],
     source: "Source",
     network: "Found",
-    look: Look,
-    wanted: Wanted,
+    inference: InferenceOptions,
+    options: PredictOptions,
     top_k: int,
     csv: Path | None,
 ) -> None:
@@ -64,9 +64,9 @@ def classify(
     from drn_cli.inference.inputs import InputImage, find_images
     from drn_cli.inference.loading import load_classifier
 
-    if wanted.submission is not None or wanted.save is not None or wanted.force:
+    if options.submission is not None or options.save is not None or options.force:
         raise DrnError(f"{source.checkpoint}: is a classifier, which labels no pixels")
-    if wanted.skip_existing and csv is None:
+    if options.skip_existing and csv is None:
         raise DrnError("--skip-existing: a classifier goes on where a --csv FILE ends")
     images = [InputImage("-", "stdin")] if list(inputs) == ["-"] else find_images(inputs)
     with join() as group, ExitStack() as stack:
@@ -75,9 +75,9 @@ def classify(
         classifier = load_classifier(
             network,
             group.device,
-            view="10-crop" if look.ten_crop else "1-crop",
+            view="10-crop" if inference.ten_crop else "1-crop",
             **source.crops(),
-            **look.computing(group.device),
+            **inference.computing(group.device),
         )
         top = min(top_k, len(classifier.names))
         table, maker = None, {}
@@ -86,24 +86,24 @@ def classify(
                 stack.enter_context(writing_table(csv))
             places = range(1, top + 1)
             columns = (name for n in places for name in (f"class_{n}", f"probability_{n}"))
-            table = ResumableCsv(csv, ["image", *columns], group.rank, resume=wanted.skip_existing)
+            table = ResumableCsv(csv, ["image", *columns], group.rank, resume=options.skip_existing)
             if group.first:
                 assert classifier.normalization is not None
-                maker = maker_of(network, classifier.normalization, {"view": classifier.view})
-                begin_record(csv, maker, table.earlier_rows, resume=wanted.skip_existing)
+                maker = provenance_of(network, classifier.normalization, {"view": classifier.view})
+                begin_record(csv, maker, table.earlier_rows, resume=options.skip_existing)
             group.wait()
             table.begin()
             stack.callback(table.end)  # of a run that fails as well
         started = time.perf_counter()
-        keep = wanted.as_json or len(images) <= SHOWN
-        tally = _classify_share(images, classifier, top, table, keep, wanted, group)
+        keep = options.as_json or len(images) <= SHOWN
+        tally = _classify_share(images, classifier, top, table, keep, options, group)
         tallies = group.gather(tally)
         if group.first:
             if table is not None:
                 table.finish([image.path for image in images])
                 finish_record(table.path, maker)
             about = describe(source, network, classifier)
-            _report(about, classifier, tallies, time.perf_counter() - started, wanted, csv)
+            _report(about, classifier, tallies, time.perf_counter() - started, options, csv)
     console.exit_if_failed(any(tally.failed for tally in tallies))
 
 
@@ -113,7 +113,7 @@ def _classify_share(
     top: int,
     table: "ResumableCsv | None",
     keep: bool,
-    wanted: Wanted,
+    options: PredictOptions,
     group: "Group",
 ) -> Tally:
     import numpy as np
@@ -141,7 +141,7 @@ def _classify_share(
         best = best_first(scores.cpu()[None])[0, :top].tolist()
         return [(classifier.names[k], float(scores[k].exp())) for k in best]
 
-    results = stream(todo, read, answer, finish, classifier.device, wanted.batch)
+    results = stream(todo, read, answer, finish, classifier.device, options.batch)
     found = results_of(results, len(todo), tally.failed, shown=group.first)
     for number, image, best in found:
         tally.classified += 1
@@ -161,7 +161,7 @@ def _report(
     classifier: "ClassificationPredictor",
     tallies: Sequence[Tally],
     seconds: float,
-    wanted: Wanted,
+    options: PredictOptions,
     csv: Path | None,
 ) -> None:
     classified = sum(tally.classified for tally in tallies)
@@ -169,7 +169,7 @@ def _report(
     found = in_order(tally.found for tally in tallies)
     failed = in_order(tally.failed for tally in tallies)
     speed = classified / seconds
-    if wanted.as_json:
+    if options.as_json:
         console.emit_json(
             {
                 **about,

@@ -38,7 +38,7 @@ DECIDES = {
 UNKNOWN: Row = {"network": None}
 
 
-def maker_of(network: "Found", normalization: "Normalization", view: Mapping[str, Any]) -> Row:
+def provenance_of(network: "Found", normalization: "Normalization", view: Mapping[str, Any]) -> Row:
     """Describe what makes predictions.
 
     Args:

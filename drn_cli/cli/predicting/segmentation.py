@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from drn_cli.cli import console
 from drn_cli.cli.images import in_order, name_of, read_input, results_of
-from drn_cli.cli.predicting.record import maker_of, recording, unfinished
-from drn_cli.cli.source import Look, describe
+from drn_cli.cli.predicting.record import provenance_of, recording, unfinished
+from drn_cli.cli.source import InferenceOptions, describe
 from drn_cli.errors import DrnError, few_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PredictOptions:
     """What `drn predict` was asked to write.
 
     Attributes:
@@ -77,7 +77,11 @@ class Tally:
 
 
 def label(
-    inputs: Sequence[str], source: "Source", network: "Found", look: Look, wanted: Wanted
+    inputs: Sequence[str],
+    source: "Source",
+    network: "Found",
+    inference: InferenceOptions,
+    options: PredictOptions,
 ) -> None:
     """Write the predictions of all images that the inputs name.
 
@@ -91,38 +95,38 @@ def label(
     from drn_cli.inference.outputs import KINDS
     from drn_cli.inference.reading import networks_at_once
 
-    outputs = [wanted.out / kind for kind in KINDS]
+    outputs = [options.out / kind for kind in KINDS]
     stdin = list(inputs) == ["-"]
     files = [InputImage("-", "stdin")] if stdin else find_images(inputs, outputs)
     with join() as group:
-        if wanted.submission is not None:
-            _check_submission(network, files, wanted)
+        if options.submission is not None:
+            _check_submission(network, files, options)
         if group.first:
             console.note(f"{source.checkpoint} on {len(files)} images")
         predictor = load_predictor(
             network,
             group.device,
-            view=look.view,
+            view=inference.view,
             at_once=networks_at_once(group.device, len(files)),
-            **look.computing(group.device),
+            **inference.computing(group.device),
         )
         with ExitStack() as sharing:
             if group.first:
                 assert predictor.normalization is not None
-                view = {"scales": list(look.view.scales), "flip": look.view.flip}
+                view = {"scales": list(inference.view.scales), "flip": inference.view.flip}
                 record = sharing.enter_context(
                     recording(
-                        wanted.out,
-                        maker_of(network, predictor.normalization, view),
+                        options.out,
+                        provenance_of(network, predictor.normalization, view),
                         [file.name for file in files],
-                        wanted.kinds,
-                        resume=wanted.skip_existing,
-                        force=wanted.force,
+                        options.kinds,
+                        resume=options.skip_existing,
+                        force=options.force,
                     )
                 )
             group.wait()
             started = time.perf_counter()
-            tally = _label_share(files, predictor, wanted, group)
+            tally = _label_share(files, predictor, options, group)
             seconds = time.perf_counter() - started
             tallies = group.gather(tally)
             whole = not any(tally.failed for tally in tallies)
@@ -130,20 +134,22 @@ def label(
                 failed = [files[number].name for each in tallies for number, _ in each.failed]
                 if kept := record.finish(failed):
                     console.warn(
-                        f"{wanted.out}: images that failed keep earlier maps of another network or "
+                        f"{options.out}: failed images keep maps of another network or "
                         f"view, {len(kept):,}: {few_of(kept, 3)} (correct the images and predict "
                         "them again)"
                     )
-            if group.first and wanted.submission is not None and whole:
-                _pack(files, wanted)
+            if group.first and options.submission is not None and whole:
+                _pack(files, options)
         if group.first:
-            _report(describe(source, network, predictor), tallies, seconds, wanted)
-            if wanted.submission is not None and not whole:
-                console.warn(f"{wanted.submission}: not written, some images have no prediction")
+            _report(describe(source, network, predictor), tallies, seconds, options)
+            if options.submission is not None and not whole:
+                console.warn(f"{options.submission}: not written, some images have no prediction")
     console.exit_if_failed(not whole)
 
 
-def _check_submission(network: "Found", files: "Sequence[InputImage]", wanted: Wanted) -> None:
+def _check_submission(
+    network: "Found", files: "Sequence[InputImage]", options: PredictOptions
+) -> None:
     from drn_cli.data.classes import cityscapes
     from drn_cli.evaluation.submission import check_inputs
 
@@ -152,23 +158,23 @@ def _check_submission(network: "Found", files: "Sequence[InputImage]", wanted: W
         raise DrnError(
             f"{network.path}: has {classes} classes, the benchmark {len(cityscapes())} of its own"
         )
-    check_inputs([file.path for file in files], partial=wanted.partial)
+    check_inputs([file.path for file in files], partial=options.partial)
 
 
 def _label_share(
     files: "Sequence[InputImage]",
     predictor: "SegmentationPredictor",
-    wanted: Wanted,
+    options: PredictOptions,
     group: "Group",
 ) -> Tally:
     """Write the predictions of this process's share."""
     from drn_cli.inference.outputs import is_written, write_prediction
     from drn_cli.inference.stream import stream
 
-    kinds, out = wanted.kinds, wanted.out
+    kinds, out = options.kinds, options.out
     tally = Tally(0, 0, [], [])
     todo = []
-    doubtful = unfinished(out) if wanted.skip_existing else None
+    doubtful = unfinished(out) if options.skip_existing else None
     for number, file in group.share(list(enumerate(files))):
         name = file.name
         if doubtful is not None and is_written(out, name, kinds) and not doubtful(name):
@@ -187,11 +193,11 @@ def _label_share(
             out, item[1].name, kinds, image, classes, probabilities, predictor.class_set
         )
 
-    results = stream(todo, read_input, answer, finish, predictor.device, wanted.batch)
+    results = stream(todo, read_input, answer, finish, predictor.device, options.batch)
     found = results_of(results, len(todo), tally.failed, shown=group.first)
     for number, file, written in found:
         tally.written += 1
-        if wanted.as_json:
+        if options.as_json:
             tally.files.append((number, {"image": file.path} | written))
     return tally
 
@@ -205,39 +211,39 @@ def _answers(
     return [(classes, None) for classes in predictor.batch(images)]
 
 
-def _pack(files: "Sequence[InputImage]", wanted: Wanted) -> None:
+def _pack(files: "Sequence[InputImage]", options: PredictOptions) -> None:
     """Make the submission of what was predicted, and check it as anybody's."""
     from drn_cli.cli.prepare.common import progress_bar
-    from drn_cli.evaluation.submission import check_submission, frame_of, write_submission
+    from drn_cli.evaluation.submission import check_submission, frame_id, write_submission
     from drn_cli.inference.outputs import output_path
 
-    assert wanted.submission is not None
+    assert options.submission is not None
     maps = {}
     for file in files:
-        path, frame = output_path(wanted.out, "index", file.name), frame_of(file.path)
+        path, frame = output_path(options.out, "index", file.name), frame_id(file.path)
         if frame is None or not path.is_file():
             raise DrnError(
-                f"{wanted.submission}: not written, {file.path} has no prediction",
+                f"{options.submission}: not written, {file.path} has no prediction",
                 "--skip-existing makes those that are missing",
             )
         maps[frame] = path
     with progress_bar("map") as progress:
-        write_submission(wanted.submission, maps, progress)
+        write_submission(options.submission, maps, progress)
     with progress_bar("map") as progress:
-        found = check_submission(wanted.submission, maps, progress)
+        found = check_submission(options.submission, maps, progress)
     for finding in found.findings:
         console.warn(finding.message)
-    console.note(f"{wanted.submission}: {found.images} maps, {found.bytes / 1e6:.1f} MB")
+    console.note(f"{options.submission}: {found.images} maps, {found.bytes / 1e6:.1f} MB")
 
 
 def _report(
-    about: dict[str, Any], tallies: Sequence[Tally], seconds: float, wanted: Wanted
+    about: dict[str, Any], tallies: Sequence[Tally], seconds: float, options: PredictOptions
 ) -> None:
     written = sum(tally.written for tally in tallies)
     skipped = sum(tally.skipped for tally in tallies)
     failed = in_order(tally.failed for tally in tallies)
     speed = written / seconds
-    if wanted.as_json:
+    if options.as_json:
         console.emit_json(
             {
                 **about,
@@ -249,7 +255,7 @@ def _report(
             }
         )
     else:
-        folders = ", ".join(str(wanted.out / kind) for kind in wanted.kinds)
+        folders = ", ".join(str(options.out / kind) for kind in options.kinds)
         before = f", {skipped} were there already" if skipped else ""
         console.out.print(
             f"{written} images labelled, {speed:.1f} a second{before}: {folders}",
@@ -260,7 +266,9 @@ def _report(
         console.note(f"{len(failed)} of {total} images failed")
 
 
-def label_one(path: str, network: "Found", look: Look, wanted: Wanted) -> None:
+def label_one(
+    path: str, network: "Found", inference: InferenceOptions, options: PredictOptions
+) -> None:
     """Write what is wanted of one image to stdout.
 
     Raises:
@@ -272,13 +280,17 @@ def label_one(path: str, network: "Found", look: Look, wanted: Wanted) -> None:
     from drn_cli.inference.outputs import encode
     from drn_cli.inference.score_maps import scores_of
 
-    (kind,) = wanted.save or ("colour",)
+    (kind,) = options.save or ("colour",)
     files = [InputImage("-", "stdin")] if path == "-" else find_images([path])
     if len(files) > 1:
         raise DrnError(f"{path}: has {len(files)} images; --out - takes one")
     with join() as group:
         predictor = load_predictor(
-            network, group.device, view=look.view, at_once=1, **look.computing(group.device)
+            network,
+            group.device,
+            view=inference.view,
+            at_once=1,
+            **inference.computing(group.device),
         )
         image = read_input((0, files[0]))
         with scores_of(name_of(files[0])):
