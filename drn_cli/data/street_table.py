@@ -85,6 +85,49 @@ class Part:
         """Largest side of the shapes in the unit box; details need not be drawn far away."""
         return 1.0 if self.cell or self.crown else float(np.ptp(self.shapes, axis=1).max())
 
+    def polygons(
+        self, frame: "Frame", rng: np.random.Generator, pixels: float, sun: float
+    ) -> tuple[Array, list[float]]:
+        """Return the polygons in the unit box, (N, K, 3), and a factor on the color of each.
+
+        Args:
+            frame: Where the unit box lies in the world.
+            rng: Source of what varies.
+            pixels: Pixels per meter where the object stands.
+            sun: Strength of the sun; above 0 if it shines from the right.
+        """
+        length, height, width = frame.size
+        if self.crown:
+            left, bottom, right, top = self.crown
+            count = int(min(self.count, 5 + height * pixels / 12))
+            rise = np.sort(rng.uniform(-0.75, 0.75, count))
+            along, big = rng.uniform(-1, 1, (2, count))
+            reach = (right - left) * length * 0.22 * (0.8 + 0.2 * big)
+            middle = (left + right + along * np.sqrt(1 - rise**2) * (right - left) * 0.65) / 2
+            centers = np.stack([middle, (bottom + top + rise * (top - bottom) * 0.9) / 2], 1)
+            radii = np.stack([reach / length, reach * 0.85 / height], 1)
+            blobs = np.zeros((count, len(CIRCLE), 3))
+            blobs[..., :2] = centers[:, None] + CIRCLE * radii[:, None]
+            sunny = np.sign(frame.axes[0, 0]) * sun * along
+            return blobs, (self.shade * (0.82 + 0.26 * rise + 0.16 * sunny + 0.06 * big)).tolist()
+        points = self.shapes
+        if self.plane in ("end", "nose", "tail"):
+            points = points + np.array((float(frame.turned), 0.0, 0.0))
+        if self.cell:
+            up = 2 if self.plane == "ground" else 1
+            (a, b, c, d), (wide, tall) = self.area, self.cell
+            columns = max(round((c - a) * length / wide), 1)
+            rows = max(round((d - b) * (height, width)[up - 1] / tall), 1)
+            grid = np.indices((columns, rows))[:, :, self.rows[0] : self.rows[1]].reshape(2, -1).T
+            grid = grid[rng.random(len(grid)) < self.chance] if self.chance < 1 else grid
+            points = np.tile(points, (len(grid), 1, 1))
+            shift = grid.repeat(len(self.shapes), 0)
+            points[..., 0] = a + (points[..., 0] + shift[:, :1]) * (c - a) / columns
+            points[..., up] = b + (points[..., up] + shift[:, 1:]) * (d - b) / rows
+        if not self.vary:
+            return points, [self.shade] * len(points)
+        return points, (self.shade * (1 + self.vary * rng.uniform(-1, 1, len(points)))).tolist()
+
 
 @dataclass(frozen=True)
 class Object:
@@ -173,16 +216,16 @@ class Frame:
     ) -> "Frame":
         """Frame on a base point, the middle of its near edge."""
         (x, y, z), (length, height, width) = base, size
-        axes = np.diag((length, height, width)).astype(float)
         if turn is None:  # across 0 is the side towards the middle of the street
-            axes = np.diag((width, height, length))[::-1].astype(float)
-            axes[0] *= -1 if turned else 1
-            axes[2] *= -1 if x < 0 else 1
-            origin = (x - axes[2, 0] / 2, y, z + (length if turned else 0))
+            along, across = -length if turned else length, -width if x < 0 else width
+            axes = ((0, 0, along), (0, height, 0), (across, 0, 0))
+            origin = (x - across / 2, y, z + (length if turned else 0))
         else:
-            axes[0] *= -turn if turned else turn
-            origin = (x - axes[0, 0] / 2, y, z)
-        return cls(np.array(origin), axes, size, turned, origin[0], max(z, NEAR), turn)
+            along = length * (-turn if turned else turn)
+            axes = ((along, 0, 0), (0, height, 0), (0, 0, width))
+            origin = (x - along / 2, y, z)
+        placed = np.array(origin), np.array(axes, float)
+        return cls(*placed, size, turned, origin[0], max(z, NEAR), turn)
 
 
 @dataclass

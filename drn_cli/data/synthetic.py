@@ -14,19 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from drn_cli.data.classes import cityscapes_label_ids
-from drn_cli.data.street_table import (
-    CIRCLE,
-    NEAR,
-    Array,
-    Color,
-    Frame,
-    Object,
-    Part,
-    Shapes,
-    load_table,
-)
+from drn_cli.data.street_table import NEAR, Array, Color, Frame, Object, Part, Shapes, load_table
 
 Rng = np.random.Generator
+Colors = dict[str, Color]  # of an object, by the name of the palette
 T = TypeVar("T")
 
 OVERSAMPLING = 2  # edges are soft in the image, which is averaged down, and hard in the labels
@@ -51,10 +42,8 @@ class Painter:
     def __init__(self, rng: Rng, size: tuple[int, int]) -> None:
         self.rng, self.table, (self.width, self.height) = rng, load_table(), size
         self.focal = self.height * rng.uniform(1.25, 1.65)
-        self.center, self.horizon = (
-            self.width * rng.uniform(0.4, 0.6),
-            self.height * rng.uniform(0.4, 0.5),
-        )
+        self.center = self.width * rng.uniform(0.4, 0.6)
+        self.horizon = self.height * rng.uniform(0.4, 0.5)
         self.eye = rng.uniform(1.3, 1.65)
         weather = int(rng.integers(len(self.table.palettes["sky"])))
         self.sky = np.array(self.table.palettes["sky"][weather]) + rng.uniform(-14, 14, 3)
@@ -67,10 +56,8 @@ class Painter:
         self.opaque, self.marker = ImageDraw.Draw(self.image), ImageDraw.Draw(self.labels)
         self.blended = ImageDraw.Draw(self.image, "RGBA")
         self.rails = _pick(rng, (-3.5, -7.0)) if rng.random() < 0.45 else None
-        self.kerbs = (
-            min(-_pick(rng, (5.3, 7.6, 8.2)), (self.rails or 0) - 1.9),
-            _pick(rng, (1.9, 2.2, 2.6, 4.2, 4.5)),
-        )
+        left = min(-_pick(rng, (5.3, 7.6, 8.2)), (self.rails or 0) - 1.9)
+        self.kerbs = left, _pick(rng, (1.9, 2.2, 2.6, 4.2, 4.5))
         sidewalks, verges = rng.uniform(2.2, 5.5, 2), rng.uniform(1, 5, 2) * (rng.random(2) < 0.5)
         self.edges = self.kerbs[0] - float(sidewalks[0]), self.kerbs[1] + float(sidewalks[1])
         self.fronts = self.edges[0] - float(verges[0]), self.edges[1] + float(verges[1])
@@ -88,19 +75,15 @@ class Painter:
         """Draw a color of the palette, and vary it a little."""
         colors = self.table.palettes[palette]
         index, *vary = self.rng.random(4).tolist()
-        reach = 14 if len(colors) > 4 else 6
+        reach = 28 if len(colors) > 4 else 12
         red, green, blue = colors[int(index * len(colors))]
-        return tuple(c + reach * (2 * v - 1) for c, v in zip((red, green, blue), vary, strict=True))
+        r, g, b = (reach * value - reach / 2 for value in vary)
+        return red + r, green + g, blue + b
 
     def expand(
-        self,
-        thing: Object,
-        frame: Frame,
-        shapes: Shapes,
-        colors: dict[str, Color],
-        label: int | None,
-    ) -> Shapes:
-        """Append the shapes of an object and of all that belongs to it."""
+        self, thing: Object, frame: Frame, shapes: Shapes, colors: Colors, label: int | None = None
+    ) -> None:
+        """Append the shapes of an object and of its details to `shapes`."""
         label = label if thing.label is None else thing.label
         for part in thing.parts:
             if part.cell is None and part.chance < 1 and self.rng.random() >= part.chance:
@@ -117,30 +100,25 @@ class Painter:
                 continue
             if self.unseen(part, frame):
                 continue
-            points, shades = self.variants(part, frame)
+            points, shades = part.polygons(frame, self.rng, self.focal / frame.z, self.sun)
             if part.color not in colors:
                 colors[part.color] = self.color(part.color)
             tints = [colors[part.color]] * len(points)
             if frame.size[2]:  # not flat
                 shades = self.light(part, frame, points, shades)
-            if part.solid:  # faces from far to near, each before its window
+            if part.solid:  # faces from far to near, each followed by its window
                 tints[len(part.solid) - 1 :] = [self.table.palettes["glass"][0]] * len(part.glass)
                 middles = points.mean(1) @ frame.axes + frame.origin
                 order = np.argsort(-np.hypot(middles[:, 0], middles[:, 2]).round(2), kind="stable")
                 points = points[order]
                 tints, shades = [tints[i] for i in order], [shades[i] for i in order]
-            style = (
-                None if part.cell else label,
-                part.alpha,
-                part.thick,
-                not (part.cell or part.crown),
-            )
+            casts = not (part.cell or part.crown)
+            style = (None if part.cell else label, part.alpha, part.thick, casts)
             shapes.frames.append(frame)
             shapes.points.append(points)
             shapes.tints += tints
             shapes.shades += shades
             shapes.styles += [style] * len(points)
-        return shapes
 
     def unseen(self, part: Part, frame: Frame) -> bool:
         """Whether the part is turned away from the camera or too small to be seen."""
@@ -153,45 +131,11 @@ class Painter:
                 if part.cell:  # foreshortened
                     wide = min(part.cell[0], frame.size[0])
                     seen = 0.6 * wide * pixels * abs(frame.x) / (frame.z + wide)
-        elif part.plane != "ground" and (
-            not along or part.plane == ("tail" if frame.turned else "nose")
-        ):
-            return True
+        elif part.plane != "ground":
+            hidden = "tail" if frame.turned else "nose"
+            if not along or part.plane == hidden:
+                return True
         return seen < 3 or 0 < part.thick * pixels < 0.4
-
-    def variants(self, part: Part, frame: Frame) -> tuple[Array, list[float]]:
-        """Return the polygons of a part in the unit box, (N, K, 3), and the shade of each."""
-        rng, (length, height, width) = self.rng, frame.size
-        if part.crown:
-            left, bottom, right, top = part.crown
-            count = int(min(part.count, 5 + height * self.focal / frame.z / 12))
-            rise = np.sort(rng.uniform(-0.75, 0.75, count))
-            along, big = rng.uniform(-1, 1, (2, count))
-            reach = (right - left) * length * 0.22 * (0.8 + 0.2 * big)
-            middle = (left + right + along * np.sqrt(1 - rise**2) * (right - left) * 0.65) / 2
-            centers = np.stack([middle, (bottom + top + rise * (top - bottom) * 0.9) / 2], 1)
-            radii = np.stack([reach / length, reach * 0.85 / height], 1)
-            blobs = np.zeros((count, len(CIRCLE), 3))
-            blobs[..., :2] = centers[:, None] + CIRCLE * radii[:, None]
-            sunny = np.sign(frame.axes[0, 0]) * self.sun * along
-            return blobs, (part.shade * (0.82 + 0.26 * rise + 0.16 * sunny + 0.06 * big)).tolist()
-        points = part.shapes
-        if part.plane in ("end", "nose", "tail"):
-            points = points + np.array((float(frame.turned), 0.0, 0.0))
-        if part.cell:
-            up = 2 if part.plane == "ground" else 1
-            (a, b, c, d), (wide, tall) = part.area, part.cell
-            columns = max(round((c - a) * length / wide), 1)
-            rows = max(round((d - b) * (height, width)[up - 1] / tall), 1)
-            grid = np.indices((columns, rows))[:, :, part.rows[0] : part.rows[1]].reshape(2, -1).T
-            grid = grid[rng.random(len(grid)) < part.chance] if part.chance < 1 else grid
-            points = np.tile(points, (len(grid), 1, 1))
-            shift = grid.repeat(len(part.shapes), 0)
-            points[..., 0] = a + (points[..., 0] + shift[:, :1]) * (c - a) / columns
-            points[..., up] = b + (points[..., up] + shift[:, 1:]) * (d - b) / rows
-        if not part.vary:
-            return points, [part.shade] * len(points)
-        return points, (part.shade * (1 + part.vary * rng.uniform(-1, 1, len(points)))).tolist()
 
     def light(self, part: Part, frame: Frame, points: Array, shades: list[float]) -> list[float]:
         """Shade roofs, what faces the camera, and both sides of the street."""
@@ -270,13 +214,13 @@ class Painter:
     def paint_ground(self) -> None:
         """Draw grass, sidewalks, the road and its markings, a crossing road and rails."""
         rng, (left, right), far = self.rng, self.kerbs, FAR - NEAREST
-        ground, colors = Shapes(), dict[str, Color]()
+        ground, colors = Shapes(), Colors()
 
         def lay(name: str, x0: float, x1: float, z: float = NEAREST, length: float = far) -> None:
             thing = self.table.objects[name]
             size = [length if thing.size[0] is None else _draw(rng, thing.size[0]), 0, x1 - x0]
             frame = Frame.on(((x0 + x1) / 2, 0, z), size, False, None)
-            self.expand(thing, frame, ground, colors, None)
+            self.expand(thing, frame, ground, colors)
 
         lay("grass", -90, 90)
         lay("sidewalk", self.edges[0], left)
@@ -293,12 +237,8 @@ class Painter:
         for x in np.arange(-1.75, left + 1.5, -3.5).tolist():
             lay("lane line", x - 0.07, x + 0.07, NEAREST + rng.uniform(0, 3))
         if self.junction or rng.random() < 0.35:
-            lay(
-                "zebra crossing",
-                left + 0.3,
-                right - 0.3,
-                self.junction - 4 if self.junction else rng.uniform(7, 20),
-            )
+            z = self.junction - 4 if self.junction else rng.uniform(7, 20)
+            lay("zebra crossing", left + 0.3, right - 0.3, z)
         if self.rails:
             lay("rails", self.rails - 0.78, self.rails + 0.78)
         self.paint(ground, hazy=False)
@@ -323,12 +263,8 @@ class Painter:
             return
         rise, color = self.rng.uniform(0.03, 0.09) * self.height, np.array(self.color("paint"))
         for down, tint in ((0, color), (rise / 4, color * 0.85 + 20)):
-            box = (
-                -0.1 * self.width,
-                self.height - rise + down,
-                1.1 * self.width,
-                self.height + rise,
-            )
+            top, bottom = self.height - rise + down, self.height + rise
+            box = (-0.1 * self.width, top, 1.1 * self.width, bottom)
             self.opaque.ellipse(box, tuple(np.clip(tint, 0, 255).astype(int).tolist()))
             self.marker.ellipse(box, cityscapes_label_ids()["ego vehicle"])
 
@@ -346,11 +282,9 @@ class Painter:
             frame = Frame.on((x, 0, z), size, turned, 1 if across else None)
         wide, shapes = size[0] if frame.turn else size[2], Shapes()
         ahead = z if frame.turn else z + size[0]  # where it comes nearest to the middle of the view
-        left, right = (
-            self.center + self.focal * (x + side) / ahead for side in (-wide / 2, wide / 2)
-        )
+        left, right = (self.center + self.focal * (x + s) / ahead for s in (-wide / 2, wide / 2))
         if left < self.width and right > 0:
-            self.expand(thing, frame, shapes, {}, None)
+            self.expand(thing, frame, shapes, {})
         return z, shapes
 
     def roadside(self) -> Iterator[tuple[float, Shapes]]:
@@ -366,10 +300,8 @@ class Painter:
                 end = gap - 2 if at_gap else end
                 if end - z > 3:
                     name = _pick(rng, plots["houses" if rng.random() < built_up else "open"])
-                    width = self.table.objects[name].size[2]
-                    yield self.place(
-                        name, front + side * (rng.uniform(0, 0.8) + width / 2), z, end - z
-                    )
+                    setback = rng.uniform(0, 0.8) + self.table.objects[name].size[2] / 2
+                    yield self.place(name, front + side * setback, z, end - z)
                 z = gap + JUNCTION + 2 if at_gap else end
 
     def things(self) -> Iterator[tuple[float, Shapes]]:
@@ -406,9 +338,8 @@ class Painter:
                         x, z = x + rng.uniform(0.45, 0.8), z + rng.uniform(-0.3, 0.5)
                     if rule.gap is None:
                         break
-                    z += _draw(rng, rule.gap) + (
-                        _draw(rng, self.table.objects[name].size[0]) if vehicle else 0
-                    )
+                    z += _draw(rng, rule.gap)
+                    z += _draw(rng, self.table.objects[name].size[0]) if vehicle else 0
 
 
 def smooth_noise(rng: Rng, size: tuple[int, int], cells: tuple[int, int]) -> NDArray[np.float32]:
