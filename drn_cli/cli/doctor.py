@@ -42,14 +42,8 @@ def doctor(
     failures = sum(result.status == "failure" for result in results)
     warnings = sum(result.status == "warning" for result in results)
     if as_json:
-        console.emit_json(
-            {
-                "findings": [result._asdict() for result in results],
-                "ok": not failures,
-                "drn": __version__,
-                "environment": versions,
-            }
-        )
+        findings = {"findings": [result._asdict() for result in results], "ok": not failures}
+        console.emit_json(findings | {"drn": __version__, "environment": versions})
     else:
         table = console.table("check", "", "found")
         for result in results:

@@ -218,14 +218,13 @@ class Frame:
         (x, y, z), (length, height, width) = base, size
         if turn is None:  # across 0 is the side towards the middle of the street
             along, across = -length if turned else length, -width if x < 0 else width
-            axes = ((0, 0, along), (0, height, 0), (across, 0, 0))
+            axes = np.array(((0, 0, along), (0, height, 0), (across, 0, 0)), float)
             origin = (x - across / 2, y, z + (length if turned else 0))
         else:
             along = length * (-turn if turned else turn)
-            axes = ((along, 0, 0), (0, height, 0), (0, 0, width))
+            axes = np.array(((along, 0, 0), (0, height, 0), (0, 0, width)), float)
             origin = (x - along / 2, y, z)
-        placed = np.array(origin), np.array(axes, float)
-        return cls(*placed, size, turned, origin[0], max(z, NEAR), turn)
+        return cls(np.array(origin), axes, size, turned, origin[0], max(z, NEAR), turn)
 
 
 @dataclass

@@ -19,13 +19,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from drn_cli.doctor.probes import (
-    TIMEOUT,
-    all_reduce_probe,
-    head,
-    import_all,
-    nvidia_driver,
-)
+from drn_cli.doctor.probes import TIMEOUT, all_reduce_probe, head, import_all, nvidia_driver
 from drn_cli.errors import DrnError
 from drn_cli.formatting import first_line, size
 from drn_cli.networks.published import PUBLISHED, WeightFile
@@ -56,7 +50,6 @@ MEMORY = DISK = 2e9  # disk: two checkpoints of the largest network
 SHARED = CACHE = 1e9  # shared memory holds the batches of data loader workers
 MIRROR_TIMEOUT = 5.0  # seconds, for all servers together
 BUSY = "nothing is known to be wrong: run drn doctor again when the machine is less busy"
-
 
 Status = Literal["ok", "warning", "failure"]
 
@@ -246,12 +239,11 @@ def check_gpus() -> str | Iterator[DoctorResult]:
 
 
 def check_gloo(timeout: float = TIMEOUT) -> str:
-    return _all_reduce(
-        "gloo",
-        timeout,
+    remedy = (
         "name the network interface, which on a single machine may be GLOO_SOCKET_IFNAME=lo; does "
-        "the host name resolve to this machine, and does a firewall or VPN block it?",
+        "the host name resolve to this machine, and does a firewall or VPN block it?"
     )
+    return _all_reduce("gloo", timeout, remedy)
 
 
 def check_nccl(timeout: float = TIMEOUT) -> str:
@@ -263,12 +255,8 @@ def check_nccl(timeout: float = TIMEOUT) -> str:
         return f"not tried: it needs two GPUs; GPUs that torch can use: {gpus}"
     if not torch.distributed.is_nccl_available():
         raise DrnError(f"torch is built without it; GPUs: {gpus}", f"install torch: {CHOOSE}")
-    return _all_reduce(
-        "nccl",
-        timeout,
-        "NCCL_DEBUG=WARN drn doctor tells more; try NCCL_P2P_DISABLE=1, or name the network "
-        "interface: NCCL_SOCKET_IFNAME=lo",
-    )
+    remedy = "run with NCCL_DEBUG=WARN for details; try NCCL_P2P_DISABLE=1 or NCCL_SOCKET_IFNAME=lo"
+    return _all_reduce("nccl", timeout, remedy)
 
 
 def _all_reduce(backend: Literal["gloo", "nccl"], timeout: float, remedy: str) -> str:
@@ -332,7 +320,6 @@ def check_disk() -> str:
 
 
 def check_cache_folder() -> str:
-    """Check that weights can be written where they are looked for."""
     from drn_cli.networks.download import cache_folder, weights_folder
 
     folder, remedy = cache_folder(), "set DRN_CACHE to a writable folder"

@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -35,17 +35,11 @@ NUMBERS = 1 << 20
 AGENT = {"User-Agent": f"drn/{__version__}"}
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessResult:
-    """How a process ended.
+class ProcessResult(NamedTuple):
+    """How a process ended."""
 
-    Attributes:
-        code: Exit code, minus the signal that killed it, or None if it exceeded its time.
-        text: stdout and stderr.
-    """
-
-    code: int | None
-    text: str
+    code: int | None  # exit code, minus the signal that killed it, or None if it ran out of time
+    text: str  # stdout and stderr
 
     @property
     def last_line(self) -> str:
@@ -67,29 +61,20 @@ def run_together(
 ) -> list[ProcessResult]:
     """Run commands concurrently and kill those that exceed the time, with their own children.
 
-    Args:
-        commands: Programs with their arguments.
-        timeout: Seconds for all of them.
-        all_or_none: Whether the first failure ends the others.
+    `timeout` is in seconds, for all of them; with `all_or_none`, the first failure ends the others.
     """
     with ExitStack() as stack:
         # Files, unlike pipes, are never full.
         outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in commands]
-        running: list[subprocess.Popen[bytes]] = []
+        # The stacks that a fault handler prints would hide how a process ended.
+        quiet = os.environ | {"PYTHONFAULTHANDLER": ""}
+        streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+        start = partial(subprocess.Popen, process_group=0, env=quiet)
+        running: list[subprocess.Popen[Any]] = []
         stack.callback(_kill, running)  # on Ctrl-C as well
         with interrupts_later():  # else one that has just started would be in no list
             for command, output in zip(commands, outputs, strict=True):
-                running.append(
-                    subprocess.Popen(
-                        command,
-                        stdin=subprocess.DEVNULL,
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                        process_group=0,
-                        # The stacks that it prints would hide how a process ended.
-                        env=os.environ | {"PYTHONFAULTHANDLER": ""},
-                    )
-                )
+                running.append(start(command, stdout=output, **streams))
         end = time.monotonic() + timeout
         codes = [process.poll() for process in running]
         while None in codes and time.monotonic() < end and not (all_or_none and any(codes)):
@@ -103,7 +88,7 @@ def run_together(
         return results
 
 
-def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _kill(processes: Sequence[subprocess.Popen[Any]]) -> None:
     with interrupts_later():  # nor does a second Ctrl-C leave one behind
         for process in processes:
             if process.poll() is None:
