@@ -1,6 +1,7 @@
 """What is measured: a network, and one case for each combination of what was asked for."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, get_args
 
@@ -40,21 +41,13 @@ TRAIN_BATCH = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchTarget:
-    """A network to measure.
+    """A network to measure."""
 
-    Attributes:
-        name: Name that the user gave.
-        network: The network with its weights.
-        recipe: Recipe of the run it belongs to.
-        runtimes: Runtimes that can run it.
-        verified: Whether the checksum of its file is right; None without a file.
-    """
-
-    name: str
+    name: str  # as the user wrote it
     network: Found
-    recipe: Recipe | None = None
+    recipe: Recipe | None = None  # of the run it belongs to
     runtimes: tuple[str, ...] = RUNTIMES
-    verified: bool | None = None
+    verified: bool | None = None  # whether the checksum of its file is right; None without a file
 
     @property
     def arch(self) -> Architecture:
@@ -111,34 +104,35 @@ def open_target(source: str, task: Task | None = None, classes: int | None = Non
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchCase:
-    """One measurement: all that its time depends on besides the network and the machine.
-
-    Attributes:
-        what: What is timed.
-        runtime: What runs the network; None in training and for the input pipeline.
-        precision: Precision of the computation; None for the input pipeline and exported files.
-        compiled: Whether the network runs through torch.compile.
-        batch: Batch size.
-        height: Height of an image in pixels.
-        width: Width of an image in pixels.
-        workers: Data loader workers, as in a recipe; None where no files are read.
-    """
+    """One measurement: all that its time depends on besides the network and the machine."""
 
     what: What
-    runtime: str | None
-    precision: Precision | None
-    compiled: bool
+    runtime: str | None  # None in training and for the input pipeline
+    precision: Precision | None  # None for the input pipeline and exported files
+    compiled: bool  # whether the network runs through torch.compile
     batch: int
-    height: int
+    height: int  # pixels
     width: int
-    workers: Workers | None = None
+    workers: Workers | None = None  # of the data loader; None where no files are read
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchOptions:
-    """What to measure; None is the default of each measurement.
+def plan_cases(
+    target: BenchTarget,
+    device: torch.device,
+    *,
+    whats: Collection[What],
+    batches: Sequence[int] = (),
+    sizes: Sequence[tuple[int, int]] = (),
+    precisions: Sequence[Precision | Literal["auto"]] = ("auto",),
+    compiled: bool = False,
+    runtimes: Sequence[str] = (),
+    workers: int | None = None,
+) -> list[BenchCase]:
+    """List the measurements, each once. What is empty or None has a default in each of them.
 
-    Attributes:
+    Args:
+        target: The network.
+        device: Where to compute.
         whats: What to time.
         batches: Batch sizes.
         sizes: Heights and widths of images, in pixels.
@@ -146,85 +140,60 @@ class BenchOptions:
         compiled: Whether to measure through torch.compile too.
         runtimes: Runtimes of the network.
         workers: Number of data loader workers.
-    """
-
-    whats: tuple[What, ...] = ("forward",)
-    batches: tuple[int, ...] | None = None
-    sizes: tuple[tuple[int, int], ...] | None = None
-    precisions: tuple[Precision | Literal["auto"], ...] = ("auto",)
-    compiled: bool = False
-    runtimes: tuple[str, ...] | None = None
-    workers: int | None = None
-
-
-def plan_cases(target: BenchTarget, options: BenchOptions, device: torch.device) -> list[BenchCase]:
-    """List the measurements, each once.
 
     Raises:
         DrnError: The network does not allow one of the options.
     """
-    _check(target, options)
-    recipe = target.recipe
-    workers: Workers | None = options.workers
-    if workers is None:
-        workers = "auto" if recipe is None else recipe.data.workers
-    cases: list[BenchCase] = []
-    for what in (what for what in WHATS if what in options.whats):
-        for (height, width), batch, runtime, precision, compiled in product(
-            options.sizes or (_default_size(target, what),),
-            options.batches or (_default_batch(target, what),),
-            options.runtimes or target.runtimes[:1],
-            options.precisions,
-            (False, True) if options.compiled else (False,),
-        ):
-            wanted = precision
-            if recipe is not None and what == "train" and precision == "auto":
-                wanted = recipe.train.precision
-            exported = isinstance(target.network, ExportedNetwork) and what != "train"
-            fixed = what == "input" or exported
-            cases.append(
-                BenchCase(
-                    what=what,
-                    runtime=None if what in ON_CROPS else runtime,
-                    precision=None if fixed else resolve_precision(wanted, device),
-                    compiled=compiled and what != "input",
-                    batch=batch,
-                    height=height,
-                    width=width,
-                    workers=workers if what == "input" else None,
-                )
-            )
-    return list(dict.fromkeys(cases))
-
-
-def _check(target: BenchTarget, options: BenchOptions) -> None:
-    whats, exported = set(options.whats), isinstance(target.network, ExportedNetwork)
-    for runtime in options.runtimes or ():
-        if runtime not in target.runtimes:
-            raise DrnError(
-                f"--runtime {runtime}: cannot run {target.name}",
-                f"some of: {','.join(target.runtimes)}",
-            )
+    recipe, exported = target.recipe, isinstance(target.network, ExportedNetwork)
+    if unknown := [runtime for runtime in runtimes if runtime not in target.runtimes]:
+        hint = f"some of: {','.join(target.runtimes)}"
+        raise DrnError(f"--runtime {unknown[0]}: cannot run {target.name}", hint)
     if target.task == "classification" and "multi-scale" in whats:
         raise DrnError("--what multi-scale: is for segmenters, and this is a classifier")
-    if exported and not set(options.precisions) <= {"auto", "fp32"}:
+    if exported and not set(precisions) <= {"auto", "fp32"}:
         raise DrnError(f"--precision: {target.name} has the precision of its export")
-    if exported and options.compiled:
-        raise DrnError(f"--compile: {target.name} has a runtime of its own")
-    checkpointing = target.recipe is not None and target.recipe.train.checkpoint_activations
-    if options.compiled and "train" in whats and checkpointing:
+    if exported and compiled:
+        raise DrnError(f"--compile: {target.name} has its own runtime")
+    if compiled and "train" in whats and recipe and recipe.train.checkpoint_activations:
         raise DrnError(
             "--compile: does not go with train.checkpoint_activations of the run's recipe",
             "leave train out of --what, or --compile",
         )
     square = {"input"} | ({"predict"} if target.task == "classification" else set())
-    if affected := sorted(square & whats):
-        for height, width in options.sizes or ():
+    if affected := sorted(square & set(whats)):
+        for height, width in sizes:
             if height != width:
                 raise DrnError(
                     f"--size {width}x{height}: crops are square (--what {','.join(affected)})",
                     f"--size {min(height, width)}",
                 )
+    loader_workers: Workers = "auto" if recipe is None else recipe.data.workers
+    cases: list[BenchCase] = []
+    for what in (what for what in WHATS if what in whats):
+        for (height, width), batch, runtime, precision, through_compile in product(
+            sizes or (_default_size(target, what),),
+            batches or (_default_batch(target, what),),
+            runtimes or target.runtimes[:1],
+            precisions,
+            (False, True) if compiled else (False,),
+        ):
+            wanted = precision
+            if recipe is not None and what == "train" and precision == "auto":
+                wanted = recipe.train.precision
+            fixed = what == "input" or (exported and what != "train")
+            case = BenchCase(
+                what=what,
+                runtime=None if what in ON_CROPS else runtime,
+                precision=None if fixed else resolve_precision(wanted, device),
+                compiled=through_compile and what != "input",
+                batch=batch,
+                height=height,
+                width=width,
+            )
+            if what == "input":
+                case = replace(case, workers=loader_workers if workers is None else workers)
+            cases.append(case)
+    return list(dict.fromkeys(cases))
 
 
 def _default_size(target: BenchTarget, what: What) -> tuple[int, int]:

@@ -61,17 +61,11 @@ PHOTO_NOISE = 9.3  # standard deviation that makes a JPEG file as large as that 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimingBudget:
-    """Limits of a measurement.
+    """Limits of a measurement."""
 
-    Attributes:
-        warmup: Calls that are not timed, at least one.
-        rounds: Largest number of timed calls.
-        seconds: Time after which neither warm-up nor measurement starts another call, once three
-            calls are timed.
-    """
-
-    warmup: int = 3
-    rounds: int = 50
+    warmup: int = 3  # calls that are not timed, at least one
+    rounds: int = 50  # largest number of timed calls
+    # Time after which neither warm-up nor measurement starts another call, once three are timed.
     seconds: float = 10.0
 
 
@@ -125,23 +119,15 @@ def time_calls(
     return Timings.of(taken)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class BenchResult:
-    """What was measured of a case.
-
-    Attributes:
-        case: The case.
-        flops: Floating-point operations per image; None without a network.
-        activation_bytes: Bytes of a batch's activations; None without a network.
-        timings: Seconds per batch; None after a failure.
-        failure: Reason of a failure.
-    """
+    """The result of a case."""
 
     case: BenchCase
-    flops: int | None
-    activation_bytes: int | None
-    timings: Timings | None
-    failure: str | None = None
+    flops: int | None  # floating-point operations per image; None without a network
+    activation_bytes: int | None  # of a batch; None without a network
+    timings: Timings | None  # of a batch; None after a failure
+    failure: str | None = None  # its reason
 
     def to_json(self) -> dict[str, Any]:
         rate = None if self.timings is None else self.case.batch / self.timings.p50
@@ -197,9 +183,7 @@ def measure(
         gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return BenchResult(
-        case=case, flops=flops, activation_bytes=needed, timings=timings, failure=failure
-    )
+    return BenchResult(case, flops, needed, timings, failure)
 
 
 def prepare_call(target: BenchTarget, case: BenchCase, device: torch.device) -> Call:
@@ -384,7 +368,7 @@ def _synthetic_data(target: BenchTarget, case: BenchCase, root: Path) -> tuple[R
 def to_json(
     target: BenchTarget, machine: MachineInfo, results: Sequence[BenchResult]
 ) -> dict[str, Any]:
-    """Return everything measured, as `read_baseline` reads it."""
+    """Return the document that `read_baseline` reads."""
     return {
         "format": FORMAT,
         "source": target.name,
@@ -401,17 +385,11 @@ def to_json(
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """An earlier document.
+    """An earlier document."""
 
-    Attributes:
-        medians: Seconds per batch of each case that was measured, by the values of `CASE_KEYS`.
-        network: The values of `NETWORK_KEYS`.
-        machine: Machine and versions.
-    """
-
-    medians: dict[tuple[Any, ...], float]
-    network: dict[str, Any]
-    machine: dict[str, Any]
+    medians: dict[tuple[Any, ...], float]  # seconds per batch of each case, by its `CASE_KEYS`
+    network: dict[str, Any]  # values of `NETWORK_KEYS`
+    machine: dict[str, Any]  # machine and versions
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -422,19 +400,16 @@ def read_baseline(path: Path) -> Baseline:
     """
     found = read_json(path)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise DrnError(
-            f"{path}: was not written by this `drn bench`", "give what --out or --json wrote"
-        )
+        raise DrnError(f"{path}: not written by this `drn bench`", "use a file of --out or --json")
     try:
         medians = {
             tuple(row[key] for key in CASE_KEYS): float(row["seconds"]["p50"])
             for row in found["results"]
             if row["seconds"] is not None
         }
-        network = {"width": 1.0} | found  # older documents have no width
-        return Baseline(
-            medians, {key: network[key] for key in NETWORK_KEYS}, dict(found["machine"])
-        )
+        known = {"width": 1.0} | found  # older documents have no width
+        network = {key: known[key] for key in NETWORK_KEYS}
+        return Baseline(medians, network, dict(found["machine"]))
     except (KeyError, TypeError, ValueError) as error:
         raise DrnError(f"{path}: is damaged: {error}", "measure again") from error
 

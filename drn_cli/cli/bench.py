@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -45,26 +45,27 @@ exported file has its own. A speed above 1x is faster than the earlier result.
 
 WHATS = ("forward", "predict", "multi-scale", "train", "input")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-
-Item = TypeVar("Item")
-
-
-def _list_of(convert: Callable[[str], Item]) -> Callable[[str], tuple[Item, ...]]:
-    """Return a parser of a comma-separated list; repeated items count once."""
-
-    def parse(text: str) -> tuple[Item, ...]:
-        return tuple(dict.fromkeys(convert(word) for word in text.split(",")))
-
-    return parse
+BATCH_HELP = "Batch size. Default: 1 for inference; for training, the run's batch size or 4."
+SIZE_HELP = (
+    "Image size in pixels, such as 1920x1080, or 224 for a square. Default: 1024x512 for "
+    "segmenters; for classifiers and training, the run's crop, or 224 and 512."
+)
+RUNTIME_HELP = "pytorch (as in drn predict), eager (as trained), or both."
 
 
-def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
-    def convert(word: str) -> str:
-        if word not in choices:
-            raise typer.BadParameter(f"{word!r}: choose from {','.join(choices)}")
-        return word
+def _list_option(
+    metavar: str, text: str, convert: Callable[[str], object] = str, choices: Sequence[str] = ()
+) -> Any:
+    """Return an option that takes a comma-separated list; repeated items count once."""
 
-    return convert
+    def parse(value: str) -> tuple[object, ...]:
+        words = value.split(",")
+        if wrong := [word for word in words if choices and word not in choices]:
+            raise typer.BadParameter(f"{wrong[0]!r}: choose from {','.join(choices)}")
+        return tuple(dict.fromkeys(map(convert, words)))
+
+    text = f"{text}: one or more of {','.join(choices)}." if choices else text
+    return typer.Option(parser=parse, metavar=metavar, help=text)
 
 
 def _count(word: str) -> int:
@@ -91,50 +92,14 @@ def bench(
             help="Architecture (random weights), run folder, checkpoint or exported file.",
         ),
     ],
-    what: Annotated[
-        Any,  # tuple[What, ...]
-        typer.Option(
-            parser=_list_of(_one_of(WHATS)),
-            metavar="WHAT,...",
-            help=f"What to time: one or more of {','.join(WHATS)}.",
-        ),
-    ] = "forward",
-    batch: Annotated[
-        Any,  # tuple[int, ...] | None
-        typer.Option(
-            parser=_list_of(_count),
-            metavar="N,...",
-            help="Batch size. Default: 1 for inference; for training, the run's batch size or 4.",
-        ),
-    ] = None,
-    size: Annotated[
-        Any,  # tuple[tuple[int, int], ...] | None
-        typer.Option(
-            parser=_list_of(_size),
-            metavar="WxH,...",
-            help="Image size in pixels, such as 1920x1080, or 224 for a square. Default: 1024x512 "
-            "for segmenters; for classifiers and training, the run's crop, or 224 and 512.",
-        ),
-    ] = None,
-    precision: Annotated[
-        Any,  # tuple[str, ...]
-        typer.Option(
-            parser=_list_of(_one_of(PRECISIONS)),
-            metavar="P,...",
-            help=f"Precision: one or more of {','.join(PRECISIONS)}.",
-        ),
-    ] = "auto",
+    what: Annotated[Any, _list_option("WHAT,...", "What to time", choices=WHATS)] = "forward",
+    batch: Annotated[Any, _list_option("N,...", BATCH_HELP, _count)] = None,
+    size: Annotated[Any, _list_option("WxH,...", SIZE_HELP, _size)] = None,
+    precision: Annotated[Any, _list_option("P,...", "Precision", choices=PRECISIONS)] = "auto",
     compile_: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Also measure with torch.compile.")
     ] = False,
-    runtime: Annotated[
-        Any,  # tuple[str, ...] | None
-        typer.Option(
-            parser=_list_of(str),
-            metavar="R,...",
-            help="pytorch (as in drn predict), eager (as trained), or both.",
-        ),
-    ] = None,
+    runtime: Annotated[Any, _list_option("R,...", RUNTIME_HELP)] = None,
     task: Annotated[
         Literal["classification", "segmentation"] | None,
         typer.Option(help="Task of an architecture. Default: segmentation."),
@@ -165,26 +130,18 @@ def bench(
         Path | None, typer.Option(metavar="FILE.json", help="Write the JSON to a file.")
     ] = None,
     compare: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.json", help="Compare with an earlier result."),
+        Path | None, typer.Option(metavar="FILE.json", help="Compare with an earlier result.")
     ] = None,
 ) -> None:
     """Measure parameters, FLOPs, activation memory and latency of a network."""
     import torch
 
-    from drn_cli.bench.cases import BenchOptions, open_target, plan_cases
-    from drn_cli.bench.runner import (
-        TimingBudget,
-        add_baseline,
-        check_data,
-        measure,
-        read_baseline,
-        to_json,
-    )
+    from drn_cli.bench import runner
+    from drn_cli.bench.cases import open_target, plan_cases
     from drn_cli.environment import machine_info
     from drn_cli.files import write_json
 
-    baseline = None if compare is None else read_baseline(compare)
+    baseline = None if compare is None else runner.read_baseline(compare)
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:
         raise DrnError("--device cuda: PyTorch finds no GPU", "--device cpu")
@@ -192,27 +149,28 @@ def bench(
     if threads is not None:
         torch.set_num_threads(threads)
     target = open_target(source, task, classes)
-    options = BenchOptions(
+    cases = plan_cases(
+        target,
+        place,
         whats=what,
-        batches=batch,
-        sizes=size,
+        batches=batch or (),
+        sizes=size or (),
         precisions=precision,
         compiled=compile_,
-        runtimes=runtime,
+        runtimes=runtime or (),
         workers=workers,
     )
-    cases = plan_cases(target, options, place)
-    check_data(target, cases, data)
-    budget = TimingBudget(warmup=warmup, rounds=rounds, seconds=seconds)
+    runner.check_data(target, cases, data)
+    budget = runner.TimingBudget(warmup=warmup, rounds=rounds, seconds=seconds)
     results = []
     with console.bar(len(cases), unit="row") as bar:
         for case in cases:
-            results.append(measure(target, case, place, budget, data))
+            results.append(runner.measure(target, case, place, budget, data))
             bar.update()
     machine = machine_info(place)
-    document = to_json(target, machine, results)
+    document = runner.to_json(target, machine, results)
     if baseline is not None:
-        document = add_baseline(document, baseline)
+        document = runner.add_baseline(document, baseline)
     if out is not None:
         write_json(out, document)
     if as_json:
@@ -236,16 +194,9 @@ def _print(document: dict[str, Any], machine: str) -> None:
     console.out.print(machine, soft_wrap=True)
     compared = "differences" in document
     numbers = ["p50 ms", *(("earlier", "speed") if compared else ("p90 ms", "p99 ms")), "images/s"]
-    costs = console.table(
-        "what",
-        "how",
-        "size",
-        "batch",
-        "GFLOPs",
-        "activations",
-        right=("batch", "GFLOPs", "activations"),
-    )
-    times = console.table("what", "how", "size", "batch", *numbers, right=("batch", *numbers))
+    columns, sums = ("what", "how", "size", "batch"), ("GFLOPs", "activations")
+    costs = console.table(*columns, *sums, right=("batch", *sums))
+    times = console.table(*columns, *numbers, right=("batch", *numbers))
     for row in document["results"]:
         parts = [row["runtime"], row["precision"], "compiled" if row["compiled"] else None]
         if row["workers"] is not None:

@@ -12,7 +12,6 @@ import torch
 from drn_cli.bench.cases import (
     WHATS,
     BenchCase,
-    BenchOptions,
     BenchTarget,
     activation_bytes,
     image_flops,
@@ -70,7 +69,7 @@ def loader_case(**changes: object) -> BenchCase:
 
 
 def rows(target: BenchTarget, **options: object) -> list[BenchCase]:
-    return plan_cases(target, BenchOptions(**options), CPU)
+    return plan_cases(target, CPU, **{"whats": ("forward",)} | options)
 
 
 def test_combinations_are_planned_once(targets) -> None:
