@@ -29,7 +29,7 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
 from drn_cli.cli import console
-from drn_cli.data.batches import normalise
+from drn_cli.data.batches import normalize
 from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.classification import ClassificationSet, ClassificationTestSet
 from drn_cli.data.folders import IMAGENET
@@ -82,7 +82,7 @@ def samples(files: list[Path]) -> dict[str, Work]:
         return decode_jpeg(read_file(str(files[index])), mode=ImageReadMode.RGB)
 
     def normalised(item: Any) -> torch.Tensor:
-        return normalise(torch.from_numpy(item[0])[None], IMAGENET)
+        return normalize(torch.from_numpy(item[0])[None], IMAGENET)
 
     return {
         "train: torchvision v2 on tensors": lambda index: train(decoded(index)),

@@ -40,7 +40,7 @@ import torch
 from PIL import Image
 
 import drn_cli
-from drn_cli.data.batches import normalise
+from drn_cli.data.batches import normalize
 from drn_cli.data.classes import generic
 from drn_cli.data.folders import IMAGENET
 from drn_cli.data.images import Pixels, read_image
@@ -221,7 +221,7 @@ def compare_runtimes(
             predictors[f"{name}, compiled"] = replace(predictor, network=inner)
         predictors["drn, bf16"] = load_predictor(network, CPU, autocast=torch.bfloat16, at_once=1)
     predictors |= {name: load_predictor(out, CPU, at_once=1) for name, out in exported.items()}
-    tensor = normalise(torch.from_numpy(image)[None], drn.statistics).contiguous()
+    tensor = normalize(torch.from_numpy(image)[None], drn.statistics).contiguous()
 
     @torch.inference_mode()
     def plainly_one() -> torch.Tensor:

@@ -37,8 +37,8 @@ from PIL import Image
 
 from drn_cli.cli import console
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import TrainDataset, normalise
-from drn_cli.data.cache import DecodedCache, store
+from drn_cli.data.batches import TrainDataset, normalize
+from drn_cli.data.cache import DecodedCache
 from drn_cli.data.folders import CITYSCAPES, ListDataset, Sample
 from drn_cli.data.order import SampleKey
 from drn_cli.data.prepare.scenes import make_scenes
@@ -82,7 +82,7 @@ def normalised(way: Way) -> Way:
     def read(turn: SampleKey) -> object:
         item = way(turn)
         assert isinstance(item, tuple), item
-        return normalise(torch.from_numpy(np.array(item[0]))[None], CITYSCAPES), item[1]
+        return normalize(torch.from_numpy(np.array(item[0]))[None], CITYSCAPES), item[1]
 
     return read
 
@@ -113,7 +113,7 @@ def segmentation(images: int, rounds: int) -> None:
         console.out.print(f"{images} PNG of {png:.0f} KB, labels of {label:.0f} KB")
         cache = DecodedCache(root / "drn-cache", root)
         for sample in samples:
-            store(cache, sample)
+            cache.add(sample)
         for number, (name, augmentation) in enumerate(SETTINGS.items()):
             plain, kept = ours(samples, augmentation, None), ours(samples, augmentation, cache)
             times = medians(

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from drn_cli.cli import console
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import normalise
+from drn_cli.data.batches import normalize
 from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import IMAGENET, ListDataset
 from drn_cli.data.prepare.scenes import make_scenes
@@ -74,7 +74,7 @@ def time_step(arch: str, crop: int, batch: int, rounds: int) -> dict[str, float]
     pixels = torch.from_numpy(random.integers(0, 256, (batch, crop, crop, 3), dtype=np.uint8))
     labels = torch.from_numpy(random.integers(0, CLASSES, (batch, crop, crop))).to(device)
     pixels = pixels.to(device)
-    images = normalise(pixels, IMAGENET)
+    images = normalize(pixels, IMAGENET)
     scores = model.scores(images).detach()
     weight = upsampling_weight(CLASSES).to(device)
 
@@ -83,7 +83,7 @@ def time_step(arch: str, crop: int, batch: int, rounds: int) -> dict[str, float]
 
     with torch.no_grad():
         times = {
-            "step: normalise": milliseconds(lambda: normalise(pixels, IMAGENET), rounds),
+            "step: normalise": milliseconds(lambda: normalize(pixels, IMAGENET), rounds),
             "step: forward": milliseconds(forward, rounds),
             "up-sampling: ours": milliseconds(lambda: upsample(scores, crop, crop), rounds),
             "up-sampling: transposed convolution": milliseconds(

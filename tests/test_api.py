@@ -14,7 +14,7 @@ from PIL import Image
 
 import drn_cli
 from drn_cli.data.images import overlay
-from drn_cli.data.resized_crop import centre_crop, ten_crops
+from drn_cli.data.resized_crop import center_crop, ten_crops
 from drn_cli.inference.loading import load_predictor
 from drn_cli.recipe.schema import Eval
 
@@ -242,7 +242,7 @@ def test_a_classifier_says_what_it_shows(exports: Exports, ten: bool) -> None:
     predictor = drn_cli.Predictor(run, device="cpu", ten_crop=ten)
     assert (predictor.task, predictor.classes) == ("classification", CLASS_SET.names)
     found = classified(predictor)
-    crops = ten_crops(PIXELS, CROP, 48) if ten else centre_crop(PIXELS, CROP, 48)[None]
+    crops = ten_crops(PIXELS, CROP, 48) if ten else center_crop(PIXELS, CROP, 48)[None]
     logits = torch.from_numpy(expected("classification", crops)[0]).double()
     shares = logits.softmax(1).mean(0).numpy()
     assert found.names == CLASS_SET.names

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from drn_cli.bench.cases import EAGER, BenchCase, BenchTarget, activation_bytes, image_flops
-from drn_cli.data.batches import Batch, TrainLoader, normalise
+from drn_cli.data.batches import Batch, TrainLoader, normalize
 from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.classes import cityscapes, generic
 from drn_cli.data.folders import IMAGENET, Sample
@@ -201,7 +201,7 @@ def prepare_call(target: BenchTarget, case: BenchCase, device: torch.device) -> 
         return _training_step(target, case, device, pixels)
     loaded = _load(target, case, device)
     if case.what == "forward":
-        images = normalise(torch.from_numpy(pixels).to(device), loaded.statistics)
+        images = normalize(torch.from_numpy(pixels).to(device), loaded.statistics)
 
         @torch.inference_mode()
         def forward() -> Tensor:

@@ -40,9 +40,7 @@ def cache(
     as_json: AsJson = False,
 ) -> None:
     """Decode the training images once, so that training reads only the crops it needs."""
-    from functools import partial
-
-    from drn_cli.data.cache import FOLDER, DecodedCache, need, store
+    from drn_cli.data.cache import FOLDER, DecodedCache, cache_plan
     from drn_cli.data.folders import ListDataset
     from drn_cli.data.memory_folder import claim
     from drn_cli.data.parallel import in_parallel
@@ -58,7 +56,7 @@ def cache(
             console.out.print(f"{decoded.folder}: removed {count} samples", soft_wrap=True)
         return
     samples = data.samples("train")
-    lacking = need(decoded, samples)
+    lacking = cache_plan(decoded, samples)
     if lacking.samples:
         wants = f"{len(lacking.samples)} samples take {size(lacking.bytes)} decoded"
         if not lacking.fits:
@@ -72,7 +70,7 @@ def cache(
         except OSError as error:
             raise DrnError(f"{decoded.folder}: cannot be made: {error.strerror}") from error
         with progress_bar() as progress:
-            for _ in in_parallel(partial(store, decoded), lacking.samples, progress):
+            for _ in in_parallel(decoded.add, lacking.samples, progress):
                 pass
     decoded.sweep()
     if as_json:

@@ -56,10 +56,12 @@ def check(
     for name in split or ():
         if name not in ("train", "val", "test"):
             raise typer.BadParameter(f"--split {name}: one of train, val, test")
-    from drn_cli.data.audit.folder import audit
+    from drn_cli.data.audit.folder import check_folder
 
     with progress_bar("file") as progress:
-        report = audit(root, lists=lists, classes=classes, splits=split or (), progress=progress)
+        report = check_folder(
+            root, lists=lists, classes=classes, splits=split or (), progress=progress
+        )
     if as_json:
         console.emit_json(report.to_json())
     else:

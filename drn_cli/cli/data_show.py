@@ -13,7 +13,7 @@ from drn_cli.errors import DrnError
 
 if TYPE_CHECKING:
     from drn_cli.data.parallel import Progress
-    from drn_cli.data.showing.samples import SampleSelection, Sheet
+    from drn_cli.data.showing.samples import ContactSheet, SampleSelection
     from drn_cli.recipe.schema import Recipe
 
 Split = Literal["train", "val", "test"]
@@ -113,7 +113,7 @@ def _list_folder(
     choice: "SampleSelection",
     recipe: "Recipe | None",
     progress: "Progress",
-) -> "Sheet":
+) -> "ContactSheet":
     from drn_cli.data.augment import Augmentation
     from drn_cli.data.folders import ListDataset
     from drn_cli.data.showing.pairs import list_folder_sheet
@@ -139,7 +139,7 @@ def _class_folder(
     choice: "SampleSelection",
     recipe: "Recipe | None",
     progress: "Progress",
-) -> "Sheet":
+) -> "ContactSheet":
     from drn_cli.data.class_folders import FolderDataset
     from drn_cli.data.resized_crop import ResizedCrop
     from drn_cli.data.showing.classes import class_folder_sheet

@@ -12,7 +12,7 @@ import numpy as np
 
 from drn_cli.data.classes import IGNORED
 from drn_cli.data.images import Pixels
-from drn_cli.data.window import AxisSpan, CropWindow, cut, scaled
+from drn_cli.data.window import AxisSpan, CropWindow, crop, scaled_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,10 @@ class Augmentation:
         image's edge the image is reflected and the label is 255.
         """
         (rows, above), (columns, before) = (
-            self._place(scaled(length, draw.ratio), at)
+            self._place(scaled_length(length, draw.ratio), at)
             for length, at in zip(label.shape, (draw.down, draw.across), strict=True)
         )
-        image, label = cut(image, label, draw.angle, draw.ratio, CropWindow(rows, columns))
+        image, label = crop(image, label, draw.angle, draw.ratio, CropWindow(rows, columns))
         image, label = self._pad(image, label, above, before)
         if draw.mirrored:
             image = np.asarray(cv2.flip(image, 1), np.uint8)

@@ -18,7 +18,7 @@ from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import ChannelStats, Sample
 from drn_cli.data.images import Pixels
 from drn_cli.data.order import EpochSampler, SampleKey
-from drn_cli.data.readers import allow_open_files, obey_only_the_parent, reading_failures
+from drn_cli.data.readers import ignore_signals_in_worker, raise_open_file_limit, wrap_worker_errors
 from drn_cli.errors import DrnError
 
 
@@ -107,7 +107,7 @@ class TrainLoader:
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin,
-            worker_init_fn=obey_only_the_parent,
+            worker_init_fn=ignore_signals_in_worker,
             multiprocessing_context=start if workers > 0 else None,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers > 0 else None,
@@ -121,9 +121,9 @@ class TrainLoader:
         Raises:
             DrnError: An image or label of the batch cannot be used, or a reading process died.
         """
-        allow_open_files(self._loader.num_workers)
+        raise_open_file_limit(self._loader.num_workers)
         self._steps.turns = list(self.order.parts(epoch, self.rank, self.world, start))
-        with reading_failures(self._loader):
+        with wrap_worker_errors(self._loader):
             for batch in self._loader:
                 if isinstance(batch, DrnError):
                     break
@@ -177,7 +177,7 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
         yield moved
 
 
-def normalise(images: Tensor, statistics: ChannelStats) -> Tensor:
+def normalize(images: Tensor, statistics: ChannelStats) -> Tensor:
     """Turn pixels into what the network takes: in 0..1, minus mean, over std.
 
     Shapes: `(N, H, W, 3)` in, uint8 or whole floats; float32 `(N, 3, H, W)` in channels-last memory

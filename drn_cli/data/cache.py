@@ -86,6 +86,16 @@ class DecodedCache:
             check_labels(label, classes, sample.label)
         return image, label
 
+    def add(self, sample: Sample) -> None:
+        """Decode a sample into the cache, unless it is cached.
+
+        Raises:
+            DrnError: The sample cannot be decoded, or its file cannot be written.
+        """
+        self.read(sample)
+        if not self.writable:
+            raise DrnError(f"{self.folder}: cannot be written", "is the disk full?")
+
     def holds(self, sample: Sample) -> bool:
         """Tell whether a sample is kept, as its files are now."""
         return self._path(sample).is_file()
@@ -207,7 +217,7 @@ class CachePlan:
         return self.bytes <= self.free
 
 
-def need(cache: DecodedCache, samples: Sequence[Sample]) -> CachePlan:
+def cache_plan(cache: DecodedCache, samples: Sequence[Sample]) -> CachePlan:
     """Find out what a cache lacks, from the heads of the images, without decoding any."""
     missing = [sample for sample in samples if not cache.holds(sample)]
     taken = sum(4 * _pixels(sample.image) + HEAD.size for sample in missing)
@@ -220,17 +230,6 @@ def _pixels(path: Path) -> int:
         return width * height
     except DrnError:
         return 0  # it will be reported when it is decoded
-
-
-def store(cache: DecodedCache, sample: Sample) -> None:
-    """Decode a sample and keep it.
-
-    Raises:
-        DrnError: It cannot be decoded, or not written.
-    """
-    cache.read(sample)
-    if not cache.writable:
-        raise DrnError(f"{cache.folder}: cannot be written", "is the disk full?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +272,7 @@ def open_cache(kind: Kind, root: Path, folder: Path, samples: Sequence[Sample]) 
             None, f"data.cache={kind}: {folder} cannot be written; {WITHOUT}", refused=True
         )
     cache = DecodedCache(folder, root)
-    lacking = need(cache, samples)
+    lacking = cache_plan(cache, samples)
     if not lacking.samples:
         return CacheHandle(cache, f"all {len(samples)} samples are decoded in {folder}")
     wants = f"{len(lacking.samples)} samples take {size(lacking.bytes)} decoded in {folder}"

@@ -109,15 +109,15 @@ class FolderDataset:
         Raises:
             DrnError: info.json has only one of them, or they are not three numbers in 0..1.
         """
-        return self.stated_statistics() or IMAGENET
+        return self.recorded_statistics() or IMAGENET
 
-    def stated_statistics(self) -> ChannelStats | None:
+    def recorded_statistics(self) -> ChannelStats | None:
         """Read mean and std from info.json; None if it has neither, or is missing.
 
         Raises:
             DrnError: info.json has only one of them, or they are not three numbers in 0..1.
         """
-        return ListDataset(self.root, self.root).stated_statistics()
+        return ListDataset(self.root, self.root).recorded_statistics()
 
 
 def is_class_folder(root: str | Path) -> bool:

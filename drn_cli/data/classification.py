@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.images import Pixels, read_image
 from drn_cli.data.order import SampleKey
-from drn_cli.data.resized_crop import ResizedCrop, centre_crop, ten_crops
+from drn_cli.data.resized_crop import ResizedCrop, center_crop, ten_crops
 from drn_cli.errors import DrnError
 
 View = Literal["1-crop", "10-crop"]
@@ -59,7 +59,7 @@ class ClassificationTestSet(Dataset[Any]):
         if view not in get_args(View):
             raise DrnError(f"{view!r} is no view of a test image", "1-crop or 10-crop")
         self.samples, self.size, self.resize = samples, size, resize
-        self.cut = centre_crop if view == "1-crop" else ten_crops
+        self.cut = center_crop if view == "1-crop" else ten_crops
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -13,7 +13,7 @@ JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 GIF, GIF_END = b"GIF8", b"\x3b"
 
 
-def has_its_end(head: bytes, tail: bytes, size: int) -> bool | None:
+def has_end_marker(head: bytes, tail: bytes, size: int) -> bool | None:
     """Return whether a file has the end that its format asks for.
 
     Args:
@@ -35,7 +35,7 @@ def has_its_end(head: bytes, tail: bytes, size: int) -> bool | None:
     return None
 
 
-def may_be_cut_short(path: Path) -> bool:
+def may_be_truncated(path: Path) -> bool:
     """Return whether a file lacks the end that its format asks for; only decoding proves it.
 
     A file that cannot be read counts as well.
@@ -45,6 +45,6 @@ def may_be_cut_short(path: Path) -> bool:
             head = file.read(ENDS)
             size = file.seek(0, 2)
             file.seek(max(0, size - ENDS))
-            return has_its_end(head, file.read(), size) is False or not size
+            return has_end_marker(head, file.read(), size) is False or not size
     except OSError:
         return True

@@ -136,14 +136,14 @@ def search(
         inner = f"{level.relative}/{entry.name}" if level.relative else entry.name
         kind = _kind(entry)
         if kind != FOLDER:
-            reason = _reason_against_file(entry.name, kind)
+            reason = _file_skip_reason(entry.name, kind)
             if reason is None:
                 yield entry.path, inner
             else:
                 left_out.add(reason, inner)
             continue
         identity = _identity(entry.path)
-        reason = _reason_against_folder(entry, identity, level.path, within, searched)
+        reason = _folder_skip_reason(entry, identity, level.path, within, searched)
         if identity in outside:
             reason = apart_reason
         elif reason is None:
@@ -180,7 +180,7 @@ def list_entries(
         kind = _kind(entry)
         if kind == FOLDER and below is None:
             continue
-        reason = _reason_against_file(entry.name, below if below and kind == FOLDER else kind)
+        reason = _file_skip_reason(entry.name, below if below and kind == FOLDER else kind)
         if reason is None or (broken_too and reason in (DANGLING, UNREADABLE, IRREGULAR)):
             found.append(entry)
         else:
@@ -188,7 +188,7 @@ def list_entries(
     return found
 
 
-def reason_against(path: Path, *, hidden_too: bool = False) -> str | None:
+def skip_reason(path: Path, *, hidden_too: bool = False) -> str | None:
     """Return the reason for which a search leaves one path out; None for an image file.
 
     `FOLDER` and `DEBRIS` are the reasons for what is not to be counted.
@@ -199,7 +199,7 @@ def reason_against(path: Path, *, hidden_too: bool = False) -> str | None:
     if kind == DANGLING and path.exists():
         kind = IRREGULAR
     name = path.name.lstrip(".") if hidden_too else path.name
-    return FOLDER if kind == FOLDER else _reason_against_file(name, kind)
+    return FOLDER if kind == FOLDER else _file_skip_reason(name, kind)
 
 
 def list_folders(folder: Path) -> list[str]:
@@ -263,7 +263,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
         return UNREADABLE
 
 
-def _reason_against_file(name: str, kind: str) -> str | None:
+def _file_skip_reason(name: str, kind: str) -> str | None:
     if name.startswith("."):
         return HIDDEN
     if kind in (FILE, DANGLING, IRREGULAR, UNREADABLE) and not name.lower().endswith(ENDINGS):
@@ -271,7 +271,7 @@ def _reason_against_file(name: str, kind: str) -> str | None:
     return None if kind == FILE else kind
 
 
-def _reason_against_folder(
+def _folder_skip_reason(
     entry: os.DirEntry[str],
     identity: Identity | None,
     above: str,

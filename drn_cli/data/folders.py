@@ -118,7 +118,7 @@ class ListDataset:
             _three(info.get("std"), f"{path}: std", DEVIATIONS),
         )
 
-    def stated_statistics(self) -> ChannelStats | None:
+    def recorded_statistics(self) -> ChannelStats | None:
         """Read mean and std from info.json; None if it has neither, or is missing.
 
         Raises:

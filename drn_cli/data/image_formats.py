@@ -78,7 +78,7 @@ def set_pixel_limit(pixels: int) -> None:
     os.environ[LIMIT_VARIABLE] = str(pixels)
 
 
-def too_large(size: str, pixels: int) -> DrnError:
+def too_large_error(size: str, pixels: int) -> DrnError:
     """Return the error of an image above the limit, without its file."""
     return DrnError(
         f"{size}{pixels / 1e6:.1f} million pixels; the limit is {pixel_limit() / 1e6:g} million",
@@ -86,7 +86,7 @@ def too_large(size: str, pixels: int) -> DrnError:
     )
 
 
-class _Relaxed:
+class _WithoutPillowLimits:
     """A context in which Pillow warns of nothing and refuses no size: ours is checked instead.
 
     Python keeps one list of filters for all threads, and Pillow one limit. Threads that each put
@@ -130,15 +130,15 @@ class _Relaxed:
         self._lock.release()
 
 
-relaxed = _Relaxed()
+without_pillow_limits = _WithoutPillowLimits()
 os.register_at_fork(
-    before=relaxed._before_fork,
-    after_in_parent=relaxed._in_parent,
-    after_in_child=relaxed._in_child,
+    before=without_pillow_limits._before_fork,
+    after_in_parent=without_pillow_limits._in_parent,
+    after_in_child=without_pillow_limits._in_child,
 )
 
 
-def foreign(data: bytes) -> DrnError:
+def unsupported_format(data: bytes) -> DrnError:
     """Return the error of a file that is not a supported image, naming what it is."""
     if not data:
         return DrnError("the file is empty", "copy or download it again")
@@ -211,7 +211,7 @@ def check_png(data: bytes) -> None:
     raise ValueError("the file ends before the image does")
 
 
-def unread_png(image: Image.Image) -> IO[bytes] | None:
+def undecoded_png(image: Image.Image) -> IO[bytes] | None:
     """Return the file of a PNG image that Pillow opened, if its pixels are yet to be read."""
     if isinstance(image, PngImagePlugin.PngImageFile) and image.tile:
         return image.fp

@@ -20,11 +20,11 @@ from drn_cli.data.file_ends import PNG_MAGIC
 from drn_cli.data.image_formats import (
     FORMATS,
     check_png,
-    foreign,
     pixel_limit,
-    relaxed,
-    too_large,
-    unread_png,
+    too_large_error,
+    undecoded_png,
+    unsupported_format,
+    without_pillow_limits,
 )
 from drn_cli.errors import DrnError, refused_by_system
 from drn_cli.files import atomic, read_bytes
@@ -155,7 +155,7 @@ def read_header(source: Path | bytes) -> Header:
     Raises:
         DrnError: The file is missing, its header is broken, or it is not a supported image.
     """
-    with _failures(_name(source)), relaxed:
+    with _failures(_name(source)), without_pillow_limits:
         if isinstance(source, Path) and not source.is_file():
             read_bytes(source)  # says why not; a named pipe would wait for a writer
         file = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -173,7 +173,7 @@ def read_header(source: Path | bytes) -> Header:
     raise AssertionError("Pillow knows the file after all")
 
 
-def holds_values(mode: str) -> bool:
+def has_single_channel(mode: str) -> bool:
     """Whether pixels of a mode are single values, as a palette's are, and not colours."""
     return mode in {"1", "L", "P", "F"} or mode.startswith("I")
 
@@ -216,7 +216,7 @@ def _open(source: Source, frames: Literal["one", "first"]) -> Image.Image | Pixe
         Pixels `(H, W)` or `(H, W, 3)` where there was a quick way, or else Pillow's image.
     """
     name = _name(source)
-    with _failures(name), relaxed:
+    with _failures(name), without_pillow_limits:
         if isinstance(source, Image.Image):
             return _loaded(source)
         data = (
@@ -231,7 +231,7 @@ def _open(source: Source, frames: Literal["one", "first"]) -> Image.Image | Pixe
         except UnidentifiedImageError as error:
             if data.startswith(PNG_MAGIC):  # Pillow knows none whose first checksums are wrong
                 check_png(data)
-            raise foreign(data) from error
+            raise unsupported_format(data) from error
         with opened as image:
             _check_size(image)
             _check_frames(image, name, frames)
@@ -246,7 +246,7 @@ def _open(source: Source, frames: Literal["one", "first"]) -> Image.Image | Pixe
 def _loaded(image: Image.Image) -> Image.Image:
     """Turn an image of Pillow's upright, which leaves it as it is, after the checks of a file."""
     _check_size(image)
-    if (file := unread_png(image)) is not None:
+    if (file := undecoded_png(image)) is not None:
         place = file.tell()
         file.seek(0)
         check_png(file.read())
@@ -259,7 +259,7 @@ def _check_size(image: Image.Image) -> None:
     if not width * height:
         raise DrnError(f"has no pixels: {width}x{height}")
     if width * height > pixel_limit():
-        raise too_large(f"{width}x{height}, ", width * height)
+        raise too_large_error(f"{width}x{height}, ", width * height)
 
 
 def _check_frames(image: Image.Image, name: str, frames: Literal["one", "first"]) -> None:
@@ -346,7 +346,7 @@ def write_index(path: Path, classes: Pixels) -> None:
 
 def write_coloured(path: Path, classes: Pixels, class_set: ClassSet) -> None:
     """Write class ids `(H, W)` as a palette PNG, atomically."""
-    _write(path, coloured_png(classes, class_set))
+    _write(path, colored_png(classes, class_set))
 
 
 def write_image(path: Path, image: Pixels) -> None:
@@ -359,7 +359,7 @@ def index_png(classes: Pixels) -> bytes:
     return _png(Image.fromarray(classes))
 
 
-def coloured_png(classes: Pixels, class_set: ClassSet) -> bytes:
+def colored_png(classes: Pixels, class_set: ClassSet) -> bytes:
     """Encode class ids `(H, W)` as a palette PNG: it shows colours and still holds the ids."""
     image = Image.fromarray(classes)
     image.putpalette(class_set.palette())

@@ -51,7 +51,7 @@ def size_problem(label_size: Size, image: Path, image_size: Size) -> tuple[str, 
     return said, "replace the label, or bring it to that size without mixing ids: nearest neighbor"
 
 
-def silent_turn(image: Header, label: Header) -> str | None:
+def orientation_mismatch(image: Header, label: Header) -> str | None:
     """Return how an image is turned and its label is not, where their sizes do not show it."""
     if image.upright != label.upright or image.orientation == label.orientation:
         return None
@@ -63,16 +63,16 @@ def silent_turn(image: Header, label: Header) -> str | None:
     )
 
 
-def first_of(messages: Sequence[str]) -> str:
+def first_and_count(messages: Sequence[str]) -> str:
     """Return the first of the messages about images that are turned, and how many there are."""
     others = len(messages) - 1
     return messages[0] + (f"; the same of {others:,} other images" if others else "")
 
 
-def silent_turn_of(image: Path, label: Path) -> str | None:
+def find_orientation_mismatch(image: Path, label: Path) -> str | None:
     """Read two headers for `silent_turn`; None for what cannot be read, which others report."""
     try:
         turned = read_header(image)
-        return silent_turn(turned, read_header(label)) if turned.orientation != 1 else None
+        return orientation_mismatch(turned, read_header(label)) if turned.orientation != 1 else None
     except DrnError:
         return None

@@ -25,7 +25,7 @@ FILES_A_READER = 12  # its pipes, and the tensors of the batches that it has rea
 
 
 @contextmanager
-def reading_failures(loader: DataLoader[Any] | None = None) -> Iterator[None]:
+def wrap_worker_errors(loader: DataLoader[Any] | None = None) -> Iterator[None]:
     """Turn the death of a reading process into an error that names the cause.
 
     PyTorch learns of it by a signal, and raises wherever the program happens to be; or, when it
@@ -102,7 +102,7 @@ def _pass_over(_: object) -> None:
     """Print nothing of an error that nothing can handle."""
 
 
-def allow_open_files(workers: int) -> None:
+def raise_open_file_limit(workers: int) -> None:
     """Raise this process's limit of open files to what its reading processes need, and more.
 
     Batches come as open files. Beyond the limit some are lost, and one waits for them for ever.
@@ -167,7 +167,7 @@ def _why_reading_failed(failure: Exception, text: str) -> Exception:
     return FaultError(f"a reading process ended: {text}")
 
 
-def obey_only_the_parent(_: int) -> None:
+def ignore_signals_in_worker(_: int) -> None:
     """Leave Ctrl-C, a closed terminal and a cluster's SIGTERM to the parent, which ends its step.
 
     The parent's own SIGTERM counts: Python ends its children so, and waits for them, at exit.

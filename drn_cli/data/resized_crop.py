@@ -94,7 +94,7 @@ class ResizedCrop:
         return mirror(made) if window.mirrored else made
 
 
-def centre_crop(image: Pixels, size: int = 224, resize: int = 256) -> Pixels:
+def center_crop(image: Pixels, size: int = 224, resize: int = 256) -> Pixels:
     """Bring the shorter side to `resize` pixels and cut out the centre.
 
     Shapes: `(H, W, 3)` in, `(size, size, 3)` out; black where the image does not reach.

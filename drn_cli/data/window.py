@@ -44,12 +44,12 @@ class CropWindow:
         return pixels[self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
 
 
-def scaled(length: int, ratio: float) -> int:
+def scaled_length(length: int, ratio: float) -> int:
     """Give a side after resizing: truncated, as in the original, but never 0."""
     return max(1, int(ratio * length))
 
 
-def cut(
+def crop(
     image: Pixels, label: Pixels, angle: float, ratio: float, window: CropWindow
 ) -> tuple[Pixels, Pixels]:
     """Cut a window out of an image and its label, rotated and then resized.
@@ -94,7 +94,7 @@ def _source(
         What of the image the filter sees, and the span's own place in that, without the
         filter's margins.
     """
-    step = length / scaled(length, ratio)
+    step = length / scaled_length(length, ratio)
     margin = support * max(1.0, step) + 1
     start, stop = span.start * step, min(span.stop * step, length)
     seen = AxisSpan(max(0, math.floor(start - margin)), min(length, math.ceil(stop + margin)))
@@ -119,7 +119,7 @@ def _nearest(span: AxisSpan, length: int, ratio: float) -> npt.NDArray[np.intp]:
     Steps are added up as Pillow does: with ratios such as 3/4 a place falls between two pixels,
     and the sum's last bit decides.
     """
-    steps = np.full(span.stop, length / scaled(length, ratio))
+    steps = np.full(span.stop, length / scaled_length(length, ratio))
     steps[0] /= 2
     places = np.cumsum(steps)[span.start :].astype(np.intp)
     return np.minimum(places, length - 1)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from drn_cli.data.audit.labels import LABEL_ID
-from drn_cli.data.audit.quick import evenly
+from drn_cli.data.audit.quick import spaced
 from drn_cli.data.classes import IGNORED, cityscapes, cityscapes_train_ids
 from drn_cli.data.decoding import check_labels
 from drn_cli.data.folders import Sample
@@ -45,7 +45,7 @@ def detect_ids(paths: Sequence[Path], classes: int) -> Ids:
         return "train-ids"
     if all(stem.endswith("labelids") for stem in stems):
         return "label-ids"
-    for looked_at in (evenly(paths, LOOKED_AT), paths)[: 1 + (len(paths) > LOOKED_AT)]:
+    for looked_at in (spaced(paths, LOOKED_AT), paths)[: 1 + (len(paths) > LOOKED_AT)]:
         values: set[int] = set()
         with ThreadPoolExecutor(THREADS) as pool:
             for found in pool.map(_values, looked_at):

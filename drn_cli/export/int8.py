@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from drn_cli.data.batches import normalise
+from drn_cli.data.batches import normalize
 from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
@@ -41,7 +41,7 @@ def inputs_of(
     for image in images:
         resized = resized_image(image, *form.size) if form.size else image
         x = torch.from_numpy(np.array(resized))[None]
-        x = x.permute(0, 3, 1, 2) if form.normalize else normalise(x, statistics)
+        x = x.permute(0, 3, 1, 2) if form.normalize else normalize(x, statistics)
         inputs.append(x.contiguous().numpy())
     return inputs
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drn_cli.data.batches import normalise
+from drn_cli.data.batches import normalize
 from drn_cli.data.folders import ChannelStats
 from drn_cli.errors import DrnError
 from drn_cli.export.form import Precision
@@ -100,12 +100,12 @@ Answer = Callable[[Tensor], dict[str, Tensor]]  # from uint8 `(N, H, W, 3)` to o
 def answering(found: Found, statistics: ChannelStats) -> Answer:
     """Give what a network answers to pixels: classes, and logits and scores where it has them."""
     if not isinstance(found, ExportedNetwork):
-        return lambda pixels: _answered(found.model, normalise(pixels, statistics))
+        return lambda pixels: _answered(found.model, normalize(pixels, statistics))
     run = found.session(torch.device("cpu"), 1)
     inside = AS_PIXELS if found.takes_pixels else statistics
 
     def answer(pixels: Tensor) -> dict[str, Tensor]:
-        x = normalise(pixels, inside)
+        x = normalize(pixels, inside)
         if found.answers_classes:
             return {"classes": run(x, "classes")}
         return _outputs(run(x, "logits"), run(x, "scores"))

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from drn_cli.data.batches import normalise
+from drn_cli.data.batches import normalize
 from drn_cli.data.images import Pixels
-from drn_cli.data.resized_crop import centre_crop, resize_shorter_side
+from drn_cli.data.resized_crop import center_crop, resize_shorter_side
 from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.score_maps import check_finite
 from drn_cli.networks.models import OUTPUT_STRIDE, upsample
@@ -139,12 +139,12 @@ def activate(
             round((have - size) / 2) if have > size else -((size - have) // 2)
             for have in shown.shape[:2]
         )
-        shown = centre_crop(image, size, classifier.resize)
+        shown = center_crop(image, size, classifier.resize)
     batch = torch.from_numpy(np.ascontiguousarray(shown))[None].to(classifier.device)
     with torch.autocast(
         classifier.device.type, classifier.autocast, enabled=classifier.autocast is not None
     ):
-        scores = classifier.maps(normalise(batch, classifier.statistics))
+        scores = classifier.maps(normalize(batch, classifier.statistics))
     scores = scores.float().cpu()
     check_finite([scores])
     [scores] = scores

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from drn_cli.data.batches import normalise
+from drn_cli.data.batches import normalize
 from drn_cli.data.classification import View
 from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
-from drn_cli.data.resized_crop import centre_crop, ten_crops
+from drn_cli.data.resized_crop import center_crop, ten_crops
 from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.score_maps import check_finite
 
@@ -56,7 +56,7 @@ class ClassificationPredictor:
         """Cut out what is seen of an image: `(H, W, 3)` to `(1 or 10, crop, crop, 3)`."""
         if self.view == "10-crop":
             return ten_crops(image, self.crop, self.resize)
-        return centre_crop(image, self.crop, self.resize)[None]
+        return center_crop(image, self.crop, self.resize)[None]
 
     @torch.inference_mode()
     def log_probabilities(self, crops: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class ClassificationPredictor:
         Raises:
             NonFiniteScoresError: A logit is NaN or infinite.
         """
-        images = normalise(crops.flatten(0, 1), self.statistics)
+        images = normalize(crops.flatten(0, 1), self.statistics)
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             logits = self.network(images)
         # In double precision, which keeps logits apart that differ; as logarithms, which keep small

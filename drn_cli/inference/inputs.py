@@ -21,8 +21,8 @@ from drn_cli.data.file_search import (
     REPEATED,
     UNREADABLE,
     LeftOut,
-    reason_against,
     search,
+    skip_reason,
 )
 from drn_cli.errors import DrnError, few_of, warn_for_all
 
@@ -176,7 +176,7 @@ def _glob(
         str(Path(*pattern)), root_dir=fixed, recursive=True, include_hidden=hidden_too
     )
     for inner in sorted(matches):
-        reason = reason_against(fixed / inner, hidden_too=hidden_too)
+        reason = skip_reason(fixed / inner, hidden_too=hidden_too)
         if reason is None:
             yield str(fixed / inner), inner
         elif reason not in (FOLDER, DEBRIS):

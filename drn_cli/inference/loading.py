@@ -49,7 +49,7 @@ def facts(
     if data is not None:
         # A file without mean and std needs the data folder's: its error names the remedy.
         own = {"mean", "std"} <= found.metadata.keys()
-        read_statistics = data.stated_statistics if own else data.statistics
+        read_statistics = data.recorded_statistics if own else data.statistics
     normalized = normalization(found, read_statistics, given)
     return normalized, class_set or generic(found.classes)
 

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from drn_cli.data.classes import ClassSet
-from drn_cli.data.images import Pixels, coloured_png, image_png, index_png, overlay
+from drn_cli.data.images import Pixels, colored_png, image_png, index_png, overlay
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic, open_lock
 
@@ -59,7 +59,7 @@ def encode(
     if kind == "index":
         return index_png(classes)
     if kind == "colour":
-        return coloured_png(classes, class_set)
+        return colored_png(classes, class_set)
     if kind == "overlay":
         return image_png(overlay(image, classes, class_set))
     assert probabilities is not None

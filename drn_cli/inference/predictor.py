@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drn_cli.data.batches import normalise
+from drn_cli.data.batches import normalize
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
@@ -136,7 +136,7 @@ class SegmentationPredictor:
 
     @torch.inference_mode()
     def _indexed(self, images: Sequence[Pixels]) -> list[Tensor]:
-        classes = self.network(normalise(self._images(images), self.statistics))
+        classes = self.network(normalize(self._images(images), self.statistics))
         check_classes(classes, self.classes)
         return list(classes)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from drn_cli.data.batches import normalise
+from drn_cli.data.batches import normalize
 from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
 from drn_cli.inference.score_maps import ViewScores
@@ -45,7 +45,7 @@ def look(
         height, width = int(seen.shape[1]), int(seen.shape[2])
 
         def run(rows: slice, columns: slice, seen: Tensor = seen) -> Tensor:
-            return network(normalise(seen[:, rows, columns], statistics))
+            return network(normalize(seen[:, rows, columns], statistics))
 
         scores = tiled(run, height, width, view.tile or max(height, width), stride)
         rows_first = scores.float().permute(0, 2, 1, 3).contiguous()

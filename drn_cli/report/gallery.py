@@ -20,7 +20,7 @@ from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import ListDataset
 from drn_cli.data.images import Pixels, read_image
 from drn_cli.data.resized_crop import ResizedCrop
-from drn_cli.data.showing.label_paint import outlined
+from drn_cli.data.showing.label_paint import outline
 from drn_cli.data.showing.samples import SampleSelection
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.class_index import class_index, remap
@@ -214,7 +214,7 @@ def _classification(run: Run, recipe: Recipe, data: Path | None, device: torch.d
     classifier = load_classifier(
         run.best,
         device,
-        read_statistics=folder.stated_statistics,
+        read_statistics=folder.recorded_statistics,
         crop=recipe.augment.crop,
         resize=recipe.eval.resize,
     )
@@ -266,7 +266,7 @@ def training_crops(run: Run, data: Path | None = None) -> Gallery:
                 crop, classes = augmentation.apply(image, label, draw)
                 small = _shrunk(crop, CROP), _shrunk(classes, CROP, nearest=True)
                 how = f"{draw.angle}°, {draw.ratio:.2f}x"
-                add(outlined(*small, class_set), name, epoch, how, draw.mirrored)
+                add(outline(*small, class_set), name, epoch, how, draw.mirrored)
         intro += (
             " Lines are the borders of the label's classes in their colors, stripes are pixels "
             "without a label."

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from drn_cli.data.batches import Batch, on_device
-from drn_cli.data.readers import reading_failures
+from drn_cli.data.readers import wrap_worker_errors
 from drn_cli.device import is_out_of_memory
 from drn_cli.distributed.heartbeat import CHECKPOINT, COMPILATION, READING, START, TRAINING
 from drn_cli.errors import DrnError, few_of
@@ -64,7 +64,7 @@ def train(training: TrainState, beginning: RunPlan) -> signal.Signals | None:
         if training.group.first:
             stack.enter_context(beginning.run.claimed())
             clear_leftovers(beginning.run)
-        stack.enter_context(reading_failures())
+        stack.enter_context(wrap_worker_errors())
         interrupt = stack.enter_context(interruptible(aloud=training.group.first))
         loop = Trainer(training, beginning, interrupt)
         with loop.display:

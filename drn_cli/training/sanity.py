@@ -3,7 +3,7 @@
 import shutil
 from contextlib import suppress
 
-from drn_cli.data.audit.quick import evenly
+from drn_cli.data.audit.quick import spaced
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.confusion import NothingToScoreError
 from drn_cli.formatting import size
@@ -22,7 +22,7 @@ def check(training: TrainState, run: Run) -> None:
     """
     if training.group.first:
         _check_disk(training, run)
-    samples = evenly(training.material.val, BATCHES * training.group.world)
+    samples = spaced(training.material.val, BATCHES * training.group.world)
     with suppress(NothingToScoreError):  # two images may show nothing but void
         validate(training, samples)
 

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from drn_cli.data.batches import Batch, normalise
+from drn_cli.data.batches import Batch, normalize
 from drn_cli.device import autocast
 from drn_cli.training.setup import TrainState
 
@@ -103,7 +103,7 @@ def take_step(
 
 def _loss(training: TrainState, batch: Batch) -> tuple[Tensor, Tensor]:
     """Give the sum of the loss over a batch, and the sum of its weights."""
-    images = normalise(batch.images, training.material.statistics)
+    images = normalize(batch.images, training.material.statistics)
     if not training.recipe.train.channels_last:
         images = images.contiguous()
     with autocast(training.group.device, training.precision):

@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.audit.labels import ADD_BACKGROUND, ADD_FOLDER, TOO_FEW
-from drn_cli.data.audit.quick import WHOLE, cut_short, evenly, quick
-from drn_cli.data.audit.reading import Item, look
+from drn_cli.data.audit.quick import WHOLE, find_truncated, quick_check, spaced
+from drn_cli.data.audit.reading import DataFile, read_file_info
 from drn_cli.data.augment import Augmentation
 from drn_cli.data.batches import TrainDataset
 from drn_cli.data.cache import FOLDER as CACHE_FOLDER
@@ -179,14 +179,14 @@ class Segmentation:
         classes, lists = material.class_set, material.lists or material.root
         if len(classes) < 2:
             raise DrnError(f"data.classes: {len(classes)}; {TOO_FEW}", ADD_BACKGROUND)
-        found = quick(
+        found = quick_check(
             material.train,
             len(classes),
             names=classes.names,
             counted=material.class_pixels,
             listed=lists / "train_labels.txt",
         )
-        odd = reported(found + quick(material.val, len(classes)))
+        odd = reported(found + quick_check(material.val, len(classes)))
         if material.class_pixels is None and len(material.train) > WHOLE:
             odd.append(
                 f"{lists / 'info.json'}: has no pixels of each class, so that classes without a "
@@ -284,9 +284,9 @@ class Classification:
         if len(material.class_set) < 2:
             raise DrnError(f"data.classes: {len(material.class_set)}; {TOO_FEW}", ADD_FOLDER)
         for samples in (material.train, material.val):
-            reported(cut_short([sample.image for sample in samples]))
-            for sample in evenly(samples, LOOKED_AT):
-                if fault := look(Item(sample.image, label=False)).fault:
+            reported(find_truncated([sample.image for sample in samples]))
+            for sample in spaced(samples, LOOKED_AT):
+                if fault := read_file_info(DataFile(sample.image, label=False)).fault:
                     raise fault.error()
         there = {sample.target for sample in material.train}
         absent = [name for n, name in enumerate(material.class_set.names) if n not in there]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from drn_cli.data.augment import Augmentation
-from drn_cli.data.batches import Batch, TrainDataset, TrainLoader, normalise, on_device
+from drn_cli.data.batches import Batch, TrainDataset, TrainLoader, normalize, on_device
 from drn_cli.data.cache import DecodedCache
 from drn_cli.data.decoding import decode
 from drn_cli.data.folders import ChannelStats, Sample
@@ -149,7 +149,7 @@ def test_normalise_is_minus_mean_over_std_channel_by_channel() -> None:
     )
     before = images.clone()
     statistics = ChannelStats((0.1, 0.5, 0.9), (0.2, 0.3, 0.4))
-    result = normalise(images, statistics)
+    result = normalize(images, statistics)
     assert result.dtype == torch.float32
     assert result.shape == (2, 3, 3, 4)
     assert result.is_contiguous(memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from drn_cli.data import cache as cache_module
-from drn_cli.data.cache import DecodedCache, need, open_cache, store
+from drn_cli.data.cache import DecodedCache, cache_plan, open_cache
 from drn_cli.data.decoding import decode
 from drn_cli.data.folders import ListDataset, Sample
 from drn_cli.errors import DrnError
@@ -191,7 +191,7 @@ def test_sample_that_cannot_be_kept_is_read_all_the_same(
     (record,) = caplog.records  # said once
     assert "cannot be written" in record.message
     with pytest.raises(DrnError, match="cannot be written"):
-        store(cache, samples[0])
+        cache.add(samples[0])
 
 
 def test_broken_image_is_its_own_error_and_nothing_is_kept(
@@ -210,14 +210,14 @@ def test_need_is_what_is_missing_and_what_it_takes(
     cache: DecodedCache, samples: list[Sample]
 ) -> None:
     cache.read(samples[0])
-    lacking = need(cache, samples)
+    lacking = cache_plan(cache, samples)
     assert lacking.samples == samples[1:]
     for sample in lacking.samples:
         cache.read(sample)
     written = sum(path.stat().st_size for path in cache.folder.iterdir())
     assert lacking.bytes == written * 11 / 12
     assert lacking.free == pytest.approx(shutil.disk_usage(cache.folder).free, rel=0.05)
-    assert need(cache, samples).bytes == 0
+    assert cache_plan(cache, samples).bytes == 0
 
 
 def read_all(folder: Path, root: Path, reversed_: bool) -> bool:

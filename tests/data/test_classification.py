@@ -9,7 +9,7 @@ from drn_cli.data.class_folders import ClassSample
 from drn_cli.data.classification import ClassificationSet, ClassificationTestSet
 from drn_cli.data.images import read_image
 from drn_cli.data.order import SampleKey
-from drn_cli.data.resized_crop import ResizedCrop, centre_crop, ten_crops
+from drn_cli.data.resized_crop import ResizedCrop, center_crop, ten_crops
 from drn_cli.errors import DrnError
 
 
@@ -52,7 +52,7 @@ def test_test_items_are_the_fixed_crops(samples: list[ClassSample]) -> None:
     for number, sample in enumerate(samples):
         image = read_image(sample.image)
         found, target = one[number]
-        assert (found == centre_crop(image, 20, 28)).all()
+        assert (found == center_crop(image, 20, 28)).all()
         assert target == 5 * number
         found, target = ten[number]
         assert found.shape == (10, 20, 20, 3)
@@ -62,7 +62,7 @@ def test_test_items_are_the_fixed_crops(samples: list[ClassSample]) -> None:
 
 def test_test_crops_are_224_of_256_unless_told_otherwise(samples: list[ClassSample]) -> None:
     found, _ = ClassificationTestSet(samples)[0]
-    assert (found == centre_crop(read_image(samples[0].image), 224, 256)).all()
+    assert (found == center_crop(read_image(samples[0].image), 224, 256)).all()
 
 
 def test_broken_image_is_an_error_that_travels_as_a_value(samples: list[ClassSample]) -> None:

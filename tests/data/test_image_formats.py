@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from PIL import Image
 
-from drn_cli.data.image_formats import relaxed
+from drn_cli.data.image_formats import without_pillow_limits
 
 
 def warn() -> None:
@@ -17,7 +17,7 @@ def warn() -> None:
 
 
 def test_nothing_warns_inside_and_everything_afterwards() -> None:
-    with relaxed, relaxed:
+    with without_pillow_limits, without_pillow_limits:
         warn()
     with pytest.raises(UserWarning, match="odd"):  # the tests' own filter
         warn()
@@ -28,14 +28,14 @@ def test_the_first_thread_to_leave_does_not_speak_for_the_last() -> None:
     first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
 
     def first() -> None:
-        with relaxed:
+        with without_pillow_limits:
             first_is_in.set()
             assert second_is_in.wait(30)
         first_is_out.set()
 
     def second() -> None:
         assert first_is_in.wait(30)
-        with relaxed:
+        with without_pillow_limits:
             second_is_in.set()
             assert first_is_out.wait(30)
             warn()
@@ -52,7 +52,7 @@ def test_a_forked_process_has_none_of_what_threads_were_inside_of() -> None:
     limit = Image.MAX_IMAGE_PIXELS
 
     def read() -> None:
-        with relaxed:
+        with without_pillow_limits:
             is_in.set()
             assert is_forked.wait(30)
 
@@ -63,7 +63,7 @@ def test_a_forked_process_has_none_of_what_threads_were_inside_of() -> None:
         if child == 0:
             code = 1
             with suppress(BaseException):
-                with relaxed:
+                with without_pillow_limits:
                     warn()
                 assert limit == Image.MAX_IMAGE_PIXELS
                 try:

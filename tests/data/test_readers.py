@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from drn_cli.data.batches import TrainLoader
 from drn_cli.data.order import EpochSampler, SampleKey
-from drn_cli.data.readers import allow_open_files, reading_failures
+from drn_cli.data.readers import raise_open_file_limit, wrap_worker_errors
 from drn_cli.errors import DrnError
 
 KILLED = """
@@ -24,7 +24,7 @@ import multiprocessing, sys, time
 import numpy as np
 from drn_cli.data.batches import TrainLoader
 from drn_cli.data.order import EpochSampler
-from drn_cli.data.readers import reading_failures
+from drn_cli.data.readers import wrap_worker_errors
 from drn_cli.errors import DrnError
 
 class Slow:
@@ -35,7 +35,7 @@ class Slow:
 workers = int(sys.argv[1])
 batches = TrainLoader(Slow(), EpochSampler(600, 1, 0), rank=0, world=1, workers=workers, pin=False)
 try:
-    with reading_failures():
+    with wrap_worker_errors():
         for step, batch in enumerate(batches.epoch(0)):
             if step == 2:
                 for reader in multiprocessing.active_children():
@@ -79,7 +79,7 @@ class Slow(Dataset[Any]):
 def test_reader_that_is_killed_while_a_checkpoint_is_written_is_named() -> None:
     """PyTorch's writer covers the error that its signal raises."""
     batches = TrainLoader(Slow(), EpochSampler(600, 1, 0), rank=0, world=1, workers=1, pin=False)
-    with pytest.raises(DrnError, match="a reading process was killed"), reading_failures():
+    with pytest.raises(DrnError, match="a reading process was killed"), wrap_worker_errors():
         for _ in batches.epoch(0):
             torch.save({"weight": torch.zeros(9)}, Killing())
 
@@ -204,7 +204,7 @@ def test_open_files_are_allowed_beyond_what_readers_need() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     try:
-        allow_open_files(1)
+        raise_open_file_limit(1)
         raised = resource.getrlimit(resource.RLIMIT_NOFILE)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -242,6 +242,6 @@ def test_too_few_open_files_is_an_error_and_not_a_wait(limit: int, said: str) ->
     ],
 )
 def test_failures_of_others_stay_what_they_are(failure: Exception) -> None:
-    with pytest.raises(type(failure)) as caught, reading_failures():
+    with pytest.raises(type(failure)) as caught, wrap_worker_errors():
         raise failure
     assert caught.value is failure

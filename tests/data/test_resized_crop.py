@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
 from drn_cli.data.images import Pixels, read_image
-from drn_cli.data.resized_crop import CropParams, ResizedCrop, centre_crop, resample, ten_crops
+from drn_cli.data.resized_crop import CropParams, ResizedCrop, center_crop, resample, ten_crops
 
 # Height and width: like ImageNet's, odd, square, smaller than a crop, one pixel, extreme.
 SIZES = [
@@ -81,7 +81,7 @@ def test_centre_crop_is_that_of_torchvision(
     height: int, width: int, size: int, resize: int
 ) -> None:
     image = drawn(height, width)
-    made = centre_crop(image, size, resize)
+    made = center_crop(image, size, resize)
     for source, name in ((tensor(image), "tensor"), (Image.fromarray(image), "pillow")):
         resized = reference.resize(source, [resize], antialias=True)
         expected = reference.center_crop(resized, [size, size])
@@ -119,7 +119,7 @@ def test_photographs_come_out_as_in_torchvision(camvid_source: Path) -> None:
             check_resized_crop(image, window, 224)
         resized = reference.resize(tensor(image), [256], antialias=True)
         centre = pixels(reference.center_crop(resized, [224, 224]))
-        assert difference(centre_crop(image), centre).max() <= 1
+        assert difference(center_crop(image), centre).max() <= 1
         ten = np.stack([pixels(crop) for crop in reference.ten_crop(resized, [224, 224])])
         assert difference(ten_crops(image), ten).max() <= 1
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import step_by_step
 
-from drn_cli.data.window import AxisSpan, CropWindow, cut, scaled
+from drn_cli.data.window import AxisSpan, CropWindow, crop, scaled_length
 
 
 def whole(height: int, width: int) -> CropWindow:
@@ -19,21 +19,21 @@ def noise(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("angle", [90, -90, 180])
 def test_rotation_by_degrees_is_counter_clockwise(angle: int) -> None:
     image, label = noise(5, 5)
-    turned, labels = cut(image, label, angle, 1, whole(5, 5))
+    turned, labels = crop(image, label, angle, 1, whole(5, 5))
     assert np.array_equal(turned, np.rot90(image, angle // 90))
     assert np.array_equal(labels, np.rot90(label, angle // 90))
 
 
 def test_a_full_turn_is_none() -> None:
     image, label = noise(5, 7)
-    turned, labels = cut(image, label, 360, 1, whole(5, 7))
+    turned, labels = crop(image, label, 360, 1, whole(5, 7))
     assert np.array_equal(turned, image)
     assert np.array_equal(labels, label)
 
 
 def test_label_beyond_the_image_is_ignored_after_a_rotation() -> None:
     image, label = np.full((40, 40, 3), 200, np.uint8), np.zeros((40, 40), np.uint8)
-    turned, labels = cut(image, label, 45, 1, whole(40, 40))
+    turned, labels = crop(image, label, 45, 1, whole(40, 40))
     assert labels[0, 0] == labels[0, -1] == labels[-1, 0] == labels[-1, -1] == 255
     assert labels[20, 20] == labels[1, 20] == 0
     assert set(np.unique(labels)) == {0, 255}
@@ -46,7 +46,7 @@ def test_rotation_is_that_of_the_image_reflected_all_around(
     height: int, width: int, angle: int
 ) -> None:
     image, label = noise(height, width)
-    turned, labels = cut(image, label, angle, 1, whole(height, width))
+    turned, labels = crop(image, label, angle, 1, whole(height, width))
     expected, expected_labels = step_by_step.rotate(image, label, angle)
     # Noise is the hardest: a 32nd of a pixel, which is OpenCV's finest step, is several levels.
     assert np.abs(turned.astype(int) - expected).mean() < 2
@@ -77,7 +77,7 @@ def test_rotated_window_equals_the_rotation_of_the_reflected_image(
         rows = AxisSpan(top, int(random.integers(top + 1, height + 1)))
         columns = AxisSpan(left, int(random.integers(left + 1, width + 1)))
         window = CropWindow(rows, columns)
-        part, part_labels = cut(image, label, angle, 1, window)
+        part, part_labels = crop(image, label, angle, 1, window)
         assert np.abs(part.astype(int) - window.of(expected)).max() <= 3
         assert np.count_nonzero(part_labels != window.of(labels)) <= 1 + part_labels.size // 20
 
@@ -97,7 +97,7 @@ def test_resized_window_is_what_pillow_makes_of_the_whole(
         rows = AxisSpan(top, int(random.integers(top + 1, expected_labels.shape[0] + 1)))
         columns = AxisSpan(left, int(random.integers(left + 1, expected_labels.shape[1] + 1)))
         window = CropWindow(rows, columns)
-        part, labels = cut(image, label, 0, ratio, window)
+        part, labels = crop(image, label, 0, ratio, window)
         assert np.array_equal(labels, window.of(expected_labels))
         assert np.abs(part.astype(int) - window.of(expected)).max() <= 1
 
@@ -107,15 +107,15 @@ def test_resized_window_is_what_pillow_makes_of_the_whole(
 def test_any_window_is_a_part_of_the_whole(ratio: float, angle: int) -> None:
     image, label = noise(61, 83)
     image = 80 + image // 3  # filters overshoot: no clipping between Pillow's two passes
-    height, width = scaled(61, ratio), scaled(83, ratio)
-    everything, labels = cut(image, label, angle, ratio, whole(height, width))
+    height, width = scaled_length(61, ratio), scaled_length(83, ratio)
+    everything, labels = crop(image, label, angle, ratio, whole(height, width))
     assert everything.shape == (height, width, 3)
     random = np.random.default_rng(1)
     for _ in range(20):
         top, left = random.integers(0, height - 3), random.integers(0, width - 3)
         bottom, right = random.integers(top + 1, height + 1), random.integers(left + 1, width + 1)
         window = CropWindow(AxisSpan(int(top), int(bottom)), AxisSpan(int(left), int(right)))
-        part, part_labels = cut(image, label, angle, ratio, window)
+        part, part_labels = crop(image, label, angle, ratio, window)
         # OpenCV rounds places to 1/32 of a pixel before version 5, Pillow each of two passes.
         assert np.abs(part.astype(int) - window.of(everything)).max() <= 4
         assert np.mean(part_labels == window.of(labels)) > 0.97
@@ -126,7 +126,7 @@ def test_sides_longer_than_opencv_takes() -> None:
     image[:, 39_990:] = 250
     label = (image[..., 0] > 0).astype(np.uint8)
     window = CropWindow(AxisSpan(0, 4), AxisSpan(39_900, 40_000))
-    turned, labels = cut(image, label, 0.001, 1, window)
+    turned, labels = crop(image, label, 0.001, 1, window)
     assert turned.shape == (4, 100, 3)
     assert (turned[0, -5:] == 250).all()
     assert (turned[0, :80] == 0).all()
@@ -138,15 +138,15 @@ def test_resized_labels_are_labels_and_sizes_are_truncated(ratio: float) -> None
     image, label = noise(33, 47)
     label[label > 9] = 255
     size = int(33 * ratio), int(47 * ratio)
-    assert (scaled(33, ratio), scaled(47, ratio)) == size
-    small, labels = cut(image, label, 0, ratio, whole(*size))
+    assert (scaled_length(33, ratio), scaled_length(47, ratio)) == size
+    small, labels = crop(image, label, 0, ratio, whole(*size))
     assert labels.shape == small.shape[:2] == size
     assert set(np.unique(labels)) <= set(np.unique(label))
 
 
 def test_resize_never_loses_the_image() -> None:
-    assert scaled(1, 0.25) == 1
+    assert scaled_length(1, 0.25) == 1
     image, label = noise(1, 3)
-    small, labels = cut(image, label, 0, 0.25, whole(1, 1))
+    small, labels = crop(image, label, 0, 0.25, whole(1, 1))
     assert small.shape == (1, 1, 3)
     assert labels.shape == (1, 1)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from drn_cli.data.batches import normalise
+from drn_cli.data.batches import normalize
 from drn_cli.data.classes import generic
 from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import IMAGENET, ListDataset, Sample
@@ -290,7 +290,7 @@ def test_loss_is_the_plain_cross_entropy_at_scale_1(data_folder, scales, flip, e
     total, count = 0.0, 0
     for sample in samples:
         image, label = read_pair(sample, 3)
-        logits = strongest_channel(normalise(torch.from_numpy(image)[None], IMAGENET))
+        logits = strongest_channel(normalize(torch.from_numpy(image)[None], IMAGENET))
         target = torch.from_numpy(label)[None].long()
         total += float(F.cross_entropy(logits, target, ignore_index=255, reduction="sum"))
         count += int((target != 255).sum())

@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from drn_cli.data.batches import normalise
+from drn_cli.data.batches import normalize
 from drn_cli.data.classes import ClassSet
 from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
@@ -59,7 +59,7 @@ def _lively(task: Task, arch: str, classes: int) -> DRN:
         elif name.endswith("running_mean"):
             tensor.normal_(0, 0.1)
     model.head.weight /= 20
-    scores = model.scores(normalise(torch.from_numpy(noise(48, 64))[None], STATISTICS))
+    scores = model.scores(normalize(torch.from_numpy(noise(48, 64))[None], STATISTICS))
     model.head.bias -= scores.mean((0, 2, 3))
     return model
 

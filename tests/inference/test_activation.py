@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
-from drn_cli.data.resized_crop import centre_crop
+from drn_cli.data.resized_crop import center_crop
 from drn_cli.inference.activation import ClassActivationMap, activate
 from drn_cli.inference.classifier import ClassificationPredictor
 
@@ -268,7 +268,7 @@ def test_whole_sees_all_of_a_image_at_the_classifiers_size(size: tuple[int, int]
 def test_centre_sees_what_a_classifier_is_tested_on(size: tuple[int, int]) -> None:
     image = noise(*size)
     found, given = look(image, "centre")
-    crop = torch.from_numpy(centre_crop(image, 32, 40)).permute(2, 0, 1)
+    crop = torch.from_numpy(center_crop(image, 32, 40)).permute(2, 0, 1)
     right = v2.functional.normalize(crop / 255, STATISTICS.mean, STATISTICS.std)
     torch.testing.assert_close(given[0], right)
     scale = min(size) / 40

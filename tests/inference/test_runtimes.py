@@ -25,7 +25,7 @@ from exported_networks import (
 )
 from torch import Tensor
 
-from drn_cli.data.batches import normalise
+from drn_cli.data.batches import normalize
 from drn_cli.errors import DrnError
 from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.loading import load_classifier, load_predictor
@@ -287,7 +287,7 @@ def test_threads_are_divided_among_concurrent_images(monkeypatch: pytest.MonkeyP
 def test_uint8_and_float_inputs() -> None:
     calls: Calls = []
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
-    given = recording(calls, input="uint8").session(CPU, 1)(normalise(pixels, AS_PIXELS), "scores")
+    given = recording(calls, input="uint8").session(CPU, 1)(normalize(pixels, AS_PIXELS), "scores")
     assert torch.equal(given, pixels.permute(0, 3, 1, 2))
     x = torch.randn(1, 3, 5, 7)
     assert torch.equal(recording(calls).session(CPU, 1)(x, "logits"), x)

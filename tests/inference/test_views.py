@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drn_cli.data.batches import normalise
+from drn_cli.data.batches import normalize
 from drn_cli.data.folders import ChannelStats
 from drn_cli.inference.preparation import prepared
 from drn_cli.inference.score_maps import class_map
@@ -148,7 +148,7 @@ def test_images_are_resized_as_pillow_does(
 def test_whole_floats_are_normalised_as_bytes_are_and_left_alone() -> None:
     image = noise(9, 13)
     floats = batch(image).float()
-    found = normalise(floats, STATISTICS)
+    found = normalize(floats, STATISTICS)
     torch.testing.assert_close(found, normalised(image), rtol=1e-5, atol=1e-5)
     assert torch.equal(floats, batch(image).float())  # the mirrored view is made of them
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from drn_cli.data.batches import Batch, normalise
+from drn_cli.data.batches import Batch, normalize
 from drn_cli.training.setup import TrainState
 from drn_cli.training.step import StepStats, take_step
 
@@ -56,7 +56,7 @@ def test_it_is_the_step_of_plain_sgd(prepare, weights):
     batch = batch_of(0, 1, 2, 255)
     step(training, batch)
     optimiser = torch.optim.SGD(plain.model.parameters(), LR, momentum=0.9, weight_decay=1e-4)
-    logits = plain.model.train()(normalise(batch.images, plain.material.statistics))
+    logits = plain.model.train()(normalize(batch.images, plain.material.statistics))
     weight = None if weights is None else torch.tensor([1, 3, 0.5])
     F.cross_entropy(logits, batch.labels.long(), weight, ignore_index=255).backward()
     optimiser.step()

@@ -133,7 +133,7 @@ def _classification(
     classifier = load_classifier(
         network,
         group.device,
-        read_statistics=folder.stated_statistics,
+        read_statistics=folder.recorded_statistics,
         view="10-crop" if inference.ten_crop else "1-crop",
         **source.crops(),
         **inference.computing(group.device),

@@ -7,7 +7,7 @@ from pathlib import Path
 from drn_cli.data.audit.duplicates import Occurrence, duplicates
 from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.audit.labels import ADD_FOLDER, too_few_classes
-from drn_cli.data.audit.reading import Item, Size, read_all
+from drn_cli.data.audit.reading import DataFile, Size, read_file_infos
 from drn_cli.data.audit.report import (
     CheckReport,
     ClassImages,
@@ -36,7 +36,7 @@ class Place:
     findings: Sequence[CheckFinding]
 
 
-def audit_class_folder(
+def check_class_folder(
     folder: FolderDataset, splits: Sequence[str], progress: Progress | None = None
 ) -> CheckReport:
     """Read every image once, with all cores, and collect what is wrong.
@@ -51,7 +51,7 @@ def audit_class_folder(
     if len(folder.names) < 2:
         findings.append(too_few_classes("has 1 class folder", folder.root / "train", ADD_FOLDER))
     items = [
-        Item(path, sums=split == "train")
+        DataFile(path, sums=split == "train")
         for split, place in places.items()
         for paths in place.images.values()
         for path in paths
@@ -60,7 +60,7 @@ def audit_class_folder(
     # There may be millions: of each image only this much is kept.
     occurrences: list[Occurrence] = []
     sizes: dict[str, set[Size | None]] = {split: set() for split in splits}
-    for item, seen in read_all(items, progress):
+    for item, seen in read_file_infos(items, progress):
         split = item.path.relative_to(folder.root).parts[0]
         sizes[split].add(seen.size)
         if seen.fault:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from drn_cli.data.audit.findings import CheckFinding, Listed
+from drn_cli.data.audit.findings import CheckFinding, ListLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Occurrence:
     split: str
     file: Path
     digest: bytes
-    listed: Listed | None = None
+    listed: ListLine | None = None
 
 
 def duplicates(images: Iterable[Occurrence]) -> list[CheckFinding]:

@@ -33,7 +33,7 @@ KINDS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListLine:
     """Where a list names a file: the list's name and the line, counted from 1."""
 
     name: str
@@ -63,7 +63,7 @@ class CheckFinding:
     message: str
     file: Path
     hint: str | None = None
-    listed: Listed | None = None
+    listed: ListLine | None = None
     values: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drn_cli.data.audit.class_folder import SPLITS as CLASS_SPLITS
-from drn_cli.data.audit.class_folder import audit_class_folder
-from drn_cli.data.audit.list_folder import audit_list_folder
+from drn_cli.data.audit.class_folder import check_class_folder
+from drn_cli.data.audit.list_folder import check_list_folder
 from drn_cli.data.audit.lists import splits_with_lists
 from drn_cli.data.audit.report import CheckReport
 from drn_cli.data.class_folders import FolderDataset, is_class_folder
@@ -15,7 +15,7 @@ from drn_cli.errors import DrnError
 from drn_cli.files import require_folder
 
 
-def audit(
+def check_folder(
     root: Path,
     *,
     lists: Path | None = None,
@@ -42,7 +42,7 @@ def audit(
     folder = ListDataset.open(root, lists)
     found = splits_with_lists(folder.lists)
     if found:
-        return audit_list_folder(folder, _chosen(folder.lists, found, splits), classes, progress)
+        return check_list_folder(folder, _chosen(folder.lists, found, splits), classes, progress)
     if lists is not None:
         raise DrnError(f"{lists}: has no lists (train_images.txt, train_labels.txt, ...)")
     if not is_class_folder(root):
@@ -53,7 +53,7 @@ def audit(
     if classes is not None:
         raise DrnError(f"{root}: --classes is for label maps; the folders here are the classes")
     found = [split for split in CLASS_SPLITS if (root / split).is_dir()]
-    return audit_class_folder(FolderDataset.open(root), _chosen(root, found, splits), progress)
+    return check_class_folder(FolderDataset.open(root), _chosen(root, found, splits), progress)
 
 
 def _chosen(place: Path, found: Sequence[str], splits: Sequence[str]) -> list[str]:

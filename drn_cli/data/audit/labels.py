@@ -7,7 +7,7 @@ import numpy as np
 
 from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.classes import IGNORED, cityscapes_train_ids
-from drn_cli.data.orientation import silent_turn_of, size_problem
+from drn_cli.data.orientation import find_orientation_mismatch, size_problem
 
 LABEL_ID = range(34)  # of Cityscapes; the license plate's is -1, which no PNG holds
 TRAIN_IDS = 19
@@ -42,9 +42,9 @@ def size_finding(
     return CheckFinding("error", "size", message, label, hint)
 
 
-def turned_finding(image: Path, label: Path) -> CheckFinding | None:
+def orientation_finding(image: Path, label: Path) -> CheckFinding | None:
     """Warn of an image that EXIF turns without a change of size, and a label without the tag."""
-    turned = silent_turn_of(image, label)
+    turned = find_orientation_mismatch(image, label)
     return CheckFinding("warning", "orientation", turned, image) if turned else None
 
 

@@ -11,13 +11,13 @@ from drn_cli.data.audit.info import compare, read_info
 from drn_cli.data.audit.labels import (
     class_count_findings,
     lossy_findings,
+    orientation_finding,
     size_finding,
     too_few_classes,
-    turned_finding,
     value_findings,
 )
 from drn_cli.data.audit.lists import Lists, read_lists
-from drn_cli.data.audit.reading import Item, Seen, read_all
+from drn_cli.data.audit.reading import DataFile, FileInfo, read_file_infos
 from drn_cli.data.audit.report import CheckReport, ClassPixels, SplitStats, extremes, in_order
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.folders import ListDataset
@@ -34,12 +34,12 @@ class Files:
         training: Sums over the training images.
     """
 
-    images: dict[Path, Seen] = field(default_factory=dict)
-    labels: dict[Path, Seen] = field(default_factory=dict)
+    images: dict[Path, FileInfo] = field(default_factory=dict)
+    labels: dict[Path, FileInfo] = field(default_factory=dict)
     training: RunningStats = field(default_factory=lambda: RunningStats.total([]))
 
 
-def audit_list_folder(
+def check_list_folder(
     folder: ListDataset,
     splits: Sequence[str],
     classes: int | None = None,
@@ -101,14 +101,14 @@ def _read(lists: Mapping[str, Lists], progress: Progress | None) -> Files:
     """Read each file once, however many lines name it."""
     training = {entry.file for entry in lists["train"].images} if "train" in lists else set()
     items = {
-        Item(entry.file, label, sums=not label and entry.file in training): None
+        DataFile(entry.file, label, sums=not label and entry.file in training): None
         for split in lists.values()
         for label, entries in ((False, split.images), (True, split.labels))
         for entry in entries
         if entry.file.is_file()
     }
     files = Files()
-    for item, seen in read_all(list(items), progress):
+    for item, seen in read_file_infos(list(items), progress):
         if seen.moments:
             files.training = RunningStats.total([files.training, seen.moments])
         kept = files.labels if item.label else files.images
@@ -132,7 +132,7 @@ def _in_split(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterato
         if sizes[0] and sizes[1] and sizes[0] != sizes[1]:
             finding = size_finding(label.file, sizes[0], image.file, sizes[1])
             yield replace(finding, listed=label.listed)
-        elif turned := turned_finding(image.file, label.file):
+        elif turned := orientation_finding(image.file, label.file):
             yield replace(turned, listed=image.listed)
 
 

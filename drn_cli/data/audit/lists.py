@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from drn_cli.data.audit.findings import CheckFinding, Listed
+from drn_cli.data.audit.findings import CheckFinding, ListLine
 from drn_cli.data.folders import ListDataset
 from drn_cli.errors import DrnError
 from drn_cli.files import read_text
@@ -16,11 +16,11 @@ Rest = tuple[str, str]  # of an image's name and its label's
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ListEntry:
     """A line of a list: the file that it names."""
 
     file: Path
-    listed: Listed
+    listed: ListLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,10 @@ class Lists:
         labels: Of `{split}_labels.txt`; empty if there is none.
     """
 
-    images: Sequence[Entry]
-    labels: Sequence[Entry]
+    images: Sequence[ListEntry]
+    labels: Sequence[ListEntry]
 
-    def pairs(self) -> list[tuple[Entry, Entry]]:
+    def pairs(self) -> list[tuple[ListEntry, ListEntry]]:
         """Give images with their labels; none at all where the lists differ in length."""
         if len(self.images) != len(self.labels):
             return []
@@ -74,7 +74,7 @@ def read_lists(folder: ListDataset, split: str) -> tuple[Lists, list[CheckFindin
     return lists, findings
 
 
-def _entries(folder: ListDataset, name: str, findings: list[CheckFinding]) -> list[Entry]:
+def _entries(folder: ListDataset, name: str, findings: list[CheckFinding]) -> list[ListEntry]:
     path = folder.lists / name
     if not path.exists():
         findings.append(CheckFinding("error", "list", "no such list", path))
@@ -85,7 +85,7 @@ def _entries(folder: ListDataset, name: str, findings: list[CheckFinding]) -> li
         findings.append(CheckFinding.of("list", error, path))
         return []
     entries = [
-        Entry(folder.root / line.strip(), Listed(name, number))
+        ListEntry(folder.root / line.strip(), ListLine(name, number))
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]

@@ -13,11 +13,11 @@ from typing import TypeVar
 
 from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.audit.labels import class_count_findings, size_finding, value_findings
-from drn_cli.data.audit.reading import Item, look
-from drn_cli.data.file_ends import may_be_cut_short
+from drn_cli.data.audit.reading import DataFile, read_file_info
+from drn_cli.data.file_ends import may_be_truncated
 from drn_cli.data.folders import Sample
-from drn_cli.data.images import holds_values, read_header
-from drn_cli.data.orientation import first_of, silent_turn
+from drn_cli.data.images import has_single_channel, read_header
+from drn_cli.data.orientation import first_and_count, orientation_mismatch
 from drn_cli.errors import DrnError
 
 ENDS = 20_000  # files whose two ends are read, and
@@ -30,7 +30,7 @@ THREADS = 8  # reading waits for the disk, decoding leaves the interpreter alone
 Thing = TypeVar("Thing")
 
 
-def quick(
+def quick_check(
     samples: Sequence[Sample],
     classes: int,
     *,
@@ -53,27 +53,27 @@ def quick(
     """
     labelled = [(sample.image, sample.label) for sample in samples if sample.label]
     with ThreadPoolExecutor(THREADS) as pool:
-        findings = _cut_short(
+        findings = _find_truncated(
             [
-                *(Item(sample.image) for sample in samples),
-                *(Item(label, label=True) for _, label in labelled),
+                *(DataFile(sample.image) for sample in samples),
+                *(DataFile(label, label=True) for _, label in labelled),
             ],
             pool,
         )
         turned = []
         known = {finding.file for finding in findings}
         whole = [pair for pair in labelled if known.isdisjoint(pair)]
-        for found in pool.map(_compare, evenly(whole, HEADERS)):
+        for found in pool.map(_compare, spaced(whole, HEADERS)):
             turned += [finding for finding in found if finding.kind == "orientation"]
             findings += [finding for finding in found if finding.kind != "orientation"]
             if len(findings) >= ENOUGH:
                 pool.shutdown(cancel_futures=True)
                 return findings
         known = {finding.file for finding in findings}
-        paths = [label for _, label in evenly(labelled, WHOLE) if label not in known]
-        seen = list(pool.map(look, [Item(path, label=True) for path in paths]))
+        paths = [label for _, label in spaced(labelled, WHOLE) if label not in known]
+        seen = list(pool.map(read_file_info, [DataFile(path, label=True) for path in paths]))
     if turned:
-        message = first_of([finding.message for finding in turned])
+        message = first_and_count([finding.message for finding in turned])
         findings.append(replace(turned[0], message=message))
     findings += [one.fault for one in seen if one.fault]
     values = [(path, one.pixels) for path, one in zip(paths, seen, strict=True) if one.pixels]
@@ -86,26 +86,26 @@ def quick(
     return findings
 
 
-def cut_short(paths: Sequence[Path]) -> list[CheckFinding]:
+def find_truncated(paths: Sequence[Path]) -> list[CheckFinding]:
     """Find images that end too early, by their last bytes; those that seem to are decoded."""
     with ThreadPoolExecutor(THREADS) as pool:
-        return _cut_short([Item(path) for path in paths], pool)
+        return _find_truncated([DataFile(path) for path in paths], pool)
 
 
-def _cut_short(items: Sequence[Item], pool: Executor) -> list[CheckFinding]:
-    chosen = evenly(items, ENDS)
+def _find_truncated(items: Sequence[DataFile], pool: Executor) -> list[CheckFinding]:
+    chosen = spaced(items, ENDS)
     parts = [chosen[start :: THREADS * 4] for start in range(THREADS * 4)]
     suspects = [item for part in pool.map(_suspects, parts) for item in part]
     # Some programs write data of their own after the end, of all images then.
-    faults = [one.fault for one in pool.map(look, evenly(suspects, SUSPECTS))]
+    faults = [one.fault for one in pool.map(read_file_info, spaced(suspects, SUSPECTS))]
     return [fault for fault in faults if fault]
 
 
-def _suspects(items: Sequence[Item]) -> list[Item]:
-    return [item for item in items if may_be_cut_short(item.path)]
+def _suspects(items: Sequence[DataFile]) -> list[DataFile]:
+    return [item for item in items if may_be_truncated(item.path)]
 
 
-def evenly(things: Sequence[Thing], count: int) -> list[Thing]:
+def spaced(things: Sequence[Thing], count: int) -> list[Thing]:
     """Choose `count` things at even distances, the first and the last among them; all if fewer."""
     if len(things) <= count:
         return list(things)
@@ -117,12 +117,12 @@ def _compare(pair: tuple[Path, Path]) -> list[CheckFinding]:
     image, label = pair
     try:
         first, second = read_header(image), read_header(label)
-        if first.upright == second.upright and holds_values(second.mode):
-            turned = silent_turn(first, second)
+        if first.upright == second.upright and has_single_channel(second.mode):
+            turned = orientation_mismatch(first, second)
             return [CheckFinding("warning", "orientation", turned, image)] if turned else []
     except DrnError:  # reading it whole says what is wrong with the pixels, too
         pass
-    whole = look(Item(image)), look(Item(label, label=True))
+    whole = read_file_info(DataFile(image)), read_file_info(DataFile(label, label=True))
     sizes = [seen.size for seen in whole]
     findings = [seen.fault for seen in whole if seen.fault]
     if sizes[0] and sizes[1] and sizes[0] != sizes[1]:

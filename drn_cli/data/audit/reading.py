@@ -18,7 +18,7 @@ Size = tuple[int, int]  # width and height, upright
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class DataFile:
     """A file to read.
 
     Attributes:
@@ -33,7 +33,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FileInfo:
     """What reading a file told.
 
     Attributes:
@@ -51,52 +51,54 @@ class Seen:
     fault: CheckFinding | None = None
 
 
-def read_all(items: Sequence[Item], progress: Progress | None) -> Iterator[tuple[Item, Seen]]:
+def read_file_infos(
+    items: Sequence[DataFile], progress: Progress | None
+) -> Iterator[tuple[DataFile, FileInfo]]:
     """Read files on all cores, and give what each told, in their order."""
     if items:
-        yield from zip(items, in_parallel(look, items, progress), strict=True)
+        yield from zip(items, in_parallel(read_file_info, items, progress), strict=True)
 
 
-def look(item: Item) -> Seen:
+def read_file_info(item: DataFile) -> FileInfo:
     """Read a file. One that cannot be read is told, not raised: an audit goes on."""
     try:
         return _look_at_label(item.path) if item.label else _look_at_image(item)
     except DrnError as error:
-        return Seen(fault=CheckFinding.of("unreadable", error, item.path))
+        return FileInfo(fault=CheckFinding.of("unreadable", error, item.path))
     except Exception as error:  # decoders have their own ways to fail on broken files
         message = f"broken image: {type(error).__name__}: {error}"
-        return Seen(fault=CheckFinding("error", "unreadable", message, item.path))
+        return FileInfo(fault=CheckFinding("error", "unreadable", message, item.path))
 
 
-def _look_at_image(item: Item) -> Seen:
+def _look_at_image(item: DataFile) -> FileInfo:
     image = read_image(item.path)
     size = (image.shape[1], image.shape[0])
     digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
-    return Seen(size, digest.digest(), RunningStats.of(image) if item.sums else None)
+    return FileInfo(size, digest.digest(), RunningStats.of(image) if item.sums else None)
 
 
-def _look_at_label(path: Path) -> Seen:
+def _look_at_label(path: Path) -> FileInfo:
     try:
         label = read_label(path)
     except DrnError as error:
         return _look_at_no_label_map(path, error)
-    return Seen((label.shape[1], label.shape[0]), pixels=_counts(np.bincount(label.ravel())))
+    return FileInfo((label.shape[1], label.shape[0]), pixels=_counts(np.bincount(label.ravel())))
 
 
-def _look_at_no_label_map(path: Path, error: DrnError) -> Seen:
+def _look_at_no_label_map(path: Path, error: DrnError) -> FileInfo:
     """Tell why a file is no label map: it raises if the file is not even an image."""
     header = read_header(path)
     mode = header.mode
     if mode == "F":  # what `read_label` says of it, with the value that is none
-        return Seen(header.upright, fault=CheckFinding.of("unreadable", error, path))
+        return FileInfo(header.upright, fault=CheckFinding.of("unreadable", error, path))
     image = read_image(path)
     size = (image.shape[1], image.shape[0])
     if mode.startswith("I"):  # more than 8 bits, with values that do not fit into 8
         values, counts = np.unique(read_label_values(path), return_counts=True)
-        return Seen(size, pixels=dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        return FileInfo(size, pixels=dict(zip(values.tolist(), counts.tolist(), strict=True)))
     grey = bool((image == image[..., :1]).all())
-    return Seen(size, fault=colour_finding(path, mode, grey=grey))
+    return FileInfo(size, fault=colour_finding(path, mode, grey=grey))
 
 
 def _counts(pixels: npt.NDArray[np.int64]) -> dict[int, int]:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from drn_cli.data.classes import IGNORED, Colour, camvid, camvid_colours
-from drn_cli.data.images import Pixels, holds_values, read_image
+from drn_cli.data.images import Pixels, has_single_channel, read_image
 from drn_cli.data.parallel import Progress, in_parallel
 from drn_cli.data.prepare.camvid_layouts import Pair, find_layout
 from drn_cli.data.prepare.class_files import read_class_file
@@ -155,7 +155,7 @@ def _convert(source: Path, folder: Path, reading: Reading, job: Job) -> Seen:
 
 def _ids(path: Path, reading: Reading) -> Pixels:
     mode = pixel_mode(path)
-    if holds_values(mode) and not (mode == "P" and _shows_classes(path, reading.colours)):
+    if has_single_channel(mode) and not (mode == "P" and _shows_classes(path, reading.colours)):
         return ids_of_values(path, VALUES, unknown_as_void=reading.unknown_as_void)
     return ids_of_colours(path, reading.colours, unknown_as_void=reading.unknown_as_void)
 

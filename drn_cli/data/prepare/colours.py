@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drn_cli.data.classes import IGNORED, Colour
-from drn_cli.data.images import Pixels, holds_values, read_header, read_image, read_label
+from drn_cli.data.images import Pixels, has_single_channel, read_header, read_image, read_label
 from drn_cli.errors import DrnError
 
 LOSSY = frozenset({".jpg", ".jpeg"})  # a format that changes colours a little
@@ -95,7 +95,7 @@ def read_values(path: Path) -> Pixels | None:
     Raises:
         DrnError: A broken file, or a value above 255.
     """
-    if holds_values(pixel_mode(path)):
+    if has_single_channel(pixel_mode(path)):
         return read_label(path)
     image = read_image(path)
     grey = image[..., 0]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.images import Pixels, read_image, write_index
-from drn_cli.data.orientation import first_of, silent_turn_of, size_error
+from drn_cli.data.orientation import find_orientation_mismatch, first_and_count, size_error
 from drn_cli.data.parallel import RunningStats
 from drn_cli.data.prepare.common import count_pixels, place, write_info, write_list
 from drn_cli.errors import DrnError
@@ -71,7 +71,7 @@ def place_pair(
             raise size_error(label, sizes[0], image, sizes[1])
         pixels = np.bincount(ids.ravel(), minlength=256)
         write_index(folder / placed.label, ids)
-    turned = silent_turn_of(image, label) if label else None
+    turned = find_orientation_mismatch(image, label) if label else None
     return Seen(RunningStats.of(decoded), pixels, turned and f"{image}: {turned}")
 
 
@@ -103,7 +103,7 @@ def write_lists_and_info(
     """
     turned = [part.turned for part in seen if part.turned]
     if turned:
-        log.warning("%s", first_of(turned))
+        log.warning("%s", first_and_count(turned))
     for split in SPLITS:
         chosen = [one for one in placed if one.split == split]
         labels = [one.label for one in chosen if one.label]

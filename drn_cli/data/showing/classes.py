@@ -9,9 +9,15 @@ from dataclasses import asdict
 from drn_cli.data.class_folders import ClassSample, FolderDataset, Split
 from drn_cli.data.images import Pixels, read_image
 from drn_cli.data.parallel import Progress
-from drn_cli.data.resized_crop import CropParams, ResizedCrop, centre_crop
-from drn_cli.data.showing.contact_sheet import Tile, small
-from drn_cli.data.showing.samples import SampleSelection, Sheet, Shown, make_sheet, show_each
+from drn_cli.data.resized_crop import CropParams, ResizedCrop, center_crop
+from drn_cli.data.showing.contact_sheet import Cell, thumbnail
+from drn_cli.data.showing.samples import (
+    ContactSheet,
+    SampleRow,
+    SampleSelection,
+    make_sheet,
+    render_each,
+)
 
 TESTED = 256 / 224  # the shorter side of an image, relative to the crop it is tested on
 
@@ -22,7 +28,7 @@ def class_folder_sheet(
     choice: SampleSelection,
     crop: ResizedCrop,
     progress: Progress | None = None,
-) -> Sheet:
+) -> ContactSheet:
     """Show samples of a split.
 
     Args:
@@ -37,24 +43,24 @@ def class_folder_sheet(
     """
     samples = folder.samples(split)
 
-    def show(number: int) -> Shown:
+    def show(number: int) -> SampleRow:
         sample = samples[number]
         image = read_image(sample.image)
         shown = _show_image(sample, number, folder.names[sample.target], image)
         if split == "train":
             _add_crops(shown, image, number, crop, choice)
         else:
-            tested = centre_crop(image, crop.crop, round(TESTED * crop.crop))
-            shown.tiles.append(Tile(small(tested), f"as it is tested: the centre {crop.crop}"))
+            tested = center_crop(image, crop.crop, round(TESTED * crop.crop))
+            shown.tiles.append(Cell(thumbnail(tested), f"as it is tested: the centre {crop.crop}"))
         return shown
 
-    shown = show_each(choice.of(len(samples)), show, progress)
+    shown = render_each(choice.of(len(samples)), show, progress)
     settings = asdict(crop) if split == "train" else None
     where = f"{folder.root}, {split}"
     return make_sheet(where, len(samples), shown, classes=folder.names, settings=settings)
 
 
-def _show_image(sample: ClassSample, number: int, name: str, image: Pixels) -> Shown:
+def _show_image(sample: ClassSample, number: int, name: str, image: Pixels) -> SampleRow:
     height, width = image.shape[:2]
     facts = {
         "sample": number,
@@ -63,17 +69,19 @@ def _show_image(sample: ClassSample, number: int, name: str, image: Pixels) -> S
         "width": width,
         "height": height,
     }
-    return Shown([Tile(small(image), f"{name}: {sample.image.name} ({width}x{height})")], facts)
+    return SampleRow(
+        [Cell(thumbnail(image), f"{name}: {sample.image.name} ({width}x{height})")], facts
+    )
 
 
 def _add_crops(
-    shown: Shown, image: Pixels, number: int, crop: ResizedCrop, choice: SampleSelection
+    shown: SampleRow, image: Pixels, number: int, crop: ResizedCrop, choice: SampleSelection
 ) -> None:
     shown.facts["crops"] = []
     for epoch in choice.epochs:
         window = crop.draw(choice.seed, epoch, number, *image.shape[:2])
         shown.tiles.append(
-            Tile(small(crop.apply(image, window)), f"epoch {epoch}: {_in_words(window)}")
+            Cell(thumbnail(crop.apply(image, window)), f"epoch {epoch}: {_in_words(window)}")
         )
         shown.facts["crops"].append({"epoch": epoch, **asdict(window)})
 

@@ -26,7 +26,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class Cell:
     """A small image, uint8 `(H, W, 3)`, and what is written below it."""
 
     pixels: Pixels
@@ -34,14 +34,14 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class LegendEntry:
     """An entry of the legend: what is written beside a swatch, uint8 `(SWATCH, SWATCH, 3)`."""
 
     name: str
     swatch: Pixels
 
 
-def small(image: Pixels) -> Pixels:
+def thumbnail(image: Pixels) -> Pixels:
     """Bring an image to the size of a tile, whether it is larger or smaller.
 
     Shapes: `(H, W, 3)` in, `(h, w, 3)` out.
@@ -51,7 +51,7 @@ def small(image: Pixels) -> Pixels:
     return np.asarray(cv2.resize(image, size, interpolation=kind), np.uint8)
 
 
-def small_label(label: Pixels) -> Pixels:
+def label_thumbnail(label: Pixels) -> Pixels:
     """Bring a label map to the size of a tile by its nearest pixels: `(H, W)` to `(h, w)`."""
     size = _tile_size(*label.shape)
     return np.asarray(cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
@@ -63,7 +63,9 @@ def _tile_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(ratio * width)), max(1, round(ratio * height))
 
 
-def draw_sheet(title: str, samples: Sequence[Sequence[Tile]], keys: Sequence[Key]) -> Pixels:
+def draw_sheet(
+    title: str, samples: Sequence[Sequence[Cell]], keys: Sequence[LegendEntry]
+) -> Pixels:
     """Draw a contact sheet, a row a sample; samples of few tiles share a row.
 
     Args:
@@ -97,7 +99,7 @@ def draw_sheet(title: str, samples: Sequence[Sequence[Tile]], keys: Sequence[Key
     return np.asarray(sheet)
 
 
-def _draw_row(sheet: Image.Image, top: int, row: list[Tile], widths: list[int]) -> None:
+def _draw_row(sheet: Image.Image, top: int, row: list[Cell], widths: list[int]) -> None:
     left = MARGIN
     for tile, width in zip(row, widths, strict=False):
         sheet.paste(Image.fromarray(tile.pixels), (left, top))
@@ -105,9 +107,9 @@ def _draw_row(sheet: Image.Image, top: int, row: list[Tile], widths: list[int]) 
         left += width + GAP
 
 
-def _in_lines(keys: Sequence[Key], width: int) -> list[list[tuple[int, Key]]]:
+def _in_lines(keys: Sequence[LegendEntry], width: int) -> list[list[tuple[int, LegendEntry]]]:
     """Break a legend into lines; each key comes with the place where it starts."""
-    lines: list[list[tuple[int, Key]]] = []
+    lines: list[list[tuple[int, LegendEntry]]] = []
     left = width
     for key in keys:
         wide = SWATCH + 2 * GAP + round(_font(TEXT).getlength(key.name))
@@ -119,7 +121,7 @@ def _in_lines(keys: Sequence[Key], width: int) -> list[list[tuple[int, Key]]]:
     return lines
 
 
-def _draw_keys(sheet: Image.Image, top: int, line: list[tuple[int, Key]]) -> None:
+def _draw_keys(sheet: Image.Image, top: int, line: list[tuple[int, LegendEntry]]) -> None:
     for left, key in line:
         sheet.paste(Image.fromarray(key.swatch), (left, top + 3))
         beside = left + SWATCH + GAP // 2
@@ -128,7 +130,7 @@ def _draw_keys(sheet: Image.Image, top: int, line: list[tuple[int, Key]]) -> Non
 
 def _write(sheet: Image.Image, at: tuple[int, int], text: str, width: int, size: int) -> None:
     font = _font(size)
-    line = cut_text(" ".join(text.split()), width, font.getlength)
+    line = ellipsize(" ".join(text.split()), width, font.getlength)
     ImageDraw.Draw(sheet).text(at, line, fill=INK, font=font)
 
 
@@ -136,7 +138,7 @@ def _font(size: int) -> Font:
     return ImageFont.load_default(size)
 
 
-def cut_text(text: str, width: float, length: Callable[[str], float]) -> str:
+def ellipsize(text: str, width: float, length: Callable[[str], float]) -> str:
     """Take letters out of the middle until the text is no longer than `width`, if it is."""
     if length(text) <= width:
         return text

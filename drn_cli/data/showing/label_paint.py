@@ -3,40 +3,41 @@
 import cv2
 import numpy as np
 
+from drn_cli.data import images
 from drn_cli.data.classes import IGNORED, ClassSet
-from drn_cli.data.images import Pixels, overlay
+from drn_cli.data.images import Pixels
 
 STRIPE = 5  # width of a stripe in pixels
 DARK, LIGHT = 45, 105  # grey of the stripes
 
 
-def coloured(label: Pixels, classes: ClassSet) -> Pixels:
+def colorize(label: Pixels, classes: ClassSet) -> Pixels:
     """Paint a label map in the colours of its classes.
 
     Shapes: `(H, W)` in, `(H, W, 3)` out.
     """
-    return striped(_colours(label, classes), label)
+    return hatch(_colours(label, classes), label)
 
 
-def laid_over(image: Pixels, label: Pixels, classes: ClassSet) -> Pixels:
+def overlay(image: Pixels, label: Pixels, classes: ClassSet) -> Pixels:
     """Lay the classes' colours over an image.
 
     Shapes: `(H, W, 3)` and `(H, W)` in, `(H, W, 3)` out.
     """
-    return striped(overlay(image, label, classes), label)
+    return hatch(images.overlay(image, label, classes), label)
 
 
-def outlined(image: Pixels, label: Pixels, classes: ClassSet) -> Pixels:
+def outline(image: Pixels, label: Pixels, classes: ClassSet) -> Pixels:
     """Draw lines where classes meet, each side in its colour, over an image.
 
     Shapes: `(H, W, 3)` and `(H, W)` in, `(H, W, 3)` out.
     """
     around = np.ones((3, 3), np.uint8)
     border = cv2.dilate(label, around) != cv2.erode(label, around)
-    return striped(np.where(border[..., None], _colours(label, classes), image), label)
+    return hatch(np.where(border[..., None], _colours(label, classes), image), label)
 
 
-def striped(image: Pixels, label: Pixels) -> Pixels:
+def hatch(image: Pixels, label: Pixels) -> Pixels:
     """Put stripes over ignored pixels; a quarter of the image shines through.
 
     Shapes: `(H, W, 3)` and `(H, W)` in, `(H, W, 3)` out.

@@ -16,9 +16,21 @@ from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import ListDataset, Sample, Split
 from drn_cli.data.images import Pixels, read_image, read_label
 from drn_cli.data.parallel import Progress
-from drn_cli.data.showing.contact_sheet import SWATCH, Key, Tile, small, small_label
-from drn_cli.data.showing.label_paint import coloured, laid_over, outlined
-from drn_cli.data.showing.samples import SampleSelection, Sheet, Shown, make_sheet, show_each
+from drn_cli.data.showing.contact_sheet import (
+    SWATCH,
+    Cell,
+    LegendEntry,
+    label_thumbnail,
+    thumbnail,
+)
+from drn_cli.data.showing.label_paint import colorize, outline, overlay
+from drn_cli.data.showing.samples import (
+    ContactSheet,
+    SampleRow,
+    SampleSelection,
+    make_sheet,
+    render_each,
+)
 from drn_cli.files import read_json
 
 MANY = 40  # classes; of more, only those on the sheet are in the legend
@@ -31,7 +43,7 @@ def list_folder_sheet(
     augmentation: Augmentation | None = None,
     classes: int | None = None,
     progress: Progress | None = None,
-) -> Sheet:
+) -> ContactSheet:
     """Show samples of a split; one without a list of labels has images only.
 
     Args:
@@ -50,14 +62,14 @@ def list_folder_sheet(
     samples = folder.samples(split, labels=labelled)
     numbers = choice.of(len(samples))
     if not labelled:
-        shown = show_each(numbers, lambda n: _show_image(samples[n], n), progress)
+        shown = render_each(numbers, lambda n: _show_image(samples[n], n), progress)
         return make_sheet(where, len(samples), shown)
     class_set = _class_set(folder, [samples[n] for n in numbers], classes)
     if split != "train":
         augmentation = None
     elif augmentation is None:
-        augmentation = suitable(*read_image(samples[numbers[0]].image).shape[:2])
-    shown = show_each(
+        augmentation = default_augmentation(*read_image(samples[numbers[0]].image).shape[:2])
+    shown = render_each(
         numbers, lambda n: _show_pair(samples[n], n, class_set, augmentation, choice), progress
     )
     return make_sheet(
@@ -70,7 +82,7 @@ def list_folder_sheet(
     )
 
 
-def suitable(height: int, width: int) -> Augmentation:
+def default_augmentation(height: int, width: int) -> Augmentation:
     """Choose an augmentation for images of this size: crops of 3/4 of the shorter side."""
     return Augmentation(crop=max(8, min(height, width) * 3 // 4 // 8 * 8), scale=1.5, rotate=5)
 
@@ -88,9 +100,9 @@ def _class_set(folder: ListDataset, samples: Sequence[Sample], count: int | None
     return folder.class_set(count)
 
 
-def _show_image(sample: Sample, number: int) -> Shown:
+def _show_image(sample: Sample, number: int) -> SampleRow:
     image = read_image(sample.image)
-    return Shown([_as_it_is(sample, image)], _facts(sample, number, image))
+    return SampleRow([_as_it_is(sample, image)], _facts(sample, number, image))
 
 
 def _show_pair(
@@ -99,17 +111,17 @@ def _show_pair(
     classes: ClassSet,
     augmentation: Augmentation | None,
     choice: SampleSelection,
-) -> Shown:
+) -> SampleRow:
     """Show an image, its label map, both in one, and the crops of some epochs."""
     image, label = read_pair(sample, len(classes))
-    little, little_label = small(image), small_label(label)
+    little, little_label = thumbnail(image), label_thumbnail(label)
     counts = np.bincount(label.ravel(), minlength=256)
     present = [name for name, count in zip(classes.names, counts, strict=False) if count]
     ignored = float(counts[IGNORED] / label.size)
     tiles = [
         _as_it_is(sample, image),
-        Tile(coloured(little_label, classes), f"{len(present)} classes, {ignored:.1%} ignored"),
-        Tile(laid_over(little, little_label, classes), "label over image"),
+        Cell(colorize(little_label, classes), f"{len(present)} classes, {ignored:.1%} ignored"),
+        Cell(overlay(little, little_label, classes), "label over image"),
     ]
     facts = _facts(sample, number, image) | {"classes": present, "ignored": ignored}
     if augmentation is not None:
@@ -117,15 +129,15 @@ def _show_pair(
         for epoch in choice.epochs:
             draw = augmentation.draw(choice.seed, epoch, number)
             crop, crop_label = augmentation.apply(image, label, draw)
-            seen = outlined(small(crop), small_label(crop_label), classes)
-            tiles.append(Tile(seen, f"epoch {epoch}: {_in_words(draw)}"))
+            seen = outline(thumbnail(crop), label_thumbnail(crop_label), classes)
+            tiles.append(Cell(seen, f"epoch {epoch}: {_in_words(draw)}"))
             facts["crops"].append({"epoch": epoch, **asdict(draw)})
-    return Shown(tiles, facts)
+    return SampleRow(tiles, facts)
 
 
-def _as_it_is(sample: Sample, image: Pixels) -> Tile:
+def _as_it_is(sample: Sample, image: Pixels) -> Cell:
     height, width = image.shape[:2]
-    return Tile(small(image), f"{sample.image.name} ({width}x{height})")
+    return Cell(thumbnail(image), f"{sample.image.name} ({width}x{height})")
 
 
 def _facts(sample: Sample, number: int, image: Pixels) -> dict[str, Any]:
@@ -145,9 +157,9 @@ def _in_words(draw: AugmentParams) -> str:
     return f"{draw.angle}°, {draw.ratio:.2f}x{mirrored}"
 
 
-def _legend(classes: ClassSet, shown: set[str]) -> list[Key]:
+def _legend(classes: ClassSet, shown: set[str]) -> list[LegendEntry]:
     """Name the classes and their colours, and show what ignored pixels look like."""
     flat = np.zeros((SWATCH, SWATCH), np.uint8)
     numbers = [n for n, name in enumerate(classes.names) if len(classes) <= MANY or name in shown]
-    keys = [Key(classes.names[n], coloured(flat + np.uint8(n), classes)) for n in numbers]
-    return [*keys, Key("ignored", coloured(flat + np.uint8(IGNORED), classes))]
+    keys = [LegendEntry(classes.names[n], colorize(flat + np.uint8(n), classes)) for n in numbers]
+    return [*keys, LegendEntry("ignored", colorize(flat + np.uint8(IGNORED), classes))]

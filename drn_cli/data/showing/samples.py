@@ -6,7 +6,7 @@ from typing import Any
 
 from drn_cli.data.images import Pixels
 from drn_cli.data.parallel import Progress
-from drn_cli.data.showing.contact_sheet import Key, Tile, draw_sheet
+from drn_cli.data.showing.contact_sheet import Cell, LegendEntry, draw_sheet
 
 CROPS = 3  # epochs that a training sample is shown in
 
@@ -36,7 +36,7 @@ class SampleSelection:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class SampleRow:
     """A sample on the sheet.
 
     Attributes:
@@ -44,12 +44,12 @@ class Shown:
         facts: The same in words and numbers.
     """
 
-    tiles: list[Tile]
+    tiles: list[Cell]
     facts: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
+class ContactSheet:
     """A contact sheet and what is on it.
 
     Attributes:
@@ -67,9 +67,9 @@ class Sheet:
     samples: list[dict[str, Any]]
 
 
-def show_each(
-    numbers: Sequence[int], show: Callable[[int], Shown], progress: Progress | None
-) -> list[Shown]:
+def render_each(
+    numbers: Sequence[int], show: Callable[[int], SampleRow], progress: Progress | None
+) -> list[SampleRow]:
     """Show samples one by one, and tell how many are done."""
     shown = []
     for done, number in enumerate(numbers, start=1):
@@ -82,18 +82,18 @@ def show_each(
 def make_sheet(
     where: str,
     total: int,
-    shown: Sequence[Shown],
+    shown: Sequence[SampleRow],
     *,
     classes: tuple[str, ...] = (),
     settings: dict[str, Any] | None = None,
-    keys: Sequence[Key] = (),
-) -> Sheet:
+    keys: Sequence[LegendEntry] = (),
+) -> ContactSheet:
     """Draw the sheet of some samples of `total`, under a title that says what they are."""
     title = f"{where}: {len(shown)} of {total} images"
     if settings is not None:
         title += f"; {in_words(settings)}"
     pixels = draw_sheet(title, [one.tiles for one in shown], keys)
-    return Sheet(pixels, total, classes, settings, [one.facts for one in shown])
+    return ContactSheet(pixels, total, classes, settings, [one.facts for one in shown])
 
 
 def in_words(settings: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from drn_cli.data.audit.findings import CheckFinding
-from drn_cli.data.audit.folder import audit
+from drn_cli.data.audit.folder import check_folder
 from drn_cli.data.audit.report import CheckReport, ClassImages, ClassStats, SplitStats
 from drn_cli.errors import DrnError
 
@@ -25,7 +25,7 @@ def test_folder_without_a_fault_is_described(class_folder: Path) -> None:
     (class_folder / "info.json").write_text(json.dumps(info))
     (class_folder / "train" / "cat" / "notes.txt").write_text("no image, and no matter")
     (class_folder / "train" / "dog" / "2.png").unlink()
-    report = audit(class_folder)
+    report = check_folder(class_folder)
     assert report.findings == []
     assert report.splits == {
         "train": SplitStats(5, 0, (8, 6), (8, 8), ClassStats(2, 2.5, 3)),
@@ -48,20 +48,20 @@ def test_folder_without_a_fault_is_described(class_folder: Path) -> None:
 def test_image_that_cannot_be_read(class_folder: Path) -> None:
     path = class_folder / "train" / "dog" / "1.png"
     path.write_bytes(path.read_bytes()[:70])
-    finding = only(audit(class_folder))
+    finding = only(check_folder(class_folder))
     assert (finding.severity, finding.kind, finding.file) == ("error", "unreadable", path)
 
 
 def test_training_image_that_is_validated_on(class_folder: Path) -> None:
     path = class_folder / "val" / "dog" / "other.png"
     shutil.copy(class_folder / "train" / "dog" / "2.png", path)
-    finding = only(audit(class_folder))
+    finding = only(check_folder(class_folder))
     assert (finding.severity, finding.kind, finding.file) == ("error", "duplicate", path)
 
 
 def test_image_in_two_classes_is_odd(class_folder: Path) -> None:
     shutil.copy(class_folder / "train/cat/0.png", class_folder / "train/dog/9.png")
-    finding = only(audit(class_folder))
+    finding = only(check_folder(class_folder))
     assert (finding.severity, finding.kind) == ("warning", "duplicate")
     assert str(class_folder / "train" / "cat" / "0.png") in finding.message
 
@@ -69,7 +69,7 @@ def test_image_in_two_classes_is_odd(class_folder: Path) -> None:
 def test_classes_without_images_are_odd(class_folder: Path) -> None:
     (class_folder / "train" / "fox").mkdir()
     shutil.rmtree(class_folder / "val" / "cat")
-    report = audit(class_folder)
+    report = check_folder(class_folder)
     assert [(f.severity, f.kind, f.message) for f in report.findings] == [
         ("warning", "class-folder", "has no images"),
         ("warning", "class-folder", "is missing"),
@@ -84,14 +84,14 @@ def test_classes_without_images_are_odd(class_folder: Path) -> None:
 
 def test_class_that_is_only_validated_on(class_folder: Path) -> None:
     (class_folder / "val" / "fox").mkdir()
-    finding = only(audit(class_folder))
+    finding = only(check_folder(class_folder))
     assert (finding.severity, finding.file) == ("error", class_folder / "val" / "fox")
 
 
 def test_images_in_no_class_folder(class_folder: Path) -> None:
     (class_folder / "val" / "dog" / "0.png").rename(class_folder / "val" / "a.JPEG")
     (class_folder / "val" / "cat" / "0.png").rename(class_folder / "val" / "b.JPEG")
-    report = audit(class_folder)
+    report = check_folder(class_folder)
     error = report.findings[0]
     assert (error.severity, error.file) == ("error", class_folder / "val")
     assert "holds 2 images in no class folder, a.JPEG" in error.message
@@ -103,7 +103,7 @@ def test_what_is_left_out_is_said_once(
     caplog.set_level(logging.INFO, "drn_cli")
     (class_folder / "train" / "dog" / "notes.txt").touch()
     (class_folder / "val" / "dog" / "more").mkdir()
-    finding = only(audit(class_folder))
+    finding = only(check_folder(class_folder))
     assert (finding.severity, finding.kind, finding.file) == (
         *("warning", "left-out"),
         class_folder / "val",
@@ -115,29 +115,29 @@ def test_what_is_left_out_is_said_once(
 
 def test_training_needs_a_validation_split(class_folder: Path) -> None:
     shutil.rmtree(class_folder / "val")
-    report = audit(class_folder)
+    report = check_folder(class_folder)
     finding = only(report)
     assert (finding.severity, finding.file) == ("error", class_folder / "val")
     assert report.splits["val"] == SplitStats(0, 0, None, None, ClassStats(0, 0, 0))
-    assert audit(class_folder, splits=["train"]).findings == []
+    assert check_folder(class_folder, splits=["train"]).findings == []
 
 
 def test_number_of_classes_is_that_of_the_folders(class_folder: Path) -> None:
     with pytest.raises(DrnError, match="--classes is for label maps"):
-        audit(class_folder, classes=2)
+        check_folder(class_folder, classes=2)
 
 
 def test_split_that_is_not_there(class_folder: Path) -> None:
     with pytest.raises(DrnError, match="has no test split"):
-        audit(class_folder, splits=["test"])
+        check_folder(class_folder, splits=["test"])
 
 
 def test_folder_of_neither_kind(class_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "other" / "train").mkdir(parents=True)
     with pytest.raises(DrnError, match=r"neither lists .* nor class folders") as caught:
-        audit(tmp_path / "other")
+        check_folder(tmp_path / "other")
     assert "drn data prepare" in str(caught.value.hint)
     with pytest.raises(DrnError, match="no such folder"):
-        audit(tmp_path / "absent")
+        check_folder(tmp_path / "absent")
     with pytest.raises(DrnError, match="has no lists"):
-        audit(class_folder, lists=tmp_path / "other")
+        check_folder(class_folder, lists=tmp_path / "other")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from drn_cli.data.audit.findings import CheckFinding
-from drn_cli.data.audit.folder import audit
+from drn_cli.data.audit.folder import check_folder
 from drn_cli.data.audit.report import CheckReport
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -40,7 +40,7 @@ def test_info_that_is_wrong(
     folder: Path, changes: dict[str, object], severity: str, kind: str, words: str
 ) -> None:
     change_info(folder, **changes)
-    finding = only(audit(folder, classes=3))
+    finding = only(check_folder(folder, classes=3))
     assert (finding.severity, finding.kind) == (severity, kind)
     assert words in finding.message
     assert finding.file == folder / "info.json"
@@ -49,13 +49,13 @@ def test_info_that_is_wrong(
 def test_small_difference_in_mean_is_none(folder: Path) -> None:
     mean = json.loads((folder / "info.json").read_text())["mean"]
     change_info(folder, mean=[value + 0.009 for value in mean])
-    assert audit(folder).findings == []
+    assert check_folder(folder).findings == []
 
 
 def test_mean_of_some_training_images_is_not_compared(folder: Path) -> None:
     change_info(folder, mean=[0.1, 0.1, 0.1])
     (folder / "images" / "0.png").write_bytes(b"")
-    report = audit(folder)
+    report = check_folder(folder)
     assert only(report).kind == "unreadable"
     assert report.statistics is not None
 
@@ -69,7 +69,7 @@ def test_info_that_is_missing_or_broken_is_told_once(
     (folder / "info.json").unlink()
     if content is not None:
         (folder / "info.json").write_text(content)
-    report = audit(folder)
+    report = check_folder(folder)
     finding = only(report)
     assert (finding.severity, finding.kind) == ("error", "info")
     assert words in finding.message

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from drn_cli.data.audit.findings import CheckFinding
-from drn_cli.data.audit.folder import audit
+from drn_cli.data.audit.folder import check_folder
 from drn_cli.data.audit.report import CheckReport, SplitStats
 from drn_cli.errors import DrnError
 
@@ -38,7 +38,7 @@ def change_info(folder: Path, **changes: object) -> None:
 
 def test_folder_without_a_fault_is_described(folder: Path) -> None:
     seen: list[tuple[int, int]] = []
-    report = audit(folder, progress=lambda done, total: seen.append((done, total)))
+    report = check_folder(folder, progress=lambda done, total: seen.append((done, total)))
     assert report.findings == []
     assert (report.errors, report.warnings) == (0, 0)
     assert seen == [(n, 13) for n in range(1, 14)]  # 7 images, 6 labels
@@ -89,7 +89,7 @@ def test_file_that_cannot_be_read(
 ) -> None:
     path = folder / kind / "4.png"
     spoil(path)
-    finding = only(audit(folder))
+    finding = only(check_folder(folder))
     assert (finding.severity, finding.kind, finding.file) == ("error", "unreadable", path)
     assert str(finding.listed) == f"val_{kind}.txt:1"
     assert finding.message.startswith(problem)
@@ -102,7 +102,7 @@ def test_missing_files_are_all_told_with_their_lines(folder: Path) -> None:
     (folder / "labels" / "5.png").unlink()
     (folder / "images" / "6.png").unlink()
     (folder / "images" / "6.png").mkdir()
-    report = audit(folder)
+    report = check_folder(folder)
     found = [(f.severity, f.kind, f.file.parent.name, str(f.listed)) for f in report.findings]
     assert found == [
         ("error", "missing", "images", "train_images.txt:2"),
@@ -116,12 +116,12 @@ def test_missing_files_are_all_told_with_their_lines(folder: Path) -> None:
 
 def test_lines_are_counted_with_empty_ones(folder: Path) -> None:
     (folder / "val_images.txt").write_text("\nimages/4.png\n\nimages/x.png\n")
-    assert str(only(audit(folder)).listed) == "val_images.txt:4"
+    assert str(only(check_folder(folder)).listed) == "val_images.txt:4"
 
 
 def test_missing_line_is_told_with_where_the_lists_part(folder: Path) -> None:
     (folder / "train_labels.txt").write_text("labels/0.png\nlabels/1.png\nlabels/3.png\n")
-    finding = only(audit(folder))
+    finding = only(check_folder(folder))
     assert (finding.severity, finding.kind) == ("error", "list")
     assert finding.file == folder / "train_labels.txt"
     assert "names 3 files, train_images.txt 4" in finding.message
@@ -130,7 +130,7 @@ def test_missing_line_is_told_with_where_the_lists_part(folder: Path) -> None:
 
 def test_missing_line_at_the_end_leaves_nothing_to_point_at(folder: Path) -> None:
     (folder / "train_labels.txt").write_text("labels/0.png\nlabels/1.png\nlabels/2.png\n")
-    assert only(audit(folder)).hint is None
+    assert only(check_folder(folder)).hint is None
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_list_that_cannot_be_used(
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    finding = only(audit(folder))
+    finding = only(check_folder(folder))
     assert (finding.severity, finding.kind, finding.file) == ("error", "list", path)
     assert message in finding.message
 
@@ -153,19 +153,19 @@ def test_list_that_cannot_be_used(
 def test_training_needs_a_validation_split_but_prediction_needs_none(folder: Path) -> None:
     for name in ("val_images.txt", "val_labels.txt"):
         (folder / name).unlink()
-    report = audit(folder)
+    report = check_folder(folder)
     assert [f.file.name for f in report.findings] == ["val_images.txt", "val_labels.txt"]
-    assert audit(folder, splits=["train"]).findings == []
+    assert check_folder(folder, splits=["train"]).findings == []
     (folder / "train_images.txt").unlink()
     (folder / "train_labels.txt").unlink()
-    report = audit(folder)
+    report = check_folder(folder)
     assert report.findings == []
     assert (report.statistics, list(report.classes)) == (None, [])
 
 
 def test_label_of_another_size(folder: Path) -> None:
     path = write_label(folder, "2.png", np.zeros((8, 6), np.uint8))
-    finding = only(audit(folder))
+    finding = only(check_folder(folder))
     assert (finding.severity, finding.kind, finding.file) == ("error", "size", path)
     assert finding.message == f"is 6x8, its image {folder / 'images' / '2.png'} 8x6"
     assert str(finding.listed) == "train_labels.txt:3"
@@ -177,7 +177,7 @@ def test_image_that_exif_turns_fits_its_upright_label(folder: Path) -> None:
     exif[ORIENTATION] = 6
     stored.save(folder / "images" / "4.jpg", exif=exif)
     (folder / "val_images.txt").write_text("images/4.jpg\nimages/5.png\n")
-    report = audit(folder)
+    report = check_folder(folder)
     assert report.findings == []
     assert report.splits["val"].largest == (8, 6)
 
@@ -186,7 +186,7 @@ def test_value_that_is_no_class(folder: Path) -> None:
     label = np.zeros((6, 8), np.uint8)
     label[2, :5], label[3, 0] = 200, 3
     path = write_label(folder, "1.png", label)
-    finding = only(audit(folder))
+    finding = only(check_folder(folder))
     assert (finding.severity, finding.kind, finding.file) == ("error", "label-values", path)
     assert finding.values == {3: 1, 200: 5}
     assert "has the values 3 (1 px), 200 (5 px); " in finding.message
@@ -198,9 +198,9 @@ def test_value_above_255_is_no_class_whatever_their_number(folder: Path) -> None
     label[0, :2] = 300
     path = folder / "labels" / "0.png"
     Image.fromarray(label).save(path)
-    assert only(audit(folder)).values == {300: 2}
+    assert only(check_folder(folder)).values == {300: 2}
     change_info(folder, classes=None)
-    finding = only(audit(folder))
+    finding = only(check_folder(folder))
     assert (finding.kind, finding.values) == ("label-values", {300: 2})
     assert "labels are 0 to 255" in finding.message
 
@@ -211,7 +211,7 @@ def test_value_above_255_is_no_class_whatever_their_number(folder: Path) -> None
 def test_label_in_colours(folder: Path, grey: bool, words: str) -> None:
     pixels = np.random.default_rng(2).integers(0, 3, (6, 8, 1 if grey else 3)).astype(np.uint8)
     path = write_label(folder, "5.png", np.broadcast_to(pixels, (6, 8, 3)).copy())
-    finding = only(audit(folder))
+    finding = only(check_folder(folder))
     assert (finding.severity, finding.kind, finding.file) == ("error", "colour-label", path)
     assert words in finding.message
     assert ("channels are equal" in str(finding.hint)) is grey
@@ -219,7 +219,7 @@ def test_label_in_colours(folder: Path, grey: bool, words: str) -> None:
 
 def test_label_in_colours_and_of_another_size_is_both(folder: Path) -> None:
     write_label(folder, "5.png", np.random.default_rng(2).integers(0, 9, (3, 3, 3), np.uint8))
-    assert [finding.kind for finding in audit(folder).findings] == ["size", "colour-label"]
+    assert [finding.kind for finding in check_folder(folder).findings] == ["size", "colour-label"]
 
 
 def test_label_ids_are_one_finding(folder: Path) -> None:
@@ -227,7 +227,7 @@ def test_label_ids_are_one_finding(folder: Path) -> None:
         write_label(
             folder, f"{number}.png", np.array([[7, 26, 33, 3, 4, 23, 21, 11]] * 6, np.uint8)
         )
-    report = audit(folder, classes=19)
+    report = check_folder(folder, classes=19)
     # info.json names three classes
     (info, finding) = [f for f in report.findings if f.severity == "error"]
     assert (info.kind, finding.kind) == ("info", "label-ids")
@@ -238,7 +238,7 @@ def test_label_ids_are_one_finding(folder: Path) -> None:
 
 def test_training_image_that_is_validated_on_under_another_name(folder: Path) -> None:
     shutil.copy(folder / "images" / "3.png", folder / "images" / "5.png")
-    finding = only(audit(folder))
+    finding = only(check_folder(folder))
     assert (finding.severity, finding.kind) == ("error", "duplicate")
     assert finding.file == folder / "images" / "5.png"
     assert str(finding.listed) == "val_images.txt:2"
@@ -248,14 +248,14 @@ def test_training_image_that_is_validated_on_under_another_name(folder: Path) ->
 def test_same_pixels_in_another_format_are_the_same_image(folder: Path) -> None:
     Image.open(folder / "images" / "0.png").save(folder / "images" / "6.bmp")
     (folder / "test_images.txt").write_text("images/6.bmp\n")
-    assert only(audit(folder)).severity == "error"
+    assert only(check_folder(folder)).severity == "error"
 
 
 def test_same_path_in_two_splits(folder: Path) -> None:
     for kind in ("images", "labels"):
         with (folder / f"val_{kind}.txt").open("a") as file:
             file.write(f"{kind}/0.png\n")
-    finding = only(audit(folder))
+    finding = only(check_folder(folder))
     assert (finding.severity, finding.kind) == ("error", "duplicate")
     assert finding.message == "is named before, among the train images (train_images.txt:1)"
     assert str(finding.listed) == "val_images.txt:3"
@@ -264,21 +264,21 @@ def test_same_path_in_two_splits(folder: Path) -> None:
 def test_image_twice_in_a_split_or_in_val_and_test_is_only_odd(folder: Path) -> None:
     shutil.copy(folder / "images" / "4.png", folder / "images" / "5.png")
     shutil.copy(folder / "images" / "4.png", folder / "images" / "6.png")
-    report = audit(folder)
+    report = check_folder(folder)
     assert [f.file.name for f in report.findings] == ["5.png", "6.png"]
     assert {(f.severity, f.kind) for f in report.findings} == {("warning", "duplicate")}
 
 
 def test_label_without_a_labelled_pixel(folder: Path) -> None:
     path = write_label(folder, "4.png", np.full((6, 8), 255, np.uint8))
-    finding = only(audit(folder))
+    finding = only(check_folder(folder))
     assert (finding.severity, finding.kind, finding.file) == ("warning", "void", path)
 
 
 def test_class_without_training_pixels(folder: Path) -> None:
     for number in range(4):
         write_label(folder, f"{number}.png", np.array([[0, 0, 2, 2, 2, 2, 2, 255]] * 6, np.uint8))
-    report = audit(folder)
+    report = check_folder(folder)
     finding = only(report)
     assert (finding.severity, finding.kind) == ("warning", "unlabelled-class")
     assert "green (1)" in finding.message
@@ -288,7 +288,7 @@ def test_class_without_training_pixels(folder: Path) -> None:
 def test_jpeg_label_is_odd(folder: Path) -> None:
     Image.fromarray(np.ones((6, 8), np.uint8)).save(folder / "labels" / "5.jpg", quality=100)
     (folder / "val_labels.txt").write_text("labels/4.png\nlabels/5.jpg\n")
-    finding = only(audit(folder))
+    finding = only(check_folder(folder))
     assert (finding.severity, finding.kind) == ("warning", "lossy-label")
 
 
@@ -302,7 +302,7 @@ def test_swapped_lines_are_odd(folder: Path) -> None:
     (folder / "val_images.txt").write_text("".join(f"images/{name}\n" for name in names))
     names[1], names[4] = names[4], names[1]
     (folder / "val_labels.txt").write_text("".join(f"labels/{name}\n" for name in names))
-    report = audit(folder)
+    report = check_folder(folder)
     assert {(f.severity, f.kind) for f in report.findings} == {("warning", "pairing")}
     assert [str(f.listed) for f in report.findings] == ["val_labels.txt:2", "val_labels.txt:5"]
 
@@ -310,12 +310,12 @@ def test_swapped_lines_are_odd(folder: Path) -> None:
 def test_without_a_number_of_classes_values_are_only_counted(folder: Path) -> None:
     change_info(folder, classes=None)
     write_label(folder, "0.png", np.full((6, 8), 7, np.uint8))
-    report = audit(folder)
+    report = check_folder(folder)
     assert report.findings == []
     assert (report.highest_label, report.class_count) == (7, None)
     assert [entry.name for entry in report.classes] == [f"class {n}" for n in range(8)]
     assert [entry.pixels for entry in report.classes][3:] == [0, 0, 0, 0, 48]
-    judged = audit(folder, classes=7)
+    judged = check_folder(folder, classes=7)
     assert [f.kind for f in judged.findings if f.severity == "error"] == ["label-values"]
     assert "if 7 means void" in str(judged.findings[0].hint)
 
@@ -325,28 +325,28 @@ def test_lists_may_lie_elsewhere(folder: Path, tmp_path: Path) -> None:
     lists.mkdir()
     for path in [*folder.glob("*.txt"), folder / "info.json"]:
         path.rename(lists / path.name)
-    report = audit(folder, lists=lists)
+    report = check_folder(folder, lists=lists)
     assert report.findings == []
     assert report.splits["train"].images == 4
     (lists / "val_labels.txt").unlink()
-    assert only(audit(folder, lists=lists)).file == lists / "val_labels.txt"
+    assert only(check_folder(folder, lists=lists)).file == lists / "val_labels.txt"
 
 
 def test_only_the_chosen_splits_are_read(folder: Path) -> None:
     (folder / "images" / "0.png").unlink()
-    report = audit(folder, splits=["val"])
+    report = check_folder(folder, splits=["val"])
     assert report.findings == []
     assert list(report.splits) == ["val"]
     with pytest.raises(DrnError, match="has no test split") as caught:
         (folder / "test_images.txt").unlink()
-        audit(folder, splits=["test"])
+        check_folder(folder, splits=["test"])
     assert caught.value.hint == "it has train, val"
 
 
 def test_nothing_to_read_is_no_crash(folder: Path) -> None:
     shutil.rmtree(folder / "images")
     shutil.rmtree(folder / "labels")
-    report = audit(folder)
+    report = check_folder(folder)
     assert {finding.kind for finding in report.findings} == {"missing"}
     assert len(report.findings) == 13
 
@@ -364,7 +364,7 @@ def test_all_faults_at_once_are_all_found(folder: Path, monkeypatch: pytest.Monk
     (folder / "val_labels.txt").write_text("labels/4.png\nlabels/9.png\n")
     (folder / "test_labels.txt").write_text("labels/4.png\nlabels/5.png\n")
     change_info(folder, mean=[0, 0, 0])
-    report = audit(folder)
+    report = check_folder(folder)
     assert [(f.severity, f.kind, f.file.name) for f in report.findings] == [
         ("error", "list", "test_labels.txt"),
         ("error", "missing", "9.png"),

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from drn_cli.data.audit import quick as module
-from drn_cli.data.audit.quick import ENOUGH, HEADERS, WHOLE, evenly, quick
+from drn_cli.data.audit.quick import ENOUGH, HEADERS, WHOLE, quick_check, spaced
 from drn_cli.data.folders import ListDataset, Sample
 
 ORIENTATION = 0x0112
@@ -28,23 +28,23 @@ def save(path: Path, pixels: np.ndarray) -> Path:
 
 
 def test_good_samples_have_no_findings(samples: list[Sample]) -> None:
-    assert quick(samples, 3) == []
-    assert quick([Sample(sample.image, None) for sample in samples], 3) == []
-    assert quick([], 3) == []
+    assert quick_check(samples, 3) == []
+    assert quick_check([Sample(sample.image, None) for sample in samples], 3) == []
+    assert quick_check([], 3) == []
 
 
 def test_good_headers_are_enough(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    real = module.look
-    monkeypatch.setattr(module, "look", lambda item: read.append(item.path) or real(item))
+    real = module.read_file_info
+    monkeypatch.setattr(module, "read_file_info", lambda item: read.append(item.path) or real(item))
     monkeypatch.setattr(module, "WHOLE", 2)
-    quick(samples, 3)
+    quick_check(samples, 3)
     assert sorted(read) == [label_of(samples[0]), label_of(samples[3])]
 
 
 def test_value_that_is_no_class_becomes_an_error(samples: list[Sample]) -> None:
     path = save(label_of(samples[2]), np.full((6, 8), 200, np.uint8))
-    (finding,) = quick(samples, 3)
+    (finding,) = quick_check(samples, 3)
     assert (finding.severity, finding.kind) == ("error", "label-values")
     error = finding.error()
     assert error.message == f"{path}: has the value 200 (48 px); labels are 0 to 2, or 255 for void"
@@ -53,14 +53,14 @@ def test_value_that_is_no_class_becomes_an_error(samples: list[Sample]) -> None:
 
 def test_label_of_another_size(samples: list[Sample]) -> None:
     path = save(label_of(samples[1]), np.zeros((8, 6), np.uint8))
-    (finding,) = quick(samples, 3)
+    (finding,) = quick_check(samples, 3)
     assert (finding.kind, finding.file) == ("size", path)
     assert finding.message == f"is 6x8, its image {samples[1].image} 8x6"
 
 
 def test_colour_label(samples: list[Sample]) -> None:
     path = save(label_of(samples[1]), np.random.default_rng(0).integers(0, 9, (6, 8, 3), np.uint8))
-    (finding,) = quick(samples, 3)
+    (finding,) = quick_check(samples, 3)
     assert (finding.kind, finding.file) == ("colour-label", path)
 
 
@@ -69,14 +69,14 @@ def test_colour_label(samples: list[Sample]) -> None:
 def test_file_that_is_no_image(samples: list[Sample], kind: str, content: bytes) -> None:
     path = getattr(samples[3], kind)
     path.write_bytes(content)
-    (finding,) = quick(samples, 3)
+    (finding,) = quick_check(samples, 3)
     assert (finding.kind, finding.file) == ("unreadable", path)
 
 
 def test_truncated_label_has_a_good_header_and_is_found(samples: list[Sample]) -> None:
     path = label_of(samples[3])
     path.write_bytes(path.read_bytes()[:50])
-    (finding,) = quick(samples, 3)
+    (finding,) = quick_check(samples, 3)
     assert (finding.kind, finding.file) == ("unreadable", path)
 
 
@@ -88,7 +88,7 @@ def test_image_that_exif_turns_fits_its_upright_label(
     exif[ORIENTATION] = 6
     path = tmp_path / f"turned.{suffix}"
     Image.fromarray(np.zeros((8, 6, 3), np.uint8)).save(path, exif=exif)
-    assert quick([Sample(path, samples[0].label)], 3) == []
+    assert quick_check([Sample(path, samples[0].label)], 3) == []
 
 
 def test_orientation_after_the_pixels_of_a_png_is_found(
@@ -103,23 +103,23 @@ def test_orientation_after_the_pixels_of_a_png_is_found(
     end = start + 12 + int.from_bytes(data[start : start + 4], "big")
     last = data.index(b"IEND") - 4
     path.write_bytes(data[:start] + data[end:last] + data[start:end] + data[last:])
-    assert quick([Sample(path, samples[0].label)], 3) == []
+    assert quick_check([Sample(path, samples[0].label)], 3) == []
 
 
 def test_bad_folder_is_given_up_early(samples: list[Sample]) -> None:
     save(label_of(samples[0]), np.zeros((2, 2), np.uint8))
-    assert len(quick([samples[0]] * 50, 3)) == ENOUGH
+    assert len(quick_check([samples[0]] * 50, 3)) == ENOUGH
 
 
 def test_void_label_is_a_warning(samples: list[Sample]) -> None:
     save(label_of(samples[0]), np.full((6, 8), 255, np.uint8))
-    assert [finding.severity for finding in quick(samples, 3)] == ["warning"]
+    assert [finding.severity for finding in quick_check(samples, 3)] == ["warning"]
 
 
 def test_even_choice_has_both_ends_and_nothing_twice() -> None:
-    assert evenly(range(5), 9) == [0, 1, 2, 3, 4]
+    assert spaced(range(5), 9) == [0, 1, 2, 3, 4]
     for count in (WHOLE, HEADERS):
-        chosen = evenly(range(5000), count)
+        chosen = spaced(range(5000), count)
         assert (len(set(chosen)), chosen[0], chosen[-1]) == (count, 0, 4999)
         steps = {b - a for a, b in pairwise(chosen)}
         assert max(steps) - min(steps) <= 1

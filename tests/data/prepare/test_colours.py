@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drn_cli.data.images import holds_values
+from drn_cli.data.images import has_single_channel
 from drn_cli.data.prepare.colours import (
     ids_of_colours,
     ids_of_values,
@@ -103,7 +103,7 @@ def test_values_are_read_from_every_kind_of_file(tmp_path: Path, mode: str) -> N
         image = image.convert("RGB")
     path = tmp_path / "label.png"
     image.save(path)
-    assert holds_values(pixel_mode(path)) is (mode != "RGB")
+    assert has_single_channel(pixel_mode(path)) is (mode != "RGB")
     assert np.array_equal(ids_of_values(path, {0: 7, 1: 255, 2: 0}), np.array([7, 255, 0])[values])
 
 

@@ -14,7 +14,7 @@ from drn_cli.data.images import read_image
 from drn_cli.data.order import SampleKey
 from drn_cli.data.resized_crop import ResizedCrop
 from drn_cli.data.showing.classes import class_folder_sheet
-from drn_cli.data.showing.contact_sheet import small
+from drn_cli.data.showing.contact_sheet import thumbnail
 from drn_cli.data.showing.samples import SampleSelection
 from drn_cli.errors import DrnError
 
@@ -57,10 +57,10 @@ def test_training_samples_come_with_the_crops_of_training(folder: FolderDataset)
         expected = [{"epoch": n, **asdict(CROP.draw(3, n, number, 40, 60))} for n in (5, 6, 7)]
         assert facts["crops"] == expected
         json.dumps(facts)
-        assert is_on(sheet.pixels, small(read_image(sample.image)))
+        assert is_on(sheet.pixels, thumbnail(read_image(sample.image)))
         for epoch in (5, 6, 7):
-            assert is_on(sheet.pixels, small(training[SampleKey(epoch, number)][0]))
-        assert not is_on(sheet.pixels, small(training[SampleKey(8, number)][0]))
+            assert is_on(sheet.pixels, thumbnail(training[SampleKey(epoch, number)][0]))
+        assert not is_on(sheet.pixels, thumbnail(training[SampleKey(8, number)][0]))
 
 
 def test_val_samples_come_with_the_crop_they_are_tested_on(folder: FolderDataset) -> None:
@@ -69,7 +69,7 @@ def test_val_samples_come_with_the_crop_they_are_tested_on(folder: FolderDataset
     assert [facts["class"] for facts in sheet.samples] == ["wren"]
     # 32 to 28 as 256 to 224.
     tested = ClassificationTestSet(folder.samples("val"), "1-crop", size=28, resize=32)
-    assert is_on(sheet.pixels, small(tested[0][0]))
+    assert is_on(sheet.pixels, thumbnail(tested[0][0]))
 
 
 def test_broken_image_is_named(folder: FolderDataset) -> None:

@@ -8,12 +8,12 @@ from drn_cli.data.showing.contact_sheet import (
     SWATCH,
     TALLEST,
     WIDEST,
-    Key,
-    Tile,
-    cut_text,
+    Cell,
+    LegendEntry,
     draw_sheet,
-    small,
-    small_label,
+    ellipsize,
+    label_thumbnail,
+    thumbnail,
 )
 
 
@@ -51,29 +51,29 @@ def ink(part: np.ndarray) -> int:
 def test_tiles_have_one_height_within_a_bound(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    assert small(np.zeros((*size, 3), np.uint8)).shape == (*expected, 3)
-    assert small_label(np.zeros(size, np.uint8)).shape == expected
+    assert thumbnail(np.zeros((*size, 3), np.uint8)).shape == (*expected, 3)
+    assert label_thumbnail(np.zeros(size, np.uint8)).shape == expected
     assert expected[0] <= TALLEST and expected[1] <= WIDEST
 
 
 def test_images_are_averaged_and_labels_are_not() -> None:
     stripes = np.zeros((880, 880), np.uint8)
     stripes[:, ::2] = 200
-    assert (small(np.stack([stripes] * 3, axis=-1)) == 100).all()
-    assert set(np.unique(small_label(stripes))) <= {0, 200}
+    assert (thumbnail(np.stack([stripes] * 3, axis=-1)) == 100).all()
+    assert set(np.unique(label_thumbnail(stripes))) <= {0, 200}
     tiny = np.array([[0, 18], [255, 7]], np.uint8)
-    enlarged = small_label(tiny)
+    enlarged = label_thumbnail(tiny)
     assert (enlarged == tiny.repeat(110, 0).repeat(110, 1)).all()
 
 
 def test_rows_columns_and_legend_have_their_places() -> None:
     rows = [
-        [Tile(plain(100, 300, (250, 0, n)), "a"), Tile(plain(120, 50, (0, 250, n)), "b")] * 2
+        [Cell(plain(100, 300, (250, 0, n)), "a"), Cell(plain(120, 50, (0, 250, n)), "b")] * 2
         for n in (10, 20)
     ]
     for row in rows:  # four tiles each, so every sample has a row of its own
-        row[2:] = [Tile(plain(30, 30, PAPER), "")] * 2
-    key = Key("one", plain(SWATCH, SWATCH, (0, 0, 250)))
+        row[2:] = [Cell(plain(30, 30, PAPER), "")] * 2
+    key = LegendEntry("one", plain(SWATCH, SWATCH, (0, 0, 250)))
     sheet = draw_sheet("title", rows, [key])
     first, second = (box(sheet, (250, 0, n)) for n in (10, 20))
     beside, below = (box(sheet, (0, 250, n)) for n in (10, 20))
@@ -93,7 +93,7 @@ def test_rows_columns_and_legend_have_their_places() -> None:
 
 def test_samples_of_few_tiles_share_a_row() -> None:
     colours = [(250, 0, 10 * n) for n in range(8)]
-    sheet = draw_sheet("", [[Tile(plain(20, 20, colour), "")] for colour in colours], [])
+    sheet = draw_sheet("", [[Cell(plain(20, 20, colour), "")] for colour in colours], [])
     boxes = [box(sheet, colour) for colour in colours]
     assert len({top for top, *_ in boxes[:ACROSS]}) == 1
     assert boxes[ACROSS][0] == boxes[ACROSS + 1][0] > boxes[0][0]
@@ -103,7 +103,10 @@ def test_samples_of_few_tiles_share_a_row() -> None:
 
 
 def test_long_captions_do_not_reach_the_next_column() -> None:
-    tiles = [Tile(plain(20, 20, (250, 0, 0)), "long " * 100), Tile(plain(20, 20, (0, 250, 0)), "")]
+    tiles = [
+        Cell(plain(20, 20, (250, 0, 0)), "long " * 100),
+        Cell(plain(20, 20, (0, 250, 0)), ""),
+    ]
     sheet = draw_sheet("very " * 1000, [[*tiles, *tiles[1:] * 2]], [])
     top, left, height, _ = box(sheet, (250, 0, 0))
     captions = sheet[top + height :]
@@ -112,9 +115,11 @@ def test_long_captions_do_not_reach_the_next_column() -> None:
 
 
 def test_legend_breaks_into_lines() -> None:
-    tile = Tile(plain(20, 20, (250, 0, 0)), "")
+    tile = Cell(plain(20, 20, (250, 0, 0)), "")
     short, long = (
-        draw_sheet("", [[tile] * 4], [Key("a name", plain(SWATCH, SWATCH, (0, 0, 250)))] * count)
+        draw_sheet(
+            "", [[tile] * 4], [LegendEntry("a name", plain(SWATCH, SWATCH, (0, 0, 250)))] * count
+        )
         for count in (2, 60)
     )
     assert long.shape[1] == short.shape[1]
@@ -124,7 +129,7 @@ def test_legend_breaks_into_lines() -> None:
 
 
 def test_text_is_cut_in_its_middle() -> None:
-    assert cut_text("short", 5, len) == "short"
-    assert cut_text("aachen_000019.png", 9, len) == "aach….png"
-    assert cut_text("aachen_000019.png", 1, len) == "…"
-    assert cut_text("aachen", 0, len) == "…"
+    assert ellipsize("short", 5, len) == "short"
+    assert ellipsize("aachen_000019.png", 9, len) == "aach….png"
+    assert ellipsize("aachen_000019.png", 1, len) == "…"
+    assert ellipsize("aachen", 0, len) == "…"

@@ -1,7 +1,7 @@
 import numpy as np
 
 from drn_cli.data.classes import ClassSet
-from drn_cli.data.showing.label_paint import STRIPE, coloured, laid_over, outlined, striped
+from drn_cli.data.showing.label_paint import STRIPE, colorize, hatch, outline, overlay
 
 CLASSES = ClassSet(("red", "green"), ((200, 40, 40), (40, 200, 40)))
 
@@ -12,7 +12,7 @@ def halves() -> np.ndarray:
 
 
 def test_classes_have_their_colours() -> None:
-    painted = coloured(halves(), CLASSES)
+    painted = colorize(halves(), CLASSES)
     assert (painted[:10] == (200, 40, 40)).all()
     assert (painted[10:] == (40, 200, 40)).all()
 
@@ -21,33 +21,33 @@ def test_ignored_pixels_are_striped_and_nothing_else_is() -> None:
     label = halves()
     label[:, :10] = 255
     for made in (
-        coloured(label, CLASSES),
-        laid_over(np.full((20, 20, 3), 90, np.uint8), label, CLASSES),
-        outlined(np.full((20, 20, 3), 90, np.uint8), label, CLASSES),
+        colorize(label, CLASSES),
+        overlay(np.full((20, 20, 3), 90, np.uint8), label, CLASSES),
+        outline(np.full((20, 20, 3), 90, np.uint8), label, CLASSES),
     ):
         assert made.dtype == np.uint8
         ignored = made[:, :10].mean(axis=-1)
         assert ignored.max() - ignored.min() > 30
         # Along a diagonal the grey stays, across it changes.
         assert ignored[STRIPE, 0] == ignored[0, STRIPE] != ignored[0, 0]
-    assert (coloured(label, CLASSES)[:, 10:] == coloured(halves(), CLASSES)[:, 10:]).all()
+    assert (colorize(label, CLASSES)[:, 10:] == colorize(halves(), CLASSES)[:, 10:]).all()
 
 
 def test_some_of_the_image_shines_through_the_stripes() -> None:
     label = np.full((8, 8), 255, np.uint8)
-    dark, light = (striped(np.full((8, 8, 3), grey, np.uint8), label) for grey in (0, 200))
+    dark, light = (hatch(np.full((8, 8, 3), grey, np.uint8), label) for grey in (0, 200))
     assert (light.astype(int) - dark == 50).all()
 
 
 def test_colours_lie_over_the_image() -> None:
-    mixed = laid_over(np.full((20, 20, 3), 100, np.uint8), halves(), CLASSES)
+    mixed = overlay(np.full((20, 20, 3), 100, np.uint8), halves(), CLASSES)
     assert (mixed[:10] == (150, 70, 70)).all()
     assert (mixed[10:] == (70, 150, 70)).all()
 
 
 def test_lines_are_drawn_where_classes_meet() -> None:
     image = np.full((20, 20, 3), 100, np.uint8)
-    drawn = outlined(image, halves(), CLASSES)
+    drawn = outline(image, halves(), CLASSES)
     assert (drawn[9] == (200, 40, 40)).all()
     assert (drawn[10] == (40, 200, 40)).all()
     assert (np.delete(drawn, [9, 10], axis=0) == 100).all()

@@ -14,9 +14,9 @@ from drn_cli.data.classes import generic
 from drn_cli.data.folders import ListDataset
 from drn_cli.data.images import read_image, read_label
 from drn_cli.data.order import SampleKey
-from drn_cli.data.showing.contact_sheet import small, small_label
-from drn_cli.data.showing.label_paint import coloured, laid_over, outlined
-from drn_cli.data.showing.pairs import list_folder_sheet, suitable
+from drn_cli.data.showing.contact_sheet import label_thumbnail, thumbnail
+from drn_cli.data.showing.label_paint import colorize, outline, overlay
+from drn_cli.data.showing.pairs import default_augmentation, list_folder_sheet
 from drn_cli.data.showing.samples import SampleSelection
 from drn_cli.errors import DrnError
 
@@ -45,16 +45,18 @@ def test_training_samples_come_with_the_crops_of_training(data_folder: Path) -> 
     for facts in sheet.samples:
         sample = samples[facts["sample"]]
         image, label = read_image(sample.image), read_label(sample.label)
-        assert is_on(sheet.pixels, small(image))
-        assert is_on(sheet.pixels, coloured(small_label(label), classes))
-        assert is_on(sheet.pixels, laid_over(small(image), small_label(label), classes))
+        assert is_on(sheet.pixels, thumbnail(image))
+        assert is_on(sheet.pixels, colorize(label_thumbnail(label), classes))
+        assert is_on(sheet.pixels, overlay(thumbnail(image), label_thumbnail(label), classes))
         assert [crop["epoch"] for crop in facts["crops"]] == [5, 6, 7]
         for epoch in (5, 6, 7):
             crop, crop_label = training[SampleKey(epoch, facts["sample"])]
-            tile = outlined(small(crop), small_label(crop_label), classes)
+            tile = outline(thumbnail(crop), label_thumbnail(crop_label), classes)
             assert is_on(sheet.pixels, tile)
         other, other_label = training[SampleKey(8, facts["sample"])]
-        assert not is_on(sheet.pixels, outlined(small(other), small_label(other_label), classes))
+        assert not is_on(
+            sheet.pixels, outline(thumbnail(other), label_thumbnail(other_label), classes)
+        )
 
 
 def test_facts_say_what_a_sample_is_and_what_was_drawn(data_folder: Path) -> None:
@@ -100,16 +102,16 @@ def test_split_without_labels_shows_images(own_data_folder: Path) -> None:
     sheet = list_folder_sheet(ListDataset.open(own_data_folder), "test", SampleSelection(2))
     assert (sheet.images, sheet.classes, sheet.settings) == (5, (), None)
     assert all(facts["label"] is None for facts in sheet.samples)
-    assert is_on(sheet.pixels, small(read_image(own_data_folder / "images" / "104.png")))
+    assert is_on(sheet.pixels, thumbnail(read_image(own_data_folder / "images" / "104.png")))
 
 
 def test_without_settings_crops_suit_the_images(data_folder: Path) -> None:
     sheet = list_folder_sheet(ListDataset.open(data_folder), "train", SampleSelection(1))
-    assert sheet.settings == asdict(suitable(48, 64))
-    assert suitable(48, 64) == suitable(64, 48)
-    assert suitable(48, 64).crop == 32  # 36, down to a multiple of 8
-    assert suitable(1024, 2048).crop == 768
-    assert suitable(3, 900).crop == 8
+    assert sheet.settings == asdict(default_augmentation(48, 64))
+    assert default_augmentation(48, 64) == default_augmentation(64, 48)
+    assert default_augmentation(48, 64).crop == 32  # 36, down to a multiple of 8
+    assert default_augmentation(1024, 2048).crop == 768
+    assert default_augmentation(3, 900).crop == 8
 
 
 def test_progress_is_told(data_folder: Path) -> None:

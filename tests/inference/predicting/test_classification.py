@@ -19,7 +19,7 @@ from torch import Tensor
 from drn_cli.data.classes import ClassSet, generic
 from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import read_image
-from drn_cli.data.resized_crop import centre_crop, ten_crops
+from drn_cli.data.resized_crop import center_crop, ten_crops
 from drn_cli.errors import DrnError
 from drn_cli.files import csv_text
 from drn_cli.inference.growing_table import writing_table
@@ -86,7 +86,7 @@ def expected(model: DRN) -> Callable[..., Tensor]:
     @torch.no_grad()
     def probabilities(
         path: str | Path,
-        crops: Callable[..., Any] = centre_crop,
+        crops: Callable[..., Any] = center_crop,
         side: int = CROP,
         to: int = RESIZE,
     ) -> Tensor:
@@ -290,5 +290,5 @@ def test_a_image_by_stdin_and_a_file_outside_of_a_run(
     alone.symlink_to(classifier / "checkpoints" / "best.safetensors")
     result = classify("-", "--json", stdin=(photos / "a.png").read_bytes(), weights=alone)
     (entry,) = json.loads(result.stdout)["classified"]
-    assert_classes(entry["classes"], expected("photos/a.png", centre_crop, 224, 256))
+    assert_classes(entry["classes"], expected("photos/a.png", center_crop, 224, 256))
     assert entry["image"] == "-"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from drn_cli.data.file_ends import ENDS, has_its_end
+from drn_cli.data.file_ends import ENDS, has_end_marker
 from drn_cli.data.images import SUFFIXES, read_image
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
@@ -54,7 +54,7 @@ def fault(data: bytes) -> str | None:
     """
     if not data:
         return "empty"
-    if has_its_end(data[:ENDS], data[-ENDS:], len(data)):
+    if has_end_marker(data[:ENDS], data[-ENDS:], len(data)):
         return None
     try:
         read_image(io.BytesIO(data))
@@ -72,7 +72,7 @@ def file_fault(path: Path) -> str | None:
         with path.open("rb") as file:
             head = file.read(ENDS)
             file.seek(max(0, size - ENDS))
-            if has_its_end(head, file.read(), size):
+            if has_end_marker(head, file.read(), size):
                 return None
         return fault(path.read_bytes())
     except OSError as error:
