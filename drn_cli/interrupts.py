@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def interrupts_later() -> Iterator[None]:
+def defer_interrupts() -> Iterator[None]:
     """Hold Ctrl-C back; processes that start in here never see it: their parent stops them.
 
     A new process inherits what its parent's thread blocks. The parent may have other threads that

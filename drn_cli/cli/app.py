@@ -195,17 +195,17 @@ def _flushed(code: int | str | None) -> int | str | None:
 def _end_the_job(error: DrnError) -> None:
     """Keep a launcher from starting processes again that would make the same mistake."""
     if started_by_torchrun() and not isinstance(error, FaultError):
-        from drn_cli.distributed.launch import give_up
+        from drn_cli.distributed.launch import report_exit_code
 
-        give_up(1)
+        report_exit_code(1)
 
 
 def _tell(error: DrnError) -> None:
     """Print an error; of a job's processes, the first that fails does."""
     if started_by_torchrun():
-        from drn_cli.distributed.group import first_to_fail
+        from drn_cli.distributed.group import is_first_failure
 
-        if not first_to_fail():
+        if not is_first_failure():
             return
     try:
         console.fail(error)

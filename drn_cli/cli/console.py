@@ -93,10 +93,10 @@ def fail(error: DrnError) -> None:
 
 def exit_if_failed(failed: bool | Sequence[object]) -> None:
     """Exit with code 1 where images failed, which were reported."""
-    from drn_cli.distributed.launch import leave
+    from drn_cli.distributed.launch import worker_exit_code
 
     if failed:
-        raise typer.Exit(leave(1))
+        raise typer.Exit(worker_exit_code(1))
 
 
 def _print(label: str, style: str, message: str, hint: str | None = None) -> None:

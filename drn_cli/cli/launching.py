@@ -107,11 +107,11 @@ def should_launch(options: "LaunchOptions") -> bool:
     A task of an `srun` with several, where nothing else is asked for, is one of them from here
     on: it says its errors as one of many.
     """
-    from drn_cli.distributed.cluster import join_slurm
+    from drn_cli.distributed.cluster import init_from_slurm
 
     if started_by_torchrun():
         return False
-    if options.several:
+    if options.needs_launcher:
         return True
-    join_slurm()
+    init_from_slurm()
     return False

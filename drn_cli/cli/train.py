@@ -104,7 +104,7 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a network from a recipe."""
-    from drn_cli.distributed.launch import leave
+    from drn_cli.distributed.launch import worker_exit_code
     from drn_cli.recipe.loading import load_recipe
 
     overrides = overrides or []
@@ -126,7 +126,7 @@ def train(
         raise typer.Exit(_launch(request, options))
     ended_by = _work(request, as_json, report=not no_report)
     if ended_by is not None:
-        raise typer.Exit(leave(128 + ended_by))
+        raise typer.Exit(worker_exit_code(128 + ended_by))
 
 
 def _show_plan(request: "TrainRequest", options: "LaunchOptions", as_json: bool) -> int:
@@ -140,7 +140,7 @@ def _show_plan(request: "TrainRequest", options: "LaunchOptions", as_json: bool)
     plan = make_plan(
         beginning.recipe,
         processes=options.processes,
-        machines=options.machines[1],
+        machines=options.node_range[1],
         folder=beginning.run.folder,
     )
     start = str(beginning.start) if beginning.start else None
@@ -208,22 +208,24 @@ def _work(request: "TrainRequest", as_json: bool, *, report: bool) -> signal.Sig
     with join() as group:
         group.watch(LONG)
         # The first process decides for all: the names of new folders hold the time.
-        beginning = RunPlan.of(group.tell(begin(request).to_json() if group.first else ""))
+        beginning = RunPlan.of(
+            group.broadcast_object(begin(request).to_json() if group.is_main else "")
+        )
         group.watch(beginning.recipe.train.timeout)
         material = _find(beginning, group.world)
-        if group.first:
+        if group.is_main:
             beginning = _look_over(beginning, material, warn=group.world == 1)
         training = set_up(beginning.recipe, material, group)
-        if group.first:
+        if group.is_main:
             beginning = beginning.claim()
-        run = group.tell(str(beginning.run.folder))
+        run = group.broadcast_object(str(beginning.run.folder))
         beginning = replace(beginning, run=Run(Path(run)))
-        if group.first:
+        if group.is_main:
             _introduce(beginning, training)
         ended_by = train_run(training, beginning)
         group.watch(None)  # one rank may take its time for the report
         del training
-    if group.first:
+    if group.is_main:
         page = _write_report(beginning.run) if report and ended_by is None else None
         _report(beginning.run, ended_by, page, as_json)
     return ended_by

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
-from drn_cli.interrupts import interrupts_later
+from drn_cli.interrupts import defer_interrupts
 
 FEW = 16  # starting processes takes as long as decoding this many images
 
@@ -53,14 +53,14 @@ def in_parallel(
     chunk = max(1, min(4, len(items) // (4 * max(1, workers))))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         try:
-            with interrupts_later():
+            with defer_interrupts():
                 results = pool.map(work, items, chunksize=chunk)
             for done, result in enumerate(results, start=1):
                 if progress is not None:
                     progress(done, len(items))
                 yield result
         except BaseException:
-            with interrupts_later():  # a second Ctrl-C must not interrupt the shutdown
+            with defer_interrupts():  # a second Ctrl-C must not interrupt the shutdown
                 pool.shutdown(cancel_futures=True)
             raise
 

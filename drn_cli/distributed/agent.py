@@ -25,7 +25,7 @@ from torch.distributed.elastic.multiprocessing.api import LogsSpecs, SignalExcep
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousHandler
 
-from drn_cli.distributed.group import ATTEMPT, FAILED, store_of
+from drn_cli.distributed.group import ATTEMPT, FAILED, attempt_store
 from drn_cli.distributed.heartbeat import GRACE, Stall, Watch
 
 ANSWER = 10.0  # seconds after a stop signal in which a stopped process may be continued
@@ -34,7 +34,7 @@ STORE = 5.0  # seconds that the agent waits for the store, and for nothing else 
 logger = logging.getLogger(__name__)
 
 
-def spec_of(
+def worker_spec(
     program: str,
     words: Sequence[str],
     processes: int,
@@ -157,7 +157,7 @@ class ElasticAgent(LocalElasticAgent):
     def _attempt_store(worker_group: WorkerGroup) -> Any:
         address, port = worker_group.master_addr, worker_group.master_port
         assert address is not None and port is not None
-        return store_of(os.environ[ATTEMPT], address, int(port), timedelta(seconds=STORE))
+        return attempt_store(os.environ[ATTEMPT], address, int(port), timedelta(seconds=STORE))
 
     def _end_stalled(self, worker_group: WorkerGroup) -> RunResult | None:
         """Kill the processes of this machine that hold the job up, if it was for too long."""

@@ -7,14 +7,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def synchronise(model: nn.Module, device: torch.device) -> nn.Module:
+def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     """Replace every batch norm by one that sees the batches of all processes.
 
     On GPUs that is torch's own, which refuses CPU tensors; there it is ours. Both weight processes
     by their pixels, and keep statistics in float32 or better when autocast makes the maps
     narrower. Names and shapes of the weights stay as they are.
 
-    A single process has nothing to synchronise: it is to keep plain batch norm, which is faster.
+    A single process has nothing to synchronize: it is to keep plain batch norm, which is faster.
     """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return]
@@ -22,7 +22,7 @@ def synchronise(model: nn.Module, device: torch.device) -> nn.Module:
         if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncBatchNormCPU):
             setattr(model, name, SyncBatchNormCPU.of(child))
         else:
-            synchronise(child, device)
+            convert_sync_batchnorm(child, device)
     return model
 
 

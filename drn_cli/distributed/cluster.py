@@ -21,7 +21,7 @@ def slurm_tasks() -> int:
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
-def join_slurm() -> None:
+def init_from_slurm() -> None:
     """Under `srun` with several tasks, set the variables by which torchrun's processes meet.
 
     The first task's machine is where they meet, at a port made of the numbers of the job and its
@@ -34,7 +34,7 @@ def join_slurm() -> None:
     if slurm_tasks() == 1 or started_by_torchrun():
         return
     node = int(_told("SLURM_NODEID"))
-    local_world = tasks_of_nodes(_told("SLURM_STEP_TASKS_PER_NODE"))
+    local_world = tasks_per_node(_told("SLURM_STEP_TASKS_PER_NODE"))
     hosts = host_names(_told("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"))
     step = int(_told("SLURM_STEP_ID"))
     # Prime to the number of ports, so that jobs of other numbers seldom share one.
@@ -61,7 +61,7 @@ def host_names(nodes: str) -> list[str]:
     return [name for part in found for name in _written_out(part)]
 
 
-def tasks_of_nodes(counts: str) -> list[int]:
+def tasks_per_node(counts: str) -> list[int]:
     """Write SLURM's short form of the tasks on each machine out: `4(x2),3` is 4, 4, 3."""
     return [
         int(count)
@@ -137,7 +137,7 @@ def expected_processes() -> Expected | None:
         and os.environ.get("RANK") in (None, os.environ.get("SLURM_PROCID"))
     )
     if by_slurm:
-        join_slurm()
+        init_from_slurm()
     elif not started_by_torchrun():
         return None
     present = [name for name in VARIABLES if name in os.environ]
@@ -167,7 +167,7 @@ def _number(name: str, leave: str) -> int:
 
 
 @contextmanager
-def waiting_announced(expected: Expected | None, remind: float = 60.0) -> Iterator[None]:
+def log_waiting(expected: Expected | None, remind: float = 60.0) -> Iterator[None]:
     """Log what is waited for, and how to leave if that takes long.
 
     Args:

@@ -16,9 +16,9 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore  # public, but nowh
 
 from drn_cli.distributed.cluster import (
     expected_processes,
-    join_slurm,
+    init_from_slurm,
+    log_waiting,
     slurm_tasks,
-    waiting_announced,
 )
 from drn_cli.distributed.heartbeat import LONG, Progress
 from drn_cli.errors import DrnError, FaultError, started_by_torchrun
@@ -46,7 +46,7 @@ class Group:
     progress: Progress | None = None
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and talks to the user."""
         return self.rank == 0
 
@@ -60,7 +60,7 @@ class Group:
         """Tell whether the flag is up in any process, without waiting for the GPU."""
         return bool(self.sum(torch.tensor(int(flag))).item())
 
-    def most(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """Give the largest of the processes' numbers, without waiting for the GPU."""
         if self.world == 1:
             return number
@@ -68,7 +68,7 @@ class Group:
         dist.all_reduce(box, dist.ReduceOp.MAX)
         return int(box)
 
-    def tell(self, text: str) -> str:
+    def broadcast_object(self, text: str) -> str:
         """Give the first process's text to all."""
         if self.world == 1:
             return text
@@ -76,7 +76,7 @@ class Group:
         dist.broadcast_object_list(box, device=torch.device("cpu"))
         return box[0]
 
-    def gather(self, value: Item) -> list[Item]:
+    def gather_objects(self, value: Item) -> list[Item]:
         """Give the values of all processes, by rank, to all."""
         if self.world == 1:
             return [value]
@@ -84,13 +84,13 @@ class Group:
         dist.all_gather_object(values, value)
         return values
 
-    def align(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Give the first process's tensors to all, in place."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return when every process has come here."""
         self.any(False)
 
@@ -115,13 +115,13 @@ class Group:
         if self.progress is not None:
             self.progress.report(doing, step)
 
-    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+    def shard(self, items: Sequence[Item]) -> Sequence[Item]:
         """Take this process's share: every item belongs to exactly one process, none twice."""
         return items[self.rank :: self.world]
 
 
 @cache
-def first_to_fail() -> bool:
+def is_first_failure() -> bool:
     """Tell whether no process of the job failed before this one, which failed; later, the same.
 
     What fails one process fails them all, and the user should read it once.
@@ -146,7 +146,7 @@ def join() -> Iterator[Group]:
     Raises:
         DrnError: Another process of the job was lost, or there is no GPU for this one.
     """
-    join_slurm()
+    init_from_slurm()
     on_gpu = torch.cuda.is_available()
     if not started_by_torchrun():
         yield Group(0, 1, torch.device("cuda" if on_gpu else "cpu"))
@@ -165,9 +165,9 @@ def join() -> Iterator[Group]:
         group.watch(None)
         try:
             yield group
-            group.wait()  # `srun --kill-on-bad-exit` ends all when the first leaves with a code
+            group.barrier()  # `srun --kill-on-bad-exit` ends all when the first leaves with a code
         except Exception:
-            first_to_fail()
+            is_first_failure()
             raise
         finally:
             dist.destroy_process_group()
@@ -186,7 +186,7 @@ def _meet(backend: str) -> None:
     # The agent, which names the process that is missing, comes first.
     patience = timedelta(seconds=2 * LONG if watched else LONG)
     try:
-        with waiting_announced(expected):
+        with log_waiting(expected):
             if attempt is None:
                 dist.init_process_group(backend)
                 return
@@ -218,10 +218,12 @@ def _attempt() -> str | None:
 
 
 def _store(attempt: str, timeout: timedelta) -> PrefixStore:
-    return store_of(attempt, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout)
+    return attempt_store(
+        attempt, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout
+    )
 
 
-def store_of(attempt: str, address: str, port: int, timeout: timedelta) -> PrefixStore:
+def attempt_store(attempt: str, address: str, port: int, timeout: timedelta) -> PrefixStore:
     """Reach what an attempt keeps in the store of the job."""
     return PrefixStore(attempt, TCPStore(address, port, timeout=timeout))
 

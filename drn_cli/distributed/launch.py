@@ -69,7 +69,7 @@ class LaunchOptions:
     master_port: int | None = None
 
     def __post_init__(self) -> None:
-        least, most = self.machines
+        least, most = self.node_range
         if not 1 <= least <= most:
             raise DrnError(f"--nnodes {self.nnodes}: neither a number, as 2, nor a range, as 1:4")
         if self.nnodes is None:
@@ -105,7 +105,7 @@ class LaunchOptions:
             )
 
     @property
-    def machines(self) -> tuple[int, int]:
+    def node_range(self) -> tuple[int, int]:
         """The least and the greatest number of machines; (0, 0) if `nnodes` is neither form."""
         found = re.fullmatch(r"(\d+)(?::(\d+))?", self.nnodes or "1")
         return (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
@@ -113,10 +113,10 @@ class LaunchOptions:
     @property
     def processes(self) -> int:
         """Processes of the job, if all machines come and have as many as this one."""
-        return self.machines[1] * resolve_gpus(self.gpus)
+        return self.node_range[1] * resolve_nproc(self.gpus)
 
     @property
-    def several(self) -> bool:
+    def needs_launcher(self) -> bool:
         """Whether this command line asks for other processes than the one it runs in."""
         return self.processes > 1 or self.max_restarts > 0
 
@@ -141,7 +141,7 @@ def rendezvous_config(options: LaunchOptions) -> "RendezvousParameters":
     """
     from torch.distributed.elastic.rendezvous import RendezvousParameters
 
-    least, most = options.machines
+    least, most = options.node_range
     if most == 1 and options.master_port is None:
         # A free port, bound as it is chosen: two runs on one node never collide.
         return RendezvousParameters("c10d", "localhost:0", str(uuid.uuid4()), 1, 1)
@@ -199,7 +199,7 @@ def rendezvous_error(options: LaunchOptions, error: Exception) -> DrnError:
     return DrnError(f"{endpoint}: the processes did not meet: {text}", hint)
 
 
-def resolve_gpus(gpus: int | Literal["auto"]) -> int:
+def resolve_nproc(gpus: int | Literal["auto"]) -> int:
     """Give the number of processes: with "auto" one for each GPU there is, and at least one."""
     if gpus != "auto":
         return gpus
@@ -208,7 +208,7 @@ def resolve_gpus(gpus: int | Literal["auto"]) -> int:
     return max(1, torch.cuda.device_count())
 
 
-def check_gpus(processes: int) -> None:
+def check_nproc(processes: int) -> None:
     """See that every process gets a GPU of its own, or that there is none at all.
 
     Raises:
@@ -226,13 +226,13 @@ def started_by_launch() -> bool:
     return EXIT_CODE_FILE in os.environ
 
 
-def give_up(code: int) -> None:
+def report_exit_code(code: int) -> None:
     """Tell `launch`, where it waits, how this process ends, and not to start it again."""
     if started_by_launch():
         write_text(Path(os.environ[EXIT_CODE_FILE]), str(code))
 
 
-def leave(code: int) -> int:
+def worker_exit_code(code: int) -> int:
     """Give the code with which a process that was asked to stop has to exit.
 
     torchrun's agent takes any code but 0 for a failure, and starts failed processes again. So
@@ -240,7 +240,7 @@ def leave(code: int) -> int:
     """
     if not started_by_launch():
         return code
-    give_up(code)
+    report_exit_code(code)
     return 0
 
 
@@ -255,22 +255,22 @@ def launch(arguments: Sequence[str], options: LaunchOptions) -> int:
         options: How many processes, and where the other machines are.
 
     Returns:
-        The exit code: 0, what a process said to `leave`, 128 + the signal that ended the job, or
-        the code of the process that failed first.
+        The exit code: 0, what a process reported with `report_exit_code`, 128 + the signal that
+        ended the job, or the code of the process that failed first.
 
     Raises:
         DrnError: A process was killed by a signal, or the machines did not meet.
     """
     _check_tasks(options)
-    processes = resolve_gpus(options.gpus)
-    check_gpus(processes)
+    processes = resolve_nproc(options.gpus)
+    check_nproc(processes)
 
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-    from drn_cli.distributed.agent import ElasticAgent, spec_of
+    from drn_cli.distributed.agent import ElasticAgent, worker_spec
 
     # Left alone, torchrun gives each process a single thread.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // processes)))
@@ -281,7 +281,7 @@ def launch(arguments: Sequence[str], options: LaunchOptions) -> int:
         words = ("-P", "-u", "-m", "drn_cli", *arguments)  # nothing from the current folder
         try:
             rendezvous = get_rendezvous_handler(rendezvous_config(options))
-            spec = spec_of(sys.executable, words, processes, rendezvous, options.max_restarts)
+            spec = worker_spec(sys.executable, words, processes, rendezvous, options.max_restarts)
             agent = ElasticAgent(spec, DefaultLogsSpecs(log_dir=folder), code_file, stop_signals())
             failures = agent.work()
         except SignalException as received:
@@ -296,7 +296,7 @@ def launch(arguments: Sequence[str], options: LaunchOptions) -> int:
 def _check_tasks(options: LaunchOptions) -> None:
     """Refuse to let each task of an `srun` start a job of its own, all for the same work."""
     tasks = slurm_tasks()
-    least, most = options.machines
+    least, most = options.node_range
     if tasks > 1 and not least <= tasks <= most:
         raise DrnError(
             f"srun started {tasks} tasks, and each would start a job of its own",

@@ -348,11 +348,11 @@ def _check_writable(folder: Path, remedy: str, error: type[DrnError] = DrnError)
 def check_weights() -> str:
     """Count the published files in the cache folder, and verify their checksums."""
     from drn_cli.integrity import digest_file
-    from drn_cli.networks.download import matches, weights_folder
+    from drn_cli.networks.download import verify_checksum, weights_folder
 
     folder = weights_folder()
     cached = [file for file in PUBLISHED if (folder / file.name).is_file()]
-    if bad := [file for file in cached if not matches(folder / file.name, file)]:
+    if bad := [file for file in cached if not verify_checksum(folder / file.name, file)]:
         paths = [folder / file.name for file in bad]
         paths = [one for path in paths for one in (path, digest_file(path)) if one.exists()]
         found = f"checksums differ from the published ones: {', '.join(file.name for file in bad)}"
@@ -374,11 +374,11 @@ def check_mirrors(
 
     A public server that does not answer matters only where no other has the same weights.
     """
-    from drn_cli.networks.download import addresses
+    from drn_cli.networks.download import candidate_urls
 
     mirrors = [f"{name.rstrip('/')}/" for name in os.environ.get("DRN_MIRRORS", "").split()]
     servers: dict[str, dict[str, WeightFile]] = {}
-    for file, url in addresses(files):
+    for file, url in candidate_urls(files):
         mirror = next((mirror for mirror in mirrors if url.startswith(mirror)), None)
         name = f"mirror {mirror}" if mirror else f"server {urlsplit(url).netloc}"
         servers.setdefault(name, {})[url] = file

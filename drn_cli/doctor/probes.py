@@ -23,7 +23,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from drn_cli.formatting import first_line
-from drn_cli.interrupts import interrupts_later
+from drn_cli.interrupts import defer_interrupts
 from drn_cli.version import __version__
 
 POLL = 0.02  # seconds
@@ -72,7 +72,7 @@ def run_together(
         start = partial(subprocess.Popen, process_group=0, env=quiet)
         running: list[subprocess.Popen[Any]] = []
         stack.callback(_kill, running)  # on Ctrl-C as well
-        with interrupts_later():  # else one that has just started would be in no list
+        with defer_interrupts():  # else one that has just started would be in no list
             for command, output in zip(commands, outputs, strict=True):
                 running.append(start(command, stdout=output, **streams))
         end = time.monotonic() + timeout
@@ -89,7 +89,7 @@ def run_together(
 
 
 def _kill(processes: Sequence[subprocess.Popen[Any]]) -> None:
-    with interrupts_later():  # nor does a second Ctrl-C leave one behind
+    with defer_interrupts():  # nor does a second Ctrl-C leave one behind
         for process in processes:
             if process.poll() is None:
                 with suppress(ProcessLookupError):

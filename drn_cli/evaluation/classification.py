@@ -138,7 +138,7 @@ def score(
         DrnError: An image cannot be read (with `partial`, all of them), or is of a class that the
             network does not have.
     """
-    mine = group.share(samples)
+    mine = group.shard(samples)
     dataset = ClassificationTestSet(mine, classifier.view, classifier.crop, classifier.resize)
     last = max(samples, key=lambda sample: sample.target)
     unread: dict[int, DrnError] | None = {} if partial else None
@@ -164,7 +164,7 @@ def score(
     losses: list[Tensor] = []
     failed: list[tuple[int, str]] = []
     stopped = False
-    numbers, seen = group.share(range(len(samples))), 0
+    numbers, seen = group.shard(range(len(samples))), 0
     for part in _naming(_parts(look, dataset, classifier, group.device, unread), mine):
         scored = part.rank > 0
         counts += torch.stack([(part.rank == 1).sum(), (scored & (part.rank <= 5)).sum()])
@@ -184,7 +184,7 @@ def score(
     if group.any(stopped):
         return None
     top1, top5 = group.sum(counts).tolist()
-    gathered = group.gather(list(_rankings(rankings, samples, group)))
+    gathered = group.gather_objects(list(_rankings(rankings, samples, group)))
     ordered = sorted((one for part in gathered for one in part), key=lambda one: one.number)
     lost = gather_failures(failed, len(samples), group)
     count = len(samples) - len(lost)
@@ -211,7 +211,7 @@ def _rankings(
     parts: Sequence[BatchRanking], samples: Sequence[ClassSample], group: Group
 ) -> Iterator[ImageRanking]:
     """Put what was found of this process's images beside their names."""
-    numbers = iter(group.share(range(len(samples))))
+    numbers = iter(group.shard(range(len(samples))))
     for part in parts:
         rows = zip(*(column.tolist() for column in part), strict=True)
         for (rank, best, likely, _), number in zip(rows, numbers, strict=False):

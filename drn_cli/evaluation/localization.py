@@ -139,7 +139,7 @@ def localize(
     Raises:
         DrnError: An image cannot be read, or its scores are not finite; with `partial`, of all.
     """
-    mine = group.share(list(enumerate(images)))
+    mine = group.shard(list(enumerate(images)))
 
     def work(item: tuple[int, Localization]) -> ImageBoxes:
         number, located = item
@@ -171,7 +171,7 @@ def localize(
     scored = len(images) - len(lost)
     errors = 1 - total / scored
     top1, top5 = errors[:-2].reshape(2, -1).tolist()
-    gathered = [one for part in group.gather(kept) for one in part]
+    gathered = [one for part in group.gather_objects(kept) for one in part]
     return LocalizationScores(
         tuple(thresholds),
         tuple(top1),

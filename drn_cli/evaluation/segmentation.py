@@ -80,7 +80,7 @@ def evaluate(
     def look(sample: Sample, pair: tuple[Pixels, Pixels] | DrnError) -> Counts | DrnError:
         return pair if isinstance(pair, DrnError) else counted(sample, *pair)
 
-    mine = group.share(samples)
+    mine = group.shard(samples)
     if group.device.type == "cpu":
         # As many images as there are threads, each in a single one.
         counts = one_thread_each(
@@ -119,7 +119,7 @@ def compare(
 
     threads = torch.get_num_threads()
     work = errors_as_results(count) if partial else count
-    counts = one_thread_each(work, group.share(samples), threads)
+    counts = one_thread_each(work, group.shard(samples), threads)
     scores = _add_up(counts, classes, samples, group, per_image, step, lambda: False)
     assert scores is not None  # nobody stops it
     return scores
@@ -147,7 +147,9 @@ def gather_failures(
     Raises:
         DrnError: None of the images can be scored.
     """
-    lost = tuple(text for _, text in sorted(one for part in group.gather(failed) for one in part))
+    lost = tuple(
+        text for _, text in sorted(one for part in group.gather_objects(failed) for one in part)
+    )
     if len(lost) == images:
         raise DrnError(f"none of {images} images can be scored; the first: {lost[0]}")
     return lost
@@ -187,7 +189,7 @@ def _add_up(
     if group.any(stopped):
         return None
     total = group.sum(matrix).cpu().numpy()
-    gathered = [one for part in group.gather(images) for one in part]
+    gathered = [one for part in group.gather_objects(images) for one in part]
     lost = gather_failures(failed, len(samples), group)
     ordered = sorted(gathered, key=lambda one: one.number)
     mean = mean_loss(torch.stack(losses).tolist() if losses else [], group)
@@ -201,11 +203,11 @@ def mean_loss(losses: Sequence[tuple[float, float]], group: Group) -> float | No
         losses: Sum of the loss and number of pixels, or of images, of each of this process.
         group: The processes.
     """
-    pairs = [pair for part in group.gather(losses) for pair in part]
+    pairs = [pair for part in group.gather_objects(losses) for pair in part]
     # fsum is exact: neither the order of the images nor the number of processes matters.
     count = math.fsum(number for _, number in pairs)
     return math.fsum(total for total, _ in pairs) / count if count else None
 
 
 def _numbers(samples: Sequence[Sample], group: Group) -> Iterator[int]:
-    return iter(group.share(range(len(samples))))
+    return iter(group.shard(range(len(samples))))

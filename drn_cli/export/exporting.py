@@ -10,10 +10,10 @@ from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
 from drn_cli.export.facts import describe
-from drn_cli.export.form import ENDINGS, WEIGHTS_ALONE, ExportConfig
-from drn_cli.export.int8 import inputs_of, quantise_onnx
+from drn_cli.export.form import ENDINGS, WEIGHTS_ONLY, ExportConfig
+from drn_cli.export.int8 import calibration_inputs, quantize_onnx
 from drn_cli.export.parity import Parity, compare
-from drn_cli.export.probes import find_examples, make_probes, shrunk
+from drn_cli.export.probes import downscale, example_images, parity_inputs
 from drn_cli.files import (
     NAME_MAX,
     clear_leftovers,
@@ -90,7 +90,7 @@ def export(
     if not force:
         _check_absent(places)
     count = IMAGES if form.precision != "int8" else IMAGES_FOR_INT8
-    probes = make_probes(find_examples(images, source, "val", count), form)
+    probes = parity_inputs(example_images(images, source, "val", count), form)
     calibrating = _calibrating(source, calibration) if form.precision == "int8" else []
     strings, statistics = describe(network, source, form, licence, given)
     check_metadata(strings, out, writing=True)  # what cannot be read back is not written
@@ -152,13 +152,13 @@ def _check_absent(places: Sequence[Path]) -> None:
 
 
 def _calibrating(source: Source, named: Sequence[str]) -> list[Pixels]:
-    examples = find_examples(named, source, "train", CALIBRATING)
+    examples = example_images(named, source, "train", CALIBRATING)
     if examples is None:
         raise DrnError(
             "--int8: needs images like those that it will see",
             "name some thirty: --calibration DIR",
         )
-    return [shrunk(image) for image in examples.images]
+    return [downscale(image) for image in examples.images]
 
 
 def _write(
@@ -171,7 +171,7 @@ def _write(
 ) -> None:
     """Write a network in its form; what a format needs is imported for it alone."""
     half = form.precision == "float16"
-    if form.format in WEIGHTS_ALONE:
+    if form.format in WEIGHTS_ONLY:
         from drn_cli.export.weights import write_original, write_safetensors
 
         write = write_original if form.format == "fyu" else write_safetensors
@@ -180,7 +180,7 @@ def _write(
     from drn_cli.export.program import trace, write_program
 
     program = trace(network.model, statistics, form)
-    inputs = inputs_of(calibrating, statistics, form)
+    inputs = calibration_inputs(calibrating, statistics, form)
     if form.format == "pt2":
         write_program(path, program, strings)
     elif form.format == "openvino":
@@ -192,6 +192,6 @@ def _write(
 
         write_onnx(path, program, form.outputs, strings)
         if inputs:
-            quantise_onnx(path, inputs)
+            quantize_onnx(path, inputs)
     if form.format != "pt2":  # whose records have checksums
         append_checksum(path)

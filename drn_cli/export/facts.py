@@ -8,7 +8,7 @@ import torch
 
 from drn_cli.data.classes import ClassSet, generic, imagenet
 from drn_cli.data.folders import ChannelStats
-from drn_cli.export.form import WEIGHTS_ALONE, ExportConfig
+from drn_cli.export.form import WEIGHTS_ONLY, ExportConfig
 from drn_cli.files import read_json, sha256
 from drn_cli.inference.loading import facts
 from drn_cli.inference.metadata import read_strings, to_metadata
@@ -69,7 +69,7 @@ def describe(
     }
     if is_start(source.checkpoint.name):
         strings["source"] = source.checkpoint.name  # as `drn models import` does
-    if form.format not in WEIGHTS_ALONE:
+    if form.format not in WEIGHTS_ONLY:
         strings["input"] = UINT8 if form.normalize else "normalised"
         strings["outputs"] = ",".join(form.outputs)
         if form.size is not None:

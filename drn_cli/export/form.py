@@ -16,7 +16,7 @@ ENDINGS: dict[Format, str] = {
     "fyu": ".pth",
     "safetensors": ".safetensors",
 }
-WEIGHTS_ALONE = ("fyu", "safetensors")  # formats of tensors, without the network's computation
+WEIGHTS_ONLY = ("fyu", "safetensors")  # formats of tensors, without the network's computation
 INT8 = ("onnx", "openvino")  # formats whose runtimes compute in whole numbers
 
 
@@ -45,7 +45,7 @@ class ExportConfig:
             DrnError: It cannot.
         """
         graph = {"--argmax": self.argmax, "--normalize": self.normalize, "--size": self.size}
-        if self.format in WEIGHTS_ALONE:
+        if self.format in WEIGHTS_ONLY:
             for option, given in graph.items():
                 if given:
                     raise DrnError(

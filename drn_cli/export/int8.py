@@ -33,7 +33,7 @@ NOT_FINITE = "not finite"  # in what NumPy says of a histogram of NaN or infinit
 Input = npt.NDArray[Any]  # (1, 3, H, W), as the network takes it
 
 
-def inputs_of(
+def calibration_inputs(
     images: Sequence[Pixels], statistics: ChannelStats, form: ExportConfig
 ) -> list[Input]:
     """Make of images what the network takes: pixels as they are, or normalised ones."""
@@ -64,7 +64,7 @@ class _Reader:
         return None if one is None else {INPUT: one}
 
 
-def quantise_onnx(path: Path, inputs: Sequence[Input]) -> None:
+def quantize_onnx(path: Path, inputs: Sequence[Input]) -> None:
     """Replace an ONNX file by one whose convolutions compute in 8 bits.
 
     Raises:
@@ -110,7 +110,7 @@ def quantise_onnx(path: Path, inputs: Sequence[Input]) -> None:
     onnx.save(made, path)
 
 
-def quantise_openvino(model: Any, inputs: Sequence[Input]) -> Any:
+def quantize_openvino(model: Any, inputs: Sequence[Input]) -> Any:
     """Give a model of OpenVINO whose convolutions compute in 8 bits, biases corrected.
 
     Raises:

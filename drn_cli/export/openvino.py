@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from drn_cli.errors import DrnError
-from drn_cli.export.int8 import Input, quantise_openvino
+from drn_cli.export.int8 import Input, quantize_openvino
 from drn_cli.inference.runtimes import INPUT, METADATA_KEY, require_package
 
 
@@ -42,7 +42,7 @@ def write_openvino(
     for output, name in zip(model.outputs, outputs, strict=True):
         output.get_tensor().set_names({name})
     if calibrating:
-        model = quantise_openvino(model, calibrating)
+        model = quantize_openvino(model, calibrating)
     model.set_rt_info(json.dumps(told), [METADATA_KEY])
     try:
         openvino.save_model(model, path, compress_to_fp16=half)

@@ -97,7 +97,7 @@ class Parity:
 Answer = Callable[[Tensor], dict[str, Tensor]]  # from uint8 `(N, H, W, 3)` to outputs by name
 
 
-def answering(found: Found, statistics: ChannelStats) -> Answer:
+def run_network(found: Found, statistics: ChannelStats) -> Answer:
     """Give what a network answers to pixels: classes, and logits and scores where it has them."""
     if not isinstance(found, ExportedNetwork):
         return lambda pixels: _answered(found.model, normalize(pixels, statistics))
@@ -161,7 +161,7 @@ def compare(
     Raises:
         DrnError: Scores of either are NaN or infinite; it names the image.
     """
-    right, other = answering(original, statistics), answering(exported, statistics)
+    right, other = run_network(original, statistics), run_network(exported, statistics)
     comparisons, classes = [], original.classes
     for probe in probes:
         expected = _finite(right, probe, classes, f"the network, {original.path}")

@@ -50,7 +50,7 @@ class Images:
     names: list[str]
 
 
-def find_examples(named: Sequence[str], source: Source, split: Split, count: int) -> Images | None:
+def example_images(named: Sequence[str], source: Source, split: Split, count: int) -> Images | None:
     """Find some images: those that were named, else some of the run's data.
 
     They are spread evenly over what there is. None if nothing was named and the run's data is not
@@ -84,7 +84,7 @@ def _of_run(source: Source, split: Split) -> list[Path]:
     return [sample.image for sample in ListDataset.open(root, recipe.data.lists).samples(split)]
 
 
-def make_probes(examples: Images | None, form: ExportConfig, seed: int = 0) -> list[ParityInput]:
+def parity_inputs(examples: Images | None, form: ExportConfig, seed: int = 0) -> list[ParityInput]:
     """Make inputs at two sizes, or at the one that the form has: images, and random pixels.
 
     Args:
@@ -106,7 +106,7 @@ def make_probes(examples: Images | None, form: ExportConfig, seed: int = 0) -> l
     return probes
 
 
-def shrunk(image: Pixels) -> Pixels:
+def downscale(image: Pixels) -> Pixels:
     """Bring an image down to the size that calibration needs at most."""
     height, width = image.shape[:2]
     scale = min(1.0, LARGEST / max(height, width))

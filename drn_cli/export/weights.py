@@ -10,7 +10,7 @@ from torch import Tensor
 
 from drn_cli.errors import DrnError
 from drn_cli.networks.checkpoints import ATTACHED, CHECKSUM, VERSIONS, checksum, encode
-from drn_cli.networks.conversion import to_original
+from drn_cli.networks.conversion import to_original_keys
 from drn_cli.networks.metadata import check_metadata
 from drn_cli.networks.models import DRN
 
@@ -34,7 +34,7 @@ def write_original(path: Path, model: DRN, told: Mapping[str, str], *, half: boo
         )
     if model.architecture.family == "B":
         raise DrnError(f"{model.arch}: the original code has no DRN-B", "the others can be given")
-    tensors = to_original(model)
+    tensors = to_original_keys(model)
     state = OrderedDict(_halved(tensors) if half else tensors)
     strings = check_metadata(told, path, writing=True)
     strings[CHECKSUM] = checksum(state, strings)

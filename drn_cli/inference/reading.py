@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from drn_cli.interrupts import interrupts_later
+from drn_cli.interrupts import defer_interrupts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,13 +45,13 @@ def ahead(
             done, future = waiting.popleft()
             yield done, future.result
     except GeneratorExit:  # the caller failed or was interrupted: a second Ctrl-C adds nothing
-        with suppress(KeyboardInterrupt), interrupts_later():
+        with suppress(KeyboardInterrupt), defer_interrupts():
             pool.shutdown(wait=True, cancel_futures=True)
         raise
     finally:
         # What is under way comes to its end here: it may use a network that is changed afterwards,
         # and threads that an interrupt left behind would end Python with an abort.
-        with interrupts_later():
+        with defer_interrupts():
             pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -25,7 +25,7 @@ from drn_cli.errors import DrnError, warn_for_all
 from drn_cli.files import parse_json, read_bytes
 from drn_cli.inference.export_safety import check_onnx, check_xml, checksum_matches
 from drn_cli.integrity import damaged
-from drn_cli.interrupts import interrupts_later
+from drn_cli.interrupts import defer_interrupts
 from drn_cli.networks.catalog import Architecture, Task, architecture
 from drn_cli.networks.metadata import check_metadata
 from drn_cli.replacing import half_replaced
@@ -163,7 +163,7 @@ def require_package(package: str, extra: str, user: str) -> ModuleType:
         DrnError: It is not installed.
     """
     try:
-        with interrupts_later():  # a compiled module turns Ctrl-C into an error of its own
+        with defer_interrupts():  # a compiled module turns Ctrl-C into an error of its own
             return import_module(package)
     except ModuleNotFoundError as error:
         raise DrnError(

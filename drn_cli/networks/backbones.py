@@ -123,7 +123,7 @@ def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequentia
     )
 
 
-def plain_level(
+def conv_level(
     in_channels: int, channels: int, blocks: int, stride: int, dilation: int
 ) -> nn.Sequential:
     """Stack convolution, batch norm and ReLU `blocks` times."""
@@ -236,7 +236,7 @@ def _levels_bcd(arch: Architecture) -> Iterator[nn.Module]:
             in_channels = channels * block.expansion
         else:
             if arch.family == "D":
-                yield plain_level(in_channels, channels, blocks, stride, dilation)
+                yield conv_level(in_channels, channels, blocks, stride, dilation)
             else:
                 # C takes the shortcuts away where they would carry the grid to the output.
                 shortcut = arch.family == "B" or number < 7
@@ -244,7 +244,7 @@ def _levels_bcd(arch: Architecture) -> Iterator[nn.Module]:
             in_channels = channels
 
 
-def initialise(model: nn.Module) -> None:
+def initialize(model: nn.Module) -> None:
     """Draw convolutions from normal(0, 2 / (k * k * out_channels)); batch norm is 1 and 0."""
     for module in model.modules():
         # Without content there is nothing to draw; that torch draws it takes a second to import.

@@ -169,7 +169,7 @@ def convert(checkpoint: Checkpoint, path: Path) -> Conversion:
     )
 
 
-def to_original(model: DRN) -> dict[str, Tensor]:
+def to_original_keys(model: DRN) -> dict[str, Tensor]:
     """Give a network's tensors the original's names and shapes, for a file that its code reads.
 
     That takes what we leave out: the fixed up-sampling of a segmenter, and a shortcut of C-58

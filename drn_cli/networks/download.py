@@ -58,7 +58,7 @@ def weights_folder() -> Path:
     return cache_folder() / "weights"
 
 
-def matches(path: Path, file: WeightFile) -> bool:
+def verify_checksum(path: Path, file: WeightFile) -> bool:
     """Return whether a file on disk is the published one: its checksum, size and digest.
 
     A SHA-256 that was recorded when the file was verified for the first time must fit as well.
@@ -113,7 +113,7 @@ def _record(path: Path, file: WeightFile) -> None:
         )
 
 
-def fetch(files: Sequence[WeightFile], folder: Path | None = None) -> Path:
+def download_weights(files: Sequence[WeightFile], folder: Path | None = None) -> Path:
     """Give the first of some equivalent files that can be had, downloading it if need be.
 
     In order: sound files in the cache; the base addresses in `DRN_MIRRORS` (separated by
@@ -132,14 +132,14 @@ def fetch(files: Sequence[WeightFile], folder: Path | None = None) -> Path:
     folder = folder or weights_folder()
     for file in files:
         path = folder / file.name
-        if path.is_file() and matches(path, file):
+        if path.is_file() and verify_checksum(path, file):
             _record(path, file)
             return path
     with _alone(folder):
         return _from_folder(files, folder) or _from_mirrors(files, folder)
 
 
-def addresses(files: Sequence[WeightFile]) -> list[tuple[WeightFile, str]]:
+def candidate_urls(files: Sequence[WeightFile]) -> list[tuple[WeightFile, str]]:
     """List what to try, in order: the user's own mirrors are near, so they go before all else."""
     mirrors = os.environ.get("DRN_MIRRORS", "").split()
     near = [
@@ -191,9 +191,9 @@ def _from_folder(files: Sequence[WeightFile], folder: Path) -> Path | None:
 
 def _from_mirrors(files: Sequence[WeightFile], folder: Path) -> Path:
     failures = []
-    for file, url in addresses(files):
+    for file, url in candidate_urls(files):
         try:
-            path = _download(file, url, folder)
+            path = _download_from(file, url, folder)
             _remove_parts(files, folder)
             return path
         except (OSError, HTTPException, ValueError, _WrongContentError) as error:
@@ -214,7 +214,7 @@ def _remove_parts(files: Sequence[WeightFile], folder: Path) -> None:
                 (folder / f"{name}.part").unlink()
 
 
-def _download(file: WeightFile, url: str, folder: Path) -> Path:
+def _download_from(file: WeightFile, url: str, folder: Path) -> Path:
     part = folder / f"{url.rpartition('/')[2]}.part"
     logger.info("downloading %s", url)
     limit = LARGEST if file.size is None or file.archived else file.size

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drn_cli.networks.backbones import Backbone, initialise
+from drn_cli.networks.backbones import Backbone, initialize
 from drn_cli.networks.catalog import Architecture, Task
 
 OUTPUT_STRIDE = 8
@@ -33,7 +33,7 @@ class DRN(nn.Module):
         self.classes = classes
         self.backbone = Backbone(arch)
         self.head = nn.Conv2d(arch.out_channels, classes, kernel_size=1)
-        initialise(self)
+        initialize(self)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
         """Give the map of each level of the backbone, by name; see `Backbone.features`."""

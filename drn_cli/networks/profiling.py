@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from drn_cli.networks.catalog import Architecture, Task
 from drn_cli.networks.models import DRN, build
-from drn_cli.networks.recomputation import recompute_activations
+from drn_cli.networks.recomputation import enable_activation_checkpointing
 
 SIDE = 224  # pixels, of the image on which classifiers are compared
 
@@ -176,7 +176,7 @@ def activation_bytes(
         if folded:
             _remove_batch_norm(model)
         if checkpointing:
-            recompute_activations(model)
+            enable_activation_checkpointing(model)
         held = [*model.parameters(), *model.buffers()]
         if loss is not None:
             for parameter in model.parameters():

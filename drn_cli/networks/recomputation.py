@@ -14,7 +14,7 @@ from drn_cli.networks.backbones import Backbone, BasicBlock, Bottleneck
 from drn_cli.networks.models import DRN
 
 
-def recompute_activations(model: DRN) -> None:
+def enable_activation_checkpointing(model: DRN) -> None:
     """Let a network keep only what goes into its units while it trains, in place.
 
     A unit is a residual block, or a whole level of plain convolutions. In the backward pass each

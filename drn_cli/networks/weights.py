@@ -9,7 +9,7 @@ from drn_cli.files import user_path
 from drn_cli.networks.catalog import KEYWORDS, Architecture, Task, check_width
 from drn_cli.networks.checkpoints import read_checkpoint
 from drn_cli.networks.conversion import HEAD, Conversion, convert
-from drn_cli.networks.download import fetch
+from drn_cli.networks.download import download_weights
 from drn_cli.networks.models import DRN
 from drn_cli.networks.published import published
 
@@ -59,7 +59,7 @@ def weights_file(arch: Architecture, weights: str) -> Path:
     """
     if weights in KEYWORDS:
         check_width(arch.width, weights)
-        return fetch(published(arch.name, weights))
+        return download_weights(published(arch.name, weights))
     path = user_path(weights)
     if not path.exists():
         raise DrnError(f"{path}: no such file", f"give a file, {' or '.join(KEYWORDS)}")

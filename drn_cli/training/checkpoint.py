@@ -71,8 +71,8 @@ def save_checkpoint(
     Raises:
         DrnError: The file cannot be written.
     """
-    states = training.group.gather(random_state())
-    if not training.group.first:
+    states = training.group.gather_objects(random_state())
+    if not training.group.is_main:
         return
     averaged = training.averaged
     content = {

@@ -96,7 +96,7 @@ class ProgressDisplay:
         progress: TrainProgress,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._clock, self._silent = clock, not training.group.first
+        self._clock, self._silent = clock, not training.group.is_main
         self._epochs, self._steps_per_epoch = training.recipe.train.epochs, training.order.steps
         self._console = Terminal(stderr=True)
         self._scores = SCORES[training.recipe.task]

@@ -61,11 +61,11 @@ def train(training: TrainState, beginning: RunPlan) -> signal.Signals | None:
     """
     with ExitStack() as stack:
         # Nobody else may train in this folder, and signals may come from here on.
-        if training.group.first:
+        if training.group.is_main:
             stack.enter_context(beginning.run.claimed())
             clear_leftovers(beginning.run)
         stack.enter_context(wrap_worker_errors())
-        interrupt = stack.enter_context(interruptible(aloud=training.group.first))
+        interrupt = stack.enter_context(interruptible(aloud=training.group.is_main))
         loop = Trainer(training, beginning, interrupt)
         with loop.display:
             loop.begin()
@@ -80,7 +80,7 @@ class Trainer:
         self.run, self.settings = beginning.run, training.recipe.train
         self.group, self.order = training.group, training.order
         self.progress, seconds, self.verified = TrainProgress(), 0.0, True
-        self.metrics = MetricsLogger(self.run.metrics, first=self.group.first)
+        self.metrics = MetricsLogger(self.run.metrics, first=self.group.is_main)
         if beginning.start is not None:
             found = load_checkpoint(beginning.start, training)
             self.progress, seconds = found.progress, found.seconds
@@ -95,7 +95,7 @@ class Trainer:
         self.compiles = training.compiled  # in the step that comes next
 
     def _board(self) -> TensorBoardLogger | None:
-        wanted = self.settings.tensorboard and self.group.first
+        wanted = self.settings.tensorboard and self.group.is_main
         return TensorBoardLogger(self.run, self.progress.steps) if wanted else None
 
     def _write(self, kind: str, **values: Any) -> None:
@@ -118,7 +118,7 @@ class Trainer:
         """Try what can fail later, and write down what this run is, or that it goes on."""
         self.group.advance(START, self.progress.steps)
         check(self.training, self.run)
-        if self.group.first:
+        if self.group.is_main:
             self._introduce()
         if self.beginning.start != self.run.last:
             # That it can be written is better known now; and who went back to an earlier checkpoint
@@ -173,7 +173,7 @@ class Trainer:
                 self._log()
                 whole.add(self.pace)
                 self.pace = Throughput()
-            wanted = self.group.most(
+            wanted = self.group.all_reduce_max(
                 self.interrupt.number or (SAVE if self.saver.due(progress.steps) else CONTINUE)
             )
             if wanted > SAVE:
@@ -252,7 +252,7 @@ class Trainer:
                 f"a lower train.lr than {lr:g}, a warm-up, or train.clip_grad_norm may help; the "
                 f"last checkpoint is from before: {self.run.last}",
             )
-        if skipped > self.skipped and self.group.first:
+        if skipped > self.skipped and self.group.is_main:
             log.warning(
                 "the loss was not finite: %d of the last steps skipped, %d in all, up to step %d",
                 skipped - self.skipped,
@@ -303,7 +303,7 @@ class Trainer:
                     f"train.precision=fp32 may help; the checkpoint of this step: {self.run.last}",
                 ) from None
             if validation is None:
-                return self.group.most(self.interrupt.number)
+                return self.group.all_reduce_max(self.interrupt.number)
             best = self._record(validation, epoch, time.perf_counter() - start)
         self.display.epoch_done(epoch, whole, self.rate, validation, best)
         progress.epoch, progress.step_in_epoch = epoch, 0
@@ -320,7 +320,7 @@ class Trainer:
         best = progress.best is None or validation.value > progress.best
         if best:
             progress.best = validation.value
-            if self.group.first:
+            if self.group.is_main:
                 extra = {"score": f"{validation.value:.6f}", "epoch": str(epoch)}
                 save_weights(self.run.best, self.training.judged, self.training.metadata() | extra)
                 write_json(self.run.scores, {"step": progress.steps, "epoch": epoch, **scores})

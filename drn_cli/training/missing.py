@@ -13,7 +13,7 @@ from drn_cli.errors import DrnError
 from drn_cli.files import user_path
 from drn_cli.formatting import size
 from drn_cli.networks.catalog import KEYWORDS
-from drn_cli.networks.download import matches, weights_folder
+from drn_cli.networks.download import verify_checksum, weights_folder
 from drn_cli.networks.published import published
 from drn_cli.recipe.schema import Recipe
 from drn_cli.training.optimiser import make_optimiser
@@ -65,7 +65,7 @@ def missing_weights(recipe: Recipe) -> Iterator[str]:
     folder = weights_folder()
     for file in files:
         path = folder / file.name
-        if path.is_file() and matches(path, file):
+        if path.is_file() and verify_checksum(path, file):
             return
         if file.archived and any((folder / name).is_file() for name in file.download_names):
             return

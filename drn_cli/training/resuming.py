@@ -177,7 +177,7 @@ def check_data(beginning: RunPlan, material: DataBundle) -> RunPlan:
 def tell_what_changes(found: LoadedCheckpoint, training: TrainState) -> None:
     """Say what a run that goes on elsewhere keeps, and what it does not."""
     world, train = training.group.world, training.recipe.train
-    if not training.group.first or found.processes == world:
+    if not training.group.is_main or found.processes == world:
         return
     text = (
         f"trained in {_processes(found.processes)} before, in {_processes(world)} now: the order "

@@ -20,7 +20,7 @@ def check(training: TrainState, run: Run) -> None:
     Raises:
         DrnError: An image cannot be used, memory is short, or the disk is.
     """
-    if training.group.first:
+    if training.group.is_main:
         _check_disk(training, run)
     samples = spaced(training.material.val, BATCHES * training.group.world)
     with suppress(NothingToScoreError):  # two images may show nothing but void

@@ -57,13 +57,13 @@ class CheckpointManager:
         path = run.last if keep == 1 else run.checkpoint(progress.steps)
         try:
             save_checkpoint(path, self._training, progress, self.seconds)
-            if self._training.group.first:
+            if self._training.group.is_main:
                 if keep > 1:
                     _name_too(path, run.last)
                 _clear_away(run, progress.steps, keep)
         except DrnError as error:
             raise self._explained(error) from error
-        self._training.group.wait()  # nobody leaves before the file is whole
+        self._training.group.barrier()  # nobody leaves before the file is whole
         self._saved_at, self.saved_step = time.monotonic(), progress.steps
 
     def _explained(self, error: DrnError) -> DrnError:

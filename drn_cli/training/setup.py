@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from drn_cli.data.batches import TrainLoader
 from drn_cli.data.order import EpochSampler
 from drn_cli.device import Precision, resolve_compile, resolve_precision, set_matmul_precision
-from drn_cli.distributed.batchnorm import synchronise
+from drn_cli.distributed.batchnorm import convert_sync_batchnorm
 from drn_cli.distributed.group import Group
 from drn_cli.environment import run_environment
 from drn_cli.errors import DrnError
@@ -23,7 +23,7 @@ from drn_cli.inference.memory import TileSizer
 from drn_cli.inference.metadata import to_metadata
 from drn_cli.inference.reading import networks_at_once
 from drn_cli.networks.models import DRN, build
-from drn_cli.networks.recomputation import recompute_activations
+from drn_cli.networks.recomputation import enable_activation_checkpointing
 from drn_cli.networks.weights import LoadReport, load_weights, weights_file
 from drn_cli.recipe.schema import Recipe
 from drn_cli.training.ema import EMA
@@ -140,20 +140,20 @@ def set_up(recipe: Recipe, material: DataBundle, group: Group) -> TrainState:
     )
     if group.device.type == "cuda":
         set_matmul_precision(tf32=train.tf32)
-    if group.first:
+    if group.is_main:
         _warn(recipe, group, precision)
     _seed(train.seed)
     model = build(recipe.model.architecture, recipe.task, recipe.data.classes)
     weights = recipe.model.weights
     start = load_weights(model, weights_file(model.architecture, weights)) if weights else None
     if train.sync_bn and group.world > 1:
-        synchronise(model, group.device)
+        convert_sync_batchnorm(model, group.device)
     model.to(group.device)
     if train.channels_last:
         model.to(memory_format=torch.channels_last)
     averaged = EMA(model, train.ema) if train.ema is not None else None
     if train.checkpoint_activations:
-        recompute_activations(model)
+        enable_activation_checkpointing(model)
     runner: Callable[[Tensor], Tensor] = model
     parallel = None
     if group.world > 1:
@@ -184,7 +184,7 @@ def set_up(recipe: Recipe, material: DataBundle, group: Group) -> TrainState:
         compiled=compiled,
         order=order,
         batches=TrainLoader(
-            task.dataset(recipe, material, aloud=group.first),
+            task.dataset(recipe, material, aloud=group.is_main),
             order,
             rank=group.rank,
             world=group.world,

@@ -36,11 +36,13 @@ def validate(
     """
     group = training.group
     group.advance(VALIDATION)
-    group.align(training.judged.buffers())  # without sync_bn each process has statistics of its own
+    group.broadcast_tensors(
+        training.judged.buffers()
+    )  # without sync_bn each process has statistics of its own
     tuned = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False  # images may all differ in size
     try:
-        with progress(len(group.share(samples))) as count:
+        with progress(len(group.shard(samples))) as count:
 
             def step() -> None:
                 count()

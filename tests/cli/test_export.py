@@ -19,7 +19,7 @@ from drn_cli.errors import DrnError
 from drn_cli.export import exporting, probes
 from drn_cli.export.form import ExportConfig
 from drn_cli.inference.opening import read_network
-from drn_cli.networks.conversion import to_original
+from drn_cli.networks.conversion import to_original_keys
 
 Drn = Callable[..., Any]
 
@@ -108,7 +108,7 @@ def test_documents_state_whether_the_weights_had_a_checksum(
 ) -> None:
     model = read_network(exports.run() / "checkpoints" / "best.safetensors").model
     # The older format of PyTorch has no CRC-32.
-    torch.save(to_original(model), "a.pth", _use_new_zipfile_serialization=verified)
+    torch.save(to_original_keys(model), "a.pth", _use_new_zipfile_serialization=verified)
     words = ("--format", "safetensors", "--out", "a.safetensors", "--json")
     exported = done(here("export", "a.pth", *words))
     report = json.loads(Path("a.safetensors.parity.json").read_text())

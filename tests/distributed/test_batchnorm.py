@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from drn_cli.distributed.batchnorm import SyncBatchNormCPU, synchronise
+from drn_cli.distributed.batchnorm import SyncBatchNormCPU, convert_sync_batchnorm
 from drn_cli.distributed.group import Group
 from drn_cli.networks import create_model
 from drn_cli.recipe import schema
@@ -54,7 +54,7 @@ def learn(group: Group, name: str, parts: Sequence[int], synced: bool = True) ->
     """Take steps with this process's part of each batch; the loss is that of all processes."""
     model = network(name)
     if synced and group.world > 1:
-        synchronise(model, CPU)
+        convert_sync_batchnorm(model, CPU)
     loss_of = make_loss(schema.Loss(), "segmentation", CPU)
     optimiser = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4)
     runner: nn.Module = model
@@ -156,7 +156,7 @@ def normalise_once(
     mine = slice(start, start + parts[group.rank])
     model = nn.Sequential(copy.deepcopy(norm))
     if group.world > 1:
-        synchronise(model, CPU)
+        convert_sync_batchnorm(model, CPU)
         assert isinstance(model[0], SyncBatchNormCPU)
     x = x[mine].clone().requires_grad_()
     for _ in range(passes):
@@ -222,7 +222,7 @@ def test_bfloat16_maps_lose_no_more_than_in_plain_batch_norm(spawn):
 @pytest.mark.parametrize("training", [False, True])
 def test_alone_it_is_plain_batch_norm(training):
     plain = network("drn_d_22").train(training)
-    synced = synchronise(copy.deepcopy(plain), CPU)
+    synced = convert_sync_batchnorm(copy.deepcopy(plain), CPU)
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(synced(x), plain(x))
     torch.testing.assert_close(synced.state_dict(), plain.state_dict(), rtol=0, atol=0)
@@ -230,9 +230,9 @@ def test_alone_it_is_plain_batch_norm(training):
 
 def evaluate_twice(group: Group, x: Tensor) -> dict[str, Tensor]:
     plain = network("drn_a_18").eval()
-    synced = synchronise(copy.deepcopy(plain), CPU)
+    synced = convert_sync_batchnorm(copy.deepcopy(plain), CPU)
     # Only the first process runs: evaluation must not wait for the others.
-    return {"plain": plain(x), "synced": synced(x)} if group.first else {}
+    return {"plain": plain(x), "synced": synced(x)} if group.is_main else {}
 
 
 def test_evaluation_in_a_job_is_plain_and_waits_for_nobody(spawn):
@@ -246,19 +246,19 @@ def test_synchronise_keeps_the_state_dict_and_the_settings():
     before = {key: value.clone() for key, value in plain.state_dict().items()}
     trained = [name for name, parameter in plain.named_parameters() if parameter.requires_grad]
     norms = {name for name, m in plain.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    synced = synchronise(plain, CPU)
+    synced = convert_sync_batchnorm(plain, CPU)
     assert list(synced.state_dict()) == list(before)
     torch.testing.assert_close(synced.state_dict(), before, rtol=0, atol=0)
     found = {name for name, m in synced.named_modules() if isinstance(m, SyncBatchNormCPU)}
     assert found == norms and norms
     assert not any(module.training for module in synced.modules())
     assert [name for name, p in synced.named_parameters() if p.requires_grad] == trained
-    stack = synchronise(network("stack"), CPU)
+    stack = convert_sync_batchnorm(network("stack"), CPU)
     assert (stack[4].eps, stack[4].momentum) == (1e-3, 0.3)  # type: ignore[index]
 
 
 def test_synchronise_twice_changes_nothing():
-    once = synchronise(network("stack"), CPU)
+    once = convert_sync_batchnorm(network("stack"), CPU)
     norms = [module for module in once.modules() if isinstance(module, SyncBatchNormCPU)]
-    again = synchronise(once, CPU)
+    again = convert_sync_batchnorm(once, CPU)
     assert [m for m in again.modules() if isinstance(m, SyncBatchNormCPU)] == norms

@@ -13,10 +13,10 @@ from drn_cli.distributed.cluster import (
     PORTS,
     expected_processes,
     host_names,
-    join_slurm,
+    init_from_slurm,
+    log_waiting,
     slurm_tasks,
-    tasks_of_nodes,
-    waiting_announced,
+    tasks_per_node,
 )
 from drn_cli.errors import DrnError
 
@@ -80,13 +80,13 @@ def test_not_a_list_of_machines(nodes):
     ("counts", "tasks"), [("8", [8]), ("4(x2),3", [4, 4, 3]), ("1(x3)", [1, 1, 1])]
 )
 def test_tasks_of_nodes(counts, tasks):
-    assert tasks_of_nodes(counts) == tasks
+    assert tasks_per_node(counts) == tasks
 
 
 def test_a_task_becomes_a_process_of_the_job(slurm):
     slurm(**SIXTH)
     assert slurm_tasks() == 7
-    join_slurm()
+    init_from_slurm()
     port = FIRST_PORT + (4711 * 1009 + 3) % PORTS
     assert found() == {
         "RANK": "5",
@@ -101,19 +101,19 @@ def test_a_task_becomes_a_process_of_the_job(slurm):
 
 def test_what_the_user_set_stays(slurm):
     slurm(**SIXTH, MASTER_ADDR="10.0.0.7", MASTER_PORT="1234")
-    join_slurm()
+    init_from_slurm()
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("10.0.0.7", "1234")
 
 
 def test_torchruns_variables_come_first(slurm):
     slurm(**SIXTH, RANK="0", WORLD_SIZE="2")
-    join_slurm()
+    init_from_slurm()
     assert found() == {"RANK": "0", "WORLD_SIZE": "2"}
 
 
 def test_a_single_task_is_alone(slurm):
     slurm(**SIXTH | {"SLURM_STEP_NUM_TASKS": "1"})
-    join_slurm()
+    init_from_slurm()
     assert found() == {}
 
 
@@ -121,7 +121,7 @@ def test_a_single_task_is_alone(slurm):
 def test_several_tasks_never_do_the_same_work_for_want_of_a_variable(slurm, name):
     slurm(**SIXTH | {name: ""})
     with pytest.raises(DrnError, match=f"srun started 7 tasks, but {name} is not set"):
-        join_slurm()
+        init_from_slurm()
     assert found() == {}
 
 
@@ -187,7 +187,7 @@ def test_what_is_waited_for_is_said_and_then_how_to_leave(
     slurm, caplog, until, variables, text, remedy
 ):
     slurm(**variables)
-    with caplog.at_level("INFO"), waiting_announced(expected_processes(), 0.05):
+    with caplog.at_level("INFO"), log_waiting(expected_processes(), 0.05):
         until(lambda: len(caplog.records) == 2)
     [first, second] = [record.message for record in caplog.records]
     assert first.startswith("waiting for ") and text in first
@@ -201,7 +201,7 @@ def test_what_is_waited_for_is_said_and_then_how_to_leave(
 )
 def test_nothing_to_wait_for(slurm, caplog, variables):
     slurm(**variables)
-    with caplog.at_level("INFO"), waiting_announced(expected_processes(), 0):
+    with caplog.at_level("INFO"), log_waiting(expected_processes(), 0):
         time.sleep(0.1)
     assert not caplog.records
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 import drn_cli.distributed.group as group_module
-from drn_cli.distributed.group import ATTEMPT, Group, first_to_fail, join, store_of
+from drn_cli.distributed.group import ATTEMPT, Group, attempt_store, is_first_failure, join
 from drn_cli.distributed.heartbeat import LONG, Progress, Watch
 from drn_cli.errors import DrnError, started_by_torchrun
 
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("count", [0, 1, 5, 8, 101])
 def test_shares_hold_every_item_once(count, world):
     items = list(range(count))
-    shares = [Group(rank, world, CPU).share(items) for rank in range(world)]
+    shares = [Group(rank, world, CPU).shard(items) for rank in range(world)]
     assert sorted(item for share in shares for item in share) == items
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -33,13 +33,13 @@ def test_alone_without_torchrun(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert not started_by_torchrun()
     with join() as group:
-        assert (group.rank, group.world, group.first) == (0, 1, True)
+        assert (group.rank, group.world, group.is_main) == (0, 1, True)
         assert not dist.is_initialized()
         assert group.sum(torch.tensor([3])).tolist() == [3]
         assert group.any(True) and not group.any(False)
-        assert group.tell("mine") == "mine"
-        assert group.gather("mine") == ["mine"]
-        group.wait()
+        assert group.broadcast_object("mine") == "mine"
+        assert group.gather_objects("mine") == ["mine"]
+        group.barrier()
 
 
 def talk(group: Group) -> dict:
@@ -49,14 +49,14 @@ def talk(group: Group) -> dict:
     return {
         "rank": group.rank,
         "world": group.world,
-        "first": group.first,
+        "first": group.is_main,
         "device": str(group.device),
         "sum": counts.tolist(),
         "in_place": given is counts,
         "any": [group.any(group.rank == 1), group.any(False), group.any(True)],
-        "told": group.tell(f"from {group.rank}: ü"),
-        "gathered": group.gather({"rank": group.rank}),
-        "share": list(group.share(range(5))),
+        "told": group.broadcast_object(f"from {group.rank}: ü"),
+        "gathered": group.gather_objects({"rank": group.rank}),
+        "share": list(group.shard(range(5))),
         "pid": os.getpid(),
     }
 
@@ -78,17 +78,21 @@ def test_two_processes(spawn):
 
 def agree(group: Group) -> dict:
     own = torch.tensor([group.rank + 1.0])
-    group.align([own, torch.zeros(0)])
+    group.broadcast_tensors([own, torch.zeros(0)])
     if group.rank == 1:
-        failed_first = first_to_fail()
-        group.wait()
+        failed_first = is_first_failure()
+        group.barrier()
     else:
-        group.wait()
-        failed_first = first_to_fail()
+        group.barrier()
+        failed_first = is_first_failure()
     return {
         "aligned": own.item(),
-        "most": [group.most(group.rank), group.most(5 - group.rank), group.most(-3)],
-        "failed_first": [failed_first, first_to_fail()],
+        "most": [
+            group.all_reduce_max(group.rank),
+            group.all_reduce_max(5 - group.rank),
+            group.all_reduce_max(-3),
+        ],
+        "failed_first": [failed_first, is_first_failure()],
     }
 
 
@@ -104,11 +108,11 @@ def test_processes_agree(spawn, world):
 
 def test_alone_every_failure_is_the_first_and_nothing_is_exchanged(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    first_to_fail.cache_clear()
-    assert first_to_fail()
+    is_first_failure.cache_clear()
+    assert is_first_failure()
     group, tensor = Group(0, 1, CPU), torch.ones(1)
-    group.align([tensor])
-    assert (group.most(7), tensor.item()) == (7, 1)
+    group.broadcast_tensors([tensor])
+    assert (group.all_reduce_max(7), tensor.item()) == (7, 1)
 
 
 AGENT = {"TORCHELASTIC_USE_AGENT_STORE": "True"}
@@ -131,11 +135,11 @@ def test_each_attempt_has_a_part_of_the_store_of_its_own(monkeypatch, variables,
         monkeypatch.delenv(name, raising=False)
     for name, value in (known | variables | {"MASTER_PORT": str(store.port)}).items():
         monkeypatch.setenv(name, value)
-    first_to_fail.cache_clear()
+    is_first_failure.cache_clear()
     with join() as group:
-        assert first_to_fail()
+        assert is_first_failure()
         group.watch(5.0)
-    first_to_fail.cache_clear()
+    is_first_failure.cache_clear()
     keys = store.list_keys()
     assert {key.partition("/")[0] for key in keys} == prefixes
     # An agent of ours, which names its attempts, watches the progress of the processes.
@@ -149,7 +153,7 @@ def lag(group: Group) -> int:
     watched.watch(1.0)
     if group.rank == 1:
         time.sleep(2.5)
-    return watched.most(group.rank)
+    return watched.all_reduce_max(group.rank)
 
 
 def test_processes_wait_for_longer_than_the_agent_does(spawn):
@@ -180,9 +184,9 @@ def second_of_two(monkeypatch):
     known = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     for name, value in (known | {"MASTER_PORT": str(store.port)}).items():
         monkeypatch.setenv(name, value)
-    first_to_fail.cache_clear()
+    is_first_failure.cache_clear()
     yield store.port
-    first_to_fail.cache_clear()
+    is_first_failure.cache_clear()
 
 
 MEET = "from drn_cli.distributed.group import join\nwith join(): pass"
@@ -192,7 +196,7 @@ def test_a_process_reports_before_it_meets_the_others(monkeypatch, second_of_two
     """So that those that wait are told from the one that they wait for, rank 0 here."""
     for name, value in (AGENT | {ATTEMPT: "named"}).items():
         monkeypatch.setenv(name, value)
-    store = store_of("named", "127.0.0.1", second_of_two, timedelta(seconds=60))
+    store = attempt_store("named", "127.0.0.1", second_of_two, timedelta(seconds=60))
     waiting = subprocess.Popen([sys.executable, "-c", MEET])
     until(lambda: waiting.poll() is not None or store.check(["drn/progress/1"]))
     seconds = itertools.count()
@@ -221,10 +225,10 @@ def test_a_port_in_use_is_named(monkeypatch, second_of_two, agent):
     ],
 )
 def test_processes_that_do_not_come_are_an_error(monkeypatch, second_of_two, by_agent, problem):
-    def give_up(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise dist.DistNetworkError("The client socket has timed out after 1800000ms")
 
-    monkeypatch.setattr(dist, "init_process_group", give_up)
+    monkeypatch.setattr(dist, "init_process_group", refuse)
     if by_agent:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
     with pytest.raises(DrnError) as caught, join():
@@ -234,7 +238,7 @@ def test_processes_that_do_not_come_are_an_error(monkeypatch, second_of_two, by_
 
 def test_a_failure_is_reported_where_the_others_cannot_be_asked(monkeypatch, second_of_two):
     monkeypatch.delenv("MASTER_ADDR")
-    assert first_to_fail()
+    assert is_first_failure()
 
 
 # As gloo, the store and NCCL say it, shortened.

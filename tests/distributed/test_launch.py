@@ -13,10 +13,10 @@ import drn_cli
 from drn_cli.distributed.launch import (
     EXIT_CODE_FILE,
     LaunchOptions,
-    check_gpus,
+    check_nproc,
     launch,
-    leave,
-    resolve_gpus,
+    resolve_nproc,
+    worker_exit_code,
 )
 from drn_cli.errors import DrnError
 
@@ -71,12 +71,12 @@ def deaf():
 
 def stop():
     "As training does: asked to stop, it takes its time, and leaves with a code."
-    from drn_cli.distributed.launch import leave
+    from drn_cli.distributed.launch import worker_exit_code
 
     def end(number, _):
         time.sleep(0.5)
         tell(f"{rank}.end", signal=number)
-        sys.exit(leave(128 + number))
+        sys.exit(worker_exit_code(128 + number))
 
     signal.signal(signal.SIGUSR1, end)
     signal.signal(signal.SIGTERM, end)
@@ -99,7 +99,7 @@ def sums():
             if group.rank == 1 and lost < int(sys.argv[2]):
                 Path(f"loss{lost}").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            group.wait()
+            group.barrier()
             tell(rank, **about, total=total)
     except DrnError as error:
         tell(f"{rank}.lost", error=str(error))
@@ -307,7 +307,7 @@ def several(nnodes: str, **others) -> LaunchOptions:
 )
 def test_what_the_options_ask_for(options, asks_for_more, processes):
     made = LaunchOptions(**options)
-    assert (made.several, made.processes) == (asks_for_more, processes)
+    assert (made.needs_launcher, made.processes) == (asks_for_more, processes)
 
 
 @pytest.mark.parametrize(
@@ -348,22 +348,22 @@ def test_options_that_do_not_go_together(options, message):
 def test_check_gpus(monkeypatch, there, wanted, fine):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     if fine:
-        check_gpus(wanted)
+        check_nproc(wanted)
     else:
         with pytest.raises(DrnError, match=r"--gpus 3: this machine has 2 \(--gpus 2\)"):
-            check_gpus(wanted)
+            check_nproc(wanted)
 
 
 @pytest.mark.parametrize(("there", "processes"), [(0, 1), (1, 1), (8, 8)])
 def test_auto_is_all_gpus(monkeypatch, there, processes):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
-    assert resolve_gpus("auto") == processes
-    assert resolve_gpus(3) == 3
+    assert resolve_nproc("auto") == processes
+    assert resolve_nproc(3) == 3
 
 
 def test_leave(monkeypatch, tmp_path):
     monkeypatch.delenv(EXIT_CODE_FILE, raising=False)
-    assert leave(138) == 138
+    assert worker_exit_code(138) == 138
     monkeypatch.setenv(EXIT_CODE_FILE, str(tmp_path / "code"))
-    assert leave(138) == 0
+    assert worker_exit_code(138) == 0
     assert (tmp_path / "code").read_text() == "138"

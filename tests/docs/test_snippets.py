@@ -17,7 +17,7 @@ from drn_cli.export.form import ExportConfig
 from drn_cli.inference.metadata import to_metadata
 from drn_cli.inference.source import Source
 from drn_cli.networks.checkpoints import save_weights
-from drn_cli.networks.conversion import to_original
+from drn_cli.networks.conversion import to_original_keys
 from drn_cli.networks.models import DRN
 
 from .markdown import PAGES, ROOT, lines_of
@@ -70,7 +70,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = ExportConfig(format="openvino", argmax=True, normalize=True)
     export(source, pixels, folder / "pixels.xml")
     original = drn_cli.create_model("drn_d_22", "segmentation", 19)
-    torch.save(to_original(original), folder / "checkpoint.pth")
+    torch.save(to_original_keys(original), folder / "checkpoint.pth")
     return folder
 
 

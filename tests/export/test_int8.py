@@ -16,7 +16,7 @@ from drn_cli.errors import DrnError
 from drn_cli.export import int8, parity
 from drn_cli.export.exporting import export
 from drn_cli.export.form import ExportConfig
-from drn_cli.export.int8 import inputs_of, quantise_onnx
+from drn_cli.export.int8 import calibration_inputs, quantize_onnx
 from drn_cli.inference.loading import load_predictor
 from drn_cli.inference.runtimes import INPUT
 from drn_cli.inference.source import find_source
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 def test_calibration_sees_what_the_network_takes(
     form: dict[str, Any], shape: tuple[int, ...], kind: Any
 ) -> None:
-    [found] = inputs_of([noise(20, 30)], STATISTICS, ExportConfig(format="onnx", **form))
+    [found] = calibration_inputs([noise(20, 30)], STATISTICS, ExportConfig(format="onnx", **form))
     assert (found.shape, found.dtype) == (shape, kind)
     if "normalize" in form:
         assert np.array_equal(found[0].transpose(1, 2, 0), noise(20, 30))
@@ -107,7 +107,7 @@ def test_ranges_that_cannot_be_found_are_explained_by_what_is_known(
         onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "a.onnx"
     )
     with pytest.raises(DrnError) as caught:
-        quantise_onnx(tmp_path / "a.onnx", inputs)
+        quantize_onnx(tmp_path / "a.onnx", inputs)
     assert str(caught.value).startswith(f"--int8: cannot be calibrated: {problem}")
     assert caught.value.hint == hint
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from drn_cli.errors import DrnError
 from drn_cli.export.form import ExportConfig
-from drn_cli.export.probes import LARGEST, SIZES, Images, find_examples, make_probes, shrunk
+from drn_cli.export.probes import LARGEST, SIZES, Images, downscale, example_images, parity_inputs
 from drn_cli.export.program import TRACED
 from drn_cli.inference.source import Source
 from drn_cli.recipe.loading import load_recipe
@@ -23,7 +23,7 @@ def of_run(recipe_file: Path) -> Source:
 
 
 def test_two_sizes_that_were_not_traced_each_with_images_and_noise() -> None:
-    found = make_probes(
+    found = parity_inputs(
         Images("photographs", [noise(30, 50), noise(90, 60)], ["a.png", "b.png"]),
         ExportConfig(format="pt2"),
     )
@@ -43,7 +43,7 @@ def test_two_sizes_that_were_not_traced_each_with_images_and_noise() -> None:
 
 
 def test_a_frozen_size_is_the_only_one() -> None:
-    found = make_probes(None, ExportConfig(format="pt2", size=(40, 56)))
+    found = parity_inputs(None, ExportConfig(format="pt2", size=(40, 56)))
     assert [probe.pixels.shape[1:3] for probe in found] == [(40, 56)] * 2
     assert found[0].kind == "drawn street scenes"
     assert not np.array_equal(found[0].pixels[0], found[0].pixels[1])
@@ -51,7 +51,7 @@ def test_a_frozen_size_is_the_only_one() -> None:
 
 def test_noise_is_the_same_each_time_and_differs_between_seeds() -> None:
     form = ExportConfig(format="pt2", size=(8, 8))
-    one, same, other = (make_probes(None, form, seed)[1].pixels for seed in (0, 0, 1))
+    one, same, other = (parity_inputs(None, form, seed)[1].pixels for seed in (0, 0, 1))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
 
@@ -59,7 +59,7 @@ def test_noise_is_the_same_each_time_and_differs_between_seeds() -> None:
 def test_named_images_are_spread_over_what_there_is(tmp_path: Path, of_run: Source) -> None:
     for number in range(10):
         Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    found = find_examples([str(tmp_path)], of_run, "val", 5)
+    found = example_images([str(tmp_path)], of_run, "val", 5)
     assert found is not None
     assert found.kind == "photographs"
     assert [image[0, 0, 0] for image in found.images] == [0, 2, 4, 6, 8]
@@ -67,7 +67,7 @@ def test_named_images_are_spread_over_what_there_is(tmp_path: Path, of_run: Sour
 
 def test_images_of_the_runs_split(of_run: Source, data_folder: Path) -> None:
     for split, first in (("val", "100.png"), ("train", "0.png")):
-        found = find_examples([], of_run, split, 2)
+        found = example_images([], of_run, split, 2)
         assert found is not None
         assert found.kind == f"{split} images of the run"
         assert len(found.images) == 2
@@ -76,16 +76,16 @@ def test_images_of_the_runs_split(of_run: Source, data_folder: Path) -> None:
 
 
 def test_no_run_or_no_data_gives_no_images(of_run: Source) -> None:
-    assert find_examples([], LONE, "val", 2) is None
+    assert example_images([], LONE, "val", 2) is None
     assert of_run.recipe is not None
     moved = of_run.recipe.data.model_copy(update={"root": Path("/nowhere/at/all")})
     recipe = of_run.recipe.model_copy(update={"data": moved})
-    assert find_examples([], Source(LONE.checkpoint, recipe), "val", 2) is None
+    assert example_images([], Source(LONE.checkpoint, recipe), "val", 2) is None
 
 
 def test_named_images_have_to_be_there(tmp_path: Path) -> None:
     with pytest.raises(DrnError, match="no such file or folder"):
-        find_examples([str(tmp_path / "none.png")], LONE, "val", 2)
+        example_images([str(tmp_path / "none.png")], LONE, "val", 2)
 
 
 @pytest.mark.parametrize(
@@ -94,4 +94,4 @@ def test_named_images_have_to_be_there(tmp_path: Path) -> None:
 )
 def test_large_images_are_shrunk(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert LARGEST == 640
-    assert shrunk(np.zeros((*size, 3), np.uint8)).shape == (*expected, 3)
+    assert downscale(np.zeros((*size, 3), np.uint8)).shape == (*expected, 3)

@@ -31,7 +31,7 @@ from drn_cli.data.classes import cityscapes as cityscapes_classes
 from drn_cli.inference.metadata import to_metadata
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
-from drn_cli.networks.conversion import to_original
+from drn_cli.networks.conversion import to_original_keys
 
 Run = Callable[..., tuple[int, str, str]]
 NAMES = ("red", "green", "blue")
@@ -347,7 +347,7 @@ def exported(world: World, path: Path) -> None:
 
 def original(_: World, path: Path) -> None:
     """The segmenter as the original code saves it, which has one width alone."""
-    torch.save(to_original(build("segmentation", NAMES, width=1)), path)
+    torch.save(to_original_keys(build("segmentation", NAMES, width=1)), path)
 
 
 MAKERS: dict[str, Callable[[World, Path], None]] = {

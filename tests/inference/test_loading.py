@@ -20,7 +20,7 @@ from drn_cli.inference.metadata import read_channel_stats, read_strings, to_meta
 from drn_cli.inference.opening import read_network
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
-from drn_cli.networks.conversion import COUNTER, to_original
+from drn_cli.networks.conversion import COUNTER, to_original_keys
 from drn_cli.networks.models import DRN
 from drn_cli.recipe.schema import Eval
 from drn_cli.training.checkpoint import TrainProgress, save_checkpoint
@@ -45,13 +45,13 @@ def model_of(task: Any, classes: int = 3, arch: str = "drn_a_18") -> DRN:
 
 
 def original_file(path: Path, model: DRN) -> Path:
-    torch.save(to_original(model), path)
+    torch.save(to_original_keys(model), path)
     return path
 
 
 def wrapped(path: Path, model: DRN) -> Path:
     """Write what the original's training does: DataParallel's names, and the epoch beside them."""
-    tensors = {f"module.{key}": value for key, value in to_original(model).items()}
+    tensors = {f"module.{key}": value for key, value in to_original_keys(model).items()}
     torch.save({"epoch": 3, "arch": model.arch, "state_dict": tensors}, path)
     return path
 

@@ -20,7 +20,7 @@ from drn_cli.inference.metadata import read_channel_stats, to_metadata
 from drn_cli.inference.opening import read_network
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
-from drn_cli.networks.conversion import to_original
+from drn_cli.networks.conversion import to_original_keys
 
 OWN = ChannelStats((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 OPTION = ("--mean", "0.7,0.6,0.5", "--std", "0.3,0.2,0.1")
@@ -42,7 +42,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         torch.manual_seed(0)
         model = create_model("drn_d_22", task, classes).eval()
         found[name] = folder / f"{name}.pth"
-        torch.save(to_original(model), found[name])
+        torch.save(to_original_keys(model), found[name])
         if name != "nineteen":
             folders = None if task == "segmentation" else ["n1", "n2", "n3"]
             found[f"our {name}"] = folder / f"{name}.safetensors"
@@ -230,7 +230,7 @@ def test_imported_published_weights_are_known(
     photos: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also of exports of what was imported."""
-    state = to_original(create_model("drn_d_22", "classification", 3))
+    state = to_original_keys(create_model("drn_d_22", "classification", 3))
     inner = name.removesuffix(".zip")
     torch.save(state, inner)
     if name != inner:
@@ -258,7 +258,7 @@ def test_weights_of_a_resnet_are_no_published_classifier(
 ) -> None:
     """Their file is known by its name, wherever it lies."""
     model = create_model("drn_a_18", "classification", 1000)
-    torch.save(to_original(model), "resnet18-f37072fd.pth")
+    torch.save(to_original_keys(model), "resnet18-f37072fd.pth")
     for command in (PREDICT, LOCALIZE):
         result = drn(*command, "--weights", "resnet18-f37072fd.pth")
         assert result.exit_code == 0, result.output

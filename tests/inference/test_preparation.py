@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from drn_cli.distributed.batchnorm import SyncBatchNormCPU, synchronise
+from drn_cli.distributed.batchnorm import SyncBatchNormCPU, convert_sync_batchnorm
 from drn_cli.inference import preparation, winograd
 from drn_cli.inference.preparation import prepared
 from drn_cli.inference.winograd import WinogradConvolution
 from drn_cli.networks import create_model, list_models
 from drn_cli.networks.models import DRN
-from drn_cli.networks.recomputation import recompute_activations
+from drn_cli.networks.recomputation import enable_activation_checkpointing
 
 CPU = torch.device("cpu")
 CLASSES = 5
@@ -106,8 +106,8 @@ def test_large_maps_go_the_quicker_way() -> None:
 def test_it_does_not_matter_what_the_original_was_doing() -> None:
     model, x = network("drn_a_18"), images(1, 3, 40, 56)
     expected = model(x)
-    recompute_activations(model)
-    synchronise(model.train(), CPU)
+    enable_activation_checkpointing(model)
+    convert_sync_batchnorm(model.train(), CPU)
     assert kinds(model, SyncBatchNormCPU) > 0
     made = prepared(model, CPU)
     assert difference(made(x), expected) < 1e-4

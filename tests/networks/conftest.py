@@ -10,7 +10,7 @@ from torch import Tensor
 
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import Checkpoint
-from drn_cli.networks.conversion import convert, to_original
+from drn_cli.networks.conversion import convert, to_original_keys
 from drn_cli.networks.models import DRN
 
 
@@ -34,7 +34,7 @@ def fill(key: str, shape: tuple[int, ...]) -> Tensor:
 def filled_file(arch: str, task: str = "classification") -> dict[str, Tensor]:
     """Make the state dict of an original file, with weights by formula."""
     with torch.device("meta"):
-        shapes = to_original(create_model(arch, task))
+        shapes = to_original_keys(create_model(arch, task))
     return {key: fill(key, tuple(value.shape)) for key, value in shapes.items()}
 
 

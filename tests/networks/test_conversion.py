@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from drn_cli.errors import DrnError
 from drn_cli.networks import create_model, list_models
 from drn_cli.networks.checkpoints import Checkpoint
-from drn_cli.networks.conversion import Conversion, convert, to_original
+from drn_cli.networks.conversion import Conversion, convert, to_original_keys
 
 PYTORCHCV = ("drnc26", "drnc42", "drnc58", "drnd22", "drnd38", "drnd54", "drnd105")
 
@@ -44,7 +44,7 @@ def disturb(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_recognises_the_original_files(arch: str, task: str) -> None:
     model = meta(arch, task, 7)
-    found = converted(to_original(model))
+    found = converted(to_original_keys(model))
     # Nobody can tell B-26 by its weights; such a file is taken for C-26.
     twins = ("drn_c_26", "drn_b_26")
     assert found.archs == (twins if arch in twins else (arch,))
@@ -60,7 +60,7 @@ def test_recognises_the_original_files(arch: str, task: str) -> None:
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_no_tensor_changes_place_on_the_way_there_and_back(arch: str, task: str) -> None:
     model = disturb(create_model(arch, task, 3))
-    found = converted(to_original(model)).tensors
+    found = converted(to_original_keys(model)).tensors
     assert found.keys() == own_keys(model)
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in found.items())
 
@@ -68,7 +68,7 @@ def test_no_tensor_changes_place_on_the_way_there_and_back(arch: str, task: str)
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_c_58_gives_and_drops_the_shortcut_that_is_never_used(task: str) -> None:
     prefix = "layer7.0.downsample." if task == "classification" else "base.9.0.downsample."
-    tensors = to_original(create_model("drn_c_58", task))
+    tensors = to_original_keys(create_model("drn_c_58", task))
     unused = {key: value for key, value in tensors.items() if key.startswith(prefix)}
     assert sum(value.numel() for value in unused.values()) == 1_049_600 + 2 * 512
     assert not any(value.any() for value in unused.values())
@@ -76,7 +76,7 @@ def test_c_58_gives_and_drops_the_shortcut_that_is_never_used(task: str) -> None
     assert converted(tensors).archs == ("drn_c_58",)
     # In C-42, which has no such keys, they are a sign of another network.
     with pytest.raises(DrnError, match=r"nearly a drn_c_42, but 5 keys are unknown"):
-        converted(to_original(meta("drn_c_42", task)) | unused)
+        converted(to_original_keys(meta("drn_c_42", task)) | unused)
 
 
 @pytest.mark.parametrize("name", PYTORCHCV)
@@ -134,21 +134,21 @@ def test_own_files_say_what_they_are() -> None:
 
 
 def test_a_backbone_alone_is_welcome() -> None:
-    tensors = to_original(meta("drn_d_22", "segmentation"))
+    tensors = to_original_keys(meta("drn_d_22", "segmentation"))
     found = converted({key: v for key, v in tensors.items() if key.startswith("base.")})
     assert (found.archs, found.task, found.classes) == (("drn_d_22",), None, None)
     assert not {"head.weight", "head.bias"} & found.tensors.keys()
 
 
 def test_half_a_head_is_not() -> None:
-    tensors = to_original(meta("drn_d_22"))
+    tensors = to_original_keys(meta("drn_d_22"))
     del tensors["fc.bias"]
     with pytest.raises(DrnError, match=r"nearly a drn_d_22, but 1 keys are missing: fc\.bias"):
         converted(tensors)
 
 
 def test_names_keys_that_are_missing_or_unknown() -> None:
-    tensors = to_original(meta("drn_d_22"))
+    tensors = to_original_keys(meta("drn_d_22"))
     for index in range(7):
         tensors[f"extra{index}"] = torch.ones(1)
     del tensors["layer3.0.bn1.weight"], tensors["layer8.0.weight"]
@@ -189,7 +189,7 @@ def test_refuses_other_shapes() -> None:
     [("fc.weight", (10, 512, 3, 3)), ("fc.weight", (10, 7)), ("fc.bias", (9,)), ("fc.weight", ())],
 )
 def test_refuses_other_heads(key: str, shape: tuple[int, ...]) -> None:
-    tensors = to_original(meta("drn_d_22", "classification", 10))
+    tensors = to_original_keys(meta("drn_d_22", "classification", 10))
     tensors[key] = torch.zeros(shape)
     with pytest.raises(DrnError, match=r"drn_d_22, but head\..* of \d+ shapes differ"):
         converted(tensors)

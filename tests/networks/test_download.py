@@ -19,10 +19,8 @@ import pytest
 
 from drn_cli.errors import DrnError
 from drn_cli.networks import download
-from drn_cli.networks.catalog import architecture
-from drn_cli.networks.download import addresses, cache_folder, fetch
+from drn_cli.networks.download import cache_folder, candidate_urls, download_weights
 from drn_cli.networks.published import PUBLISHED, WeightFile, published
-from drn_cli.networks.weights import weights_file
 
 CONTENT = bytes(range(256)) * 512
 
@@ -133,7 +131,7 @@ def left_in(folder: Path) -> set[str]:
 def test_downloads_once(serve, folder: Path) -> None:
     mirror = serve(Mirror({"x.pth": CONTENT}))
     for _ in range(2):
-        path = fetch([weight_file(mirror)])
+        path = download_weights([weight_file(mirror)])
         assert path == folder / "x.pth"
         assert path.read_bytes() == CONTENT
     assert mirror.requests == [("/x.pth", None)]
@@ -142,7 +140,7 @@ def test_downloads_once(serve, folder: Path) -> None:
 
 def test_unpacks_archives(serve, folder: Path) -> None:
     mirror = serve(Mirror({"x.pth.zip": zipped(CONTENT, "other.pth")}))
-    path = fetch([weight_file(mirror, archived=True)])
+    path = download_weights([weight_file(mirror, archived=True)])
     assert path.read_bytes() == CONTENT
     assert left_in(folder) == {"x.pth"}
 
@@ -152,7 +150,7 @@ def test_resumes_where_it_stopped(serve, folder: Path, ranges: bool) -> None:
     mirror = serve(Mirror({"x.pth": CONTENT}, ranges=ranges))
     folder.mkdir()
     (folder / "x.pth.part").write_bytes(CONTENT[:1000])
-    assert fetch([weight_file(mirror)]).read_bytes() == CONTENT
+    assert download_weights([weight_file(mirror)]).read_bytes() == CONTENT
     assert mirror.requests == [("/x.pth", "bytes=1000-")]
     assert left_in(folder) == {"x.pth"}
 
@@ -160,10 +158,10 @@ def test_resumes_where_it_stopped(serve, folder: Path, ranges: bool) -> None:
 def test_a_broken_connection_is_resumed_next_time(serve, folder: Path) -> None:
     mirror = serve(Mirror({"x.pth": CONTENT}, breaks_after=5000))
     with pytest.raises(DrnError, match="could not be downloaded"):
-        fetch([weight_file(mirror)])
+        download_weights([weight_file(mirror)])
     assert (folder / "x.pth.part").read_bytes() == CONTENT[:5000]
     mirror.breaks_after = None
-    assert fetch([weight_file(mirror)]).read_bytes() == CONTENT
+    assert download_weights([weight_file(mirror)]).read_bytes() == CONTENT
     assert mirror.requests == [("/x.pth", None), ("/x.pth", "bytes=5000-")]
 
 
@@ -177,7 +175,7 @@ def test_an_interrupt_leaves_the_part(serve, folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(download, "CHUNK", 4096)
     monkeypatch.setattr(download, "tqdm", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fetch([weight_file(mirror)])
+        download_weights([weight_file(mirror)])
     received = (folder / "x.pth.part").read_bytes()
     assert received
     assert CONTENT.startswith(received)
@@ -189,7 +187,7 @@ def test_a_whole_part_is_accepted(serve, folder: Path) -> None:
     mirror = serve(Mirror({"x.pth": CONTENT}))
     folder.mkdir()
     (folder / "x.pth.part").write_bytes(CONTENT)
-    assert fetch([weight_file(mirror)]).read_bytes() == CONTENT
+    assert download_weights([weight_file(mirror)]).read_bytes() == CONTENT
     assert len(mirror.requests) == 1
 
 
@@ -198,7 +196,7 @@ def test_a_wrong_part_is_started_again(serve, folder: Path, length: int) -> None
     mirror = serve(Mirror({"x.pth": CONTENT}))
     folder.mkdir()
     (folder / "x.pth.part").write_bytes(b"?" * length)
-    assert fetch([weight_file(mirror)]).read_bytes() == CONTENT
+    assert download_weights([weight_file(mirror)]).read_bytes() == CONTENT
     assert [asked for _, asked in mirror.requests] == [f"bytes={length}-", None]
     assert left_in(folder) == {"x.pth"}
 
@@ -209,7 +207,7 @@ def test_nothing_is_received_through_a_link(serve, folder: Path, content: bytes)
     (folder / "precious").write_bytes(content)
     (folder / "x.pth.part").symlink_to("precious")
     with pytest.raises(DrnError, match=r"x\.pth\.part: is a symbolic link"):
-        fetch([weight_file(serve(Mirror({"x.pth": CONTENT}, ranges=False)))])
+        download_weights([weight_file(serve(Mirror({"x.pth": CONTENT}, ranges=False)))])
     assert (folder / "precious").read_bytes() == content
 
 
@@ -218,7 +216,7 @@ def test_goes_to_the_next_mirror(serve, folder: Path) -> None:
     wrong = serve(Mirror({"x.pth": b"<html>log in</html>"}))
     right = serve(Mirror({"x.pth": CONTENT}))
     unused = serve(Mirror({"x.pth": CONTENT}))
-    path = fetch([weight_file(missing, wrong, right, unused)])
+    path = download_weights([weight_file(missing, wrong, right, unused)])
     assert path.read_bytes() == CONTENT
     # Nothing of the wrong file was kept, or the right mirror would be asked for the rest.
     assert right.requests == [("/x.pth", None)]
@@ -231,7 +229,7 @@ def test_goes_to_the_next_file(serve, folder: Path, served: bytes) -> None:
     first = serve(Mirror({"y.pth.zip": served}))
     second = serve(Mirror({"x.pth": CONTENT}))
     files = [weight_file(first, name="y.pth", archived=True), weight_file(second)]
-    assert fetch(files) == folder / "x.pth"
+    assert download_weights(files) == folder / "x.pth"
     assert len(first.requests) == 1
     assert left_in(folder) == {"x.pth"}
 
@@ -246,7 +244,7 @@ def test_says_what_was_tried_and_what_to_do(serve, folder: Path) -> None:
         weight_file(missing, name="y.pth", archived=True),
     ]
     with pytest.raises(DrnError) as caught:
-        fetch(files)
+        download_weights(files)
     message, hint = caught.value.message, caught.value.hint
     assert "\n" not in message
     assert message.startswith("the weights of drn_d_22 could not be downloaded: ")
@@ -266,7 +264,7 @@ def test_asks_own_mirrors_first(serve, monkeypatch: pytest.MonkeyPatch) -> None:
     far = serve(Mirror({"x.pth": CONTENT}))
     monkeypatch.setenv("DRN_MIRRORS", f"{near.address}/empty  {near.address}/drn/")
     files = [weight_file(far), weight_file(far, name="y.pth", archived=True)]
-    assert fetch(files).name == "y.pth"
+    assert download_weights(files).name == "y.pth"
     assert [path for path, _ in near.requests] == [
         "/empty/x.pth",
         "/empty/y.pth.zip",
@@ -283,11 +281,11 @@ def test_a_wrong_file_in_the_cache_is_named_and_replaced(
     folder.mkdir()
     (folder / "x.pth").write_bytes(b"wrong")
     with caplog.at_level(logging.WARNING), pytest.raises(DrnError, match="HTTP 404"):
-        fetch([weight_file(mirror)])
+        download_weights([weight_file(mirror)])
     assert f"{folder / 'x.pth'}: its SHA256 does not begin with" in caplog.text
     assert (folder / "x.pth").read_bytes() == b"wrong"  # the user's, until there is a better one
     mirror.files["x.pth"] = CONTENT
-    assert fetch([weight_file(mirror)]).read_bytes() == CONTENT
+    assert download_weights([weight_file(mirror)]).read_bytes() == CONTENT
 
 
 def test_takes_what_was_put_into_the_folder(folder: Path) -> None:
@@ -295,15 +293,15 @@ def test_takes_what_was_put_into_the_folder(folder: Path) -> None:
     files = [weight_file(nowhere), weight_file(nowhere, name="y.pth", archived=True)]
     folder.mkdir()
     (folder / "y.pth.zip").write_bytes(zipped(CONTENT))
-    assert fetch(files) == folder / "y.pth"
+    assert download_weights(files) == folder / "y.pth"
     (folder / "x.pth").write_bytes(CONTENT)
-    assert fetch(files) == folder / "x.pth"
+    assert download_weights(files) == folder / "x.pth"
 
 
 def test_processes_that_want_the_same_file_wait_for_one_another(serve, folder: Path) -> None:
     mirror = serve(Mirror({"x.pth": CONTENT}, delay=0.2))
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(lambda _: fetch([weight_file(mirror)]), range(4)))
+        paths = list(pool.map(lambda _: download_weights([weight_file(mirror)]), range(4)))
     assert set(paths) == {folder / "x.pth"}
     assert len(mirror.requests) == 1
 
@@ -312,7 +310,7 @@ def test_a_silent_server_is_given_up(serve, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(download, "TIMEOUT", 0.1)
     silent = serve(Mirror({"x.pth": CONTENT}, delay=0.5))
     with pytest.raises(DrnError, match="timed out"):
-        fetch([weight_file(silent)])
+        download_weights([weight_file(silent)])
 
 
 def test_says_that_the_cache_cannot_be_written(
@@ -321,7 +319,7 @@ def test_says_that_the_cache_cannot_be_written(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DRN_CACHE", str(tmp_path / "file"))
     with pytest.raises(DrnError, match=r"cannot be written: .*set DRN_CACHE"):
-        fetch([weight_file()])
+        download_weights([weight_file()])
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,21 +333,15 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     assert cache_folder() == Path("/home/someone/.cache/drn")
 
 
-def test_imagenet_means_the_published_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_of_published_files_in_order() -> None:
     original, converted = published("drn_d_22")
-    assert [url for _, url in addresses([original, converted])] == [
+    assert [url for _, url in candidate_urls([original, converted])] == [
         "https://dl.yf.io/drn/drn_d_22-4bd2f8ea.pth",
         "http://dl.yf.io/drn/drn_d_22-4bd2f8ea.pth",
         "https://github.com/osmr/imgclsmob/releases/download/v0.0.116/drnd22-0823-5c2c6a0c.pth.zip",
     ]
     (retrained,) = published("drn_d_22", "imagenet-retrained")
     assert (retrained.name, retrained.top5) == ("drnd22-0758-02cb44bd.pth", 7.58)
-    asked = []
-    monkeypatch.setattr(
-        "drn_cli.networks.weights.fetch", lambda files: asked.extend(files) or Path("x")
-    )
-    assert weights_file(architecture("drn-d-22"), "imagenet") == Path("x")
-    assert asked == [original, converted]
 
 
 def test_published_files_are_described_in_full() -> None:
@@ -371,18 +363,20 @@ def test_the_first_download_records_its_digest(
     serve, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = weight_file(serve(Mirror({"x.pth.zip": zipped(CONTENT)})), archived=True)
-    path = fetch([file])
+    path = download_weights([file])
     digest = hashlib.sha256(CONTENT).hexdigest()
     assert (folder / "x.pth.sha256").read_text() == f"{digest}  x.pth\n"
     assert "of its SHA1 only the first 8 digits could be compared" in caplog.text
     caplog.clear()
-    assert fetch([file]) == path
+    assert download_weights([file]) == path
     assert not caplog.records
     # Who forges the short checksum does not have the recorded digest.
     (folder / "x.pth.sha256").write_text("0" * 64)
     with pytest.raises(DrnError, match=r"is not the one that .*x\.pth\.sha256 records \(remove"):
-        fetch([file])
-    assert fetch([replace(file, digest=f"sha256:{digest}")]) == path  # the published one decides
+        download_weights([file])
+    assert (
+        download_weights([replace(file, digest=f"sha256:{digest}")]) == path
+    )  # the published one decides
     assert (folder / "x.pth.sha256").read_text() == f"{digest}  x.pth\n"
 
 
@@ -409,18 +403,18 @@ def test_whole_digests_and_sizes_are_compared(
 ) -> None:
     file = replace(weight_file(serve(Mirror({"x.pth": served}))), **changes)
     if message is None:
-        assert fetch([file]).read_bytes() == CONTENT
+        assert download_weights([file]).read_bytes() == CONTENT
         assert bool(caplog.records) == ("digest" not in changes)
         return
     with pytest.raises(DrnError, match=message):
-        fetch([file])
+        download_weights([file])
     assert left_in(folder) == set()
 
 
 def test_a_file_without_end_is_given_up(serve, folder: Path) -> None:
     mirror = serve(Mirror({"x.pth": CONTENT * 9}, length=False))
     with pytest.raises(DrnError, match="more than 131,072 bytes"):
-        fetch([replace(weight_file(mirror), size=len(CONTENT))])
+        download_weights([replace(weight_file(mirror), size=len(CONTENT))])
     assert left_in(folder) == set()
 
 
@@ -429,7 +423,7 @@ def test_a_server_that_drips_is_given_up(
 ) -> None:
     monkeypatch.setattr(download, "WINDOW", 0.2)
     slow, right = serve(Mirror({"x.pth": CONTENT}, pause=0.02)), serve(Mirror({"x.pth": CONTENT}))
-    assert fetch([weight_file(slow, right)]).read_bytes() == CONTENT
+    assert download_weights([weight_file(slow, right)]).read_bytes() == CONTENT
     assert right.requests[0][1].startswith("bytes=")
     assert left_in(folder) == {"x.pth"}
 
@@ -438,5 +432,5 @@ def test_parts_that_will_not_be_resumed_are_removed(serve, folder: Path) -> None
     broken = serve(Mirror({"y.pth.zip": zipped(CONTENT)}, breaks_after=100))
     right = serve(Mirror({"x.pth": CONTENT}))
     files = [weight_file(broken, name="y.pth", archived=True), weight_file(right)]
-    assert fetch(files) == folder / "x.pth"
+    assert download_weights(files) == folder / "x.pth"
     assert left_in(folder) == {"x.pth"}

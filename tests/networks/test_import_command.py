@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
-from drn_cli.networks.conversion import to_original
+from drn_cli.networks.conversion import to_original_keys
 from drn_cli.networks.published import published
 from drn_cli.networks.weights import load_weights
 
@@ -37,7 +37,7 @@ def metadata(path: str) -> dict[str, str]:
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_a_file_of_the_original_code_becomes_the_same_network(imported, tmp_path, task) -> None:
     model = create_model("drn_d_22", task, 6)
-    state = {f"module.{key}": value for key, value in to_original(model).items()}
+    state = {f"module.{key}": value for key, value in to_original_keys(model).items()}
     file = tmp_path / "old.pth.tar"
     torch.save({"epoch": 3, "arch": "drn_d_22", "state_dict": state, "best_prec1": 50.0}, file)
     found = imported(file="old.pth.tar")
@@ -63,7 +63,7 @@ def test_a_file_of_the_original_code_becomes_the_same_network(imported, tmp_path
 def test_a_start_for_training_is_known_after_import_and_export(imported, drn_here, tmp_path):
     """By the name of the file that was imported, whatever the new one is called."""
     file = published("drn_a_18", "imagenet")[0].name
-    torch.save(to_original(create_model("drn_a_18", "classification", 1000)), tmp_path / file)
+    torch.save(to_original_keys(create_model("drn_a_18", "classification", 1000)), tmp_path / file)
     imported("--task", "classification", "--out", "a.safetensors", file=file)
     exported = drn_here(
         "export", "a.safetensors", "--format", "safetensors", "--out", "b.safetensors"
@@ -76,7 +76,7 @@ def test_a_start_for_training_is_known_after_import_and_export(imported, drn_her
 
 
 def test_two_architectures_that_look_the_same(imported, tmp_path: Path) -> None:
-    torch.save(to_original(create_model("drn_b_26", "segmentation", 6)), tmp_path / "x.pth")
+    torch.save(to_original_keys(create_model("drn_b_26", "segmentation", 6)), tmp_path / "x.pth")
     assert imported()["arch"] == "drn_c_26"
     found = imported("--arch", "drn-b-26", "--force")
     assert found["arch"] == "drn_b_26"
@@ -107,7 +107,7 @@ def test_metadata_of_an_own_file_is_kept(imported, tmp_path: Path) -> None:
     ],
 )
 def test_weights_that_cannot_work_are_refused(imported, tmp_path, flaw, message) -> None:
-    tensors = to_original(create_model("drn_d_22"))
+    tensors = to_original_keys(create_model("drn_d_22"))
     if flaw == "no head":
         tensors = {key: value for key, value in tensors.items() if not key.startswith("fc.")}
     else:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from drn_cli.distributed.batchnorm import synchronise
+from drn_cli.distributed.batchnorm import convert_sync_batchnorm
 from drn_cli.distributed.group import Group
 from drn_cli.networks import create_model
 from drn_cli.networks.models import DRN
-from drn_cli.networks.recomputation import recompute_activations
+from drn_cli.networks.recomputation import enable_activation_checkpointing
 
 CPU = torch.device("cpu")
 ARCHITECTURES = ("drn_a_18", "drn_a_50", "drn_c_26", "drn_d_22")
@@ -69,7 +69,7 @@ def same(found: Any, expected: Any) -> None:
     ("arch", "dtype"), [*((arch, None) for arch in ARCHITECTURES), ("drn_d_22", torch.bfloat16)]
 )
 def test_learning_is_the_same_bit_for_bit(arch, dtype):
-    plain, recomputing = network(arch), network(arch, recompute_activations)
+    plain, recomputing = network(arch), network(arch, enable_activation_checkpointing)
     expected = learn(plain, plain, make_batches(), dtype)
     found = learn(recomputing, recomputing, make_batches(), dtype)
     assert list(found["state"]) == list(expected["state"])
@@ -82,7 +82,7 @@ def test_with_batch_norm_of_several_gpus():
     plain = network("drn_d_22", nn.SyncBatchNorm.convert_sync_batchnorm)
     assert any(isinstance(module, nn.SyncBatchNorm) for module in plain.modules())
     recomputing = copy.deepcopy(plain)
-    recompute_activations(recomputing)
+    enable_activation_checkpointing(recomputing)
     expected = learn(plain, plain, make_batches())
     same(learn(recomputing, recomputing, make_batches()), expected)
 
@@ -90,12 +90,12 @@ def test_with_batch_norm_of_several_gpus():
 def learn_together(group: Group, arch: str) -> list[dict[str, Any]]:
     """Learn without and with recomputation."""
     found = []
-    for recompute in (lambda _: None, recompute_activations):
-        model = network(arch, lambda model: synchronise(model, CPU))
+    for recompute in (lambda _: None, enable_activation_checkpointing):
+        model = network(arch, lambda model: convert_sync_batchnorm(model, CPU))
         recompute(model)
         runner = DistributedDataParallel(model, gradient_as_bucket_view=True, bucket_cap_mb=1)
         # Shares of different sizes.
-        part = slice(0, 2) if group.first else slice(2, 3)
+        part = slice(0, 2) if group.is_main else slice(2, 3)
         found.append(learn(model, runner, make_batches(part)))
     return found
 
@@ -130,7 +130,7 @@ def kept_bytes(model: DRN, images: Tensor) -> int:
 def test_less_is_kept(arch):
     images = make_batches()[0][0]
     plain = kept_bytes(network(arch), images)
-    assert 0 < kept_bytes(network(arch, recompute_activations), images) < plain / 2
+    assert 0 < kept_bytes(network(arch, enable_activation_checkpointing), images) < plain / 2
 
 
 def count_runs(model: DRN) -> list[str]:
@@ -143,7 +143,7 @@ def count_runs(model: DRN) -> list[str]:
 
 
 def test_every_unit_runs_twice_in_training_and_once_otherwise():
-    model = network("drn_d_22", recompute_activations)
+    model = network("drn_d_22", enable_activation_checkpointing)
     runs = count_runs(model)
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.backbone.modules())
     images = make_batches()[0][0]
@@ -162,13 +162,13 @@ def test_every_unit_runs_twice_in_training_and_once_otherwise():
 def test_evaluation_and_features_are_the_same():
     images = make_batches()[0][0]
     plain = network("drn_d_22").eval()
-    recomputing = network("drn_d_22", recompute_activations).eval()
+    recomputing = network("drn_d_22", enable_activation_checkpointing).eval()
     same(recomputing(images), plain(images))
     same(recomputing.features(images), plain.features(images))
 
 
 def test_a_copy_runs_on_its_own_weights():
-    model = network("drn_a_18", recompute_activations)
+    model = network("drn_a_18", enable_activation_checkpointing)
     twin = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -182,7 +182,7 @@ def test_a_copy_runs_on_its_own_weights():
 
 
 def test_a_failure_in_the_second_run_leaves_the_statistics_in_place():
-    model = network("drn_a_18", recompute_activations)
+    model = network("drn_a_18", enable_activation_checkpointing)
     buffers = dict(model.named_buffers())
     out = model(make_batches()[0][0])
 

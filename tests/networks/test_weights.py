@@ -11,7 +11,7 @@ from drn_cli.errors import DrnError
 from drn_cli.networks import create_model
 from drn_cli.networks.catalog import architecture
 from drn_cli.networks.checkpoints import save_weights
-from drn_cli.networks.conversion import to_original
+from drn_cli.networks.conversion import to_original_keys
 from drn_cli.networks.models import DRN
 from drn_cli.networks.weights import load_weights, weights_file
 
@@ -27,7 +27,7 @@ def differing(model: DRN, other: dict[str, Tensor]) -> set[str]:
 def original_file(path: Path, arch: str, task: str, classes: int) -> Path:
     model = create_model(arch, task, classes)
     torch.nn.init.uniform_(model.head.bias)  # or a fresh head's bias would look loaded
-    torch.save(to_original(model), path)
+    torch.save(to_original_keys(model), path)
     return path
 
 
@@ -41,7 +41,7 @@ def test_loads_all_of_a_file_that_fits(
     with caplog.at_level(logging.WARNING):
         report = load_weights(model, path)
     theirs = torch.load(path, weights_only=True)
-    assert all(torch.equal(value, theirs[key]) for key, value in to_original(model).items())
+    assert all(torch.equal(value, theirs[key]) for key, value in to_original_keys(model).items())
     assert not report.new_head
     assert (report.path, report.arch, report.task, report.classes) == (path, arch, task, 5)
     assert str(report).startswith(f"x.pth: {arch} for {task} with 5 classes loaded")
@@ -86,7 +86,7 @@ def test_keeps_the_backbone_of_another_task(
 
 
 def test_says_that_a_file_has_no_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tensors = to_original(create_model("drn_d_22"))
+    tensors = to_original_keys(create_model("drn_d_22"))
     torch.save({k: v for k, v in tensors.items() if not k.startswith("fc.")}, tmp_path / "x.pth")
     report = load_weights(create_model("drn_d_22"), tmp_path / "x.pth")
     assert report.new_head
@@ -128,7 +128,9 @@ def test_b_26_and_c_26_load_foreign_files_but_not_each_others(tmp_path: Path) ->
 
 
 def test_half_precision_files_load_into_full_precision(tmp_path: Path) -> None:
-    tensors = {key: value.half() for key, value in to_original(create_model("drn_d_22")).items()}
+    tensors = {
+        key: value.half() for key, value in to_original_keys(create_model("drn_d_22")).items()
+    }
     torch.save(tensors, tmp_path / "half.pth")
     model = create_model("drn_d_22", weights=tmp_path / "half.pth")
     assert model.head.weight.dtype == torch.float32

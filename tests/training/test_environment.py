@@ -16,7 +16,7 @@ from PIL import Image
 
 import drn_cli
 from drn_cli.environment import git_commit
-from drn_cli.networks.conversion import to_original
+from drn_cli.networks.conversion import to_original_keys
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.runs import Run
 from drn_cli.training.resuming import record_resume
@@ -116,7 +116,7 @@ def test_weights_to_start_from_and_whether_they_had_a_checksum(prepare, tmp_path
     assert training.environment()["weights"] is None
     file = tmp_path / "a.pth"
     # The older format of PyTorch has no CRC-32.
-    state = to_original(training.model)
+    state = to_original_keys(training.model)
     torch.save(state, file, _use_new_zipfile_serialization=verified)
     told = prepare(f"model.weights={file}").environment()
     assert told["weights"] == {"file": str(file), "verified": verified}

@@ -88,10 +88,10 @@ def _segmentation(
     predictor = load_predictor(
         network, group.device, data=folder, view=inference.view, **inference.computing(group.device)
     )
-    with console.bar(len(group.share(samples)), shown=group.first) as bar:
+    with console.bar(len(group.shard(samples)), shown=group.is_main) as bar:
         scores = evaluate(predictor, samples, group, per_image=writer.per_image, step=bar.update)
     assert scores is not None  # nobody stops it
-    if not group.first:
+    if not group.is_main:
         return
 
     def show(number: int) -> "Tile":
@@ -147,12 +147,12 @@ def _classification(
             f"--partial scores {len(samples)} of {expected}",
         )
     left_out.log(folder.root / split)
-    with console.bar(len(group.share(samples)), shown=group.first) as bar:
+    with console.bar(len(group.shard(samples)), shown=group.is_main) as bar:
         scores = score(
             classifier, samples, group, per_image=writer.per_image, partial=partial, step=bar.update
         )
     assert scores is not None  # nothing stops it
-    if group.first:
+    if group.is_main:
         console.note(
             f"{source.checkpoint}, {split}: {scores.images} images of {len(folder.folders)} "
             f"classes, {classifier.view}"

@@ -114,7 +114,7 @@ def score_folder(
             prediction = predictor(image).cpu().numpy()
             return segmentation_tile(name, image, label, prediction, predictor.class_set)
 
-        if group.first:
+        if group.is_main:
             assert predictor.normalization is not None
             seen = InferenceSettings(
                 network.architecture,
@@ -165,7 +165,7 @@ def score_predictions(
             name = str(samples[number].image.relative_to(folders.images))
             return segmentation_tile(name, None, label, prediction, class_set)
 
-        if group.first:
+        if group.is_main:
             protocol = EvalProtocol(
                 folders.images, folders.labels, pairs, ids, read.size, predicted
             )
@@ -178,7 +178,7 @@ def _counting(
     folders: FolderEvaluation, samples: "Sequence[Sample]", writer: ScoreWriter, group: "Group"
 ) -> Iterator[dict[str, Any]]:
     """Show a bar; yield the options that scoring a network and comparing predictions share."""
-    with console.bar(len(group.share(samples)), shown=group.first) as bar:
+    with console.bar(len(group.shard(samples)), shown=group.is_main) as bar:
         yield {"per_image": writer.per_image, "partial": folders.partial, "step": bar.update}
 
 

@@ -98,7 +98,7 @@ def evaluate_boxes(
             raise DrnError(
                 f"{', '.join(inputs)}: {problem}", f"--partial scores {len(images)} of them"
             )
-        with console.bar(len(group.share(images)), shown=group.first) as bar:
+        with console.bar(len(group.shard(images)), shown=group.is_main) as bar:
             scores = localize(
                 classifier,
                 images,
@@ -110,7 +110,7 @@ def evaluate_boxes(
                 per_image=bool(options.csv or options.report),
                 step=bar.update,
             )
-        if group.first:
+        if group.is_main:
             part = report_part(scores.images, expected, lone, scores.failed)
             about = describe(source, network, classifier) | part
             _tell(scores, images, classifier, about, options)

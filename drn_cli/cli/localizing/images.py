@@ -80,12 +80,15 @@ def find_boxes(
 
         entries: list[tuple[int, dict[str, Any]]] = []
         broken: list[tuple[int, dict[str, Any]]] = []
-        mine = group.share(list(enumerate(files)))
+        mine = group.shard(list(enumerate(files)))
         results = stream(mine, read_input, answer, finish, group.device)
-        for number, file, result in results_of(results, len(mine), broken, shown=group.first):
+        for number, file, result in results_of(results, len(mine), broken, shown=group.is_main):
             entries.append((number, {"image": file.path} | result))
-        found, failed = in_order(group.gather(entries)), in_order(group.gather(broken))
-        if group.first:
+        found, failed = (
+            in_order(group.gather_objects(entries)),
+            in_order(group.gather_objects(broken)),
+        )
+        if group.is_main:
             about = describe(source, network, classifier)
             _report(found, failed, about, out, save, options)
     console.exit_if_failed(failed)

@@ -70,7 +70,7 @@ def classify(
         raise DrnError("--skip-existing: a classifier goes on where a --csv FILE ends")
     images = [InputImage("-", "stdin")] if list(inputs) == ["-"] else find_images(inputs)
     with join() as group, ExitStack() as stack:
-        if group.first:
+        if group.is_main:
             console.note(f"{source.checkpoint} on {len(images)} images")
         classifier = load_classifier(
             network,
@@ -82,23 +82,23 @@ def classify(
         top = min(top_k, len(classifier.names))
         table, maker = None, {}
         if csv is not None:
-            if group.first:
+            if group.is_main:
                 stack.enter_context(writing_table(csv))
             places = range(1, top + 1)
             columns = (name for n in places for name in (f"class_{n}", f"probability_{n}"))
             table = ResumableCsv(csv, ["image", *columns], group.rank, resume=options.skip_existing)
-            if group.first:
+            if group.is_main:
                 assert classifier.normalization is not None
                 maker = provenance_of(network, classifier.normalization, {"view": classifier.view})
                 begin_record(csv, maker, table.earlier_rows, resume=options.skip_existing)
-            group.wait()
+            group.barrier()
             table.begin()
             stack.callback(table.end)  # of a run that fails as well
         started = time.perf_counter()
         keep = options.as_json or len(images) <= SHOWN
         tally = _classify_share(images, classifier, top, table, keep, options, group)
-        tallies = group.gather(tally)
-        if group.first:
+        tallies = group.gather_objects(tally)
+        if group.is_main:
             if table is not None:
                 table.finish([image.path for image in images])
                 finish_record(table.path, maker)
@@ -123,7 +123,7 @@ def _classify_share(
     from drn_cli.inference.stream import stream
 
     tally = Tally(0, 0, [], [])
-    mine = group.share(list(enumerate(images)))
+    mine = group.shard(list(enumerate(images)))
     known = set() if table is None else table.known
     todo = [item for item in mine if item[1].path not in known]
     tally.skipped = len(mine) - len(todo)
@@ -142,7 +142,7 @@ def _classify_share(
         return [(classifier.names[k], float(scores[k].exp())) for k in best]
 
     results = stream(todo, read, answer, finish, classifier.device, options.batch)
-    found = results_of(results, len(todo), tally.failed, shown=group.first)
+    found = results_of(results, len(todo), tally.failed, shown=group.is_main)
     for number, image, best in found:
         tally.classified += 1
         if table is not None:

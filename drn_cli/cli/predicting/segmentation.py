@@ -101,7 +101,7 @@ def label(
     with join() as group:
         if options.submission is not None:
             _check_submission(network, files, options)
-        if group.first:
+        if group.is_main:
             console.note(f"{source.checkpoint} on {len(files)} images")
         predictor = load_predictor(
             network,
@@ -111,7 +111,7 @@ def label(
             **inference.computing(group.device),
         )
         with ExitStack() as sharing:
-            if group.first:
+            if group.is_main:
                 assert predictor.normalization is not None
                 view = {"scales": list(inference.view.scales), "flip": inference.view.flip}
                 record = sharing.enter_context(
@@ -124,13 +124,13 @@ def label(
                         force=options.force,
                     )
                 )
-            group.wait()
+            group.barrier()
             started = time.perf_counter()
             tally = _label_share(files, predictor, options, group)
             seconds = time.perf_counter() - started
-            tallies = group.gather(tally)
+            tallies = group.gather_objects(tally)
             whole = not any(tally.failed for tally in tallies)
-            if group.first:
+            if group.is_main:
                 failed = [files[number].name for each in tallies for number, _ in each.failed]
                 if kept := record.finish(failed):
                     console.warn(
@@ -138,9 +138,9 @@ def label(
                         f"view, {len(kept):,}: {few_of(kept, 3)} (correct the images and predict "
                         "them again)"
                     )
-            if group.first and options.submission is not None and whole:
+            if group.is_main and options.submission is not None and whole:
                 _pack(files, options)
-        if group.first:
+        if group.is_main:
             _report(describe(source, network, predictor), tallies, seconds, options)
             if options.submission is not None and not whole:
                 console.warn(f"{options.submission}: not written, some images have no prediction")
@@ -175,7 +175,7 @@ def _label_share(
     tally = Tally(0, 0, [], [])
     todo = []
     doubtful = unfinished(out) if options.skip_existing else None
-    for number, file in group.share(list(enumerate(files))):
+    for number, file in group.shard(list(enumerate(files))):
         name = file.name
         if doubtful is not None and is_written(out, name, kinds) and not doubtful(name):
             tally.skipped += 1
@@ -194,7 +194,7 @@ def _label_share(
         )
 
     results = stream(todo, read_input, answer, finish, predictor.device, options.batch)
-    found = results_of(results, len(todo), tally.failed, shown=group.first)
+    found = results_of(results, len(todo), tally.failed, shown=group.is_main)
     for number, file, written in found:
         tally.written += 1
         if options.as_json:
