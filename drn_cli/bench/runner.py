@@ -32,6 +32,7 @@ from drn_cli.formatting import size
 from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.inference.memory import available
+from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.opening import TrainedNetwork
 from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.inference.runtimes import ExportedNetwork
@@ -224,15 +225,29 @@ def _load(
 ) -> SegmentationPredictor | ClassificationPredictor:
     network, dtype = target.network, autocast_type(case.precision or "fp32")
     loaded: SegmentationPredictor | ClassificationPredictor
+    # Noise needs no mean and std of its own: any take the same time, and no guess is reported.
+    given = None if "mean" in network.metadata else Normalization(IMAGENET, "noise")
     if target.task == "segmentation":
         view = Eval(scales=MULTI_SCALE) if case.what == "multi-scale" else Eval()
         loaded = load_predictor(
-            network, device, view=view, autocast=dtype, compiled=case.compiled, at_once=1
+            network,
+            device,
+            given=given,
+            view=view,
+            autocast=dtype,
+            compiled=case.compiled,
+            at_once=1,
         )
     else:
         side = min(case.height, case.width)
         loaded = load_classifier(
-            network, device, crop=side, resize=side, autocast=dtype, compiled=case.compiled
+            network,
+            device,
+            given=given,
+            crop=side,
+            resize=side,
+            autocast=dtype,
+            compiled=case.compiled,
         )
     if case.runtime == EAGER:
         assert isinstance(network, TrainedNetwork)

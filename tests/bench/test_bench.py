@@ -298,8 +298,8 @@ def test_baseline(written, tmp_path: Path) -> None:
     assert found["differences"] == [f"torch was 1.0, is {MACHINE.torch}"]
     del earlier["results"][0]["batch"]
     for other, message in (
-        ([], "was not written by this `drn bench`"),
-        ({"format": "drn bench 0"}, "was not written by this `drn bench`"),
+        ([], "not written by this `drn bench`"),
+        ({"format": "drn bench 0"}, "not written by this `drn bench`"),
         (earlier, "is damaged: 'batch'"),
     ):
         (tmp_path / "earlier.json").write_text(json.dumps(other))
