@@ -52,7 +52,7 @@ def test_exports_record_it(thin: Run, tmp_path: Path, format_: str) -> None:
     report = document("export", thin.folder, "--format", format_, "--out",
                       tmp_path / f"x.{'xml' if format_ == 'openvino' else format_}")  # fmt: skip
     assert (report["arch"], report["width"]) == ("drn_a_18", WIDTH)
-    found = open_network(Path(report["file"]))
+    found = open_network(Path(report["out"]))
     assert found.architecture.label == f"drn_a_18 (width {WIDTH})"
     file = Path(f"{report['file']}.parity.json")
     assert json.loads(file.read_text())["width"] == WIDTH
@@ -60,7 +60,7 @@ def test_exports_record_it(thin: Run, tmp_path: Path, format_: str) -> None:
 
 def test_json_of_the_verbs_has_it(thin: Run, recipe_file: Path) -> None:
     (row,) = document("runs", thin.folder)
-    assert (row["network"], row["width"]) == ("drn_a_18", WIDTH)
+    assert (row["arch"], row["width"]) == ("drn_a_18", WIDTH)
     checked = ("recipes", "check", recipe_file, f"model.width={WIDTH}")
     assert document(*checked)["recipe"]["model"]["width"] == WIDTH
     assert f"drn_a_18 (width {WIDTH})" in run(*checked).stdout

@@ -139,7 +139,7 @@ class BenchResult:
             "seconds": None if self.timings is None else asdict(self.timings),
             "images_per_second": rate,
             "flops_per_second": None if self.flops is None or rate is None else self.flops * rate,
-            "failure": self.failure,
+            "error": self.failure,
         }
 
 

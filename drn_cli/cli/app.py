@@ -1,4 +1,4 @@
-"""The command `drn`: its verbs, its global options and how a failure ends."""
+"""The command `drn`: verbs, global options, exit codes and error reporting."""
 
 import errno
 import io
@@ -36,19 +36,19 @@ from drn_cli.version import __version__
 
 
 class _Verbs(TyperGroup):
-    """The verbs, and how one ends that has nothing of its own to say about what stopped it."""
+    """The verbs, with exit codes and messages for interruptions and errors of the system."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
-        with _ending():
+        with _exit_codes():
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        with _ending():
+        with _exit_codes():
             return super().invoke(ctx)
 
 
 @contextmanager
-def _ending() -> Iterator[None]:
+def _exit_codes() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
@@ -59,12 +59,13 @@ def _ending() -> Iterator[None]:
             raise typer.Exit(console.PIPE_CLOSED) from None
         raise
     except UsageError as error:
-        error.message = visible(error.message, one_line=True)
+        message = error.message.removeprefix("Value error, ")  # of pydantic, in typer
+        error.message = visible(message, one_line=True)
         raise
     except OSError as error:
-        if error.errno == errno.EPIPE and _reader_left():
+        if error.errno == errno.EPIPE and _output_pipe_closed():
             raise typer.Exit(console.PIPE_CLOSED) from None
-        # Not as it is: typer takes any broken pipe, one to a worker too, for that of stdout.
+        # Not raised unchanged: typer treats every EPIPE, also of a worker's pipe, as stdout's.
         raise explained(error, _stream_of(error)) from error
 
 
@@ -78,22 +79,22 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"drn {__version__}")
         raise typer.Exit
 
 
 @app.callback(
     epilog="[bold]Start here[/]\n\n"
-    "  drn demo          everything once, on images it draws itself\n\n"
-    "  drn doctor        is this machine fit for it?\n\n"
+    "  drn demo          all steps once, on synthetic images\n\n"
+    "  drn doctor        check this machine\n\n"
     "  drn data prepare camvid SRC --out data/camvid\n\n"
     "  drn train drn_d_22_camvid data.root=data/camvid\n\n"
-    "  drn eval          the newest run, on its validation images\n\n"
+    "  drn eval          score the newest run on its validation images\n\n"
     "  drn predict street.jpg --out predictions\n\n"
-    "  drn export        the newest run, for ONNX Runtime\n\n"
-    "Each verb has examples of its own: [bold]drn VERB --help[/]"
+    "  drn export        export the newest run to ONNX\n\n"
+    "Examples of each command: [bold]drn COMMAND --help[/]"
 )
 def _drn(
     version: Annotated[
@@ -102,7 +103,7 @@ def _drn(
     ] = False,
     debug: Annotated[
         bool,
-        typer.Option("--debug", help="Show tracebacks; works after a verb too."),
+        typer.Option("--debug", help="Show tracebacks; also accepted after a command."),
     ] = False,
 ) -> None:
     """Dilated Residual Networks: prepare data, train, evaluate, predict and export."""
@@ -126,7 +127,7 @@ app.command("demo", cls=RecipeCommand, epilog=demo.EPILOG)(demo.demo)
 def main() -> None:
     """Run `drn` and exit.
 
-    0 done, 1 the user's mistake, 2 usage, 130 interrupted, 141 the reader of a pipe left.
+    Exit codes: 0 success, 1 error, 2 usage error, 130 interrupted, 141 output pipe closed.
     """
     _open_streams()
     debug = "--debug" in sys.argv or bool(os.environ.get("DRN_DEBUG"))
@@ -139,23 +140,23 @@ def main() -> None:
     except SystemExit as end:
         code = end.code
     except BaseException as error:
-        # What the Rust part of safetensors raises, as without memory, is no Exception.
-        ours = isinstance(error, Exception) or type(error).__name__ == "PanicException"
-        if debug or not ours:
+        # A panic in the Rust part of safetensors, as when out of memory, is no Exception.
+        reported = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        if debug or not reported:
             raise
-        _tell(explained(error))
-        if isinstance(error, DrnError):
-            _end_the_job(error)
+        _report(explained(error))
+        if isinstance(error, DrnError) and not isinstance(error, FaultError):
+            _stop_job()
         code = 1
     sys.exit(_flushed(code))
 
 
 def _open_streams() -> None:
-    """Let every stream take any text, and let none be missing."""
+    """Open closed standard streams, and make stdout and stderr accept any text."""
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # closed, as by `>&-`: the next file that is opened would take its place
+        except OSError:  # closed, as by `>&-`: the next opened file would get this number
             os.open(os.devnull, os.O_RDWR)
     sys.stdout, sys.stderr = sys.stdout or open(1, "w"), sys.stderr or open(2, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -163,8 +164,8 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _reader_left() -> bool:
-    """Whether stdout or stderr is a pipe that no one reads any more, as after `| head -1`."""
+def _output_pipe_closed() -> bool:
+    """Whether stdout or stderr is a pipe whose reader has exited, as after `| head -1`."""
     poll = select.poll()
     for number in (1, 2):
         poll.register(number, 0)
@@ -172,7 +173,7 @@ def _reader_left() -> bool:
 
 
 def _stream_of(error: OSError) -> str | None:
-    """Name stdout if an error, such as that of a full disk, comes from what prints to it."""
+    """Return "stdout" if an error, such as a full disk, was raised by printing."""
     *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
     writer = innermost.f_globals.get("__name__", "").partition(".")[0]
     printing = innermost.f_globals is vars(console) or writer in ("rich", "typer", "click")
@@ -180,28 +181,28 @@ def _stream_of(error: OSError) -> str | None:
 
 
 def _flushed(code: int | str | None) -> int | str | None:
-    """Write out what stdout still holds; return the exit code."""
+    """Flush stdout; return the exit code."""
     try:
         sys.stdout.flush()
     except OSError as error:
         if error.errno != errno.EPIPE and code != 1:
             console.fail(explained(error, "stdout"))
         code = console.PIPE_CLOSED if error.errno == errno.EPIPE else 1
-        # What cannot be written is dropped, or Python would try again at its end.
+        # Drop what cannot be written, or Python would try again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return code
 
 
-def _end_the_job(error: DrnError) -> None:
-    """Keep a launcher from starting processes again that would make the same mistake."""
-    if started_by_torchrun() and not isinstance(error, FaultError):
+def _stop_job() -> None:
+    """Keep the launcher from restarting processes that would fail with the same error."""
+    if started_by_torchrun():
         from drn_cli.distributed.launch import report_exit_code
 
         report_exit_code(1)
 
 
-def _tell(error: DrnError) -> None:
-    """Print an error; of a job's processes, the first that fails does."""
+def _report(error: DrnError) -> None:
+    """Print an error; in a distributed job, only the first process that fails prints."""
     if started_by_torchrun():
         from drn_cli.distributed.group import is_first_failure
 
@@ -209,5 +210,5 @@ def _tell(error: DrnError) -> None:
             return
     try:
         console.fail(error)
-    except MemoryError:  # which is most likely what the error is about
+    except MemoryError:  # most likely the cause of the error
         os.write(2, f"error: {error}\n".encode(errors="backslashreplace"))

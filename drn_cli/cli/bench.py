@@ -32,7 +32,7 @@ EPILOG = """[bold]Examples[/]
 
   multi-scale   the same at the six sizes of the paper, as with --ms
 
-  train         a step of drn train on noise: forward, loss, backward, optimizer
+  train         a training step on noise: forward, loss, backward, optimizer
 
   input         data loading and augmentation of drn train, on the run's data,
                 --data or synthetic images
@@ -207,7 +207,7 @@ def _print(document: dict[str, Any], machine: str) -> None:
             costs.add_row(*case, f"{row['flops'] / 1e9:.1f}", size(row["activation_bytes"]))
         if row["seconds"] is None:
             times.add_row(*case, "", "", "", "failed")
-            console.warn(f"{row['what']}, {how}, batch {row['batch']}: {row['failure']}")
+            console.warn(f"{row['what']}, {how}, batch {row['batch']}: {row['error']}")
             continue
         median, speed = _milliseconds(row["seconds"]["p50"]), row.get("speed")
         if compared:

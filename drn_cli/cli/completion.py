@@ -1,6 +1,6 @@
-"""Words of the command line: shell completion, and hints where a recipe key is given as an option.
+"""Shell completion, and hints where a recipe key is given as an option.
 
-Nothing here imports torch, so that a press of the tab key is answered in half a second.
+Nothing here imports torch, so that completion takes less than half a second.
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from typer.core import TyperCommand
 
 from drn_cli.errors import DrnError
 
-# What typer raises for words it does not understand; each release has it in another place.
+# The base of typer's usage errors; its module differs between releases of typer.
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 
-# Options of other training scripts, and the recipe keys that stand for them.
+# Options of other training scripts, and the recipe keys with the same meaning.
 ALIASES = {
     "data": "data.root",
     "optimizer": "train.optimiser.kind",
@@ -27,7 +27,7 @@ ALIASES = {
 
 
 class RecipeCommand(TyperCommand):
-    """A command with recipe keys: `--lr 0.1` is answered with `train.lr=0.1`."""
+    """A command with recipe keys: the error for `--lr 0.1` suggests `train.lr=0.1`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -49,11 +49,11 @@ def complete_recipe(incomplete: str) -> list[str]:
 
     names = [name for name in shipped_recipes() if name.startswith(incomplete)]
     found = names + _paths(incomplete, (".yaml", ".yml"))
-    return found or complete_key(incomplete)  # which stand first after --resume
+    return found or complete_key(incomplete)  # keys come first after --resume
 
 
 def complete_key(incomplete: str) -> list[str]:
-    """Complete `KEY=VALUE`: the recipe's keys, and after `=` the values where they are few."""
+    """Complete `KEY=VALUE`: recipe keys, and after `=` the values of enumerations."""
     from drn_cli.networks.catalog import list_models
 
     key, equals, _ = incomplete.partition("=")
@@ -68,19 +68,18 @@ def complete_key(incomplete: str) -> list[str]:
 
 
 def complete_architecture(incomplete: str) -> list[str]:
-    """Complete the name of an architecture."""
     from drn_cli.networks.catalog import list_models
 
     return [name for name in list_models() if name.startswith(incomplete)]
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Complete a run directory: those below ./runs, the newest first, and other folders."""
+    """Complete a run directory: runs below ./runs, newest first, and other folders."""
     return [*_runs(incomplete), *_paths(incomplete, ())]
 
 
 def complete_resume(incomplete: str) -> list[str]:
-    """Complete what `--resume` takes: auto, a run directory or a checkpoint."""
+    """Complete the value of `--resume`: auto, a run directory or a checkpoint."""
     auto = ["auto"] if "auto".startswith(incomplete) else []
     return [*auto, *_runs(incomplete), *_paths(incomplete, (".pt",))]
 
@@ -104,7 +103,7 @@ def _runs(incomplete: str) -> list[str]:
 
 
 def _paths(incomplete: str, endings: tuple[str, ...]) -> list[str]:
-    """List folders, with a slash, and files with some endings that a word may become."""
+    """List folders (with a slash) and files with the endings that complete a word."""
     folder, slash, start = incomplete.rpartition("/")
     try:
         entries = sorted(Path(folder + slash or ".").iterdir())
@@ -120,7 +119,7 @@ def _paths(incomplete: str, endings: tuple[str, ...]) -> list[str]:
 
 
 def _keys_like(option: str) -> list[str]:
-    """Find the recipe keys that an unknown option may mean, by its name without dashes."""
+    """Return the recipe keys that an unknown option may mean; its name is without dashes."""
     if option in ALIASES:
         return [ALIASES[option]]
     name = option.replace("-", "_")
@@ -143,7 +142,7 @@ def _keys(model: Any = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _choices(kind: Any) -> Iterator[str]:
-    """Yield the values of a type that has few: words, true and false, null."""
+    """Yield the values of an enumerable type: literals, true and false, null."""
     if kind is bool:
         yield from ("true", "false")
     elif kind is type(None):
@@ -156,7 +155,7 @@ def _choices(kind: Any) -> Iterator[str]:
 
 
 def _value_of(option: str, words: list[str]) -> str:
-    """Return the value that follows an option, or stands in the same word; VALUE if none does."""
+    """Return the value given for an option (`--lr 0.1`, `--lr=0.1`), or VALUE if there is none."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         if name == option:

@@ -1,10 +1,11 @@
-"""What a person sees: results on stdout, everything else on stderr."""
+"""Terminal output: results on stdout, everything else on stderr."""
 
 import json
 import logging
 import re
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -19,9 +20,9 @@ from drn_cli.formatting import Terminal, visible
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as shells count
-LONGEST = 4000  # characters of a message that are printed
-PIPE_CLOSED = 141  # 128 + SIGPIPE, as for any program whose reader has left
+INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT
+PIPE_CLOSED = 141  # exit code after a closed output pipe: 128 + SIGPIPE
+MAX_MESSAGE = 4000  # characters of a message that are printed
 
 out = Terminal()
 err = Terminal(stderr=True)
@@ -42,28 +43,37 @@ class _Table(Table):
 
 
 def table(*columns: str, right: tuple[str, ...] = (), fold: bool = False) -> Table:
-    """Start a table in the house style; text in its cells is shown as it is, in one line.
+    """Return an empty table; text in its cells is shown as it is, in one line.
 
     Args:
-        columns: What they are called.
-        right: Those that hold numbers.
-        fold: Whether the first column may be broken, as paths may; else it is kept whole.
+        columns: Titles of the columns.
+        right: Titles of the columns with numbers, which are never wrapped.
+        fold: Whether the first column may be wrapped, as paths may.
     """
     made = _Table(header_style="bold", box=None, pad_edge=False)
     for number, column in enumerate(columns):
         made.add_column(
             column,
             justify="right" if column in right else "left",
-            no_wrap=number == 0 and not fold,  # it names the row: better whole
+            no_wrap=column in right or (number == 0 and not fold),
             overflow="fold",
         )
     return made
 
 
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Print names and values in two columns, at most 80 wide; long words stay whole."""
+    rows = [(name, visible(value, one_line=True)) for name, value in facts]
+    indent = 2 + max(len(name) for name, _ in rows)
+    for name, value in rows:
+        lines = textwrap.wrap(value, 80 - indent, break_long_words=False, break_on_hyphens=False)
+        echo(name.ljust(indent) + ("\n" + " " * indent).join(lines))
+
+
 def emit_json(value: Any) -> None:
-    """Print the one JSON document of a `--json` run, with nothing else on stdout."""
+    """Print the JSON document of a command with `--json`."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    # JSON has an escape for what acts on a terminal, and for names of files that are not UTF-8.
+    # Escape characters that act on a terminal, and bytes of file names that are not UTF-8.
     text = re.sub(
         "[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]",
         lambda found: f"\\u{ord(found[0]):04x}",
@@ -73,12 +83,12 @@ def emit_json(value: Any) -> None:
 
 
 def echo(text: str, end: str = "\n") -> None:
-    """Print text to stdout as it stands: tabs, spaces and long lines stay what they are."""
+    """Print text to stdout unchanged: no wrapping, no markup."""
     sys.stdout.write(visible(text) + end)
 
 
 def note(message: str) -> None:
-    """Tell what happens, on stderr, in plain text."""
+    """Print a line of progress or information to stderr."""
     _print("", "", message)
 
 
@@ -92,7 +102,7 @@ def fail(error: DrnError) -> None:
 
 
 def exit_if_failed(failed: bool | Sequence[object]) -> None:
-    """Exit with code 1 where images failed, which were reported."""
+    """Exit with code 1 if images failed; they were reported before."""
     from drn_cli.distributed.launch import worker_exit_code
 
     if failed:
@@ -103,19 +113,19 @@ def _print(label: str, style: str, message: str, hint: str | None = None) -> Non
     from tqdm import tqdm
 
     parts = [(f"{label} ", style)] if label else []
-    if len(message) > LONGEST:  # a line of megabytes that a file has
-        left_out = f" [... {len(message) - LONGEST:,} characters ...] "
-        message = f"{message[: LONGEST // 2]}{left_out}{message[-LONGEST // 2 :]}"
-    # A line end in a name must not begin a line that looks like one of ours.
+    if len(message) > MAX_MESSAGE:  # it may quote a line of megabytes
+        left_out = f" [... {len(message) - MAX_MESSAGE:,} characters ...] "
+        message = f"{message[: MAX_MESSAGE // 2]}{left_out}{message[-MAX_MESSAGE // 2 :]}"
+    # A newline in a file name must not begin a line that looks like a message.
     text = styled(*parts, re.sub(r"\n(?=[^ \n])", "\n  ", visible(message)))
     if hint:
         text.append_text(styled(" ", ("->", "dim"), f" {visible(hint)}"))
-    with tqdm.external_write_mode(file=sys.stderr):  # a progress bar steps aside
+    with tqdm.external_write_mode(file=sys.stderr):  # clears progress bars meanwhile
         err.print(text, soft_wrap=True)
 
 
 def bar(total: int, *, shown: bool = True, unit: str = "image") -> "tqdm[Any]":
-    """Make a progress bar on stderr, for terminals; one process of a job shows it."""
+    """Return a progress bar on stderr, hidden without a terminal; rank 0 shows it."""
     from tqdm import tqdm
 
     return tqdm(total=total, unit=unit, disable=None if shown else True)
@@ -127,7 +137,7 @@ class _ConsoleHandler(logging.Handler):
 
 
 def show_logs() -> None:
-    """Show what the package logs, from INFO on, in the same manner as `note` and `warn`."""
+    """Print log records of the package, from INFO on, like `note` and `warn`."""
     logger = logging.getLogger("drn_cli")
     logger.setLevel(logging.INFO)
     logger.propagate = False

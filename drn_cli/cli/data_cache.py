@@ -1,4 +1,4 @@
-"""`drn data cache`: decode the training samples ahead."""
+"""`drn data cache`: decode the training images before training."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,15 +14,16 @@ EPILOG = """[bold]Examples[/]
 
   drn data cache data/cityscapes
 
-  drn data cache /nfs/cityscapes --folder /local/ssd/cityscapes
+  drn data cache /nfs/cityscapes --folder /local/ssd/cs
 
-  drn train drn_d_105_cityscapes data.cache=disk data.cache_folder=/local/ssd/cityscapes
+  drn train drn_d_22_cityscapes data.cache=disk data.cache_folder=/local/ssd/cs
 
   drn data cache data/cityscapes --remove
 
-Training with data.cache=disk keeps each sample when it first reads it; this command does so ahead,
-on all cores. It takes four bytes a pixel, 25 GB for Cityscapes. What has changed is decoded
-again. An interrupted run continues where it was.
+Training with data.cache=disk caches each image when it first reads it; this
+command does so beforehand, on all cores. The cache takes four bytes per pixel,
+25 GB for Cityscapes. Changed files are decoded again. An interrupted run
+continues where it stopped.
 """
 
 
@@ -30,16 +31,14 @@ def cache(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder.")],
     folder: Annotated[
         Path | None,
-        typer.Option(help="Where to keep them; by default drn-cache, beside the lists."),
+        typer.Option(help="Cache folder. Default: drn-cache, beside the lists."),
     ] = None,
-    lists: Annotated[
-        Path | None, typer.Option(help="Folder of the lists, when it is not DIR.")
-    ] = None,
+    lists: Annotated[Path | None, typer.Option(help="Folder of the lists, if not DIR.")] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the cache.")] = False,
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decode the training images once, so that training reads only the crops it needs."""
+    """Decode the training images, so that training reads only the crops it needs."""
     from drn_cli.data.cache import FOLDER, DecodedCache, cache_plan
     from drn_cli.data.folders import ListDataset
     from drn_cli.data.memory_folder import claim
@@ -51,7 +50,7 @@ def cache(
     if remove:
         count = decoded.remove()
         if as_json:
-            console.emit_json({"folder": str(decoded.folder), "removed": count})
+            console.emit_json({"cache_folder": str(decoded.folder), "removed": count})
         else:
             console.out.print(f"{decoded.folder}: removed {count} samples", soft_wrap=True)
         return
@@ -62,13 +61,13 @@ def cache(
         if not lacking.fits:
             raise DrnError(
                 f"{decoded.folder}: {wants}, and {size(lacking.free)} are free",
-                "choose another disk with --folder",
+                "use --folder on another disk",
             )
         console.note(f"{wants}; {size(lacking.free)} are free")
         try:
             claim(decoded.folder)
         except OSError as error:
-            raise DrnError(f"{decoded.folder}: cannot be made: {error.strerror}") from error
+            raise DrnError(f"{decoded.folder}: cannot be created: {error.strerror}") from error
         with progress_bar() as progress:
             for _ in in_parallel(decoded.add, lacking.samples, progress):
                 pass
@@ -76,8 +75,8 @@ def cache(
     if as_json:
         console.emit_json(
             {
-                "folder": str(decoded.folder),
-                "samples": len(samples),
+                "cache_folder": str(decoded.folder),
+                "images": len(samples),
                 "decoded": len(lacking.samples),
                 "bytes": lacking.bytes,
             }

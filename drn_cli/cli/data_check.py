@@ -1,6 +1,5 @@
-"""`drn data check`: read a whole data folder, and say all that is wrong with it."""
+"""`drn data check`: read a data folder and report what is wrong with it."""
 
-from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,12 +25,13 @@ EPILOG = """[bold]Examples[/]
 
   drn data check /data/cityscapes --lists lists/ --json > check.json
 
-  drn data check /data/imagenet      class folders work too
+  drn data check /data/imagenet      class folders too
 
-Every file is read once, with all cores; nothing is changed. The exit code is 1 if there are
-errors: files that are missing or broken, labels that do not fit their images or the classes,
-training images in another split. Warnings leave it at 0. With --json, class weights are there
-in full: by median frequency balancing, and as ENet has them.
+Reads every file once, on all cores; changes nothing. The exit code is 1 if
+there are errors: missing or broken files, labels that do not match their
+images or the classes, training images in another split. It is 0 with warnings
+only. The last columns are class weights: median frequency balancing and ENet;
+--json has them in full precision.
 """
 
 
@@ -42,20 +42,21 @@ def check(
     ] = None,
     classes: Annotated[
         int | None,
-        typer.Option(min=1, max=255, help="Number of classes; by default what info.json names."),
+        typer.Option(min=1, max=255, help="Number of classes. Default: those in info.json."),
     ] = None,
     split: Annotated[
         list[str] | None,
-        typer.Option(help="train, val or test; may be repeated. By default all that exist."),
+        typer.Option(help="Split to check; may be repeated. Default: all that exist."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Findings to show of each kind.")] = 5,
+    limit: Annotated[int, typer.Option(min=0, help="Number of findings to show per kind.")] = 5,
     max_pixels: MaxPixels = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Read all images and labels of a data folder, and say what is wrong with them."""
+    """Read all images and labels of a data folder and report errors."""
     for name in split or ():
         if name not in ("train", "val", "test"):
-            raise typer.BadParameter(f"--split {name}: one of train, val, test")
+            message = f"{name!r} is not one of 'train', 'val', 'test'."
+            raise typer.BadParameter(message, param_hint="'--split'")
     from drn_cli.data.audit.folder import check_folder
 
     with progress_bar("file") as progress:
@@ -76,7 +77,12 @@ def _print(report: "CheckReport", limit: int) -> None:
         console.out.print()
         console.out.print(_classes(report))
     if report.class_count is None and report.highest_label is not None:
-        _say_unjudged(report.highest_label)
+        console.out.print()
+        console.out.print(
+            f"the highest label is {report.highest_label}; no number of classes is given, so label "
+            f"values were not checked (use --classes {report.highest_label + 1} or more)",
+            soft_wrap=True,
+        )
     _print_statistics(report)
     groups = groupby(report.findings, key=lambda finding: (finding.severity, finding.kind))
     for (severity, kind), findings in groups:
@@ -86,16 +92,9 @@ def _print(report: "CheckReport", limit: int) -> None:
 
 
 def _splits(report: "CheckReport") -> "Table":
-    of_classes = any(split.per_class for split in report.splits.values())
-    counts = (
-        ("images", "fewest a class", "median", "most")
-        if of_classes
-        else (
-            "images",
-            "labels",
-        )
-    )
-    columns = (*counts, "smallest", "largest")
+    by_class = any(split.per_class for split in report.splits.values())
+    counts = ("min per class", "median", "max") if by_class else ("labels",)
+    columns = ("images", *counts, "smallest", "largest")
     table = console.table("split", *columns, right=columns)
     for name, split in report.splits.items():
         numbers = [f"{split.images:,}"]
@@ -115,7 +114,7 @@ def _size(size: "Size | None") -> str:
 def _classes(report: "CheckReport") -> "Table":
     from drn_cli.data.audit.report import ClassPixels
 
-    columns = ("id", "training pixels", "share %", "in labels", "median weight", "ENet weight")
+    columns = ("id", "pixels", "share %", "images", "median weight", "ENet weight")
     table = console.table("class", *columns, right=columns)
     weights = report.class_weights
     for number, entry in enumerate(report.classes):
@@ -130,15 +129,6 @@ def _classes(report: "CheckReport") -> "Table":
             f"{weights['enet'][number]:.4f}",
         )
     return table
-
-
-def _say_unjudged(highest: int) -> None:
-    console.out.print()
-    console.out.print(
-        f"labels go up to {highest}; how many classes there are is written nowhere, so no value "
-        f"is wrong: --classes {highest + 1} would be the fewest",
-        soft_wrap=True,
-    )
 
 
 def _print_statistics(report: "CheckReport") -> None:
@@ -164,14 +154,10 @@ def _print_group(severity: str, kind: str, findings: "list[CheckFinding]", limit
     shown = findings[:limit]
     for finding in shown:
         console.out.print(f"  {finding}", soft_wrap=True)
-    for hint in _once(finding.hint for finding in shown):
+    for hint in dict.fromkeys(finding.hint for finding in shown if finding.hint):
         console.out.print(console.styled("  ", ("->", "dim"), f" {hint}"), soft_wrap=True)
     if len(findings) > limit > 0:
         console.out.print(f"  and {len(findings) - limit:,} more", soft_wrap=True)
-
-
-def _once(hints: Iterable[str | None]) -> list[str]:
-    return list(dict.fromkeys(hint for hint in hints if hint))
 
 
 def _verdict(report: "CheckReport") -> str:

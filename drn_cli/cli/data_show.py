@@ -1,4 +1,4 @@
-"""`drn data show`: a contact sheet of a data folder."""
+"""`drn data show`: draw a contact sheet of a data folder."""
 
 import json
 from pathlib import Path
@@ -30,12 +30,12 @@ EPILOG = """[bold]Examples[/]
 
   drn data show data/imagenet        class folders: train/CLASS, val/CLASS
 
-A row a sample, evenly spaced over the split: the image, its label, both in one, and the crops
-that training takes in three epochs, with the borders of the classes. Stripes are ignored pixels.
-Class folders: the image and resized crops, or for val the crop that it is tested on.
+One row per sample, evenly spaced over the split: image, label map, overlay,
+and the training crops of three epochs with class borders. Stripes mark ignored
+pixels. Class folders: the image and resized crops, or for val the center crop.
 
-Without --recipe, crops are 3/4 of the first image's shorter side, scaled by up to 1.5 and
-rotated by up to 5 degrees; those of class folders are 224 wide.
+Without --recipe, crops are 3/4 of the first image's shorter side, scaled by up
+to 1.5 and rotated by up to 5 degrees; crops of class folders are 224 wide.
 """
 
 
@@ -43,15 +43,15 @@ def show(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder, of lists or classes.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's."),
+        typer.Argument(metavar="KEY=VALUE", help="Override keys of the recipe."),
     ] = None,
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path(SHEET),
-    split: Annotated[Split, typer.Option(help="Part of the data.")] = "train",
-    count: Annotated[int, typer.Option(min=1, max=100, help="Samples to show.")] = 6,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the run whose crops are shown.")] = 0,
-    epoch: Annotated[int, typer.Option(min=0, help="The first epoch that is shown.")] = 0,
+    split: Annotated[Split, typer.Option(help="Split to show.")] = "train",
+    count: Annotated[int, typer.Option(min=1, max=100, help="Number of samples.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the crops, as train.seed.")] = 0,
+    epoch: Annotated[int, typer.Option(min=0, help="First epoch whose crops are shown.")] = 0,
     recipe: Annotated[
-        str | None, typer.Option(help="Recipe, name or file, to take crops and classes from.")
+        str | None, typer.Option(help="Recipe (name or file) with the crops and classes.")
     ] = None,
     lists: Annotated[
         Path | None, typer.Option(help="Folder of the lists and info.json, if not DIR.")
@@ -61,8 +61,8 @@ def show(
 ) -> None:
     """Draw a contact sheet: images, labels, and crops as the network sees them."""
     if out.suffix.lower() != ".png":
-        raise typer.BadParameter(f"--out {out}: a contact sheet is a .png file")
-    _leave_sources_alone(out, root)
+        raise typer.BadParameter(f"--out {out}: not a .png file")
+    _refuse_to_overwrite_data(out, root)
     settings = _recipe(root, recipe, overrides or [])
     from drn_cli.data.class_folders import is_class_folder
     from drn_cli.data.images import write_image
@@ -80,7 +80,7 @@ def show(
                 "out": str(out),
                 "split": split,
                 "images": sheet.images,
-                "classes": list(sheet.classes),
+                "class_names": list(sheet.classes),
                 "seed": seed,
                 "augmentation": sheet.settings,
                 "samples": sheet.samples,
@@ -88,9 +88,9 @@ def show(
         )
         return
     if sheet.settings is not None:
-        console.note(f"crops as training takes them with seed {seed}: {in_words(sheet.settings)}")
+        console.note(f"training crops with seed {seed}: {in_words(sheet.settings)}")
         if recipe is None:
-            console.note("these are defaults to look at; --recipe takes those of a recipe")
+            console.note("these are default crops; --recipe NAME shows those of a recipe")
     shown = f"{len(sheet.samples)} of {sheet.images} {split} images"
     console.out.print(f"{out}: {shown}", soft_wrap=True)
 
@@ -98,11 +98,11 @@ def show(
 def _recipe(root: Path, name: str | None, overrides: list[str]) -> "Recipe | None":
     if name is None:
         if overrides:
-            raise DrnError(f"{overrides[0]}: there is no recipe to change", "name one: --recipe")
+            raise DrnError(f"{overrides[0]}: no recipe to override", "add --recipe NAME")
         return None
     from drn_cli.recipe.loading import load_recipe
 
-    here = f"data.root={json.dumps(str(root))}"  # a recipe may leave the folder to its user
+    here = f"data.root={json.dumps(str(root))}"  # some recipes have none
     return load_recipe(name, [here, *overrides]).recipe
 
 
@@ -123,11 +123,11 @@ def _list_folder(
         return list_folder_sheet(folder, split, choice, progress=progress)
     if recipe.task != "segmentation":
         raise DrnError(
-            f"{root}: holds lists of images and labels, the recipe trains a classifier",
-            "choose a recipe for segmentation",
+            f"{root}: contains lists of images and labels, but the recipe trains a classifier",
+            "use a recipe for segmentation",
         )
-    drawn = recipe.augment
-    augmentation = Augmentation(drawn.crop, drawn.scale, drawn.rotate, drawn.flip)
+    augment = recipe.augment
+    augmentation = Augmentation(augment.crop, augment.scale, augment.rotate, augment.flip)
     classes = recipe.data.classes
     return list_folder_sheet(folder, split, choice, augmentation, classes, progress)
 
@@ -145,14 +145,14 @@ def _class_folder(
     from drn_cli.data.showing.classes import class_folder_sheet
 
     if split == "test":
-        raise DrnError(f"{root}: class folders have train and val, and no test")
+        raise DrnError("--split test: class folders have only train and val")
     folder = FolderDataset.open(root)
     crop = ResizedCrop()
     if recipe is not None:
         if recipe.task != "classification":
             raise DrnError(
-                f"{root}: holds class folders, the recipe trains a segmenter",
-                "choose a recipe for classification",
+                f"{root}: contains class folders, but the recipe trains a segmenter",
+                "use a recipe for classification",
             )
         if recipe.data.classes != len(folder.names):
             raise DrnError(
@@ -163,10 +163,10 @@ def _class_folder(
     return class_folder_sheet(folder, split, choice, crop, progress)
 
 
-def _leave_sources_alone(out: Path, root: Path) -> None:
-    """Refuse to write over a file of the data folder, unless it is a sheet made before."""
+def _refuse_to_overwrite_data(out: Path, root: Path) -> None:
+    """Raise if --out is a file of the data folder, other than an earlier contact sheet."""
     if out.name != SHEET and out.exists() and out.resolve().is_relative_to(root.resolve()):
         raise DrnError(
-            f"{out}: exists in the data folder, where nothing is changed",
-            "remove it or choose another --out",
+            f"{out}: already exists in the data folder, whose files are not overwritten",
+            "remove it or use another --out",
         )

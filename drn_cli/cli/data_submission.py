@@ -1,4 +1,4 @@
-"""`drn data check-submission`: what the Cityscapes server would say to a zip file."""
+"""`drn data check-submission`: check a zip file for the Cityscapes server."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,21 +16,21 @@ EPILOG = """[bold]Examples[/]
 
   drn data check-submission results.zip --data data/cityscapes
 
-Every map is read: names, number, size, kind and values. Without --data, maps are counted for each
-test city; with it, each test image of the data folder has to be there. The exit code is 1 if
-there are errors.
+Checks names, number, size, type and values of all maps. Without --data, the
+maps of each test city are counted; with it, each test image of the data folder
+must have one. The exit code is 1 if there are errors.
 """
 
 
 def check_submission(
-    path: Annotated[Path, typer.Argument(metavar="FILE.zip", help="Anybody's submission.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE.zip", help="The submission.")],
     data: Annotated[
-        Path | None, typer.Option(help="Data folder of Cityscapes, whose test images count.")
+        Path | None, typer.Option(help="Cityscapes data folder with the test images.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Findings to show.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="Number of findings to show.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Check a zip file for the Cityscapes server, pixel-level labelling."""
+    """Check a zip file for the Cityscapes server, pixel-level semantic labeling."""
     from drn_cli.cli.prepare.common import progress_bar
     from drn_cli.data.folders import ListDataset
     from drn_cli.errors import DrnError
@@ -42,11 +42,11 @@ def check_submission(
         named = (submission.frame_id(sample.image.name) for sample in samples)
         frames = [frame for frame in named if frame is not None]
         if not frames:
-            raise DrnError(f"{data}: its test images are none of Cityscapes")
+            raise DrnError(f"{data}: the test images are not from Cityscapes")
     with progress_bar("map") as progress:
         found = submission.check_submission(path, frames, progress)
     if as_json:
-        console.emit_json({"file": str(path)} | found.to_json())
+        console.emit_json({"path": str(path)} | found.to_json())
     else:
         _print(path, found, limit)
     if found.errors:

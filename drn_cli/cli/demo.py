@@ -1,4 +1,4 @@
-"""`drn demo`: draw images, train, evaluate and predict in one go."""
+"""`drn demo`: draw images, train, evaluate and predict in one command."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from drn_cli.data.classes import ClassSet
     from drn_cli.data.folders import Sample
 
-TRAIN, VAL, TEST = 192, 12, 4  # scenes; more variety helps more than more epochs
-OVERVIEW = 4, 2  # scenes in the overview, and their enlargement
+TRAIN, VAL, TEST = 192, 12, 4  # scenes; more scenes help more than more epochs
+OVERVIEW = 4, 2  # number of scenes in the overview, and their scale
 
 EPILOG = """[bold]Examples[/]
 
@@ -20,16 +20,16 @@ EPILOG = """[bold]Examples[/]
 
   drn demo --out /tmp/demo train.epochs=2
 
-It draws street scenes with labels of 19 classes in the layout of Cityscapes,
-trains a DRN-D-22 of 3/8 of the channels on them, evaluates it and predicts, and
-prints each command as you would type it. Nothing is downloaded.
+Draws street scenes with labels of 19 classes in the layout of Cityscapes,
+trains a DRN-D-22 with 3/8 of the channels on them, evaluates it, predicts,
+and prints each command as you would type it. Nothing is downloaded.
 """
 
 
 def demo(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the recipe."),
+        typer.Argument(metavar="KEY=VALUE", help="Override keys of the demo recipe."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("drn-demo"),
 ) -> None:

@@ -16,7 +16,8 @@ EPILOG = """[bold]Examples[/]
 
   drn doctor --json > doctor.json    for a bug report, with versions
 
-The exit code is 1 if a check failed; warnings do not count. Nothing is installed or changed.
+The exit code is 1 if a check failed, 0 with warnings only. Nothing is
+installed or changed.
 """
 
 COLORS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
@@ -42,8 +43,22 @@ def doctor(
     failures = sum(result.status == "failure" for result in results)
     warnings = sum(result.status == "warning" for result in results)
     if as_json:
-        findings = {"findings": [result._asdict() for result in results], "ok": not failures}
-        console.emit_json(findings | {"drn": __version__, "environment": versions})
+        console.emit_json(
+            {
+                "checks": [
+                    {
+                        "name": result.name,
+                        "status": result.status,
+                        "message": result.found,
+                        "hint": result.remedy,
+                    }
+                    for result in results
+                ],
+                "ok": not failures,
+                "drn": __version__,
+                "environment": versions,
+            }
+        )
     else:
         table = console.table("check", "", "found")
         for result in results:

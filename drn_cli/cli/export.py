@@ -1,4 +1,4 @@
-"""`drn export`: a trained network as a file for another runtime."""
+"""`drn export`: write a trained network for another runtime."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,7 +19,7 @@ EPILOG = """[bold]Examples[/]
 
   drn export runs/drn_d_22_camvid/2026-01-31_12-00-00 --format onnx
 
-  drn export drn-d-105_ms_cityscapes.pth --format onnx --argmax --normalize --out street.onnx
+  drn export drn-d-105_ms_cityscapes.pth --argmax --normalize --out street.onnx
 
   drn export best.safetensors --format openvino --int8 --calibration photos/
 
@@ -27,9 +27,10 @@ EPILOG = """[bold]Examples[/]
 
   drn export best.safetensors --format fyu --out for_the_original_code.pth
 
-Each file is loaded back by its own runtime and compared with PyTorch, on images and on random
-pixels, at sizes that it was not made with. Where they differ, no file is left. A report lies beside
-the file, FILE.parity.json. `drn predict` and `drn eval` take .onnx, .xml and .pt2 as --weights.
+Each file is loaded by its own runtime and compared with PyTorch, on images
+and on random pixels, at sizes other than those of the export. If the outputs
+differ, no file is kept. FILE.parity.json has the comparison. `drn predict`
+and `drn eval` take .onnx, .xml and .pt2 files as --weights.
 """
 
 GRAPH = "Input and output (onnx, pt2, openvino)"
@@ -41,8 +42,8 @@ def export(
         typer.Argument(
             metavar="RUN|FILE|NAME",
             autocompletion=complete_weights,
-            help="Run folder, checkpoint, or a network with published weights; by default the "
-            "newest run that has a best network.",
+            help="Run directory, checkpoint, or architecture with published weights. Default: the "
+            "newest run with a best checkpoint.",
         ),
     ] = None,
     format_: Annotated[
@@ -53,17 +54,21 @@ def export(
         ),
     ] = "onnx",
     out: Annotated[
-        Path | None, typer.Option(help="File to write; by default ARCHITECTURE.ENDING, here.")
+        Path | None, typer.Option(help="File to write. Default: ./ARCH.onnx, .pt2, ...")
     ] = None,
     argmax: Annotated[
         bool,
-        typer.Option("--argmax", help="Give the index map, not scores.", rich_help_panel=GRAPH),
+        typer.Option(
+            "--argmax",
+            help="Return the class of each pixel, not the scores.",
+            rich_help_panel=GRAPH,
+        ),
     ] = False,
     normalize: Annotated[
         bool,
         typer.Option(
             "--normalize",
-            help="Take uint8 pixels: mean and standard deviation are inside.",
+            help="Take uint8 pixels and normalize them inside the network.",
             rich_help_panel=GRAPH,
         ),
     ] = False,
@@ -72,24 +77,24 @@ def export(
         typer.Option(
             parser=parse_size,
             metavar=METAVAR,
-            help="Take this width and height only, as 1920x1080; by default any.",
+            help="Fixed input size, such as 1920x1080. Default: any size.",
             rich_help_panel=GRAPH,
         ),
     ] = None,
     half: Annotated[
         bool,
         typer.Option(
-            "--half", help="16-bit floats (openvino, fyu, safetensors: of the weights alone)."
+            "--half", help="Use float16 (openvino, fyu, safetensors: for the weights only)."
         ),
     ] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="8-bit whole numbers: quicker on CPUs (onnx, openvino).")
+        bool, typer.Option("--int8", help="Quantize to int8: faster on CPUs (onnx, openvino).")
     ] = False,
     calibration: Annotated[
         list[str] | None,
         typer.Option(
             metavar="INPUT",
-            help="Images, folders or globs that --int8 looks at, may be repeated; by default the "
+            help="Images, folders or globs to calibrate --int8 with; may be repeated. Default: the "
             "run's training images.",
         ),
     ] = None,
@@ -97,22 +102,22 @@ def export(
         list[str] | None,
         typer.Option(
             metavar="INPUT",
-            help="The same, for the comparison; by default the run's validation images, or drawn "
-            "ones.",
+            help="Images, folders or globs to compare on; may be repeated. Default: the run's "
+            "validation images, or synthetic ones.",
         ),
     ] = None,
     stats: Stats = None,
     mean: Mean = None,
     std: Std = None,
     licence: Annotated[
-        str | None, typer.Option(help="Licence of the weights, for the file's metadata.")
+        str | None, typer.Option(help="License of the weights, recorded in the metadata.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Write a network for ONNX Runtime, OpenVINO, torch.export or the original code; compare."""
+    """Export a network to ONNX, OpenVINO, torch.export or the original code, and verify it."""
     if half and int8:
-        raise typer.BadParameter("--half and --int8 both say how numbers are kept")
+        raise typer.BadParameter("--half and --int8 exclude each other")
     if calibration and not int8:
         raise typer.BadParameter("--calibration goes with --int8")
 
@@ -126,7 +131,7 @@ def export(
         argmax=argmax,
         normalize=normalize,
         precision="float16" if half else "int8" if int8 else "float32",
-        size=None if size is None else size[::-1],  # inside, height comes first
+        size=None if size is None else size[::-1],  # height, width
     )
     if out is not None and out.suffix != ENDINGS[format_]:
         raise typer.BadParameter(f"--out {out}: should end with {ENDINGS[format_]}")
@@ -147,22 +152,23 @@ def export(
 
 
 def _report(done: "ExportResult", found: "Source", form: "ExportConfig", as_json: bool) -> None:
-    from dataclasses import asdict
-
     file = done.files[-1]
     if as_json:
         console.emit_json(
             {
-                "file": str(file),
+                "out": str(file),
                 "files": [str(path) for path in done.files],
                 **found.to_json(),
                 "verified": done.network.verified,
                 "arch": done.network.arch,
                 "width": done.network.architecture.width,
                 "task": done.network.task,
-                "form": asdict(form),
+                "format": form.format,
+                "argmax": form.argmax,
+                "normalize": form.normalize,
+                "size": form.size and form.size[::-1],  # width, height
+                **done.parity.to_json(),
             }
-            | done.parity.to_json()
         )
         return
     numbers = ("difference", "largest logit", "same class")

@@ -1,4 +1,4 @@
-"""Options of the verbs that run in several processes: how many, and on which machines."""
+"""Options of the verbs that run in several processes, on one node or several."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,7 +9,7 @@ from drn_cli.errors import started_by_torchrun
 if TYPE_CHECKING:
     from drn_cli.distributed.launch import LaunchOptions
 
-PANEL = "Several machines, and failures"
+PANEL = "Multi-node and fault tolerance"
 
 
 def _gpus(text: str | int) -> int | Literal["auto"]:
@@ -29,7 +29,8 @@ Gpus = Annotated[
     typer.Option(
         parser=_gpus,
         metavar="N|auto",
-        help="Processes on this machine: one to a GPU, or CPU processes; auto: all GPUs there are.",
+        help="Number of processes on this node, one per GPU (or CPU processes). auto: one per "
+        "visible GPU.",
     ),
 ]
 Nodes = Annotated[
@@ -37,7 +38,7 @@ Nodes = Annotated[
     typer.Option(
         "--nnodes",
         metavar="N|MIN:MAX",
-        help="Machines; each runs this same command.",
+        help="Number of nodes, or MIN:MAX for elastic training. Run the same command on each.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -45,7 +46,7 @@ NodeRank = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Number of this machine, 0 being that of --rdzv-endpoint; by default as they meet.",
+        help="Rank of this node; 0 is the rendezvous host. Default: assigned at rendezvous.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -53,7 +54,7 @@ RdzvEndpoint = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT",
-        help="Where the machines meet: one of them, and a free port there.",
+        help="Address where the nodes rendezvous: host name of one of them and a free port.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -61,14 +62,14 @@ RdzvId = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Name of the job, the same on all machines and of its own for each job.",
+        help="Unique job id, identical on all nodes.",
         rich_help_panel=PANEL,
     ),
 ]
 MaxRestarts = Annotated[
     int,
     typer.Option(
-        min=0, help="Start all again, so often, when a process fails.", rich_help_panel=PANEL
+        min=0, help="Restart all processes up to N times after a failure.", rich_help_panel=PANEL
     ),
 ]
 MasterPort = Annotated[
@@ -76,7 +77,7 @@ MasterPort = Annotated[
     typer.Option(
         min=1,
         max=65535,
-        help="Port for the processes of a single machine; by default a free one.",
+        help="Port for the processes of a single node. Default: a free port.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -91,10 +92,10 @@ def launch_options(
     max_restarts: int = 0,
     master_port: int | None = None,
 ) -> "LaunchOptions":
-    """Gather the options of a verb.
+    """Return the launch options of a verb.
 
     Raises:
-        DrnError: They do not go together.
+        DrnError: Two options contradict each other.
     """
     from drn_cli.distributed.launch import LaunchOptions
 
@@ -102,10 +103,10 @@ def launch_options(
 
 
 def should_launch(options: "LaunchOptions") -> bool:
-    """Tell whether this process has to start others, and is not one of them itself.
+    """Whether this process has to start the worker processes, and is not a worker itself.
 
-    A task of an `srun` with several, where nothing else is asked for, is one of them from here
-    on: it says its errors as one of many.
+    A task of an `srun` step with several tasks becomes a worker here, unless options ask for
+    processes: from now on it reports errors as one of many.
     """
     from drn_cli.distributed.cluster import init_from_slurm
 

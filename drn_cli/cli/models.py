@@ -1,4 +1,4 @@
-"""`drn models`: the fifteen networks and their published weights."""
+"""`drn models`: the architectures and their published weights."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,18 +11,25 @@ if TYPE_CHECKING:
     from drn_cli.networks.catalog import Architecture, PublishedErrors
     from drn_cli.networks.published import WeightFile
 
-app = typer.Typer(no_args_is_help=True, help="The networks, and weights that others published.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List architectures; download and import weights.",
+    epilog="[bold]Examples[/]\n\n"
+    "  drn models list\n\n"
+    "  drn models fetch drn_d_22\n\n"
+    "  drn models import drn-d-105_ms_cityscapes.pth",
+)
 
 Arch = Annotated[
     str,
     typer.Argument(
-        help="A network's name, such as drn_d_22.", autocompletion=complete_architecture
+        help="Name of an architecture, such as drn_d_22.", autocompletion=complete_architecture
     ),
 ]
 Width = Annotated[
     float,
     typer.Option(
-        metavar="NUMBER", help="Channel multiplier, an extension; no weights were published for it."
+        metavar="NUMBER", help="Channel multiplier, an extension without published weights."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -35,12 +42,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
     "  [bold]drn models list --width 0.5[/]  half the channels",
 )
 def list_(width: Width = 1.0, json: Json = False) -> None:
-    """List the networks: size, arithmetic, published scores, and whether weights are at hand.
+    """List the architectures: size, FLOPs, published scores, and availability of weights.
 
-    GFLOPs are those of a 224x224 image, 2 for each multiply-add. Errors are those of one crop on
-    ImageNet, mIoU is that on the validation images of Cityscapes. Weights are cached (in the
-    cache folder), published (`drn models fetch` gets them), or none. Those of family A are a start
-    for training, not the classifier whose errors are listed.
+    GFLOPs are for a 224x224 image, 2 per multiply-add. Errors are for a single crop on ImageNet,
+    mIoU is on the validation split of Cityscapes. Weights are cached (in the cache folder),
+    published (download them with `drn models fetch`), or none. Those of family A initialize
+    training; they are not the classifier whose errors are listed.
     """
     from drn_cli.networks.catalog import architecture, list_models
     from drn_cli.networks.models import parameters
@@ -49,15 +56,14 @@ def list_(width: Width = 1.0, json: Json = False) -> None:
 
     rows: list[dict[str, Any]] = [
         {
-            "name": arch.name,
+            "arch": arch.name,
             "width": arch.width,
             "family": arch.family,
             "parameters": parameters(arch),
             "flops": forward_flops(arch),
-            "top1_error": arch.one_crop.top1 if arch.one_crop else None,
-            "top5_error": arch.one_crop.top5 if arch.one_crop else None,
-            "miou": arch.miou,
-            "weights": _at_hand(arch),
+            **(_errors(arch.one_crop) or {"top1_error": None, "top5_error": None}),
+            "miou": _fraction(arch.miou),
+            "weights": _availability(arch),
             "start_only": width == 1 and start_only(arch.name),
         }
         for arch in (architecture(name, width) for name in list_models())
@@ -65,16 +71,15 @@ def list_(width: Width = 1.0, json: Json = False) -> None:
     if json:
         console.emit_json(rows)
         return
-    numbers = ("parameters", "GFLOPs at 224x224", "top-1 error %", "top-5 error %", "mIoU %")
-    table = console.table("name", "family", *numbers, "weights", right=numbers)
+    numbers = ("parameters", "GFLOPs", "top-1 err %", "top-5 err %", "mIoU %")
+    table = console.table("name", *numbers, "weights", right=numbers)
     for row in rows:
         table.add_row(
-            row["name"],
-            row["family"],
+            row["arch"],
             f"{row['parameters']:,}",
             f"{row['flops'] / 1e9:.1f}",
             *(
-                "" if row[key] is None else f"{row[key]:.{digits}f}"
+                "" if row[key] is None else f"{100 * row[key]:.{digits}f}"
                 for key, digits in (("top1_error", 2), ("top5_error", 2), ("miou", 1))
             ),
             f"{row['weights']}{' *' if row['start_only'] else ''}",
@@ -86,7 +91,7 @@ def list_(width: Width = 1.0, json: Json = False) -> None:
 
 @app.command(epilog="Example: [bold]drn models show drn_d_22[/]")
 def show(arch: Arch, width: Width = 1.0, json: Json = False) -> None:
-    """Show all that is known of a network: structure, scores, weight files and their addresses."""
+    """Show an architecture: structure, published scores, weight files and their URLs."""
     from drn_cli.networks.catalog import architecture
     from drn_cli.networks.models import parameters
     from drn_cli.networks.profiling import forward_flops
@@ -95,7 +100,7 @@ def show(arch: Arch, width: Width = 1.0, json: Json = False) -> None:
     found = architecture(arch, width)
     files = [_describe(file) for file in known_files(found.name) if width == 1]
     facts: dict[str, Any] = {
-        "name": found.name,
+        "arch": found.name,
         "width": found.width,
         "family": found.family,
         "block": "bottleneck" if found.bottleneck else "basic",
@@ -106,58 +111,60 @@ def show(arch: Arch, width: Width = 1.0, json: Json = False) -> None:
         "flops": forward_flops(found),
         "one_crop": _errors(found.one_crop),
         "ten_crop": _errors(found.ten_crop),
-        "miou": found.miou,
-        "weights": files,
+        "miou": _fraction(found.miou),
+        "files": files,
         "start_only": width == 1 and start_only(found.name),
     }
     if json:
         console.emit_json(facts)
         return
-    table = console.table("", "")
-    table.show_header = False
-    table.add_row("name", found.label)
-    table.add_row("family", found.family)
-    table.add_row("blocks", f"{facts['block']}, {', '.join(map(str, found.blocks))} a level")
-    table.add_row("channels", f"{found.out_channels} in the last map, an eighth of the image")
-    table.add_row("parameters", f"{facts['parameters']:,} with 1000 classes (classification)")
-    table.add_row("", f"{facts['parameters_segmentation']:,} with 19 classes (segmentation)")
-    table.add_row("arithmetic", f"{facts['flops'] / 1e9:.1f} GFLOPs for an image of 224x224")
-    table.add_row("1-crop error", _errors_text(found.one_crop))
-    table.add_row("10-crop error", _errors_text(found.ten_crop))
-    if facts["start_only"]:
-        table.add_row("errors of", START_ONLY)
     miou = "not published" if found.miou is None else f"{found.miou:.1f}% on Cityscapes val"
-    table.add_row("mIoU", miou)
-    console.out.print(table)
+    console.print_facts(
+        [
+            ("name", found.label),
+            ("family", found.family),
+            ("blocks", f"{facts['block']}, {', '.join(map(str, found.blocks))} per level"),
+            ("channels", f"{found.out_channels} in the last feature map, at 1/8 of the image size"),
+            ("parameters", f"{facts['parameters']:,} with 1000 classes (classification)"),
+            ("", f"{facts['parameters_segmentation']:,} with 19 classes (segmentation)"),
+            ("compute", f"{facts['flops'] / 1e9:.1f} GFLOPs for a 224x224 image"),
+            ("1-crop error", _errors_text(found.one_crop)),
+            ("10-crop error", _errors_text(found.ten_crop)),
+            *([("errors of", START_ONLY)] if facts["start_only"] else []),
+            ("mIoU", miou),
+        ]
+    )
     for file in files:
-        errors = "" if file["top5_error"] is None else f", top-5 error {file['top5_error']:.2f}%"
+        error = file["top5_error"]
+        errors = "" if error is None else f", top-5 error {100 * error:.2f}%"
         console.out.print()
-        console.echo(f"{file['name']}  ({file['keyword']}, by {file['source']}{errors})")
+        console.echo(f"{file['name']}  ({file['weights']}, by {file['source']}{errors})")
         for url in file["urls"]:
             console.echo(f"  {url}")
         checksum = file["digest"] or f"{file['algorithm'].upper()} begins {file['checksum']}"
         console.echo(f"  {checksum}, {file['licence']}")
-        console.echo(f"  {'cached: ' + file['cached'] if file['cached'] else 'not cached'}")
+        console.echo(f"  {'cached: ' + file['path'] if file['path'] else 'not cached'}")
     if not files:
-        console.echo("weights: none were published")
+        console.echo("weights: none published")
 
 
 @app.command(
     epilog="Examples:\n\n"
     "  [bold]drn models fetch drn_d_22[/]\n\n"
-    "  [bold]drn models fetch drn_d_22 --retrained[/]             lower errors, by pytorchcv\n\n"
+    "  [bold]drn models fetch drn_d_22 --retrained[/]  lower errors, by pytorchcv\n\n"
     "  [bold]DRN_MIRRORS=http://mirror/drn drn models fetch drn_d_22[/]\n\n"
-    "Files go to $DRN_CACHE/weights, or ~/.cache/drn/weights. Files put there by hand count too."
+    "Files go to $DRN_CACHE/weights, or ~/.cache/drn/weights. Files that you copy\n"
+    "there are used too."
 )
 def fetch(
     arch: Arch,
     retrained: Annotated[
         bool,
-        typer.Option("--retrained", help="Weights trained again, with lower errors."),
+        typer.Option("--retrained", help="Retrained weights with lower errors."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Download a network's ImageNet weights to the cache folder, and check them."""
+    """Download ImageNet weights to the cache folder and verify their checksum."""
     from drn_cli.networks.catalog import architecture
     from drn_cli.networks.weights import weights_file
 
@@ -181,28 +188,28 @@ def fetch(
 def import_(
     file: Annotated[
         str,
-        typer.Argument(help="Weights of the original code, pytorchcv, torchvision or drn."),
+        typer.Argument(help="Weight file of the original code, pytorchcv, torchvision or drn."),
     ],
     arch: Annotated[
         str | None,
         typer.Option(
-            help="Needed for drn_b_26 only, which looks the same as drn_c_26.",
+            help="Needed only for drn_b_26, whose weights have the shapes of drn_c_26.",
             autocompletion=complete_architecture,
         ),
     ] = None,
     task: Annotated[
         Literal["classification", "segmentation"] | None,
-        typer.Option(help="Task of the network, for a file that does not name it."),
+        typer.Option(help="Task, for a file that does not record it."),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="File to write; in the cache folder if left out.")
+        str | None, typer.Option(help="File to write. Default: a file in the cache folder.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
     json: Json = False,
 ) -> None:
-    """Recognise a weight file, prove that it works, and write it as drn's safetensors.
+    """Convert weights of other code to safetensors, after a forward pass that checks them.
 
-    Nothing in the file is run: one that holds more than tensors is refused.
+    Nothing in the file is executed; a file that contains more than tensors is refused.
     """
     from dataclasses import asdict
 
@@ -212,17 +219,16 @@ def import_(
     target = user_path(out) if out else None
     source = user_path(file)
     done = import_weights(source, target, arch=arch, task=task, force=force)
+    facts = asdict(done)
+    facts["out"] = str(facts.pop("path"))
     if json:
-        console.emit_json(asdict(done) | {"path": str(done.path)})
+        console.emit_json(facts)
         return
-    table = console.table("", "")
-    table.show_header = False
-    for key, value in asdict(done).items():
-        table.add_row(key, f"{value:,}" if key == "parameters" else str(value))
-    console.out.print(table, soft_wrap=True)
+    facts["parameters"] = f"{done.parameters:,}"
+    console.print_facts((key, str(value)) for key, value in facts.items())
 
 
-def _at_hand(arch: "Architecture") -> str:
+def _availability(arch: "Architecture") -> str:
     from drn_cli.networks.download import weights_folder
     from drn_cli.networks.published import known_files
 
@@ -239,7 +245,7 @@ def _describe(file: "WeightFile") -> dict[str, Any]:
     path = weights_folder() / file.name
     return {
         "name": file.name,
-        "keyword": next(word for word, kind in KEYWORDS.items() if kind == file.kind),
+        "weights": next(word for word, kind in KEYWORDS.items() if kind == file.kind),
         "source": file.source,
         "licence": file.licence,
         "urls": list(file.urls),
@@ -247,14 +253,21 @@ def _describe(file: "WeightFile") -> dict[str, Any]:
         "checksum": file.checksum,
         "digest": file.digest,
         "bytes": file.size,
-        "top1_error": file.top1,
-        "top5_error": file.top5,
-        "cached": str(path) if path.is_file() else None,
+        "top1_error": _fraction(file.top1),
+        "top5_error": _fraction(file.top5),
+        "path": str(path) if path.is_file() else None,
     }
 
 
-def _errors(errors: "PublishedErrors | None") -> dict[str, float] | None:
-    return {"top1": errors.top1, "top5": errors.top5} if errors else None
+def _fraction(per_cent: float | None) -> float | None:
+    """Return a published score as a fraction of 1, as all scores are in JSON."""
+    return None if per_cent is None else round(per_cent / 100, 6)
+
+
+def _errors(errors: "PublishedErrors | None") -> dict[str, float | None] | None:
+    if errors is None:
+        return None
+    return {"top1_error": _fraction(errors.top1), "top5_error": _fraction(errors.top5)}
 
 
 def _errors_text(errors: "PublishedErrors | None") -> str:

@@ -1,4 +1,4 @@
-"""`drn recipes`: look at recipes, copy them, check them."""
+"""`drn recipes`: list, show, copy and check recipes."""
 
 from typing import Annotated, Any
 
@@ -7,17 +7,26 @@ import typer
 from drn_cli.cli import console
 from drn_cli.cli.completion import RecipeCommand, complete_key, complete_recipe
 
-app = typer.Typer(no_args_is_help=True, help="Look at recipes, copy them, check them.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List, show, copy and check recipes.",
+    epilog="[bold]Examples[/]\n\n"
+    "  drn recipes list\n\n"
+    "  drn recipes copy drn_d_22_camvid mine.yaml\n\n"
+    "  drn recipes check mine.yaml train.batch_size=4",
+)
 
 Recipe = Annotated[
     str,
-    typer.Argument(help="A shipped recipe's name or a YAML file.", autocompletion=complete_recipe),
+    typer.Argument(
+        help="Name of a shipped recipe, or a YAML file.", autocompletion=complete_recipe
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Set a key, such as train.lr=0.02.",
+        help="Override a key, such as train.lr=0.02.",
         autocompletion=complete_key,
     ),
 ]
@@ -26,7 +35,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command("list", epilog="Example: [bold]drn recipes list[/]")
 def list_(json: Json = False) -> None:
-    """List the shipped recipes."""
+    """List the shipped recipes. `drn recipes show` says what each is for."""
     from drn_cli.recipe.loading import load_recipe, read_text, shipped_recipes
 
     rows: list[dict[str, Any]] = []
@@ -48,10 +57,10 @@ def list_(json: Json = False) -> None:
     if json:
         console.emit_json(rows)
         return
-    numbers = ("crop", "classes", "epochs", "batch")
-    table = console.table("name", *numbers, "summary", right=numbers)
+    numbers = ("classes", "crop", "epochs", "batch")
+    table = console.table("name", "task", *numbers, right=numbers)
     for row in rows:
-        keys = ("name", "crop", "classes", "epochs", "batch_size", "summary")
+        keys = ("name", "task", "classes", "crop", "epochs", "batch_size")
         table.add_row(*(str(row[key]) for key in keys))
     console.out.print(table)
 
@@ -59,18 +68,19 @@ def list_(json: Json = False) -> None:
 @app.command(
     cls=RecipeCommand,
     epilog="Examples:\n\n"
-    "  [bold]drn recipes show drn_d_22_camvid[/]                the file as it stands\n\n"
-    "  [bold]drn recipes show drn_d_22_camvid train.lr=0.01[/]  every field, with the change",
+    "  [bold]drn recipes show drn_d_22_camvid[/]                the file, with comments\n\n"
+    "  [bold]drn recipes show drn_d_22_camvid train.lr=0.01[/]  all keys and values",
 )
 def show(
     recipe: Recipe,
     overrides: Overrides = None,
     resolved: Annotated[
-        bool, typer.Option("--resolved", help="Print every field, with what it extends.")
+        bool,
+        typer.Option("--resolved", help="Print all keys, including inherited ones and defaults."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Print a recipe as it is written, or resolved: with overrides, --resolved or --json."""
+    """Print a recipe file, or with overrides, --resolved or --json all its keys."""
     from drn_cli.recipe.loading import find_recipe, load_recipe, read_text, resolved_yaml
 
     if json:
@@ -88,14 +98,14 @@ def show(
 )
 def copy(
     name: Annotated[
-        str, typer.Argument(help="A shipped recipe's name.", autocompletion=complete_recipe)
+        str, typer.Argument(help="Name of a shipped recipe.", autocompletion=complete_recipe)
     ],
     dest: Annotated[
-        str | None, typer.Argument(help="File or folder to write to; ./NAME.yaml if left out.")
+        str | None, typer.Argument(help="File or folder to write to. Default: ./NAME.yaml.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite DEST.")] = False,
 ) -> None:
-    """Copy a shipped recipe, comments and all, to make it yours."""
+    """Copy a shipped recipe with its comments, to edit it."""
     from pathlib import Path
 
     from drn_cli.errors import DrnError
@@ -119,7 +129,7 @@ def copy(
     "  [bold]drn recipes check drn_d_22_camvid train.batch_size=4[/]",
 )
 def check(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> None:
-    """Check a recipe without running it; exit 1 if there is a mistake in it."""
+    """Validate a recipe without running it; the exit code is 1 if it has errors."""
     from drn_cli.errors import DrnError
     from drn_cli.recipe.loading import load_recipe
 
@@ -148,7 +158,7 @@ def check(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> No
 
 @app.command(epilog="Example: [bold]drn recipes schema > recipe.schema.json[/]")
 def schema() -> None:
-    """Print the JSON Schema of recipes, for editors that complete and check YAML."""
+    """Print the JSON Schema of recipes, for completion and checks in editors."""
     from drn_cli.recipe.reference import json_schema
 
     console.emit_json(json_schema())
@@ -156,7 +166,7 @@ def schema() -> None:
 
 @app.command(epilog="Example: [bold]drn recipes reference > recipes.md[/]")
 def reference() -> None:
-    """Print every key of a recipe with its values, default and meaning, as Markdown."""
+    """Print all recipe keys with values, default and meaning, as Markdown."""
     from drn_cli.recipe.reference import reference as describe
 
     console.echo(describe(), end="")

@@ -10,19 +10,19 @@ from drn_cli.cli.completion import complete_run
 
 EPILOG = """[bold]Examples[/]
 
-  drn report                            the run that measured last, also while it runs
+  drn report                            the last active run, also while it runs
 
   drn report runs/trial --out trial.html --images 30 --data /data/camvid
 
   drn report runs/trial --images 0      no predictions: takes no time
 
-  drn report runs/trial --figures figs  curves and classes as PDF and SVG, for papers
+  drn report runs/trial --figures figs  also PDF and SVG figures for papers
 
   drn report runs/a runs/b runs/c       curves over each other, what differs
 
-The page holds predictions beside labels, training crops, curves, scores of each
-class, the confusion matrix, the recipe and the environment. It is one file that
-loads nothing, so that it can be mailed. `drn train` writes it at its end.
+The page contains predictions beside labels, training crops, curves, scores of
+each class, the confusion matrix, the recipe and the environment. It is a
+single self-contained file. `drn train` writes it at its end.
 """
 
 
@@ -96,10 +96,10 @@ def report(
         console.emit_json(
             {
                 "runs": [str(run.folder) for run in found],
-                "page": str(made.page),
+                "out": str(made.page),
                 "images": made.images,
                 "figures": [str(path) for path in made.figures],
-                "missing": list(made.missing),
+                "warnings": list(made.missing),
             }
         )
         return

@@ -28,16 +28,16 @@ EPILOG = """[bold]Examples[/]
 
   drn runs --remove runs/trial
 
-Newest first, with the recipe keys that differ from the first run of the list. An
-unfinished run was killed, or is running on another host.
+Newest first, with the recipe keys that differ from the first run of the list.
+An unfinished run was killed, or is running on another host.
 """
 
-MAX_DIFFERENCES = 6  # recipe keys that are printed of a run; --json has all
+MAX_DIFFERENCES = 6  # recipe keys printed per run; --json has all
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A run folder with what it tells, or with what is wrong with it."""
+class _RunRow:
+    """A run directory with its summary, or why it cannot be read."""
 
     run: Run
     summary: "RunSummary | None"
@@ -47,11 +47,11 @@ class _Found:
 
 def runs(
     root: Annotated[
-        Path, typer.Argument(metavar="ROOT", help="Folder to look through, or a run.")
+        Path, typer.Argument(metavar="ROOT", help="Folder to search for runs, or a run.")
     ] = RUNS,
     sort: Annotated[
         Literal["started", "best", "epochs", "time", "run"],
-        typer.Option(help="Order: the newest, best, longest or slowest first; run: by name."),
+        typer.Option(help="Order: newest, best, most epochs or slowest first; run: by name."),
     ] = "started",
     remove: Annotated[
         list[Path] | None,
@@ -61,16 +61,14 @@ def runs(
             help="Delete a run directory with its checkpoints; may be repeated.",
         ),
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask for confirmation of --remove.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without confirmation.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
-    """Compare runs: state, epochs, best score, time and recipe differences. Or remove some."""
+    """Compare runs (state, epochs, best score, time, recipe differences), or remove runs."""
     if remove:
         _remove(remove, yes=yes)
         return
-    found = [_look_at(run) for run in find_runs(root)]
+    found = [_read_row(run) for run in find_runs(root)]
     found.sort(key=lambda one: one.started, reverse=True)
     found.sort(key=lambda one: _sort_key(one, sort))
     for one in found:
@@ -82,28 +80,28 @@ def runs(
             [
                 one.summary.to_json() | {"differences": changed}
                 if one.summary
-                else {"run": str(one.run.folder), "problem": one.problem}
+                else {"run": str(one.run.folder), "error": one.problem}
                 for one, changed in zip(found, differences, strict=True)
             ]
         )
     elif found:
         _print(found, differences, root)
     else:
-        console.note(f"{root}: no runs here; `drn train RECIPE` makes one")
+        console.note(f"{root}: no runs (start one with `drn train RECIPE`)")
 
 
 def _remove(folders: list[Path], *, yes: bool) -> None:
     """Delete run directories, after a confirmation each.
 
     Raises:
-        DrnError: One is no run directory, or a process trains in it.
+        DrnError: A folder is not a run directory, or a process is training in it.
     """
     from drn_cli.errors import DrnError
     from drn_cli.formatting import size
 
     for folder in folders:
         if folder.is_symlink() or [run.folder for run in find_runs(folder)] != [folder]:
-            raise DrnError(f"{folder}: is no run directory", "`drn runs` lists them")
+            raise DrnError(f"{folder}: not a run directory", "`drn runs` lists them")
     for folder in folders:
         total = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
         question = f"remove {visible(str(folder), one_line=True)} ({size(total)})?"
@@ -115,8 +113,8 @@ def _remove(folders: list[Path], *, yes: bool) -> None:
         console.note(f"removed {folder} ({size(total)})")
 
 
-def _sort_key(one: _Found, sort: str) -> tuple[bool, float | str]:
-    """Return what to sort a run by, where runs without a value come last."""
+def _sort_key(one: _RunRow, sort: str) -> tuple[bool, float | str]:
+    """Return the sort key of a run; runs without a value come last."""
     if sort == "run":
         return False, str(one.run.folder)
     values = {
@@ -128,7 +126,7 @@ def _sort_key(one: _Found, sort: str) -> tuple[bool, float | str]:
     return value is None, -(value or 0.0)
 
 
-def _differences(found: list[_Found]) -> list[dict[str, Any]]:
+def _differences(found: list[_RunRow]) -> list[dict[str, Any]]:
     """Return the recipe keys of each run whose values differ from those of the first run."""
     from drn_cli.report.run_history import recipe_differences
 
@@ -143,26 +141,26 @@ def _differences(found: list[_Found]) -> list[dict[str, Any]]:
     return [next(rows) if one.summary else {} for one in found]
 
 
-def _look_at(run: Run) -> _Found:
+def _read_row(run: Run) -> _RunRow:
     from drn_cli.errors import DrnError
     from drn_cli.report.run_history import run_summary
 
     try:
         summary = run_summary(run)
     except DrnError as error:
-        return _Found(run, None, error.message, _changed(run))
-    return _Found(run, summary, None, summary.started or _changed(run))
+        return _RunRow(run, None, error.message, _changed(run))
+    return _RunRow(run, summary, None, summary.started or _changed(run))
 
 
 def _changed(run: Run) -> datetime:
-    """Return when a run folder last changed; stands in for a start that the run does not name."""
+    """Return when a run directory last changed, for runs without a recorded start."""
     try:
         return datetime.fromtimestamp(run.folder.stat().st_mtime, UTC)
     except (OSError, ValueError, OverflowError):
         return datetime.min.replace(tzinfo=UTC)
 
 
-def _print(found: list[_Found], differences: list[dict[str, Any]], root: Path) -> None:
+def _print(found: list[_RunRow], differences: list[dict[str, Any]], root: Path) -> None:
     from drn_cli.formatting import duration, four_digits
 
     numbers = ("best %", "epochs", "time")

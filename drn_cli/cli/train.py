@@ -1,4 +1,4 @@
-"""`drn train`: from a recipe to a run folder."""
+"""`drn train`: train a network from a recipe."""
 
 import signal
 import sys
@@ -38,22 +38,23 @@ EPILOG = """[bold]Examples[/]
 
   drn train drn_d_105_cityscapes data.root=/data/cityscapes --gpus 8 --dry-run
 
-  drn train drn_d_105_cityscapes data.root=/data/cityscapes --gpus auto --max-restarts 3
+  drn train drn_d_105_cityscapes --gpus auto --max-restarts 3
 
   drn train my.yaml train.lr=0.005 augment.crop=256 --run-dir runs/trial
 
   drn train --resume runs/trial
 
-  drn train drn_d_22_camvid --resume auto     go on if there is something to go on with
+  drn train drn_d_22_camvid --resume auto   the newest unfinished run, or a new one
 
   torchrun --nproc-per-node 2 --no-python drn train drn_d_22_camvid
 
-Shipped recipes: [bold]drn recipes list[/]. What a recipe can say: [bold]drn recipes schema[/].
-Several machines, SLURM: docs/clusters.md.
+Shipped recipes: [bold]drn recipes list[/]. Recipe keys: [bold]drn recipes reference[/].
+Multi-node training and SLURM: docs/clusters.md.
 
-Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal (SIGHUP) finish the current step, write the
-checkpoint and leave; the exit code is then 130, 143, 138 or 129. Under `nohup`, a closed terminal
-is ignored. A finished run exits with 0, a mistake with 1. It ends with a report, RUN/report.html.
+Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal (SIGHUP) finish the current
+step, write a checkpoint and exit with 130, 143, 138 or 129. Under `nohup`, a
+closed terminal is ignored. A finished run writes RUN/report.html and exits
+with 0; errors exit with 1.
 """
 
 
@@ -61,14 +62,14 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="A shipped recipe's name, or a YAML file.", autocompletion=complete_recipe
+            help="Name of a shipped recipe, or a YAML file.", autocompletion=complete_recipe
         ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="Settings that replace the recipe's.",
+            help="Override recipe keys.",
             autocompletion=complete_key,
         ),
     ] = None,
@@ -80,26 +81,28 @@ def train(
     max_restarts: MaxRestarts = 0,
     master_port: MasterPort = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Run folder; by default runs/RECIPE/TIME.")
+        Path | None, typer.Option(help="Run directory. Default: runs/RECIPE/TIME.")
     ] = None,
     resume: Annotated[
         str | None,
         typer.Option(
             metavar="RUN|auto",
             autocompletion=complete_resume,
-            help="Go on with a run folder or one of its checkpoints; auto: with the newest "
-            "unfinished run of this recipe, or start anew.",
+            help="Resume from a run directory or checkpoint. auto: the newest unfinished run of "
+            "this recipe, or a new run.",
         ),
     ] = None,
     allow_changes: Annotated[
-        bool, typer.Option("--allow-changes", help="Go on although recipe or data changed.")
+        bool,
+        typer.Option("--allow-changes", help="Resume although the recipe or the data changed."),
     ] = False,
     max_pixels: MaxPixels = None,
     no_report: Annotated[
         bool, typer.Option("--no-report", help="Do not write RUN/report.html at the end.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and what is missing; start nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print the plan and what is missing, without starting."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -109,14 +112,14 @@ def train(
 
     overrides = overrides or []
     if resume is not None and recipe is not None and "=" in recipe:
-        overrides, recipe = [recipe, *overrides], None  # of the run's own recipe
+        overrides, recipe = [recipe, *overrides], None  # they change the recipe of the run
     if resume is None and recipe is None:
-        raise typer.BadParameter("a recipe is needed; `drn recipes list` names the shipped ones")
+        raise typer.BadParameter("no recipe given (`drn recipes list` shows the shipped ones)")
     options = launch_options(
         gpus, nnodes, node_rank, rdzv_endpoint, rdzv_id, max_restarts, master_port
     )
     if recipe is not None:
-        load_recipe(recipe, overrides)  # refuses mistakes before torch is imported
+        load_recipe(recipe, overrides)  # report errors before torch is imported
     from drn_cli.training.resuming import TrainRequest
 
     request = TrainRequest(recipe, overrides, run_dir, resume, allow_changes)
@@ -130,7 +133,7 @@ def train(
 
 
 def _show_plan(request: "TrainRequest", options: "LaunchOptions", as_json: bool) -> int:
-    """Print what would be done and what is missing for it; give the exit code."""
+    """Print the plan of a run and what is missing for it; return the exit code."""
     from drn_cli.distributed.cluster import expected_processes
     from drn_cli.recipe.loading import resolved_yaml
     from drn_cli.training.plan import make_plan
@@ -149,27 +152,25 @@ def _show_plan(request: "TrainRequest", options: "LaunchOptions", as_json: bool)
         expected = None
     obstacles = [*plan.missing, *_changed_data(beginning, found=plan.train_pictures is not None)]
     if expected is not None:
-        console.warn(f"a run would begin by {expected.text}; {expected.remedy}")
+        console.warn(f"the run would start by {expected.text}; {expected.remedy}")
     if as_json:
         waits = expected.text if expected else None
-        console.emit_json({**plan.to_json(), "missing": obstacles, "start": start, "waits": waits})
+        resumed = {"checkpoint": start, "missing": obstacles, "waits_for": waits}
+        console.emit_json(plan.to_json() | resumed)
         return 1 if obstacles else 0
     console.echo(f"# {beginning.name}\n{resolved_yaml(beginning.recipe)}")
-    table = console.table("plan", "")
-    for name, text in [*plan.rows(), *([("going on from", start)] if start else [])]:
-        table.add_row(name, text)
-    console.out.print(table)
-    for oddity in plan.warnings:
-        console.warn(oddity)
+    console.print_facts([*plan.rows(), *([("resuming from", start)] if start else [])])
+    for warning in plan.warnings:
+        console.warn(warning)
     for obstacle in obstacles:
         console.out.print(console.styled(("missing:", "bold red"), f" {obstacle}"), soft_wrap=True)
     if not obstacles:
-        console.out.print("nothing is missing; nothing was started")
+        console.out.print("nothing is missing; nothing was started (dry run)")
     return 1 if obstacles else 0
 
 
 def _changed_data(beginning: "RunPlan", *, found: bool) -> list[str]:
-    """Say whether the data of a run that would go on are not what they were."""
+    """Return why a resumed run would refuse its data, if it would."""
     from drn_cli.training.resuming import check_data
     from drn_cli.training.tasks import task_of
 
@@ -183,7 +184,7 @@ def _changed_data(beginning: "RunPlan", *, found: bool) -> list[str]:
 
 
 def _launch(request: "TrainRequest", options: "LaunchOptions") -> int:
-    """Start the processes; mistakes show here, once, before any of them."""
+    """Check the run once, then start its processes; return the exit code."""
     from drn_cli.distributed.launch import launch
     from drn_cli.training.resuming import begin
 
@@ -192,13 +193,13 @@ def _launch(request: "TrainRequest", options: "LaunchOptions") -> int:
     beginning = _look_over(beginning, material, warn=True).claim()
     words = sys.argv[1:]
     if request.run_dir is None and request.resume in (None, "auto"):
-        # All processes should mean the same folder, and again after a restart.
+        # The same folder in all processes, and after a restart.
         words += ["--run-dir", str(beginning.run.folder)]
     return launch(words, options)
 
 
 def _work(request: "TrainRequest", as_json: bool, *, report: bool) -> signal.Signals | None:
-    """Train, as the only process or as one of several; give the signal that ended it."""
+    """Train in this process, alone or as one of several; return the signal that ended it."""
     from drn_cli.distributed.group import join
     from drn_cli.distributed.heartbeat import LONG
     from drn_cli.training.loop import train as train_run
@@ -207,7 +208,7 @@ def _work(request: "TrainRequest", as_json: bool, *, report: bool) -> signal.Sig
 
     with join() as group:
         group.watch(LONG)
-        # The first process decides for all: the names of new folders hold the time.
+        # Rank 0 decides: the name of a new run directory contains the time.
         beginning = RunPlan.of(
             group.broadcast_object(begin(request).to_json() if group.is_main else "")
         )
@@ -223,7 +224,7 @@ def _work(request: "TrainRequest", as_json: bool, *, report: bool) -> signal.Sig
         if group.is_main:
             _introduce(beginning, training)
         ended_by = train_run(training, beginning)
-        group.watch(None)  # one rank may take its time for the report
+        group.watch(None)  # the report of rank 0 has no time limit
         del training
     if group.is_main:
         page = _write_report(beginning.run) if report and ended_by is None else None
@@ -232,14 +233,14 @@ def _work(request: "TrainRequest", as_json: bool, *, report: bool) -> signal.Sig
 
 
 def _write_report(run: Run) -> Path | None:
-    """Write the page of a finished run; whatever fails is a warning, for the run itself did not."""
+    """Write the report of a finished run; a failure is a warning, as the run itself succeeded."""
     try:
         from drn_cli.report.page import write_report
 
         made = write_report(run, run.folder / "report.html")
     except (Exception, KeyboardInterrupt) as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
-        console.warn(f"no report: {reason} (drn report {run.folder} tries again)")
+        console.warn(f"no report: {reason} (write it with drn report {run.folder})")
         return None
     for line in made.missing:
         console.warn(f"report: {line}")
@@ -247,7 +248,7 @@ def _write_report(run: Run) -> Path | None:
 
 
 def _find(beginning: "RunPlan", processes: int) -> "DataBundle":
-    """Find the data, and see that they fit the recipe and can be shared out."""
+    """Load the data sets; check the batch size against the data and the number of processes."""
     from drn_cli.training.setup import check_split
     from drn_cli.training.tasks import task_of
 
@@ -257,30 +258,30 @@ def _find(beginning: "RunPlan", processes: int) -> "DataBundle":
 
 
 def _look_over(beginning: "RunPlan", material: "DataBundle", *, warn: bool) -> "RunPlan":
-    """Read some of the files, and see that a run goes on with the data it began with.
+    """Check a sample of the files, and that a resumed run has the data it started with.
 
-    A worker does not read what the launcher has read just before it started the workers.
+    Workers skip the files: the launcher has checked them just before.
     """
     from drn_cli.distributed.launch import started_by_launch
     from drn_cli.training.resuming import check_data
     from drn_cli.training.tasks import task_of
 
     if not started_by_launch():
-        oddities = task_of(beginning.recipe).look_over(material)
-        for oddity in oddities if warn else ():
-            console.warn(oddity)
+        warnings = task_of(beginning.recipe).look_over(material)
+        for warning in warnings if warn else ():
+            console.warn(warning)
     return check_data(beginning, material)
 
 
 def _introduce(beginning: "RunPlan", training: "TrainState") -> None:
     material, group = training.material, training.group
-    start = f", going on from {beginning.start}" if beginning.start else ""
+    start = f", resuming from {beginning.start}" if beginning.start else ""
     processes = f", {group.world} processes" if group.world > 1 else ""
     compiled = ", compiled" if training.compiled else ""
     console.note(
         f"{beginning.name}: {training.model.architecture.label} on {len(material.train)} images, "
         f"validated on {len(material.val)}, {group.device.type} in {training.precision}{compiled}"
-        f"{processes}; run folder {beginning.run.folder}{start}"
+        f"{processes}; run directory {beginning.run.folder}{start}"
     )
 
 
@@ -289,20 +290,20 @@ def _report(run: Run, ended_by: signal.Signals | None, page: Path | None, as_jso
         best = run.best if run.best.is_file() else None
         console.emit_json(
             {
-                "ending": "finished" if ended_by is None else "interrupted",
+                "state": "finished" if ended_by is None else "interrupted",
                 "signal": None if ended_by is None else ended_by.name,
                 "run": str(run.folder),
-                "last": str(run.last),
-                "best": str(best) if best else None,
+                "last_checkpoint": str(run.last),
+                "best_checkpoint": str(best) if best else None,
                 "scores": read_json(run.scores) if best else None,
                 "report": str(page) if page else None,
             }
         )
     elif ended_by is not None:
         console.note(f"interrupted; checkpoint {run.last}")
-        console.note(f"go on with: drn train --resume {run.folder}")
+        console.note(f"resume with: drn train --resume {run.folder}")
     else:
         console.out.print(f"done; best network: {run.best}", soft_wrap=True)
         console.out.print(f"evaluate it: drn eval {run.folder}", soft_wrap=True)
         how = str(page) if page else f"drn report {run.folder}"
-        console.out.print(f"see how it went: {how}", soft_wrap=True)
+        console.out.print(f"report: {how}", soft_wrap=True)

@@ -1,7 +1,7 @@
 """Score a classifier on labelled images."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -71,7 +71,7 @@ class TopKScores:
         top5: Share of those whose class was among the first five.
         images: Number of images.
         per_image: Each of them, in their order, where that was asked for.
-        failed: What was wrong with each image that could not be scored, in their order.
+        failed: Images that could not be scored, with their errors.
         loss: Mean cross-entropy of the images, where that was asked for.
     """
 
@@ -79,7 +79,7 @@ class TopKScores:
     top5: float
     images: int
     per_image: tuple[ImageRanking, ...] = ()
-    failed: tuple[str, ...] = ()
+    failed: tuple[Mapping[str, str], ...] = ()
     loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def score(
     counts = torch.zeros(2, dtype=torch.int64, device=group.device)
     rankings: list[BatchRanking] = []
     losses: list[Tensor] = []
-    failed: list[tuple[int, str]] = []
+    failed: list[tuple[int, str, str]] = []
     stopped = False
     numbers, seen = group.shard(range(len(samples))), 0
     for part in _naming(_parts(look, dataset, classifier, group.device, unread), mine):
@@ -171,7 +171,7 @@ def score(
         if unread is not None:
             for index in (~scored).nonzero().flatten().add(seen).tolist():
                 error = unread.get(index) or NonFiniteScoresError(mine[index].image)
-                failed.append((numbers[index], str(error)))
+                failed.append((numbers[index], str(mine[index].image), str(error)))
         seen += len(scored)
         if loss:
             losses.append(torch.stack([part.loss, scored], dim=1))

@@ -112,7 +112,7 @@ class SegmentationScores:
             share of the valid pixels.
         images: How many images were scored.
         per_image: Those of each, in their order, where that was asked for.
-        failed: What was wrong with each image that could not be scored, in their order.
+        failed: Images that could not be scored, with their errors.
         loss: Mean cross-entropy of the labelled pixels at scale 1, where that was asked for.
     """
 
@@ -124,7 +124,7 @@ class SegmentationScores:
     frequency_weighted_iou: float
     images: int
     per_image: tuple[ImageScores, ...] = ()
-    failed: tuple[str, ...] = ()
+    failed: tuple[Mapping[str, str], ...] = ()
     loss: float | None = None
 
     @classmethod
@@ -133,7 +133,7 @@ class SegmentationScores:
         matrix: Matrix,
         images: int,
         per_image: Sequence[ImageScores] = (),
-        failed: Sequence[str] = (),
+        failed: Sequence[Mapping[str, str]] = (),
         loss: float | None = None,
     ) -> "SegmentationScores":
         """Read the scores off a matrix.

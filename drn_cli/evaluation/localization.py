@@ -74,7 +74,7 @@ class LocalizationScores:
             or not among the first five: no threshold can do better.
         images: Number of images.
         per_image: What was found in each, in their order, where that was asked for.
-        failed: Why others could not be scored, a line each.
+        failed: Images that could not be scored, with their errors.
     """
 
     thresholds: tuple[float, ...]
@@ -84,7 +84,7 @@ class LocalizationScores:
     top5_classification: float
     images: int
     per_image: tuple[ImageBoxes, ...] = ()
-    failed: tuple[str, ...] = ()
+    failed: tuple[Mapping[str, str], ...] = ()
 
     @property
     def best(self) -> int:
@@ -152,11 +152,11 @@ def localize(
     right = np.zeros((2, len(thresholds)), np.int64)
     known = np.zeros(2, np.int64)
     kept = []
-    failed: list[tuple[int, str]] = []
+    failed: list[tuple[int, str, str]] = []
     attempts = one_thread_each(errors_as_results(work) if partial else work, mine, threads)
     for (number, _), found in zip(mine, attempts, strict=True):
         if isinstance(found, DrnError):
-            failed.append((number, str(found)))
+            failed.append((number, str(images[number].image), str(found)))
             step()
             continue
         right += is_correct(found)

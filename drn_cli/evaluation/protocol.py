@@ -65,10 +65,10 @@ class InferenceSettings:
     def to_json(self) -> dict[str, Any]:
         """Give it ready for JSON."""
         return {
-            "network": self.network.name,
+            "arch": self.network.name,
             "width": self.network.width,
-            "weights": str(self.weights),
-            "weights_sha256": sha256(self.weights),
+            "checkpoint": str(self.weights),
+            "sha256": sha256(self.weights),
             "scales": list(self.view.scales),
             "flip": self.view.flip,
             "tile": self.view.tile,

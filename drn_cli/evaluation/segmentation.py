@@ -140,19 +140,22 @@ def errors_as_results(work: Callable[Inputs, Result]) -> Callable[Inputs, Result
 
 
 def gather_failures(
-    failed: Sequence[tuple[int, str]], images: int, group: Group
-) -> tuple[str, ...]:
-    """Gather what was wrong with images, by their numbers, from all processes.
+    failed: Sequence[tuple[int, str, str]], images: int, group: Group
+) -> tuple[dict[str, str], ...]:
+    """Gather the images that failed from all processes, in their order, ready for JSON.
+
+    Args:
+        failed: Number, name and error of each image of this process that failed.
+        images: Number of images of all processes.
+        group: The processes.
 
     Raises:
         DrnError: None of the images can be scored.
     """
-    lost = tuple(
-        text for _, text in sorted(one for part in group.gather_objects(failed) for one in part)
-    )
+    lost = sorted(one for part in group.gather_objects(failed) for one in part)
     if len(lost) == images:
-        raise DrnError(f"none of {images} images can be scored; the first: {lost[0]}")
-    return lost
+        raise DrnError(f"none of {images} images can be scored; the first: {lost[0][2]}")
+    return tuple({"image": image, "error": error} for _, image, error in lost)
 
 
 def _add_up(
@@ -167,12 +170,12 @@ def _add_up(
     """Sum the matrices of this process's share, image by image, then those of all processes."""
     matrix = torch.zeros(classes, classes + 1, dtype=torch.int64, device=group.device)
     images: list[ImageScores] = []
-    failed: list[tuple[int, str]] = []
+    failed: list[tuple[int, str, str]] = []
     losses: list[Tensor] = []
     stopped = False
     for number, counted in zip(_numbers(samples, group), counts, strict=True):
         if isinstance(counted, DrnError):
-            failed.append((number, str(counted)))
+            failed.append((number, str(samples[number].image), str(counted)))
             step()
             continue
         of_image, loss = counted

@@ -128,14 +128,14 @@ class RunSummary:
         """Return the summary for JSON: times in seconds, scores as fractions of 1."""
         return {
             "run": str(self.run.folder),
-            "network": self.network,
+            "arch": self.network,
             "width": self.width,
             "task": self.task,
             "state": self.state,
             "step": self.history.step,
             "epoch": self.history.epoch,
             "epochs": self.epochs,
-            "score": SCORE[self.task][0],
+            "metric": SCORE[self.task][0],
             "best": self.score,
             "best_epoch": number(self.best, "epoch") if self.best else None,
             "loss": self.history.loss,

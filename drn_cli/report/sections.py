@@ -319,11 +319,11 @@ def evaluation_facts(document: Mapping[str, Any]) -> Facts:
     """Return the head of a page from what `drn eval` or `drn localize --eval` prints as JSON."""
     images = f"{document['images']:,}"
     if document.get("partial"):
-        images = f"{document['scored']:,} of {document['expected']:,} (partial)"
+        images = f"{document['images']:,} of {document['expected']:,} (partial)"
     facts = [*score_facts(document), ("Images", images)]
     if "threshold" in document:
         facts.append(("Best threshold", _threshold(document["threshold"])))
-    for key, name in (("of", "Threshold of"), ("see", "Part of the image"), ("view", "View")):
+    for key, name in (("of", "Threshold of"), ("view", "View")):
         if key in document:
             facts.append((name, str(document[key])))
     if "scales" in document:

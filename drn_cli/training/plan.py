@@ -121,15 +121,24 @@ class DryRun:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Give the same for machines; sizes in bytes."""
-        # Not asdict(self), which would take the recipe apart.
-        told = {name: getattr(self, name) for name in self.__slots__}
-        return told | {
+        """Return the plan for JSON; sizes in bytes."""
+        return {
+            "run": str(self.folder),
+            "nodes": self.machines,
+            "processes": self.processes,
             "device": asdict(self.device),
+            "precision": self.precision,
+            "compiled": self.compiled,
             "recipe": self.recipe.model_dump(mode="json"),
-            "rates": [asdict(rate) for rate in self.rates],
+            "images": {"train": self.train_pictures, "val": self.val_pictures},
+            "micro_batch": self.crops,
+            "steps_per_epoch": self.steps_per_epoch,
+            "dropped": self.dropped,
+            "lr": [{"epoch": rate.epoch, "lr": rate.rate} for rate in self.rates],
+            "validations": self.validations,
             "memory": self.memory.to_json(),
-            "folder": str(self.folder),
+            "checkpoint_bytes": self.checkpoint,
+            "disk_bytes": self.room,
             "missing": list(self.missing),
             "warnings": list(self.warnings),
         }

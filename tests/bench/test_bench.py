@@ -200,14 +200,14 @@ def test_every_case_is_measured(targets, task: str) -> None:
     whats = [what for what in WHATS if task == "segmentation" or what != "multi-scale"]
     for case in rows(targets[task], whats=tuple(whats), batches=(2,), sizes=((32, 32),), workers=0):
         found = measure(targets[task], case, CPU, ONCE).to_json()
-        assert found["failure"] is None and found["seconds"]["rounds"] == 1
+        assert found["error"] is None and found["seconds"]["rounds"] == 1
         assert found["images_per_second"] == pytest.approx(2 / found["seconds"]["p50"])
 
 
 def test_a_case_without_memory_is_a_result(targets) -> None:
     case = a_case("forward", batch=10**6, height=1024, width=1024)
     result = measure(targets["segmentation"], case, CPU, ONCE).to_json()
-    assert result["failure"].startswith("out of memory: needs ")
+    assert result["error"].startswith("out of memory: needs ")
     assert (result["seconds"], result["images_per_second"]) == (None, None)
 
 

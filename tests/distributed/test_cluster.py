@@ -261,7 +261,7 @@ def test_a_command_with_left_over_variables_says_so_at_once(drn, recipe_file, un
     drn = type(drn)(drn.cwd, ("env", *variables, *drn.start))
     said = f"waiting for 3 more processes at localhost:{port} because WORLD_SIZE=4 is set"
     shown = drn("train", recipe_file, "--dry-run", "--json")
-    assert (shown.returncode, json.loads(shown.stdout)["waits"]) == (0, said)
+    assert (shown.returncode, json.loads(shown.stdout)["waits_for"]) == (0, said)
     assert said in shown.stderr and "unset RANK" in shown.stderr
     running = drn.begin("train", recipe_file)
     assert running.stderr is not None

@@ -30,19 +30,19 @@ def test_all_checks(drn: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     done = drn("doctor", "--offline", "--json")
     document = json.loads(done.stdout)
     assert done.stderr == ""
-    assert document.keys() == {"findings", "ok", "drn", "environment"}
+    assert document.keys() == {"checks", "ok", "drn", "environment"}
     assert (done.returncode, document["ok"]) == (0, True)
-    names = [finding["name"] for finding in document["findings"]]
+    names = [finding["name"] for finding in document["checks"]]
     assert names[:3] == ["Python", "torch", "torchvision"]
     assert not any(name.startswith(("server", "mirror")) for name in names)
-    by_name = {finding["name"]: finding for finding in document["findings"]}
+    by_name = {finding["name"]: finding for finding in document["checks"]}
     assert by_name["gloo"]["status"] == "ok"
-    assert by_name["disk"]["found"].startswith(str(tmp_path))
-    assert by_name["cache folder"]["found"].startswith(str(tmp_path / "cache"))
+    assert by_name["disk"]["message"].startswith(str(tmp_path))
+    assert by_name["cache folder"]["message"].startswith(str(tmp_path / "cache"))
     for finding in by_name.values():
-        assert finding.keys() == {"name", "status", "found", "remedy"}
-        assert (finding["remedy"] is None) == (finding["status"] == "ok")
-    assert document["environment"]["torch_version"] == by_name["torch"]["found"]
+        assert finding.keys() == {"name", "status", "message", "hint"}
+        assert (finding["hint"] is None) == (finding["status"] == "ok")
+    assert document["environment"]["torch_version"] == by_name["torch"]["message"]
     # Nothing is left, but for what measures the coverage of its processes.
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(".coverage")] == []
 
@@ -64,10 +64,10 @@ def test_exit_code_and_table(monkeypatch: pytest.MonkeyPatch) -> None:
     document = json.loads(done.stdout)
     assert document.pop("environment")["python_version"]
     assert document == {
-        "findings": [
-            {"name": "one", "status": "ok", "found": "as it [should] be", "remedy": None},
-            {"name": "two", "status": "warning", "found": "so so", "remedy": "take [care]"},
-            {"name": "mirrors", "status": "failure", "found": "broken", "remedy": "mend it"},
+        "checks": [
+            {"name": "one", "status": "ok", "message": "as it [should] be", "hint": None},
+            {"name": "two", "status": "warning", "message": "so so", "hint": "take [care]"},
+            {"name": "mirrors", "status": "failure", "message": "broken", "hint": "mend it"},
         ],
         "ok": False,
         "drn": drn_cli.__version__,

@@ -87,7 +87,6 @@ def test_json_and_a_line_of_csv_for_each_image(
         "split": "val",
         "view": view,
         "partial": False,
-        "scored": scores.images,
         "expected": scores.images,
         "failed": [],
         **scores.to_json(),
@@ -144,5 +143,5 @@ def test_a_part_is_refused_unless_that_is_meant(
     result = evaluate(run, "--data", "part", "--partial", "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert (told["partial"], told["scored"], told["expected"]) == (True, 1, 2)
+    assert (told["partial"], told["images"], told["expected"]) == (True, 1, 2)
     assert "partial: 1 of 2 scored: 1 of 2 left out" in result.stderr

@@ -78,9 +78,9 @@ def test_drawn_images_against_labels(evaluate, trained, drawn, words, size):
     assert (told["images"], told["labels"], told["pairs"]) == ("drawn", "truth", 5)
     assert "images: stem + _drawn" in told["paired_by"]
     assert (told["label_ids"], told["scales"], told["precision"]) == ("class-ids", [1.0], "float32")
-    assert told["weights"] == found["checkpoint"] == str(best_of(trained))
+    assert told["checkpoint"] == found["checkpoint"] == str(best_of(trained))
     assert (found["run"], found["verified"]) == (str(trained.folder), True)
-    assert told["weights_sha256"] == hashlib.sha256(best_of(trained).read_bytes()).hexdigest()
+    assert told["sha256"] == hashlib.sha256(best_of(trained).read_bytes()).hexdigest()
 
 
 def test_one_and_two_processes_give_the_same_files(evaluate, drn, trained, drawn, tmp_path):
@@ -167,11 +167,11 @@ def test_a_part_is_refused_unless_that_is_meant(evaluate, trained, drawn, kind, 
     result = evaluate(*words, "--json", "--partial", "--report", "page.html")
     assert result.exit_code == code, result.output
     found = json.loads(result.stdout)
-    assert (found["partial"], found["scored"], found["expected"]) == (True, count, expected)
+    assert (found["partial"], found["images"], found["expected"]) == (True, count, expected)
     assert found["images"] == found["protocol"]["pairs"] == count
     assert f"warning: partial: {count} of {expected} scored: " in result.stderr
     assert said.removeprefix("drawn: ") in result.stderr + caplog.text
-    assert [text.startswith(said) for text in found["failed"]] == [True] * code
+    assert [one["error"].startswith(said) for one in found["failed"]] == [True] * code
     assert f"{count} of {expected} (partial)" in Path("page.html").read_text()
 
 
@@ -182,7 +182,7 @@ def test_a_map_that_cannot_be_read_does_not_keep_the_others_from_saying_their_id
     words = [*folders("predictions", saved), "--classes", "19", "--json"]
     assert isinstance(evaluate(*words).exception, DrnError)
     found = json.loads(evaluate(*words, "--partial").stdout)
-    assert (found["scored"], found["protocol"]["label_ids"]) == (1, "label-ids")
+    assert (found["images"], found["protocol"]["label_ids"]) == (1, "label-ids")
 
 
 def test_what_eval_writes_replaces_a_link_and_leaves_what_it_named(evaluate, saved):
@@ -217,7 +217,7 @@ def test_saved_predictions_score_as_the_network_does(evaluate, trained, data_fol
     for kind in ("index", "colour"):  # the palette's indices are the ids
         saved = (Path("predictions") / kind, data_folder / "labels")
         found = scores(evaluate(*folders("predictions", saved), "--json", "--partial"))
-        protocol, part = found.pop("protocol"), ("partial", "scored", "expected", "failed")
+        protocol, part = found.pop("protocol"), ("partial", "expected", "failed")
         assert [found.pop(key) for key in part] == [True, 5, 17, []]
         assert found == {key: expected[key] for key in found}
         seen = {"scales", "flip", "tile", "run", "verified", "mean", "std", "mean_std_source"}

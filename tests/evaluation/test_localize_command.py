@@ -107,12 +107,12 @@ def test_arrays_boxes_and_csv_of_two_classes_at_several_thresholds(
     save(Path("found/heatmap/old.png"), draw(20, 20, {}))  # of an earlier run: no input
     words = ("--out", "found", "--save", "array,heatmap", "--top-k", 2, "--csv", "boxes.csv")
     told = done(drn_localize(".", *words, "--thresholds", "none,2:6:2", "--json"))
-    assert (told["of"], told["see"], told["failed"]) == ("score", "whole", [])
+    assert (told["of"], told["view"], told["failed"]) == ("score", "whole", [])
     names = [f"photos/{name}.png" for name in ("blue", "deep/green", "red")]
-    assert [entry["image"] for entry in told["localized"]] == names
+    assert [entry["image"] for entry in told["results"]] == names
     rows = rows_of(Path("boxes.csv"))
     assert len(rows) == 3 * 2 * 4
-    for entry, name in zip(told["localized"], names, strict=True):
+    for entry, name in zip(told["results"], names, strict=True):
         stem = f"found/%s/{name.removesuffix('.png')}%s"
         files = [stem % ("heatmap", "_1.png"), stem % ("heatmap", "_2.png")]
         assert entry["files"] == [*files, stem % ("array", ".npz")]
@@ -143,9 +143,7 @@ def test_arrays_boxes_and_csv_of_two_classes_at_several_thresholds(
                     assert at["box"] is None and corners == [""] * 4
                 else:
                     assert near(at["box"], box) and near([float(n) for n in corners], box)
-    assert {
-        at["box"] is None for one in told["localized"][0]["classes"] for at in one["boxes"]
-    } == {
+    assert {at["box"] is None for one in told["results"][0]["classes"] for at in one["boxes"]} == {
         True,
         False,
     }
@@ -156,7 +154,7 @@ def test_classes_that_are_asked_for_by_name_and_by_folder(
 ) -> None:
     words = ("--class", "blue", "--class", WNIDS[0], "--of", "probability", "--see", "centre")
     told = done(drn_localize(photos / "blue.png", *words, "--json"))
-    [entry] = told["localized"]
+    [entry] = told["results"]
     found = seen(classifier, photos / "blue.png", "centre", "probability")
     boxes = found.boxes([NAMES.index("blue"), NAMES.index("red")], [NONE])
     assert [one["class"] for one in entry["classes"]] == ["blue", "red"]
@@ -245,12 +243,12 @@ def test_errors_against_xml_files_as_json_csv_and_a_page(
     told = done(result)
     limits = [NONE, -1, 3, 3.25, 3.5, 3.75, 4, 20]
     scores = scored(classifier, photos, truth, *limits)
-    about = {key: told.pop(key) for key in ("checkpoint", "run", "of", "see")}
+    about = {key: told.pop(key) for key in ("checkpoint", "run", "of", "view")}
     assert [told.pop(key) for key in ("verified", "mean_std_source")] == [True, "file"]
     assert [told.pop(key) for key in ("mean", "std")] == [[0.45, 0.5, 0.4], [0.25, 0.2, 0.3]]
-    part = [told.pop(key) for key in ("partial", "scored", "expected", "failed")]
-    assert part == [True, 2, 3, []]
-    assert (about["of"], about["see"]) == ("score", "whole")
+    part = [told.pop(key) for key in ("partial", "expected", "failed")]
+    assert part == [True, 3, []]
+    assert (about["of"], about["view"]) == ("score", "whole")
     assert about["checkpoint"].endswith("colours/checkpoints/best.safetensors")
     assert {key: told[key] for key in scores.to_json()} == scores.to_json()
     assert [one["threshold"] for one in told["sweep"]] == [None, *limits[1:]]

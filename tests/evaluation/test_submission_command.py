@@ -65,7 +65,7 @@ def test_it_holds_the_label_ids_of_each_image(drn_here, network, street, tmp_pat
             with Image.open(io.BytesIO(archive.read(f"{frame}_labelIds.png"))) as packed:
                 assert (packed.mode, packed.size) == ("L", SIZE)
                 assert np.array_equal(np.asarray(packed), label_ids(index))
-    (berlin, _) = json.loads(stdout)["written"]
+    (berlin, _) = json.loads(stdout)["results"]
     assert list(berlin) == ["image", "index", "overlay"]  # it is packed from the former
 
     Path("out/a.zip").rename("first.zip")

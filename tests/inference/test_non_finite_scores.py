@@ -83,23 +83,23 @@ def drn(*words: str | Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("command", "task", "done"),
+    ("command", "task"),
     [
-        (("predict", "photos"), "segmentation", "written"),
-        (("predict", "photos", "--ms", "--tile", "64"), "segmentation", "written"),
-        (("predict", "photos", "--csv", "a.csv"), "classification", "classified"),
-        (("predict", "photos", "--ten-crop"), "classification", "classified"),
-        (("localize", "photos"), "classification", "localized"),
-        (("localize", "photos", "--of", "probability"), "classification", "localized"),
+        (("predict", "photos"), "segmentation"),
+        (("predict", "photos", "--ms", "--tile", "64"), "segmentation"),
+        (("predict", "photos", "--csv", "a.csv"), "classification"),
+        (("predict", "photos", "--ten-crop"), "classification"),
+        (("localize", "photos"), "classification"),
+        (("localize", "photos", "--of", "probability"), "classification"),
     ],
 )
 def test_image_fails_and_the_others_do_not(
-    photos: Path, overflowing: dict[str, Path], command: tuple[str, ...], task: str, done: str
+    photos: Path, overflowing: dict[str, Path], command: tuple[str, ...], task: str
 ) -> None:
     result = drn(*command, "--weights", overflowing[task], "--json")
     assert result.exit_code == 1
     told = json.loads(result.stdout)
-    assert [entry["image"] for entry in told[done]] == ["photos/black.png", "photos/dark.png"]
+    assert [entry["image"] for entry in told["results"]] == ["photos/black.png", "photos/dark.png"]
     assert told["failed"] == [{"image": "photos/bright.png", "error": f"photos/{FAILS}"}]
     assert f"error: photos/{FAILS} -> the weights may be damaged" in result.stderr
     assert "1 of 3 images failed" in result.stderr
@@ -147,9 +147,9 @@ def test_the_others_are_scored_if_a_part_is_asked_for(
     result = drn(*command, "--weights", overflowing[task], "--partial", "--json")
     assert result.exit_code == 1, result.output
     found = json.loads(result.stdout)
-    assert (found["partial"], found["scored"], found["expected"]) == (True, 2, 3)
+    assert (found["partial"], found["images"], found["expected"]) == (True, 2, 3)
     [failed] = found["failed"]
-    assert FAILS in failed
+    assert FAILS in failed["error"]
     assert "partial: 2 of 3 scored: 1 of 3 failed" in result.stderr
 
 

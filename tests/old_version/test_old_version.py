@@ -49,7 +49,7 @@ def test_run_is_listed_evaluated_reported_and_resumed(old) -> None:
     [listed] = old("runs")
     assert (listed["state"], listed["epoch"], listed["epochs"]) == ("interrupted", 1, 4)
     assert old("eval run")["confusion_matrix"] == CONFUSION
-    assert len(old("predict data/images --weights run")["written"]) == 8
+    assert len(old("predict data/images --weights run")["results"]) == 8
     old("report run", as_json=False)
     assert "<svg" in Path("run/report.html").read_text()
     assert old("export run --format safetensors --out out.safetensors")["verified"]

@@ -148,7 +148,7 @@ def test_the_last_finite_loss_and_the_first_of_equal_bests(run: Run) -> None:
 )
 def test_damaged_files_are_named(run: Run, file: str, text: str, problem: str) -> None:
     (run.folder / file).write_text(text)
-    assert problem in listed(run)["problem"]
+    assert problem in listed(run)["error"]
 
 
 def test_a_start_that_is_no_time_is_not_known(run: Run) -> None:

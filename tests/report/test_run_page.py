@@ -250,7 +250,7 @@ def test_runs_in_every_state(
     assert text in Page(run.folder / "report.html").text
     said = json.loads(done.stdout)
     assert said["images"] == 0
-    assert [line.partition(":")[0] for line in said["missing"]] == [
+    assert [line.partition(":")[0] for line in said["warnings"]] == [
         *("no predictions", "no training crops")
     ]
 

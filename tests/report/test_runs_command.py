@@ -121,10 +121,10 @@ def test_a_damaged_file_affects_its_run_only(root: Path, name, content, whole) -
     listed = json.loads(done.stdout, parse_constant=pytest.fail)
     assert len(listed) == 3
     [row] = [run for run in listed if run["run"] == "runs/bad"]
-    assert ("problem" not in row) == whole
+    assert ("error" not in row) == whole
     if not whole:
-        assert row["problem"].startswith(f"runs/bad/{name}")
-        assert "\n" not in row["problem"]
+        assert row["error"].startswith(f"runs/bad/{name}")
+        assert "\n" not in row["error"]
     assert list_runs().exit_code == 0
     reported = CliRunner().invoke(app, ["report", "runs/bad", "--images", "0"])
     if whole:
@@ -147,7 +147,7 @@ def test_damaged_lines_are_reported_in_the_same_words_everywhere(
 ) -> None:
     (root / "trial [2]" / "metrics.jsonl").write_text("\n".join([*lines, LINE]))
     report = ["report", "runs/trial [2]", "--images", "0"]
-    [missing] = json.loads(CliRunner().invoke(app, [*report, "--json"]).stdout)["missing"]
+    [missing] = json.loads(CliRunner().invoke(app, [*report, "--json"]).stdout)["warnings"]
     assert missing.startswith(f"runs/trial [2]/metrics.jsonl: {words}")
     for done in (list_runs(), list_runs("--json"), CliRunner().invoke(app, report)):
         assert done.exit_code == 0, done.output
@@ -162,6 +162,6 @@ def test_a_pipe_or_a_dead_link_in_place_of_a_file_is_a_broken_run(root: Path, na
         (folder / name).unlink()
         make_it(folder / name)
     listed = json.loads(list_runs("--json").stdout)
-    problems = [run["problem"] for run in listed if run["run"].startswith("runs/bad_")]
+    problems = [run["error"] for run in listed if run["run"].startswith("runs/bad_")]
     assert len(problems) == 2
     assert all(problem.startswith("runs/bad_") for problem in problems)

@@ -197,8 +197,8 @@ def test_two_processes_stop_as_one_and_go_on(
     assert code == 138, err
     assert err.count("SIGUSR1: stopping after this step") == 1 and not errors(err)
     told = json.loads(out)
-    assert (told["ending"], told["signal"]) == ("interrupted", "SIGUSR1")
-    assert told["last"] == "run/checkpoints/last.pt"
+    assert (told["state"], told["signal"]) == ("interrupted", "SIGUSR1")
+    assert told["last_checkpoint"] == "run/checkpoints/last.pt"
 
     second = drn.begin("train", "--resume", "run", "--gpus", "2")
     under_way(second, run, resumed=1)

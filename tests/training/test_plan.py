@@ -47,7 +47,7 @@ def test_plan_of_a_run_that_can_start(recipe_of: Any, tmp_path: Path) -> None:
     told = json.loads(json.dumps(plan.to_json()))
     assert told["memory"]["total"] == plan.memory.total
     assert told["recipe"]["train"]["accumulate"] == 2
-    assert told["folder"] == str(folder)
+    assert told["run"] == str(folder)
     assert told["missing"] == []
 
 

@@ -38,7 +38,7 @@ def test_two_processes_make_one_run(drn, thin_recipe_file, tmp_path):
 def test_torchrun_makes_the_same_run(torchrun, thin_recipe_file, tmp_path):
     done = torchrun("train", thin_recipe_file, EPOCH, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["ending"] == "finished"
+    assert json.loads(done.stdout)["state"] == "finished"
     assert_one_run_of_two(only_run(tmp_path))
 
 

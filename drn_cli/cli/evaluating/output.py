@@ -106,7 +106,7 @@ class ScoreWriter:
 
 
 def _all_of(images: int) -> dict[str, Any]:
-    return {"partial": False, "scored": images, "expected": images, "failed": []}
+    return {"partial": False, "expected": images, "failed": []}
 
 
 def lacking(expected: int, lone: Mapping[str, Sequence[Path]]) -> str:
@@ -127,7 +127,7 @@ def report_part(
     scored: int,
     expected: int,
     lone: Mapping[str, Sequence[Path]],
-    failed: Sequence[str] = (),
+    failed: Sequence[Mapping[str, str]] = (),
     lost: int = 0,
 ) -> dict[str, Any]:
     """Warn of what scores leave out; return how much was scored, ready for JSON.
@@ -136,11 +136,11 @@ def report_part(
         scored: Number of images that were scored.
         expected: How many there should be.
         lone: The files without a counterpart, by what they lack.
-        failed: What was wrong with each image that failed.
+        failed: Each image that failed, with its error.
         lost: Number of files that a search left out.
     """
-    for text in failed:
-        console.warn(text)
+    for one in failed:
+        console.warn(one["error"])
     parts = [text for text in (lacking(expected, lone),) if text]
     if lost:
         parts.append(f"{lost} of {expected} left out")
@@ -150,7 +150,6 @@ def report_part(
         console.warn(f"partial: {scored} of {expected} scored: {'; '.join(parts)}")
     return {
         "partial": scored < expected,
-        "scored": scored,
         "expected": expected,
         "failed": list(failed),
     }

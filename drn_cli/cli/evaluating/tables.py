@@ -1,5 +1,6 @@
 """Scores as tables, and as CSV with a line for each image."""
 
+import os.path
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,16 +39,23 @@ def print_segmentation(scores: "SegmentationScores", class_set: "ClassSet", wors
     console.out.print(table)
     absent = sum(iou is None for iou in scores.iou)
     if absent:
-        console.note(
-            f"{absent} classes occur neither in labels nor in predictions; not in the mean"
-        )
+        occur = "1 class occurs" if absent == 1 else f"{absent} classes occur"
+        console.note(f"{occur} neither in labels nor in predictions; not in the mean")
     lowest = [one for one in worst_first(scores.per_image) if one.miou is not None][:worst]
     if lowest:
         numbers = ("mIoU %", "accuracy %")
-        table = console.table("worst images", *numbers, right=numbers, fold=True)
-        for one in lowest:
-            table.add_row(one.image, _per_cent(one.miou), _per_cent(one.pixel_accuracy))
+        table = console.table("image", *numbers, right=numbers, fold=True)
+        for name, one in zip(_name_worst([one.image for one in lowest]), lowest, strict=True):
+            table.add_row(name, _per_cent(one.miou), _per_cent(one.pixel_accuracy))
         console.out.print(table)
+
+
+def _name_worst(paths: Sequence[str]) -> list[str]:
+    """Print the common folder of the worst images; return their paths below it."""
+    folder = os.path.commonpath([Path(path).parent for path in paths])
+    where = f" in {folder}" if folder != "." else ""
+    console.out.print(f"\nworst images{where}:", soft_wrap=True)
+    return [os.path.relpath(path, folder) for path in paths]
 
 
 def _per_cent(value: float | None) -> str:
@@ -87,12 +95,9 @@ def print_classification(scores: "TopKScores", names: Sequence[str], worst: int)
     console.out.print(table)
     furthest = [one for one in worst_images(scores.per_image) if one.rank != 1][:worst]
     if furthest:
-        table = console.table(
-            "worst images", "is", "taken for", "place", right=("place",), fold=True
-        )
-        for one in furthest:
-            cells = (one.image, names[one.target], names[one.best[0]], str(one.rank))
-            table.add_row(*cells)
+        table = console.table("image", "is", "taken for", "place", right=("place",), fold=True)
+        for name, one in zip(_name_worst([one.image for one in furthest]), furthest, strict=True):
+            table.add_row(name, names[one.target], names[one.best[0]], str(one.rank))
         console.out.print(table)
 
 

@@ -137,7 +137,7 @@ def _tell(
     told = {
         **about,
         "of": options.of,
-        "see": options.see,
+        "view": options.see,
         **scores.to_json(),
     }
     if options.as_json:

@@ -182,8 +182,8 @@ def _report(
         )
         console.note(f"written: {options.csv}")
     if options.as_json:
-        document = {**about, "of": options.of, "see": options.see}
-        console.emit_json(document | {"localized": list(found), "failed": list(failed)})
+        document = {**about, "of": options.of, "view": options.see}
+        console.emit_json(document | {"results": list(found), "failed": list(failed)})
     else:
         if len(rows) <= SHOWN:
             _print(rows)

@@ -174,7 +174,7 @@ def _report(
             {
                 **about,
                 "view": classifier.view,
-                "classified": found,
+                "results": found,
                 "skipped": skipped,
                 "failed": failed,
                 "seconds": round(seconds, 3),

@@ -247,7 +247,7 @@ def _report(
         console.emit_json(
             {
                 **about,
-                "written": in_order(tally.files for tally in tallies),
+                "results": in_order(tally.files for tally in tallies),
                 "skipped": skipped,
                 "failed": failed,
                 "seconds": round(seconds, 3),

@@ -14,28 +14,29 @@ EPILOG = """[bold]Examples[/]
 
   drn data prepare camvid downloads/camvid_rgb --unknown-as-void
 
-The layout of SRC is found by looking:
+The layout of SRC is detected:
 
   SegNet: train/ trainannot/ ... beside train.txt, val.txt and test.txt
 
   split folders: train/ train_labels/ ..., with class_dict.csv or without
 
-  Cambridge: 701_StillsRaw_full/ beside LabeledApproved_full/; the split is that of SegNet
+  Cambridge: 701_StillsRaw_full/ and LabeledApproved_full/; split as SegNet
 
-Labels are class ids, or colours: of the 32 original classes, which become 11, or those that
-class_dict.csv or label_colors.txt names. Void becomes 255. Test labels may be missing.
+Labels are class ids, or colors: of the 32 original classes, which are merged
+into 11, or as defined in class_dict.csv or label_colors.txt. Void becomes 255.
+Test labels may be missing.
 
-SRC is only read. Images in the data folder are hard links to those of SRC where the file system
-allows it, and copies elsewhere: do not edit them in place. A second run with the same files does
-nothing.
+SRC is not changed. Images of the data folder are hard links to SRC, or copies
+if the file system has no hard links, so do not edit them. A second run with
+the same files does nothing.
 """
 
 
 def camvid(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of CamVid, any layout.")],
-    out: Annotated[Path, typer.Option(help="Data folder to make.")] = Path("data/camvid"),
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="CamVid folder, in any layout.")],
+    out: Annotated[Path, typer.Option(help="Data folder to write.")] = Path("data/camvid"),
     unknown_as_void: Annotated[
-        bool, typer.Option("--unknown-as-void", help="Ignore pixels whose colour is no class.")
+        bool, typer.Option("--unknown-as-void", help="Ignore pixels with a color of no class.")
     ] = False,
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
@@ -45,4 +46,4 @@ def camvid(
 
     with progress_bar() as progress:
         made = prepare_camvid(source, out, progress, unknown_as_void=unknown_as_void)
-    report(made, as_json, f"train on it: drn train drn_d_22_camvid data.root={made.out}")
+    report(made, as_json, f"train with: drn train drn_d_22_camvid data.root={made.out}")

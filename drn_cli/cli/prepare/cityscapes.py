@@ -21,22 +21,22 @@ EPILOG = """[bold]Examples[/]
 
   drn data prepare cityscapes sample --partial
 
-ROOT holds the folders leftImg8bit and gtFine of the release. A folder that
-is not there is unpacked from leftImg8bit_trainvaltest.zip or
-gtFine_trainvaltest.zip, as far as it is needed: the images, and the label
-ids of train and val. Train ids are written beside the label ids, as
-*_gtFine_trainIds.png; license plates and unknown ids become 255. Files
-*_gtFine_labelTrainIds.png of the official scripts are used where they are.
+ROOT contains the folders leftImg8bit and gtFine of the release. A missing
+folder is unpacked from leftImg8bit_trainvaltest.zip or
+gtFine_trainvaltest.zip, but only the images and the label ids of train and
+val. Train ids are written beside the label ids, as *_gtFine_trainIds.png;
+license plates and unknown ids become 255. Existing files
+*_gtFine_labelTrainIds.png of the official scripts are used.
 
-No file of the release is changed. A run that was interrupted is taken up by
-the next one, and a second run does nothing.
+Files of the release are not changed. An interrupted run continues when it is
+started again; a second run does nothing.
 """
 
 
 def cityscapes(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the data set.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the dataset.")],
     zips: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the zips are, if not in ROOT.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of the zip files, if not ROOT.")
     ] = None,
     lists: Annotated[
         Path | None,
@@ -44,15 +44,17 @@ def cityscapes(
     ] = None,
     partial: Annotated[
         bool,
-        typer.Option("--partial", help="Take a part of Cityscapes; leave out what has no label."),
+        typer.Option(
+            "--partial", help="Accept a subset of Cityscapes; skip images without labels."
+        ),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace lists and info.json of another origin.")
+        bool, typer.Option("--force", help="Overwrite lists and info.json of another dataset.")
     ] = False,
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cityscapes: 19 classes, 2975/500/1525 images; from its folders or its zips."""
+    """Cityscapes: 19 classes, 2975/500/1525 images; from its folders or zip files."""
     from drn_cli.data.prepare.cityscapes import prepare_cityscapes
     from drn_cli.data.prepare.cityscapes_layout import EXPECTED
 
@@ -61,7 +63,7 @@ def cityscapes(
             root, zips=zips, lists=lists, partial=partial, force=force, progress=progress
         )
     if made.left_out:
-        console.warn(f"train and val images left out for want of a label: {made.left_out}")
+        console.warn(f"train and val images without labels, left out: {made.left_out}")
     if as_json:
         console.emit_json(
             {
@@ -69,19 +71,19 @@ def cityscapes(
                 "images": dict(made.counts),
                 "unchanged": made.unchanged,
                 "cities": made.cities,
-                "expected": EXPECTED,
-                "left_out": made.left_out,
-                "files_left_out": files_left_out(made.passed_over),
+                "expected": {"images": EXPECTED},
+                "images_without_label": made.left_out,
+                "left_out": files_left_out(made.passed_over),
             }
         )
         return
     _show(made, EXPECTED)
     where = f"data.root={root}" + (f" data.lists={lists}" if lists is not None else "")
-    report(made, as_json, f"train on it: drn train drn_d_22_cityscapes {where}")
+    report(made, as_json, f"train with: drn train drn_d_22_cityscapes {where}")
 
 
 def _show(made: "PreparedCityscapes", expected: Mapping[str, int]) -> None:
-    """Print the images of each city, and of each split against those of the release."""
+    """Print the number of images per city and split, beside that of the release."""
     table = console.table("split", "city", "images", "expected", right=("images", "expected"))
     for split, cities in made.cities.items():
         for city, count in cities.items():

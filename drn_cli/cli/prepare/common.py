@@ -1,4 +1,4 @@
-"""What the verbs of `drn data prepare` share: the progress bar, and the words at the end."""
+"""Progress bar and result of the verbs of `drn data prepare`."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 @contextmanager
 def progress_bar(unit: str = "image") -> "Iterator[Progress]":
-    """Give a function to call with how many are done, of how many; tqdm shows it."""
+    """Show a progress bar; yield a function to call with the numbers done and in total."""
     from tqdm import tqdm
 
     with tqdm(unit=unit, disable=None) as bar:
@@ -31,7 +31,7 @@ def progress_bar(unit: str = "image") -> "Iterator[Progress]":
 
 
 def files_left_out(searched: "Mapping[str, LeftOut]") -> list[dict[str, object]]:
-    """Return what searches of several folders passed over, ready for JSON."""
+    """Return the files that searches of several folders left out, for JSON."""
     return [
         {"folder": folder, **one}
         for folder, left_out in searched.items()
@@ -40,7 +40,7 @@ def files_left_out(searched: "Mapping[str, LeftOut]") -> list[dict[str, object]]
 
 
 def report(made: "PrepareResult", as_json: bool, then: str, **more: Any) -> None:
-    """Print what was made, and which command comes `then`; with --json `more` about it."""
+    """Print the result and the next command; with --json the result and `more` of it."""
     if as_json:
         about = {"out": str(made.out), "images": dict(made.counts), "unchanged": made.unchanged}
         console.emit_json(about | more)

@@ -12,7 +12,7 @@ from drn_cli.cli.prepare.common import AsJson, files_left_out, progress_bar
 if TYPE_CHECKING:
     from drn_cli.data.prepare.imagenet.preparing import PreparedImageNet
 
-SHOWN = 5  # files of those that were left out; the others are in the list
+SHOWN = 5  # corrupt files that are printed; corrupt.txt has all
 
 EPILOG = """[bold]Examples[/]
 
@@ -20,11 +20,11 @@ EPILOG = """[bold]Examples[/]
 
   drn data prepare imagenet kaggle/imagenet-object-localization-challenge
 
-  drn data prepare imagenet downloads --partial             only some of it
+  drn data prepare imagenet downloads --partial    a subset
 
   drn data prepare imagenet unpacked --truth val_labels.txt
 
-SRC holds what you have, at most four folders deep:
+SRC contains, at most four folders deep:
 
   ILSVRC2012_img_train.tar, or train/WNID/
 
@@ -32,25 +32,27 @@ SRC holds what you have, at most four folders deep:
 
   classes of an archive of val, or a flat val/: LOC_val_solution.csv,
   a list of WNIDs, or ILSVRC2012_devkit_t12.tar.gz
-  (it takes pip install 'drn-cli\\[imagenet]')
+  (requires pip install 'drn-cli\\[imagenet]')
 
   boxes: LOC_val_solution.csv, ILSVRC2012_bbox_val_v3.tgz, or its XML
 
-SRC is only read: archives where they are, and folders are linked, or
-else copied. Interrupted, the same command goes on where it was. A second
-run with the same files does nothing.
+SRC is not changed: archives are read directly, folders are hard-linked or
+copied. After an interruption, the same command continues. A second run with
+the same files does nothing.
 """
 
 
 def imagenet(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with what you have.")],
-    out: Annotated[Path, typer.Option(help="Data folder to make.")] = Path("data/imagenet"),
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Folder of archives or unpacked folders.")
+    ],
+    out: Annotated[Path, typer.Option(help="Data folder to write.")] = Path("data/imagenet"),
     partial: Annotated[
-        bool, typer.Option("--partial", help="Take fewer classes or images than there are.")
+        bool, typer.Option("--partial", help="Accept fewer classes or images than the release has.")
     ] = False,
     truth: Annotated[
         Path | None,
-        typer.Option(help="Classes of flat val images: lines of WNID, or of NAME WNID, or CSV."),
+        typer.Option(help="Classes of a flat val folder: lines of WNID or NAME WNID, or CSV."),
     ] = None,
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
@@ -64,9 +66,9 @@ def imagenet(
                 source, out, partial_copy=partial, truth=truth, progress=progress
             )
     except KeyboardInterrupt:
-        console.note(f"interrupted; the same command goes on with {out} where it was")
+        console.note(f"interrupted; the same command continues {out}")
         raise typer.Exit(console.INTERRUPTED) from None
-    _tell_apart(made)
+    _report_incomplete(made)
     if as_json:
         console.emit_json(_as_json(made))
         return
@@ -74,13 +76,13 @@ def imagenet(
     if set(made.counts) == {"train", "val"}:
         classes = made.classes["train"]
         own = "" if classes == CLASSES else f" data.classes={classes}"
-        console.note(f"train on it: drn train drn_d_22_imagenet data.root={made.out}{own}")
+        console.note(f"train with: drn train drn_d_22_imagenet data.root={made.out}{own}")
 
 
 def _as_json(made: "PreparedImageNet") -> dict[str, Any]:
     from drn_cli.data.prepare.imagenet.preparing import CLASSES, EXPECTED
 
-    names = ("split", "file", "fault")
+    names = ("split", "image", "error")
     return {
         "out": str(made.out),
         "images": dict(made.counts),
@@ -88,7 +90,7 @@ def _as_json(made: "PreparedImageNet") -> dict[str, Any]:
         "expected": {"images": EXPECTED, "classes": CLASSES},
         "corrupt": [dict(zip(names, line.split("\t"), strict=False)) for line in made.corrupt],
         "boxes": made.boxes,
-        "files_left_out": files_left_out(made.left_out),
+        "left_out": files_left_out(made.left_out),
         "missing": dict(made.missing),
         "unchanged": made.unchanged,
     }
@@ -109,12 +111,12 @@ def _show(made: "PreparedImageNet") -> None:
     console.out.print(f"{made.out} {verb}", soft_wrap=True)
 
 
-def _tell_apart(made: "PreparedImageNet") -> None:
-    """Say what was left out and what is not there."""
+def _report_incomplete(made: "PreparedImageNet") -> None:
+    """Print the corrupt files that were left out, and the parts that are missing."""
     for line in made.corrupt[:SHOWN]:
         console.warn("left out: " + ": ".join(line.split("\t")))
     if len(made.corrupt) > SHOWN:
         more = len(made.corrupt) - SHOWN
-        console.warn(f"left out: {more} more; all of them are in {made.out / 'corrupt.txt'}")
+        console.warn(f"left out: {more} more; {made.out / 'corrupt.txt'} lists all")
     for what, files in made.missing.items():
-        console.note(f"{made.out} has no {what}; to add: {files}")
+        console.note(f"{made.out} has no {what}; to add it: {files}")

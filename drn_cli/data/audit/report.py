@@ -127,8 +127,8 @@ class CheckReport:
     def to_json(self) -> dict[str, Any]:
         splits = {name: asdict(split) for name, split in self.splits.items()}
         for split in splits.values():
-            if split["per_class"] is None:
-                del split["per_class"]
+            if (each := split.pop("per_class")) is not None:
+                split["images_per_class"] = each
         return {
             "root": str(self.root),
             "ok": not self.errors,
@@ -137,9 +137,9 @@ class CheckReport:
                 "measured": asdict(self.statistics) if self.statistics else None,
                 "recorded": asdict(self.recorded) if self.recorded else None,
             },
-            "classes": [asdict(entry) for entry in self.classes],
+            "per_class": [asdict(entry) for entry in self.classes],
             "class_weights": dict(self.class_weights),
             "highest_label": self.highest_label,
-            "class_count": self.class_count,
+            "classes": self.class_count,
             "findings": [finding.to_json() for finding in self.findings],
         }

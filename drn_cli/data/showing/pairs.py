@@ -78,7 +78,7 @@ def list_folder_sheet(
         shown,
         classes=class_set.names,
         settings=asdict(augmentation) if augmentation else None,
-        keys=_legend(class_set, {name for one in shown for name in one.facts["classes"]}),
+        keys=_legend(class_set, {name for one in shown for name in one.facts["class_names"]}),
     )
 
 
@@ -123,7 +123,7 @@ def _show_pair(
         Cell(colorize(little_label, classes), f"{len(present)} classes, {ignored:.1%} ignored"),
         Cell(overlay(little, little_label, classes), "label over image"),
     ]
-    facts = _facts(sample, number, image) | {"classes": present, "ignored": ignored}
+    facts = _facts(sample, number, image) | {"class_names": present, "ignored": ignored}
     if augmentation is not None:
         facts["crops"] = []
         for epoch in choice.epochs:

@@ -41,8 +41,8 @@ def test_folder_without_a_fault_is_described(class_folder: Path) -> None:
     assert report.statistics.mean == pytest.approx(pixels.mean(axis=0), abs=1e-7)
     assert report.statistics.std == pytest.approx(pixels.std(axis=0), abs=1e-7)
     document = json.loads(json.dumps(report.to_json()))
-    assert document["splits"]["train"]["per_class"] == {"min": 2, "median": 2.5, "max": 3}
-    assert (document["class_count"], document["class_weights"]) == (2, {})
+    assert document["splits"]["train"]["images_per_class"] == {"min": 2, "median": 2.5, "max": 3}
+    assert (document["classes"], document["class_weights"]) == (2, {})
 
 
 def test_image_that_cannot_be_read(class_folder: Path) -> None:

@@ -118,15 +118,15 @@ def test_json_has_everything_and_is_all_of_stdout(classify, classifier, photos, 
     assert result.exit_code == 1  # of the broken one
     found = json.loads(result.stdout)
     assert list(found) == [
-        "checkpoint", "run", "verified", "mean", "std", "mean_std_source", "view", "classified",
+        "checkpoint", "run", "verified", "mean", "std", "mean_std_source", "view", "results",
         "skipped", "failed", "seconds", "images_per_second",
     ]  # fmt: skip
     assert (found["checkpoint"], found["view"]) == (
         str(classifier / "checkpoints" / "best.safetensors"),
         "1-crop",
     )
-    assert [entry["image"] for entry in found["classified"]] == list(IMAGES)
-    for entry in found["classified"]:
+    assert [entry["image"] for entry in found["results"]] == list(IMAGES)
+    for entry in found["results"]:
         assert len(entry["classes"]) == len(NAMES)  # the five that are shown by default
         assert_classes(entry["classes"], expected(entry["image"]))
     assert found["skipped"] == 0
@@ -142,7 +142,7 @@ def test_ten_crops_are_averaged(classify, photos, expected):
     found = json.loads(result.stdout)
     assert found["view"] == "10-crop"
     ten = expected("photos/b.jpg", ten_crops)
-    assert_classes(found["classified"][0]["classes"], ten)
+    assert_classes(found["results"][0]["classes"], ten)
     assert (ten - expected("photos/b.jpg")).abs().max() > 1e-3
 
 
@@ -157,7 +157,7 @@ def test_only_what_the_csv_lacks_is_classified(classify, photos, name):
     (photos / "b.jpg").unlink()
     result = classify("photos", "--csv", name, "--skip-existing", "--json")
     found = json.loads(result.stdout)
-    assert [entry["image"] for entry in found["classified"]] == ["photos/deep/d.png"]
+    assert [entry["image"] for entry in found["results"]] == ["photos/deep/d.png"]
     assert found["skipped"] == 2
     assert [line[0] for line in rows(name)] == [
         "image", "photos/a.png", "photos/c.png", "photos/deep/d.png",
@@ -180,7 +180,7 @@ def test_names_that_are_formulas_stay_text_and_are_known_again(classify, photos)
     ]  # fmt: skip
     assert all("'=dog()" in line for line in lines)
     again = json.loads(classify(*words[:3], "--csv", "a.csv", "--skip-existing", "--json").stdout)
-    assert (again["classified"], again["skipped"]) == ([], 3)
+    assert (again["results"], again["skipped"]) == ([], 3)
     assert Path("a.csv").read_text().splitlines()[1:] == lines
 
 
@@ -289,6 +289,6 @@ def test_a_image_by_stdin_and_a_file_outside_of_a_run(
     alone = tmp_path / "alone.safetensors"
     alone.symlink_to(classifier / "checkpoints" / "best.safetensors")
     result = classify("-", "--json", stdin=(photos / "a.png").read_bytes(), weights=alone)
-    (entry,) = json.loads(result.stdout)["classified"]
+    (entry,) = json.loads(result.stdout)["results"]
     assert_classes(entry["classes"], expected("photos/a.png", center_crop, 224, 256))
     assert entry["image"] == "-"

@@ -57,7 +57,7 @@ def test_image_of_which_a_kind_is_missing_or_empty_is_done_again(predict, photos
     Path("predictions/overlay/c.png").unlink()
     Path("predictions/colour/deep/d.png").write_bytes(b"")
     found = json.loads(predict("photos", "--skip-existing", "--json").stdout)
-    assert [entry["image"] for entry in found["written"]] == ["photos/c.png", "photos/deep/d.png"]
+    assert [entry["image"] for entry in found["results"]] == ["photos/c.png", "photos/deep/d.png"]
     assert found["skipped"] == 2
     assert files_in(Path("predictions")) == whole
 
@@ -373,7 +373,7 @@ def test_two_processes_share_the_images_and_find_what_one_finds(
     done = drn("predict", *words, "--out", "two", "--weights", segmenter, "--gpus", "2")
     assert done.returncode == 1, done.stderr  # of the broken image
     two = json.loads(done.stdout.replace('"two/', '"one/'))
-    assert len(two["written"]) == 8
+    assert len(two["results"]) == 8
     for found in (one, two):
         del found["seconds"], found["images_per_second"]
     assert two == one  # in this order, none of them twice

@@ -144,5 +144,5 @@ def test_what_is_no_sound_image_fails_by_name_and_the_others_go_on(predict, phot
     for name, (_, problem) in spoiled.items():
         assert errors[name].startswith(f"photos/{name}: {problem}")
     assert "its pixels are floats" in errors["float.tif"]
-    assert len(found["written"]) == 5  # the first frame of the GIF too
+    assert len(found["results"]) == 5  # the first frame of the GIF too
     assert "photos/pages.gif: has 2 frames; the first is read" in caplog.messages
