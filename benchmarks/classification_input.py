@@ -1,4 +1,4 @@
-"""What a training sample of a classifier costs on one core, against torchvision's own transforms.
+"""Time of a classification training sample on one core, compared with torchvision's transforms.
 
     python benchmarks/classification_input.py [--images 12] [--rounds 15]
 
@@ -45,7 +45,7 @@ Work = Callable[[int], object]
 
 
 def draw_jpeg(path: Path, seed: int) -> Path:
-    """Write a scene with the grain of a photograph: noise that neighbouring pixels share."""
+    """Write a scene with photographic grain: noise correlated between neighboring pixels."""
     scene, _ = draw_scene(seed, WIDTH, HEIGHT)
     noise = np.random.default_rng(seed).normal(0, 1, (HEIGHT, WIDTH, 3))
     grain = noise + 2 * cv2.GaussianBlur(noise, (3, 3), 0)
@@ -55,7 +55,7 @@ def draw_jpeg(path: Path, seed: int) -> Path:
 
 
 def milliseconds(works: dict[str, Work], count: int, rounds: int) -> dict[str, float]:
-    """Give the median time of a call of each, after one round that does not count."""
+    """Return the median time of a call of each in milliseconds, after one warm-up round."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
         for name, work in works.items():
@@ -68,7 +68,7 @@ def milliseconds(works: dict[str, Work], count: int, rounds: int) -> dict[str, f
 
 
 def samples(files: list[Path]) -> dict[str, Work]:
-    """Everything that it takes from a file to what is handed over."""
+    """Return the complete path from a file to a training sample, for each implementation."""
     listed = [ClassSample(file, 0) for file in files]
     ours = ClassificationSet(listed, ResizedCrop(CROP), seed=0)
     one, ten = (ClassificationTestSet(listed, view) for view in ("1-crop", "10-crop"))
@@ -117,7 +117,7 @@ def decoders(files: list[Path]) -> dict[str, Callable[[int], Pixels]]:
 
 
 def resamplers(files: list[Path]) -> dict[str, Callable[[int], Pixels]]:
-    """Bring windows as they are drawn in training to the crop's size."""
+    """Return resizing of training windows to the crop size, for each implementation."""
     images = [read_image(file) for file in files]
     tensors = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in images]
     drawn = [ResizedCrop().draw(0, 0, index, HEIGHT, WIDTH) for index in range(len(files))]
@@ -156,7 +156,7 @@ def resamplers(files: list[Path]) -> dict[str, Callable[[int], Pixels]]:
 
 
 def errors(works: dict[str, Callable[[int], Pixels]], count: int) -> dict[str, str]:
-    """Say how far each is from the first, in levels of 255."""
+    """Describe the difference of each from the first, in levels of 255."""
     reference, *others = works
     said = {reference: "reference"}
     for name in others:
@@ -170,7 +170,7 @@ def errors(works: dict[str, Callable[[int], Pixels]], count: int) -> dict[str, s
 
 
 def half_size_error() -> str:
-    """Say how far a crop is off that comes from half the size, where half is more than enough."""
+    """Describe the error of crops decoded at half size, where half size suffices."""
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "large.jpg"
         scene, _ = draw_scene(0, 4 * WIDTH, 4 * HEIGHT)

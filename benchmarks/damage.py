@@ -1,4 +1,4 @@
-"""Random damage to every file that `drn` reads: used without a message, or named?
+"""Random damage to every file that `drn` reads: is it used silently, or reported?
 
 Writes one small file of each format, damages copies of it (flipped bits, zeroed, swapped, inserted
 and cut bytes), and opens each copy with the reader that the commands use. Prints format x damages x
@@ -67,7 +67,7 @@ class Format:
 
 
 def damage(content: bytes, luck: random.Random) -> bytes:
-    """Damage a file's bytes in one of the ways that disks, copies and downloads do."""
+    """Damage the bytes of a file as disks, copies and downloads do."""
     data = bytearray(content)
 
     def place(length: int = 1) -> int:
@@ -101,7 +101,7 @@ def damage(content: bytes, luck: random.Random) -> bytes:
 
 
 def equal(one: Answer, other: Answer) -> bool:
-    """Compare two answers bit for bit."""
+    """Compare two results bit for bit."""
     if [name for name, _ in one] != [name for name, _ in other]:
         return False
     for (_, left), (_, right) in zip(one, other, strict=True):
@@ -169,7 +169,7 @@ def checkpoint_file(folder: Path) -> Path:
 
 
 def resume_from(path: Path) -> Answer:
-    """Resume from a checkpoint and read all that goes on from it."""
+    """Resume from a checkpoint and return the complete state."""
     training = training_in(path.parent)
     found = load_checkpoint(path, training)
     assert training.averaged is not None
@@ -264,7 +264,7 @@ UNCHECKED = {
 
 
 class Lines(logging.Handler):
-    """Collects what the package logs."""
+    """Collects the log messages of the package."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -322,7 +322,7 @@ def campaign(name: str, count: int, seed: int) -> Counter[str]:
 
 
 def campaigns(count: int, seed: int, names: list[str] | None = None) -> int:
-    """Damage files of all formats and print a row for each; returns how many copies did harm.
+    """Damage files of all formats and print a row for each; return the number of silent failures.
 
     Damage that a format without a checksum does not show is printed, and does not count.
     """

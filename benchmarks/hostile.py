@@ -1,4 +1,4 @@
-"""Hostile files, names and folders, given to real `drn` processes.
+"""Hostile files, names and folders as input of real `drn` processes.
 
 Each case makes its files in a folder of its own and runs one command there. A case has failed when
 the command ran code from a file (a marker appears), changed a file it should not, ended in a
@@ -53,7 +53,7 @@ class Case:
 
 
 class Trap:
-    """Makes the marker when it is unpickled."""
+    """Creates the marker file when unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (MARKER,)
@@ -67,7 +67,7 @@ def photo(name: str = "street.png", size: tuple[int, int] = (64, 48)) -> str:
 
 
 def weights(**metadata: str) -> str:
-    """Write a network with metadata of any kind, without our checks."""
+    """Write a network with arbitrary metadata, bypassing our checks."""
     from drn_cli.networks import create_model
 
     model = create_model("drn_a_18", "segmentation", 3)
@@ -122,7 +122,7 @@ def long_header() -> list[str]:
 
 
 def exported(name: str) -> str:
-    """Export a small network with the command; returns the file."""
+    """Export a small network with `drn export`; return the file."""
     ending = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}[name]
     from drn_cli.export.exporting import export
     from drn_cli.export.form import ExportConfig
@@ -150,7 +150,7 @@ def rewrite_pt2(change: Callable[[dict[str, Any]], None], prefix: bytes = b"") -
 
 
 def enum_treespec() -> list[str]:
-    """Name a shared library that makes the marker when it is loaded."""
+    """Write a file that refers to a shared library, which creates the marker when loaded."""
     source = '#include <sys/stat.h>\n__attribute__((constructor)) void f(void){mkdir("%s",0700);}'
     Path("x.c").write_text(source % MARKER)
     subprocess.run(["gcc", "-shared", "-fPIC", "x.c", "-o", "x.so"], check=True)
@@ -403,7 +403,7 @@ CASES = [
 
 
 def run(case: Case) -> str:
-    """Run a case in a folder of its own; returns what is wrong, or nothing."""
+    """Run a case in its own folder; return the problem, or None."""
     home = Path.cwd()
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
@@ -448,7 +448,7 @@ def _judge(case: Case) -> str:
 
 
 def campaign(names: list[str] | None = None) -> int:
-    """Run all cases and print a line for each; returns how many failed."""
+    """Run all cases and print a line for each; return the number of failures."""
     failed = 0
     for case in CASES:
         if names and not any(name in case.name for name in names):

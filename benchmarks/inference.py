@@ -1,4 +1,4 @@
-"""How fast `drn` predicts and evaluates, against the way of the paper's code, in one run.
+"""Speed of prediction and evaluation, compared with the method of the paper's code, in one run.
 
     python benchmarks/inference.py                       what this machine can do
     python benchmarks/inference.py --json > today.json
@@ -68,7 +68,7 @@ CPU = torch.device("cpu")
 
 
 def draw_images(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """Write images whose PNGs are as large as photographs': smooth shapes with some noise."""
+    """Write images with PNG sizes like those of photographs: smooth shapes with noise."""
     height, width = size
     for number in range(count):
         random = np.random.default_rng(number)
@@ -85,7 +85,7 @@ def draw_images(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 @torch.inference_mode()
 def plainly(model: DRN, inputs: Sequence[InputImage], out: Path, scales: Sequence[float]) -> None:
-    """Read, run and write one image after the other."""
+    """Read, predict and write one image after the other."""
     palette = np.frombuffer(generic(CLASSES).palette(), np.uint8).reshape(256, 3)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
 
@@ -108,7 +108,7 @@ def plainly(model: DRN, inputs: Sequence[InputImage], out: Path, scales: Sequenc
 
 
 def _resized(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize each class's map, a thread for each."""
+    """Resize the map of each class, one thread per class."""
 
     def resize(one: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BILINEAR))
@@ -136,7 +136,7 @@ def ours(predictor: SegmentationPredictor, inputs: Sequence[InputImage], out: Pa
 
 
 def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Run each way once for nothing, then all in turns; give each one's median seconds."""
+    """Run each once as warm-up, then all alternately; return the median seconds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
@@ -150,7 +150,7 @@ def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
 def compare_predictions(
     network: TrainedNetwork, inputs: Sequence[InputImage], scales: Sequence[float], rounds: int
 ) -> dict[str, float]:
-    """Time both ways, in seconds an image."""
+    """Return the time of both in seconds per image."""
     model = network.model
     view = Eval(scales=tuple(scales))
     at_once = networks_at_once(CPU, len(inputs))
@@ -170,7 +170,7 @@ def compare_predictions(
 def compare_counting(
     network: TrainedNetwork, inputs: Sequence[InputImage], rounds: int
 ) -> dict[str, float]:
-    """Time predicting and counting in one thread each, in seconds an image."""
+    """Return the seconds per image of prediction and of the confusion matrix, in one thread."""
     predictor = load_predictor(network, CPU)
     images = [read_image(Path(item.path)) for item in inputs]
     threads = torch.get_num_threads()
@@ -190,7 +190,7 @@ def compare_counting(
 def export_all(
     network: TrainedNetwork, folder: Path, calibration: Sequence[str]
 ) -> dict[str, Path]:
-    """Export a network for each runtime on CPUs; give the files by what runs them, and in what."""
+    """Export a network for each CPU runtime; return the files by runtime and precision."""
     forms = [ExportConfig(format="onnx"), ExportConfig(format="openvino")]
     if calibration:
         forms += [replace(form, precision="int8") for form in forms]
@@ -211,7 +211,7 @@ def compare_runtimes(
     rounds: int,
     compiled: bool,
 ) -> dict[str, dict[str, float]]:
-    """Time an image in every runtime, in seconds, and see how many of its pixels are the same."""
+    """Return the seconds per image and the share of equal pixels of every runtime."""
     drn = load_predictor(network, CPU, at_once=1)
     folded = replace(drn, network=prepared(network.model, CPU, exact=False).scores)
     predictors = {"folded": folded, "drn": drn}
@@ -238,7 +238,7 @@ def compare_runtimes(
 def all_runtimes(
     network: TrainedNetwork, image: Pixels, args: argparse.Namespace
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Compare runtimes with one thread, with all, and on an image of 2048x1024."""
+    """Compare runtimes with one thread, with all threads, and on an image of 2048x1024."""
     whole, threads = np.array(image), torch.get_num_threads()
     large = np.array(resized_image(whole, 1024, 2048))
     found = {}
@@ -253,7 +253,7 @@ def all_runtimes(
 
 @torch.inference_mode()
 def on_gpu(network: TrainedNetwork, rounds: int) -> dict[str, float]:
-    """Time whole predictions of 1024x2048 on a GPU, in seconds an image."""
+    """Return the time of whole predictions of 2048x1024 on a GPU, in seconds per image."""
     device = torch.device("cuda")
     image = np.random.default_rng(0).integers(0, 256, (1024, 2048, 3)).astype(np.uint8)
     plain = network.model.to(device)
@@ -284,7 +284,7 @@ def on_gpu(network: TrainedNetwork, rounds: int) -> dict[str, float]:
 
 
 def machine() -> dict[str, str]:
-    """Say what this ran on."""
+    """Return the machine and versions."""
     cpu = next(
         (
             line.partition(":")[2].strip()
@@ -304,7 +304,7 @@ def machine() -> dict[str, str]:
 
 
 def table(title: str, seconds: dict[str, float], same: dict[str, float] | None = None) -> None:
-    """Print ways beside the first, and which share of the pixels is the same."""
+    """Print each result relative to the first, and the share of equal pixels."""
     print(f"\n{title}")
     first = next(iter(seconds.values()))
     for name, value in seconds.items():

@@ -1,4 +1,4 @@
-"""What one training sample costs on one core, against the original's way; and what preparing costs.
+"""Time of a training sample on one core, compared with the original's; and of data preparation.
 
     python benchmarks/input_pipeline.py [--images 6] [--rounds 7] [--labels 300]
 
@@ -56,7 +56,7 @@ Way = Callable[[SampleKey], object]
 
 
 def original(samples: list[Sample], augmentation: Augmentation) -> Way:
-    """Decode, augment, and normalise as the original does."""
+    """Decode, augment and normalize as the original does."""
     mean, std = (
         torch.tensor(values)[:, None, None] for values in (CITYSCAPES.mean, CITYSCAPES.std)
     )
@@ -88,7 +88,7 @@ def normalised(way: Way) -> Way:
 
 
 def medians(ways: dict[str, Way], samples: int, rounds: int) -> dict[str, float]:
-    """Time all ways on the same draws, in turns; give milliseconds."""
+    """Return the milliseconds of each implementation on the same crops, run alternately."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for epoch in range(rounds + 1):
         for name, way in ways.items():
@@ -152,7 +152,7 @@ def classification(images: int, rounds: int) -> None:
 
 
 def preparing(labels: int) -> None:
-    """Run the benchmark of preparing in a process of its own.
+    """Run the benchmark of data preparation in a separate process.
 
     Processes that it starts import its main module, which should not be this one, with torch.
     """

@@ -44,7 +44,7 @@ def drn(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
 
 
 def kill_after(seconds: float, *words: str) -> bool:
-    """Start a command in a session of its own and kill all of its processes; False if it ended."""
+    """Start a command in a new session and kill all its processes; False if it had ended."""
     process = subprocess.Popen(
         _command(words),
         stdout=subprocess.DEVNULL,
@@ -61,7 +61,7 @@ def kill_after(seconds: float, *words: str) -> bool:
 
 
 def left_running(folder: Path, patience: float = 20) -> list[str]:
-    """List processes that still work in a folder after some seconds."""
+    """List processes that still run in a folder after some seconds."""
     end = time.monotonic() + patience
     while True:
         found = []
@@ -95,7 +95,7 @@ def prepare_words(out: str) -> tuple[str, ...]:
 
 
 def contents(folder: str) -> dict[str, bytes]:
-    """Read all files below a folder, hidden ones too, but for locks."""
+    """Read all files below a folder, including hidden ones, except locks."""
     root = Path(folder)
     return {
         str(path.relative_to(root)): path.read_bytes()
@@ -157,7 +157,7 @@ def kill_preparation(count: int, luck: random.Random) -> list[str]:
 
 def kill_export(form: str, ending: str) -> Callable[[int, random.Random], list[str]]:
     def campaign(count: int, luck: random.Random) -> list[str]:
-        """Replace an export, killed on the way; the file must open each time."""
+        """Replace an export in a killed process; the file must open each time."""
         _network()
         words = ("export", "net.safetensors", "--format", form, "--out", f"net{ending}", "--force")
         drn(*words)
@@ -218,7 +218,7 @@ CAMPAIGNS = {
 
 
 def campaign(count: int, seed: int, names: list[str] | None = None) -> int:
-    """Run all campaigns and print a line for each; returns how many things went wrong."""
+    """Run all campaigns and print a line for each; return the number of failures."""
     home, failed = Path.cwd(), 0
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     for name, (work, many, size) in CAMPAIGNS.items():

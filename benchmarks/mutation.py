@@ -95,7 +95,7 @@ def mutate(name: str, project: Path, count: int, seed: int) -> tuple[int, list[s
 
 
 def copy_project(folder: Path) -> Path:
-    """Copy the tracked files, which mutants are written into."""
+    """Copy the tracked files, for mutants to be written into."""
     names = subprocess.run(
         ["git", "ls-files", "-z"], cwd=PROJECT, check=True, capture_output=True, text=True
     ).stdout

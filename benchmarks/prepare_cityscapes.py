@@ -1,4 +1,4 @@
-"""How quickly labels of Cityscapes become train ids, against decoding and encoding alone.
+"""Time to convert Cityscapes labels to train ids, compared with decoding and encoding alone.
 
     python benchmarks/prepare_cityscapes.py [--labels 300] [--rounds 5]
 
@@ -33,7 +33,7 @@ DRAWN = 8
 
 
 def make_copy(folder: Path, labels: int) -> Path:
-    """Lay out images and label ids as in Cityscapes, as links to a few drawn scenes."""
+    """Create the layout of Cityscapes from links to a few synthetic scenes."""
     make_scenes(folder / "drawn", train=DRAWN, val=0, test=0, width=2048, height=1024)
     for top, end in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
         drawn = sorted((folder / "drawn" / top / "train").rglob(f"*_{end}.png"))
@@ -57,7 +57,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def measure(root: Path, scratch: Path, rounds: int) -> tuple[list[float], list[float]]:
-    """Time both in turn, so that a machine that slows down slows both."""
+    """Time both alternately, so that changes of machine speed affect both."""
     sources = sorted((root / "gtFine").rglob("*_labelIds.png"))
     pairs = [(path, scratch / path.name) for path in sources]
     cores = len(os.sched_getaffinity(0))

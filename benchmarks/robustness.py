@@ -1,4 +1,4 @@
-"""Damaged files, hostile files and kills, all at once.
+"""All robustness campaigns: damaged files, hostile files and kills.
 
     python benchmarks/robustness.py [damage] [hostile] [kills] [--count 200] [--kills 10] [--seed 0]
 
@@ -18,7 +18,7 @@ CAMPAIGNS = ("damage", "hostile", "kills")
 
 
 def main() -> None:
-    """Run the campaigns that are named, by default all."""
+    """Run the named campaigns, by default all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("campaigns", nargs="*", metavar="|".join(CAMPAIGNS))
     parser.add_argument("--count", type=int, default=200, help="damages of each format")

@@ -62,7 +62,7 @@ class Outcome:
 
 
 def make_data(folder: Path) -> Path:
-    """Draw the data folder that all trainings read, and write their recipe."""
+    """Create the data folder and the recipe of all trainings."""
     import yaml
 
     from drn_cli.data.prepare.scenes import make_scenes
@@ -81,7 +81,7 @@ def make_data(folder: Path) -> Path:
 
 
 def work(recipe_file: Path, overrides: Sequence[str], trainings: int, limit: float) -> None:
-    """Train in this process, one time after another, in the current folder."""
+    """Train repeatedly in this process, in the current folder."""
     import faulthandler
 
     import torch
@@ -112,7 +112,7 @@ def work(recipe_file: Path, overrides: Sequence[str], trainings: int, limit: flo
 
 
 def command_of(args: argparse.Namespace, recipe: Path, folder: Path, trainings: int) -> list[str]:
-    """Put together the command line of a process."""
+    """Return the command line of a process."""
     if args.mode == "pytest":
         # The plugin prints stacks before the limit of this script ends the process.
         settings = str(ROOT / "pyproject.toml")
@@ -131,7 +131,7 @@ def command_of(args: argparse.Namespace, recipe: Path, folder: Path, trainings: 
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Environment of a process: one thread as in the tests, and coverage files of its own."""
+    """Return the environment of a process: one thread, and its own coverage files."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return os.environ | {
         "PYTHONPATH": path,
@@ -145,7 +145,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def run_process(args: argparse.Namespace, recipe: Path, folder: Path, trainings: int) -> Outcome:
-    """Start a process, wait for it as long as its trainings may take, and see how it ended."""
+    """Start a process, wait within the time limit of its trainings, and return how it ended."""
     folder.mkdir()
     start = time.monotonic()
     with (folder / "log.txt").open("wb") as log:

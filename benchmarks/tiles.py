@@ -1,4 +1,4 @@
-"""How far images that are seen in tiles get the answers of images that are seen whole.
+"""Agreement of tiled prediction with prediction on whole images.
 
     python benchmarks/tiles.py --weights best.safetensors --images photographs
 
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 def near_seams(height: int, width: int, side: int, distance: int) -> np.ndarray:
-    """Mark the pixels, `(height, width)`, that lie no further than that from a seam."""
+    """Return the mask, `(height, width)`, of pixels within a distance of a seam."""
     near = [np.zeros(length, bool) for length in (height, width)]
     for marked in near:
         tiles = place_tiles(len(marked), side)

@@ -1,4 +1,4 @@
-"""Images a second, memory, and the share of the device's matrix peak that a training step uses.
+"""Images per second, memory, and utilization of the device's matrix peak of a training step.
 
     python benchmarks/training.py [--arch drn_d_22 drn_d_105] [--crop 896 840] [--batch 8]
         [--variants fp32 bf16 ...] [--rounds 7] [--steps 10] [--json] [--profile FILE]
@@ -72,7 +72,7 @@ SAID = {
 
 @dataclass
 class Variant:
-    """A way of training that is measured.
+    """A training configuration to measure.
 
     Attributes:
         name: As in `VARIANTS`.
@@ -91,7 +91,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a variant, in bytes, seconds and shares of 1."""
+    """Measurements of a variant, in bytes, seconds and fractions."""
 
     arch: str
     crop: int
@@ -111,7 +111,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def step_flops(arch: str, crop: int, classes: int) -> int:
-    """Count the arithmetic of one image, forward and backward, without doing it."""
+    """Return the FLOPs of one image, forward and backward, without computing them."""
     with torch.device("meta"):
         model = create_model(arch, "segmentation", classes)
         image = torch.empty(1, 3, crop, crop)
@@ -122,7 +122,7 @@ def step_flops(arch: str, crop: int, classes: int) -> int:
 
 
 def matrix_peak(device: torch.device, kind: torch.dtype, rounds: int) -> float:
-    """Measure the arithmetic a second of large matrix products, the best of some rounds."""
+    """Measure the FLOP/s of large matrix products, the best of several rounds."""
     side, repeats = (8192, 20) if device.type == "cuda" else (2048, 2)
     left, right = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
     best = float("inf")
@@ -136,7 +136,7 @@ def matrix_peak(device: torch.device, kind: torch.dtype, rounds: int) -> float:
 
 
 def prepare(arch: str, crop: int, batch: int, name: str, device: torch.device) -> Variant:
-    """Set up a variant as `drn train` would, on images that are never read."""
+    """Build a variant as `drn train` would, with placeholder images."""
     settings: list[str] = []
     for known, changes in VARIANTS.items():
         settings += changes
@@ -168,7 +168,7 @@ def prepare(arch: str, crop: int, batch: int, name: str, device: torch.device) -
 
 
 def make_batch(crop: int, batch: int, classes: int, device: torch.device) -> Batch:
-    """Draw images of noise, and labels with some void."""
+    """Return noise images and labels with some void."""
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (batch, crop, crop, 3), dtype=torch.uint8, generator=random)
     labels = torch.randint(classes, (batch, crop, crop), dtype=torch.uint8, generator=random)
@@ -177,7 +177,7 @@ def make_batch(crop: int, batch: int, classes: int, device: torch.device) -> Bat
 
 
 def run_steps(variant: Variant, batch: Batch, steps: int) -> float:
-    """Take some steps and give the seconds of one."""
+    """Take several steps and return the seconds per step."""
     training = variant.training
     device = training.group.device
     if device.type == "cuda":
@@ -201,7 +201,7 @@ def measure(
     rounds: int,
     steps: int,
 ) -> tuple[list[Variant], Batch]:
-    """Measure variants in turns."""
+    """Measure variants alternately."""
     variants = []
     images = make_batch(crop, batch, 19, device)
     for name in names:
@@ -239,7 +239,7 @@ def results(arch: str, crop: int, batch: int, variants: list[Variant], peak: flo
 
 
 def profile(work: Callable[[], object], path: Path) -> None:
-    """Write where the time of some work goes."""
+    """Write a profile of a call."""
     with torch.profiler.profile() as profiler:
         work()
     if path.suffix == ".json":

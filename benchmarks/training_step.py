@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, on this machine.
+"""Time of the parts of a training step on this machine.
 
     python benchmarks/training_step.py [--arch drn_d_22] [--crop 128] [--batch 4] [--rounds 7]
 
@@ -33,7 +33,7 @@ CLASSES = 19
 
 
 def milliseconds(work: Callable[[], object], rounds: int) -> float:
-    """Give the median time of a call, after one that does not count."""
+    """Return the median time of a call in milliseconds, after one warm-up call."""
     work()
     times = []
     for _ in range(rounds):

@@ -106,7 +106,7 @@ def thin_recipe_file(data_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def environ() -> dict[str, str]:
-    """The environment for processes: nobody's torchrun, and no GPU."""
+    """Return the environment of a process: without torchrun's variables and GPUs."""
     kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "DRN_DEBUG")}
     return kept | {"CUDA_VISIBLE_DEVICES": "", "COLUMNS": "100", "TERM": "dumb"}
 
@@ -329,7 +329,7 @@ def _worker(
 
 @pytest.fixture(scope="session")
 def camvid_source() -> Path:
-    """Give the real CamVid, in the SegNet layout and without test labels."""
+    """Return the real CamVid, in the SegNet layout and without test labels."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "camvid"
     if not folder.is_dir():
         pytest.skip(f"CamVid is not at {folder}")

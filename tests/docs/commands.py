@@ -1,4 +1,4 @@
-"""The `drn` commands in a shell's lines, and in the examples of our own help."""
+"""The `drn` commands in shell blocks and in the examples of our help."""
 
 import re
 import shlex
@@ -17,19 +17,19 @@ Command = tuple[int, list[str]]  # the line, and the words after `drn`
 
 
 def commands_in_page(text: str) -> Iterator[Command]:
-    """Give the commands of all blocks of shell."""
+    """Yield the commands of all shell blocks."""
     return commands(line for line in lines_of(text) if line.block in SHELL)
 
 
 def commands_in_epilog(text: str) -> Iterator[Command]:
-    """Give the commands of a verb's examples, which stand on lines of their own."""
+    """Yield the commands of a verb's examples, one per line."""
     plain = Text.from_markup(text).plain
     lines = (re.sub(r"^\s*(Examples?: )?", "", line) for line in plain.splitlines())
     return commands(Line(number, line, "") for number, line in enumerate(lines, start=1))
 
 
 def commands(lines: Iterable[Line]) -> Iterator[Command]:
-    """Give the commands in lines of shell; a line that ends with a backslash goes on."""
+    """Yield the commands in lines of shell; a backslash at the end continues a line."""
     begun, start = "", 0
     for line in lines:
         text = line.text.strip()
@@ -38,7 +38,7 @@ def commands(lines: Iterable[Line]) -> Iterator[Command]:
         if begun.endswith("\\"):
             begun = begun.removesuffix("\\").rstrip()
             continue
-        # What follows after more than a space is a word of explanation.
+        # Text after two or more spaces is an explanation.
         shown, begun = re.split(r"\s{2,}", begun)[0].removeprefix("$ "), ""
         if MENTIONED.search(shown) and not shown.startswith("#"):
             for words in _simple(shown):
@@ -47,7 +47,7 @@ def commands(lines: Iterable[Line]) -> Iterator[Command]:
 
 
 def _simple(line: str) -> Iterator[list[str]]:
-    """Cut a line at `&&`, `;` and `|`, and leave out where input and output are redirected."""
+    """Split a line at `&&`, `;` and `|`, without redirections."""
     words: list[str] = []
     redirected = False
     tokens = shlex.shlex(line, posix=True, punctuation_chars=True)
@@ -66,7 +66,7 @@ def _simple(line: str) -> Iterator[list[str]]:
 
 
 def _ours(words: list[str]) -> list[str] | None:
-    """Give the words after `drn`, or after `-m drn_cli`; None for another command."""
+    """Return the words after `drn` or `-m drn_cli`; None for another command."""
     while words and (ASSIGNMENT.fullmatch(words[0]) or words[0] in STARTERS):
         words = words[1:]
         while words and words[0].startswith("-"):

@@ -1,4 +1,4 @@
-"""The parts of a page of Markdown, as far as ours use it: code blocks, code in lines, prose."""
+"""A small Markdown reader for our pages: code blocks, inline code, prose, headings."""
 
 import re
 from collections.abc import Iterator
@@ -14,21 +14,15 @@ INDENT = " " * 4
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a page.
+    """A line of a page."""
 
-    Attributes:
-        number: From 1.
-        text: Without the indentation of an indented block.
-        block: The language of the code block that it is in, empty if that says none; None in prose.
-    """
-
-    number: int
-    text: str
-    block: str | None
+    number: int  # from 1
+    text: str  # without the indentation of an indented code block
+    block: str | None  # language of its code block, "" for none; None in prose
 
 
 def lines_of(text: str) -> Iterator[Line]:
-    """Give every line but those that open and close code blocks."""
+    """Yield every line except the fences of code blocks."""
     fenced: str | None = None
     indented, after_blank = False, True
     for number, line in enumerate(text.splitlines(), start=1):
@@ -51,7 +45,7 @@ def lines_of(text: str) -> Iterator[Line]:
 
 
 def inline_code(text: str) -> Iterator[tuple[int, str]]:
-    """Give the code between backticks in prose, with the number of its line."""
+    """Yield the line number and text of inline code."""
     for line in lines_of(text):
         if line.block is None:
             for found in re.findall(r"`([^`]+)`", line.text):
@@ -59,13 +53,13 @@ def inline_code(text: str) -> Iterator[tuple[int, str]]:
 
 
 def prose(text: str) -> str:
-    """Give the text without code, in blocks or in lines."""
+    """Return the text without code blocks and inline code."""
     lines = [line.text for line in lines_of(text) if line.block is None]
     return re.sub(r"`[^`\n]*`", "", "\n".join(lines))
 
 
 def headings(text: str) -> Iterator[str]:
-    """Give the anchor of each heading, as GitHub makes it of the heading's words."""
+    """Yield the anchor of each heading, in the form of GitHub."""
     taken: dict[str, int] = {}
     for line in lines_of(text):
         found = re.fullmatch(r"#{1,6} +(.+?)[ #]*", line.text) if line.block is None else None

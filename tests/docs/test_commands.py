@@ -1,4 +1,4 @@
-"""Every command that the documentation and our help show is one that `drn` understands."""
+"""Every command in the documentation and in our help is valid."""
 
 import re
 import shlex
@@ -18,9 +18,9 @@ from .commands import commands_in_epilog, commands_in_page
 from .markdown import PAGES, ROOT, inline_code
 
 DRN: Any = typer.main.get_command(app)
-OURS = ".yaml"  # how the name of a reader's own recipe ends
-STAND_IN = "drn_d_22_camvid"  # for such a recipe
-# Verbs that take a recipe's name and KEY=VALUE, and where they have the name.
+OURS = ".yaml"  # suffix of a user's recipe
+STAND_IN = "drn_d_22_camvid"  # used in its place
+# Verbs that take a recipe and KEY=VALUE, and the parameter with the recipe's name.
 WITH_RECIPE = {
     ("train",): "recipe",
     ("recipes", "show"): "recipe",
@@ -32,14 +32,14 @@ WITH_RECIPE = {
 
 
 def verbs(command: Any = DRN, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Give every group and every verb, with the words that lead to it."""
+    """Yield every group and verb with its path of words."""
     yield path, command
     for name, inner in getattr(command, "commands", {}).items():
         yield from verbs(inner, (*path, name))
 
 
 def find(words: Sequence[str]) -> tuple[tuple[str, ...], Any, list[str]]:
-    """Find the verb that words begin with; give its path, itself, and the words after it."""
+    """Return path and command of the verb that the words start with, and the other words."""
     path: tuple[str, ...] = ()
     command, rest = DRN, [word for word in words if word != "--debug"]
     while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
@@ -54,7 +54,7 @@ def options(command: Any) -> set[str]:
 
 
 def check(words: Sequence[str]) -> None:
-    """Parse a command as `drn` would, without running it, and read the recipe that it names."""
+    """Parse a command without running it, and load its recipe."""
     path, command, rest = find(words)
     if hasattr(command, "commands"):
         assert rest and set(rest) <= options(command), f"drn {' '.join(words)}: no verb"
@@ -86,7 +86,7 @@ FILES = (".txt", ".csv", ".md", ".html", ".json", ".jsonl", ".png", ".tar")
 
 
 def check_in_line(words: Sequence[str]) -> None:
-    """Check a command in a sentence, which may leave out what it needs and have place-holders."""
+    """Check an inline command, which may be incomplete and have placeholders."""
     if words[1:2] and words[1].isupper():  # drn VERB --help
         return
     path, command, rest = find(words[1:])
@@ -104,7 +104,7 @@ def check_in_line(words: Sequence[str]) -> None:
 
 
 def check_setting(text: str) -> None:
-    """Check a key of a recipe, and its value unless that is a place-holder such as DIR."""
+    """Check a recipe key, and its value unless that is a placeholder such as DIR."""
     key, given, value = text.partition("=")
     assert key in KEYS, f"{text}: no such key of a recipe"
     if given and not value.isupper():
@@ -128,7 +128,7 @@ def mentioned() -> Iterator[Any]:
 
 
 def is_setting(code: str) -> bool:
-    """Tell keys of recipes from files (`train.txt`) and from Python (`model.features`)."""
+    """Return True for recipe keys, not for files (`train.txt`) or Python (`model.features`)."""
     key, given, _ = code.partition("=")
     if not re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", key) or " " in code or key.endswith(FILES):
         return False
@@ -137,26 +137,26 @@ def is_setting(code: str) -> bool:
 
 
 @pytest.mark.parametrize("words", list(shown()))
-def test_a_command_that_is_shown_is_understood(words: list[str]) -> None:
+def test_shown_command_is_valid(words: list[str]) -> None:
     check(words)
 
 
 @pytest.mark.parametrize("code", list(mentioned()))
-def test_a_command_or_key_in_a_sentence_is_there(code: str) -> None:
+def test_inline_command_or_key_exists(code: str) -> None:
     if code.startswith("drn "):
         check_in_line(shlex.split(code.partition(" < ")[0]))
     else:
         check_setting(code)
 
 
-def test_every_verb_shows_an_example() -> None:
+def test_every_verb_has_an_example() -> None:
     for path, command in verbs():
         if not hasattr(command, "commands"):
             words = [words for _, words in commands_in_epilog(command.epilog or "")]
             assert any(tuple(each[: len(path)]) == path for each in words), f"drn {' '.join(path)}"
 
 
-def test_every_verb_is_on_a_page() -> None:
+def test_every_verb_is_documented() -> None:
     written = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     for path, command in verbs():
         if not hasattr(command, "commands"):
@@ -164,7 +164,7 @@ def test_every_verb_is_on_a_page() -> None:
 
 
 PAGE = """\
-Install it, and say `drn eval --ms`:
+Install it, and run `drn eval --ms`:
 
 ```sh
 pip install . && drn demo   # everything
@@ -187,7 +187,7 @@ drn = "drn eval"
 """
 
 
-def test_commands_are_found_in_blocks_of_shell_alone() -> None:
+def test_commands_are_found_only_in_shell_blocks() -> None:
     assert list(commands_in_page(PAGE)) == [
         (4, ["demo"]),
         (5, ["train", "drn_d_22_camvid", "train.lr=0.01", "--gpus", "2"]),
@@ -223,7 +223,7 @@ def test_commands_are_found_in_examples_of_help() -> None:
         "demo train.epoch=1",
     ],
 )
-def test_a_command_that_is_not_understood_is_refused(line: str) -> None:
+def test_invalid_command_fails(line: str) -> None:
     with pytest.raises((AssertionError, DrnError, typer.BadParameter.__mro__[1])):
         check(line.split())
 
@@ -231,12 +231,12 @@ def test_a_command_that_is_not_understood_is_refused(line: str) -> None:
 @pytest.mark.parametrize(
     "line", ["drn evaluate", "drn eval --mss", "drn train camvid", "drn train RECIPE train.lrr=1"]
 )
-def test_a_command_in_a_sentence_that_is_not_there_is_refused(line: str) -> None:
+def test_invalid_inline_command_fails(line: str) -> None:
     with pytest.raises((AssertionError, DrnError)):
         check_in_line(line.split())
 
 
-def test_keys_in_sentences_are_told_from_files() -> None:
+def test_recipe_keys_are_distinguished_from_files() -> None:
     keys = ("train.lr", "train.rate", "data.cache=disk", "model.arc=x", "train.schedule")
     others = ("train.txt", "lr", "model.features", "model.load(FILE)", "val_boxes.csv")
     assert all(is_setting(code) for code in keys)

@@ -1,4 +1,4 @@
-"""Links between the pages of the documentation lead somewhere."""
+"""Links between the pages of the documentation have a target."""
 
 import re
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ TARGET = re.compile(r"\]\(\s*<?([^()\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|\b(?:src|hre
 
 
 def targets(text: str) -> list[str]:
-    """Give what the links and images of a page lead to, but for other sites."""
+    """Return the targets of links and images of a page, without external ones."""
     found = [markdown or html for markdown, html in TARGET.findall(prose(text))]
     return [target for target in found if not re.match(r"[a-z][a-z+.-]*:", target)]
 
 
 def broken(page: Path, target: str, root: Path = ROOT) -> str | None:
-    """Say what is wrong with a link, if anything is."""
+    """Return the problem of a link, or None."""
     path, _, anchor = target.partition("#")
     there = (page.parent / path).resolve() if path else page
     if not there.exists():
         return f"{target}: no such file"
     if not there.is_relative_to(root):
-        return f"{target}: outside of the project"
+        return f"{target}: outside the project"
     if anchor and anchor not in headings(there.read_text(encoding="utf-8")):
         return f"{target}: no such heading"
     return None
@@ -39,11 +39,11 @@ def links() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("page", "target"), list(links()))
-def test_a_link_leads_somewhere(page: Path, target: str) -> None:
+def test_link_has_a_target(page: Path, target: str) -> None:
     assert broken(page, target) is None
 
 
-def test_every_page_can_be_reached_from_the_readme() -> None:
+def test_every_page_is_reachable_from_the_readme() -> None:
     reached, todo = {README}, [README]
     while todo:
         page = todo.pop()
@@ -56,7 +56,7 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert not lost, f"no page links to {', '.join(lost)}"
 
 
-def test_links_are_found_and_judged(tmp_path: Path) -> None:
+def test_broken_links_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "# Some `words`, [here](x)!\n\n## Twice\n\n## Twice\n\n"
@@ -72,5 +72,5 @@ def test_links_are_found_and_judged(tmp_path: Path) -> None:
         "#twice-1": None,
         "#twice-2": "#twice-2: no such heading",
         "page.md#some-words-here": None,
-        "/etc/passwd": "/etc/passwd: outside of the project",
+        "/etc/passwd": "/etc/passwd: outside the project",
     }

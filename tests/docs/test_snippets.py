@@ -1,4 +1,4 @@
-"""The Python that the documentation shows runs as it stands."""
+"""The Python snippets of the documentation run unchanged."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ from .markdown import PAGES, ROOT, lines_of
 
 
 def snippets(page: Path) -> Iterator[tuple[int, str]]:
-    """Give each block of Python, with the number of its first line."""
+    """Yield each Python block, with the number of its first line."""
     text: list[str] = []
     first = last = 0
     for line in lines_of(page.read_text(encoding="utf-8")):
@@ -45,7 +45,7 @@ WITH_PYTHON = [page for page in PAGES if any(snippets(page))]
 
 
 def lively(task: Any, classes: int) -> DRN:
-    """Make a network that tells images apart without having been trained."""
+    """Return an untrained network whose output depends on the image."""
     torch.manual_seed(0)
     model = drn_cli.create_model("drn_a_18", task, classes)
     with torch.no_grad():
@@ -55,14 +55,14 @@ def lively(task: Any, classes: int) -> DRN:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with every file that the pages name."""
+    """A folder with every file used by the pages."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "path" / "to").mkdir(parents=True)
     (folder / "path" / "to" / "drn").symlink_to(ROOT)
     Image.fromarray(draw_scene(0, 96, 64)[0]).save(folder / "street.jpg")
     segmenter = lively("segmentation", 19)
-    told = to_metadata(segmenter, CITYSCAPES, cityscapes())
-    save_weights(folder / "best.safetensors", segmenter, told)
+    metadata = to_metadata(segmenter, CITYSCAPES, cityscapes())
+    save_weights(folder / "best.safetensors", segmenter, metadata)
     save_weights(folder / "classifier.safetensors", lively("classification", 5))
     source = Source(folder / "best.safetensors", None)
     export(source, ExportConfig(format="onnx"), folder / "model.onnx")
