@@ -73,23 +73,15 @@ def report(
     if not runs:
         console.note(f"run: {found[0].folder} (the one that measured last)")
 
-    from drn_cli.report.page import write_comparison, write_report
+    from tqdm import tqdm
 
-    if len(found) > 1:
-        made = write_comparison(found, out or Path("report.html"), figures=figures)
-    else:
-        from tqdm import tqdm
+    from drn_cli.report.page import write_report
 
-        with tqdm(desc="predicting", unit="image", leave=False, disable=None) as bar:
-
-            def step(done: int, total: int) -> None:
-                bar.total = total
-                bar.update()
-
-            page = out or found[0].folder / "report.html"
-            made = write_report(
-                found[0], page, images=images, data=data, figures=figures, step=step
-            )
+    page = Path("report.html") if len(found) > 1 else found[0].folder / "report.html"
+    with tqdm(desc="predicting", unit="image", leave=False, disable=None) as bar:
+        made = write_report(
+            found, out or page, images=images, data=data, figures=figures, step=bar.update
+        )
     for line in made.missing:
         console.warn(line)
     if as_json:

@@ -119,8 +119,8 @@ def _sort_key(one: _RunRow, sort: str) -> tuple[bool, float | str]:
         return False, str(one.run.folder)
     values = {
         "best": one.summary and one.summary.score,
-        "epochs": one.summary and one.summary.history.epoch,
-        "time": one.summary and one.summary.history.seconds,
+        "epochs": one.summary and one.summary.epoch,
+        "time": one.summary and one.summary.seconds,
     }
     value = values.get(sort)
     return value is None, -(value or 0.0)
@@ -173,13 +173,13 @@ def _print(found: list[_RunRow], differences: list[dict[str, Any]], root: Path) 
         if one.summary is None:
             table.add_row(name, console.styled(("broken", "red")), "", "", "", "")
             continue
-        score, seconds = one.summary.score, one.summary.history.seconds
+        score, seconds = one.summary.score, one.summary.seconds
         table.add_row(
             name,
             one.summary.state,
             one.summary.score_name,
             "" if score is None else f"{100 * score:.2f}",
-            f"{four_digits(one.summary.history.epoch)}/{four_digits(one.summary.epochs)}",
+            f"{four_digits(one.summary.epoch)}/{four_digits(one.summary.epochs)}",
             "" if seconds is None else duration(seconds),
         )
     console.out.print(table)

@@ -237,7 +237,7 @@ def _write_report(run: Run) -> Path | None:
     try:
         from drn_cli.report.page import write_report
 
-        made = write_report(run, run.folder / "report.html")
+        made = write_report([run], run.folder / "report.html")
     except (Exception, KeyboardInterrupt) as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
         console.warn(f"no report: {reason} (write it with drn report {run.folder})")

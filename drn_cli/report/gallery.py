@@ -24,9 +24,10 @@ from drn_cli.data.showing.label_paint import outline
 from drn_cli.data.showing.samples import SampleSelection
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.class_index import class_index, remap
-from drn_cli.evaluation.classification import TopKScores, worst_images
+from drn_cli.evaluation.classification import ImageRanking, TopKScores, worst_images
 from drn_cli.evaluation.confusion import ImageScores, SegmentationScores, confusion, worst_first
 from drn_cli.evaluation.localization import (
+    ImageBoxes,
     Localization,
     LocalizationScores,
     is_correct,
@@ -43,102 +44,61 @@ from drn_cli.runs import Run
 
 LONGEST, CROP = 560, 224  # longest side of an image and of a training crop on the page, in pixels
 QUALITY = 82  # of JPEG
-GUESSES = 3  # classes named for an image
-CENTER = 4  # of ten crops
+TOP = 3  # classes named for an image
+CENTER = 4  # index of the center in ten crops
 CROPS, EPOCHS = 6, 3  # training samples on the page, and the epochs that each is shown in
-RIGHT_OPACITY, VOID_OPACITY = 0.37, 0.65  # of a difference
-STRIPE = 0.008  # width of a stripe, of the longest side
-WRONG, VOID = (255, 214, 10), (128, 128, 128)  # colors of a difference
-UNKNOWN = 128  # gray, where only the maps are known
+RIGHT_OPACITY, VOID_OPACITY = 0.37, 0.65  # in a difference image
+STRIPE = 0.008  # width of a stripe, relative to the longest side
+WRONG, VOID = (255, 214, 10), (128, 128, 128)  # colors in a difference image
+BACKGROUND = 128  # gray level of a difference image where only the label maps are known
 
-PLACE = "the place of the true class"
+RANK = "rank of the true class"
 
-Step = Callable[[int, int], None]  # images done, of all
-View = Mapping[str, Any]
+Step = Callable[[], object]
 Item = TypeVar("Item")
+View = Mapping[str, Any]  # `kind`, `source` (a data URL), `alt` and `size`
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """An image on a page.
+    """An image on a page."""
 
-    Attributes:
-        name: Path below the data folder.
-        views: One or several drawings of it: `kind`, `source` (a data URL), `alt` and `size`.
-        text: Scores, or how it was augmented.
-        facts: Lines below it: label, and prediction.
-        is_right: For images that are right or wrong as a whole.
-        score: The higher, the better; None if nothing can be scored.
-        boxes: Drawn over each view, as `true` or `found`, in pixels of the image.
-        frame: Width and height of the image.
-    """
-
-    name: str
-    views: Sequence[View]
-    text: str = ""
-    facts: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    is_right: bool | None = None
-    score: float | None = None
-    boxes: Sequence[tuple[str, Box]] = ()
-    frame: tuple[int, int] = (0, 0)
+    name: str  # path relative to the data folder
+    views: Sequence[View]  # drawings of the image
+    text: str = ""  # scores, or augmentation parameters
+    facts: Mapping[str, Sequence[str]] = field(default_factory=dict)  # label and prediction
+    correct: bool | None = None  # for images that are right or wrong as a whole
+    score: float | None = None  # higher is better; None if nothing can be scored
+    boxes: Sequence[tuple[str, Box]] = ()  # `true` or `found`, in pixels of the image
+    frame: tuple[int, int] = (0, 0)  # width and height of the image
 
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """The images of a page.
+    """The images of a section."""
 
-    Attributes:
-        kind: A task, or `crops`.
-        intro: How they were chosen.
-        best_from: Where the best begin; None if there is no such division.
-        class_set: Names and colors of the classes, for label maps.
-    """
-
-    kind: str
-    intro: str
+    kind: str  # a task, or `crops`
+    intro: str  # how the images were selected
     tiles: Sequence[Tile]
-    best_from: int | None = None
-    class_set: ClassSet | None = None
-
-    @property
-    def by_color(self) -> dict[str, str]:
-        """Names of the classes by color, for the script; equal colors share one."""
-        names: dict[str, str] = {}
-        if self.class_set is not None:
-            for name, color in zip(self.class_set.names, self.class_set.colours, strict=True):
-                key = ",".join(map(str, color))
-                names[key] = f"{names[key]} or {name}" if key in names else name
-        return names
+    best_from: int | None = None  # index of the first of the best; None if all are in one group
+    class_set: ClassSet | None = None  # of label maps
 
 
-def worst_and_best(ordered: Sequence[Item], count: int) -> list[Item]:
-    """Choose the first and the last, half of each; all if there are few."""
-    if len(ordered) <= count:
-        return list(ordered)
-    best = count // 2
-    return [*ordered[: count - best], *ordered[len(ordered) - best :]]
-
-
-def ranked_gallery(
+def _ranked_gallery(
     kind: str,
-    tiles: Sequence[Tile],
-    total: int,
+    ranked: Sequence[Item],
+    count: int,
+    show: Callable[[Item], Tile],
     score: str,
     *,
-    images: str = "image",
+    images: str = "images",
     class_set: ClassSet | None = None,
 ) -> Gallery:
-    """Describe tiles that `worst_and_best` chose among `total` images, ordered by a score."""
-    if len(tiles) == total:
-        intro = f"All {total} {images}s by {score}, the worst first."
-        return Gallery(kind, intro if total > 1 else f"The only {images}.", tiles, None, class_set)
-    best = len(tiles) // 2
-    worst = len(tiles) - best
-    chosen = [f"the {worst} worst" if worst > 1 else "the worst"]
-    if best:
-        chosen.append(f"the {best} best" if best > 1 else "the best")
-    intro = f"Of {total} {images}s {' and '.join(chosen)} by {score}."
-    return Gallery(kind, intro, tiles, worst if best else None, class_set)
+    """Show the first and the last images of a ranking, half of each."""
+    best = count // 2 if count < len(ranked) else 0
+    tiles = [show(item) for item in (*ranked[: count - best], *ranked[len(ranked) - best :])]
+    intro = f"{len(tiles)} of {len(ranked)} {images} by {score}, the worst first."
+    return Gallery(kind, intro, tiles, count - best if best else None, class_set)
 
 
 def run_gallery(
@@ -146,141 +106,120 @@ def run_gallery(
     scores: Mapping[str, Any],
     count: int,
     data: Path | None = None,
-    step: Step = lambda done, total: None,
+    step: Step = lambda: None,
 ) -> Gallery:
-    """Predict the worst and the best validation images of a run.
+    """Predict the worst and the best images of a run's best validation.
 
-    Which these are was recorded with the best validation. Runs of older versions do not name them,
-    and other data may have other images: those that are shown are then evenly spaced.
-
-    Args:
-        run: With a best network and a recipe.
-        scores: Of its best validation.
-        count: How many to show, at most.
-        data: Data folder, if not that of the recipe.
-        step: Called after each image.
+    Without a recorded ranking of these images (older versions, other data), the images are evenly
+    spaced over the list.
 
     Raises:
-        DrnError: There is no best network yet, or the images are missing or do not fit.
+        DrnError: There is no best checkpoint yet, or the images are missing or do not fit.
     """
     if not run.best.is_file():
-        raise DrnError(f"{run.best}: not there yet", "the first validation writes it")
+        raise DrnError(f"{run.best}: no such file", "the first validation writes it")
     recipe = load_recipe(str(run.recipe)).recipe
-    prepare, score = _classification, PLACE
-    if recipe.task == "segmentation":
-        prepare, score = _segmentation, "mIoU"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tiles = []
     try:
-        show, total, class_set = prepare(run, recipe, data, device)
-        recorded = scores.get("images_worst_first") if scores.get("images") == total else None
-        order = [n for n in recorded if n in range(total)] if isinstance(recorded, list) else []
-        chosen = worst_and_best(order, count) if order else SampleSelection(count).of(total)
-        for done, number in enumerate(chosen, start=1):
-            tiles.append(show(number))
-            step(done, len(chosen))
+        if recipe.task == "segmentation":
+            lists = _list_dataset(recipe, data)
+            pairs, score = lists.samples("val"), "mIoU"
+            predictor = load_predictor(run.best, device, data=lists, view=recipe.eval)
+            total, class_set = len(pairs), predictor.class_set
+
+            def predict(number: int) -> Tile:
+                image, label = read_pair(pairs[number], predictor.classes)
+                name = name_below(pairs[number].image, lists.root)
+                prediction = predictor(image).cpu().numpy()
+                return segmentation_tile(name, image, label, prediction, predictor.class_set)
+
+        else:
+            folder = FolderDataset.open(data or recipe.data.root)
+            classifier = load_classifier(
+                run.best,
+                device,
+                read_statistics=folder.recorded_statistics,
+                crop=recipe.augment.crop,
+                resize=recipe.eval.resize,
+            )
+            samples = remap(folder.samples("val"), class_index(folder, classifier))
+            total, class_set, score = len(samples), None, RANK
+
+            def predict(number: int) -> Tile:
+                path, target = samples[number].image, samples[number].target
+                name = name_below(path, folder.root)
+                return classification_tile(name, read_image(path), target, classifier)
+
+        def show(number: int) -> Tile:
+            tile = predict(number)
+            step()
+            return tile
+
+        recorded = scores.get("images_worst_first")
+        if scores.get("images") == total and isinstance(recorded, list):
+            ranked, images = [n for n in recorded if n in range(total)], "validation images"
+            return _ranked_gallery(
+                recipe.task, ranked, count, show, score, images=images, class_set=class_set
+            )
+        tiles = [show(number) for number in SampleSelection(count).of(total)]
     except torch.OutOfMemoryError as error:
-        raise DrnError(f"{device}: its memory is too small or in use") from error
-    if not order:
-        tiles.sort(key=lambda tile: (tile.score is None, tile.score or 0))
-        if len(tiles) < total:
-            intro = f"{len(tiles)} of {total} validation images, evenly spaced, the worst first."
-            return Gallery(recipe.task, intro, tiles, None, class_set)
-    of = total if len(tiles) < len(order) else len(tiles)
-    return ranked_gallery(
-        recipe.task, tiles, of, score, images="validation image", class_set=class_set
-    )
+        raise DrnError(f"{device}: out of memory") from error
+    tiles.sort(key=lambda tile: (tile.score is None, tile.score or 0))
+    intro = f"{len(tiles)} of {total} validation images, evenly spaced, the worst first."
+    return Gallery(recipe.task, intro, tiles, None, class_set)
 
 
-Prepared = tuple[Callable[[int], Tile], int, ClassSet | None]  # a function of the sample's number
-
-
-def _segmentation(run: Run, recipe: Recipe, data: Path | None, device: torch.device) -> Prepared:
-    folder = _list_folder(recipe, data)
-    samples = folder.samples("val")
-    predictor = load_predictor(run.best, device, data=folder, view=recipe.eval)
-
-    def show(number: int) -> Tile:
-        image, label = read_pair(samples[number], predictor.classes)
-        name = name_below(samples[number].image, folder.root)
-        prediction = predictor(image).cpu().numpy()
-        return segmentation_tile(name, image, label, prediction, predictor.class_set)
-
-    return show, len(samples), predictor.class_set
-
-
-def _classification(run: Run, recipe: Recipe, data: Path | None, device: torch.device) -> Prepared:
-    folder = FolderDataset.open(recipe.data.root if data is None else data)
-    classifier = load_classifier(
-        run.best,
-        device,
-        read_statistics=folder.recorded_statistics,
-        crop=recipe.augment.crop,
-        resize=recipe.eval.resize,
-    )
-    samples = remap(folder.samples("val"), class_index(folder, classifier))
-
-    def show(number: int) -> Tile:
-        path = samples[number].image
-        return classification_tile(
-            name_below(path, folder.root), read_image(path), samples[number].target, classifier
-        )
-
-    return show, len(samples), None
-
-
-def _list_folder(recipe: Recipe, data: Path | None) -> ListDataset:
-    if data is None:
-        return ListDataset.open(recipe.data.root, recipe.data.lists)
-    return ListDataset.open(data)
+def _list_dataset(recipe: Recipe, data: Path | None) -> ListDataset:
+    return ListDataset.open(data or recipe.data.root, None if data else recipe.data.lists)
 
 
 def training_crops(run: Run, data: Path | None = None) -> Gallery:
-    """Cut the crops that a run trained on.
+    """Repeat the first training crops of a run, which depend on seed, epoch and sample only.
 
-    They are the very crops: a function of seed, epoch and sample. The borders of the classes are
-    drawn in their colors, and stripes are pixels without a class.
+    Label maps are drawn as borders in the colors of the classes.
 
     Raises:
         DrnError: The images are missing or do not fit the recipe.
     """
     recipe = load_recipe(str(run.recipe)).recipe
-    seed, drawn = recipe.train.seed, recipe.augment
+    seed, augment = recipe.train.seed, recipe.augment
     intro = "Crops as the network saw them in the first epochs, augmented by the recipe."
-    tiles = []
-
-    def add(crop: Pixels, name: str, epoch: int, how: str, flipped: bool) -> None:
-        text = f"epoch {epoch + 1}: {how}{', flipped' if flipped else ''}"
-        view = _view("crop", _shrunk(crop, CROP), f"Training crop of {name}, {text}")
-        tiles.append(Tile(name, [view], text))
-
     if recipe.task == "segmentation":
-        lists = _list_folder(recipe, data)
+        intro += " Lines are borders of classes in their colors, stripes are pixels without label."
+        lists = _list_dataset(recipe, data)
         samples, class_set = lists.samples("train"), lists.class_set(recipe.data.classes)
-        augmentation = Augmentation(drawn.crop, drawn.scale, drawn.rotate, drawn.flip)
-        for number in SampleSelection(CROPS).of(len(samples)):
-            image, label = read_pair(samples[number], len(class_set))
+        augmentation = Augmentation(augment.crop, augment.scale, augment.rotate, augment.flip)
+        total = len(samples)
+
+        def crop(number: int, epoch: int) -> tuple[Pixels, str, str]:
+            draw = augmentation.draw(seed, epoch, number)
+            pair = augmentation.apply(*read_pair(samples[number], len(class_set)), draw)
+            shown = outline(_shrunk(pair[0], CROP), _shrunk(pair[1], CROP, nearest=True), class_set)
             name = name_below(samples[number].image, lists.root)
-            for epoch in range(EPOCHS):
-                draw = augmentation.draw(seed, epoch, number)
-                crop, classes = augmentation.apply(image, label, draw)
-                small = _shrunk(crop, CROP), _shrunk(classes, CROP, nearest=True)
-                how = f"{draw.angle}°, {draw.ratio:.2f}x"
-                add(outline(*small, class_set), name, epoch, how, draw.mirrored)
-        intro += (
-            " Lines are the borders of the label's classes in their colors, stripes are pixels "
-            "without a label."
-        )
+            how = f"{draw.angle}°, {draw.ratio:.2f}x{', flipped' if draw.mirrored else ''}"
+            return shown, name, how
+
     else:
-        folder = FolderDataset.open(recipe.data.root if data is None else data)
-        images, resized = folder.samples("train"), ResizedCrop(drawn.crop, drawn.flip)
-        for number in SampleSelection(CROPS).of(len(images)):
+        folder = FolderDataset.open(data or recipe.data.root)
+        images, resized = folder.samples("train"), ResizedCrop(augment.crop, augment.flip)
+        total = len(images)
+
+        def crop(number: int, epoch: int) -> tuple[Pixels, str, str]:
             image = read_image(images[number].image)
-            for epoch in range(EPOCHS):
-                window = resized.draw(seed, epoch, number, *image.shape[:2])
-                how = f"from {window.width}x{window.height}"
-                name = folder.names[images[number].target]
-                add(resized.apply(image, window), name, epoch, how, window.mirrored)
+            window = resized.draw(seed, epoch, number, *image.shape[:2])
+            shown = _shrunk(resized.apply(image, window), CROP)
+            name = folder.names[images[number].target]
+            flipped = ", flipped" if window.mirrored else ""
+            return shown, name, f"from {window.width}x{window.height}{flipped}"
+
+    tiles = []
+    for number in SampleSelection(CROPS).of(total):
+        for epoch in range(EPOCHS):
+            shown, name, how = crop(number, epoch)
+            text = f"epoch {epoch + 1}: {how}"
+            tiles.append(
+                Tile(name, [_view("crop", shown, f"Training crop of {name}, {text}")], text)
+            )
     return Gallery("crops", intro, tiles)
 
 
@@ -288,24 +227,22 @@ def segmentation_gallery(
     scores: SegmentationScores, class_set: ClassSet, show: Callable[[int], Tile], count: int
 ) -> Gallery:
     """Show the worst and the best images of an evaluation; `show` takes an image's number."""
-    scored = [one for one in worst_first(scores.per_image) if one.miou is not None]
-    tiles = [show(one.number) for one in worst_and_best(scored, count)]
-    gallery = ranked_gallery("segmentation", tiles, len(scored), "mIoU", class_set=class_set)
+    scored = [one.number for one in worst_first(scores.per_image) if one.miou is not None]
+    gallery = _ranked_gallery("segmentation", scored, count, show, "mIoU", class_set=class_set)
     if void := len(scores.per_image) - len(scored):
-        more = f"{gallery.intro} {void} more, all void, {'has' if void == 1 else 'have'} no score."
-        return replace(gallery, intro=more)
+        return replace(gallery, intro=f"{gallery.intro} Not scored, all void: {void}.")
     return gallery
 
 
 def classification_gallery(
     scores: TopKScores, classifier: ClassificationPredictor, count: int
 ) -> Gallery:
-    ranked = worst_images(scores.per_image)
-    tiles = [
-        classification_tile(one.image, read_image(Path(one.image)), one.target, classifier)
-        for one in worst_and_best(ranked, count)
-    ]
-    return ranked_gallery("classification", tiles, len(ranked), PLACE)
+    """Show the worst and the best images of an evaluation."""
+
+    def show(one: ImageRanking) -> Tile:
+        return classification_tile(one.image, read_image(Path(one.image)), one.target, classifier)
+
+    return _ranked_gallery("classification", worst_images(scores.per_image), count, show, RANK)
 
 
 def localization_gallery(
@@ -316,38 +253,38 @@ def localization_gallery(
     kind: Kind,
     count: int,
 ) -> Gallery:
-    """Show the worst and the best of all images that were scored, at the best threshold."""
-    tiles = []
-    for boxes in worst_and_best(worst_boxes(scores), count):
-        of, first, best = located[boxes.number], boxes.classes[0], scores.best
-        image = read_image(of.image)
+    """Show the worst and the best images of an evaluation, with boxes at the best threshold."""
+
+    def show(found: ImageBoxes) -> Tile:
+        truth, first = located[found.number], found.classes[0]
+        image = read_image(truth.image)
         heat = heat_overlay(image, activate(classifier, image, see, kind), first)
-        overlap = f"overlap {percent(float(boxes.iou[0, best]), 0)}"
-        kinds, guess = [classifier.names[n] for n in of.classes], classifier.names[first]
-        label = ", ".join(dict.fromkeys(kinds))
-        count_text = f"{len(kinds)} true {'box' if len(kinds) == 1 else 'boxes'}"
-        named = kinds if len(set(kinds)) > 1 else [""] * len(kinds)
-        drawn = [
-            ("true", replace(box, name=name)) for name, box in zip(named, of.boxes, strict=True)
+        overlap = f"overlap {percent(float(found.iou[0, scores.best]), 0)}"
+        names, guess = [classifier.names[n] for n in truth.classes], classifier.names[first]
+        label = ", ".join(dict.fromkeys(names))
+        several = len(set(names)) > 1  # only then a box needs a name
+        boxes = [
+            ("true", replace(box, name=name if several else ""))
+            for name, box in zip(names, truth.boxes, strict=True)
         ]
-        if not np.isnan(found := boxes.boxes[0, best]).any():
-            drawn.append(("found", Box("", *found.tolist())))
-        tiles.append(
-            Tile(
-                str(of.image),
-                [
-                    _view("image", _shrunk(image, LONGEST), f"{label}, {count_text}, {overlap}"),
-                    _view("heat", _shrunk(heat, LONGEST), f"Activation of {guess}"),
-                ],
-                overlap,
-                {"label": [label], "prediction": [f"{guess} {percent(boxes.probabilities[0], 0)}"]},
-                bool(is_correct(boxes)[0, best]),
-                boxes=drawn,
-                frame=(image.shape[1], image.shape[0]),
-            )
+        if not np.isnan(corners := found.boxes[0, scores.best]).any():
+            boxes.append(("found", Box("", *corners.tolist())))
+        text = f"{label}, {len(names)} true {'box' if len(names) == 1 else 'boxes'}, {overlap}"
+        return Tile(
+            str(truth.image),
+            [
+                _view("image", _shrunk(image, LONGEST), text),
+                _view("heat", _shrunk(heat, LONGEST), f"Activation of {guess}"),
+            ],
+            overlap,
+            {"label": [label], "prediction": [f"{guess} {percent(found.probabilities[0], 0)}"]},
+            bool(is_correct(found)[0, scores.best]),
+            boxes=boxes,
+            frame=(image.shape[1], image.shape[0]),
         )
-    score = "the overlap of the likeliest class's box"
-    return ranked_gallery("localization", tiles, len(located), score)
+
+    score = "overlap of the top-1 box"
+    return _ranked_gallery("localization", worst_boxes(scores), count, show, score)
 
 
 def segmentation_tile(
@@ -355,41 +292,37 @@ def segmentation_tile(
 ) -> Tile:
     """Make the tile of an image `(H, W, 3)`, if there is one, and of its maps `(H, W)`."""
     predicted, labels = (
-        torch.from_numpy(np.require(values, requirements=["C", "W"]))
-        for values in (prediction, label)
+        torch.from_numpy(np.require(ids, requirements=["C", "W"])) for ids in (prediction, label)
     )
     scores = ImageScores.of(confusion(predicted, labels, len(class_set)).numpy(), 0, name, name)
 
-    def largest(classes: Pixels) -> str:
-        counts = np.bincount(classes.ravel(), minlength=len(class_set))[: len(class_set)]
-        order = [k for k in np.argsort(-counts, kind="stable")[:GUESSES] if counts[k]]
-        texts = (f"{class_set.names[k]} {percent(counts[k] / classes.size, 0)}" for k in order)
+    def largest(ids: Pixels) -> str:
+        counts = np.bincount(ids.ravel(), minlength=len(class_set))[: len(class_set)]
+        order = [k for k in np.argsort(-counts, kind="stable")[:TOP] if counts[k]]
+        texts = (f"{class_set.names[k]} {percent(counts[k] / ids.size, 0)}" for k in order)
         return ", ".join(texts) or "all void"
 
     small_label, small_prediction = (
-        _shrunk(values, LONGEST, nearest=True) for values in (label, prediction)
+        _shrunk(ids, LONGEST, nearest=True) for ids in (label, prediction)
     )
     height, width = small_label.shape
-    base = np.full((height, width, 3), UNKNOWN, np.uint8)
+    base = np.full((height, width, 3), BACKGROUND, np.uint8)
     views = []
     if image is not None:
         base = _shrunk(image, LONGEST)
         views.append(_view("image", base, name))
+    # Wrong pixels have stripes, which can be seen without color.
+    stripe = max(2, round(STRIPE * max(height, width)))
+    diagonal = (np.arange(height)[:, None] + np.arange(width)) // stripe % 2 == 0
+    wrong, void = small_label != small_prediction, small_label == IGNORED
+    difference = base * np.where(wrong, 1, RIGHT_OPACITY)[..., None]
+    difference[wrong & diagonal] = WRONG
+    difference[void] = base[void] * (1 - VOID_OPACITY) + np.multiply(VOID, VOID_OPACITY)
     views += [
         _view("prediction", small_prediction, f"Prediction: {largest(prediction)}", class_set),
         _view("label", small_label, f"Label: {largest(label[label != IGNORED])}", class_set),
+        _view("difference", difference.astype(np.uint8), "Difference"),
     ]
-    # What is wrong has stripes, which need no color to be seen.
-    stripe = max(2, round(STRIPE * max(height, width)))
-    diagonal = (np.arange(height)[:, None] + np.arange(width)) // stripe % 2 == 0
-    difference = np.where(
-        (small_label == small_prediction)[..., None],
-        base * RIGHT_OPACITY,
-        np.where(diagonal[..., None], WRONG, base),
-    )
-    void = small_label == IGNORED
-    difference[void] = base[void] * (1 - VOID_OPACITY) + np.multiply(VOID, VOID_OPACITY)
-    views.append(_view("difference", difference.astype(np.uint8), "Difference"))
     text = "nothing to score"
     if scores.miou is not None and scores.pixel_accuracy is not None:
         right = percent(scores.pixel_accuracy)
@@ -398,25 +331,22 @@ def segmentation_tile(
 
 
 def classification_tile(
-    name: str, image: Pixels, truth: int, classifier: ClassificationPredictor
+    name: str, image: Pixels, target: int, classifier: ClassificationPredictor
 ) -> Tile:
-    """Make the tile of an image `(H, W, 3)` as a classifier sees it."""
+    """Make the tile of an image `(H, W, 3)`: its center crop, label and most likely classes."""
     crops = classifier.crops(image)
     batch = torch.from_numpy(crops)[None].to(classifier.device)
-    scores = classifier.log_probabilities(batch).cpu()
-    numbers = best_first(scores)[0, :GUESSES].tolist()
-    shares = scores[0, numbers].exp().tolist()
-    guesses = [
-        f"{classifier.names[k]} {percent(share, 0)}"
-        for k, share in zip(numbers, shares, strict=True)
-    ]
+    [scores] = classifier.log_probabilities(batch).cpu()
+    top = best_first(scores[None])[0, :TOP].tolist()
+    guesses = [f"{classifier.names[k]} {percent(float(scores[k].exp()), 0)}" for k in top]
     shown = _shrunk(crops[CENTER if len(crops) > 1 else 0], LONGEST)
+    label = classifier.names[target]
     return Tile(
         name,
-        [_view("image", shown, f"Image of: {classifier.names[truth]}")],
-        facts={"label": [classifier.names[truth]], "prediction": guesses},
-        is_right=numbers[0] == truth,
-        score=float(scores[0, truth].exp()),
+        [_view("image", shown, f"Image of: {label}")],
+        facts={"label": [label], "prediction": guesses},
+        correct=top[0] == target,
+        score=float(scores[target].exp()),
     )
 
 
@@ -435,10 +365,7 @@ def _shrunk(image: Pixels, longest: int, *, nearest: bool = False) -> Pixels:
 
 
 def _view(kind: str, pixels: Pixels, alt: str, class_set: ClassSet | None = None) -> View:
-    """Encode an image `(H, W, 3)` as JPEG; class ids `(H, W)` as PNG in the colors of the classes.
-
-    Pixels without a class are transparent.
-    """
+    """Encode an image `(H, W, 3)` as JPEG, or class ids `(H, W)` as PNG with transparent void."""
     image, file, encoding = Image.fromarray(pixels), io.BytesIO(), "jpeg"
     if class_set is None:
         image.save(file, "JPEG", quality=QUALITY, optimize=True)

@@ -2,151 +2,79 @@
 
 import math
 import os
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from drn_cli.errors import DrnError
 from drn_cli.files import parse_json, read_bytes, read_json, read_text
-from drn_cli.networks.catalog import label
 from drn_cli.recipe.loading import MAX_BYTES, parse_recipe
 from drn_cli.runs import Run
 
 Record = dict[str, Any]
 State = Literal["finished", "interrupted", "running", "unfinished"]
 
-# The score by which a task's best network is chosen, and its name in text.
+# Score that selects the best checkpoint of a task: its key in metrics.jsonl, and its name in text.
 SCORE = {"segmentation": ("miou", "mIoU"), "classification": ("top1", "top-1")}
 
 
 @dataclass(frozen=True, slots=True)
-class RunHistory:
-    """The lines of metrics.jsonl by kind, in the order of the file.
-
-    Attributes:
-        train: Losses and speeds.
-        val: Validations.
-        end: How the run ended; None unless it is the last line, because a resumed run has earlier
-            ones.
-        unreadable: Number of damaged lines; a last line that is half written is not counted.
-    """
-
-    train: tuple[Record, ...] = ()
-    val: tuple[Record, ...] = ()
-    end: Record | None = None
-    unreadable: int = 0
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps taken, as far as recorded."""
-        return max((record["step"] for record in (*self.train, *self.val)), default=0)
-
-    @property
-    def epoch(self) -> float:
-        """Epochs done, as far as recorded."""
-        return max(values([*self.train, *self.val], "epoch"), default=0.0)
-
-    @property
-    def loss(self) -> float | None:
-        """The last finite training loss."""
-        return next(iter(values(self.train[::-1], "loss")), None)
-
-    @property
-    def seconds(self) -> float | None:
-        """Wall time of the training, known once it has ended."""
-        return number(self.end, "seconds") if self.end else None
-
-    def best(self, score: str) -> Record | None:
-        """Return the validation with the highest score, the first of equals."""
-        scored = [record for record in self.val if number(record, score) is not None]
-        return max(scored, key=lambda record: float(record[score]), default=None)
-
-
-@dataclass(frozen=True, slots=True)
 class RunSummary:
-    """One run for a list of runs, and for the head of its report.
+    """Content of a run directory.
 
-    Attributes:
-        network: Its architecture.
-        task: `segmentation` or `classification`.
-        state: `running` if a process on this node, or one that shares its locks, trains in the
-            directory; `unfinished` if there is no end marker.
-        epochs: Length of the training.
-        best: The validation with the best score, if there was one.
-        started: When it first started, if recorded.
-        history: All measurements.
-        environment: The content of environment.json.
-        settings: The recipe as flat keys: `train.lr`.
+    A run is `running` if a process on this host, or on one that shares its file locks, trains in
+    the directory, and `unfinished` if there is no end marker.
     """
 
     run: Run
     network: str
+    width: float  # channel multiplier
     task: str
     state: State
-    epochs: float
-    best: Record | None
+    step: int  # last recorded optimizer step
+    epoch: float  # last recorded epoch, with a fraction
+    epochs: float  # length of the training
+    loss: float | None  # last finite training loss
+    val_loss: float | None
+    seconds: float | None  # wall time; None until the training has ended
     started: datetime | None
-    history: RunHistory
-    environment: dict[str, Any]
-    settings: dict[str, Any]
-
-    @property
-    def width(self) -> float:
-        """Channel multiplier of the network; runs of older versions name none."""
-        width = number(self.settings, "model.width")
-        return 1.0 if width is None else width
-
-    @property
-    def label(self) -> str:
-        """Name of the architecture, with the width where it is not the paper's."""
-        return label(self.network, self.width)
+    train: Sequence[Record]  # training records of metrics.jsonl, in the order of the file
+    val: Sequence[Record]  # validation records
+    best: Record  # validation with the highest score, the first of equals; may be empty
+    damage: str | None  # warning about lines of metrics.jsonl that cannot be read
+    environment: Record  # content of environment.json
+    settings: Record  # recipe as flat keys: `train.lr`
 
     @property
     def score(self) -> float | None:
-        """The best score, a fraction of 1: mIoU, or top-1 accuracy."""
-        return number(self.best, SCORE[self.task][0]) if self.best else None
+        """Best mIoU or top-1 accuracy, a fraction of 1."""
+        return number(self.best, SCORE[self.task][0])
 
     @property
     def score_name(self) -> str:
         return SCORE[self.task][1]
 
-    @property
-    def damage(self) -> str | None:
-        """What is lost of the measurements, in one line; None if all lines could be read."""
-        count = self.history.unreadable
-        if not count:
-            return None
-        lines, they = ("line", "it is") if count == 1 else ("lines", "they are")
-        return (
-            f"{self.run.metrics}: {count:,} {lines} cannot be read ({they} left out; the file is "
-            "damaged: restore it, if there is a copy)"
-        )
-
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Record:
         """Return the summary for JSON: times in seconds, scores as fractions of 1."""
+        same = ("width", "task", "state", "step", "epoch", "epochs")
         return {
             "run": str(self.run.folder),
             "arch": self.network,
-            "width": self.width,
-            "task": self.task,
-            "state": self.state,
-            "step": self.history.step,
-            "epoch": self.history.epoch,
-            "epochs": self.epochs,
+            **{key: getattr(self, key) for key in same},
             "metric": SCORE[self.task][0],
             "best": self.score,
-            "best_epoch": number(self.best, "epoch") if self.best else None,
-            "loss": self.history.loss,
-            "val_loss": next(iter(values(self.history.val[::-1], "loss")), None),
-            "seconds": self.history.seconds,
+            "best_epoch": number(self.best, "epoch"),
+            "loss": self.loss,
+            "val_loss": self.val_loss,
+            "seconds": self.seconds,
             "started": self.started.isoformat() if self.started else None,
         }
 
 
 def number(record: Record, name: str) -> float | None:
-    """Return a measured number; None if it is missing, null, not finite or not a number."""
+    """Return a measured number; None if it is missing, not a number or not finite."""
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -157,48 +85,104 @@ def number(record: Record, name: str) -> float | None:
 
 
 def values(records: Sequence[Record], name: str) -> list[float]:
-    """Return the numbers that some records have under a name, in their order."""
+    """Return the finite numbers that some records have under a name, in their order."""
     return [value for record in records if (value := number(record, name)) is not None]
 
 
 def run_summary(run: Run) -> RunSummary:
     """Read a run directory, also one that an older version wrote.
 
+    Only what is shown is validated: the rest of an older recipe may differ from today's.
+
     Raises:
         DrnError: recipe.yaml is missing, or a file cannot be read.
     """
     if not os.path.lexists(run.recipe):
-        raise DrnError(f"{run.folder}: no run folder, it has no {run.recipe.name}")
+        raise DrnError(f"{run.folder}: not a run directory: {run.recipe.name} is missing")
     recipe, _ = parse_recipe(read_text(run.recipe, MAX_BYTES), str(run.recipe))
-    # Only what is needed here is checked: the rest of an older recipe may differ from today's.
-    try:
-        network, task = recipe["model"]["arch"], recipe["task"]
-        epochs = number(recipe["train"], "epochs")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DrnError(f"{run.recipe}: not a recipe: lacks task, model or train") from error
-    if not isinstance(task, str) or task not in SCORE:
-        shown = repr(task) if isinstance(task, str) else f"a {type(task).__name__}"
-        raise DrnError(f"{run.recipe}: task: {shown} is none of {', '.join(SCORE)}")
-    if not isinstance(network, str):
-        raise DrnError(f"{run.recipe}: model.arch: a {type(network).__name__}, not a name")
-    if epochs is None:
-        raise DrnError(f"{run.recipe}: train.epochs: is no number")
+    settings = dict(_flat(recipe))
+    task, arch = settings.get("task"), settings.get("model.arch")
+    epochs = number(settings, "train.epochs")
+    for key, valid, expected in (
+        ("task", task in [*SCORE], " or ".join(SCORE)),
+        ("model.arch", isinstance(arch, str), "a name"),
+        ("train.epochs", epochs is not None, "a number"),
+    ):
+        if not valid:
+            found = reprlib.repr(settings[key]) if key in settings else "nothing"
+            raise DrnError(f"{run.recipe}: {key}: expected {expected}, found {found}")
+    assert isinstance(task, str)
+    assert isinstance(arch, str)
+    assert epochs is not None
     environment = read_json(run.environment) if os.path.lexists(run.environment) else {}
     if not isinstance(environment, dict):
-        raise DrnError(f"{run.environment}: should hold an object")
-    history = read_history(run.metrics)
+        raise DrnError(f"{run.environment}: expected an object")
+    try:
+        started = datetime.fromisoformat(str(environment.get("started")))
+        started = started.astimezone(UTC) if started.tzinfo else started.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        started = None
+    text = read_bytes(run.metrics).decode(errors="replace") if os.path.lexists(run.metrics) else ""
+    whole, _, _ = text.rpartition("\n")  # the rest is still being written, or ends in a crash
+    lines = [line for line in whole.splitlines() if line.strip()]
+    records = [record for line in lines if (record := _record(line)) is not None]
+    train, val = ([one for one in records if one["kind"] == kind] for kind in ("train", "val"))
+    damage = None
+    if count := len(lines) - len(records):
+        what, they = ("line", "it is") if count == 1 else ("lines", "they are")
+        damage = (
+            f"{run.metrics}: {count:,} {what} cannot be read ({they} left out; the file is "
+            "damaged: restore it, if there is a copy)"
+        )
+    # A resumed run has earlier end markers; only one that is the last line counts.
+    end = records[-1] if records and records[-1]["kind"] == "end" else {}
+    state: State = "unfinished"
+    if run.in_use():
+        state = "running"
+    elif end:
+        state = "interrupted" if end.get("ending") == "interrupted" else "finished"
+    elif max(values(val, "epoch"), default=0.0) >= epochs:  # the first version wrote no end marker
+        state = "finished"
+    score = SCORE[task][0]
+    scored = [record for record in val if number(record, score) is not None]
+    width = number(settings, "model.width")
     return RunSummary(
-        run,
-        network,
-        task,
-        "running" if run.in_use() else _state(history, epochs),
-        epochs,
-        history.best(SCORE[task][0]),
-        _time(environment.get("started")),
-        history,
-        environment,
-        dict(_flat(recipe)),
+        run=run,
+        network=arch,
+        width=1.0 if width is None else width,  # recipes before version 0.2 have none
+        task=task,
+        state=state,
+        step=max((record["step"] for record in (*train, *val)), default=0),
+        epoch=max(values([*train, *val], "epoch"), default=0.0),
+        epochs=epochs,
+        loss=next(iter(values(train[::-1], "loss")), None),
+        val_loss=next(iter(values(val[::-1], "loss")), None),
+        seconds=number(end, "seconds"),
+        started=started,
+        train=train,
+        val=val,
+        best=max(scored, key=lambda record: float(record[score]), default={}),
+        damage=damage,
+        environment=environment,
+        settings=settings,
     )
+
+
+def read_scores(run: RunSummary) -> tuple[Record, list[str]]:
+    """Read all scores of the best validation.
+
+    Returns:
+        The scores, and warnings about damaged files. Without a readable best.json the scores are
+        those of the validation record, which has no confusion matrix.
+    """
+    path, damage = run.run.scores, [run.damage] if run.damage else []
+    try:
+        scores = read_json(path) if os.path.lexists(path) else run.best
+        if not isinstance(scores, dict):
+            raise DrnError(f"{path}: expected an object with the scores of a validation")
+    except DrnError as error:
+        return run.best, [error.message, *damage]
+    return scores, damage
 
 
 def recipe_differences(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
@@ -209,46 +193,6 @@ def recipe_differences(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     columns = {key: [run.settings.get(key) for run in runs] for key in keys}
     return {key: row for key, row in columns.items() if any(value != row[0] for value in row)}
-
-
-def read_history(path: Path) -> RunHistory:
-    """Read metrics.jsonl; a run that has measured nothing yet has no such file.
-
-    Raises:
-        DrnError: The file exists and cannot be read.
-    """
-    if not os.path.lexists(path):
-        return RunHistory()
-    text = read_bytes(path).decode(errors="replace")
-    whole, _, _ = text.rpartition("\n")  # what follows is being written, or was when it crashed
-    records = [_record(line) for line in whole.splitlines() if line.strip()]
-    read = [record for record in records if record is not None]
-    last = read[-1] if read else None
-    return RunHistory(
-        tuple(record for record in read if record["kind"] == "train"),
-        tuple(record for record in read if record["kind"] == "val"),
-        last if last and last["kind"] == "end" else None,
-        len(records) - len(read),
-    )
-
-
-def read_scores(path: Path, fallback: Record | None) -> Record | None:
-    """Read the scores of the best validation.
-
-    Args:
-        path: best.json.
-        fallback: Returned for a run without the file: the line of that validation, which lacks
-            the confusion matrix.
-
-    Raises:
-        DrnError: The file exists and cannot be read.
-    """
-    if not os.path.lexists(path):
-        return fallback
-    scores = read_json(path)
-    if not isinstance(scores, dict):
-        raise DrnError(f"{path}: should hold an object with the scores of a validation")
-    return scores
 
 
 def _record(line: str) -> Record | None:
@@ -266,19 +210,3 @@ def _flat(tree: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _time(written: object) -> datetime | None:
-    try:
-        time = datetime.fromisoformat(str(written))
-        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _state(history: RunHistory, epochs: float) -> State:
-    if history.end is not None:
-        return "interrupted" if history.end.get("ending") == "interrupted" else "finished"
-    # Older versions wrote no end marker: the validation of the last epoch stands for it.
-    validated = max(values(history.val, "epoch"), default=0.0)
-    return "finished" if validated >= epochs else "unfinished"

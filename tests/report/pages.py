@@ -1,10 +1,16 @@
-"""A page read back: its structure, its text, its tables, and what a browser would load for it."""
+"""A page read back: structure, text, tables, and what a browser would load for it."""
 
+import json
 import re
+from base64 import b64decode
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 
-VOID = {"meta", "link", "img", "input", "wbr", "br"}
+import numpy as np
+from PIL import Image
+
+VOID = {"meta", "link", "img", "wbr"}
 CLOSED = {"path", "rect", "use"}  # of SVG, closed by themselves
 
 
@@ -14,9 +20,9 @@ class Page(HTMLParser):
     Attributes:
         html: The source.
         text: All text but style and script, single spaced.
-        tables: Rows of cells by the heading of the table's section.
+        tables: Rows of cells by the id of the table's section.
         images: Alternative texts by the class of the image.
-        curves: Content of the points of each chart, by its id.
+        curves: Name, color and points of each curve, by the name of the chart.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,7 +32,7 @@ class Page(HTMLParser):
         self.ids: list[str] = []
         self.links: list[str] = []
         self.images: dict[str, list[str]] = {}
-        self.curves: dict[str, str] = {}
+        self.curves: dict[str, list] = {}
         self.tables: dict[str, list[list[str]]] = {}
         self._text: list[str] = []
         self._section = ""
@@ -41,6 +47,11 @@ class Page(HTMLParser):
         assert references <= set(self.ids)
         self.text = " ".join(" ".join(self._text).split())
 
+    def pixels(self, kind: str) -> list[np.ndarray]:
+        """Decode the images of one class."""
+        found = re.findall(rf'<img class="{kind}" src="data:image/\w+;base64,([^"]*)"', self.html)
+        return [np.asarray(Image.open(BytesIO(b64decode(text))).convert("RGB")) for text in found]
+
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {key: value or "" for key, value in attrs}
         if tag not in VOID:
@@ -49,11 +60,12 @@ class Page(HTMLParser):
             self.ids.append(given["id"])
         if tag == "img":
             assert given["alt"]
-            self.images.setdefault(given.get("class", "crop"), []).append(given["alt"])
+            self.images.setdefault(given["class"], []).append(given["alt"])
         if tag == "section":
             self._section = given["id"]
         if "data-curves" in given:
-            self.curves[given["id"].removeprefix("chart-")] = given["data-curves"]
+            name = given["id"].removeprefix("chart-")
+            self.curves[name] = json.loads(given["data-curves"])
         if tag == "tr":
             self.tables.setdefault(self._section, []).append([])
         if tag in ("td", "th"):
@@ -73,4 +85,4 @@ class Page(HTMLParser):
             return
         self._text.append(data)
         if {"td", "th"} & set(self.open):
-            self.tables[self._section][-1][-1] += data
+            self.tables[self._section][-1][-1] += data.strip("\n")

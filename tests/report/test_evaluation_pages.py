@@ -26,7 +26,7 @@ RECT = 'class="over {}" x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"'
 
 @pytest.fixture
 def drn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Run a command in this process and in a folder of its own; return its JSON."""
+    """Run a command in a temporary folder; return its JSON."""
     monkeypatch.chdir(tmp_path)
     runner = CliRunner()
 
@@ -59,7 +59,7 @@ def shown(page: Page) -> list[tuple[str, str]]:
     return [(unescape(name), text) for text, name in found]
 
 
-def test_scores_of_a_network(
+def test_segmentation_network(
     drn: Callable[..., Any], segmentation_run: Run, data_folder: Path
 ) -> None:
     scores = drn("eval", segmentation_run.folder, "--data", data_folder, "--report", "e.html")
@@ -67,8 +67,7 @@ def test_scores_of_a_network(
     assert f"mIoU {100 * scores['miou']:.2f} %" in page.text
     assert f"Pixel accuracy {100 * scores['pixel_accuracy']:.2f} %" in page.text
     assert "Images 5 Scales 1" in page.text
-    assert "over 5 images" in page.text
-    assert "All 5 images by mIoU, the worst first." in page.text
+    assert "5 of 5 images by mIoU, the worst first." in page.text
     for row, (name, iou) in zip(page.tables["classes"][1:], scores["iou"].items(), strict=True):
         assert row[0] == name
         assert row[2] == f"{100 * iou:.1f} %"
@@ -77,9 +76,7 @@ def test_scores_of_a_network(
     assert "Protocol" not in page.text
 
 
-def test_predictions_are_ranked_and_the_protocol_quoted(
-    drn: Callable[..., Any], maps: tuple[Path, Path]
-) -> None:
+def test_saved_predictions_are_ranked(drn: Callable[..., Any], maps: tuple[Path, Path]) -> None:
     words = ("--predictions", "made", "--labels", "gt", "--classes", 2, "--report", "e.html")
     scores = drn("eval", *words)
     page = Page(Path("e.html"))
@@ -88,18 +85,17 @@ def test_predictions_are_ranked_and_the_protocol_quoted(
         (EVIL, "mIoU 71.4 %, 83.3 % of pixels right"),
         ("a.png", "mIoU 84.6 %, 91.7 % of pixels right"),
     ]
-    assert "All 3 images by mIoU, the worst first. 1 more, all void, has no score." in page.text
+    assert "3 of 3 images by mIoU, the worst first. Not scored, all void: 1." in page.text
     assert f"Protocol {scores['protocol']['text']}" in page.text
     assert "made against gt" in page.text
     assert set(page.images) == {"prediction", "label", "difference"}
     assert "Images 4" in page.text
     drn("eval", *words, "--report-images", 2)
     page = Page(Path("e.html"))
-    assert "Of 3 images the worst and the best by mIoU." in page.text
     assert [name for name, _ in shown(page)] == ["b.png", "a.png"]
     assert page.text.index("The worst") < page.text.index("The best")
     drn("eval", *words, "--report-images", 1)
-    assert "Of 3 images the worst by mIoU" in Page(Path("e.html")).text
+    assert [name for name, _ in shown(Page(Path("e.html")))] == ["b.png"]
     drn("eval", *words, "--report-images", 0)
     assert "No images: none were asked for." in Page(Path("e.html")).text
 
@@ -114,15 +110,13 @@ def test_absent_classes_and_categories(drn: Callable[..., Any], maps: tuple[Path
     assert ["building", "", "absent", "0.0 %"] in page.tables["classes"]
 
 
-def test_scores_of_a_classifier(
-    drn: Callable[..., Any], classification_run: Run, birds: Path
-) -> None:
+def test_classifier(drn: Callable[..., Any], classification_run: Run, birds: Path) -> None:
     words = ("eval", classification_run.folder, "--data", birds, "--csv", "e.csv")
     scores = drn(*words, "--report", "e.html", "--report-images", 4)
     page = Page(Path("e.html"))
     assert f"Top-1 accuracy {100 * scores['top1']:.2f} %" in page.text
     assert "View 1-crop" in page.text
-    assert "Of 6 images the 2 worst and the 2 best by the place of the true class." in page.text
+    assert "4 of 6 images by rank of the true class, the worst first." in page.text
     assert len(page.images["image"]) == 4
     worst = next(csv.DictReader(Path("e.csv").read_text().splitlines()))
     assert f"✗ wrong label {worst['class']} prediction {worst['class_1']}" in page.text
@@ -143,13 +137,14 @@ def localized(drn: Callable[..., Any]) -> dict[str, Any]:
     return drn(*words, "--thresholds", "0,1000", "--csv", "e.csv", "--report", "e.html")
 
 
-def test_boxes_of_a_classifier(localized: dict[str, Any]) -> None:
+def test_localization(localized: dict[str, Any]) -> None:
     page = Page(Path("e.html"))
     assert "Localization: colors/checkpoints/best.safetensors" in page.text
     assert f"Top-1 error {100 * localized['top1_error']:.2f} %" in page.text
     assert [row[0] for row in page.tables["thresholds"]][:2] == ["threshold", "0 (best)"]
     assert page.tables["thresholds"][2] == ["1000", "100.00 %", "100.00 %"]
-    assert "All 2 images by the overlap of the likeliest class's box" in page.text
+    assert "2 of 2 images by overlap of the top-1 box, the worst first." in page.text
+    assert "The threshold was chosen on these images." in page.text
     figures = page.html.split("<figure")[1:]
     assert len(figures) == 2
     rows = list(csv.DictReader(Path("e.csv").read_text().splitlines()))
@@ -169,7 +164,7 @@ def test_boxes_of_a_classifier(localized: dict[str, Any]) -> None:
     assert page.images["heat"][0] == "Activation of blue"
 
 
-def test_images_keep_their_size_up_to_a_limit(
+def test_large_images_are_shrunk(
     drn: Callable[..., Any], tmp_path: Path, data_folder: Path
 ) -> None:
     for folder in ("made", "gt"):
