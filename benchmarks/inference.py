@@ -52,12 +52,12 @@ from drn_cli.inference.loading import load_predictor
 from drn_cli.inference.opening import TrainedNetwork, read_network
 from drn_cli.inference.outputs import DEFAULT_KINDS, write_prediction
 from drn_cli.inference.predictor import SegmentationPredictor
-from drn_cli.inference.preparation import prepared
-from drn_cli.inference.reading import networks_at_once
+from drn_cli.inference.preparation import for_inference
+from drn_cli.inference.reading import default_concurrency
 from drn_cli.inference.runtimes import open_exported
 from drn_cli.inference.source import Source
 from drn_cli.inference.stream import stream
-from drn_cli.inference.views import resized_image
+from drn_cli.inference.views import resize_image
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.models import DRN
 from drn_cli.recipe.schema import MULTI_SCALE, Eval
@@ -153,8 +153,8 @@ def compare_predictions(
     """Return the time of both in seconds per image."""
     model = network.model
     view = Eval(scales=tuple(scales))
-    at_once = networks_at_once(CPU, len(inputs))
-    predictor = load_predictor(network, CPU, view=view, at_once=at_once)
+    concurrency = default_concurrency(CPU, len(inputs))
+    predictor = load_predictor(network, CPU, view=view, concurrency=concurrency)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         seconds = in_turns(
@@ -212,15 +212,17 @@ def compare_runtimes(
     compiled: bool,
 ) -> dict[str, dict[str, float]]:
     """Return the seconds per image and the share of equal pixels of every runtime."""
-    drn = load_predictor(network, CPU, at_once=1)
-    folded = replace(drn, network=prepared(network.model, CPU, exact=False).scores)
+    drn = load_predictor(network, CPU, concurrency=1)
+    folded = replace(drn, network=for_inference(network.model, CPU, exact=False).scores)
     predictors = {"folded": folded, "drn": drn}
     if compiled:
         for name, predictor in list(predictors.items()):
             inner = torch.compile(predictor.network, dynamic=False)
             predictors[f"{name}, compiled"] = replace(predictor, network=inner)
-        predictors["drn, bf16"] = load_predictor(network, CPU, autocast=torch.bfloat16, at_once=1)
-    predictors |= {name: load_predictor(out, CPU, at_once=1) for name, out in exported.items()}
+        predictors["drn, bf16"] = load_predictor(
+            network, CPU, autocast=torch.bfloat16, concurrency=1
+        )
+    predictors |= {name: load_predictor(out, CPU, concurrency=1) for name, out in exported.items()}
     tensor = normalize(torch.from_numpy(image)[None], drn.statistics).contiguous()
 
     @torch.inference_mode()
@@ -240,7 +242,7 @@ def all_runtimes(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Compare runtimes with one thread, with all threads, and on an image of 2048x1024."""
     whole, threads = np.array(image), torch.get_num_threads()
-    large = np.array(resized_image(whole, 1024, 2048))
+    large = np.array(resize_image(whole, 1024, 2048))
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         exported = export_all(network, Path(folder), args.calibration)

@@ -19,7 +19,7 @@ from PIL import Image
 from drn_cli.data.images import read_image
 from drn_cli.inference.inputs import find_images
 from drn_cli.inference.loading import load_predictor
-from drn_cli.inference.tiles import place_tiles
+from drn_cli.inference.tiles import tile_grid
 from drn_cli.recipe.schema import Eval
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def near_seams(height: int, width: int, side: int, distance: int) -> np.ndarray:
     """Return the mask, `(height, width)`, of pixels within a distance of a seam."""
     near = [np.zeros(length, bool) for length in (height, width)]
     for marked in near:
-        tiles = place_tiles(len(marked), side)
+        tiles = tile_grid(len(marked), side)
         for one, following in itertools.pairwise(tiles):
             seam = (one.stop + following.start) // 2
             marked[max(0, seam - distance) : seam + distance] = True

@@ -21,12 +21,12 @@ from drn_cli.data.classes import ClassSet
 from drn_cli.data.images import Pixels, overlay, read_image, source_name
 from drn_cli.device import autocast_type, resolve_precision
 from drn_cli.errors import DrnError
-from drn_cli.inference.classifier import ClassificationPredictor, best_first
+from drn_cli.inference.classifier import ClassificationPredictor, topk
 from drn_cli.inference.loading import load_classifier, load_predictor
-from drn_cli.inference.normalization import stated
-from drn_cli.inference.opening import Found, open_network
+from drn_cli.inference.normalization import user_normalization
+from drn_cli.inference.opening import OpenedNetwork, open_network
 from drn_cli.inference.runtimes import ExportedNetwork
-from drn_cli.inference.score_maps import ViewScores, class_map, probabilities, scores_of
+from drn_cli.inference.score_maps import ViewScores, argmax_classes, name_in_errors, probabilities
 from drn_cli.inference.source import find_source
 
 ImageInput = (
@@ -66,11 +66,11 @@ class Prediction:
         """The probability of each class in each pixel, float32 `(classes, H, W)`.
 
         Raises:
-            DrnError: The network gives classes alone.
+            DrnError: The network outputs class ids only.
         """
         if self._maps is None:
             raise DrnError(
-                "probabilities: this network gives classes alone", "export it without --argmax"
+                "probabilities: this network outputs class ids only", "export it without --argmax"
             )
         return probabilities(self._maps, *self.index.shape).cpu().numpy()
 
@@ -97,7 +97,7 @@ class Classification:
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """Give the likeliest classes with their probabilities, the first of equals first."""
-        order = best_first(torch.from_numpy(self.probabilities)[None])[0, :count].tolist()
+        order = topk(torch.from_numpy(self.probabilities)[None], count)[0].tolist()
         return [(self.names[k], float(self.probabilities[k])) for k in order]
 
 
@@ -138,7 +138,7 @@ class Predictor:
         std: Sequence[float] | None = None,
         stats: str | Path | None = None,
     ) -> None:
-        given = stated(None if stats is None else Path(stats), mean, std)
+        given = user_normalization(None if stats is None else Path(stats), mean, std)
         found = find_source(None if source is None else Path(source))
         network = open_network(found.checkpoint)
         _check(network, ten_crop, (scales, flip, tile) != (None, None, None), precision)
@@ -151,7 +151,7 @@ class Predictor:
                 network,
                 place,
                 view="10-crop" if ten_crop else "1-crop",
-                **found.crops(),
+                **found.crop_settings(),
                 **computing,
             )
             if network.task == "classification"
@@ -159,7 +159,7 @@ class Predictor:
                 network,
                 place,
                 view=found.view(None if scales is None else tuple(scales), flip, tile),
-                at_once=1,
+                concurrency=1,
                 **computing,
             )
         )
@@ -217,18 +217,18 @@ class Predictor:
         network = self._network
         if isinstance(network, ClassificationPredictor):
             crops = torch.from_numpy(np.array(network.crops(pixels)))[None].to(network.device)
-            with scores_of(name):
+            with name_in_errors(name):
                 scores = network.log_probabilities(crops)[0].cpu()
             return Classification(names=network.names, probabilities=scores.exp().numpy())
-        with scores_of(name):
-            maps = None if network.answers_classes else network.score_maps(pixels)
-            index = network(pixels) if maps is None else class_map(maps, *pixels.shape[:2])
+        with name_in_errors(name):
+            maps = None if network.outputs_classes else network.view_scores(pixels)
+            index = network(pixels) if maps is None else argmax_classes(maps, *pixels.shape[:2])
         return Prediction(
             image=pixels, index=index.cpu().numpy(), class_set=network.class_set, _maps=maps
         )
 
 
-def _check(network: Found, ten_crop: bool, viewed: bool, precision: str) -> None:
+def _check(network: OpenedNetwork, ten_crop: bool, viewed: bool, precision: str) -> None:
     """See that nothing is asked for that means nothing for a network."""
     if ten_crop and network.task == "segmentation":
         raise DrnError("ten_crop: is for classifiers, and this is a segmenter")

@@ -222,7 +222,7 @@ def test_a_network_of_classes_alone_has_no_probabilities(
     assert found.overlay.size == (64, 48)
     with pytest.raises(drn_cli.DrnError, match=r"classes alone .*without --argmax"):
         _ = found.probabilities
-    with pytest.raises(drn_cli.DrnError, match="gives classes alone"):
+    with pytest.raises(drn_cli.DrnError, match="outputs class ids only"):
         drn_cli.Predictor(file, device="cpu", flip=True)
 
 
@@ -274,7 +274,7 @@ def test_an_exported_classifier_sees_images_as_its_run_did(
         ("segmentation", {"ten_crop": True}, "ten_crop: is for classifiers"),
         ("classification", {"flip": False}, "scales, flip, tile: are for segmenters"),
         ("classification", {"scales": (1,)}, "scales, flip, tile: are for segmenters"),
-        ("segmentation", {"mean": (0, 0, 0)}, "^mean and std: one without the other"),
+        ("segmentation", {"mean": (0, 0, 0)}, "^mean and std: only one of them is given"),
         ("segmentation", {"mean": (0, 0, 0), "std": (1, 1, 255)}, "^std 1,1,255: should be three"),
         ("classification", {"stats": "nowhere"}, "nowhere: no such data folder"),
         ("classification", {"precision": "bf16"}, r"net\.onnx computes in what it was exported in"),

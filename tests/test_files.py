@@ -25,7 +25,7 @@ from drn_cli.files import (
     write_json,
     write_text,
 )
-from drn_cli.inference.outputs import writing_below
+from drn_cli.inference.outputs import output_directory
 from drn_cli.replacing import half_replaced, move_together, restore_together
 from drn_cli.runs import Run
 
@@ -408,7 +408,7 @@ def test_files_that_cannot_be_moved_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "lock",
-    [lambda folder: Run(folder).claimed(), writing_below],
+    [lambda folder: Run(folder).claimed(), output_directory],
     ids=["run", "predictions"],
 )
 def test_lock_of_a_folder_that_is_a_link_leaves_what_it_names(

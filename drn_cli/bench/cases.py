@@ -10,7 +10,7 @@ import torch
 from drn_cli.device import Precision, autocast_type, resolve_precision
 from drn_cli.errors import DrnError
 from drn_cli.files import user_path
-from drn_cli.inference.opening import Found, TrainedNetwork, open_network
+from drn_cli.inference.opening import OpenedNetwork, TrainedNetwork, open_network
 from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.inference.source import find_source
 from drn_cli.inference.views import view_size
@@ -44,7 +44,7 @@ class BenchTarget:
     """A network to measure."""
 
     name: str  # as the user wrote it
-    network: Found
+    network: OpenedNetwork
     recipe: Recipe | None = None  # of the run it belongs to
     runtimes: tuple[str, ...] = RUNTIMES
     verified: bool | None = None  # whether the checksum of its file is right; None without a file

@@ -31,7 +31,7 @@ from drn_cli.files import read_json
 from drn_cli.formatting import size
 from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.loading import load_classifier, load_predictor
-from drn_cli.inference.memory import available
+from drn_cli.inference.memory import available_bytes
 from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.opening import TrainedNetwork
 from drn_cli.inference.predictor import SegmentationPredictor
@@ -163,7 +163,7 @@ def measure(
         DrnError: The data folder cannot be used.
     """
     flops, needed = image_flops(target, case), activation_bytes(target, case)
-    failure, timings, free = None, None, available(device)
+    failure, timings, free = None, None, available_bytes(device)
     # On a CPU the process would be killed. Predictions split an image that is too large into tiles.
     if needed is not None and case.what not in ("predict", "multi-scale") and needed > free:
         failure = f"out of memory: needs {size(needed)} for activations, and {size(free)} are free"
@@ -236,7 +236,7 @@ def _load(
             view=view,
             autocast=dtype,
             compiled=case.compiled,
-            at_once=1,
+            concurrency=1,
         )
     else:
         side = min(case.height, case.width)

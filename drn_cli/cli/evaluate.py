@@ -181,14 +181,14 @@ def evaluate(
         )
         score_predictions(folders, predictions_hold, classes, writer)
         return
-    from drn_cli.inference.normalization import stated
+    from drn_cli.inference.normalization import user_normalization
     from drn_cli.inference.source import find_source
 
     found = find_source(source or weights)
     view = resolve_view(found, scales, flip, tile, multi_scale)
     changed = bool(multi_scale or scales or flip or tile)
     inference = InferenceOptions(
-        view, ten_crop, precision, compile_, changed, stated(stats, mean, std)
+        view, ten_crop, precision, compile_, changed, user_normalization(stats, mean, std)
     )
     launch_processes(gpus)
     report_weights(found)

@@ -123,7 +123,7 @@ def export(
 
     from drn_cli.export.exporting import export as export_network
     from drn_cli.export.form import ENDINGS, ExportConfig
-    from drn_cli.inference.normalization import stated
+    from drn_cli.inference.normalization import user_normalization
     from drn_cli.inference.source import find_source
 
     form = ExportConfig(
@@ -144,7 +144,7 @@ def export(
         images=images or (),
         calibration=calibration or (),
         licence=licence,
-        given=stated(stats, mean, std),
+        given=user_normalization(stats, mean, std),
         force=force,
         tell=console.note,
     )

@@ -153,13 +153,15 @@ def localize(
     if evaluate and class_:
         raise typer.BadParameter("--class does not go with --eval")
     from drn_cli.inference.inputs import check_inputs
-    from drn_cli.inference.normalization import stated
+    from drn_cli.inference.normalization import user_normalization
     from drn_cli.inference.source import find_source
     from drn_cli.recipe.schema import Eval
 
     check_inputs(inputs)
     source = find_source(weights)
-    inference = InferenceOptions(Eval(), False, precision, compile_, given=stated(stats, mean, std))
+    inference = InferenceOptions(
+        Eval(), False, precision, compile_, given=user_normalization(stats, mean, std)
+    )
     launch_processes(gpus)
     report_weights(source)
     if boxes is not None:

@@ -126,7 +126,7 @@ def predict(
     if "-" in inputs or str(out) == "-":
         _check_stream(inputs, options)
     from drn_cli.inference.inputs import check_inputs
-    from drn_cli.inference.normalization import stated
+    from drn_cli.inference.normalization import user_normalization
     from drn_cli.inference.source import find_source
 
     check_inputs(inputs)
@@ -134,7 +134,7 @@ def predict(
     view = resolve_view(source, scales, flip, tile, multi_scale)
     changed = bool(multi_scale or scales or flip or tile)
     inference = InferenceOptions(
-        view, ten_crop, precision, compile_, changed, stated(stats, mean, std)
+        view, ten_crop, precision, compile_, changed, user_normalization(stats, mean, std)
     )
     if "-" not in inputs and str(out) != "-":
         launch_processes(gpus)

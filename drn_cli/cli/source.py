@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from drn_cli.inference.classifier import ClassificationPredictor
     from drn_cli.inference.normalization import Normalization
-    from drn_cli.inference.opening import Found
+    from drn_cli.inference.opening import OpenedNetwork
     from drn_cli.inference.predictor import SegmentationPredictor
     from drn_cli.inference.source import Source
     from drn_cli.recipe.schema import Eval
@@ -158,7 +158,7 @@ class InferenceOptions:
     changed: bool = False
     given: "Normalization | None" = None
 
-    def check(self, network: "Found") -> None:
+    def check(self, network: "OpenedNetwork") -> None:
         """See that no option was given that means nothing for a network.
 
         Raises:
@@ -186,7 +186,9 @@ class InferenceOptions:
 
 
 def describe(
-    source: "Source", network: "Found", ready: "SegmentationPredictor | ClassificationPredictor"
+    source: "Source",
+    network: "OpenedNetwork",
+    ready: "SegmentationPredictor | ClassificationPredictor",
 ) -> dict[str, Any]:
     """Return which network answers and what its inputs are normalized with, ready for JSON."""
     assert ready.normalization is not None  # networks of files have one

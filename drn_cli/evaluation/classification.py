@@ -16,8 +16,8 @@ from drn_cli.data.classification import ClassificationTestSet
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.segmentation import gather_failures, mean_loss
-from drn_cli.inference.classifier import ClassificationPredictor, best_first
-from drn_cli.inference.reading import networks_at_once, one_thread_each
+from drn_cli.inference.classifier import ClassificationPredictor, topk
+from drn_cli.inference.reading import default_concurrency, map_in_threads
 from drn_cli.inference.score_maps import NonFiniteScoresError
 
 SHOWN = 5  # classes that are kept of an image
@@ -199,7 +199,7 @@ def rank_classes(log_probabilities: Tensor, targets: Tensor) -> BatchRanking:
         log_probabilities: `(N, classes)`.
         targets: Classes, int64 `(N,)`, on the same device.
     """
-    order = best_first(log_probabilities)
+    order = topk(log_probabilities, log_probabilities.shape[1])
     rank = ((order == targets[:, None]).int().argmax(1) + 1) * (targets != FAILED)
     best = order[:, :SHOWN]
     valid = targets != FAILED
@@ -242,8 +242,8 @@ def _parts(
 ) -> Iterable[BatchRanking]:
     """Work on as many images as there are threads, each in a single one; a GPU on batches."""
     if device.type == "cpu":
-        threads = networks_at_once(device)
-        return one_thread_each(
+        threads = default_concurrency(device)
+        return map_in_threads(
             lambda index: look(_read(dataset, unread, [index])), range(len(dataset)), threads
         )
     at_once = GPU_BATCH if classifier.view == "1-crop" else GPU_BATCH // 10
@@ -266,7 +266,7 @@ def batched(
     parts = [whole[start : start + at_once] for start in whole[::at_once]]
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     read = partial(_read, dataset, unread)
-    batches = one_thread_each(read, parts, max(1, min(cores, MOST_READERS)))
+    batches = map_in_threads(read, parts, max(1, min(cores, MOST_READERS)))
     if device.type == "cuda":
         # Here, and not in a reading thread, for which the first GPU would be the current one.
         batches = (Batch(*(part.pin_memory() for part in batch)) for batch in batches)

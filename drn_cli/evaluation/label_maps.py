@@ -21,7 +21,7 @@ from drn_cli.data.decoding import check_labels
 from drn_cli.data.folders import Sample
 from drn_cli.data.images import Pixels, read_image, read_label
 from drn_cli.errors import DrnError
-from drn_cli.inference.views import resized_image
+from drn_cli.inference.views import resize_image
 
 Ids = Literal["label-ids", "train-ids", "class-ids"]
 Size = tuple[int, int] | Literal["label", "none"]  # width and height
@@ -97,7 +97,7 @@ class PairReader:
         assert sample.label is not None
         image, label = read_image(sample.image), read_map(sample.label, self.labels, self.classes)
         width, height = _size(self.size, image, label)
-        return resized_image(image, height, width), resize_map(label, height, width)
+        return resize_image(image, height, width), resize_map(label, height, width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from drn_cli.data.images import read_image
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.segmentation import errors_as_results, gather_failures
-from drn_cli.inference.activation import ClassActivationMap, Kind, See, activate
+from drn_cli.inference.activation import ClassActivationMap, Region, Values, class_activation_map
 from drn_cli.inference.classifier import ClassificationPredictor
-from drn_cli.inference.reading import networks_at_once, one_thread_each
-from drn_cli.inference.score_maps import scores_of
+from drn_cli.inference.reading import default_concurrency, map_in_threads
+from drn_cli.inference.score_maps import name_in_errors
 
 TOP = 5  # classes of an image that may be right
 OVERLAP = 0.5  # above which a box is right
@@ -115,8 +115,8 @@ def localize(
     group: Group,
     thresholds: Sequence[float],
     *,
-    see: See = "whole",
-    kind: Kind = "score",
+    see: Region = "whole",
+    kind: Values = "score",
     per_image: bool = False,
     partial: bool = False,
     step: Callable[[], object] = lambda: None,
@@ -130,8 +130,8 @@ def localize(
         images: All of them, at least one, in every process.
         group: The processes.
         thresholds: That are tried.
-        see: What is seen of an image, as for `activate`.
-        kind: What thresholds are compared with, as for `activate`.
+        see: What is seen of an image, as for `class_activation_map`.
+        kind: What thresholds are compared with, as for `class_activation_map`.
         per_image: Whether what was found in each image is wanted too.
         partial: Whether the others are scored where an image fails.
         step: Called after each image of this process.
@@ -144,16 +144,16 @@ def localize(
     def work(item: tuple[int, Localization]) -> ImageBoxes:
         number, located = item
         image = read_image(located.image)
-        with scores_of(located.image):
-            found = activate(classifier, image, see, kind)
+        with name_in_errors(located.image):
+            found = class_activation_map(classifier, image, see, kind)
         return compare(found, located, thresholds, number)
 
-    threads = 1 if group.device.type == "cuda" else networks_at_once(group.device)
+    threads = 1 if group.device.type == "cuda" else default_concurrency(group.device)
     right = np.zeros((2, len(thresholds)), np.int64)
     known = np.zeros(2, np.int64)
     kept = []
     failed: list[tuple[int, str, str]] = []
-    attempts = one_thread_each(errors_as_results(work) if partial else work, mine, threads)
+    attempts = map_in_threads(errors_as_results(work) if partial else work, mine, threads)
     for (number, _), found in zip(mine, attempts, strict=True):
         if isinstance(found, DrnError):
             failed.append((number, str(images[number].image), str(found)))
@@ -188,7 +188,7 @@ def compare(
     found: ClassActivationMap, located: Localization, thresholds: Sequence[float], number: int
 ) -> ImageBoxes:
     """Compare the boxes of an image's likeliest classes with its true ones."""
-    classes = found.best(TOP)
+    classes = found.topk(TOP)
     boxes = found.boxes(classes, thresholds)
     overlap = np.zeros(boxes.shape[:2])
     for place, kind in enumerate(classes):

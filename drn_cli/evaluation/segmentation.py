@@ -14,8 +14,8 @@ from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError, FaultError
 from drn_cli.evaluation.confusion import ImageScores, SegmentationScores, confusion
 from drn_cli.inference.predictor import SegmentationPredictor
-from drn_cli.inference.reading import ahead, networks_at_once, one_thread_each
-from drn_cli.inference.score_maps import scores_of
+from drn_cli.inference.reading import default_concurrency, map_in_threads, prefetch
+from drn_cli.inference.score_maps import name_in_errors
 
 Inputs = ParamSpec("Inputs")
 Result = TypeVar("Result")
@@ -67,7 +67,7 @@ def evaluate(
 
     def count(sample: Sample, image: Pixels, label: Pixels) -> Counts:
         labels = torch.from_numpy(label).to(predictor.device)
-        with scores_of(sample.image):
+        with name_in_errors(sample.image):
             if loss and labels.shape == image.shape[:2]:
                 classes, losses = predictor.with_loss(image, labels)
             else:
@@ -83,11 +83,11 @@ def evaluate(
     mine = group.shard(samples)
     if group.device.type == "cpu":
         # As many images as there are threads, each in a single one.
-        counts = one_thread_each(
-            lambda sample: look(sample, read_part(sample)), mine, networks_at_once(group.device)
+        counts = map_in_threads(
+            lambda sample: look(sample, read_part(sample)), mine, default_concurrency(group.device)
         )
     else:
-        counts = (look(sample, pair()) for sample, pair in ahead(read_part, mine))
+        counts = (look(sample, pair()) for sample, pair in prefetch(read_part, mine))
     return _add_up(counts, predictor.classes, samples, group, per_image, step, stop)
 
 
@@ -119,7 +119,7 @@ def compare(
 
     threads = torch.get_num_threads()
     work = errors_as_results(count) if partial else count
-    counts = one_thread_each(work, group.shard(samples), threads)
+    counts = map_in_threads(work, group.shard(samples), threads)
     scores = _add_up(counts, classes, samples, group, per_image, step, lambda: False)
     assert scores is not None  # nobody stops it
     return scores

@@ -10,7 +10,7 @@ from drn_cli.data.classes import ClassSet, generic, imagenet
 from drn_cli.data.folders import ChannelStats
 from drn_cli.export.form import WEIGHTS_ONLY, ExportConfig
 from drn_cli.files import read_json, sha256
-from drn_cli.inference.loading import facts
+from drn_cli.inference.loading import normalization_and_classes
 from drn_cli.inference.metadata import read_strings, to_metadata
 from drn_cli.inference.normalization import GUESS, Normalization
 from drn_cli.inference.opening import TrainedNetwork
@@ -47,7 +47,7 @@ def describe(
         licence: Of the weights, if it is known.
         given: Mean and standard deviation, if they were stated.
     """
-    normalized, class_set = facts(network, given=given)
+    normalized, class_set = normalization_and_classes(network, given=given)
     statistics = normalized.statistics
     folders = read_strings(network.metadata, "class_folders")
     if network.task == "classification" and "class_names" not in network.metadata:
@@ -57,7 +57,7 @@ def describe(
     if normalized.guessed:
         strings[GUESS] = normalized.source
     if network.task == "classification":
-        strings |= {key: str(pixels) for key, pixels in source.crops().items()}
+        strings |= {key: str(pixels) for key, pixels in source.crop_settings().items()}
     known = published_as(source.checkpoint.name, network.metadata.get("source"))
     strings |= {
         "drn": __version__,

@@ -24,7 +24,7 @@ from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
 from drn_cli.export.form import ExportConfig
 from drn_cli.inference.runtimes import INPUT, require_package
-from drn_cli.inference.views import resized_image
+from drn_cli.inference.views import resize_image
 
 FIRST, LAST = 3, 2  # convolutions that stay in float32
 INSIDE = 99.99  # per cent of the values that set a range; the few others would widen it
@@ -39,7 +39,7 @@ def calibration_inputs(
     """Make of images what the network takes: pixels as they are, or normalised ones."""
     inputs = []
     for image in images:
-        resized = resized_image(image, *form.size) if form.size else image
+        resized = resize_image(image, *form.size) if form.size else image
         x = torch.from_numpy(np.array(resized))[None]
         x = x.permute(0, 3, 1, 2) if form.normalize else normalize(x, statistics)
         inputs.append(x.contiguous().numpy())

@@ -13,8 +13,8 @@ from drn_cli.data.folders import ChannelStats
 from drn_cli.errors import DrnError
 from drn_cli.export.form import Precision
 from drn_cli.export.probes import ParityInput
-from drn_cli.inference.opening import Found, TrainedNetwork
-from drn_cli.inference.runtimes import AS_PIXELS, ExportedNetwork
+from drn_cli.inference.opening import OpenedNetwork, TrainedNetwork
+from drn_cli.inference.runtimes import UINT8_STATISTICS, ExportedNetwork
 from drn_cli.inference.score_maps import NonFiniteScoresError, check_classes, check_finite
 from drn_cli.networks.models import DRN, upsample
 
@@ -97,16 +97,16 @@ class Parity:
 Answer = Callable[[Tensor], dict[str, Tensor]]  # from uint8 `(N, H, W, 3)` to outputs by name
 
 
-def run_network(found: Found, statistics: ChannelStats) -> Answer:
+def run_network(found: OpenedNetwork, statistics: ChannelStats) -> Answer:
     """Give what a network answers to pixels: classes, and logits and scores where it has them."""
     if not isinstance(found, ExportedNetwork):
         return lambda pixels: _answered(found.model, normalize(pixels, statistics))
     run = found.session(torch.device("cpu"), 1)
-    inside = AS_PIXELS if found.takes_pixels else statistics
+    inside = UINT8_STATISTICS if found.takes_uint8 else statistics
 
     def answer(pixels: Tensor) -> dict[str, Tensor]:
         x = normalize(pixels, inside)
-        if found.answers_classes:
+        if found.outputs_classes:
             return {"classes": run(x, "classes")}
         return _outputs(run(x, "logits"), run(x, "scores"))
 
@@ -144,7 +144,7 @@ def _finite(answer: Answer, probe: ParityInput, classes: int, network: str) -> d
 @torch.inference_mode()
 def compare(
     original: TrainedNetwork,
-    exported: Found,
+    exported: OpenedNetwork,
     statistics: ChannelStats,
     precision: Precision,
     probes: Sequence[ParityInput],

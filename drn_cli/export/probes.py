@@ -15,7 +15,7 @@ from drn_cli.errors import DrnError
 from drn_cli.export.form import ExportConfig
 from drn_cli.inference.inputs import find_images
 from drn_cli.inference.source import Source
-from drn_cli.inference.views import resized_image
+from drn_cli.inference.views import resize_image
 
 Split = Literal["train", "val"]
 
@@ -99,7 +99,7 @@ def parity_inputs(examples: Images | None, form: ExportConfig, seed: int = 0) ->
     random = np.random.default_rng(seed)
     probes = []
     for count, size in enumerate((form.size,) if form.size else SIZES, start=1):
-        pixels = np.stack([resized_image(image, *size) for image in examples.images])
+        pixels = np.stack([resize_image(image, *size) for image in examples.images])
         probes.append(ParityInput(examples.kind, True, pixels, examples.names))
         noise = random.integers(0, 256, (count, *size, 3), np.uint8)
         probes.append(ParityInput("random pixels", False, noise, ["random pixels"] * count))
@@ -110,4 +110,4 @@ def downscale(image: Pixels) -> Pixels:
     """Bring an image down to the size that calibration needs at most."""
     height, width = image.shape[:2]
     scale = min(1.0, LARGEST / max(height, width))
-    return resized_image(image, max(1, round(height * scale)), max(1, round(width * scale)))
+    return resize_image(image, max(1, round(height * scale)), max(1, round(width * scale)))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from drn_cli.data.folders import ChannelStats
 from drn_cli.export.form import ExportConfig
-from drn_cli.inference.preparation import folded
+from drn_cli.inference.preparation import fold_batchnorm
 from drn_cli.inference.runtimes import METADATA_KEY
 from drn_cli.inference.score_maps import NO_CLASS
 from drn_cli.networks.models import DRN, upsample
@@ -33,7 +33,7 @@ class Deployed(nn.Module):
 
     def __init__(self, model: DRN, statistics: ChannelStats, form: ExportConfig) -> None:
         super().__init__()
-        self.network = folded(model)
+        self.network = fold_batchnorm(model)
         self.form = form
         # OpenVINO keeps weights in 16 bits and computes in 32, which it does itself.
         self.halved = form.precision == "float16" and form.format != "openvino"

@@ -1,4 +1,4 @@
-"""A classifier that takes images as they are read."""
+"""Image classification: crops of an image to class probabilities."""
 
 import math
 from collections.abc import Callable
@@ -20,23 +20,23 @@ Network = Callable[[Tensor], Tensor]  # (N, 3, S, S) to logits (N, classes)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassificationPredictor:
-    """A classifier and all it needs to read an image.
+    """A classifier with its preprocessing.
 
     Attributes:
-        network: From normalised crops to logits, in evaluation mode.
-        statistics: Mean and standard deviation that it was trained with.
-        names: What people call each class.
-        folders: What the folder of each class is called, which tells classes apart; None if
-            nobody knows.
-        named: Whether the names are known, and not made up.
-        device: Where it runs.
-        crop: Side of the crops that it sees, in pixels.
-        resize: What the shorter side of an image is brought to before, in pixels.
-        maps: From normalised images of any size to the scores of classes at each position,
-            `(N, classes, ceil(H / 8), ceil(W / 8))`: the network without its pooling.
-        view: `1-crop`, the centre, or `10-crop`, whose probabilities are averaged.
-        autocast: The type that it computes in where that is safe; None is float32 throughout.
-        normalization: Mean and standard deviation with their source, where a file was loaded.
+        network: Normalized crops to logits, in evaluation mode.
+        maps: The network without global pooling: normalized images of any size to scores of each
+            class at each position, `(N, classes, ceil(H / 8), ceil(W / 8))`.
+        statistics: Mean and standard deviation of the training data.
+        names: Display name of each class.
+        folders: Folder name of each class in the training data, which identifies the class; None
+            if unknown.
+        named: Whether `names` are known, not generated.
+        device: Device of the network.
+        crop: Side of the crops, in pixels.
+        resize: Length that the shorter side of an image is resized to before cropping, in pixels.
+        view: `1-crop` (center), or `10-crop` (mean of the probabilities).
+        autocast: Autocast type; None is float32 throughout.
+        normalization: Mean and standard deviation with their source, if loaded from a file.
     """
 
     network: Network
@@ -53,21 +53,20 @@ class ClassificationPredictor:
     normalization: Normalization | None = None
 
     def crops(self, image: Pixels) -> Pixels:
-        """Cut out what is seen of an image: `(H, W, 3)` to `(1 or 10, crop, crop, 3)`."""
+        """Return the crops of an image: `(H, W, 3)` to `(1 or 10, crop, crop, 3)`."""
         if self.view == "10-crop":
             return ten_crops(image, self.crop, self.resize)
         return center_crop(image, self.crop, self.resize)[None]
 
     @torch.inference_mode()
     def log_probabilities(self, crops: Tensor) -> Tensor:
-        """Classify some images.
+        """Classify a batch of images.
 
         Args:
             crops: uint8 `(N, crops, S, S, 3)`, on the device.
 
         Returns:
-            Logarithms of the mean over the crops of each class's probability, float64
-            `(N, classes)`.
+            Log of each class's probability, averaged over the crops, float64 `(N, classes)`.
 
         Raises:
             NonFiniteScoresError: A logit is NaN or infinite.
@@ -75,17 +74,16 @@ class ClassificationPredictor:
         images = normalize(crops.flatten(0, 1), self.statistics)
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             logits = self.network(images)
-        # In double precision, which keeps logits apart that differ; as logarithms, which keep small
-        # probabilities apart that would all be 0.
-        each = logits.double().view(*crops.shape[:2], -1)
-        mean = each.log_softmax(2).logsumexp(1) - math.log(crops.shape[1])
-        check_finite([each])
+        # float64 keeps the order of close logits; logs keep small probabilities from becoming 0.
+        logits = logits.double().view(*crops.shape[:2], -1)
+        mean = logits.log_softmax(2).logsumexp(1) - math.log(crops.shape[1])
+        check_finite([logits])
         return mean
 
 
-def best_first(log_probabilities: Tensor) -> Tensor:
-    """Order classes by their probability; of equal ones the lower number comes first.
+def topk(scores: Tensor, k: int) -> Tensor:
+    """Return the k classes of highest score, ties in order of the class ids, unlike `torch.topk`.
 
-    Shapes: `(N, classes)` in, int64 `(N, classes)` out.
+    Shapes: `(N, classes)` in, int64 `(N, k)` out.
     """
-    return log_probabilities.sort(dim=1, descending=True, stable=True).indices
+    return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]

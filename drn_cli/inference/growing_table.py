@@ -1,4 +1,4 @@
-"""A CSV file that appears whole, from rows that outlive the process that found them."""
+"""A CSV file that is written whole at the end, from rows that survive the loss of the process."""
 
 import csv
 import glob
@@ -12,11 +12,11 @@ from drn_cli.errors import DrnError
 from drn_cli.files import csv_text, hidden_beside, locked, open_append, write_csv
 
 
-def writing_table(path: Path) -> AbstractContextManager[bool]:
-    """Exclude other runs from a CSV file and its parts, and make its folder.
+def csv_lock(path: Path) -> AbstractContextManager[bool]:
+    """Lock a CSV file and its parts against other runs, and create its folder.
 
     Raises:
-        DrnError: Another run is writing it, or the folder cannot be written.
+        DrnError: Another run is writing it, or the folder is not writable.
     """
     busy = DrnError(
         f"{path}: another process is writing it", "wait for it, or choose another --csv"
@@ -25,100 +25,97 @@ def writing_table(path: Path) -> AbstractContextManager[bool]:
 
 
 class ResumableCsv:
-    """Rows go to a hidden part file beside the table, a line each, until all are known.
+    """Appends rows to a hidden part file per rank, and merges them into the CSV file at the end.
 
     Args:
         path: The CSV file.
-        header: Its columns; the first one tells rows apart.
-        rank: Which process this is; each has a part of its own.
-        resume: Whether rows of the file and of parts that were left are kept, or thrown away.
+        header: Its columns; the first one is the key of a row.
+        rank: Rank of this process.
+        resume: Keep the rows of the file and of existing parts; otherwise discard them.
 
     Attributes:
-        known: The first column of the rows that are kept.
-        earlier_rows: Number of rows there were; those of other columns go when it is written.
+        known: Keys of the rows that are kept.
+        earlier_rows: Number of existing rows; those with other columns are dropped by `finish`.
 
     Raises:
-        DrnError: The file that is there has other columns, or cannot be read or written.
+        DrnError: The existing file has other columns, or is not readable.
     """
 
     def __init__(self, path: Path, header: Sequence[str], rank: int, *, resume: bool) -> None:
-        self.path, self.header, self.rank = path, list(header), rank
-        # A name too long for the ending is cut short, at the same place for every rank.
-        self._start = hidden_beside(path, f"{0:06}.part").name.removesuffix(f"{0:06}.part")
-        self._parts = f"{glob.escape(self._start)}*.part"
-        self._before = [*([path] if path.is_file() else []), *path.parent.glob(self._parts)]
+        self.path, self.header = path, list(header)
+        # The name is truncated if too long, at the same length for every rank.
+        prefix = hidden_beside(path, f"{0:06}.part").name.removesuffix(f"{0:06}.part")
+        self._part = path.with_name(f"{prefix}{rank}.part")
+        self._parts = f"{glob.escape(prefix)}*.part"
+        self._existing = [*([path] if path.is_file() else []), *path.parent.glob(self._parts)]
         if not resume:
             if rank == 0:
                 for part in path.parent.glob(self._parts):
                     part.unlink()
-            self._before = []
+            self._existing = []
         self.known: set[str] = set()
         self.earlier_rows = 0
-        for row in self._rows(self._before):
+        for row in self._rows(self._existing):
             self.earlier_rows += 1
             if len(row) == len(self.header):
                 self.known.add(row[0])
 
     def begin(self) -> None:
-        """Open this process's part; to be called when every process has read what was there."""
+        """Open the part of this rank; call it when all ranks have read the existing rows."""
         part = self._part
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
-            if part not in self._before:
+            if part not in self._existing:
                 part.unlink(missing_ok=True)
             self._file = open_append(part)
-            os.truncate(self._file.fileno(), _whole_lines(part))
+            os.truncate(self._file.fileno(), len(_whole_lines(part)))
         except OSError as error:
             raise DrnError(f"{part}: cannot be written: {error.strerror or error}") from error
 
     def add(self, row: Sequence[object]) -> None:
-        """Add a row; it is kept even if the process is killed."""
+        """Append a row and flush it."""
         cells = (str(cell).encode(errors="backslashreplace").decode() for cell in row)
-        cells = (cell.replace("\r", "\\r") for cell in cells)  # the writer would not quote it
+        cells = (cell.replace("\r", "\\r") for cell in cells)  # csv would not quote it
         csv.writer(self._file, lineterminator="\n").writerow(cells)
         self._file.flush()
 
     def end(self) -> None:
-        """Close this process's part."""
+        """Close the part of this rank."""
         self._file.close()
 
     def finish(self, order: Sequence[str]) -> None:
-        """Write the table from all parts, and remove them; for one process, after all have ended.
+        """Merge all parts into the CSV file and remove them; on one rank, after every `end`.
 
         Args:
-            order: The first column of its rows. Rows that are not there yet are left out.
+            order: Keys of the rows, in the order of the file. Keys without a row are skipped.
         """
         parts = sorted(self.path.parent.glob(self._parts))
-        kept = [path for path in self._before if path not in parts]
+        kept = [path for path in self._existing if path not in parts]
         found = self._rows([*kept, *parts])
         rows = {row[0]: row for row in found if len(row) == len(self.header)}
-        wanted = (rows[name] for name in dict.fromkeys([*order, *rows]) if name in rows)
-        write_csv(self.path, self.header, wanted)
+        ordered = (rows[name] for name in dict.fromkeys([*order, *rows]) if name in rows)
+        write_csv(self.path, self.header, ordered)
         for part in parts:
             part.unlink(missing_ok=True)
-
-    @property
-    def _part(self) -> Path:
-        return self.path.with_name(f"{self._start}{self.rank}.part")
 
     def _rows(self, paths: Sequence[Path]) -> Iterator[list[str]]:
         for path in paths:
             try:
-                text = path.read_bytes()[: _whole_lines(path)].decode()
+                text = _whole_lines(path).decode()
             except (OSError, UnicodeDecodeError) as error:
                 raise DrnError(f"{path}: cannot be read: {error}") from error
             rows: Iterator[list[str]] = csv.reader(io.StringIO(text, newline=""))
-            if path == self.path:  # parts hold the text as it is
+            if path == self.path:  # parts hold the text unescaped
                 rows = (list(map(csv_text, row)) for row in rows)
             if path == self.path and next(rows, None) != self.header:
                 raise DrnError(
-                    f"{path}: has other columns than {','.join(self.header)}",
-                    "choose another --csv, or leave out --skip-existing",
+                    f"{path}: columns differ from {','.join(self.header)}",
+                    "choose another --csv, or omit --skip-existing",
                 )
             yield from filter(None, rows)
 
 
-def _whole_lines(path: Path) -> int:
-    """Give the length of a file up to the end of its last whole line, in bytes."""
+def _whole_lines(path: Path) -> bytes:
+    """Return the content of a file up to the end of its last complete line."""
     content = path.read_bytes()
-    return content.rfind(b"\n") + 1
+    return content[: content.rfind(b"\n") + 1]

@@ -1,4 +1,4 @@
-"""Which images were given to look at, and what their predictions are called."""
+"""Input images of predictions: files, folders and globs, and the names of the output files."""
 
 import glob
 import logging
@@ -29,16 +29,16 @@ from drn_cli.errors import DrnError, few_of, warn_for_all
 log = logging.getLogger(__name__)
 
 VIDEO_ENDINGS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
-NOT_ENTERED = frozenset({CYCLE, REPEATED, UNREADABLE, PREDICTIONS})  # reasons against folders
+NOT_ENTERED = frozenset({CYCLE, REPEATED, UNREADABLE, PREDICTIONS})  # reasons to skip a folder
 
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
-    """An image to look at. Both are strings, because there may be a million.
+    """An image to predict. Strings instead of Paths, as there may be a million.
 
     Attributes:
         path: The file.
-        name: Path of its predictions below a folder of theirs, without an ending.
+        name: Path of its predictions below an output folder, without a file extension.
     """
 
     path: str
@@ -46,11 +46,7 @@ class InputImage:
 
 
 def check_inputs(inputs: Sequence[str]) -> None:
-    """Refuse what is no image file by its name alone, before a network is loaded.
-
-    Raises:
-        DrnError: An input is a URL, a video or a camera.
-    """
+    """Raise DrnError if the name of an input shows that it is a URL, a video or a camera."""
     for entry in inputs:
         kind, device = None, entry
         scheme, separator, _ = entry.partition("://")
@@ -72,43 +68,44 @@ def check_inputs(inputs: Sequence[str]) -> None:
 
 
 def find_images(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[InputImage]:
-    """List the images that files, folders and globs name, each once, in a fixed order.
+    """Return the images that files, folders and globs name, each once, in a fixed order.
 
-    A folder is searched through and its structure kept. What is left out, and folders
-    without images beside other inputs, are logged in one line each.
+    Folders are searched recursively, and the names of predictions keep their structure. Skipped
+    files, and folders without images beside other inputs, are logged in one line each.
 
     Args:
-        inputs: What was given.
-        outputs: Folders in which no images are looked for: those of an earlier run's predictions.
+        inputs: Files, folders and globs.
+        outputs: Folders that are not searched: they hold predictions of an earlier run.
 
     Raises:
-        DrnError: An input does not exist, or none of them names an image.
+        DrnError: An input does not exist, or there is no image in any of them.
     """
-    ours = [os.path.realpath(folder) for folder in outputs]
+    excluded = [os.path.realpath(folder) for folder in outputs]
     left_out = LeftOut()
     real = lru_cache(maxsize=1024)(os.path.realpath)
     found: dict[str, str] = {}
     seen: set[str] = set()
     empty = []
     for entry in inputs:
-        used = False
-        for path, relative, named in _expand(entry, ours, left_out):
+        any_image = False
+        for path, relative, is_entry in _expand(entry, excluded, left_out):
             folder, name = os.path.split(path)
-            within = real(folder)
-            place = f"{within}/{name}"  # links to one image are still two inputs
-            if not named and any(f"{within}/".startswith(f"{one}/") for one in ours):
+            resolved = real(folder)
+            if not is_entry and any(f"{resolved}/".startswith(f"{one}/") for one in excluded):
                 left_out.add(PREDICTIONS, relative)
                 continue
-            used = True
-            if place not in seen:
-                seen.add(place)
+            any_image = True
+            key = f"{resolved}/{name}"  # two links to one image are two inputs
+            if key not in seen:
+                seen.add(key)
                 found[path] = relative
-        if not used and Path(entry).is_dir():
+        if not any_image and Path(entry).is_dir():
             empty.append(entry)
     if not found:
-        seen_anyway = f" ({left_out})" if left_out else ""
+        skipped = f" ({left_out})" if left_out else ""
         raise DrnError(
-            f"{', '.join(inputs)}: no images here{seen_anyway}", f"known: {' '.join(ENDINGS)}"
+            f"{', '.join(inputs)}: no images here{skipped}",
+            f"supported formats: {' '.join(ENDINGS)}",
         )
     if empty:
         warn_for_all(log, f"{few_of(empty, 3)}: no images here (check the path)")
@@ -116,92 +113,91 @@ def find_images(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[Inp
     return list(_named(found))
 
 
-def _expand(entry: str, ours: Sequence[str], left_out: LeftOut) -> Iterator[tuple[str, str, bool]]:
-    """Give the images of an input: path, path below it, and whether the input is that file."""
+def _expand(
+    entry: str, excluded: Sequence[str], left_out: LeftOut
+) -> Iterator[tuple[str, str, bool]]:
+    """Yield the images of an input: path, path relative to it, and whether it is a file."""
     path = Path(entry)
     try:
-        is_folder, is_there = path.is_dir(), path.exists()
+        is_folder, exists = path.is_dir(), path.exists()
     except OSError as error:
         raise DrnError(f"{entry}: cannot be read: {error.strerror or error}") from error
     if is_folder:
-        below = search(entry, left_out, ours, apart_reason=PREDICTIONS)
+        below = search(entry, left_out, excluded, apart_reason=PREDICTIONS)
         yield from ((os.path.normpath(path), relative, False) for path, relative in below)
-    elif is_there:
+    elif exists:
         yield str(path), path.name, True
     elif glob.has_magic(entry):
-        yield from ((path, relative, False) for path, relative in _matched(entry, ours, left_out))
+        matches = _matched(entry, excluded, left_out)
+        yield from ((path, relative, False) for path, relative in matches)
     else:
         raise DrnError(f"{entry}: no such file or folder")
 
 
-def _matched(entry: str, ours: Sequence[str], left_out: LeftOut) -> Iterator[tuple[str, str]]:
-    """Yield the images that a pattern matches: path, and path below its part without wildcards.
+def _matched(entry: str, excluded: Sequence[str], left_out: LeftOut) -> Iterator[tuple[str, str]]:
+    """Yield the images that a glob matches: path, and path below its part without wildcards.
 
     Raises:
-        DrnError: It matches no file, not even one that is left out.
+        DrnError: It matches no file, not even one that is skipped.
     """
-    path = Path(entry)
-    fixed = Path(*_until_magic(path.parts))
-    pattern = path.relative_to(fixed).parts
-    asked = any(part.startswith(".") for part in pattern)  # for what is hidden elsewhere
-    if "**" in pattern and not asked:
-        passed_over = LeftOut(partial(_concerns, pattern))
-        found = _search(fixed, pattern, ours, passed_over)
+    parts = Path(entry).parts
+    count = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    base, pattern = Path(*parts[:count]), parts[count:]
+    hidden_too = any(part.startswith(".") for part in pattern)
+    if "**" in pattern and not hidden_too:
+        skipped = LeftOut(partial(_may_match, pattern))
+        below = search(base, skipped, excluded, apart_reason=PREDICTIONS)
+        found: Iterator[tuple[str, str]] = (
+            (os.path.normpath(path), relative)
+            for path, relative in below
+            if _matches(relative.split("/"), pattern)
+        )
     else:
-        passed_over = LeftOut()
-        found = _glob(fixed, pattern, asked, passed_over)
-    nothing = True
-    for one in found:
-        nothing = False
-        yield one
-    if nothing and not passed_over.counts.keys() - NOT_ENTERED - {HIDDEN}:
-        raise DrnError(f"{entry}: matches no file{f' ({passed_over})' if passed_over else ''}")
-    left_out.merge(passed_over)
-
-
-def _search(
-    fixed: Path, pattern: Sequence[str], ours: Sequence[str], left_out: LeftOut
-) -> Iterator[tuple[str, str]]:
-    """Yield the images that a pattern with `**` matches, found as in a folder that is given."""
-    for path, relative in search(fixed, left_out, ours, apart_reason=PREDICTIONS):
-        if _matches(relative.split("/"), pattern):
-            yield os.path.normpath(path), relative
+        skipped = LeftOut()
+        found = _glob(base, pattern, hidden_too, skipped)
+    empty = True
+    for image in found:
+        empty = False
+        yield image
+    if empty and not skipped.counts.keys() - NOT_ENTERED - {HIDDEN}:
+        raise DrnError(f"{entry}: matches no file{f' ({skipped})' if skipped else ''}")
+    left_out.merge(skipped)
 
 
 def _glob(
-    fixed: Path, pattern: Sequence[str], hidden_too: bool, left_out: LeftOut
+    base: Path, pattern: Sequence[str], hidden_too: bool, left_out: LeftOut
 ) -> Iterator[tuple[str, str]]:
-    """Yield the images that a pattern matches; Path.glob would take `*` for hidden folders, too."""
+    """Yield the images that a glob matches; `*` skips hidden folders, unlike in Path.glob."""
     matches = glob.glob(  # noqa: PTH207
-        str(Path(*pattern)), root_dir=fixed, recursive=True, include_hidden=hidden_too
+        str(Path(*pattern)), root_dir=base, recursive=True, include_hidden=hidden_too
     )
-    for inner in sorted(matches):
-        reason = skip_reason(fixed / inner, hidden_too=hidden_too)
+    for relative in sorted(matches):
+        reason = skip_reason(base / relative, hidden_too=hidden_too)
         if reason is None:
-            yield str(fixed / inner), inner
+            yield str(base / relative), relative
         elif reason not in (FOLDER, DEBRIS):
-            left_out.add(reason, inner)
+            left_out.add(reason, relative)
 
 
-def _concerns(pattern: Sequence[str], reason: str, name: str) -> bool:
-    """Return whether a pattern matches what a search left out, or may match what is below it."""
+def _may_match(pattern: Sequence[str], reason: str, name: str) -> bool:
+    """Whether a glob matches a skipped file, or may match files in a skipped folder."""
     parts = name.split("/")
     if _matches(parts, pattern):
         return True
-    # A link to itself is unreadable as well, and ends as an image may.
+    # A link to itself is unreadable too, and its name may end like an image's.
     is_folder = reason in NOT_ENTERED and not name.lower().endswith(ENDINGS)
     return is_folder and _enters(parts, pattern)
 
 
 def _enters(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Return whether a pattern with `**` may match files below a folder."""
+    """Whether a glob with `**` may match files below a folder."""
     if not parts or pattern[0] == "**":
         return True
     return fnmatchcase(parts[0], pattern[0]) and _enters(parts[1:], pattern[1:])
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Compare a path with a pattern, part by part; `**` stands for any number of folders."""
+    """Whether a path matches a glob; `**` stands for any number of folders."""
     if not pattern:
         return not parts
     if pattern[0] == "**":
@@ -209,15 +205,8 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
-def _until_magic(parts: Iterable[str]) -> Iterator[str]:
-    for part in parts:
-        if glob.has_magic(part):
-            return
-        yield part
-
-
 def _named(found: dict[str, str]) -> Iterator[InputImage]:
-    """Name predictions after their images; `a.jpg` beside `a.png` gives `a.jpg`."""
+    """Name predictions by the stem of their image, or by its file name if stems are equal."""
     stems = Counter(_stem(relative) for relative in found.values())
     taken: dict[str, str] = {}
     for path, relative in found.items():
@@ -230,5 +219,5 @@ def _named(found: dict[str, str]) -> Iterator[InputImage]:
 
 
 def _stem(relative: str) -> str:
-    """Take off a file's ending; strings are split in a tenth of the time that paths are."""
+    """Return a path without its extension, ten times as fast as pathlib."""
     return relative.rpartition(".")[0] or relative

@@ -1,4 +1,4 @@
-"""From a network in a file to one that is ready for images."""
+"""Predictors from checkpoints and exported networks."""
 
 import logging
 from collections.abc import Callable
@@ -15,68 +15,69 @@ from drn_cli.errors import DrnError, few_of, warn_for_all
 from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.memory import TileSizer
 from drn_cli.inference.metadata import read_class_set, read_strings
-from drn_cli.inference.normalization import Normalization, normalization
-from drn_cli.inference.opening import Found, TrainedNetwork, open_network
+from drn_cli.inference.normalization import Normalization, resolve_normalization
+from drn_cli.inference.opening import OpenedNetwork, TrainedNetwork, open_network
 from drn_cli.inference.predictor import SegmentationPredictor
-from drn_cli.inference.preparation import prepared
-from drn_cli.inference.reading import networks_at_once
-from drn_cli.inference.runtimes import AS_PIXELS, ExportedNetwork, Output
+from drn_cli.inference.preparation import for_inference
+from drn_cli.inference.reading import default_concurrency
+from drn_cli.inference.runtimes import UINT8_STATISTICS, ExportedNetwork, Output
 from drn_cli.inference.views import PLAIN
 from drn_cli.networks.published import is_start
 from drn_cli.recipe.schema import Eval
 
 log = logging.getLogger(__name__)
 
-MOST_CLASSES = 256  # of a segmenter: index maps are uint8
+MAX_CLASSES = 256  # of a segmenter: index maps are uint8
 
 
-def facts(
-    found: Found, data: ListDataset | None = None, given: Normalization | None = None
+def normalization_and_classes(
+    network: OpenedNetwork, data: ListDataset | None = None, given: Normalization | None = None
 ) -> tuple[Normalization, ClassSet]:
-    """Return what inputs are normalized with, and the names and colours of the classes.
+    """Return the normalization of a network, and the names and colors of its classes.
 
-    Those of the file; else of the data folder; else what is known of networks like this. A
-    normalization that is given comes before all, and the data folder's before a guess in the file.
+    Both are those of the file, else of the data folder, else the default for the network. A given
+    normalization has priority, and the data folder's has priority over a guess in the file.
 
     Raises:
-        DrnError: The data folder names another number of classes than the network has.
+        DrnError: Network and data folder differ in the number of classes.
     """
-    class_set = read_class_set(found.metadata)
-    if data is not None and (named := data.named_classes()) is not None:
-        _check_classes(found, class_set or named, data.lists / "info.json", named)
-        class_set = class_set or named
+    class_set = read_class_set(network.metadata)
+    if data is not None and (data_classes := data.named_classes()) is not None:
+        info = data.lists / "info.json"
+        _check_classes(network, class_set or data_classes, info, data_classes)
+        class_set = class_set or data_classes
     read_statistics = None
     if data is not None:
-        # A file without mean and std needs the data folder's: its error names the remedy.
-        own = {"mean", "std"} <= found.metadata.keys()
-        read_statistics = data.recorded_statistics if own else data.statistics
-    normalized = normalization(found, read_statistics, given)
-    return normalized, class_set or generic(found.classes)
+        # Required if the file has none: the error then names the key to add to info.json.
+        in_file = {"mean", "std"} <= network.metadata.keys()
+        read_statistics = data.recorded_statistics if in_file else data.statistics
+    normalization = resolve_normalization(network, read_statistics, given)
+    return normalization, class_set or generic(network.classes)
 
 
-def _check_classes(found: Found, own: ClassSet, path: Path, named: ClassSet) -> None:
-    """Compare the classes of a network with those of the data: ids mean nothing without them."""
-    if len(named) != found.classes:
+def _check_classes(network: OpenedNetwork, own: ClassSet, path: Path, named: ClassSet) -> None:
+    """Raise DrnError if the numbers of classes differ, and warn if the names do."""
+    if len(named) != network.classes:
         raise DrnError(
-            f"{path}: names {len(named)} classes, {found.path} has {found.classes}",
-            "use a network and a data folder of the same classes",
+            f"{path}: names {len(named)} classes, {network.path} has {network.classes}",
+            "use a network and a data folder with the same classes",
         )
     pairs = enumerate(zip(own.names, named.names, strict=True))
     different = [
         f"{b!r} for {a!r} ({n})"
         for n, (a, b) in pairs
-        if a.casefold() not in (b.casefold(), f"class {n}")  # a name that was made up
+        if a.casefold() not in (b.casefold(), f"class {n}")  # a generated name
     ]
     if different:
         warn_for_all(
             log,
-            f"{path}: names other classes than {found.path}: {few_of(different, 3)} (ids are "
-            "compared as they are: check that they mean the same)",
+            f"{path}: class names differ from those of {network.path}: {few_of(different, 3)} "
+            "(ids are compared unchanged: check that they mean the same)",
         )
 
 
 def load_predictor(
-    source: Path | Found,
+    source: Path | OpenedNetwork,
     device: torch.device,
     *,
     data: ListDataset | None = None,
@@ -84,65 +85,63 @@ def load_predictor(
     view: Eval = PLAIN,
     autocast: torch.dtype | None = None,
     compiled: bool = False,
-    at_once: int | None = None,
+    concurrency: int | None = None,
 ) -> SegmentationPredictor:
-    """Make a segmenter ready for images.
+    """Load a segmenter.
 
     Args:
-        source: A checkpoint, an exported network, or what was read from one.
-        device: Where to run it.
-        data: The data folder to be used with; tells mean, std and class names where the file,
-            as the original's, does not, and mean and std where the file has a guess.
-        given: What inputs are normalized with, whatever the file says.
-        view: How to look at an image.
-        autocast: The type to compute in where that is safe; None is float32 throughout. Exported
-            networks compute in what they were exported in.
-        compiled: Whether through torch.compile, anew for each size of image.
-        at_once: How many images are worked on at the same time; by default as many as there are
-            threads on a CPU.
+        source: A checkpoint, an exported network, or an opened one.
+        device: Device to run on.
+        data: Data folder that the network is used with: its mean, std and class names are used if
+            the file has none, and its mean and std if those of the file are a guess.
+        given: Normalization that overrides that of the file.
+        view: Scales, flip and tiling.
+        autocast: Autocast type; None is float32 throughout. Ignored for exported networks.
+        compiled: Use torch.compile, which compiles once per image size.
+        concurrency: Number of images predicted concurrently; by default one per CPU thread.
 
     Raises:
-        DrnError: The file cannot be read, holds a classifier, or cannot do what is asked of it.
+        DrnError: The file cannot be read, holds a classifier, or does not support an argument.
     """
-    found = open_network(source, "segmentation") if isinstance(source, Path) else source
-    if found.classes > MOST_CLASSES:
+    network = open_network(source, "segmentation") if isinstance(source, Path) else source
+    if network.classes > MAX_CLASSES:
         raise DrnError(
-            f"{found.path}: {found.classes} classes, and an index map holds {MOST_CLASSES} at most",
-            "use a segmenter of fewer classes",
+            f"{network.path}: {network.classes} classes, more than the {MAX_CLASSES} of an index "
+            "map",
+            "use a segmenter with fewer classes",
         )
-    normalized, class_set = facts(found, data, given)
-    statistics = normalized.statistics
-    count = at_once or networks_at_once(device)
-    ready = partial(
+    normalization, class_set = normalization_and_classes(network, data, given)
+    statistics = normalization.statistics
+    concurrency = concurrency or default_concurrency(device)
+    predictor = partial(
         SegmentationPredictor,
         class_set=class_set,
-        normalization=normalized,
+        normalization=normalization,
         device=device,
         view=view,
-        tiles=TileSizer(found.architecture, device, count),
+        tiles=TileSizer(network.architecture, device, concurrency),
     )
-    if isinstance(found, TrainedNetwork):
-        model = prepared(found.model, device, exact=autocast is None)
-        network = _compiled(model.scores) if compiled else model.scores
-        return ready(network=network, statistics=statistics, autocast=autocast)
-    _check_exported(found, compiled)
-    if found.answers_classes and view != PLAIN:
+    if isinstance(network, TrainedNetwork):
+        model = for_inference(network.model, device, exact=autocast is None)
+        scores = _compiled(model.scores) if compiled else model.scores
+        return predictor(network=scores, statistics=statistics, autocast=autocast)
+    _check_exported(network, compiled)
+    if network.outputs_classes and view != PLAIN:
         raise DrnError(
-            f"{found.path}: gives classes alone, which several sizes, mirrored images or tiles "
-            "cannot be made of",
+            f"{network.path}: outputs class ids only; multiple scales, flip and tiles need scores",
             "export it without --argmax",
         )
-    run = found.session(device, count)
-    output: Output = "classes" if found.answers_classes else "scores"
-    return ready(
+    run = network.session(device, concurrency)
+    output: Output = "classes" if network.outputs_classes else "scores"
+    return predictor(
         network=lambda x: run(x, output),
-        statistics=AS_PIXELS if found.takes_pixels else statistics,
-        answers_classes=found.answers_classes,
+        statistics=UINT8_STATISTICS if network.takes_uint8 else statistics,
+        outputs_classes=network.outputs_classes,
     )
 
 
 def load_classifier(
-    source: Path | Found,
+    source: Path | OpenedNetwork,
     device: torch.device,
     *,
     read_statistics: Callable[[], ChannelStats | None] | None = None,
@@ -153,67 +152,68 @@ def load_classifier(
     autocast: torch.dtype | None = None,
     compiled: bool = False,
 ) -> ClassificationPredictor:
-    """Make a classifier ready for images; as `load_predictor`.
+    """Load a classifier; arguments as for `load_predictor`.
 
     Args:
-        source: A checkpoint, an exported network, or what was read from one.
-        device: Where to run it.
-        read_statistics: Reads mean and standard deviation of the data folder, if it states any;
-            called where the file has none or a guess.
-        given: What inputs are normalized with, whatever the file says.
-        crop: Side of the crops that it sees, in pixels; by default as the file tells, or 224.
-        resize: What the shorter side of an image is brought to before, in pixels; by default as
-            the file tells, or 256.
-        view: `1-crop`, the centre, or `10-crop`.
-        autocast: The type to compute in where that is safe; None is float32 throughout.
-        compiled: Whether through torch.compile.
+        source: A checkpoint, an exported network, or an opened one.
+        device: Device to run on.
+        read_statistics: Reads mean and standard deviation of the data folder, None if it has none;
+            called if the file has none or a guess.
+        given: Normalization that overrides that of the file.
+        crop: Side of the crops, in pixels; default: as in the file, or 224.
+        resize: Length that the shorter side of an image is resized to before cropping, in pixels;
+            default: as in the file, or 256.
+        view: `1-crop` (center) or `10-crop`.
+        autocast: Autocast type; None is float32 throughout. Ignored for exported networks.
+        compiled: Use torch.compile.
 
     Raises:
-        DrnError: The file cannot be read, holds a segmenter, or cannot do what is asked of it.
+        DrnError: The file cannot be read, holds a segmenter, or does not support an argument.
     """
-    found = open_network(source, "classification") if isinstance(source, Path) else source
-    names = read_strings(found.metadata, "class_names")
-    folders = read_strings(found.metadata, "class_folders")
-    if names is None and found.classes == len(imagenet()):
+    network = open_network(source, "classification") if isinstance(source, Path) else source
+    names = read_strings(network.metadata, "class_names")
+    folders = read_strings(network.metadata, "class_folders")
+    if names is None and network.classes == len(imagenet()):
         names, folders = tuple(imagenet().values()), tuple(imagenet())
-    if is_start(found.path.name, found.metadata.get("source")):
+    if is_start(network.path.name, network.metadata.get("source")):
         warn_for_all(
             log,
-            f"{found.path}: the weights of a ResNet are a start for training {found.arch}, not the "
-            "published classifier: its answers mean little (use a C or D network, as drn_d_22)",
+            f"{network.path}: these are ResNet weights for initializing {network.arch}, not a "
+            "trained classifier: its predictions mean little (use a C or D network, such as "
+            "drn_d_22)",
         )
-    normalized = normalization(found, read_statistics, given)
-    ready = partial(
+    normalization = resolve_normalization(network, read_statistics, given)
+    predictor = partial(
         ClassificationPredictor,
-        normalization=normalized,
-        names=names or tuple(f"class {number}" for number in range(found.classes)),
+        normalization=normalization,
+        names=names or tuple(f"class {number}" for number in range(network.classes)),
         folders=folders,
         named=names is not None,
         device=device,
-        crop=crop or int(found.metadata.get("crop", 224)),
-        resize=resize or int(found.metadata.get("resize", 256)),
+        crop=crop or int(network.metadata.get("crop", 224)),
+        resize=resize or int(network.metadata.get("resize", 256)),
         view=view,
     )
-    if isinstance(found, TrainedNetwork):
-        model = prepared(found.model, device, exact=autocast is None)
-        return ready(
+    if isinstance(network, TrainedNetwork):
+        model = for_inference(network.model, device, exact=autocast is None)
+        return predictor(
             network=_compiled(model) if compiled else model,
             maps=_compiled(model.scores) if compiled else model.scores,
-            statistics=normalized.statistics,
+            statistics=normalization.statistics,
             autocast=autocast,
         )
-    _check_exported(found, compiled)
-    run = found.session(device, networks_at_once(device))
-    return ready(
+    _check_exported(network, compiled)
+    run = network.session(device, default_concurrency(device))
+    return predictor(
         network=lambda x: run(x, "logits"),
         maps=lambda x: run(x, "scores"),
-        statistics=AS_PIXELS if found.takes_pixels else normalized.statistics,
+        statistics=UINT8_STATISTICS if network.takes_uint8 else normalization.statistics,
     )
 
 
-def _check_exported(found: ExportedNetwork, compiled: bool) -> None:
+def _check_exported(network: ExportedNetwork, compiled: bool) -> None:
     if compiled:
-        raise DrnError(f"{found.path}: cannot be compiled: its own runtime runs it")
+        raise DrnError(f"{network.path}: exported networks cannot be compiled", "omit --compile")
 
 
 def _compiled(call: Any) -> Any:

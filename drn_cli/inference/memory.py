@@ -1,4 +1,4 @@
-"""How much memory an image takes, and how large a one may be seen at once."""
+"""Memory of inference per pixel, and the tile size that fits."""
 
 import logging
 import math
@@ -16,108 +16,116 @@ from drn_cli.recipe.schema import Eval
 
 log = logging.getLogger(__name__)
 
-SMALLEST_TILE = 128  # tiles that see less around them are no longer worth their answers
-SHARE = 0.7  # of the memory that is free; the rest is for images, answers and other programs
-# An allowance for what the libraries take beside the network's own maps: the tiles of Winograd's
-# convolutions, reordered copies. On a CPU, passes took 1.0 to 1.75 times their maps.
+MIN_TILE = 128  # with less context around them, tiles are no longer accurate
+SHARE = 0.7  # of free memory; the rest is for images, outputs and other programs
+# Factor for memory of the libraries beside the activations: Winograd tiles, copies in another
+# layout. Measured on CPUs: 1.0 to 1.75 times the activations.
 WORKSPACE = 1.8
-UNKNOWN = 1000.0  # bytes a pixel, where the network is not one of ours
-SIDE = 512  # of the image on which maps are counted
+UNKNOWN = 1000.0  # bytes per pixel of a network that is not a DRN
+SIDE = 512  # of the image whose activations are measured
 
 
 @lru_cache
 def bytes_per_pixel(arch: Architecture | None) -> float:
-    """Estimate the memory of a segmenter for each pixel of its input, in float32."""
+    """Estimate the memory of a segmenter per input pixel, in float32."""
     if arch is None:
         return UNKNOWN
     peak = activation_bytes(arch, "segmentation", 1, (1, SIDE, SIDE)).peak
     return float(WORKSPACE * peak / SIDE**2)
 
 
-def available(device: torch.device) -> int:
-    """Give the bytes that this process may still take: of its GPU, or of the machine.
+def available_bytes(device: torch.device) -> int:
+    """Return the memory that this process can still allocate, on its GPU or on this machine.
 
-    CPU processes of one job share the machine's.
+    CPU processes of one job share the memory of the machine.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return free + idle
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + cached
     return free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 class TileSizer:
-    """The side of the tiles that memory suffices for, which all threads of a predictor share.
+    """Chooses the tile size that fits into memory; thread-safe.
 
     Args:
-        arch: Architecture of the network; None is a network that is not ours.
-        device: Where it runs.
-        at_once: How many images are worked on at the same time.
+        arch: Architecture of the network; None for a network that is not a DRN.
+        device: Device of the network.
+        concurrency: Number of images predicted concurrently.
+
+    Attributes:
+        side: Tile size after memory ran out, in pixels; None if it has not.
     """
 
-    def __init__(self, arch: Architecture | None, device: torch.device, at_once: int = 1) -> None:
-        self._arch, self._device, self._at_once = arch, device, at_once
+    def __init__(
+        self, arch: Architecture | None, device: torch.device, concurrency: int = 1
+    ) -> None:
+        self._arch, self._device, self._concurrency = arch, device, concurrency
         self._lock = threading.Lock()
         self._budget: float | None = None
-        self._announced: int | None = None
-        self._told = False
-        self.side: int | None = None  # none: memory has not run out
+        self._warned_side: int | None = None
+        self._informed = False
+        self.side: int | None = None
 
     def side_for(self, height: int, width: int, view: Eval) -> int | None:
-        """Give the side in which an image is to be seen; None if it may be seen whole."""
+        """Return the tile size for an image, in pixels; None to predict it whole."""
         sides = [side for side in (view.tile, self.side) if side is not None]
         largest = height * width * max(view.scales) ** 2
-        if view.tile is None:  # a side that was asked for is tried
-            fitting = self._pixels()
+        if view.tile is None:  # a given tile size is used without an estimate
+            fitting = self._fitting_pixels()
             if min([largest, *(side**2 for side in sides)]) > fitting:
                 side = int(math.sqrt(fitting)) // OUTPUT_STRIDE * OUTPUT_STRIDE
-                sides.append(max(SMALLEST_TILE, side))
-                self._say_too_large(height, width, min(sides))
+                sides.append(max(MIN_TILE, side))
+                self._inform(height, width, min(sides))
         return min(sides, default=None)
 
-    def _say_too_large(self, height: int, width: int, side: int) -> None:
+    def _inform(self, height: int, width: int, side: int) -> None:
+        """Log the first image that does not fit."""
         with self._lock:
-            if self._told:
+            if self._informed:
                 return
-            self._told = True
+            self._informed = True
         log.info(
-            "an image of %dx%d is too large for the memory that is free: such are seen in "
-            "overlapping tiles of %d pixels",
+            "an image of %dx%d does not fit into free memory: using overlapping tiles of %d pixels",
             width,
             height,
             side,
         )
 
-    def _pixels(self) -> float:
-        """Give the pixels that fit, by what was free when the first image came."""
+    def _fitting_pixels(self) -> float:
+        """Return the number of pixels that fit into the memory that was free at the first image."""
         with self._lock:
             if self._budget is None:
-                self._budget = SHARE * available(self._device) / self._at_once
+                self._budget = SHARE * available_bytes(self._device) / self._concurrency
         return self._budget / bytes_per_pixel(self._arch)
 
-    def shrink(self, tried: int | None, seen: int) -> bool:
-        """Halve the side, unless another thread did while this one tried; tell if it went.
+    def shrink(self, tried: int | None, input_side: int) -> bool:
+        """Halve the tile size after memory ran out, unless another thread just has.
 
         Args:
-            tried: What `side` was when it was too much.
-            seen: The longer side of what the network saw at once.
+            tried: Value of `side` when memory ran out.
+            input_side: Longer side of the input that did not fit, in pixels.
+
+        Returns:
+            False if the tile size is at its minimum.
         """
         with self._lock:
             if self.side == tried:
-                if seen <= SMALLEST_TILE:
+                if input_side <= MIN_TILE:
                     return False
-                self.side = max(SMALLEST_TILE, -(-seen // 16) * 8)
+                self.side = max(MIN_TILE, -(-input_side // 16) * 8)
             return True
 
-    def announce(self, side: int) -> None:
-        """Say once, when tiles of a side have proved to fit, what is done from here on."""
+    def warn_once(self, side: int) -> None:
+        """Warn that images are tiled because memory ran out, once per tile size."""
         with self._lock:
-            if self._announced == side:
+            if self._warned_side == side:
                 return
-            self._announced = side
+            self._warned_side = side
         log.warning(
-            "out of memory: images are now seen in overlapping tiles of %d pixels; "
-            "eval.tile=%d does so from the start",
+            "out of memory: using overlapping tiles of %d pixels from now on (eval.tile=%d uses "
+            "them from the start)",
             side,
             side,
         )

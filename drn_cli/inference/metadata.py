@@ -1,4 +1,4 @@
-"""The metadata of checkpoints and exports: a flat mapping of strings, as safetensors keeps it."""
+"""Metadata of checkpoints and exports: a flat mapping of strings, as in safetensors."""
 
 import json
 from collections.abc import Mapping, Sequence

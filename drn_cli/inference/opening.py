@@ -1,4 +1,4 @@
-"""From a file of any kind to the network in it."""
+"""Opens checkpoints and exported networks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from drn_cli.networks.weights import load_converted
 
 @dataclass(frozen=True, slots=True)
 class TrainedNetwork:
-    """A network as a checkpoint holds it, and what the file says of it.
+    """A network loaded from a checkpoint.
 
     Attributes:
         path: The file.
-        model: With its weights, in evaluation mode, on the CPU.
-        metadata: Strings stored with the weights; empty in files of other programs.
-        verified: Whether a checksum shows that the file is as it was written.
+        model: In evaluation mode, on the CPU.
+        metadata: Metadata of the file; empty if another program wrote it.
+        verified: Whether the file has a checksum, which matches.
     """
 
     path: Path
@@ -52,65 +52,57 @@ class TrainedNetwork:
         return f"PyTorch {torch.__version__}"
 
 
-Found = TrainedNetwork | ExportedNetwork
+OpenedNetwork = TrainedNetwork | ExportedNetwork
 
 
-def open_network(path: Path, task: Task | None = None, *, quiet: bool = False) -> Found:
-    """Open a checkpoint, or a network that was exported.
+def open_network(path: Path, task: Task | None = None, *, quiet: bool = False) -> OpenedNetwork:
+    """Open a checkpoint or an exported network.
 
     Args:
         path: The file.
-        task: What the network has to be for, if that matters.
-        quiet: Whether nothing is warned of, as of a file that was written a moment ago.
+        task: The required task; None accepts both.
+        quiet: Do not warn about the file, for example because it was just written.
 
     Raises:
-        DrnError: The file cannot be read, has no head, is for another task, or needs a runtime
-            that is not installed.
+        DrnError: The file cannot be read, has no task head, is for another task, or needs a
+            runtime that is not installed.
     """
     if not is_exported(path):
         return read_network(path, task, quiet=quiet)
-    found = open_exported(path, quiet=quiet)
-    _check_task(path, found.task, task)
-    return found
+    network = open_exported(path, quiet=quiet)
+    _check_task(path, network.task, task)
+    return network
 
 
 def read_network(path: Path, task: Task | None = None, *, quiet: bool = False) -> TrainedNetwork:
-    """Build the network that a checkpoint holds, of any known format.
-
-    Args:
-        path: A checkpoint.
-        task: What it has to be for, if that matters.
-        quiet: Whether nothing is warned of.
+    """Load the network of a checkpoint in any known format; arguments as for `open_network`.
 
     Raises:
-        DrnError: The file cannot be read, has no head, or is for another task.
+        DrnError: The file cannot be read, has no task head, or is for another task.
     """
     if is_exported(path):
         raise DrnError(
-            f"{path}: is an exported network, whose weights cannot be taken out again",
-            "give the checkpoint that it was made of",
+            f"{path}: an exported network cannot be used as a checkpoint",
+            "use the checkpoint that it was exported from",
         )
     checkpoint = read_checkpoint(path, quiet=quiet)
-    found = convert(checkpoint, path)
-    if found.task is None or found.classes is None:
+    weights = convert(checkpoint, path)
+    if weights.task is None or weights.classes is None:
         raise DrnError(
-            f"{path}: holds a backbone alone, or does not say what it is for",
-            "`drn models import FILE --task TASK` writes one that does",
+            f"{path}: no task head: backbone weights, or task metadata missing",
+            "convert it with `drn models import FILE --task TASK`",
         )
-    _check_task(path, found.task, task)
+    _check_task(path, weights.task, task)
     with torch.device("meta"):
-        model = build(architecture(found.archs[0], found.width), found.task, found.classes)
+        model = build(architecture(weights.archs[0], weights.width), weights.task, weights.classes)
     model.to_empty(device="cpu").eval()
     for buffer in model.buffers():
-        buffer.zero_()  # the files of others lack some counters
-    load_converted(model, found, path)
+        buffer.zero_()  # other programs' files may lack `num_batches_tracked`
+    load_converted(model, weights, path)
     return TrainedNetwork(path, model, checkpoint.metadata, checkpoint.verified)
 
 
 def _check_task(path: Path, found: Task, wanted: Task | None) -> None:
     if wanted is not None and found != wanted:
-        held, needed = (
-            {"segmentation": "a segmentation network", "classification": "a classifier"}[one]
-            for one in (found, wanted)
-        )
-        raise DrnError(f"{path}: holds {held}; {needed} is needed")
+        nouns = {"segmentation": "a segmentation network", "classification": "a classifier"}
+        raise DrnError(f"{path}: is {nouns[found]}, not {nouns[wanted]}")

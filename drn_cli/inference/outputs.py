@@ -1,4 +1,4 @@
-"""What a prediction is written as, and what is there already."""
+"""Output files of segmentation predictions."""
 
 import fcntl
 import io
@@ -25,19 +25,19 @@ ENDINGS: dict[Kind, str] = {
     "overlay": ".png",
     "probabilities": ".npz",
 }
-KINDS = tuple(ENDINGS)  # folders below the output folder
+KINDS = tuple(ENDINGS)  # subfolders of the output folder
 DEFAULT_KINDS: tuple[Kind, ...] = ("index", "colour", "overlay")
 LOCK = ".lock"
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what `atomic` names files before they are whole
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # names of incomplete files, from `atomic`
 
 
 def output_path(out: Path, kind: Kind, name: str) -> Path:
-    """Name the file of a prediction.
+    """Return the path of an output file.
 
     Args:
-        out: The folder of all predictions.
-        kind: What is written.
-        name: Path below the folder of its kind, without an ending.
+        out: The output folder.
+        kind: Kind of output, the name of a subfolder.
+        name: Path below that subfolder, without a file extension.
     """
     return out / kind / f"{name}{ENDINGS[kind]}"
 
@@ -45,16 +45,16 @@ def output_path(out: Path, kind: Kind, name: str) -> Path:
 def encode(
     kind: Kind, image: Pixels, classes: Pixels, probabilities: Tensor | None, class_set: ClassSet
 ) -> bytes:
-    """Make the content of a file.
+    """Return the content of an output file.
 
     Args:
-        kind: Which one: `index` is a grey PNG of class ids; `colour` the same with a palette;
-            `overlay` has the colours laid over the image; `probabilities` is an npz file with
-            `probabilities`, float16 `(C, H, W)`, and the names of the `classes`.
+        kind: `index`: grayscale PNG of class ids; `colour`: the same with a palette; `overlay`:
+            the colors blended with the image; `probabilities`: npz file with `probabilities`,
+            float16 `(C, H, W)`, and the names of the `classes`.
         image: The image, uint8 `(H, W, 3)`.
-        classes: Its classes, uint8 `(H, W)`.
-        probabilities: Float `(C, H, W)`, if they are to be written.
-        class_set: Names and colours of the classes.
+        classes: Class ids of the pixels, uint8 `(H, W)`.
+        probabilities: Float `(C, H, W)`; required by `probabilities`.
+        class_set: Names and colors of the classes.
     """
     if kind == "index":
         return index_png(classes)
@@ -69,12 +69,8 @@ def encode(
     return file.getvalue()
 
 
-def check_place(out: Path, path: Path) -> None:
-    """Refuse a file whose folder below the output folder is reached through a symbolic link.
-
-    Raises:
-        DrnError: It is.
-    """
+def refuse_symlinks(out: Path, path: Path) -> None:
+    """Raise DrnError if a folder between the output folder and a file is a symbolic link."""
     for folder in path.parents:
         if folder == out:
             return
@@ -94,18 +90,18 @@ def write_prediction(
     probabilities: Tensor | None,
     class_set: ClassSet,
 ) -> dict[str, str]:
-    """Write files of some kinds, each whole or not at all; as `encode`.
+    """Write the output files of an image atomically; arguments as for `encode`.
 
     Returns:
-        The files by their kind.
+        The path of each kind.
 
     Raises:
-        DrnError: A file cannot be written, or would be through a symbolic link.
+        DrnError: A file cannot be written, or its folder is a symbolic link.
     """
     files = {}
     for kind in kinds:
         path = output_path(out, kind, name)
-        check_place(out, path)
+        refuse_symlinks(out, path)
         with atomic(path, durable=False) as temporary:
             temporary.write_bytes(encode(kind, image, classes, probabilities, class_set))
         files[str(kind)] = str(path)
@@ -113,7 +109,7 @@ def write_prediction(
 
 
 def is_written(out: Path, name: str, kinds: Sequence[Kind]) -> bool:
-    """Tell whether all files of a prediction are there, none of them empty."""
+    """Whether all output files of an image exist and are not empty."""
     try:
         return all(output_path(out, kind, name).stat().st_size > 0 for kind in kinds)
     except OSError:
@@ -121,35 +117,38 @@ def is_written(out: Path, name: str, kinds: Sequence[Kind]) -> bool:
 
 
 @contextmanager
-def writing_below(out: Path) -> Iterator[bool]:
-    """Share the output folder, and first clear away the halves that killed processes left in it.
+def output_directory(out: Path) -> Iterator[bool]:
+    """Create and lock an output folder, and remove incomplete files of killed processes.
 
-    Nothing is cleared while another process shares it. The lock goes with the process that has it.
+    The lock is shared: other processes may write into the folder too. Then nothing is removed.
 
     Yields:
-        Whether no other process shared it at the beginning.
+        Whether no other process had the lock at the start.
 
     Raises:
-        DrnError: The folder cannot be made or written, or one in it is a symbolic link.
+        DrnError: The folder cannot be created or written, or a subfolder is a symbolic link.
     """
     for kind in KINDS:
-        check_place(out, out / kind / "any")
-    with lock_below(out, LOCK) as lock:
+        refuse_symlinks(out, out / kind / "any")
+    with open_lock_in(out, LOCK) as lock:
         alone = True
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _clear_halves(out)
+            for kind in KINDS:
+                for folder, _, names in os.walk(out / kind):
+                    for name in filter(TEMPORARY.fullmatch, names):
+                        (Path(folder) / name).unlink(missing_ok=True)
         except BlockingIOError:
             alone = False
-        except OSError:  # there are no locks
+        except OSError:  # the file system has no locks
             pass
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_SH)
         yield alone
 
 
-def lock_below(out: Path, name: str) -> IO[bytes]:
-    """Open a lock file in an output folder, which is made when it is missing.
+def open_lock_in(out: Path, name: str) -> IO[bytes]:
+    """Open a lock file in an output folder, which is created if missing.
 
     Raises:
         DrnError: The folder or the file cannot be written.
@@ -159,10 +158,3 @@ def lock_below(out: Path, name: str) -> IO[bytes]:
     except OSError as error:
         raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
     return open_lock(out / name)
-
-
-def _clear_halves(out: Path) -> None:
-    for kind in KINDS:
-        for folder, _, names in os.walk(out / kind):
-            for name in filter(TEMPORARY.fullmatch, names):
-                (Path(folder) / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A segmenter that takes images as they are read and answers for each pixel."""
+"""Semantic segmentation of images: a network with its preprocessing, tiling and memory limits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,40 +18,40 @@ from drn_cli.inference.memory import TileSizer
 from drn_cli.inference.normalization import Normalization
 from drn_cli.inference.score_maps import (
     ViewScores,
+    argmax_and_loss,
+    argmax_classes,
     check_classes,
     check_finite,
-    class_map,
-    class_map_and_loss,
     probabilities,
 )
-from drn_cli.inference.views import PLAIN, Network, look
+from drn_cli.inference.views import PLAIN, Network, predict_views
 from drn_cli.networks.models import OUTPUT_STRIDE
 from drn_cli.recipe.schema import Eval
 
-Answer = TypeVar("Answer")
-Finish = Callable[[Sequence[ViewScores], int, int], Answer]  # of an image's maps, height and width
+Result = TypeVar("Result")
+Reduce = Callable[[Sequence[ViewScores], int, int], Result]  # views of an image, height and width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentationPredictor:
-    """A segmenter and all it needs to read an image.
+    """A segmentation network with its preprocessing.
 
-    An image that is too large for the memory is seen in tiles. Where memory runs out nevertheless,
-    so are those after it.
+    Images that do not fit into memory are predicted in tiles. If memory runs out nevertheless, the
+    tiles of this image and of all later ones get smaller.
 
     Attributes:
-        network: From normalised images `(N, 3, H, W)` to scores of classes, `(N, classes, h, w)`,
-            in evaluation mode.
-        statistics: Mean and standard deviation that it was trained with.
-        class_set: Names and colours of its classes.
-        device: Where it runs.
-        stride: Pixels to a position of the scores: `h` is `ceil(H / stride)`.
-        view: How it looks at an image: sizes, mirrored, tiles.
-        autocast: The type that it computes in where that is safe; None is float32 throughout.
-        tiles: What is known of the memory; predictors of one network may share it.
-        answers_classes: Whether the network gives classes, uint8 `(N, H, W)`, instead of scores;
-            then it sees whole images, once.
-        normalization: Mean and standard deviation with their source, where a file was loaded.
+        network: Normalized images `(N, 3, H, W)` to class scores `(N, classes, h, w)`, in
+            evaluation mode.
+        statistics: Mean and standard deviation of the training data.
+        class_set: Names and colors of the classes.
+        device: Device of the network.
+        stride: Output stride: `h` is `ceil(H / stride)`.
+        view: Scales, flip and tiling.
+        autocast: Autocast type; None is float32 throughout.
+        tiles: Tile size that fits into memory; predictors of one network may share it.
+        outputs_classes: Whether the network returns class ids, uint8 `(N, H, W)`, instead of
+            scores; such a network takes whole images at their size.
+        normalization: Mean and standard deviation with their source, if loaded from a file.
     """
 
     network: Network
@@ -64,7 +64,7 @@ class SegmentationPredictor:
     tiles: TileSizer = field(
         default_factory=lambda: TileSizer(None, torch.device("cpu")), repr=False
     )
-    answers_classes: bool = False
+    outputs_classes: bool = False
     normalization: Normalization | None = None
 
     @property
@@ -72,103 +72,103 @@ class SegmentationPredictor:
         return len(self.class_set)
 
     def __call__(self, image: Pixels) -> Tensor:
-        """Find each pixel's class.
+        """Return the class id of each pixel.
 
         Shapes: uint8 `(H, W, 3)` in, uint8 `(H, W)` out, on the predictor's device.
 
         Raises:
             NonFiniteScoresError: A score is NaN or infinite.
-            DrnError: Memory does not suffice for small tiles either.
+            DrnError: Not even the smallest tiles fit into memory.
         """
         return self.batch([image])[0]
 
     def batch(self, images: Sequence[Pixels]) -> list[Tensor]:
-        """Find the classes of images of one size, which a GPU does at once; as `__call__`."""
-        if self.answers_classes:
-            return self._indexed(images)
-        return self._answers(images, class_map)
+        """Return the class ids of images of equal size, as one batch; errors as `__call__`."""
+        if self.outputs_classes:
+            return self._class_ids(images)
+        return self._predict(images, argmax_classes)
 
     def with_probabilities(self, image: Pixels) -> tuple[Tensor, Tensor]:
-        """Give the classes and each class's probability, float32 `(C, H, W)`; as `__call__`."""
-        if self.answers_classes:
+        """Return class ids and probabilities, float32 `(C, H, W)`; errors as `__call__`."""
+        if self.outputs_classes:
             raise DrnError(
-                "probabilities: this network gives classes alone", "export it without --argmax"
+                "probabilities: this network outputs class ids only", "export it without --argmax"
             )
 
         def both(maps: Sequence[ViewScores], height: int, width: int) -> tuple[Tensor, Tensor]:
-            return class_map(maps, height, width), probabilities(maps, height, width)
+            return argmax_classes(maps, height, width), probabilities(maps, height, width)
 
-        return self._answers([image], both)[0]
+        return self._predict([image], both)[0]
 
     def with_loss(self, image: Pixels, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the classes, and the sum of the cross-entropy and the number of labelled pixels.
+        """Return class ids, and the sum of the cross-entropy and the number of labeled pixels.
 
-        See `class_map_and_loss`; errors as `__call__`. The network has to return scores.
+        See `argmax_and_loss`; errors as `__call__`. Requires a network that returns scores.
         """
-        return self._answers([image], lambda maps, _, __: class_map_and_loss(maps, labels))[0]
+        return self._predict([image], lambda maps, _, __: argmax_and_loss(maps, labels))[0]
 
-    def score_maps(self, image: Pixels) -> list[ViewScores]:
-        """Give what the network says of each view of an image; as `__call__`."""
-        return self._answers([image], lambda maps, _, __: list(maps))[0]
+    def view_scores(self, image: Pixels) -> list[ViewScores]:
+        """Return the scores of each view of an image; errors as `__call__`."""
+        return self._predict([image], lambda maps, _, __: list(maps))[0]
 
     @torch.inference_mode()
-    def _answers(self, images: Sequence[Pixels], finish: Finish[Answer]) -> list[Answer]:
+    def _predict(self, images: Sequence[Pixels], reduce: Reduce[Result]) -> list[Result]:
+        """Predict images of equal size, in smaller batches and tiles while memory runs out."""
         height, width, _ = images[0].shape
         while True:
-            learned = self.tiles.side
+            reduced_side = self.tiles.side
             side = self.tiles.side_for(height, width, self.view)
             view = self.view.model_copy(update={"tile": side})
             try:
-                answers = self._look(images, view, finish)
+                results = self._predict_once(images, view, reduce)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
             else:
-                if learned is not None:
-                    self.tiles.announce(learned)
-                return answers
-            # Only here, after the handler, has the error's traceback let go of the tensors.
+                if reduced_side is not None:
+                    self.tiles.warn_once(reduced_side)
+                return results
+            # After the except block, as the traceback keeps the tensors alive until its end.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             if len(images) > 1:
-                return [self._answers([image], finish)[0] for image in images]
-            self._see_less(height, width, view, learned)
+                return [self._predict([image], reduce)[0] for image in images]
+            input_side = int(max(height, width) * max(view.scales))
+            if view.tile is not None:
+                input_side = min(input_side, view.tile)
+            if not self.tiles.shrink(reduced_side, input_side):
+                raise DrnError(
+                    f"out of memory: an image of {width}x{height} does not fit, even in tiles of "
+                    f"{input_side} pixels",
+                    "use fewer or smaller eval.scales, or stop other programs",
+                )
 
     @torch.inference_mode()
-    def _indexed(self, images: Sequence[Pixels]) -> list[Tensor]:
-        classes = self.network(normalize(self._images(images), self.statistics))
+    def _class_ids(self, images: Sequence[Pixels]) -> list[Tensor]:
+        classes = self.network(normalize(self._to_device(images), self.statistics))
         check_classes(classes, self.classes)
         return list(classes)
 
-    def _look(self, images: Sequence[Pixels], view: Eval, finish: Finish[Answer]) -> list[Answer]:
-        height, width, _ = images[0].shape
-        maps = look(self._network, self.stride, self._images(images), self.statistics, view)
-        answers = [finish(of_image, height, width) for of_image in maps]
-        views = zip(*maps, strict=True)
-        check_finite(torch.stack([one.scores for one in view]) for view in views)
-        return answers
+    def _predict_once(
+        self, images: Sequence[Pixels], view: Eval, reduce: Reduce[Result]
+    ) -> list[Result]:
+        def network(x: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+                return self.network(x)
 
-    def _images(self, images: Sequence[Pixels]) -> Tensor:
-        """Bring images of one size to the device, uint8 `(N, H, W, 3)`."""
-        # Pillow's pixels cannot be written to, which torch does not take.
-        whole = (
+        height, width, _ = images[0].shape
+        maps = predict_views(network, self.stride, self._to_device(images), self.statistics, view)
+        results = [reduce(of_image, height, width) for of_image in maps]
+        views = zip(*maps, strict=True)
+        check_finite(torch.stack([one.scores for one in of_view]) for of_view in views)
+        return results
+
+    def _to_device(self, images: Sequence[Pixels]) -> Tensor:
+        """Return images of equal size as a batch on the device, uint8 `(N, H, W, 3)`."""
+        # torch requires writable memory, which arrays from Pillow do not have.
+        batch = (
             np.stack(images)
             if len(images) > 1
             else np.require(images[0], requirements=["C", "W"])[None]
         )
-        return torch.from_numpy(whole).to(self.device)
-
-    def _network(self, x: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            return self.network(x)
-
-    def _see_less(self, height: int, width: int, view: Eval, learned: int | None) -> None:
-        seen = int(max(height, width) * max(view.scales))
-        if view.tile is not None:
-            seen = min(seen, view.tile)
-        if not self.tiles.shrink(learned, seen):
-            raise DrnError(
-                f"out of memory: an image of {width}x{height} does not fit, even in tiles of "
-                f"{seen} pixels",
-                "fewer or smaller eval.scales take less, as do other programs that end",
-            )
+        return torch.from_numpy(batch).to(self.device)

@@ -1,33 +1,33 @@
-"""A network made ready to answer, and no longer to learn."""
+"""Optimizes a network for inference: folded batch norms, Winograd convolutions."""
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from drn_cli.device import is_out_of_memory
-from drn_cli.inference.winograd import WinogradConvolution, fits
+from drn_cli.inference.winograd import WinogradConvolution, is_supported
 from drn_cli.networks.models import DRN, build
 
 
-def prepared(model: DRN, device: torch.device, *, exact: bool = True) -> DRN:
-    """Copy a network for inference: its batch norms folded, its 3x3 convolutions quicker on CPUs.
+def for_inference(model: DRN, device: torch.device, *, exact: bool = True) -> DRN:
+    """Return a copy with folded batch norms and, on CPUs, Winograd convolutions.
 
-    Answers are the same up to rounding. The original is left as it is; nothing is drawn at random.
+    Outputs are equal up to rounding. The model is not changed, and no random numbers are drawn.
 
     Args:
-        model: Of any mode, with batch norms of any kind.
-        device: Where the copy is to run.
-        exact: Whether it will compute in float32. In 16 bits Winograd's transforms would lose too
-            much, and convolutions stay as they are.
+        model: In any mode, with batch norms of any type.
+        device: Device of the copy.
+        exact: Whether it will compute in float32. Winograd transforms are too inaccurate in 16
+            bits, where the convolutions are not replaced.
     """
-    copy = folded(model).to(device).to(memory_format=torch.channels_last)
+    copy = fold_batchnorm(model).to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu" and exact:
-        _quicken(copy)
+        _use_winograd(copy)
     return copy.eval().requires_grad_(False)
 
 
-def folded(model: DRN) -> DRN:
-    """Copy a network with its batch norms folded into its convolutions; as `prepared`."""
+def fold_batchnorm(model: DRN) -> DRN:
+    """Return a copy with batch norms folded into the convolutions, in evaluation mode."""
     with torch.device("meta"):
         copy = build(model.architecture, model.task, model.classes)
     copy.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
@@ -37,7 +37,7 @@ def folded(model: DRN) -> DRN:
 
 
 def _fold(module: nn.Module) -> None:
-    """Fold each batch norm into the convolution that stands before it."""
+    """Fold each batch norm into the convolution before it."""
     previous: tuple[str, nn.Module] | None = None
     for name, child in list(module.named_children()):
         if isinstance(child, nn.BatchNorm2d):
@@ -49,17 +49,17 @@ def _fold(module: nn.Module) -> None:
         previous = (name, child)
 
 
-def _quicken(model: DRN) -> None:
-    """Replace what can be quicker; nothing where memory is short, which the maps need more."""
+def _use_winograd(model: DRN) -> None:
+    """Replace the supported convolutions, all or (without memory for it) none."""
     try:
-        quicker = {
+        replacements = {
             name: WinogradConvolution(module)
             for name, module in model.named_modules()
-            if isinstance(module, nn.Conv2d) and fits(module)
+            if isinstance(module, nn.Conv2d) and is_supported(module)
         }
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         return
-    for name, module in quicker.items():
+    for name, module in replacements.items():
         model.set_submodule(name, module)

@@ -29,6 +29,7 @@ from drn_cli.networks.pickles import load_pickle
 
 EXAMPLE = "data/sample_inputs/model.pt"  # the input that it was traced with
 METADATA = "extra/drn.json"
+INPUT_NAMES = ("images", "pictures")  # today, and in exports of version 0.1.0
 FIXED = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
 PLAIN = re.compile(
     r"data/(weights/weight|constants/tensor)_\d{1,6}|\.data/(version|serialization_id)"
@@ -125,8 +126,8 @@ ModulePath = Annotated[
 Guard = Annotated[
     str,
     Text(
-        pattern=r"^(L\['(images|images)'\]\.size\(\)\[[0-9]\]|[0-9]{1,18}| (and|or) |not |"
-        r"[-+*/%()<>=! ]){1,500}$"
+        pattern=rf"^(L\['({'|'.join(INPUT_NAMES)})'\]\.size\(\)\[[0-9]\]"
+        r"|[0-9]{1,18}| (and|or) |not |[-+*/%()<>=! ]){1,500}$"
     ),
 ]
 SizeText = Annotated[str, _only(_is_size)]

@@ -1,4 +1,4 @@
-"""Read files, or do other work, ahead of what is being looked at."""
+"""Prefetching and concurrent work in threads."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,75 +13,78 @@ from drn_cli.interrupts import defer_interrupts
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MOST_NETWORKS = 8
+MAX_CONCURRENCY = 8
 
 
-def ahead(
+def prefetch(
     read: Callable[[Item], Result],
     items: Iterable[Item],
     depth: int = 2,
-    prepare: Callable[[], object] | None = None,
+    initializer: Callable[[], object] | None = None,
 ) -> Iterator[tuple[Item, Callable[[], Result]]]:
-    """Read items in `depth` other threads, as many ahead, and yield them in their order.
+    """Call `read` on up to `depth` items ahead, in `depth` threads, and yield them in order.
 
     Args:
-        read: What to do with an item.
+        read: Function of an item.
         items: The items.
         depth: Number of threads.
-        prepare: Called by each thread before its first item.
+        initializer: Called once by each thread.
 
     Yields:
-        The item and a call that gives what was read, or raises what reading it raised.
+        The item, and a function that returns the result of `read` or raises its exception.
     """
-    pool = ThreadPoolExecutor(depth, thread_name_prefix="read", initializer=prepare)
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    pool = ThreadPoolExecutor(depth, thread_name_prefix="read", initializer=initializer)
+    queue: deque[tuple[Item, Future[Result]]] = deque()
     try:
         for item in items:
-            waiting.append((item, pool.submit(read, item)))
-            if len(waiting) > depth:
-                done, future = waiting.popleft()
+            queue.append((item, pool.submit(read, item)))
+            if len(queue) > depth:
+                done, future = queue.popleft()
                 yield done, future.result
-        while waiting:
-            done, future = waiting.popleft()
+        while queue:
+            done, future = queue.popleft()
             yield done, future.result
-    except GeneratorExit:  # the caller failed or was interrupted: a second Ctrl-C adds nothing
+    except GeneratorExit:  # the caller failed or was interrupted: ignore a second Ctrl-C
         with suppress(KeyboardInterrupt), defer_interrupts():
             pool.shutdown(wait=True, cancel_futures=True)
         raise
     finally:
-        # What is under way comes to its end here: it may use a network that is changed afterwards,
-        # and threads that an interrupt left behind would end Python with an abort.
+        # Wait for running calls: they may use a network that the caller changes next, and Python
+        # aborts at exit if an interrupt leaves threads behind.
         with defer_interrupts():
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def networks_at_once(device: torch.device, images: int = MOST_NETWORKS) -> int:
-    """Say how many images a network works on at the same time: one on a GPU, else some threads.
+def default_concurrency(device: torch.device, images: int = MAX_CONCURRENCY) -> int:
+    """Return how many images to predict concurrently: one on a GPU, up to eight threads on a CPU.
 
-    Each holds the activations of an image.
+    Each image needs memory for its activations.
     """
     if device.type == "cuda":
         return 1
-    return max(1, min(torch.get_num_threads(), MOST_NETWORKS, images))
+    return max(1, min(torch.get_num_threads(), MAX_CONCURRENCY, images))
 
 
-def one_thread_each(
-    work: Callable[[Item], Result], items: Iterable[Item], threads: int, inner: int = 1
+def map_in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, inner: int = 1
 ) -> Iterator[Result]:
-    """Work on items in several threads, in each of which PyTorch has no further ones.
+    """Map a function over items in several threads, in each of which PyTorch uses few threads.
 
-    Several threads on one image wait for one another, and their number decides in which order
-    sums are rounded: then a few pixels would depend on the number of processes.
+    PyTorch threads of one image wait for each other. Their number also determines the order of
+    summation: results of a few pixels would depend on the number of processes.
 
     Args:
-        work: What to do with an item.
+        function: Function of an item.
         items: The items.
-        threads: How many are worked on at the same time.
-        inner: PyTorch's threads in each, for those who have fewer items than cores.
+        threads: Number of threads.
+        inner: PyTorch threads in each; above 1 if there are fewer items than cores.
+
+    Yields:
+        The results, in order.
     """
     before = torch.get_num_threads()
     try:
-        for _, result in ahead(work, items, threads, lambda: torch.set_num_threads(inner)):
+        for _, result in prefetch(function, items, threads, lambda: torch.set_num_threads(inner)):
             yield result()
     finally:
-        torch.set_num_threads(before)  # what later threads start with
+        torch.set_num_threads(before)  # the default of threads that start later

@@ -38,7 +38,9 @@ SessionFactory = Callable[[torch.device, int, int], Session]  # threads per imag
 
 INPUT = "images"  # name of the input in every format; "pictures" in older exports
 UINT8 = "uint8"  # metadata "input" where normalization is part of the network
-AS_PIXELS = ChannelStats((0.0,) * 3, (1 / 255,) * 3)  # identity normalization of uint8 pixels
+UINT8_STATISTICS = ChannelStats(
+    (0.0,) * 3, (1 / 255,) * 3
+)  # identity normalization of uint8 pixels
 METADATA_KEY = "drn"  # OpenVINO rt_info entry; in a .pt2, the file drn.json
 REQUIRED = ("arch", "task", "classes", "input", "outputs")  # metadata keys
 MAX_BYTES = 2 << 30  # limit of protobuf; the largest export has 0.25 GB
@@ -83,12 +85,12 @@ class ExportedNetwork:
         return int(self.metadata["classes"])
 
     @property
-    def answers_classes(self) -> bool:
+    def outputs_classes(self) -> bool:
         """Whether the output is the class map instead of scores."""
         return self.metadata["outputs"] == "classes"
 
     @property
-    def takes_pixels(self) -> bool:
+    def takes_uint8(self) -> bool:
         """Whether the input is uint8 pixels."""
         return self.metadata["input"] == UINT8
 
@@ -116,7 +118,7 @@ class ExportedNetwork:
                     f"{self.size[1]}x{self.size[0]} of this network",
                     "export it without --size",
                 )
-            return run(x.round().to(torch.uint8) if self.takes_pixels else x, output)
+            return run(x.round().to(torch.uint8) if self.takes_uint8 else x, output)
 
         return checked
 

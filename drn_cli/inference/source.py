@@ -1,4 +1,4 @@
-"""Which network is meant: a run folder, a file, one with published weights, or the newest run."""
+"""Finds the checkpoint of a run folder, a file, published weights, or the newest run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ from drn_cli.runs import Run, checkpoint_of, newest_run
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The file of a network, and the recipe of its run if it lies in a run folder.
+    """The file of a network, and its run if the file is in a run folder.
 
     Attributes:
-        checkpoint: The file.
-        recipe: That of its run.
+        checkpoint: The file, a checkpoint or an exported network.
+        recipe: Recipe of the run.
         run: The run folder.
-        choice: How the file was chosen, where it was not named itself.
+        choice: Why this file was chosen, if it was not given by name.
     """
 
     checkpoint: Path
@@ -28,41 +28,40 @@ class Source:
     choice: str | None = None
 
     def to_json(self) -> dict[str, str | None]:
-        """Name the file and the run folder, ready for JSON."""
+        """Return the JSON keys checkpoint and run."""
         return {
             "checkpoint": str(self.checkpoint),
             "run": None if self.run is None else str(self.run),
         }
 
     def view(self, scales: tuple[float, ...] | None, flip: bool | None, tile: int | None) -> Eval:
-        """Say how to look at images: as the recipe does, unless something else is asked for."""
+        """Return scales, flip and tile as given; where None, as in the recipe."""
         settings = self.recipe.eval.model_dump() if self.recipe else {}
-        asked = {"scales": scales, "flip": flip, "tile": tile}
-        return Eval(**settings | {k: v for k, v in asked.items() if v is not None})
+        given = {"scales": scales, "flip": flip, "tile": tile}
+        return Eval(**settings | {k: v for k, v in given.items() if v is not None})
 
-    def crops(self) -> dict[str, Any]:
-        """Say how a classifier sees images: as its run did, or as on ImageNet."""
+    def crop_settings(self) -> dict[str, Any]:
+        """Return the recipe's `crop` and `resize` of a classifier; empty without a recipe."""
         if self.recipe is None:
             return {}
         return {"crop": self.recipe.augment.crop, "resize": self.recipe.eval.resize}
 
 
 def find_source(named: Path | None) -> Source:
-    """Find the file of a network.
+    """Find the file of a network; published weights are downloaded.
 
     Args:
         named: A run folder, a file, or the name of a network with published weights; None is the
             newest run that has a best network.
 
     Raises:
-        DrnError: There is none.
+        DrnError: There is no such network.
     """
     if named is not None and not named.exists():
         name = str(named).lower().replace("-", "_")
         if name in ARCHITECTURES:
             return Source(weights_file(ARCHITECTURES[name], "imagenet"), None)
-    place = newest_run().folder if named is None else named
-    checkpoint = checkpoint_of(place)
+    checkpoint = checkpoint_of(newest_run().folder if named is None else named)
     run = Run(checkpoint.parent.parent)
     choice = "of the newest run with a best network" if named is None else None
     if named is not None and named.is_dir() and checkpoint == run.last:

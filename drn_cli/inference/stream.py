@@ -1,4 +1,4 @@
-"""Images through a network: reading, the network and writing at the same time."""
+"""Pipeline of reading, prediction and writing, which run concurrently."""
 
 import math
 from collections import defaultdict
@@ -10,23 +10,23 @@ import torch
 
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
-from drn_cli.inference.reading import ahead, networks_at_once, one_thread_each
+from drn_cli.inference.reading import default_concurrency, map_in_threads, prefetch
 from drn_cli.inference.score_maps import NonFiniteScoresError
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Output = TypeVar("Output")
 Result = TypeVar("Result")
 
 READERS = 4
 WRITERS = 4
-GPU_BYTES = 12 << 20  # of images of one size that a GPU is given at once: four megapixels
-MOST_AT_ONCE = 64
-WAITING_BYTES = 4 * GPU_BYTES  # of images that wait for others of their size
+GPU_BYTES = 12 << 20  # of images in a GPU batch: four megapixels
+MAX_BATCH = 64
+WAITING_BYTES = 4 * GPU_BYTES  # of images in incomplete batches
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage(Generic[Item]):
-    """An item with its image, or with why it has no answer."""
+    """An item with its image, or with the error that replaces its result."""
 
     item: Item
     image: Pixels | DrnError
@@ -35,30 +35,30 @@ class DecodedImage(Generic[Item]):
 def stream(
     items: Sequence[Item],
     read: Callable[[Item], Pixels],
-    answer: Callable[[Sequence[Pixels]], Sequence[Answer]],
-    finish: Callable[[Item, Pixels, Answer], Result],
+    predict: Callable[[Sequence[Pixels]], Sequence[Output]],
+    finish: Callable[[Item, Pixels, Output], Result],
     device: torch.device,
-    at_once: int | None = None,
+    batch_size: int | None = None,
 ) -> Iterator[tuple[Item, Result | DrnError]]:
-    """Read images, answer them and write what is to be written, as many ahead as is useful.
+    """Read, predict and finish items concurrently.
 
-    On a CPU an image belongs to one thread, as in evaluation, unless there are fewer images than
-    threads. On a GPU images of one size are answered together.
+    A CPU predicts each image in one thread, as in evaluation, unless there are fewer images than
+    threads. A GPU predicts images of equal size in batches.
 
     Args:
-        items: What to work on.
+        items: The items.
         read: Reads the image of an item.
-        answer: Answers images of one size: the network.
-        finish: Makes the result of an item, in another thread: writes files.
-        device: Where the network runs.
-        at_once: Images to a batch of the GPU, by default as many as fill it.
+        predict: Runs the network on images of equal size.
+        finish: Returns the result of an item; called in other threads, for example to write files.
+        device: Device of the network.
+        batch_size: Images per GPU batch; by default as many as fill the GPU.
 
     Yields:
-        Each item with its result, or with why its image could not be read or has scores that are
-        not finite; on a GPU not in order.
+        Each item with its result, or with the error if its image cannot be read or its scores are
+        not finite; on a GPU in any order.
 
     Raises:
-        DrnError: What else `answer` or `finish` raised.
+        DrnError: Another error of `predict` or `finish`.
     """
 
     def read_item(item: Item) -> DecodedImage[Item]:
@@ -68,91 +68,83 @@ def stream(
             return DecodedImage(item, error)
 
     def finish_item(
-        one: tuple[DecodedImage[Item], Answer | None],
+        predicted: tuple[DecodedImage[Item], Output | None],
     ) -> tuple[Item, Result | DrnError]:
-        (done, answered) = one
-        if isinstance(done.image, DrnError):
-            return done.item, done.image
-        assert answered is not None
-        return done.item, finish(done.item, done.image, answered)
+        decoded, output = predicted
+        if isinstance(decoded.image, DrnError):
+            return decoded.item, decoded.image
+        assert output is not None
+        return decoded.item, finish(decoded.item, decoded.image, output)
 
-    reads = (result() for _, result in ahead(read_item, items, READERS))
+    images = (result() for _, result in prefetch(read_item, items, READERS))
     if device.type == "cpu":
-        answers = _in_threads(reads, answer, device, len(items))
+        outputs = _predict_in_threads(images, predict, device, len(items))
     else:
-        answers = _in_batches(reads, answer, at_once)
-    for _, result in ahead(finish_item, answers, WRITERS):
+        batches = group_by_size(images, batch_size)
+        outputs = (pair for batch in batches for pair in _predict(batch, predict))
+    for _, result in prefetch(finish_item, outputs, WRITERS):
         yield result()
 
 
-def _in_threads(
-    reads: Iterable[DecodedImage[Item]],
-    answer: Callable[[Sequence[Pixels]], Sequence[Answer]],
+def _predict_in_threads(
+    images: Iterable[DecodedImage[Item]],
+    predict: Callable[[Sequence[Pixels]], Sequence[Output]],
     device: torch.device,
     count: int,
-) -> Iterator[tuple[DecodedImage[Item], Answer | None]]:
-    def work(one: DecodedImage[Item]) -> tuple[DecodedImage[Item], Answer | None]:
-        ((answered, found),) = _answered([one], answer)
-        return answered, found
+) -> Iterator[tuple[DecodedImage[Item], Output | None]]:
+    def predict_one(image: DecodedImage[Item]) -> tuple[DecodedImage[Item], Output | None]:
+        [pair] = _predict([image], predict)
+        return pair
 
-    threads = networks_at_once(device, count)
+    threads = default_concurrency(device, count)
     inner = torch.get_num_threads() // threads if count < torch.get_num_threads() else 1
-    return one_thread_each(work, reads, threads, inner)
+    return map_in_threads(predict_one, images, threads, inner)
 
 
-def _in_batches(
-    reads: Iterable[DecodedImage[Item]],
-    answer: Callable[[Sequence[Pixels]], Sequence[Answer]],
-    at_once: int | None,
-) -> Iterator[tuple[DecodedImage[Item], Answer | None]]:
-    for batch in by_size(reads, at_once):
-        yield from _answered(batch, answer)
-
-
-def _answered(
-    batch: Sequence[DecodedImage[Item]], answer: Callable[[Sequence[Pixels]], Sequence[Answer]]
-) -> Iterator[tuple[DecodedImage[Item], Answer | None]]:
-    """Answer images of one size, each alone where the scores of one are not finite."""
+def _predict(
+    batch: Sequence[DecodedImage[Item]], predict: Callable[[Sequence[Pixels]], Sequence[Output]]
+) -> Iterator[tuple[DecodedImage[Item], Output | None]]:
+    """Predict images of equal size; one by one if scores of any of them are not finite."""
     images = [one.image for one in batch if not isinstance(one.image, DrnError)]
-    if not images:  # what cannot be read is alone
+    if not images:  # an unreadable image is a batch of its own
         yield batch[0], None
         return
     try:
-        answers = answer(images)
+        outputs = predict(images)
     except NonFiniteScoresError as error:
         if len(batch) == 1:
             yield DecodedImage(batch[0].item, error), None
         else:
             for one in batch:
-                yield from _answered([one], answer)
+                yield from _predict([one], predict)
     else:
-        yield from zip(batch, answers, strict=True)
+        yield from zip(batch, outputs, strict=True)
 
 
-def by_size(
-    reads: Iterable[DecodedImage[Item]], at_once: int | None = None
+def group_by_size(
+    images: Iterable[DecodedImage[Item]], batch_size: int | None = None
 ) -> Iterator[list[DecodedImage[Item]]]:
-    """Put images of one size together, as they come; one that cannot be read is alone.
+    """Collect images of equal size into batches; an unreadable image is a batch of its own.
 
     Args:
-        reads: The images.
-        at_once: How many to a batch, by default as many as fill a GPU.
+        images: The images.
+        batch_size: Images per batch; by default as many as fill a GPU.
     """
     waiting: defaultdict[tuple[int, ...], list[DecodedImage[Item]]] = defaultdict(list)
-    held = 0  # bytes
-    for one in reads:
+    waiting_bytes = 0
+    for one in images:
         if isinstance(one.image, DrnError):
             yield [one]
             continue
         size, area = one.image.shape, one.image.size
         waiting[size].append(one)
-        held += area
-        full = at_once or max(1, min(MOST_AT_ONCE, GPU_BYTES // area))
-        if len(waiting[size]) < full and held > WAITING_BYTES:
+        waiting_bytes += area
+        full = batch_size or max(1, min(MAX_BATCH, GPU_BYTES // area))
+        if len(waiting[size]) < full and waiting_bytes > WAITING_BYTES:
             size = max(waiting, key=lambda each: len(waiting[each]) * math.prod(each))
         elif len(waiting[size]) < full:
             continue
         batch = waiting.pop(size)
-        held -= len(batch) * math.prod(size)
+        waiting_bytes -= len(batch) * math.prod(size)
         yield batch
     yield from waiting.values()

@@ -34,9 +34,9 @@ from drn_cli.evaluation.localization import (
     worst_boxes,
 )
 from drn_cli.formatting import percent
-from drn_cli.inference.activation import Kind, See, activate
-from drn_cli.inference.classifier import ClassificationPredictor, best_first
-from drn_cli.inference.heat_maps import heat_overlay
+from drn_cli.inference.activation import Region, Values, class_activation_map
+from drn_cli.inference.classifier import ClassificationPredictor, topk
+from drn_cli.inference.heat_maps import heat_map_overlay
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.recipe.schema import Recipe
@@ -249,8 +249,8 @@ def localization_gallery(
     scores: LocalizationScores,
     located: Sequence[Localization],
     classifier: ClassificationPredictor,
-    see: See,
-    kind: Kind,
+    see: Region,
+    kind: Values,
     count: int,
 ) -> Gallery:
     """Show the worst and the best images of an evaluation, with boxes at the best threshold."""
@@ -258,7 +258,7 @@ def localization_gallery(
     def show(found: ImageBoxes) -> Tile:
         truth, first = located[found.number], found.classes[0]
         image = read_image(truth.image)
-        heat = heat_overlay(image, activate(classifier, image, see, kind), first)
+        heat = heat_map_overlay(image, class_activation_map(classifier, image, see, kind), first)
         overlap = f"overlap {percent(float(found.iou[0, scores.best]), 0)}"
         names, guess = [classifier.names[n] for n in truth.classes], classifier.names[first]
         label = ", ".join(dict.fromkeys(names))
@@ -337,7 +337,7 @@ def classification_tile(
     crops = classifier.crops(image)
     batch = torch.from_numpy(crops)[None].to(classifier.device)
     [scores] = classifier.log_probabilities(batch).cpu()
-    top = best_first(scores[None])[0, :TOP].tolist()
+    top = topk(scores[None])[0, :TOP].tolist()
     guesses = [f"{classifier.names[k]} {percent(float(scores[k].exp()), 0)}" for k in top]
     shown = _shrunk(crops[CENTER if len(crops) > 1 else 0], LONGEST)
     label = classifier.names[target]

@@ -21,7 +21,7 @@ from drn_cli.environment import run_environment
 from drn_cli.errors import DrnError
 from drn_cli.inference.memory import TileSizer
 from drn_cli.inference.metadata import to_metadata
-from drn_cli.inference.reading import networks_at_once
+from drn_cli.inference.reading import default_concurrency
 from drn_cli.networks.models import DRN, build
 from drn_cli.networks.recomputation import enable_activation_checkpointing
 from drn_cli.networks.weights import LoadReport, load_weights, weights_file
@@ -192,7 +192,7 @@ def set_up(recipe: Recipe, material: DataBundle, group: Group) -> TrainState:
             pin=group.device.type == "cuda",
             start=recipe.data.start_method,
         ),
-        tiles=TileSizer(model.architecture, group.device, networks_at_once(group.device)),
+        tiles=TileSizer(model.architecture, group.device, default_concurrency(group.device)),
     )
 
 

@@ -31,7 +31,7 @@ from drn_cli.evaluation.confusion import worst_first
 from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.memory import TileSizer
 from drn_cli.inference.predictor import SegmentationPredictor
-from drn_cli.inference.preparation import prepared
+from drn_cli.inference.preparation import for_inference
 from drn_cli.networks.models import DRN
 from drn_cli.recipe.schema import Recipe
 
@@ -246,7 +246,7 @@ def predictor_of(training: Evaluable) -> SegmentationPredictor:
     """Make the segmenter ready, as `drn eval` does, for what it is to be shown now."""
     device, kind = training.group.device, autocast_type(training.precision)
     return SegmentationPredictor(
-        network=prepared(training.judged, device, exact=kind is None).scores,
+        network=for_inference(training.judged, device, exact=kind is None).scores,
         statistics=training.material.statistics,
         class_set=training.material.class_set,
         device=device,
@@ -325,7 +325,7 @@ class Classification:
 def classifier_of(training: Evaluable) -> ClassificationPredictor:
     """Make the classifier ready, as `drn eval` does, for what it is to be shown now."""
     device, kind = training.group.device, autocast_type(training.precision)
-    model = prepared(training.judged, device, exact=kind is None)
+    model = for_inference(training.judged, device, exact=kind is None)
     return ClassificationPredictor(
         network=model,
         maps=model.scores,

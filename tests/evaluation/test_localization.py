@@ -26,7 +26,7 @@ from drn_cli.evaluation.localization import (
     match_boxes,
     worst_boxes,
 )
-from drn_cli.inference.activation import ClassActivationMap, activate
+from drn_cli.inference.activation import ClassActivationMap, class_activation_map
 from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.loading import load_classifier
 
@@ -180,8 +180,8 @@ def test_sweep_is_what_each_threshold_gives_alone(
     assert scores.top5 == tuple(one.top5[0] for one in alone)
     assert {one.top1_classification for one in alone} == {scores.top1_classification}
     for found, image in zip(scores.per_image, images, strict=True):
-        here = activate(classifier, read_image(image.image))
-        for place, kind in enumerate(here.best(5)):
+        here = class_activation_map(classifier, read_image(image.image))
+        for place, kind in enumerate(here.topk(5)):
             for n, limit in enumerate(LIMITS):
                 [[box]] = here.boxes([kind], [limit])
                 assert np.array_equal(found.boxes[place, n], box, equal_nan=True)
@@ -225,8 +225,8 @@ def test_settings_reach_the_activation(
         [one] = localize(
             small, images[:1], ALONE, [1.0], see=see, kind=kind, per_image=True
         ).per_image
-        here = activate(small, image, see, kind)
-        assert np.array_equal(one.boxes, here.boxes(here.best(5), [1.0]), equal_nan=True)
+        here = class_activation_map(small, image, see, kind)
+        assert np.array_equal(one.boxes, here.boxes(here.topk(5), [1.0]), equal_nan=True)
         told.add(str(one.boxes))
     assert len(told) == 3, "equal ones would prove little"
 

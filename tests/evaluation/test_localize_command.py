@@ -19,9 +19,9 @@ from drn_cli.data.images import read_image
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.localization import LocalizationScores, localize, match_boxes
-from drn_cli.inference.activation import ClassActivationMap, activate
+from drn_cli.inference.activation import ClassActivationMap, class_activation_map
 from drn_cli.inference.classifier import ClassificationPredictor
-from drn_cli.inference.heat_maps import heat_overlay
+from drn_cli.inference.heat_maps import heat_map_overlay
 from drn_cli.inference.loading import load_classifier
 
 CPU = torch.device("cpu")
@@ -78,7 +78,7 @@ def near(found: Sequence[float], expected: Any) -> bool:
 
 
 def seen(classifier: ClassificationPredictor, path: Path, *settings: Any) -> ClassActivationMap:
-    return activate(classifier, read_image(path), *settings)
+    return class_activation_map(classifier, read_image(path), *settings)
 
 
 def test_heat_maps_with_the_box_of_the_likeliest_class(
@@ -89,11 +89,11 @@ def test_heat_maps_with_the_box_of_the_likeliest_class(
     expected = {"red": ("red", RED), "blue": ("blue", BLUE), "deep/green": ("green", GREEN)}
     for name, (colour, drawn) in expected.items():
         image = read_image(photos / f"{name}.png")
-        found, kind = activate(classifier, image), NAMES.index(colour)
+        found, kind = class_activation_map(classifier, image), NAMES.index(colour)
         [[box]] = found.boxes([kind], [NONE])
         assert np.abs(box - drawn).max() <= 8
         written = read_image(Path("localized") / "heatmap" / f"{name}.png")
-        assert np.array_equal(written, heat_overlay(image, found, kind, box))
+        assert np.array_equal(written, heat_map_overlay(image, found, kind, box))
         share = f"{100 * found.probabilities[kind]:.1f}"
         cells = [f"photos/{name}.png", colour, share, "%", "none", *(f"{n:.0f}" for n in box)]
         assert cells in [line.split() for line in result.stdout.splitlines()]
@@ -117,7 +117,7 @@ def test_arrays_boxes_and_csv_of_two_classes_at_several_thresholds(
         files = [stem % ("heatmap", "_1.png"), stem % ("heatmap", "_2.png")]
         assert entry["files"] == [*files, stem % ("array", ".npz")]
         found = seen(classifier, Path(name))
-        kinds = found.best(2)
+        kinds = found.topk(2)
         assert [one["class"] for one in entry["classes"]] == [NAMES[kind] for kind in kinds]
         boxes = found.boxes(kinds, [NONE, 2, 4, 6])
         with np.load(entry["files"][2]) as arrays:
@@ -128,7 +128,7 @@ def test_arrays_boxes_and_csv_of_two_classes_at_several_thresholds(
         for place, one in enumerate(entry["classes"]):
             assert one["probability"] == pytest.approx(float(found.probabilities[kinds[place]]))
             assert [at["threshold"] for at in one["boxes"]] == [None, 2, 4, 6]
-            heat = heat_overlay(read_image(Path(name)), found, kinds[place], boxes[place, 0])
+            heat = heat_map_overlay(read_image(Path(name)), found, kinds[place], boxes[place, 0])
             assert np.array_equal(read_image(Path(files[place])), heat)
             for at, box in zip(one["boxes"], boxes[place], strict=True):
                 row = rows.pop(0)

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
 from drn_cli.data.resized_crop import center_crop
-from drn_cli.inference.activation import ClassActivationMap, activate
+from drn_cli.inference.activation import ClassActivationMap, class_activation_map
 from drn_cli.inference.classifier import ClassificationPredictor
 
 NONE = float("-inf")
@@ -25,8 +25,8 @@ def activation(maps: Any, **other: Any) -> ClassActivationMap:
     scores = torch.as_tensor(maps, dtype=torch.float32)
     height, width = (8 * side for side in scores.shape[1:])
     size = other.pop("size", (height, width))
-    seen = other.pop("seen", (0.0, 0.0, float(size[0]), float(size[1])))
-    shape = other.pop("shape", (height, width))
+    seen = other.pop("region", (0.0, 0.0, float(size[0]), float(size[1])))
+    shape = other.pop("input_size", (height, width))
     return ClassActivationMap(scores, scores.double().mean((1, 2)).softmax(0), size, seen, shape)
 
 
@@ -136,29 +136,29 @@ def test_position_smaller_than_a_pixel_is_still_a_box() -> None:
 
 def test_last_position_of_an_odd_size_ends_with_the_image() -> None:
     maps = rectangle(slice(3, 6), slice(5, 9))
-    assert box_of(activation(maps, size=(43, 69), shape=(43, 69)), 1) == [40, 24, 68, 42]
-    halved = activation(maps, size=(86, 138), shape=(43, 69))
+    assert box_of(activation(maps, size=(43, 69), input_size=(43, 69)), 1) == [40, 24, 68, 42]
+    halved = activation(maps, size=(86, 138), input_size=(43, 69))
     assert box_of(halved, 1) == [80, 48, 137, 85]
 
 
 def test_box_in_the_centre_of_a_image_lies_there() -> None:
     maps = rectangle(slice(0, 2), slice(7, 9))
-    found = activation(maps, size=(100, 200), seen=(20.0, 30.0, 48.0, 72.0))
+    found = activation(maps, size=(100, 200), region=(20.0, 30.0, 48.0, 72.0))
     assert box_of(found, 1) == [86, 20, 101, 35]
-    larger = activation(maps, size=(200, 400), seen=(40.0, 60.0, 96.0, 144.0))
+    larger = activation(maps, size=(200, 400), region=(40.0, 60.0, 96.0, 144.0))
     assert box_of(larger, 1) == [172, 40, 203, 71]
 
 
 def test_box_ends_where_the_network_stopped_seeing() -> None:
     """A crop that is no multiple of 8, inside a larger image."""
     maps = rectangle(slice(3, 6), slice(5, 9))
-    found = activation(maps, size=(100, 200), seen=(20.0, 30.0, 43.0, 69.0), shape=(43, 69))
+    found = activation(maps, size=(100, 200), region=(20.0, 30.0, 43.0, 69.0), input_size=(43, 69))
     assert box_of(found, 1) == [70, 44, 98, 62]
 
 
 def test_box_does_not_leave_a_image_that_is_smaller_than_what_was_seen() -> None:
     maps = rectangle(slice(0, 6), slice(0, 9))
-    found = activation(maps, size=(32, 72), seen=(-8.0, 0.0, 48.0, 72.0))
+    found = activation(maps, size=(32, 72), region=(-8.0, 0.0, 48.0, 72.0))
     assert box_of(found, 1) == [0, 0, 71, 31]
 
 
@@ -167,7 +167,7 @@ def test_heat_is_0_to_1_and_highest_where_the_map_is(size: tuple[int, int]) -> N
     maps = rectangle(slice(0, 0), slice(0, 0))
     maps[1] = torch.linspace(-2, 0, 9)
     maps[1, 4, 2] = 7
-    heat = activation(maps, size=size).heat(1)
+    heat = activation(maps, size=size).heat_map(1)
     assert heat.shape == size
     assert heat.dtype == np.float32
     assert heat.min() >= 0
@@ -181,25 +181,25 @@ def test_heat_is_0_to_1_and_highest_where_the_map_is(size: tuple[int, int]) -> N
 
 @pytest.mark.parametrize("size", [(3, 4), (1, 1)])
 def test_heat_of_a_image_of_a_few_pixels_has_its_size(size: tuple[int, int]) -> None:
-    assert activation(rectangle(slice(1, 2), slice(1, 2)), size=size).heat(1).shape == size
+    assert activation(rectangle(slice(1, 2), slice(1, 2)), size=size).heat_map(1).shape == size
 
 
 def test_heat_does_not_fade_at_the_border() -> None:
     maps = torch.zeros(2, 4, 5)
     maps[0, 0, 0] = maps[0, 3, 4] = 1
-    heat = activation(maps, size=(30, 37), shape=(30, 37)).heat(0)
+    heat = activation(maps, size=(30, 37), input_size=(30, 37)).heat_map(0)
     assert heat[0, 0] == heat[-1, -1] == 1
     assert heat[0, -1] == 0
 
 
 def test_heat_of_a_map_without_any_is_nothing() -> None:
-    assert not activation(torch.full((2, 3, 3), 4.0)).heat(0).any()
+    assert not activation(torch.full((2, 3, 3), 4.0)).heat_map(0).any()
 
 
 def test_heat_is_cold_where_the_network_did_not_look() -> None:
     maps = torch.zeros(2, 6, 9)
     maps[0] = torch.arange(54).reshape(6, 9) + 100
-    heat = activation(maps, size=(100, 200), seen=(20.0, 30.0, 48.0, 72.0)).heat(0)
+    heat = activation(maps, size=(100, 200), region=(20.0, 30.0, 48.0, 72.0)).heat_map(0)
     outside = np.ones((100, 200), bool)
     outside[20:68, 30:102] = False
     assert not heat[outside].any()
@@ -210,7 +210,7 @@ def test_heat_is_cold_where_the_network_did_not_look() -> None:
 def test_heat_of_a_image_that_was_padded_is_cut_to_it() -> None:
     maps = torch.zeros(1, 6, 9)
     maps[0, 1, 0] = 1  # in the image's first rows
-    heat = activation(maps, size=(32, 72), seen=(-8.0, 0.0, 48.0, 72.0)).heat(0)
+    heat = activation(maps, size=(32, 72), region=(-8.0, 0.0, 48.0, 72.0)).heat_map(0)
     assert heat.shape == (32, 72)
     assert np.unravel_index(heat.argmax(), heat.shape)[0] in (3, 4)
 
@@ -246,7 +246,7 @@ def look(image: Pixels, see: Any, **settings: int) -> tuple[ClassActivationMap, 
         height, width = (-(-side // 8) for side in x.shape[2:])
         return torch.arange(3 * height * width).reshape(1, 3, height, width) % 11 / 3
 
-    found = activate(classifier(maps, **settings), image, see)
+    found = class_activation_map(classifier(maps, **settings), image, see)
     [seen] = given
     return found, seen
 
@@ -260,8 +260,8 @@ def test_whole_sees_all_of_a_image_at_the_classifiers_size(size: tuple[int, int]
     right = v2.functional.normalize(shown / 255, STATISTICS.mean, STATISTICS.std)
     torch.testing.assert_close(given[0], right)
     assert found.size == size
-    assert found.shape == tuple(right.shape[1:])
-    assert found.seen == pytest.approx((0, 0, *size))
+    assert found.input_size == tuple(right.shape[1:])
+    assert found.region == pytest.approx((0, 0, *size))
 
 
 @pytest.mark.parametrize("size", [(80, 104), (103, 80), (40, 57), (20, 31)])
@@ -275,10 +275,10 @@ def test_centre_sees_what_a_classifier_is_tested_on(size: tuple[int, int]) -> No
     longer = int(40 * max(size) / min(size))
     offsets = [4.0, round((longer - 32) / 2)]
     top, left = offsets if size[0] < size[1] else reversed(offsets)
-    assert found.seen == pytest.approx(
+    assert found.region == pytest.approx(
         (top * scale, left * scale, 32 * scale, 32 * scale), rel=0.02
     )
-    assert found.shape == (32, 32)
+    assert found.input_size == (32, 32)
 
 
 @pytest.mark.parametrize("resize", [25, 26, 27, 28, 29, 31])
@@ -289,7 +289,7 @@ def test_centre_of_a_image_that_is_smaller_lies_on_the_padding(resize: int) -> N
     std, mean = (torch.tensor(part)[:, None, None] for part in (STATISTICS.std, STATISTICS.mean))
     pixels = (given[0] * std + mean) * 255
     lit = (pixels.mean(0) > 50).nonzero()
-    assert found.seen == (*(-float(first) for first in lit.min(0).values), 32, 32)
+    assert found.region == (*(-float(first) for first in lit.min(0).values), 32, 32)
 
 
 def test_probabilities_are_those_of_the_mean_of_the_scores() -> None:
@@ -299,13 +299,13 @@ def test_probabilities_are_those_of_the_mean_of_the_scores() -> None:
     torch.testing.assert_close(found.probabilities, right)
     assert found.probabilities.dtype == torch.float64
     assert right.unique().numel() == 3, "equal ones would prove little"
-    assert found.best(2) == right.argsort(descending=True)[:2].tolist()
-    assert len(found.best(5)) == 3, "there are no more"
+    assert found.topk(2) == right.argsort(descending=True)[:2].tolist()
+    assert len(found.topk(5)) == 3, "there are no more"
 
 
 def test_best_of_equals_is_the_first() -> None:
     maps = torch.tensor([1.0, 2.0, 2.0, 1.0])[:, None, None].expand(4, 2, 2)
-    assert activation(maps).best(4) == [1, 2, 0, 3]
+    assert activation(maps).topk(4) == [1, 2, 0, 3]
 
 
 def test_maps_of_probabilities_are_a_softmax_over_classes() -> None:
@@ -315,8 +315,8 @@ def test_maps_of_probabilities_are_a_softmax_over_classes() -> None:
         return maps[None]
 
     image = noise(40, 56)
-    scores = activate(classifier(answer), image)
-    shares = activate(classifier(answer), image, kind="probability")
+    scores = class_activation_map(classifier(answer), image)
+    shares = class_activation_map(classifier(answer), image, values="probability")
     torch.testing.assert_close(scores.maps, maps)
     torch.testing.assert_close(shares.maps, maps.softmax(0))
     assert torch.equal(scores.probabilities, shares.probabilities)
@@ -337,6 +337,6 @@ def test_autocast_reaches_the_network_and_maps_are_float32() -> None:
 
     types: list[torch.dtype] = []
     for kind in (None, torch.bfloat16):
-        found = activate(replace(classifier(answer), autocast=kind), noise(80, 80))
+        found = class_activation_map(replace(classifier(answer), autocast=kind), noise(80, 80))
         assert found.maps.dtype == torch.float32
     assert types == [torch.float32, torch.bfloat16]

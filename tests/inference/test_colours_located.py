@@ -13,7 +13,7 @@ from colour_classifier import CELL, NAMES, OTHER, PAINT, draw
 from drn_cli.data.boxes import Box
 from drn_cli.data.images import read_image
 from drn_cli.evaluation.localization import iou
-from drn_cli.inference.activation import activate
+from drn_cli.inference.activation import class_activation_map
 from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.loading import load_classifier
 
@@ -43,9 +43,9 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> ClassificationPredic
 def test_drawn_rectangle_is_found_to_within_a_position(
     classifier: ClassificationPredictor, size: tuple[int, int], colour: str, box: tuple[int, ...]
 ) -> None:
-    found = activate(classifier, draw(*size, {colour: box}))
+    found = class_activation_map(classifier, draw(*size, {colour: box}))
     kind = NAMES.index(colour)
-    assert kind in found.best(2), "beside what is everywhere"
+    assert kind in found.topk(2), "beside what is everywhere"
     [corners] = found.boxes([kind], [NONE])[0]
     one_position = CELL * min(size) / SIDE
     assert np.abs(corners - np.array(box)).max() <= one_position
@@ -58,7 +58,7 @@ def test_drawn_rectangle_is_found_to_within_a_position(
 
 def test_scores_are_those_of_the_colour(classifier: ClassificationPredictor) -> None:
     """So the statistics, the weights and their folding are heeded, and thresholds mean scores."""
-    found = activate(classifier, np.full((96, 96, 3), PAINT["yellow"], np.uint8))
+    found = class_activation_map(classifier, np.full((96, 96, 3), PAINT["yellow"], np.uint8))
     for kind, name in enumerate(NAMES):
         inside = found.maps[kind, 1:-1, 1:-1]
         assert inside.numpy() == pytest.approx(
@@ -70,8 +70,8 @@ def test_two_colours_have_a_box_each_and_the_larger_comes_first(
     classifier: ClassificationPredictor,
 ) -> None:
     red, blue = (8, 16, 39, 47), (60, 32, 119, 87)
-    found = activate(classifier, draw(96, 128, {"red": red, "blue": blue}))
-    assert [NAMES[kind] for kind in found.best(2)] == ["blue", "red"]
+    found = class_activation_map(classifier, draw(96, 128, {"red": red, "blue": blue}))
+    assert [NAMES[kind] for kind in found.topk(2)] == ["blue", "red"]
     for name, box in (("red", red), ("blue", blue)):
         [corners] = found.boxes([NAMES.index(name)], [NONE])[0]
         assert np.abs(corners - np.array(box)).max() <= CELL
@@ -81,12 +81,12 @@ def test_two_colours_have_a_box_each_and_the_larger_comes_first(
 def test_centre_sees_only_the_centre(classifier: ClassificationPredictor, see: Any) -> None:
     """The image is twice as wide as what is seen of its centre."""
     inside, outside = (110, 30, 131, 70), (4, 4, 27, 40)
-    found = activate(classifier, draw(96, 192, {"red": inside, "green": outside}), see)
+    found = class_activation_map(classifier, draw(96, 192, {"red": inside, "green": outside}), see)
     [corners] = found.boxes([NAMES.index("red")], [NONE])[0]
     assert np.abs(corners - np.array(inside)).max() <= CELL
     green = found.boxes([NAMES.index("green")], [NONE])
     assert np.isnan(green).all() == (see == "centre")
-    heat = found.heat(NAMES.index("red"))
+    heat = found.heat_map(NAMES.index("red"))
     assert heat.shape == (96, 192)
     y, x = np.unravel_index(heat.argmax(), heat.shape)
     assert inside[0] - CELL <= x <= inside[2] + CELL
@@ -114,6 +114,6 @@ def test_boxes_in_photographs_are_those_that_a_person_drew(
     by_hand: tuple[int, int, int, int],
 ) -> None:
     image = read_image(camvid_source / f"{name}.png")
-    found = activate(replace(classifier, resize=256), image)
+    found = class_activation_map(replace(classifier, resize=256), image)
     boxes = found.boxes([NAMES.index(colour)], [threshold])
     assert iou(boxes[0, 0], Box(colour, *by_hand)) > 0.6

@@ -232,7 +232,7 @@ OTHER = ["image", "class_1", "probability_1", "class_2", "probability_2"]
 def test_table_with_other_columns_is_refused_and_left_as_it_was(path: Path) -> None:
     finished(path, "a.png")
     before = path.read_bytes()
-    with pytest.raises(DrnError, match=r"classes\.csv: has other columns than image,") as caught:
+    with pytest.raises(DrnError, match=r"classes\.csv: columns differ from image,") as caught:
         ResumableCsv(path, OTHER, 0, resume=True)
     assert "--skip-existing" in str(caught.value.hint)
     assert path.read_bytes() == before

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from drn_cli.inference.activation import ClassActivationMap
-from drn_cli.inference.heat_maps import arrays, heat_overlay
+from drn_cli.inference.heat_maps import encode_npz, heat_map_overlay
 
 HEIGHT, WIDTH = 48, 72
 GREY = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
@@ -31,29 +31,29 @@ def found() -> ClassActivationMap:
 def test_it_is_red_where_the_map_is_hot_and_blue_where_it_is_cold(
     found: ClassActivationMap,
 ) -> None:
-    drawn = heat_overlay(GREY, found, 1).astype(int)
+    drawn = heat_map_overlay(GREY, found, 1).astype(int)
     assert drawn.shape == (HEIGHT, WIDTH, 3)
     red_to_blue = drawn[..., 0] - drawn[..., 2]
     assert red_to_blue[8:16, 48:56].min() > 30
     assert red_to_blue[36:, :].max() < 0
-    assert not np.array_equal(drawn, heat_overlay(GREY, found, 0)), "each class has its own"
+    assert not np.array_equal(drawn, heat_map_overlay(GREY, found, 0)), "each class has its own"
 
 
 def test_the_image_is_seen_through_it(found: ClassActivationMap) -> None:
     """Half of each pixel is the image's, wherever the map is hot or cold."""
-    black, white = (heat_overlay(np.full_like(GREY, v), found, 1).astype(int) for v in (0, 255))
+    black, white = (heat_map_overlay(np.full_like(GREY, v), found, 1).astype(int) for v in (0, 255))
     assert np.abs(white - black - 127.5).max() <= 1
 
 
 def test_the_image_itself_is_left_as_it_is(found: ClassActivationMap) -> None:
     image = GREY.copy()
     image.setflags(write=False)  # as images of some readers are
-    heat_overlay(image, found, 1, BOX)
+    heat_map_overlay(image, found, 1, BOX)
     assert np.array_equal(image, GREY)
 
 
 def test_a_box_is_drawn_light_on_dark(found: ClassActivationMap) -> None:
-    plain, boxed = heat_overlay(GREY, found, 1), heat_overlay(GREY, found, 1, BOX)
+    plain, boxed = heat_map_overlay(GREY, found, 1), heat_map_overlay(GREY, found, 1, BOX)
     for x, y in ((16, 8), (51, 8), (16, 40), (51, 40), (30, 8), (30, 40), (16, 20), (51, 20)):
         assert boxed[y, x].tolist() == [255, 255, 255], (x, y)
     assert boxed[20, 15].tolist() == boxed[20, 17].tolist() == [0, 0, 0]
@@ -64,12 +64,12 @@ def test_a_box_is_drawn_light_on_dark(found: ClassActivationMap) -> None:
 
 
 def test_no_box_is_drawn_where_there_is_none(found: ClassActivationMap) -> None:
-    plain = heat_overlay(GREY, found, 1)
-    assert np.array_equal(heat_overlay(GREY, found, 1, NOTHING), plain)
+    plain = heat_map_overlay(GREY, found, 1)
+    assert np.array_equal(heat_map_overlay(GREY, found, 1, NOTHING), plain)
 
 
 def test_a_box_at_the_border_is_drawn(found: ClassActivationMap) -> None:
-    drawn = heat_overlay(GREY, found, 1, np.array([0.0, 0.0, WIDTH - 1, HEIGHT - 1]))
+    drawn = heat_map_overlay(GREY, found, 1, np.array([0.0, 0.0, WIDTH - 1, HEIGHT - 1]))
     for edge in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]):
         assert (edge == 255).all()
 
@@ -77,7 +77,7 @@ def test_a_box_at_the_border_is_drawn(found: ClassActivationMap) -> None:
 def test_arrays_hold_what_was_found(found: ClassActivationMap) -> None:
     limits = (float("-inf"), 5.0, 9.0)
     boxes = found.boxes([1, 0], limits)
-    content = arrays(found, [1, 0], ("cat", "dog", "bird"), boxes, limits)
+    content = encode_npz(found, [1, 0], ("cat", "dog", "bird"), boxes, limits)
     with np.load(io.BytesIO(content), allow_pickle=False) as read:
         back = dict(read)
     assert np.array_equal(back.pop("maps"), found.maps[[1, 0]].numpy())

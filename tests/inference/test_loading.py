@@ -101,8 +101,8 @@ def test_the_last_checkpoint_of_a_run_is_read(tmp_path: Path, recipe_file: Path)
 @pytest.mark.parametrize(
     ("task", "needed", "message"),
     [
-        ("segmentation", "classification", "holds a segmentation network; a classifier is needed"),
-        ("classification", "segmentation", "holds a classifier; a segmentation network is needed"),
+        ("segmentation", "classification", "is a segmentation network, not a classifier"),
+        ("classification", "segmentation", "is a classifier, not a segmentation network"),
     ],
 )
 def test_another_task_than_the_one_needed_is_refused(
@@ -122,9 +122,11 @@ def test_a_backbone_alone_and_a_head_of_no_known_task_are_refused(
     state = model_of("classification").state_dict()
     kept = {key: value for key, value in state.items() if head or key.startswith("backbone.")}
     torch.save(kept, tmp_path / "a.pth")
-    with pytest.raises(DrnError, match=r"a\.pth: holds a backbone alone, or does not say") as told:
+    with pytest.raises(
+        DrnError, match=r"a\.pth: no task head: backbone weights, or task metadata missing"
+    ) as raised:
         read_network(tmp_path / "a.pth")
-    assert "drn models import FILE --task TASK" in (told.value.hint or "")
+    assert "drn models import FILE --task TASK" in (raised.value.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_more_classes_than_an_index_map_can_hold_are_refused(tmp_path: Path) -> 
         save_weights(tmp_path / f"{classes}", create_model("drn_a_18", "segmentation", classes))
     assert load_predictor(tmp_path / "256", CPU).classes == 256
     with pytest.raises(
-        DrnError, match=r"257: 257 classes, and an index map holds 256 at most \(use"
+        DrnError, match=r"257: 257 classes, more than the 256 of an index map \(use"
     ):
         load_predictor(tmp_path / "257", CPU)
 
@@ -175,9 +177,9 @@ def test_the_file_itself_has_the_first_word(tmp_path: Path, data_folder: Path) -
         (["A", "b", "c"], None),
         (
             ["a", "c", "b"],
-            "names other classes than {path}: 'c' for 'b' (1), 'b' for 'c' (2) (ids are compared",
+            "class names differ from those of {path}: 'c' for 'b' (1), 'b' for 'c' (2) (ids are",
         ),
-        (["a", "b"], "names 2 classes, {path} has 3 (use a network and a data folder of"),
+        (["a", "b"], "names 2 classes, {path} has 3 (use a network and a data folder with"),
     ],
 )
 def test_classes_of_the_data_folder_are_compared_with_the_networks(
@@ -204,7 +206,7 @@ def test_classes_of_the_data_folder_are_compared_with_the_networks(
 
 def test_a_classifiers_file_has_the_first_word_too(tmp_path: Path) -> None:
     path = own_file(tmp_path / "a.safetensors", model_of("classification"))
-    found = load_classifier(path, CPU, read_channel_stats=lambda: CITYSCAPES)
+    found = load_classifier(path, CPU, read_statistics=lambda: CITYSCAPES)
     assert found.statistics == OWN
     assert (found.names, found.folders, found.named) == (COLOURS.names, ("n1", "n2", "n3"), True)
 
@@ -226,7 +228,7 @@ def test_classes_of_a_classifier_that_nobody_names_are_numbered(
     """19 of them are those of Cityscapes for segmenters alone."""
     model = model_of("classification", classes, "drn_d_22")
     found = load_classifier(
-        original_file(tmp_path / "a.pth", model), CPU, read_channel_stats=lambda: OWN
+        original_file(tmp_path / "a.pth", model), CPU, read_statistics=lambda: OWN
     )
     assert found.names == tuple(f"class {number}" for number in range(classes))
     assert found.folders is None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from drn_cli.inference import memory
-from drn_cli.inference.memory import SMALLEST_TILE, TileSizer, available, bytes_per_pixel
+from drn_cli.inference.memory import MIN_TILE, TileSizer, available_bytes, bytes_per_pixel
 from drn_cli.networks import list_models
 from drn_cli.networks.catalog import architecture
 from drn_cli.networks.profiling import MemoryTracker
@@ -68,7 +68,7 @@ REAL = """
 import torch
 from drn_cli.inference.memory import bytes_per_pixel
 from drn_cli.networks.catalog import architecture
-from drn_cli.inference.preparation import prepared
+from drn_cli.inference.preparation import for_inference
 from drn_cli.networks import create_model
 
 def resident(what):
@@ -77,7 +77,7 @@ def resident(what):
 
 x = torch.rand(1, 3, 320, 448).to(memory_format=torch.channels_last)
 with torch.inference_mode():
-    model = prepared(create_model("drn_d_22", "segmentation", 19), torch.device("cpu"))
+    model = for_inference(create_model("drn_d_22", "segmentation", 19), torch.device("cpu"))
     model.scores(x[..., :64, :64])  # what the libraries take the first time is theirs
     open("/proc/self/clear_refs", "w").write("5")  # the peak is that of now
     before = resident("VmRSS")
@@ -106,16 +106,16 @@ def test_what_is_available_is_shared_by_the_processes_of_a_machine(
 ) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda: 1000)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert available(CPU) == 1000
+    assert available_bytes(CPU) == 1000
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert available(CPU) == 250
+    assert available_bytes(CPU) == 250
 
 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Say what is free: the list's last number."""
     told = [0.0]
-    monkeypatch.setattr(memory, "available", lambda _: told[-1])
+    monkeypatch.setattr(memory, "available_bytes", lambda _: told[-1])
     return told
 
 
@@ -164,13 +164,13 @@ def test_a_network_that_takes_more_gets_smaller_tiles(free: list[float]) -> None
 def test_images_at_once_share_what_is_free(free: list[float]) -> None:
     free.append(bytes_for(512, 512))
     assert TileSizer(None, CPU).side_for(512, 512, Eval()) is None
-    assert TileSizer(None, CPU, at_once=4).side_for(512, 512, Eval()) == 256
+    assert TileSizer(None, CPU, concurrency=4).side_for(512, 512, Eval()) == 256
     free.append(4 * free[-1])
-    assert TileSizer(None, CPU, at_once=4).side_for(512, 512, Eval()) is None
+    assert TileSizer(None, CPU, concurrency=4).side_for(512, 512, Eval()) is None
 
 
 def test_tiles_never_get_too_small_to_see_anything(free: list[float]) -> None:
-    assert TileSizer(None, CPU).side_for(2000, 2000, Eval()) == SMALLEST_TILE
+    assert TileSizer(None, CPU).side_for(2000, 2000, Eval()) == MIN_TILE
 
 
 def test_what_was_free_at_first_counts_for_all_images(free: list[float]) -> None:
@@ -209,10 +209,10 @@ def test_a_side_is_halved_once_for_all_who_tried_it(caplog: pytest.LogCaptureFix
     assert tiles.shrink(None, 600)  # a slow one, which had begun with the whole
     assert tiles.side == 152
     assert tiles.shrink(152, 152)
-    assert tiles.side == SMALLEST_TILE
-    assert not tiles.shrink(SMALLEST_TILE, SMALLEST_TILE)
-    assert tiles.side == SMALLEST_TILE
+    assert tiles.side == MIN_TILE
+    assert not tiles.shrink(MIN_TILE, MIN_TILE)
+    assert tiles.side == MIN_TILE
     assert not caplog.records
     for side in (304, 304, 152):
-        tiles.announce(side)
+        tiles.warn_once(side)
     assert [record.args[0] for record in caplog.records] == [304, 152]

@@ -101,7 +101,7 @@ def test_image_fails_and_the_others_do_not(
     told = json.loads(result.stdout)
     assert [entry["image"] for entry in told["results"]] == ["photos/black.png", "photos/dark.png"]
     assert told["failed"] == [{"image": "photos/bright.png", "error": f"photos/{FAILS}"}]
-    assert f"error: photos/{FAILS} -> the weights may be damaged" in result.stderr
+    assert f"error: photos/{FAILS} -> the weights are damaged" in result.stderr
     assert "1 of 3 images failed" in result.stderr
     for path in Path("predictions/index").glob("*.png"):
         assert path.stem in ("black", "dark")
@@ -172,7 +172,7 @@ def test_api_names_the_image(photos: Path, overflowing: dict[str, Path]) -> None
                 opened.seek(0)
                 with pytest.raises(NonFiniteScoresError, match=rf"^{name}: the net") as raised:
                     predictor(image)
-                assert "precision fp32 or an export without --half" in str(raised.value)
+                assert "precision fp32, or an export without --half" in str(raised.value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -116,11 +116,13 @@ def test_source_is_told_and_a_guess_or_a_replacement_is_warned_of(
     if "guessed" in source:
         mean = ", ".join(f"{value:.6g}" for value in statistics.mean)
         assert f"{source}: mean {mean} and std" in lines[0]
-        assert "(use the mean and std that it was trained with, or stats, the data" in lines[0]
-        assert "--" not in lines[0]  # which Python does not have
+        assert (
+            "(set the mean and std of its training data, or its data folder as stats)" in lines[0]
+        )
+        assert "--" not in lines[0]  # the Python API has no options
     elif lines:
-        assert "its own mean 0.1, 0.2, 0.3" in lines[0]
-        assert "replaced by the mean 0.7, 0.6, 0.5" in lines[0]
+        assert "its mean 0.1, 0.2, 0.3" in lines[0]
+        assert "overridden by mean 0.7, 0.6, 0.5" in lines[0]
     if command == PREDICT and "classifier" not in name:
         [row] = json.loads(Path("predictions/predictions.json").read_text())["made_by"]
         assert (row["mean"], row["mean_std_source"]) == (list(statistics.mean), source)
@@ -207,9 +209,9 @@ def data_folders() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--mean", "0.1,0.2,0.3"), "mean and std: one without the other (state both"),
-        (("--std", "0.1,0.2,0.3"), "mean and std: one without the other (state both"),
-        ((*OPTION, "--stats", "stats"), "stats: a data folder is stated beside mean and std"),
+        (("--mean", "0.1,0.2,0.3"), "mean and std: only one of them is given (set both"),
+        (("--std", "0.1,0.2,0.3"), "mean and std: only one of them is given (set both"),
+        ((*OPTION, "--stats", "stats"), "stats: conflicts with mean and std"),
         (("--mean", "124,116,104", "--std", "1,1,1"), "mean 124,116,104: should be three"),
         (("--mean", "0,0,0", "--std", "1,0,1"), "std 1,0,1: should be three numbers in 1e-06"),
         (("--mean", "0,0,0", "--std", "255,255,255"), "std 255,255,255: should be three numbers"),
@@ -263,5 +265,5 @@ def test_weights_of_a_resnet_are_no_published_classifier(
         result = drn(*command, "--weights", "resnet18-f37072fd.pth")
         assert result.exit_code == 0, result.output
         [text] = caplog.messages
-        assert "not the published classifier" in text
+        assert "not a trained classifier" in text
         caplog.clear()

@@ -17,9 +17,9 @@ from drn_cli.inference.outputs import (
     KINDS,
     encode,
     is_written,
+    output_directory,
     output_path,
     write_prediction,
-    writing_below,
 )
 
 SIZE = (6, 7)
@@ -143,12 +143,12 @@ def test_halves_of_killed_processes_are_cleared_and_nothing_else(tmp_path: Path)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     halves(tmp_path)
-    with writing_below(tmp_path):
+    with output_directory(tmp_path):
         assert set(files_below(tmp_path)) - {".lock"} == {*ours, *kept}
 
 
 def test_output_folder_is_made(tmp_path: Path) -> None:
-    with writing_below(tmp_path / "deep" / "out"):
+    with output_directory(tmp_path / "deep" / "out"):
         assert (tmp_path / "deep" / "out").is_dir()
 
 
@@ -159,7 +159,7 @@ def test_output_folder_that_cannot_be_made_is_an_error_in_one_line(
     (tmp_path / "a.txt").touch()
     with (
         pytest.raises(DrnError, match=r"a\.txt.*: cannot be written"),
-        writing_below(tmp_path / out),
+        output_directory(tmp_path / out),
     ):
         pass
 
@@ -167,8 +167,8 @@ def test_output_folder_that_cannot_be_made_is_an_error_in_one_line(
 WRITER = """
 import sys
 from pathlib import Path
-from drn_cli.inference.outputs import writing_below
-with writing_below(Path(sys.argv[1])):
+from drn_cli.inference.outputs import output_directory
+with output_directory(Path(sys.argv[1])):
     print("writing", flush=True)
     sys.stdin.read()
 """
@@ -182,26 +182,26 @@ def test_nothing_is_cleared_while_another_process_writes_until_it_is_killed(
         assert process.stdout is not None
         assert process.stdout.readline() == b"writing\n"
         left = halves(tmp_path)
-        with writing_below(tmp_path):
+        with output_directory(tmp_path):
             assert all(path.exists() for path in left)
         process.kill()
-    with writing_below(tmp_path):
+    with output_directory(tmp_path):
         assert not any(path.exists() for path in left)
 
 
 def test_nothing_is_cleared_while_one_writes_that_was_not_the_first(tmp_path: Path) -> None:
     with ExitStack() as first, ExitStack() as second:
-        first.enter_context(writing_below(tmp_path))
-        second.enter_context(writing_below(tmp_path))
+        first.enter_context(output_directory(tmp_path))
+        second.enter_context(output_directory(tmp_path))
         first.close()
         left = halves(tmp_path)
-        with writing_below(tmp_path):
+        with output_directory(tmp_path):
             assert all(path.exists() for path in left)
 
 
 def test_folder_is_free_again_after_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), writing_below(tmp_path):
+    with pytest.raises(ZeroDivisionError), output_directory(tmp_path):
         raise ZeroDivisionError
     left = halves(tmp_path)
-    with writing_below(tmp_path):
+    with output_directory(tmp_path):
         assert not any(path.exists() for path in left)

@@ -230,7 +230,7 @@ def test_a_image_too_large_for_what_is_free_is_seen_in_tiles_from_the_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fitting = 160 * 160 * memory.bytes_per_pixel(None)
-    monkeypatch.setattr(memory, "available", lambda _: fitting / memory.SHARE + 1)
+    monkeypatch.setattr(memory, "available_bytes", lambda _: fitting / memory.SHARE + 1)
     network = Limited(160 * 160)
     tiles = TileSizer(None, torch.device("cpu"))
     image = noise(300, 280)
@@ -318,9 +318,8 @@ def network(x):
     return near.repeat(1, 21, 1, 1).relu()[:, -3:]
 
 def make(**options):
-    return SegmentationPredictor(
-        network=network, stride=1, statistics=IMAGENET, class_set=generic(3),
-        device=torch.device("cpu"), **options)
+    return SegmentationPredictor(network=network, stride=1, statistics=IMAGENET,
+                                 class_set=generic(3), device=torch.device("cpu"), **options)
 
 sides = []
 logging.getLogger("drn_cli").addHandler(Warnings())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from drn_cli.distributed.batchnorm import SyncBatchNormCPU, convert_sync_batchnorm
 from drn_cli.inference import preparation, winograd
-from drn_cli.inference.preparation import prepared
+from drn_cli.inference.preparation import for_inference
 from drn_cli.inference.winograd import WinogradConvolution
 from drn_cli.networks import create_model, list_models
 from drn_cli.networks.models import DRN
@@ -72,7 +72,7 @@ def test_answers_stay_the_same(monkeypatch: pytest.MonkeyPatch, arch: str) -> No
     segmenter, x = network(arch), images(1, 3, 40, 56)
     # Both tasks have the same convolutions: they are transformed for one.
     for model, exact in ((segmenter, True), (classifier(segmenter), False)):
-        made = prepared(model, CPU, exact=exact)
+        made = for_inference(model, CPU, exact=exact)
         assert (made.arch, made.task, made.classes) == (arch, model.task, CLASSES)
         assert kinds(made, nn.BatchNorm2d) == 0
         assert (kinds(made, WinogradConvolution) > 0) == exact
@@ -83,16 +83,16 @@ def test_answers_stay_the_same(monkeypatch: pytest.MonkeyPatch, arch: str) -> No
 def test_a_batch_norm_that_is_a_little_off_would_be_seen() -> None:
     model, x = network("drn_a_18"), images(1, 3, 40, 56)
     exact = copy.deepcopy(model).double()(x.double())
-    assert difference(prepared(model, CPU)(x), exact) < 1e-5
+    assert difference(for_inference(model, CPU)(x), exact) < 1e-5
     *_, last = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
     last.running_mean += 1e-3
-    assert difference(prepared(model, CPU)(x), exact) > 1e-4
+    assert difference(for_inference(model, CPU)(x), exact) > 1e-4
 
 
 @torch.no_grad()
 def test_large_maps_go_the_quicker_way() -> None:
     model, x = network("drn_d_22"), images(1, 3, 257, 200)
-    made, direct = prepared(model, CPU), []
+    made, direct = for_inference(model, CPU), []
     for module in made.modules():
         if isinstance(module, WinogradConvolution):
             module.direct.register_forward_hook(lambda *_: direct.append(1))
@@ -109,7 +109,7 @@ def test_it_does_not_matter_what_the_original_was_doing() -> None:
     enable_activation_checkpointing(model)
     convert_sync_batchnorm(model.train(), CPU)
     assert kinds(model, SyncBatchNormCPU) > 0
-    made = prepared(model, CPU)
+    made = for_inference(model, CPU)
     assert difference(made(x), expected) < 1e-4
     assert kinds(made, nn.BatchNorm2d) == 0
     assert not made.training
@@ -127,7 +127,7 @@ def test_the_original_and_the_random_state_stay_as_they_are() -> None:
     strides = [parameter.stride() for parameter in model.parameters()]
     state = torch.random.get_rng_state()
 
-    made = prepared(model, CPU)
+    made = for_inference(model, CPU)
     made(images(1, 3, 40, 56))
 
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -142,7 +142,7 @@ def test_the_original_and_the_random_state_stay_as_they_are() -> None:
 @torch.no_grad()
 def test_what_the_original_learns_afterwards_is_not_for_the_copy() -> None:
     model, x = network("drn_a_18"), images(1, 3, 40, 56)
-    made = prepared(model, CPU)
+    made = for_inference(model, CPU)
     before = made(x)
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.add_(1)
@@ -152,7 +152,7 @@ def test_what_the_original_learns_afterwards_is_not_for_the_copy() -> None:
 @torch.no_grad()
 def test_in_16_bits_convolutions_stay_as_they_are() -> None:
     model, x = network("drn_d_22"), images(1, 3, 129, 136)
-    made = prepared(model, CPU, exact=False)
+    made = for_inference(model, CPU, exact=False)
     assert kinds(made, WinogradConvolution) == 0
     assert kinds(made, nn.BatchNorm2d) == 0
     assert difference(made.scores(x), model.scores(x)) < 1e-4
@@ -165,7 +165,7 @@ def test_in_16_bits_convolutions_stay_as_they_are() -> None:
 
 def test_short_memory_leaves_convolutions_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network("drn_a_18")
-    all_of_them = kinds(prepared(model, CPU), WinogradConvolution)
+    all_of_them = kinds(for_inference(model, CPU), WinogradConvolution)
     assert all_of_them > 3
     made = 0
 
@@ -178,7 +178,7 @@ def test_short_memory_leaves_convolutions_as_they_are(monkeypatch: pytest.Monkey
             super().__init__(convolution)
 
     monkeypatch.setattr(preparation, "WinogradConvolution", Heavy)
-    copied = prepared(model, CPU)
+    copied = for_inference(model, CPU)
     assert made == all_of_them
     assert kinds(copied, WinogradConvolution) == 0
     x = images(1, 3, 40, 56)

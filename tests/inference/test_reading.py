@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from drn_cli.errors import DrnError
-from drn_cli.inference.reading import ahead, networks_at_once, one_thread_each
+from drn_cli.inference.reading import default_concurrency, map_in_threads, prefetch
 
 
 @pytest.fixture(autouse=True)
@@ -19,12 +19,12 @@ def threads() -> Iterator[None]:
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 20])
 def test_items_come_in_their_order_with_what_was_read(depth: int) -> None:
-    results = [(item, read()) for item, read in ahead(lambda n: n * n, range(9), depth)]
+    results = [(item, read()) for item, read in prefetch(lambda n: n * n, range(9), depth)]
     assert results == [(n, n * n) for n in range(9)]
 
 
 def test_nothing_gives_nothing() -> None:
-    assert list(ahead(str, [])) == []
+    assert list(prefetch(str, [])) == []
 
 
 def test_error_of_one_item_is_raised_by_its_call_and_the_rest_goes_on() -> None:
@@ -34,7 +34,7 @@ def test_error_of_one_item_is_raised_by_its_call_and_the_rest_goes_on() -> None:
         return number
 
     good, bad = [], []
-    for item, result in ahead(read, range(5)):
+    for item, result in prefetch(read, range(5)):
         try:
             good.append(result())
         except DrnError as error:
@@ -45,7 +45,7 @@ def test_error_of_one_item_is_raised_by_its_call_and_the_rest_goes_on() -> None:
 
 def test_next_items_are_read_while_one_is_worked_on() -> None:
     started = [threading.Event() for _ in range(6)]
-    reader = ahead(lambda n: started[n].set(), range(6), depth=2)
+    reader = prefetch(lambda n: started[n].set(), range(6), depth=2)
     next(reader)
     assert started[1].wait(60)
     assert started[2].wait(60)
@@ -54,13 +54,13 @@ def test_next_items_are_read_while_one_is_worked_on() -> None:
 
 
 def test_reading_happens_in_other_threads() -> None:
-    names = [read() for _, read in ahead(lambda _: threading.current_thread().name, range(3))]
+    names = [read() for _, read in prefetch(lambda _: threading.current_thread().name, range(3))]
     assert threading.current_thread().name not in names
 
 
 def test_stopping_early_reads_no_further() -> None:
     seen = []
-    reader = ahead(seen.append, range(100), depth=2)
+    reader = prefetch(seen.append, range(100), depth=2)
     next(reader)[1]()
     reader.close()
     assert len(seen) <= 4
@@ -68,11 +68,11 @@ def test_stopping_early_reads_no_further() -> None:
 
 def test_each_thread_is_prepared_before_its_first_item() -> None:
     prepared: list[int] = []
-    reader = ahead(
+    reader = prefetch(
         lambda _: threading.get_ident() in prepared,
         range(20),
         depth=3,
-        prepare=lambda: prepared.append(threading.get_ident()),
+        initializer=lambda: prepared.append(threading.get_ident()),
     )
     assert all(read() for _, read in reader)
     assert 1 <= len(prepared) <= 3
@@ -86,7 +86,7 @@ def test_closing_waits_for_what_is_under_way() -> None:
         assert go_on.wait(60)
         done.append(number)
 
-    reader = ahead(read, range(100), depth=1)
+    reader = prefetch(read, range(100), depth=1)
     next(reader)
     assert begun.wait(60)
     later = threading.Timer(0.2, go_on.set)
@@ -101,13 +101,13 @@ def test_closing_waits_for_what_is_under_way() -> None:
 def test_a_network_works_on_as_many_images_as_there_are_threads() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     torch.set_num_threads(4)
-    assert networks_at_once(cpu) == 4
-    assert networks_at_once(cpu, 3) == 3
-    assert networks_at_once(cpu, 1) == networks_at_once(cpu, 0) == 1
-    assert networks_at_once(cpu, 1000) == 4
-    assert networks_at_once(gpu) == networks_at_once(gpu, 9) == 1
+    assert default_concurrency(cpu) == 4
+    assert default_concurrency(cpu, 3) == 3
+    assert default_concurrency(cpu, 1) == default_concurrency(cpu, 0) == 1
+    assert default_concurrency(cpu, 1000) == 4
+    assert default_concurrency(gpu) == default_concurrency(gpu, 9) == 1
     torch.set_num_threads(64)
-    assert networks_at_once(cpu) == networks_at_once(cpu, 1000) == 8
+    assert default_concurrency(cpu) == default_concurrency(cpu, 1000) == 8
 
 
 def threads_of_a_later_thread() -> int:
@@ -129,7 +129,7 @@ def test_threads_have_no_more_of_their_own_than_they_are_given(
         together.wait(60)  # two at the same time, or this never ends
         return number, torch.get_num_threads()
 
-    results = list(one_thread_each(work, range(6), 2, **options))
+    results = list(map_in_threads(work, range(6), 2, **options))
     assert results == [(number, expected) for number in range(6)]
     assert torch.get_num_threads() == threads_of_a_later_thread() == 5
 
@@ -137,9 +137,9 @@ def test_threads_have_no_more_of_their_own_than_they_are_given(
 def test_threads_are_put_back_when_work_fails_or_nobody_wants_more() -> None:
     torch.set_num_threads(5)
     with pytest.raises(DrnError, match="broken"):
-        list(one_thread_each(fail, range(3), 2))
+        list(map_in_threads(fail, range(3), 2))
     assert threads_of_a_later_thread() == 5
-    results = one_thread_each(str, range(100), 2)
+    results = map_in_threads(str, range(100), 2)
     assert next(results) == "0"
     results.close()
     assert threads_of_a_later_thread() == 5
@@ -160,7 +160,7 @@ def test_second_interrupt_waits_for_what_is_being_read() -> None:
     again = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
 
     def use() -> None:
-        for _ in ahead(slow, range(9)):
+        for _ in prefetch(slow, range(9)):
             again.start()
             raise KeyboardInterrupt
 

@@ -29,9 +29,9 @@ from drn_cli.data.batches import normalize
 from drn_cli.errors import DrnError
 from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.loading import load_classifier, load_predictor
-from drn_cli.inference.opening import Found, TrainedNetwork, open_network, read_network
+from drn_cli.inference.opening import OpenedNetwork, TrainedNetwork, open_network, read_network
 from drn_cli.inference.predictor import SegmentationPredictor
-from drn_cli.inference.runtimes import AS_PIXELS, ExportedNetwork, Output
+from drn_cli.inference.runtimes import UINT8_STATISTICS, ExportedNetwork, Output
 from drn_cli.networks.catalog import Task
 from drn_cli.recipe.schema import Eval
 
@@ -40,7 +40,7 @@ SMALL = [(1, 1), (1, 9), (7, 8), (33, 47), (72, 96)]
 VIEWS = [Eval(), Eval(scales=(0.5, 1.25)), Eval(flip=True), Eval(tile=64)]
 IMAGE = noise(40, 80)
 
-Open = Callable[..., Found]
+Open = Callable[..., OpenedNetwork]
 Look = Callable[[Eval], tuple[Tensor, Tensor]]
 
 
@@ -49,7 +49,7 @@ def opened(exports: Exports) -> Open:
     """Open exported networks, each once: reading a program takes a second."""
 
     @cache
-    def read(task: Task = "segmentation", **options: Any) -> Found:
+    def read(task: Task = "segmentation", **options: Any) -> OpenedNetwork:
         return open_network(exports(task, **options))
 
     return read
@@ -114,7 +114,7 @@ def test_views_differ(look: Look) -> None:
 @pytest.mark.parametrize("format_", RUNTIMES)
 def test_concurrent_images(opened: Open, right: SegmentationPredictor, format_: str) -> None:
     images = [noise(24 + 8 * (number % 3), 40, number) for number in range(12)]
-    together = load_predictor(opened(format=format_), CPU, at_once=4)
+    together = load_predictor(opened(format=format_), CPU, concurrency=4)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(together, images))
     for given, image in zip(found, images, strict=True):
@@ -144,7 +144,7 @@ def test_argmax_normalize_and_size_keep_the_index_maps(
     opened: Open, right: SegmentationPredictor, options: dict[str, Any]
 ) -> None:
     exported = load_predictor(opened(**options), CPU)
-    assert exported.statistics == (AS_PIXELS if "normalize" in options else STATISTICS)
+    assert exported.statistics == (UINT8_STATISTICS if "normalize" in options else STATISTICS)
     image = noise(*FIXED)
     assert_same(exported(image), right(image))
     assert_same(exported.batch([image, image])[1], right(image))
@@ -152,10 +152,12 @@ def test_argmax_normalize_and_size_keep_the_index_maps(
 
 def test_argmax_excludes_probabilities_and_views(opened: Open) -> None:
     found = opened(format="pt2", argmax=True)
-    with pytest.raises(DrnError, match=r"classes alone.*export it without --argmax"):
+    with pytest.raises(DrnError, match=r"class ids only.*export it without --argmax"):
         load_predictor(found, CPU).with_probabilities(IMAGE)
     for view in VIEWS[1:]:
-        with pytest.raises(DrnError, match=r"net\.pt2: gives classes alone, .* without --argmax"):
+        with pytest.raises(
+            DrnError, match=r"net\.pt2: outputs class ids only; .* without --argmax"
+        ):
             load_predictor(found, CPU, view=view)
 
 
@@ -171,19 +173,19 @@ def test_fixed_size(opened: Open) -> None:
 @pytest.fixture(params=RUNTIMES)
 def classifiers(
     request: pytest.FixtureRequest, exports: Exports, opened: Open
-) -> tuple[Found, Found]:
+) -> tuple[OpenedNetwork, OpenedNetwork]:
     """An exported classifier and its checkpoint."""
     run = exports.run("classification")
     trained = read_network(run / "checkpoints" / "best.safetensors")
     return opened("classification", format=request.param), trained
 
 
-def loaded(source: Found, view: Any) -> ClassificationPredictor:
+def loaded(source: OpenedNetwork, view: Any) -> ClassificationPredictor:
     return load_classifier(source, CPU, crop=CROP, resize=RESIZE, view=view)
 
 
 @pytest.mark.parametrize("view", ["1-crop", "10-crop"])
-def test_classes_of_crops(classifiers: tuple[Found, Found], view: Any) -> None:
+def test_classes_of_crops(classifiers: tuple[OpenedNetwork, OpenedNetwork], view: Any) -> None:
     exported, right = (loaded(source, view) for source in classifiers)
     crops = torch.from_numpy(np.stack([right.crops(noise(50, 70, seed)) for seed in (1, 2)]))
     assert crops.shape[1] == (10 if view == "10-crop" else 1)
@@ -192,7 +194,7 @@ def test_classes_of_crops(classifiers: tuple[Found, Found], view: Any) -> None:
     assert (expected[0] - expected[1]).abs().max() > 1e-3
 
 
-def test_class_score_maps(classifiers: tuple[Found, Found]) -> None:
+def test_class_score_maps(classifiers: tuple[OpenedNetwork, OpenedNetwork]) -> None:
     exported, right = (loaded(source, "1-crop") for source in classifiers)
     x = torch.rand(1, 3, 40, 64)
     found, expected = exported.maps(x), right.maps(x)
@@ -201,7 +203,7 @@ def test_class_score_maps(classifiers: tuple[Found, Found]) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
-def test_classes_and_crops_from_metadata(classifiers: tuple[Found, Found]) -> None:
+def test_classes_and_crops_from_metadata(classifiers: tuple[OpenedNetwork, OpenedNetwork]) -> None:
     exported = load_classifier(classifiers[0], CPU)
     assert (exported.names, exported.folders, exported.named) == (CLASS_SET.names, FOLDERS, True)
     assert (exported.crop, exported.resize) == (CROP, RESIZE)
@@ -215,9 +217,9 @@ def test_compiling_and_the_wrong_task_are_refused(
 ) -> None:
     loaders: list[Any] = [load_predictor, load_classifier]
     fitting, wrong = loaders if task == "segmentation" else loaders[::-1]
-    with pytest.raises(DrnError, match=r"net\.onnx: cannot be compiled: its own runtime runs it"):
+    with pytest.raises(DrnError, match=r"net\.onnx: exported networks cannot be compiled"):
         fitting(opened(task, format="onnx"), CPU, compiled=True)
-    with pytest.raises(DrnError, match=r"net\.onnx: holds a .* is needed"):
+    with pytest.raises(DrnError, match=r"net\.onnx: is a .*, not a "):
         wrong(exports(task, format="onnx"), CPU)
 
 
@@ -269,11 +271,11 @@ def test_metadata() -> None:
     network = recording([])
     assert (network.arch, network.task, network.classes) == ("drn_d_22", "segmentation", 7)
     assert (network.architecture.width, network.size) == (1, None)
-    assert not (network.answers_classes or network.takes_pixels)
+    assert not (network.outputs_classes or network.takes_uint8)
     network = recording([], input="uint8", outputs="classes", size="48x64", width="0.25")
     assert (network.architecture.width, network.size) == (0.25, (48, 64))
-    assert network.answers_classes
-    assert network.takes_pixels
+    assert network.outputs_classes
+    assert network.takes_uint8
 
 
 def test_threads_are_divided_among_concurrent_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +289,9 @@ def test_threads_are_divided_among_concurrent_images(monkeypatch: pytest.MonkeyP
 def test_uint8_and_float_inputs() -> None:
     calls: Calls = []
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
-    given = recording(calls, input="uint8").session(CPU, 1)(normalize(pixels, AS_PIXELS), "scores")
+    given = recording(calls, input="uint8").session(CPU, 1)(
+        normalize(pixels, UINT8_STATISTICS), "scores"
+    )
     assert torch.equal(given, pixels.permute(0, 3, 1, 2))
     x = torch.randn(1, 3, 5, 7)
     assert torch.equal(recording(calls).session(CPU, 1)(x, "logits"), x)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from drn_cli.inference import score_maps
-from drn_cli.inference.score_maps import ViewScores, class_map, probabilities
+from drn_cli.inference.score_maps import ViewScores, argmax_classes, probabilities
 from drn_cli.inference.views import view_size
 from drn_cli.networks.models import upsample
 
@@ -81,7 +81,7 @@ def test_answers_are_those_of_whole_maps(
     before = [one.scores.clone() for one in maps]
     expected = step_by_step(maps, *size)
 
-    classes = class_map(maps, *size)
+    classes = argmax_classes(maps, *size)
     assert classes.shape == size
     assert classes.dtype == torch.uint8
     assert disagreement(classes, expected) < 1e-4
@@ -107,13 +107,13 @@ def test_neither_bands_nor_columns_show(
     monkeypatch.setattr(score_maps, "COLUMNS", columns)
     found = probabilities(maps, *size)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    assert disagreement(class_map(maps, *size), step_by_step(maps, *size)) < 1e-4
+    assert disagreement(argmax_classes(maps, *size), step_by_step(maps, *size)) < 1e-4
 
 
 def test_a_image_wider_than_all_columns_at_once() -> None:
     size = (9, 2 * score_maps.COLUMNS + 77)
     maps = seen(*size, 8, (0.75, 1.0), MIRRORED)
-    assert disagreement(class_map(maps, *size), step_by_step(maps, *size)) < 1e-4
+    assert disagreement(argmax_classes(maps, *size), step_by_step(maps, *size)) < 1e-4
 
 
 def test_sizes_that_share_a_side_are_not_mistaken_for_each_other() -> None:
@@ -122,13 +122,13 @@ def test_sizes_that_share_a_side_are_not_mistaken_for_each_other() -> None:
         for stride in (8, 1):
             for mirrored in ((False,), (True,)):
                 maps = seen(*size, stride, (1.0, 1.5), mirrored)
-                assert disagreement(class_map(maps, *size), step_by_step(maps, *size)) < 1e-4
+                assert disagreement(argmax_classes(maps, *size), step_by_step(maps, *size)) < 1e-4
 
 
 def test_the_last_of_many_classes_can_be_the_best() -> None:
     maps = seen(16, 24, 8, classes=255)
     maps[0].scores[:, 254] = 100
-    assert (class_map(maps, 16, 24) == 254).all()
+    assert (argmax_classes(maps, 16, 24) == 254).all()
 
 
 def test_scores_of_any_size_give_probabilities() -> None:

@@ -15,11 +15,11 @@ from drn_cli.errors import DrnError
 from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.inference.stream import (
     GPU_BYTES,
-    MOST_AT_ONCE,
+    MAX_BATCH,
     WAITING_BYTES,
     WRITERS,
     DecodedImage,
-    by_size,
+    group_by_size,
     stream,
 )
 from drn_cli.networks import create_model
@@ -54,7 +54,7 @@ def together(number: int, image: Pixels, answer: int) -> tuple[int, int]:
 
 
 def run(count: int, device: torch.device = CPU, **given: Any) -> list[tuple[int, Any]]:
-    ways = {"read": make_image, "answer": first_values, "finish": together} | given
+    ways = {"read": make_image, "predict": first_values, "finish": together} | given
     return list(stream(range(count), device=device, **ways))
 
 
@@ -74,7 +74,7 @@ def test_results_come_in_order_on_a_cpu(threads: Callable[[int], None], number: 
 
 @DEVICES
 def test_each_item_comes_once_with_its_own_result(device: torch.device) -> None:
-    results = dict(run(40, device, at_once=4))
+    results = dict(run(40, device, batch_size=4))
     assert len(results) == 40
     assert all(results[n] == (n, n) for n in range(40) if n % 7 != 6)
 
@@ -121,7 +121,7 @@ def threads_inside(count: int) -> set[int]:
         used.add(torch.get_num_threads())
         return first_values(images)
 
-    assert len(run(count, answer=answer)) == count
+    assert len(run(count, predict=answer)) == count
     return used
 
 
@@ -152,7 +152,7 @@ def test_images_are_answered_at_the_same_time(threads: Callable[[int], None]) ->
         meeting.wait(PATIENCE)
         return first_values(images)
 
-    assert len(run(6, answer=answer)) == 6
+    assert len(run(6, predict=answer)) == 6
 
 
 @DEVICES
@@ -170,7 +170,7 @@ def test_files_are_written_in_other_threads_while_the_network_works(device: torc
         finishers.add(threading.current_thread())
         return begun.wait(PATIENCE)
 
-    results = run(6, device, answer=answer, finish=finish, at_once=1)
+    results = run(6, device, predict=answer, finish=finish, batch_size=1)
     assert [result for _, result in results] == [True] * 6
     assert threading.current_thread() not in finishers
 
@@ -183,7 +183,7 @@ def test_several_files_are_written_at_the_same_time(device: torch.device) -> Non
         return meeting.wait(PATIENCE)
 
     # A multiple of the writers, none of them broken.
-    assert len(run(WRITERS, device, finish=finish, at_once=1)) == WRITERS
+    assert len(run(WRITERS, device, finish=finish, batch_size=1)) == WRITERS
 
 
 @DEVICES
@@ -194,7 +194,7 @@ def test_no_more_is_read_ahead_than_is_useful(device: torch.device) -> None:
         read.append(number)
         return np.zeros((4, 4, 3), np.uint8)
 
-    results = stream(range(1000), note, first_values, together, device, at_once=1)
+    results = stream(range(1000), note, first_values, together, device, batch_size=1)
     next(results)
     results.close()
     assert len(read) < 50
@@ -205,7 +205,7 @@ def fail(*_: Any) -> Any:
 
 
 @DEVICES
-@pytest.mark.parametrize("where", ["answer", "finish"])
+@pytest.mark.parametrize("where", ["predict", "finish"])
 def test_failure_ends_it_and_the_threads_are_put_back(
     threads: Callable[[int], None], device: torch.device, where: str
 ) -> None:
@@ -218,7 +218,7 @@ def test_failure_ends_it_and_the_threads_are_put_back(
         return first_values(images)
 
     with pytest.raises(DrnError, match="the disk is full"):
-        run(1000, device, **{"answer": note, "at_once": 1, where: fail})
+        run(1000, device, **{"predict": note, "batch_size": 1, where: fail})
     gc.collect()
     assert len(answered) < 50
     assert_threads(2)
@@ -250,16 +250,16 @@ def items(batches: Sequence[Sequence[DecodedImage[int]]]) -> list[list[int]]:
 
 def test_images_of_one_size_are_put_together_as_they_come() -> None:
     images = [empty(4 + n % 3, 5) for n in range(10)]
-    assert items(list(by_size(reads(images), 2))) == [
+    assert items(list(group_by_size(reads(images), 2))) == [
         [0, 3], [1, 4], [2, 5], [6, 9], [7], [8],
     ]  # fmt: skip
     images = [empty(2, 3), empty(3, 2)]  # as many pixels, and yet another size
-    assert items(list(by_size(reads(images), 2))) == [[0], [1]]
+    assert items(list(group_by_size(reads(images), 2))) == [[0], [1]]
 
 
 def test_image_that_cannot_be_read_is_alone_and_holds_nobody_up() -> None:
     images = [empty(4, 5), DrnError("broken"), empty(4, 5)]
-    assert items(list(by_size(reads(images), 3))) == [[1], [0, 2]]
+    assert items(list(group_by_size(reads(images), 3))) == [[1], [0, 2]]
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 5])
@@ -270,7 +270,7 @@ def test_the_network_sees_one_size_and_no_more_than_at_once(at_once: int) -> Non
         seen.append([image.shape for image in images])
         return first_values(images)
 
-    run(60, GPU, answer=answer, at_once=at_once)
+    run(60, GPU, predict=answer, batch_size=at_once)
     assert all(len(set(shapes)) == 1 for shapes in seen)
     assert max(map(len, seen)) == at_once
     assert sum(map(len, seen)) == 60 - 60 // 7
@@ -278,10 +278,10 @@ def test_the_network_sees_one_size_and_no_more_than_at_once(at_once: int) -> Non
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((64, 64), MOST_AT_ONCE), ((1024, 2048), 2), ((2000, 2000), 1), ((9000, 9000), 1)],
+    [((64, 64), MAX_BATCH), ((1024, 2048), 2), ((2000, 2000), 1), ((9000, 9000), 1)],
 )
 def test_as_many_as_fill_a_gpu_by_default(size: tuple[int, int], expected: int) -> None:
-    batches = list(by_size(reads([empty(*size)] * 130)))
+    batches = list(group_by_size(reads([empty(*size)] * 130)))
     assert {len(batch) for batch in batches[:-1]} == {expected}
     assert expected == 1 or expected * size[0] * size[1] * 3 <= GPU_BYTES
 
@@ -300,7 +300,7 @@ def test_what_waits_for_others_of_its_size_is_bounded(at_once: int | None) -> No
             yield one
 
     let_go = []
-    for batch in by_size(counted(), at_once):
+    for batch in group_by_size(counted(), at_once):
         gone += sum(one.image.size for one in batch)
         let_go += [one.item for one in batch]
     assert sorted(let_go) == list(range(200))
@@ -310,6 +310,6 @@ def test_what_waits_for_others_of_its_size_is_bounded(at_once: int | None) -> No
 def test_the_most_that_waits_goes_first() -> None:
     large, small = empty(1000, 1000), empty(900, 900)
     fitting = (WAITING_BYTES - 3 * large.size) // small.size
-    first, second = by_size(reads([large] * 3 + [small] * (fitting + 1)), 1000)
+    first, second = group_by_size(reads([large] * 3 + [small] * (fitting + 1)), 1000)
     assert {one.image.shape for one in first} == {small.shape}
     assert {one.image.shape for one in second} == {large.shape}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from drn_cli.inference.tiles import Tile, place_tiles, tiled
+from drn_cli.inference.tiles import Tile, predict_tiled, tile_grid
 
 CPU = torch.device("cpu")
 CLASSES = 5
@@ -56,12 +56,12 @@ class Cut:
         return self.network(self.whole[..., rows, columns])
 
     def in_tiles(self, side: int, stride: int) -> Tensor:
-        return tiled(self, self.whole.shape[2], self.whole.shape[3], side, stride)
+        return predict_tiled(self, self.whole.shape[2], self.whole.shape[3], side, stride)
 
 
 @pytest.mark.parametrize(("length", "side"), TILED)
 def test_tiles_cover_a_length_and_start_where_cells_do(length: int, side: int) -> None:
-    tiles = place_tiles(length, side)
+    tiles = tile_grid(length, side)
     assert len(tiles) > 1
     assert tiles[0].start == 0
     assert tiles[-1].stop == length
@@ -79,7 +79,7 @@ def test_tiles_cover_a_length_and_start_where_cells_do(length: int, side: int) -
 
 @pytest.mark.parametrize(("length", "side"), TILED)
 def test_tiles_are_no_more_than_are_needed_and_lie_evenly(length: int, side: int) -> None:
-    tiles = place_tiles(length, side)
+    tiles = tile_grid(length, side)
     steps = [after.start - before.start for before, after in itertools.pairwise(tiles)]
     assert max(steps) - min(steps) <= 16
     # One fewer would have less in common than was announced.
@@ -92,7 +92,7 @@ def test_tiles_are_no_more_than_are_needed_and_lie_evenly(length: int, side: int
 
 @pytest.mark.parametrize("length", [1, 7, 8, 63, 64])
 def test_what_is_no_longer_than_a_tile_is_one(length: int) -> None:
-    [tile] = place_tiles(length, 64)
+    [tile] = tile_grid(length, 64)
     assert (tile.start, tile.stop) == (0, length)
     assert not tile.fades_in
     assert not tile.fades_out
@@ -101,7 +101,7 @@ def test_what_is_no_longer_than_a_tile_is_one(length: int) -> None:
 
 
 def test_overlap_grows_with_the_tile_up_to_a_limit() -> None:
-    overlaps = [place_tiles(10**6, side)[0].overlap for side in (64, 256, 1024, 8192, 16384)]
+    overlaps = [tile_grid(10**6, side)[0].overlap for side in (64, 256, 1024, 8192, 16384)]
     assert 0 < overlaps[0] < overlaps[1] <= overlaps[2] <= overlaps[3] == overlaps[4]
 
 
@@ -110,7 +110,7 @@ def test_overlap_grows_with_the_tile_up_to_a_limit() -> None:
 def test_tiles_fade_into_each_other_but_not_at_the_ends(
     length: int, side: int, stride: int
 ) -> None:
-    tiles = place_tiles(length, side)
+    tiles = tile_grid(length, side)
     for tile in tiles:
         weights = tile.weights(stride, CPU)
         assert weights.dtype == torch.float32
@@ -169,14 +169,14 @@ def test_what_is_no_larger_than_a_tile_is_seen_whole() -> None:
 def test_every_tile_is_seen_once_and_none_is_larger_than_its_side() -> None:
     cut = Cut(image(150, 333), averaging)
     cut.in_tiles(100, 8)
-    down, across = place_tiles(150, 100), place_tiles(333, 100)
+    down, across = tile_grid(150, 100), tile_grid(333, 100)
     expected = [(t.start, t.stop, u.start, u.stop) for t in down for u in across]
     assert [(r.start, r.stop, c.start, c.stop) for r, c in cut.parts] == expected
 
 
 def test_the_middle_of_a_tile_counts_more_than_its_edge() -> None:
     # Two tiles that disagree: in what they have in common the nearer middle wins.
-    overlap = place_tiles(1000, 64)[0].overlap
+    overlap = tile_grid(1000, 64)[0].overlap
     cut = Cut(image(64, 2 * 64 - overlap), None)
 
     def network(x: Tensor) -> Tensor:

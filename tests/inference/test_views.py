@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from drn_cli.data.batches import normalize
 from drn_cli.data.folders import ChannelStats
-from drn_cli.inference.preparation import prepared
-from drn_cli.inference.score_maps import class_map
-from drn_cli.inference.views import look, resized, resized_floats, resized_image
+from drn_cli.inference.preparation import for_inference
+from drn_cli.inference.score_maps import argmax_classes
+from drn_cli.inference.views import predict_views, resize, resize_floats, resize_image
 from drn_cli.networks import create_model
 from drn_cli.networks.models import DRN
 from drn_cli.recipe.schema import Eval
@@ -82,8 +82,8 @@ def step_by_step(model: DRN, image: np.ndarray, view: Eval) -> np.ndarray:
 
 @torch.no_grad()
 def classes_of(model: DRN, image: np.ndarray, view: Eval) -> np.ndarray:
-    [maps] = look(model.scores, 8, batch(image), STATISTICS, view)
-    return class_map(maps, *image.shape[:2]).numpy()
+    [maps] = predict_views(model.scores, 8, batch(image), STATISTICS, view)
+    return argmax_classes(maps, *image.shape[:2]).numpy()
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_answers_are_those_of_the_protocol_step_by_step(arch: str, flip: bool) -
     image, view = smooth(59, 75), Eval(scales=PAPER, flip=flip)
     model = segmenter(arch, image)
     expected = step_by_step(model, image, view)
-    ready = prepared(model, torch.device("cpu")) if arch == "drn_d_22" else model
+    ready = for_inference(model, torch.device("cpu")) if arch == "drn_d_22" else model
     classes = classes_of(ready, image, view)
 
     # A level of a pixel's colour decides where two classes are as good as equal.
@@ -109,12 +109,12 @@ def test_answers_are_those_of_the_protocol_step_by_step(arch: str, flip: bool) -
 
 
 def on_cpu(images: Tensor, height: int, width: int) -> Tensor:
-    return resized(images, height, width)
+    return resize(images, height, width)
 
 
 def on_gpu(images: Tensor, height: int, width: int) -> Tensor:
     channels_first = images.permute(0, 3, 1, 2).float()
-    return resized_floats(channels_first, height, width).permute(0, 2, 3, 1)
+    return resize_floats(channels_first, height, width).permute(0, 2, 3, 1)
 
 
 def edges(height: int, width: int) -> np.ndarray:
@@ -156,12 +156,12 @@ def test_whole_floats_are_normalised_as_bytes_are_and_left_alone() -> None:
 def test_a_image_that_was_read_is_resized_alike() -> None:
     image = noise(30, 41)
     image.setflags(write=False)  # as Pillow gives them
-    assert resized_image(image, 30, 41) is image
-    found = resized_image(image, 20, 55)
+    assert resize_image(image, 30, 41) is image
+    found = resize_image(image, 20, 55)
     assert found.dtype == np.uint8
-    assert np.array_equal(found, resized(batch(image), 20, 55)[0].numpy())
-    flipped = resized_image(image[:, ::-1], 20, 55)
-    assert np.array_equal(flipped, resized(batch(image[:, ::-1]), 20, 55)[0].numpy())
+    assert np.array_equal(found, resize(batch(image), 20, 55)[0].numpy())
+    flipped = resize_image(image[:, ::-1], 20, 55)
+    assert np.array_equal(flipped, resize(batch(image[:, ::-1]), 20, 55)[0].numpy())
 
 
 class Recorder:
@@ -181,21 +181,21 @@ class Recorder:
 
 def test_sizes_are_truncated_and_never_empty() -> None:
     network = Recorder()
-    [maps] = look(network, 1, batch(noise(5, 7)), STATISTICS, Eval(scales=(0.5, 1.0, 1.5)))
+    [maps] = predict_views(network, 1, batch(noise(5, 7)), STATISTICS, Eval(scales=(0.5, 1.0, 1.5)))
     assert network.sizes == [(2, 3), (5, 7), (7, 10)]
     assert [(one.height, one.width) for one in maps] == network.sizes
     tiny = Recorder()
-    [[one]] = look(tiny, 1, batch(noise(1, 3)), STATISTICS, Eval(scales=(0.25,)))
+    [[one]] = predict_views(tiny, 1, batch(noise(1, 3)), STATISTICS, Eval(scales=(0.25,)))
     assert tiny.sizes == [(1, 1)]
-    assert class_map([one], 1, 3).shape == (1, 3)
+    assert argmax_classes([one], 1, 3).shape == (1, 3)
 
 
 def test_views_are_normalised_and_the_mirrored_follows_the_plain() -> None:
     network, image = Recorder(), noise(12, 20)
     images = batch(image)
-    [maps] = look(network, 1, images, STATISTICS, Eval(scales=(1.0, 0.5), flip=True))
+    [maps] = predict_views(network, 1, images, STATISTICS, Eval(scales=(1.0, 0.5), flip=True))
     assert [one.mirrored for one in maps] == [False, True, False, True]
-    half = resized(images, 6, 10)[0].numpy()
+    half = resize(images, 6, 10)[0].numpy()
     shown = [image, image[:, ::-1], half, half[:, ::-1]]
     for seen, expected in zip(network.seen, shown, strict=True):
         torch.testing.assert_close(seen, normalised(expected), rtol=1e-5, atol=1e-5)
@@ -206,7 +206,7 @@ def test_maps_are_float32_with_rows_of_cells_in_one_piece() -> None:
     def network(images: Tensor) -> Tensor:
         return F.conv2d(F.avg_pool2d(images, 8, ceil_mode=True), MIX).bfloat16()
 
-    [maps] = look(network, 8, batch(noise(20, 36)), STATISTICS, Eval(flip=True))
+    [maps] = predict_views(network, 8, batch(noise(20, 36)), STATISTICS, Eval(flip=True))
     for one in maps:
         assert one.scores.shape == (3, CLASSES, 5)
         assert one.scores.dtype == torch.float32
@@ -218,11 +218,11 @@ def test_maps_are_float32_with_rows_of_cells_in_one_piece() -> None:
 @pytest.mark.parametrize("view", [Eval(), Eval(scales=(0.5, 1.0), flip=True), Eval(tile=64)])
 def test_images_at_once_get_what_each_gets_alone(view: Eval) -> None:
     images = [smooth(72, 90, seed) for seed in range(3)]
-    ready = prepared(segmenter("drn_a_18", images[0]), torch.device("cpu"))
-    together = look(ready.scores, 8, batch(*images), STATISTICS, view)
+    ready = for_inference(segmenter("drn_a_18", images[0]), torch.device("cpu"))
+    together = predict_views(ready.scores, 8, batch(*images), STATISTICS, view)
     assert len(together) == len(images)
     for image, maps in zip(images, together, strict=True):
-        [alone] = look(ready.scores, 8, batch(image), STATISTICS, view)
+        [alone] = predict_views(ready.scores, 8, batch(image), STATISTICS, view)
         for found, expected in zip(maps, alone, strict=True):
             torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(together[0][0].scores, together[1][0].scores, atol=0.1)
@@ -232,9 +232,11 @@ def test_every_view_is_seen_in_tiles_of_the_side_that_is_asked_for() -> None:
     image = noise(80, 100)
     for scales in ((1.0,), (0.5, 1.0, 1.5)):
         whole, tiled = Recorder(), Recorder()
-        [expected] = look(whole, 1, batch(image), STATISTICS, Eval(scales=scales, flip=True))
+        [expected] = predict_views(
+            whole, 1, batch(image), STATISTICS, Eval(scales=scales, flip=True)
+        )
         view = Eval(scales=scales, flip=True, tile=64)
-        [found] = look(tiled, 1, batch(image), STATISTICS, view)
+        [found] = predict_views(tiled, 1, batch(image), STATISTICS, view)
         assert 32 < max(max(size) for size in tiled.sizes) <= 64
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one.scores, other.scores, rtol=1e-5, atol=1e-5)
@@ -250,6 +252,6 @@ def test_a_sure_network_gets_its_class_in_tiles_at_several_sizes() -> None:
     flat = np.full((96, 80, 3), (10, 200, 90), np.uint8)
     expected = int(F.conv2d(normalised(flat), MIX)[0, :, 0, 0].argmax())
     view = Eval(scales=(0.9, 1.0), flip=True, tile=64)
-    [maps] = look(sure, 1, batch(flat), STATISTICS, view)
+    [maps] = predict_views(sure, 1, batch(flat), STATISTICS, view)
     assert all(math.isfinite(float(one.scores.sum())) for one in maps)
-    assert (class_map(maps, 96, 80) == expected).all()
+    assert (argmax_classes(maps, 96, 80) == expected).all()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drn_cli.inference import winograd
-from drn_cli.inference.winograd import WinogradConvolution, fits
+from drn_cli.inference.winograd import WinogradConvolution, is_supported
 
 SIZES = [(16, 16), (33, 47), (61, 35), (20, 64), (5, 3)]
 
@@ -112,9 +112,9 @@ def test_bands_of_tiles_give_what_one_gives(
 ) -> None:
     plain = convolution(dilation=dilation)
     x = maps(1, 8, 67, 35)
-    monkeypatch.setattr(winograd, "TILES_AT_ONCE", 10**9)
+    monkeypatch.setattr(winograd, "TILES_PER_BAND", 10**9)
     whole = WinogradConvolution(plain)(x)
-    monkeypatch.setattr(winograd, "TILES_AT_ONCE", at_once)
+    monkeypatch.setattr(winograd, "TILES_PER_BAND", at_once)
     assert error(WinogradConvolution(plain)(x), whole) < 1e-12
 
 
@@ -133,8 +133,8 @@ def test_small_maps_are_convolved_directly_and_alike() -> None:
 
 def test_it_fits_what_a_drn_has_most_of() -> None:
     for dilation in (1, 2, 4):
-        assert fits(nn.Conv2d(512, 512, 3, padding=dilation, dilation=dilation))
-    assert fits(nn.Conv2d(128, 256, 3, padding=1))
+        assert is_supported(nn.Conv2d(512, 512, 3, padding=dilation, dilation=dilation))
+    assert is_supported(nn.Conv2d(128, 256, 3, padding=1))
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ def test_it_fits_what_a_drn_has_most_of() -> None:
 )
 def test_it_fits_no_other_convolution(other: dict[str, object]) -> None:
     settings = {"in_channels": 256, "out_channels": 256, "kernel_size": 3, "padding": 1}
-    assert fits(nn.Conv2d(**settings))
-    assert not fits(nn.Conv2d(**settings | other))
+    assert is_supported(nn.Conv2d(**settings))
+    assert not is_supported(nn.Conv2d(**settings | other))
 
 
 def test_transforms_are_exact_along_a_line_and_on_a_plane() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from drn_cli.inference.memory import bytes_per_pixel
-from drn_cli.inference.preparation import prepared
+from drn_cli.inference.preparation import for_inference
 from drn_cli.networks import create_model
 from drn_cli.networks.catalog import architecture
 from drn_cli.networks.models import DRN
@@ -36,7 +36,7 @@ def test_peak_is_that_of_a_real_pass(name: str) -> None:
     model = create_model(name, "segmentation", 5).eval()
     plain, folded = measured(name), measured(name, folded=True)
     assert plain == really_at_once(model)
-    assert folded == really_at_once(prepared(model, CPU, exact=False))
+    assert folded == really_at_once(for_inference(model, CPU, exact=False))
     assert folded < plain
 
 

@@ -464,7 +464,7 @@ def test_short_memory_in_validation_is_no_end(
     limit_memory(running, trained + 350 * MIB)
     code, _, err = ended(running)
     assert code == 0, err
-    assert "out of memory: images are now seen in overlapping tiles of" in err
+    assert "out of memory: using overlapping tiles of" in err
     assert json.loads(run.scores.read_text())["images"] == 5
 
 

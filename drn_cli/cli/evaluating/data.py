@@ -10,7 +10,7 @@ from drn_cli.cli.source import InferenceOptions, describe
 if TYPE_CHECKING:
     from drn_cli.data.folders import Split
     from drn_cli.distributed.group import Group
-    from drn_cli.inference.opening import Found
+    from drn_cli.inference.opening import OpenedNetwork
     from drn_cli.inference.source import Source
     from drn_cli.report.gallery import Tile
 
@@ -68,7 +68,7 @@ def _place(source: "Source", data: Path | None) -> tuple[Path, str | None]:
 
 
 def _segmentation(
-    network: "Found",
+    network: "OpenedNetwork",
     source: "Source",
     root: Path,
     lists: str | None,
@@ -111,7 +111,7 @@ def _segmentation(
 
 
 def _classification(
-    network: "Found",
+    network: "OpenedNetwork",
     source: "Source",
     root: Path,
     split: "Split",
@@ -135,7 +135,7 @@ def _classification(
         group.device,
         read_statistics=folder.recorded_statistics,
         view="10-crop" if inference.ten_crop else "1-crop",
-        **source.crops(),
+        **source.crop_settings(),
         **inference.computing(group.device),
     )
     left_out = LeftOut()

@@ -45,7 +45,7 @@ class LocalizeOptions:
 
     def crops(self, source: "Source") -> dict[str, Any]:
         """Say how the classifier sees images."""
-        return source.crops() | ({} if self.side is None else {"resize": self.side})
+        return source.crop_settings() | ({} if self.side is None else {"resize": self.side})
 
 
 def evaluate_boxes(

@@ -50,7 +50,7 @@ def find_boxes(
         typer.Exit: An image could not be read, or its scores are not finite.
     """
     from drn_cli.distributed.group import join
-    from drn_cli.inference.activation import activate
+    from drn_cli.inference.activation import class_activation_map
     from drn_cli.inference.inputs import find_images
     from drn_cli.inference.loading import load_classifier
     from drn_cli.inference.opening import open_network
@@ -70,12 +70,14 @@ def find_boxes(
         classes = [_number(name, numbers) for name in wanted]
 
         def answer(images: "Sequence[Pixels]") -> "list[ClassActivationMap]":
-            return [activate(classifier, image, options.see, options.of) for image in images]
+            return [
+                class_activation_map(classifier, image, options.see, options.of) for image in images
+            ]
 
         def finish(
             item: "tuple[int, InputImage]", image: "Pixels", found: "ClassActivationMap"
         ) -> dict[str, Any]:
-            shown = classes or found.best(top_k)
+            shown = classes or found.topk(top_k)
             return _write(item[1], image, found, shown, classifier, out, save, options)
 
         entries: list[tuple[int, dict[str, Any]]] = []
@@ -115,21 +117,21 @@ def _write(
     """Write an image's files; give them and its boxes, ready for JSON."""
     from drn_cli.data.images import image_png
     from drn_cli.files import atomic
-    from drn_cli.inference.heat_maps import arrays, heat_overlay
-    from drn_cli.inference.outputs import check_place
+    from drn_cli.inference.heat_maps import encode_npz, heat_map_overlay
+    from drn_cli.inference.outputs import refuse_symlinks
 
     boxes = found.boxes(classes, options.thresholds)
     contents: dict[Path, bytes] = {}
     for place, kind in enumerate(classes):
         if "heatmap" in save:
             name = file.name if len(classes) == 1 else f"{file.name}_{place + 1}"
-            drawn = heat_overlay(image, found, kind, boxes[place, 0])
+            drawn = heat_map_overlay(image, found, kind, boxes[place, 0])
             contents[out / "heatmap" / f"{name}{ENDINGS['heatmap']}"] = image_png(drawn)
     if "array" in save:
-        content = arrays(found, classes, classifier.names, boxes, options.thresholds)
+        content = encode_npz(found, classes, classifier.names, boxes, options.thresholds)
         contents[out / "array" / f"{file.name}{ENDINGS['array']}"] = content
     for path, content in contents.items():
-        check_place(out, path)
+        refuse_symlinks(out, path)
         with atomic(path, durable=False) as temporary:
             temporary.write_bytes(content)
     limits = [None if limit == float("-inf") else limit for limit in options.thresholds]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from drn_cli.inference.classifier import ClassificationPredictor
     from drn_cli.inference.growing_table import ResumableCsv
     from drn_cli.inference.inputs import InputImage
-    from drn_cli.inference.opening import Found
+    from drn_cli.inference.opening import OpenedNetwork
     from drn_cli.inference.source import Source
 
 SHOWN = 40  # images of which a table is printed unasked
@@ -47,7 +47,7 @@ class Tally:
 def classify(
     inputs: Sequence[str],
     source: "Source",
-    network: "Found",
+    network: "OpenedNetwork",
     inference: InferenceOptions,
     options: PredictOptions,
     top_k: int,
@@ -60,7 +60,7 @@ def classify(
         typer.Exit: An image could not be read, or its scores are not finite.
     """
     from drn_cli.distributed.group import join
-    from drn_cli.inference.growing_table import ResumableCsv, writing_table
+    from drn_cli.inference.growing_table import ResumableCsv, csv_lock
     from drn_cli.inference.inputs import InputImage, find_images
     from drn_cli.inference.loading import load_classifier
 
@@ -76,14 +76,14 @@ def classify(
             network,
             group.device,
             view="10-crop" if inference.ten_crop else "1-crop",
-            **source.crops(),
+            **source.crop_settings(),
             **inference.computing(group.device),
         )
         top = min(top_k, len(classifier.names))
         table, maker = None, {}
         if csv is not None:
             if group.is_main:
-                stack.enter_context(writing_table(csv))
+                stack.enter_context(csv_lock(csv))
             places = range(1, top + 1)
             columns = (name for n in places for name in (f"class_{n}", f"probability_{n}"))
             table = ResumableCsv(csv, ["image", *columns], group.rank, resume=options.skip_existing)
@@ -119,7 +119,7 @@ def _classify_share(
     import numpy as np
     import torch
 
-    from drn_cli.inference.classifier import best_first
+    from drn_cli.inference.classifier import topk
     from drn_cli.inference.stream import stream
 
     tally = Tally(0, 0, [], [])
@@ -138,7 +138,7 @@ def _classify_share(
     def finish(
         _: "tuple[int, InputImage]", __: "Pixels", scores: "Tensor"
     ) -> list[tuple[str, float]]:
-        best = best_first(scores.cpu()[None])[0, :top].tolist()
+        best = topk(scores.cpu()[None], top)[0].tolist()
         return [(classifier.names[k], float(scores[k].exp())) for k in best]
 
     results = stream(todo, read, answer, finish, classifier.device, options.batch)

@@ -18,7 +18,7 @@ from drn_cli.version import __version__
 
 if TYPE_CHECKING:
     from drn_cli.inference.normalization import Normalization
-    from drn_cli.inference.opening import Found
+    from drn_cli.inference.opening import OpenedNetwork
     from drn_cli.inference.outputs import Kind
 
 RECORD = "predictions.json"
@@ -38,7 +38,9 @@ DECIDES = {
 UNKNOWN: Row = {"network": None}
 
 
-def provenance_of(network: "Found", normalization: "Normalization", view: Mapping[str, Any]) -> Row:
+def provenance_of(
+    network: "OpenedNetwork", normalization: "Normalization", view: Mapping[str, Any]
+) -> Row:
     """Describe what makes predictions.
 
     Args:
@@ -139,11 +141,11 @@ def recording(
     Raises:
         DrnError: Files that something else made would remain, or the record cannot be read.
     """
-    from drn_cli.inference.outputs import writing_below
+    from drn_cli.inference.outputs import output_directory
 
     with ExitStack() as stack:
         with _changing(out):  # also what others write: who comes later finds this run's rows
-            alone = stack.enter_context(writing_below(out))
+            alone = stack.enter_context(output_directory(out))
             record = MapRecord(out, maker, kinds, alone=alone)
             record.begin(names, resume=resume, force=force)
         yield record
@@ -152,9 +154,9 @@ def recording(
 @contextmanager
 def _changing(out: Path) -> Iterator[None]:
     """Wait until no other run reads, changes and writes the record of a folder."""
-    from drn_cli.inference.outputs import lock_below
+    from drn_cli.inference.outputs import open_lock_in
 
-    with lock_below(out, hidden_beside(out / RECORD, "lock").name) as lock:
+    with open_lock_in(out, hidden_beside(out / RECORD, "lock").name) as lock:
         with suppress(OSError):  # there are no locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -178,7 +180,7 @@ class MapRecord:
 
     def begin(self, names: Sequence[str], *, resume: bool, force: bool) -> None:
         """Check what is there, and record what will be; arguments and errors as in `recording`."""
-        from drn_cli.inference.outputs import check_place
+        from drn_cli.inference.outputs import refuse_symlinks
 
         before = _read(self.out)
         if resume:
@@ -188,7 +190,7 @@ class MapRecord:
             self._refuse(before, left)
         for name, kinds_left in left.items():
             for path in _files(self.out, name, kinds_left):
-                check_place(self.out, path)
+                refuse_symlinks(self.out, path)
                 path.unlink(missing_ok=True)
             kept = [kind for kind in before[name]["files"] if kind not in kinds_left]
             before[name] = before[name] | {"files": kept}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from drn_cli.data.images import Pixels
     from drn_cli.distributed.group import Group
     from drn_cli.inference.inputs import InputImage
-    from drn_cli.inference.opening import Found
+    from drn_cli.inference.opening import OpenedNetwork
     from drn_cli.inference.outputs import Kind
     from drn_cli.inference.predictor import SegmentationPredictor
     from drn_cli.inference.source import Source
@@ -79,7 +79,7 @@ class Tally:
 def label(
     inputs: Sequence[str],
     source: "Source",
-    network: "Found",
+    network: "OpenedNetwork",
     inference: InferenceOptions,
     options: PredictOptions,
 ) -> None:
@@ -93,7 +93,7 @@ def label(
     from drn_cli.inference.inputs import InputImage, find_images
     from drn_cli.inference.loading import load_predictor
     from drn_cli.inference.outputs import KINDS
-    from drn_cli.inference.reading import networks_at_once
+    from drn_cli.inference.reading import default_concurrency
 
     outputs = [options.out / kind for kind in KINDS]
     stdin = list(inputs) == ["-"]
@@ -107,7 +107,7 @@ def label(
             network,
             group.device,
             view=inference.view,
-            at_once=networks_at_once(group.device, len(files)),
+            concurrency=default_concurrency(group.device, len(files)),
             **inference.computing(group.device),
         )
         with ExitStack() as sharing:
@@ -148,7 +148,7 @@ def label(
 
 
 def _check_submission(
-    network: "Found", files: "Sequence[InputImage]", options: PredictOptions
+    network: "OpenedNetwork", files: "Sequence[InputImage]", options: PredictOptions
 ) -> None:
     from drn_cli.data.classes import cityscapes
     from drn_cli.evaluation.submission import check_inputs
@@ -267,7 +267,7 @@ def _report(
 
 
 def label_one(
-    path: str, network: "Found", inference: InferenceOptions, options: PredictOptions
+    path: str, network: "OpenedNetwork", inference: InferenceOptions, options: PredictOptions
 ) -> None:
     """Write what is wanted of one image to stdout.
 
@@ -278,7 +278,7 @@ def label_one(
     from drn_cli.inference.inputs import InputImage, find_images
     from drn_cli.inference.loading import load_predictor
     from drn_cli.inference.outputs import encode
-    from drn_cli.inference.score_maps import scores_of
+    from drn_cli.inference.score_maps import name_in_errors
 
     (kind,) = options.save or ("colour",)
     files = [InputImage("-", "stdin")] if path == "-" else find_images([path])
@@ -289,11 +289,11 @@ def label_one(
             network,
             group.device,
             view=inference.view,
-            at_once=1,
+            concurrency=1,
             **inference.computing(group.device),
         )
         image = read_input((0, files[0]))
-        with scores_of(name_of(files[0])):
+        with name_in_errors(name_of(files[0])):
             [(classes, probabilities)] = _answers(predictor, [image], [kind])
         content = encode(kind, image, classes.cpu().numpy(), probabilities, predictor.class_set)
     sys.stdout.buffer.write(content)

@@ -22,7 +22,7 @@ from drn_cli.data.images import read_image
 from drn_cli.data.resized_crop import center_crop, ten_crops
 from drn_cli.errors import DrnError
 from drn_cli.files import csv_text
-from drn_cli.inference.growing_table import writing_table
+from drn_cli.inference.growing_table import csv_lock
 from drn_cli.inference.metadata import to_metadata
 from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
@@ -264,7 +264,7 @@ def test_rows_of_another_network_are_noticed_whatever_their_columns(classify, ot
 
 
 def test_csv_of_two_runs_at_once_is_refused(classify, photos):
-    with writing_table(Path("out/classes.csv")):
+    with csv_lock(Path("out/classes.csv")):
         Path("out/.classes.csv.0.part").write_text("photos/a.png\n")
         refused = classify("photos", "--csv", "out/classes.csv")
         assert Path("out/.classes.csv.0.part").read_text() == "photos/a.png\n"

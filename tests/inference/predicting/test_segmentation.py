@@ -82,7 +82,7 @@ def test_image_that_is_too_large_for_the_memory_is_seen_in_tiles(
     predict(*words, "--out", "tiles", "--tile", "192")
     pixels = 195 * 195  # down to a multiple of 8
     free = pixels * memory.bytes_per_pixel(architecture("drn_a_18")) / memory.SHARE
-    monkeypatch.setattr(memory, "available", lambda device: free)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: free)
     assert predict(*words, "--out", "short").exit_code == 0
     whole, tiles, short = (files_in(Path(name)) for name in ("whole", "tiles", "short"))
     assert short == tiles
