@@ -1,7 +1,7 @@
-"""A classifier of a real architecture that was made by hand: it sees colours, and where they are.
+"""A classifier with hand-set weights that scores colors at their positions.
 
-The stem takes the contrast of each colour to the others over two by two pixels, everything after it
-passes that on, and the head scores it. So it is known what the classifier must say of an image.
+The stem computes the contrast of each color over two by two pixels, the layers after it pass that
+on, and the head scales it to a score. So the correct output for an image is known.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ from drn_cli.networks.catalog import Task
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.models import DRN
 
-# What of red, green and blue makes a colour; nothing makes `other`, which wins where no colour is.
+# Weights of red, green and blue for each color; `other` has a constant score.
 CONTRASTS = {
     "red": (1.0, -0.5, -0.5),
     "green": (-0.5, 1.0, -0.5),
@@ -38,16 +38,16 @@ PAINT = {
     "yellow": (190, 190, 30),
     "other": (128, 128, 128),
 }
-FAINT = 0.12  # contrast, of 1, that counts as none
+FAINT = 0.12  # contrast, in 0..1, that scores 0
 GAIN = 10.0  # score of a contrast of 1
-OTHER = 0.3  # the score of `other`, everywhere
+OTHER = 0.3  # score of `other`, everywhere
 STATISTICS = ChannelStats((0.45, 0.5, 0.4), (0.25, 0.2, 0.3))
-WIDTH = 0.125  # of the stock network's channels: quick to load
-CELL = 8  # pixels to a position
+WIDTH = 0.125  # of the stock network's channels, fast to load
+CELL = 8  # pixels per position
 
 
 def score(name: str, rgb: Iterable[int]) -> float:
-    """Say what a colour's class must score on a large area of some other colour."""
+    """Return the correct score of a class on a large area of an RGB color."""
     if name == "other":
         return OTHER
     contrast = float(np.dot(CONTRASTS[name], np.array(rgb) / 255))
@@ -56,14 +56,14 @@ def score(name: str, rgb: Iterable[int]) -> float:
 
 @torch.no_grad()
 def build(task: Task = "classification", names: Sequence[str] = NAMES, width: float = WIDTH) -> DRN:
-    """Make the classifier, or a segmenter: a narrow drn_a_18 whose residual branches are silent."""
+    """Build the classifier, or a segmenter: a narrow drn_a_18 with residual branches of zero."""
     model = create_model("drn_a_18", task, len(names), width=width).eval()
     for parameter in model.parameters():
         parameter.zero_()
     convolution, norm = model.backbone.layer0[0], model.backbone.layer0[1]
     norm.weight.fill_(1)
     for channel, weights in enumerate(CONTRASTS.values()):
-        # The pixels beyond the middle of the kernel: together a position's lie in its own cell.
+        # Pixels right and below of the kernel's center: those of a position lie in its own cell.
         for place, weight in enumerate(weights):
             convolution.weight[channel, place, 5:7, 5:7] = weight * STATISTICS.std[place] / 4
         norm.bias[channel] = np.dot(weights, STATISTICS.mean) - FAINT
@@ -81,7 +81,7 @@ def build(task: Task = "classification", names: Sequence[str] = NAMES, width: fl
 
 
 def write(path: Path) -> Path:
-    """Write the classifier's checkpoint, which tells all that a run's would."""
+    """Write a checkpoint of the classifier with complete metadata."""
     model = build()
     class_set = ClassSet(NAMES, tuple(PAINT[name] for name in NAMES))
     save_weights(path, model, to_metadata(model, STATISTICS, class_set, WNIDS))
@@ -91,7 +91,7 @@ def write(path: Path) -> Path:
 def write_segmenter(
     path: Path, names: Sequence[str] = ("red", "green", "blue"), width: float = WIDTH
 ) -> Path:
-    """Write the checkpoint of a segmenter that finds colors; boundaries are at cells."""
+    """Write a checkpoint of the segmenter, whose boundaries are at multiples of 8 pixels."""
     model = build("segmentation", names, width)
     class_set = ClassSet(tuple(names), tuple(PAINT[name] for name in names))
     save_weights(path, model, to_metadata(model, STATISTICS, class_set))
@@ -99,7 +99,7 @@ def write_segmenter(
 
 
 def write_run(folder: Path, *, side: int, resize: int, data: Path = Path("nowhere")) -> Path:
-    """Write a run folder around it, whose recipe says at which size images are seen."""
+    """Write a run folder of the classifier, with a recipe."""
     write(folder / "checkpoints" / "best.safetensors")
     recipe = {
         "task": "classification",
@@ -116,7 +116,7 @@ def write_run(folder: Path, *, side: int, resize: int, data: Path = Path("nowher
 def draw(
     height: int, width: int, painted: dict[str, tuple[int, int, int, int]], seed: int = 0
 ) -> Pixels:
-    """Draw rectangles on grey noise: xmin, ymin, xmax, ymax by colour, corner pixels included."""
+    """Draw rectangles on gray noise: xmin, ymin, xmax, ymax by color, corner pixels included."""
     random = np.random.default_rng(seed)
     image = np.full((height, width, 3), 128.0)
     for name, (xmin, ymin, xmax, ymax) in painted.items():
@@ -126,7 +126,7 @@ def draw(
 
 
 def save(path: Path, image: Pixels) -> Path:
-    """Write an image, and the folder that it is to be in."""
+    """Write an image, and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path)
     return path

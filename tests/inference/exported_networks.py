@@ -1,6 +1,6 @@
-"""Two networks that were never trained, in run folders, and what `drn export` makes of them.
+"""Run folders of two untrained networks, and exports of them.
 
-Each file is written once, however many tests and processes read it.
+Each file is written once for all tests and pytest processes.
 """
 
 import copy
@@ -33,18 +33,18 @@ from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.models import DRN
 
 ARCH = "drn_a_18"
-SMALL = ((25, 33), (32, 24))  # instead of the sizes that are compared, which take seconds
+SMALL = ((25, 33), (32, 24))  # replace the sizes of the parity check, which take seconds
 CLASS_SET = ClassSet(("red", "green", "blue"), ((200, 40, 40), (40, 200, 40), (40, 40, 200)))
 FOLDERS = ("n1", "n2", "n3")
 STATISTICS = ChannelStats((0.37, 0.4, 0.43), (0.3, 0.31, 0.32))
 CROP, RESIZE = 40, 48
-FIXED = (48, 64)  # height and width, of what is exported with --size
-SECRET = "where_data_lay"  # part of paths that nobody else should see
+FIXED = (48, 64)  # height and width of exports with --size
+SECRET = "where_data_lay"  # part of paths that exports must not contain
 RUNTIMES = ("onnx", "pt2", "openvino")
 
 
 def lively(task: Task, arch: str = ARCH, classes: int = 3) -> DRN:
-    """Make a network whose batch norms do something, and whose classes all occur."""
+    """Build a network with nontrivial batch norms, in whose outputs all classes occur."""
     return copy.deepcopy(_lively(task, arch, classes))
 
 
@@ -65,7 +65,7 @@ def _lively(task: Task, arch: str, classes: int) -> DRN:
 
 
 def noise(height: int, width: int, seed: int = 0) -> Pixels:
-    """Draw blocks of colour with some noise, uint8 `(H, W, 3)`."""
+    """Draw blocks of color with noise, uint8 `(H, W, 3)`."""
     random = np.random.default_rng(seed)
     blocks = random.integers(0, 256, (-(-height // 8), -(-width // 8), 3))
     image = blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
@@ -73,20 +73,20 @@ def noise(height: int, width: int, seed: int = 0) -> Pixels:
 
 
 def normal(pixels: Pixels, statistics: ChannelStats = STATISTICS) -> npt.NDArray[np.float32]:
-    """Normalise as anybody would: `(N, H, W, 3)` to float32 `(N, 3, H, W)`."""
+    """Normalize with NumPy: `(N, H, W, 3)` to float32 `(N, 3, H, W)`."""
     x = (pixels.astype(np.float32) / 255 - np.float32(statistics.mean)) / np.float32(statistics.std)
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
 
 
 @torch.no_grad()
 def expected(task: Task, pixels: Pixels) -> list[npt.NDArray[np.float32]]:
-    """Give the logits and scores that plain PyTorch finds."""
+    """Return the logits and scores computed with plain PyTorch."""
     model, x = lively(task), torch.from_numpy(normal(pixels))
     return [model(x).numpy(), model.scores(x).numpy()]
 
 
 def places(file: Path) -> list[bytes]:
-    """Give what of this machine can be read in a file, which should be nothing."""
+    """Return local paths and names found in a file; there should be none."""
     content = file.read_bytes()
     root = Path(__file__).parents[2]
     known = [root, root.name + "/drn_cli", Path(sys.prefix), file.parents[1], Path.home()]
@@ -95,11 +95,11 @@ def places(file: Path) -> list[bytes]:
 
 
 def write_run(folder: Path, task: Task) -> Path:
-    """Write a run folder, as far as an export looks into it."""
+    """Write the parts of a run folder that an export reads."""
     model = lively(task)
     folders = FOLDERS if task == "classification" else None
-    told = to_metadata(model, STATISTICS, CLASS_SET, folders)
-    save_weights(folder / "checkpoints" / "best.safetensors", model, told)
+    metadata = to_metadata(model, STATISTICS, CLASS_SET, folders)
+    save_weights(folder / "checkpoints" / "best.safetensors", model, metadata)
     place = f"/{SECRET}/images"
     recipe: dict[str, Any] = {
         "task": task,
@@ -118,11 +118,11 @@ def write_run(folder: Path, task: Task) -> Path:
 
 
 class Exports:
-    """Run folders, and networks exported from them, made when they are first asked for."""
+    """Run folders and exported networks, written at their first use."""
 
     def __init__(self, factory: pytest.TempPathFactory) -> None:
         base = factory.getbasetemp()
-        # Processes of pytest-xdist have a folder each, in one that they share.
+        # Each pytest-xdist process has a folder below a shared one.
         self.folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports"
         self.folder.mkdir(exist_ok=True)
 
@@ -133,7 +133,7 @@ class Exports:
             return folder if folder.exists() else write_run(folder, task)
 
     def __call__(self, task: Task = "segmentation", **options: Any) -> Path:
-        """Give an exported network, in a folder of its own."""
+        """Return the file of an exported network, in its own folder."""
         run, form = self.run(task), ExportConfig(**options)
         name = "_".join([task, *(f"{key}={value}" for key, value in sorted(options.items()))])
         file = self.folder / name / f"net{ENDINGS[form.format]}"

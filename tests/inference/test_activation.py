@@ -1,4 +1,4 @@
-"""Boxes and heat of score maps that were made by hand, and what of an image the network sees."""
+"""Class activation maps: boxes, heat maps, and regions of the image."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,17 +21,17 @@ STATISTICS = ChannelStats((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 
 
 def activation(maps: Any, **other: Any) -> ClassActivationMap:
-    """Make what is seen of an image that is eight times as large as its maps, unless told."""
+    """Return activation maps of an image eight times as large as the maps, by default."""
     scores = torch.as_tensor(maps, dtype=torch.float32)
     height, width = (8 * side for side in scores.shape[1:])
     size = other.pop("size", (height, width))
-    seen = other.pop("region", (0.0, 0.0, float(size[0]), float(size[1])))
+    region = other.pop("region", (0.0, 0.0, float(size[0]), float(size[1])))
     shape = other.pop("input_size", (height, width))
-    return ClassActivationMap(scores, scores.double().mean((1, 2)).softmax(0), size, seen, shape)
+    return ClassActivationMap(scores, scores.double().mean((1, 2)).softmax(0), size, region, shape)
 
 
 def rectangle(rows: slice, columns: slice, shape: tuple[int, int] = (6, 9)) -> Tensor:
-    """Make maps in which class 1 wins in a rectangle with score 3, and class 0 elsewhere with 1."""
+    """Return maps where class 1 has score 3 in a rectangle, and class 0 score 1 everywhere."""
     maps = torch.zeros(3, *shape)
     maps[0] = 1
     maps[1, rows, columns] = 3
@@ -44,20 +44,20 @@ def box_of(found: ClassActivationMap, kind: int, threshold: float = NONE) -> lis
     return list(boxes[0, 0].tolist())
 
 
-def test_box_holds_the_positions_that_a_class_wins_corner_pixels_included() -> None:
+def test_box_includes_corner_pixels() -> None:
     found = activation(rectangle(slice(2, 5), slice(1, 4)))
     assert box_of(found, 1) == [8, 16, 31, 39]
-    assert box_of(found, 0) == [0, 0, 71, 47], "around what is not it"
+    assert box_of(found, 0) == [0, 0, 71, 47], "around all other positions"
     assert box_of(activation(rectangle(slice(5, 6), slice(8, 9))), 1) == [64, 40, 71, 47]
 
 
-def test_box_is_around_all_that_a_class_wins() -> None:
+def test_box_covers_separate_positions() -> None:
     maps = rectangle(slice(1, 2), slice(7, 8))
     maps[1, 4, 2] = 2
     assert box_of(activation(maps), 1) == [16, 8, 63, 39]
 
 
-def test_what_lies_at_the_threshold_is_out() -> None:
+def test_score_equal_to_threshold_is_outside() -> None:
     maps = rectangle(slice(1, 5), slice(2, 7))
     maps[1, 3, 4] = 5
     found = activation(maps)
@@ -66,7 +66,7 @@ def test_what_lies_at_the_threshold_is_out() -> None:
     assert box_of(found, 1, 3.0) == box_of(found, 1, float(above)) == [32, 24, 39, 31]
 
 
-def test_score_above_the_threshold_that_does_not_win_is_out() -> None:
+def test_box_covers_only_positions_of_highest_score() -> None:
     maps = rectangle(slice(1, 3), slice(1, 3))
     maps[2] = 2.5  # everywhere above class 0, and in the rectangle below class 1
     found = activation(maps)
@@ -75,7 +75,7 @@ def test_score_above_the_threshold_that_does_not_win_is_out() -> None:
     assert box_of(found, 2, 0.5) == [0, 0, 71, 47]
 
 
-def test_where_nothing_is_left_there_is_no_box() -> None:
+def test_no_box_above_all_scores() -> None:
     found = activation(rectangle(slice(2, 5), slice(1, 4)))
     boxes = found.boxes([1, 0, 2], [NONE, 2.0, 4.0])
     assert np.isnan(boxes).all(axis=2).tolist() == [
@@ -86,14 +86,13 @@ def test_where_nothing_is_left_there_is_no_box() -> None:
     assert np.isnan(boxes).any(axis=2).tolist() == np.isnan(boxes).all(axis=2).tolist()
 
 
-def test_network_that_says_nothing_sees_nothing() -> None:
+def test_no_box_for_nan_scores() -> None:
     found = activation(torch.full((3, 4, 4), torch.nan))
     assert np.isnan(found.boxes([0, 1, 2], [NONE, 0.0])).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_all_classes_and_thresholds_at_once_are_each_alone(seed: int) -> None:
-    """Compared with a search of every position."""
+def test_boxes_equal_exhaustive_search(seed: int) -> None:
     maps = torch.from_numpy(np.random.default_rng(seed).normal(0, 1, (4, 5, 7))).float()
     limits = [NONE, -0.5, 0.0, 0.8, 1.3, 1.9, 4.0]
     boxes = activation(maps).boxes([2, 0, 3], limits)
@@ -117,31 +116,31 @@ def test_all_classes_and_thresholds_at_once_are_each_alone(seed: int) -> None:
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        ((96, 144), [16, 32, 63, 79]),  # seen at half its size
-        ((24, 36), [4, 8, 15, 19]),  # at double
-        ((60, 45), [5, 20, 19, 49]),  # across at 8/5, down at 4/5
+        ((96, 144), [16, 32, 63, 79]),  # at half the size
+        ((24, 36), [4, 8, 15, 19]),  # at double the size
+        ((60, 45), [5, 20, 19, 49]),  # width at 8/5, height at 4/5
     ],
 )
-def test_boxes_are_in_pixels_of_the_image(size: tuple[int, int], expected: list[int]) -> None:
+def test_boxes_are_scaled_to_image_pixels(size: tuple[int, int], expected: list[int]) -> None:
     found = activation(rectangle(slice(2, 5), slice(1, 4)), size=size)
     assert box_of(found, 1) == pytest.approx(expected)
 
 
-def test_position_smaller_than_a_pixel_is_still_a_box() -> None:
+def test_box_of_position_smaller_than_a_pixel() -> None:
     found = activation(rectangle(slice(2, 3), slice(4, 5)), size=(3, 4))
     xmin, ymin, xmax, ymax = box_of(found, 1)
     assert xmin == xmax == pytest.approx(4 * 4 / 9)
     assert ymin == ymax == pytest.approx(2 * 3 / 6)
 
 
-def test_last_position_of_an_odd_size_ends_with_the_image() -> None:
+def test_box_is_clipped_to_odd_image_size() -> None:
     maps = rectangle(slice(3, 6), slice(5, 9))
     assert box_of(activation(maps, size=(43, 69), input_size=(43, 69)), 1) == [40, 24, 68, 42]
     halved = activation(maps, size=(86, 138), input_size=(43, 69))
     assert box_of(halved, 1) == [80, 48, 137, 85]
 
 
-def test_box_in_the_centre_of_a_image_lies_there() -> None:
+def test_box_of_center_crop() -> None:
     maps = rectangle(slice(0, 2), slice(7, 9))
     found = activation(maps, size=(100, 200), region=(20.0, 30.0, 48.0, 72.0))
     assert box_of(found, 1) == [86, 20, 101, 35]
@@ -149,21 +148,21 @@ def test_box_in_the_centre_of_a_image_lies_there() -> None:
     assert box_of(larger, 1) == [172, 40, 203, 71]
 
 
-def test_box_ends_where_the_network_stopped_seeing() -> None:
-    """A crop that is no multiple of 8, inside a larger image."""
+def test_box_is_clipped_to_crop() -> None:
+    """The crop size is not a multiple of 8."""
     maps = rectangle(slice(3, 6), slice(5, 9))
     found = activation(maps, size=(100, 200), region=(20.0, 30.0, 43.0, 69.0), input_size=(43, 69))
     assert box_of(found, 1) == [70, 44, 98, 62]
 
 
-def test_box_does_not_leave_a_image_that_is_smaller_than_what_was_seen() -> None:
+def test_box_is_clipped_to_padded_image() -> None:
     maps = rectangle(slice(0, 6), slice(0, 9))
     found = activation(maps, size=(32, 72), region=(-8.0, 0.0, 48.0, 72.0))
     assert box_of(found, 1) == [0, 0, 71, 31]
 
 
 @pytest.mark.parametrize("size", [(48, 72), (96, 144), (24, 36), (91, 50)])
-def test_heat_is_0_to_1_and_highest_where_the_map_is(size: tuple[int, int]) -> None:
+def test_heat_map_range_and_maximum(size: tuple[int, int]) -> None:
     maps = rectangle(slice(0, 0), slice(0, 0))
     maps[1] = torch.linspace(-2, 0, 9)
     maps[1, 4, 2] = 7
@@ -180,11 +179,11 @@ def test_heat_is_0_to_1_and_highest_where_the_map_is(size: tuple[int, int]) -> N
 
 
 @pytest.mark.parametrize("size", [(3, 4), (1, 1)])
-def test_heat_of_a_image_of_a_few_pixels_has_its_size(size: tuple[int, int]) -> None:
+def test_heat_map_of_tiny_image(size: tuple[int, int]) -> None:
     assert activation(rectangle(slice(1, 2), slice(1, 2)), size=size).heat_map(1).shape == size
 
 
-def test_heat_does_not_fade_at_the_border() -> None:
+def test_heat_map_is_not_darker_at_borders() -> None:
     maps = torch.zeros(2, 4, 5)
     maps[0, 0, 0] = maps[0, 3, 4] = 1
     heat = activation(maps, size=(30, 37), input_size=(30, 37)).heat_map(0)
@@ -192,11 +191,11 @@ def test_heat_does_not_fade_at_the_border() -> None:
     assert heat[0, -1] == 0
 
 
-def test_heat_of_a_map_without_any_is_nothing() -> None:
+def test_heat_map_of_constant_scores_is_zero() -> None:
     assert not activation(torch.full((2, 3, 3), 4.0)).heat_map(0).any()
 
 
-def test_heat_is_cold_where_the_network_did_not_look() -> None:
+def test_heat_map_is_zero_outside_region() -> None:
     maps = torch.zeros(2, 6, 9)
     maps[0] = torch.arange(54).reshape(6, 9) + 100
     heat = activation(maps, size=(100, 200), region=(20.0, 30.0, 48.0, 72.0)).heat_map(0)
@@ -207,7 +206,7 @@ def test_heat_is_cold_where_the_network_did_not_look() -> None:
     assert (heat[24:68, 34:102] > 0).all()
 
 
-def test_heat_of_a_image_that_was_padded_is_cut_to_it() -> None:
+def test_heat_map_of_padded_image() -> None:
     maps = torch.zeros(1, 6, 9)
     maps[0, 1, 0] = 1  # in the image's first rows
     heat = activation(maps, size=(32, 72), region=(-8.0, 0.0, 48.0, 72.0)).heat_map(0)
@@ -223,7 +222,7 @@ def classifier(
     maps: Callable[[Tensor], Tensor], crop: int = 32, resize: int = 40
 ) -> ClassificationPredictor:
     def pooled(x: Tensor) -> Tensor:
-        raise AssertionError("the network is asked for its maps")
+        raise AssertionError("only maps are needed")
 
     return ClassificationPredictor(
         network=pooled,
@@ -238,7 +237,7 @@ def classifier(
 
 
 def look(image: Pixels, see: Any, **settings: int) -> tuple[ClassActivationMap, Tensor]:
-    """Give what is seen of an image, and what the network was given."""
+    """Return the maps of an image, and the input of the network."""
     given: list[Tensor] = []
 
     def maps(x: Tensor) -> Tensor:
@@ -247,12 +246,11 @@ def look(image: Pixels, see: Any, **settings: int) -> tuple[ClassActivationMap, 
         return torch.arange(3 * height * width).reshape(1, 3, height, width) % 11 / 3
 
     found = class_activation_map(classifier(maps, **settings), image, see)
-    [seen] = given
-    return found, seen
+    return found, given[0]
 
 
 @pytest.mark.parametrize("size", [(80, 104), (104, 80), (40, 57), (20, 31), (55, 133)])
-def test_whole_sees_all_of_a_image_at_the_classifiers_size(size: tuple[int, int]) -> None:
+def test_whole_image_is_resized(size: tuple[int, int]) -> None:
     image = noise(*size)
     found, given = look(image, "whole")
     pixels = v2.functional.to_image(image)
@@ -265,7 +263,7 @@ def test_whole_sees_all_of_a_image_at_the_classifiers_size(size: tuple[int, int]
 
 
 @pytest.mark.parametrize("size", [(80, 104), (103, 80), (40, 57), (20, 31)])
-def test_centre_sees_what_a_classifier_is_tested_on(size: tuple[int, int]) -> None:
+def test_center_crop_is_that_of_evaluation(size: tuple[int, int]) -> None:
     image = noise(*size)
     found, given = look(image, "centre")
     crop = torch.from_numpy(center_crop(image, 32, 40)).permute(2, 0, 1)
@@ -282,8 +280,8 @@ def test_centre_sees_what_a_classifier_is_tested_on(size: tuple[int, int]) -> No
 
 
 @pytest.mark.parametrize("resize", [25, 26, 27, 28, 29, 31])
-def test_centre_of_a_image_that_is_smaller_lies_on_the_padding(resize: int) -> None:
-    """What the network was given is found again at the place that it is said to come from."""
+def test_center_crop_of_smaller_image_is_padded(resize: int) -> None:
+    """The region is where the image lies in the padded input."""
     image = noise(resize, resize) // 2 + 100  # nowhere black, unlike the padding
     found, given = look(image, "centre", resize=resize)
     std, mean = (torch.tensor(part)[:, None, None] for part in (STATISTICS.std, STATISTICS.mean))
@@ -292,23 +290,23 @@ def test_centre_of_a_image_that_is_smaller_lies_on_the_padding(resize: int) -> N
     assert found.region == (*(-float(first) for first in lit.min(0).values), 32, 32)
 
 
-def test_probabilities_are_those_of_the_mean_of_the_scores() -> None:
+def test_probabilities_are_softmax_of_mean_scores() -> None:
     image = noise(80, 104)
     found, _ = look(image, "whole")
     right = found.maps.double().mean((1, 2)).softmax(0)
     torch.testing.assert_close(found.probabilities, right)
     assert found.probabilities.dtype == torch.float64
-    assert right.unique().numel() == 3, "equal ones would prove little"
+    assert right.unique().numel() == 3, "the test needs different scores"
     assert found.topk(2) == right.argsort(descending=True)[:2].tolist()
-    assert len(found.topk(5)) == 3, "there are no more"
+    assert len(found.topk(5)) == 3, "there are three classes"
 
 
-def test_best_of_equals_is_the_first() -> None:
+def test_topk_breaks_ties_by_class_id() -> None:
     maps = torch.tensor([1.0, 2.0, 2.0, 1.0])[:, None, None].expand(4, 2, 2)
     assert activation(maps).topk(4) == [1, 2, 0, 3]
 
 
-def test_maps_of_probabilities_are_a_softmax_over_classes() -> None:
+def test_probability_maps_are_softmax_over_classes() -> None:
     maps = rectangle(slice(2, 5), slice(1, 4), (5, 7))
 
     def answer(x: Tensor) -> Tensor:
@@ -327,7 +325,7 @@ def test_maps_of_probabilities_are_a_softmax_over_classes() -> None:
     assert np.isnan(boxes[1]).all()
 
 
-def test_autocast_reaches_the_network_and_maps_are_float32() -> None:
+def test_autocast_maps_are_float32() -> None:
     weight = torch.randn(3, 3, 1, 1)
 
     def answer(x: Tensor) -> Tensor:

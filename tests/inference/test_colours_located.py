@@ -1,4 +1,4 @@
-"""Colours found where they are, in drawn images and in photographs that a person looked at."""
+"""Localization of colors in drawn images and annotated photographs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.loading import load_classifier
 
 NONE = float("-inf")
-SIDE = 96  # of images as they are seen
+SIDE = 96  # of the resized images
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +40,24 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> ClassificationPredic
         ((48, 61), "red", (11, 20, 44, 40)),
     ],
 )
-def test_drawn_rectangle_is_found_to_within_a_position(
+def test_box_of_drawn_rectangle(
     classifier: ClassificationPredictor, size: tuple[int, int], colour: str, box: tuple[int, ...]
 ) -> None:
     found = class_activation_map(classifier, draw(*size, {colour: box}))
     kind = NAMES.index(colour)
-    assert kind in found.topk(2), "beside what is everywhere"
+    assert kind in found.topk(2), "`other` is everywhere"
     [corners] = found.boxes([kind], [NONE])[0]
     one_position = CELL * min(size) / SIDE
     assert np.abs(corners - np.array(box)).max() <= one_position
     others = found.boxes([n for n in range(4) if n != kind], [NONE])
-    assert np.isnan(others).all(), "no other colour wins anywhere"
+    assert np.isnan(others).all(), "no other color has the highest score"
     everything = found.boxes([NAMES.index("other")], [NONE, OTHER + 0.01])[0]
     assert everything[0].tolist() == [0, 0, size[1] - 1, size[0] - 1]
     assert np.isnan(everything[1]).all()
 
 
-def test_scores_are_those_of_the_colour(classifier: ClassificationPredictor) -> None:
-    """So the statistics, the weights and their folding are heeded, and thresholds mean scores."""
+def test_scores_of_color(classifier: ClassificationPredictor) -> None:
+    """Covers normalization, weights and folded batch norms; thresholds are scores."""
     found = class_activation_map(classifier, np.full((96, 96, 3), PAINT["yellow"], np.uint8))
     for kind, name in enumerate(NAMES):
         inside = found.maps[kind, 1:-1, 1:-1]
@@ -66,7 +66,7 @@ def test_scores_are_those_of_the_colour(classifier: ClassificationPredictor) -> 
         )
 
 
-def test_two_colours_have_a_box_each_and_the_larger_comes_first(
+def test_boxes_of_two_colors(
     classifier: ClassificationPredictor,
 ) -> None:
     red, blue = (8, 16, 39, 47), (60, 32, 119, 87)
@@ -78,8 +78,8 @@ def test_two_colours_have_a_box_each_and_the_larger_comes_first(
 
 
 @pytest.mark.parametrize("see", ["whole", "centre"])
-def test_centre_sees_only_the_centre(classifier: ClassificationPredictor, see: Any) -> None:
-    """The image is twice as wide as what is seen of its centre."""
+def test_center_region_excludes_borders(classifier: ClassificationPredictor, see: Any) -> None:
+    """The image is twice as wide as its center crop."""
     inside, outside = (110, 30, 131, 70), (4, 4, 27, 40)
     found = class_activation_map(classifier, draw(96, 192, {"red": inside, "green": outside}), see)
     [corners] = found.boxes([NAMES.index("red")], [NONE])[0]
@@ -105,7 +105,7 @@ def test_centre_sees_only_the_centre(classifier: ClassificationPredictor, see: A
         ("test/Seq05VD_f00030", "red", 1.0, (0, 39, 32, 239)),
     ],
 )
-def test_boxes_in_photographs_are_those_that_a_person_drew(
+def test_boxes_in_photographs_match_annotations(
     classifier: ClassificationPredictor,
     camvid_source: Path,
     name: str,

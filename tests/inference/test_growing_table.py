@@ -26,7 +26,7 @@ Begin = Callable[..., ResumableCsv]
 
 @pytest.fixture
 def begun(path: Path) -> Iterator[Begin]:
-    """Begin tables, of which those are ended that a test leaves as a killed process would."""
+    """Begin tables, and end those that a test leaves open like a killed process."""
     tables = []
 
     def begin(
@@ -47,17 +47,15 @@ def lines(path: Path) -> list[str]:
 
 
 def others(path: Path) -> list[str]:
-    """Name all files beside the table."""
+    """Return the names of all files beside the table."""
     return sorted(one.name for one in path.parent.iterdir() if one != path)
 
 
-def test_table_is_whole_at_the_end_and_in_the_order_that_is_wanted(
-    path: Path, begun: Begin
-) -> None:
+def test_finish_writes_rows_in_order(path: Path, begun: Begin) -> None:
     table = begun()
     for image in ("c.png", "a.png", "d.png", "b.png"):
         table.add(row(image))
-        assert not path.exists()  # nobody sees half of it
+        assert not path.exists()  # no incomplete file
     table.end()
     table.finish(ORDER)
     assert lines(path) == [
@@ -70,7 +68,7 @@ def test_table_is_whole_at_the_end_and_in_the_order_that_is_wanted(
     assert others(path) == []
 
 
-def test_rows_that_nobody_found_are_left_out(path: Path, begun: Begin) -> None:
+def test_missing_rows_are_skipped(path: Path, begun: Begin) -> None:
     table = begun()
     table.add(row("c.png"))
     table.end()
@@ -78,7 +76,7 @@ def test_rows_that_nobody_found_are_left_out(path: Path, begun: Begin) -> None:
     assert [line.split(",")[0] for line in lines(path)] == ["image", "c.png"]
 
 
-def test_table_without_rows_has_a_header(path: Path, begun: Begin) -> None:
+def test_empty_table_has_header(path: Path, begun: Begin) -> None:
     table = begun()
     table.end()
     table.finish(ORDER)
@@ -89,7 +87,7 @@ NAMES = ["with,comma.png", 'with"quote.png', "with\nnewline.png", "größe.png",
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_name_comes_back_when_rows_are_read_again(path: Path, begun: Begin, name: str) -> None:
+def test_names_survive_round_trip(path: Path, begun: Begin, name: str) -> None:
     table = begun()
     table.add(row(name))
     assert begun(1, resume=True).known == {name}
@@ -112,14 +110,14 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """What a process leaves that is killed within its third row."""
+    """The part file of a process killed while it writes the third row."""
     path = tmp_path_factory.mktemp("killed") / "classes.csv"
     command = [sys.executable, "-c", KILLED, str(path), ",".join(HEADER)]
     assert subprocess.run(command, check=False).returncode == -9
     (part,) = path.parent.iterdir()
     assert part.name == ".classes.csv.0.part"
     content = part.read_bytes()
-    assert content.count(b"\n") == 3  # rows do not wait in the process
+    assert content.count(b"\n") == 3  # each row is flushed
     return content.removesuffix(b"t,0.5\n")
 
 
@@ -128,9 +126,7 @@ def leave(path: Path, content: bytes, rank: int = 0) -> None:
     (path.parent / f".{path.name}.{rank}.part").write_bytes(content)
 
 
-def test_killed_process_leaves_its_rows_and_the_next_goes_on(
-    path: Path, begun: Begin, killed: bytes
-) -> None:
+def test_resumes_after_sigkill(path: Path, begun: Begin, killed: bytes) -> None:
     leave(path, killed)
     table = begun(resume=True)
     assert table.known == {"a.png", "b.png"}
@@ -147,24 +143,20 @@ def test_killed_process_leaves_its_rows_and_the_next_goes_on(
     assert others(path) == []
 
 
-def test_half_a_line_is_gone_before_the_next_one_is_written(
-    path: Path, begun: Begin, killed: bytes
-) -> None:
-    """Or a second kill would leave a line of both."""
+def test_incomplete_line_is_truncated(path: Path, begun: Begin, killed: bytes) -> None:
+    """Otherwise the next row would continue the incomplete one."""
     leave(path, killed)
     begun(resume=True).add(row("d.png"))
     assert ResumableCsv(path, HEADER, 0, resume=True).known == {"a.png", "b.png", "d.png"}
 
 
 @pytest.mark.parametrize("cut", range(8))
-def test_half_a_character_does_no_harm(path: Path, begun: Begin, cut: int) -> None:
+def test_incomplete_utf8_is_truncated(path: Path, begun: Begin, cut: int) -> None:
     leave(path, ("a.png,cat,0.5\n" + "größe").encode()[: 14 + cut])
     assert begun(resume=True).known == {"a.png"}
 
 
-def test_without_resuming_the_part_that_was_left_is_dropped(
-    path: Path, begun: Begin, killed: bytes
-) -> None:
+def test_part_is_discarded_without_resume(path: Path, begun: Begin, killed: bytes) -> None:
     leave(path, killed)
     table = begun()
     assert table.known == set()
@@ -174,7 +166,7 @@ def test_without_resuming_the_part_that_was_left_is_dropped(
     assert lines(path)[1:] == ["c.png,cat,0.5"]
 
 
-def test_without_resuming_the_parts_of_more_processes_are_dropped_too(
+def test_parts_of_other_ranks_are_discarded_without_resume(
     path: Path, begun: Begin, killed: bytes
 ) -> None:
     leave(path, killed.replace(b"0.5", b"0.125"), rank=1)
@@ -195,7 +187,7 @@ def finished(path: Path, *images: str) -> None:
     table.finish(images)
 
 
-def test_finished_table_is_gone_on_with(path: Path, begun: Begin) -> None:
+def test_resumes_finished_table(path: Path, begun: Begin) -> None:
     finished(path, "b.png", "x.png")
     table = begun(resume=True)
     assert table.known == {"b.png", "x.png"}
@@ -207,9 +199,7 @@ def test_finished_table_is_gone_on_with(path: Path, begun: Begin) -> None:
     assert [line.split(",")[0] for line in lines(path)[1:]] == ["a.png", "b.png", "x.png"]
 
 
-def test_table_and_part_of_a_killed_process_are_both_known(
-    path: Path, begun: Begin, killed: bytes
-) -> None:
+def test_resumes_from_table_and_part(path: Path, begun: Begin, killed: bytes) -> None:
     finished(path, "d.png", "a.png")
     leave(path, killed.replace(b"0.5", b"0.75"))
     table = begun(resume=True)
@@ -220,7 +210,7 @@ def test_table_and_part_of_a_killed_process_are_both_known(
     assert lines(path)[1:] == ["a.png,cat,0.75", "b.png,cat,0.75", "d.png,cat,0.5"]
 
 
-def test_without_resuming_a_finished_table_is_replaced(path: Path) -> None:
+def test_finished_table_is_replaced_without_resume(path: Path) -> None:
     finished(path, "a.png", "b.png")
     finished(path, "c.png")
     assert [line.split(",")[0] for line in lines(path)] == ["image", "c.png"]
@@ -229,7 +219,7 @@ def test_without_resuming_a_finished_table_is_replaced(path: Path) -> None:
 OTHER = ["image", "class_1", "probability_1", "class_2", "probability_2"]
 
 
-def test_table_with_other_columns_is_refused_and_left_as_it_was(path: Path) -> None:
+def test_table_with_other_columns_is_refused(path: Path) -> None:
     finished(path, "a.png")
     before = path.read_bytes()
     with pytest.raises(DrnError, match=r"classes\.csv: columns differ from image,") as caught:
@@ -238,9 +228,7 @@ def test_table_with_other_columns_is_refused_and_left_as_it_was(path: Path) -> N
     assert path.read_bytes() == before
 
 
-def test_rows_of_a_part_with_other_columns_are_not_known(
-    path: Path, begun: Begin, killed: bytes
-) -> None:
+def test_part_with_other_columns_is_ignored(path: Path, begun: Begin, killed: bytes) -> None:
     leave(path, killed)
     table = begun(resume=True, header=OTHER)
     assert table.known == set()
@@ -249,20 +237,20 @@ def test_rows_of_a_part_with_other_columns_are_not_known(
     assert lines(path) == [",".join(OTHER)]
 
 
-def test_file_that_is_no_text_is_an_error(path: Path) -> None:
+def test_binary_file_is_refused(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"\xff\xfe\n")
     with pytest.raises(DrnError, match=r"classes\.csv: cannot be read"):
         ResumableCsv(path, HEADER, 0, resume=True)
 
 
-def test_folder_that_cannot_be_written_is_an_error(tmp_path: Path, begun: Begin) -> None:
+def test_unwritable_folder_is_an_error(tmp_path: Path, begun: Begin) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(DrnError, match=r"\.part: cannot be written"):
         begun(path=tmp_path / "out" / "classes.csv")
 
 
-def test_each_process_has_a_part_and_one_puts_them_together(path: Path, begun: Begin) -> None:
+def test_parts_of_all_ranks_are_merged(path: Path, begun: Begin) -> None:
     tables = [begun(rank) for rank in range(3)]
     for number, image in enumerate(["d.png", "b.png", "c.png", "a.png"]):
         tables[number % 3].add(row(image, str(number % 3)))
@@ -275,9 +263,7 @@ def test_each_process_has_a_part_and_one_puts_them_together(path: Path, begun: B
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_parts_of_a_killed_job_are_known_to_one_of_any_size(
-    path: Path, killed: bytes, world: int
-) -> None:
+def test_resumes_with_another_world_size(path: Path, killed: bytes, world: int) -> None:
     leave(path, killed, 0)
     leave(path, b"d.png,cat,0.5\nc.p", 1)
     tables = [ResumableCsv(path, HEADER, rank, resume=True) for rank in range(world)]
@@ -292,7 +278,7 @@ def test_parts_of_a_killed_job_are_known_to_one_of_any_size(
     assert others(path) == []
 
 
-def test_parts_of_another_table_are_left_alone(path: Path, begun: Begin, killed: bytes) -> None:
+def test_parts_of_other_tables_are_kept(path: Path, begun: Begin, killed: bytes) -> None:
     leave(path.with_name("other.csv"), killed)
     table = begun(resume=True)
     assert table.known == set()
@@ -302,13 +288,13 @@ def test_parts_of_another_table_are_left_alone(path: Path, begun: Begin, killed:
 
 
 @pytest.mark.parametrize("name", ["a[1].csv", "a*.csv", "no_ending", "two.dots.csv"])
-def test_table_may_have_any_name(path: Path, name: str) -> None:
+def test_unusual_file_names(path: Path, name: str) -> None:
     finished(path.with_name(name), "a.png")
     assert lines(path.with_name(name))[1:] == ["a.png,cat,0.5"]
     assert others(path.with_name(name)) == []
 
 
-def test_name_as_long_as_names_may_be(tmp_path: Path, begun: Begin) -> None:
+def test_longest_file_name(tmp_path: Path, begun: Begin) -> None:
     path = tmp_path / ("n" * 251 + ".csv")
     for rank in (0, 10):
         begun(rank, path=path).add(row(f"{rank}.png"))

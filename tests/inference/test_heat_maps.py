@@ -1,4 +1,4 @@
-"""Heat maps laid over their image, and the arrays that are written of them."""
+"""Heat map overlays and npz files."""
 
 import io
 
@@ -17,7 +17,7 @@ BOX = np.array([16.4, 8.0, 50.6, 40.0])
 
 @pytest.fixture
 def found() -> ClassActivationMap:
-    """Class 1 is hot around the position in row 1 and column 6, and cold in the last rows."""
+    """Maps where class 1 is highest around row 1 and column 6, and lowest in the last rows."""
     maps = torch.zeros(3, 6, 9)
     maps[0] = torch.arange(54).reshape(6, 9)
     maps[1, 0:3, 5:8] = 4
@@ -28,7 +28,7 @@ def found() -> ClassActivationMap:
     return ClassActivationMap(maps, likely, (HEIGHT, WIDTH), whole, (HEIGHT, WIDTH))
 
 
-def test_it_is_red_where_the_map_is_hot_and_blue_where_it_is_cold(
+def test_overlay_is_red_for_high_and_blue_for_low_scores(
     found: ClassActivationMap,
 ) -> None:
     drawn = heat_map_overlay(GREY, found, 1).astype(int)
@@ -36,23 +36,23 @@ def test_it_is_red_where_the_map_is_hot_and_blue_where_it_is_cold(
     red_to_blue = drawn[..., 0] - drawn[..., 2]
     assert red_to_blue[8:16, 48:56].min() > 30
     assert red_to_blue[36:, :].max() < 0
-    assert not np.array_equal(drawn, heat_map_overlay(GREY, found, 0)), "each class has its own"
+    assert not np.array_equal(drawn, heat_map_overlay(GREY, found, 0)), "each class has its own map"
 
 
-def test_the_image_is_seen_through_it(found: ClassActivationMap) -> None:
-    """Half of each pixel is the image's, wherever the map is hot or cold."""
+def test_overlay_is_half_transparent(found: ClassActivationMap) -> None:
+    """Half of each pixel comes from the image."""
     black, white = (heat_map_overlay(np.full_like(GREY, v), found, 1).astype(int) for v in (0, 255))
     assert np.abs(white - black - 127.5).max() <= 1
 
 
-def test_the_image_itself_is_left_as_it_is(found: ClassActivationMap) -> None:
+def test_overlay_does_not_change_image(found: ClassActivationMap) -> None:
     image = GREY.copy()
-    image.setflags(write=False)  # as images of some readers are
+    image.setflags(write=False)  # like arrays from Pillow
     heat_map_overlay(image, found, 1, BOX)
     assert np.array_equal(image, GREY)
 
 
-def test_a_box_is_drawn_light_on_dark(found: ClassActivationMap) -> None:
+def test_box_has_dark_outline(found: ClassActivationMap) -> None:
     plain, boxed = heat_map_overlay(GREY, found, 1), heat_map_overlay(GREY, found, 1, BOX)
     for x, y in ((16, 8), (51, 8), (16, 40), (51, 40), (30, 8), (30, 40), (16, 20), (51, 20)):
         assert boxed[y, x].tolist() == [255, 255, 255], (x, y)
@@ -63,18 +63,18 @@ def test_a_box_is_drawn_light_on_dark(found: ClassActivationMap) -> None:
     assert np.array_equal(plain[untouched], boxed[untouched])
 
 
-def test_no_box_is_drawn_where_there_is_none(found: ClassActivationMap) -> None:
+def test_nan_box_is_not_drawn(found: ClassActivationMap) -> None:
     plain = heat_map_overlay(GREY, found, 1)
     assert np.array_equal(heat_map_overlay(GREY, found, 1, NOTHING), plain)
 
 
-def test_a_box_at_the_border_is_drawn(found: ClassActivationMap) -> None:
+def test_box_at_image_border(found: ClassActivationMap) -> None:
     drawn = heat_map_overlay(GREY, found, 1, np.array([0.0, 0.0, WIDTH - 1, HEIGHT - 1]))
     for edge in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]):
         assert (edge == 255).all()
 
 
-def test_arrays_hold_what_was_found(found: ClassActivationMap) -> None:
+def test_npz_contents(found: ClassActivationMap) -> None:
     limits = (float("-inf"), 5.0, 9.0)
     boxes = found.boxes([1, 0], limits)
     content = encode_npz(found, [1, 0], ("cat", "dog", "bird"), boxes, limits)
@@ -90,4 +90,6 @@ def test_arrays_hold_what_was_found(found: ClassActivationMap) -> None:
         "size": [HEIGHT, WIDTH],
         "seen": [0, 0, HEIGHT, WIDTH],
     }
-    assert np.isnan(boxes).any() and not np.isnan(boxes).all(), "such boxes would prove little"
+    assert np.isnan(boxes).any() and not np.isnan(boxes).all(), (
+        "the test needs boxes with and without NaN"
+    )

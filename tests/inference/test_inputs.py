@@ -10,7 +10,7 @@ from drn_cli.errors import DrnError
 from drn_cli.inference.inputs import find_images
 
 KINDS = ("index", "colour")
-NOBODY = 65534
+UNPRIVILEGED = 65534  # user id
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +34,11 @@ def found(*inputs: str, out: str = "predictions") -> dict[str, str]:
     return result
 
 
-def test_file_is_named_after_itself() -> None:
+def test_file_name() -> None:
     assert found("pics/deep/c.jpeg") == {"pics/deep/c.jpeg": "c"}
 
 
-def test_folder_is_searched_through_and_its_structure_kept() -> None:
+def test_folder_structure_is_kept() -> None:
     assert found("pics") == {
         "pics/A.JPG": "A",
         "pics/b.png": "b",
@@ -47,7 +47,7 @@ def test_folder_is_searched_through_and_its_structure_kept() -> None:
     }
 
 
-def test_order_is_that_of_the_inputs_and_then_of_the_names() -> None:
+def test_order_of_inputs_is_kept() -> None:
     assert list(found("pics/deep", "pics/b.png")) == [
         "pics/deep/c.jpeg",
         "pics/deep/er/frame_1.png",
@@ -56,7 +56,7 @@ def test_order_is_that_of_the_inputs_and_then_of_the_names() -> None:
 
 
 @pytest.mark.parametrize("entry", ["pics", "pics/**/*.png"])
-def test_order_within_an_input_is_that_of_the_names_at_each_depth(images: Path, entry: str) -> None:
+def test_order_within_a_folder(images: Path, entry: str) -> None:
     for name in ("a10.png", "B.png", "deep.png", "a9.png", "deep/z.png", "deep/a.png"):
         touch(images / name)
     assert [path for path in found(entry) if path.endswith(".png")] == [
@@ -72,11 +72,11 @@ def test_order_within_an_input_is_that_of_the_names_at_each_depth(images: Path, 
 
 
 @pytest.mark.parametrize("entry", ["pics/", "./pics", "pics/.", "pics//"])
-def test_folder_may_be_spelt_in_several_ways(entry: str) -> None:
+def test_spellings_of_a_folder(entry: str) -> None:
     assert found(entry) == found("pics")
 
 
-def test_current_folder_and_one_above_can_be_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_current_and_parent_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("pics/deep")
     assert found(".") == {"c.jpeg": "c", "er/frame_1.png": "er/frame_1"}
     assert found("../deep") == {"../deep/c.jpeg": "c", "../deep/er/frame_1.png": "er/frame_1"}
@@ -99,7 +99,7 @@ def test_current_folder_and_one_above_can_be_searched(monkeypatch: pytest.Monkey
         ("pics/notes*", None),
     ],
 )
-def test_quoted_glob_keeps_the_structure_below_its_fixed_part(
+def test_glob_keeps_structure_below_first_wildcard(
     pattern: str, expected: dict[str, str] | None
 ) -> None:
     if expected is None:
@@ -109,11 +109,11 @@ def test_quoted_glob_keeps_the_structure_below_its_fixed_part(
         assert found(pattern) == expected
 
 
-def test_absolute_glob_works_too(images: Path) -> None:
+def test_absolute_glob(images: Path) -> None:
     assert found(f"{images}/**/*.jpeg") == {f"{images}/deep/c.jpeg": "deep/c"}
 
 
-def test_file_whose_name_looks_like_a_glob_is_taken_as_it_is(images: Path) -> None:
+def test_file_with_wildcard_in_its_name(images: Path) -> None:
     (images / "x[1].png").touch()
     assert found("pics/x[1].png") == {"pics/x[1].png": "x[1]"}
 
@@ -121,15 +121,15 @@ def test_file_whose_name_looks_like_a_glob_is_taken_as_it_is(images: Path) -> No
 @pytest.mark.parametrize(
     "again", ["pics", "pics/b.png", "./pics/b.png", "pics/deep/../b.png", "pics/*.png"]
 )
-def test_image_that_is_named_twice_is_predicted_once(again: str) -> None:
+def test_repeated_image_is_listed_once(again: str) -> None:
     assert found("pics", again) == found("pics")
 
 
-def test_image_that_is_named_by_another_path_is_predicted_once(images: Path) -> None:
+def test_image_with_two_paths_is_listed_once(images: Path) -> None:
     assert found("pics/b.png", str(images / "b.png")) == {"pics/b.png": "b"}
 
 
-def test_links_to_one_image_are_images_of_their_own(images: Path) -> None:
+def test_symlinked_files_are_separate_images(images: Path) -> None:
     (images / "deep" / "link.png").symlink_to(images / "b.png")
     assert found("pics/deep/link.png", "pics/b.png") == {
         "pics/deep/link.png": "link",
@@ -138,7 +138,7 @@ def test_links_to_one_image_are_images_of_their_own(images: Path) -> None:
     assert found("pics")["pics/deep/link.png"] == "deep/link"
 
 
-def test_links_back_to_searched_folders_end(images: Path) -> None:
+def test_symlink_cycles_end(images: Path) -> None:
     before = found("pics")
     (images / "deep" / "round").symlink_to(images)  # endless, if it were followed
     (images / "folder.png").symlink_to(images / "deep")
@@ -147,7 +147,7 @@ def test_links_back_to_searched_folders_end(images: Path) -> None:
     assert found("pics/**/*") == before
 
 
-def test_glob_finds_what_a_search_of_the_folder_finds(tmp_path: Path, images: Path) -> None:
+def test_glob_equals_folder_search(tmp_path: Path, images: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     for name in ("linked.png", ".hidden/h.png", ".ipynb_checkpoints/linked.png"):
         touch(elsewhere / name)
@@ -158,13 +158,13 @@ def test_glob_finds_what_a_search_of_the_folder_finds(tmp_path: Path, images: Pa
     assert list(found("pics/deep/link/.hid*/*.png")) == ["pics/deep/link/.hidden/h.png"]
 
 
-def test_link_to_a_folder_that_is_itself_an_input_is_searched(tmp_path: Path) -> None:
+def test_symlinked_folder_as_input(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "pics" / "deep")
     assert found("link") == {"link/c.jpeg": "c", "link/er/frame_1.png": "er/frame_1"}
     assert list(found("pics", "link")) == list(found("pics"))  # the same images
 
 
-def test_dots_in_a_name_belong_to_it(images: Path) -> None:
+def test_dots_in_file_names(images: Path) -> None:
     for name in ("v1.2/frame.0001.png", "v1.2/archive.tar.jpg"):
         touch(images / name)
     names = found("pics/v1.2")
@@ -173,7 +173,7 @@ def test_dots_in_a_name_belong_to_it(images: Path) -> None:
     assert found("pics")["pics/v1.2/frame.0001.png"] == "v1.2/frame.0001"
 
 
-def test_hidden_files_are_taken_where_they_are_named(images: Path) -> None:
+def test_hidden_files_need_explicit_name(images: Path) -> None:
     before = found("pics")
     for name in (".hidden.png", ".folder/a.png", "._b.png"):
         touch(images / name)
@@ -183,12 +183,12 @@ def test_hidden_files_are_taken_where_they_are_named(images: Path) -> None:
     assert found("pics/.folder") == {"pics/.folder/a.png": "a"}
 
 
-def test_half_written_files_are_no_images(images: Path) -> None:
+def test_temporary_files_are_skipped(images: Path) -> None:
     (images / ".b.png.1a2b3c4d.tmp").touch()
     assert len(found("pics")) == 4
 
 
-def test_images_that_differ_in_their_suffix_get_names_of_their_own(images: Path) -> None:
+def test_equal_stems_keep_extensions(images: Path) -> None:
     (images / "b.jpg").touch()
     names = found("pics")
     assert names["pics/b.jpg"] == "b.jpg"
@@ -196,7 +196,7 @@ def test_images_that_differ_in_their_suffix_get_names_of_their_own(images: Path)
     assert names["pics/A.JPG"] == "A"
 
 
-def test_images_that_would_be_written_to_one_file_are_an_error(images: Path) -> None:
+def test_equal_output_names_are_an_error(images: Path) -> None:
     (images / "deep" / "b.png").touch()
     with pytest.raises(DrnError, match=r"would both be written as b\.png") as caught:
         found("pics/b.png", "pics/deep/b.png")
@@ -204,7 +204,7 @@ def test_images_that_would_be_written_to_one_file_are_an_error(images: Path) -> 
 
 
 @pytest.mark.parametrize("out", ["pics/out", "pics", "pics/deep/../out"])
-def test_predictions_inside_the_input_are_left_out(images: Path, out: str) -> None:
+def test_output_folder_inside_input_is_skipped(images: Path, out: str) -> None:
     before = found("pics", out=out)
     assert len(before) == 4
     for kind in KINDS:
@@ -213,12 +213,12 @@ def test_predictions_inside_the_input_are_left_out(images: Path, out: str) -> No
     assert found("pics/**/*", out=out) == before
 
 
-def test_folder_whose_name_only_begins_like_an_output_is_searched(images: Path) -> None:
+def test_folder_with_prefix_of_output_is_searched(images: Path) -> None:
     touch(images / "index2" / "d.png")
     assert found("pics", out="pics")["pics/index2/d.png"] == "index2/d"
 
 
-def test_output_folder_above_the_input_hides_nothing() -> None:
+def test_output_folder_above_input() -> None:
     assert len(found("pics", out=".")) == 4
 
 
@@ -230,13 +230,13 @@ def test_output_folder_above_the_input_hides_nothing() -> None:
         ("bare", "bare: no images here"),
     ],
 )
-def test_input_without_images_is_an_error_that_names_it(entry: str, message: str) -> None:
+def test_input_without_images_is_an_error(entry: str, message: str) -> None:
     Path("bare").mkdir()
     with pytest.raises(DrnError, match=message):
         found(entry)
 
 
-def test_folder_without_images_beside_other_inputs_is_reported(
+def test_empty_folder_beside_other_inputs_is_reported(
     images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (images / "empty").mkdir()
@@ -244,10 +244,10 @@ def test_folder_without_images_beside_other_inputs_is_reported(
     assert caplog.messages == ["pics/empty: no images here (check the path)"]
 
 
-def test_what_inputs_leave_out_is_counted_together(
+def test_skipped_files_are_counted_over_all_inputs(
     images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also images in the output folder, that a pattern or its own name leads to."""
+    """Including images in the output folder that a glob or a name refers to."""
     caplog.set_level(logging.INFO, "drn_cli")
     touch(Path("predictions/index/a.png"))
     touch(Path("predictions/color/b.png"))
@@ -264,8 +264,8 @@ def test_what_inputs_leave_out_is_counted_together(
 
 
 @pytest.mark.parametrize("pattern", ["pics/**/*.tif", "pics/**/c.png", "pics/d*", "pics/*/e?"])
-def test_pattern_without_a_file_is_an_error_beside_other_inputs(images: Path, pattern: str) -> None:
-    """Files that it does not match are no reason to go on without it."""
+def test_glob_without_match_is_an_error(images: Path, pattern: str) -> None:
+    """Even if files exist that it does not match."""
     touch(images / ".hidden.tif")
     (images / "gone.png").symlink_to(images / "absent.png")
     (images / "deep" / "round").symlink_to(images)
@@ -286,7 +286,7 @@ def test_pattern_without_a_file_is_an_error_beside_other_inputs(images: Path, pa
         ("pics/*/**/*.txt", "unsupported ending 1 (deep/notes.txt), unreadable 1 (locked)"),
     ],
 )
-def test_only_what_a_pattern_may_mean_is_reported_as_left_out(
+def test_only_skipped_files_matching_the_glob_are_reported(
     images: Path, pattern: str, left_out: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "drn_cli")
@@ -301,12 +301,12 @@ def test_only_what_a_pattern_may_mean_is_reported_as_left_out(
 
 @contextmanager
 def without_rights(folder: Path) -> Iterator[None]:
-    """Take a folder's rights away; root reads everything, and is somebody else for a while."""
+    """Make a folder unreadable; as root, also switch to an unprivileged user."""
     before = os.geteuid()
     folder.chmod(0)
     Path.cwd().chmod(0o755)
     if before == 0:
-        os.seteuid(NOBODY)
+        os.seteuid(UNPRIVILEGED)
     try:
         yield
     finally:
@@ -314,7 +314,7 @@ def without_rights(folder: Path) -> Iterator[None]:
         folder.chmod(0o755)
 
 
-def test_folder_that_may_not_be_read_is_an_error_if_it_was_named(
+def test_unreadable_input_folder_is_an_error(
     images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with without_rights(images / "deep"):
@@ -325,17 +325,17 @@ def test_folder_that_may_not_be_read_is_an_error_if_it_was_named(
     assert "unreadable 1 (deep)" in caplog.text
 
 
-def test_input_below_a_folder_that_may_not_be_read_is_an_error(images: Path) -> None:
+def test_input_in_unreadable_folder_is_an_error(images: Path) -> None:
     with without_rights(images / "deep"), pytest.raises(DrnError, match="pics/deep/er"):
         found("pics/deep/er")
 
 
-def test_known_suffixes_are_told_when_there_is_no_image() -> None:
+def test_error_lists_supported_formats() -> None:
     Path("bare").mkdir()
     with pytest.raises(DrnError) as caught:
         found("bare")
     assert ".png" in str(caught.value.hint)
 
 
-def test_file_of_any_suffix_is_taken_when_it_is_named() -> None:
+def test_named_file_may_have_any_extension() -> None:
     assert found("pics/notes.txt") == {"pics/notes.txt": "notes"}

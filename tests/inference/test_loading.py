@@ -1,4 +1,4 @@
-"""A file that holds a network, and what is known of it where the file does not say."""
+"""Loading networks and their metadata from all checkpoint formats."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ def original_file(path: Path, model: DRN) -> Path:
 
 
 def wrapped(path: Path, model: DRN) -> Path:
-    """Write what the original's training does: DataParallel's names, and the epoch beside them."""
+    """Write a training checkpoint of the original code: DataParallel keys, and an epoch."""
     tensors = {f"module.{key}": value for key, value in to_original_keys(model).items()}
     torch.save({"epoch": 3, "arch": model.arch, "state_dict": tensors}, path)
     return path
@@ -64,7 +64,7 @@ def own_file(path: Path, model: DRN) -> Path:
 
 @pytest.fixture
 def poisoned() -> Iterator[None]:
-    """Memory that nobody wrote holds NaN, and the largest integers."""
+    """Fill uninitialized memory with NaN and the largest integers."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -72,10 +72,10 @@ def poisoned() -> Iterator[None]:
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 @pytest.mark.parametrize("write", [own_file, original_file, wrapped])
-def test_networks_are_read_from_files_of_every_kind(
+def test_reads_all_checkpoint_formats(
     tmp_path: Path, poisoned: None, task: Any, write: Callable[[Path, DRN], Path]
 ) -> None:
-    # The original has a `fc` that is a convolution in family D alone.
+    # In the original code only family D has a convolution as `fc`.
     model = model_of(task, arch="drn_a_18" if write is own_file else "drn_d_22")
     state = torch.get_rng_state()
     found = read_network(write(tmp_path / "file", model), task)
@@ -88,7 +88,7 @@ def test_networks_are_read_from_files_of_every_kind(
     torch.testing.assert_close(found.model.state_dict(), expected, rtol=0, atol=0)
 
 
-def test_the_last_checkpoint_of_a_run_is_read(tmp_path: Path, recipe_file: Path) -> None:
+def test_reads_last_checkpoint_of_run(tmp_path: Path, recipe_file: Path) -> None:
     training = prepare_in(ALONE, recipe_file, ())
     save_checkpoint(tmp_path / "last.pt", training, TrainProgress(), 0.0)
     found = read_network(tmp_path / "last.pt")
@@ -105,9 +105,7 @@ def test_the_last_checkpoint_of_a_run_is_read(tmp_path: Path, recipe_file: Path)
         ("classification", "segmentation", "is a classifier, not a segmentation network"),
     ],
 )
-def test_another_task_than_the_one_needed_is_refused(
-    tmp_path: Path, task: Any, needed: Any, message: str
-) -> None:
+def test_wrong_task_is_refused(tmp_path: Path, task: Any, needed: Any, message: str) -> None:
     path = own_file(tmp_path / "a.safetensors", model_of(task))
     load = load_classifier if needed == "classification" else load_predictor
     for read in (lambda: read_network(path, needed), lambda: load(path, CPU)):
@@ -116,9 +114,7 @@ def test_another_task_than_the_one_needed_is_refused(
 
 
 @pytest.mark.parametrize("head", [True, False])
-def test_a_backbone_alone_and_a_head_of_no_known_task_are_refused(
-    tmp_path: Path, head: bool
-) -> None:
+def test_checkpoint_without_task_head_is_refused(tmp_path: Path, head: bool) -> None:
     state = model_of("classification").state_dict()
     kept = {key: value for key, value in state.items() if head or key.startswith("backbone.")}
     torch.save(kept, tmp_path / "a.pth")
@@ -133,7 +129,7 @@ def test_a_backbone_alone_and_a_head_of_no_known_task_are_refused(
     ("classes", "statistics", "names"),
     [(19, CITYSCAPES, cityscapes().names), (11, IMAGENET, camvid().names)],
 )
-def test_an_original_segmenter_is_known_by_its_number_of_classes(
+def test_original_checkpoint_classes_from_their_number(
     tmp_path: Path, classes: int, statistics: object, names: tuple[str, ...]
 ) -> None:
     model = model_of("segmentation", classes, "drn_d_22")
@@ -142,7 +138,7 @@ def test_an_original_segmenter_is_known_by_its_number_of_classes(
     assert predictor.class_set.names == names
 
 
-def test_more_classes_than_an_index_map_can_hold_are_refused(tmp_path: Path) -> None:
+def test_more_than_256_classes_are_refused(tmp_path: Path) -> None:
     for classes in (256, 257):
         save_weights(tmp_path / f"{classes}", create_model("drn_a_18", "segmentation", classes))
     assert load_predictor(tmp_path / "256", CPU).classes == 256
@@ -152,9 +148,7 @@ def test_more_classes_than_an_index_map_can_hold_are_refused(tmp_path: Path) -> 
         load_predictor(tmp_path / "257", CPU)
 
 
-def test_the_data_folder_tells_what_an_original_file_does_not(
-    tmp_path: Path, data_folder: Path
-) -> None:
+def test_data_folder_completes_original_checkpoint(tmp_path: Path, data_folder: Path) -> None:
     folder = ListDataset.open(data_folder)
     view = Eval(flip=True)
     path = original_file(tmp_path / "a.pth", model_of("segmentation", arch="drn_d_22"))
@@ -164,7 +158,7 @@ def test_the_data_folder_tells_what_an_original_file_does_not(
     assert predictor.view is view
 
 
-def test_the_file_itself_has_the_first_word(tmp_path: Path, data_folder: Path) -> None:
+def test_metadata_of_file_have_priority(tmp_path: Path, data_folder: Path) -> None:
     path = own_file(tmp_path / "a.safetensors", model_of("segmentation"))
     predictor = load_predictor(path, CPU, data=ListDataset.open(data_folder))
     assert predictor.statistics == OWN
@@ -182,14 +176,14 @@ def test_the_file_itself_has_the_first_word(tmp_path: Path, data_folder: Path) -
         (["a", "b"], "names 2 classes, {path} has 3 (use a network and a data folder with"),
     ],
 )
-def test_classes_of_the_data_folder_are_compared_with_the_networks(
+def test_classes_of_network_and_data_folder_are_compared(
     own_data_folder: Path,
     tmp_path: Path,
     names: list[str],
     problem: str | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Else scores of other classes look like any others."""
+    """Otherwise ids would be compared although they mean other classes."""
     path = own_file(tmp_path / "a.safetensors", model_of("segmentation"))
     info = own_data_folder / "info.json"
     colours = [[n, n, n] for n in range(len(names))]
@@ -204,14 +198,14 @@ def test_classes_of_the_data_folder_are_compared_with_the_networks(
     assert [line[: len(expected[0])] if expected else line for line in said] == expected
 
 
-def test_a_classifiers_file_has_the_first_word_too(tmp_path: Path) -> None:
+def test_metadata_of_classifier_have_priority(tmp_path: Path) -> None:
     path = own_file(tmp_path / "a.safetensors", model_of("classification"))
     found = load_classifier(path, CPU, read_statistics=lambda: CITYSCAPES)
     assert found.statistics == OWN
     assert (found.names, found.folders, found.named) == (COLOURS.names, ("n1", "n2", "n3"), True)
 
 
-def test_a_thousand_classes_without_names_are_imagenets(tmp_path: Path) -> None:
+def test_1000_unnamed_classes_are_imagenet(tmp_path: Path) -> None:
     model = model_of("classification", 1000, "drn_d_22")
     found = load_classifier(original_file(tmp_path / "a.pth", model), CPU)
     assert found.statistics == IMAGENET
@@ -222,10 +216,8 @@ def test_a_thousand_classes_without_names_are_imagenets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("classes", [3, 19])
-def test_classes_of_a_classifier_that_nobody_names_are_numbered(
-    tmp_path: Path, classes: int
-) -> None:
-    """19 of them are those of Cityscapes for segmenters alone."""
+def test_unnamed_classes_are_numbered(tmp_path: Path, classes: int) -> None:
+    """Only for segmenters 19 classes are those of Cityscapes."""
     model = model_of("classification", classes, "drn_d_22")
     found = load_classifier(
         original_file(tmp_path / "a.pth", model), CPU, read_statistics=lambda: OWN
@@ -236,7 +228,7 @@ def test_classes_of_a_classifier_that_nobody_names_are_numbered(
     assert found.statistics == OWN
 
 
-def test_a_classifier_answers_as_its_network_and_keeps_its_settings(tmp_path: Path) -> None:
+def test_classifier_outputs_and_settings(tmp_path: Path) -> None:
     model = model_of("classification")
     network = read_network(own_file(tmp_path / "a.safetensors", model))
     state = torch.get_rng_state()
@@ -258,16 +250,16 @@ def test_a_classifier_answers_as_its_network_and_keeps_its_settings(tmp_path: Pa
 
 
 def near(found: Tensor, expected: Tensor) -> None:
-    """Compare as a part of the largest value: single scores may be close to zero."""
+    """Compare relative to the largest value, as single scores may be close to zero."""
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 @pytest.mark.slow
-def test_compiled_networks_answer_the_same(tmp_path: Path) -> None:
+def test_compiled_network_outputs(tmp_path: Path) -> None:
     network = read_network(own_file(tmp_path / "a.safetensors", model_of("classification")))
     plain, compiled = (load_classifier(network, CPU, compiled=on) for on in (False, True))
     assert all(hasattr(call, "get_compiler_config") for call in (compiled.network, compiled.maps))
-    x = torch.randn(1, 3, 64, 64)  # large enough for convolutions of our own
+    x = torch.randn(1, 3, 64, 64)  # large enough for Winograd convolutions
     with torch.inference_mode():
         near(compiled.maps(x), plain.maps(x))

@@ -1,4 +1,4 @@
-"""What an image takes, and the side of the tiles in which it is seen."""
+"""Memory estimates and tile sizes."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ D38 = architecture("drn_d_38")
 D54 = architecture("drn_d_54")
 
 
-def test_storages_count_from_when_they_are_made_until_they_are_dropped() -> None:
+def test_memory_tracker_peak() -> None:
     held = torch.zeros(1000)
     with MemoryTracker([held]) as live:
         held.add_(1)
@@ -44,24 +44,17 @@ def test_storages_count_from_when_they_are_made_until_they_are_dropped() -> None
 
 
 @pytest.mark.parametrize("arch", list_models())
-def test_every_network_takes_more_than_its_widest_map(arch: str) -> None:
+def test_bytes_per_pixel_of_each_architecture(arch: str) -> None:
     # Levels 0 and 1 of families B, C and D have 16 channels at the image's size; the stem of A
     # has 64 at a half.
     stem = 4 * (16 if arch.startswith("drn_a") else 2 * 16)
     assert stem < bytes_per_pixel(architecture(arch)) < 1500
 
 
-def test_wider_networks_take_more_and_deeper_ones_as_much() -> None:
+def test_bytes_per_pixel_depend_on_width_not_depth() -> None:
     assert bytes_per_pixel(A18) == bytes_per_pixel(A34) < bytes_per_pixel(A50)
     assert bytes_per_pixel(D22) == bytes_per_pixel(D38) < bytes_per_pixel(D54)
     assert bytes_per_pixel(None) > 0
-
-
-def test_maps_are_counted_once_for_each_network() -> None:
-    bytes_per_pixel(D22)
-    before = bytes_per_pixel.cache_info()
-    bytes_per_pixel(D22)
-    assert bytes_per_pixel.cache_info() == before._replace(hits=before.hits + 1)
 
 
 REAL = """
@@ -78,8 +71,8 @@ def resident(what):
 x = torch.rand(1, 3, 320, 448).to(memory_format=torch.channels_last)
 with torch.inference_mode():
     model = for_inference(create_model("drn_d_22", "segmentation", 19), torch.device("cpu"))
-    model.scores(x[..., :64, :64])  # what the libraries take the first time is theirs
-    open("/proc/self/clear_refs", "w").write("5")  # the peak is that of now
+    model.scores(x[..., :64, :64])  # allocations of the libraries
+    open("/proc/self/clear_refs", "w").write("5")  # reset the peak
     before = resident("VmRSS")
     model.scores(x)
     taken = resident("VmHWM") - before
@@ -87,10 +80,10 @@ print(bytes_per_pixel(architecture("drn_d_22")) * 320 * 448 / taken)
 """
 
 
-def test_a_real_pass_takes_what_was_estimated() -> None:
+def test_estimate_matches_resident_memory() -> None:
     done = subprocess.run(
         [sys.executable, "-c", REAL],
-        # What was freed goes back to the system, and so is counted when it is taken again.
+        # Freed memory is returned to the system, so that the peak counts later allocations.
         env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
         capture_output=True,
         text=True,
@@ -101,7 +94,7 @@ def test_a_real_pass_takes_what_was_estimated() -> None:
     assert 0.7 < float(done.stdout) < 1.4
 
 
-def test_what_is_available_is_shared_by_the_processes_of_a_machine(
+def test_available_bytes_are_shared_by_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda: 1000)
@@ -113,18 +106,18 @@ def test_what_is_available_is_shared_by_the_processes_of_a_machine(
 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Say what is free: the list's last number."""
-    told = [0.0]
-    monkeypatch.setattr(memory, "available_bytes", lambda _: told[-1])
-    return told
+    """Set the free memory to the last number of a list."""
+    numbers = [0.0]
+    monkeypatch.setattr(memory, "available_bytes", lambda _: numbers[-1])
+    return numbers
 
 
 def bytes_for(height: float, width: float, arch: str | None = None) -> float:
-    """Give what has to be free for an image to be seen whole."""
+    """Return the free memory that an image needs without tiles."""
     return height * width * bytes_per_pixel(arch and architecture(arch)) / memory.SHARE + 1
 
 
-def test_a_image_that_fits_is_seen_whole_and_a_larger_one_in_tiles(
+def test_only_images_that_do_not_fit_are_tiled(
     free: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "drn_cli")
@@ -138,11 +131,11 @@ def test_a_image_that_fits_is_seen_whole_and_a_larger_one_in_tiles(
     assert side % 8 == 0
     assert side**2 <= 600 * 800 < (side + 8) ** 2
     assert tiles.side_for(6000, 8000, Eval()) == side
-    assert tiles.side is None  # nothing was learned yet
-    assert [record.args for record in caplog.records] == [(801, 600, side)]  # told once
+    assert tiles.side is None  # memory has not run out
+    assert [record.args for record in caplog.records] == [(801, 600, side)]  # once
 
 
-def test_the_largest_view_has_to_fit(free: list[float]) -> None:
+def test_largest_scale_has_to_fit(free: list[float]) -> None:
     free.append(bytes_for(600, 800))
     tiles = TileSizer(None, CPU)
     assert tiles.side_for(400, 533, Eval(scales=(0.5, 1.5))) is None
@@ -150,7 +143,7 @@ def test_the_largest_view_has_to_fit(free: list[float]) -> None:
     assert tiles.side_for(1200, 1600, Eval(scales=(0.5,))) is None
 
 
-def test_a_network_that_takes_more_gets_smaller_tiles(free: list[float]) -> None:
+def test_larger_network_gets_smaller_tiles(free: list[float]) -> None:
     free.append(bytes_for(512, 512, "drn_d_22"))
     few, many = (
         TileSizer(architecture(arch), CPU).side_for(4000, 4000, Eval())
@@ -161,7 +154,7 @@ def test_a_network_that_takes_more_gets_smaller_tiles(free: list[float]) -> None
     assert bytes_for(many, many, "drn_d_105") < free[-1] < bytes_for(few, few, "drn_d_105")
 
 
-def test_images_at_once_share_what_is_free(free: list[float]) -> None:
+def test_concurrent_images_share_memory(free: list[float]) -> None:
     free.append(bytes_for(512, 512))
     assert TileSizer(None, CPU).side_for(512, 512, Eval()) is None
     assert TileSizer(None, CPU, concurrency=4).side_for(512, 512, Eval()) == 256
@@ -169,12 +162,12 @@ def test_images_at_once_share_what_is_free(free: list[float]) -> None:
     assert TileSizer(None, CPU, concurrency=4).side_for(512, 512, Eval()) is None
 
 
-def test_tiles_never_get_too_small_to_see_anything(free: list[float]) -> None:
+def test_minimum_tile_size(free: list[float]) -> None:
     assert TileSizer(None, CPU).side_for(2000, 2000, Eval()) == MIN_TILE
 
 
-def test_what_was_free_at_first_counts_for_all_images(free: list[float]) -> None:
-    # Later the first images' own maps would be taken for other programs'.
+def test_memory_is_measured_once(free: list[float]) -> None:
+    # Later measurements would include the activations of the first images.
     free.append(bytes_for(512, 512))
     tiles = TileSizer(None, CPU)
     side = tiles.side_for(1000, 1000, Eval())
@@ -183,7 +176,7 @@ def test_what_was_free_at_first_counts_for_all_images(free: list[float]) -> None
     assert tiles.side_for(512, 512, Eval()) is None
 
 
-def test_the_tile_that_is_asked_for_and_what_was_learned_go_before_estimates(
+def test_given_and_reduced_tile_size_override_estimate(
     free: list[float],
 ) -> None:
     free.append(bytes_for(512, 512))
@@ -198,15 +191,15 @@ def test_the_tile_that_is_asked_for_and_what_was_learned_go_before_estimates(
     assert tiles.side_for(3000, 4000, Eval(tile=128)) == 128
 
 
-def test_a_side_is_halved_once_for_all_who_tried_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_concurrent_failures_halve_tile_size_once(caplog: pytest.LogCaptureFixture) -> None:
     tiles = TileSizer(None, CPU)
     assert tiles.shrink(None, 600)
     assert tiles.side == 304
-    assert tiles.shrink(None, 600)  # another thread, which tried the same
+    assert tiles.shrink(None, 600)  # another thread with the same size
     assert tiles.side == 304
     assert tiles.shrink(304, 304)
     assert tiles.side == 152
-    assert tiles.shrink(None, 600)  # a slow one, which had begun with the whole
+    assert tiles.shrink(None, 600)  # a slow thread with the whole image
     assert tiles.side == 152
     assert tiles.shrink(152, 152)
     assert tiles.side == MIN_TILE

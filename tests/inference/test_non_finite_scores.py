@@ -1,4 +1,4 @@
-"""Networks whose scores overflow: every command names the image, and none counts it as class 0."""
+"""Non-finite scores: every command names the image, instead of predicting class 0."""
 
 import csv
 import json
@@ -32,13 +32,13 @@ from drn_cli.networks.checkpoints import save_weights
 from drn_cli.networks.models import DRN
 
 CLASSES = ClassSet(("a", "b"), ((1, 2, 3), (200, 100, 0)))
-AS_IT_IS = ChannelStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # black is 0, and stays 0 in every layer
+AS_IT_IS = ChannelStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # black is 0 in every layer
 FAILS = "bright.png: the network's scores are not finite (NaN or infinity)"
 
 
 @pytest.fixture(scope="module")
 def overflowing(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Networks with finite weights that have finite scores for black images alone."""
+    """Networks with finite weights and scores that are finite for black images only."""
     files = {}
     for task in ("segmentation", "classification"):
         torch.manual_seed(0)
@@ -61,7 +61,7 @@ def draw(path: Path, value: int) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folders of three images of which one overflows, with what evaluations need beside them."""
+    """Three images, one of which overflows, with labels, class folders and boxes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name, value in (("black", 0), ("bright", 255), ("dark", 0)):
@@ -93,14 +93,14 @@ def drn(*words: str | Path) -> Any:
         (("localize", "photos", "--of", "probability"), "classification"),
     ],
 )
-def test_image_fails_and_the_others_do_not(
+def test_other_images_are_predicted(
     photos: Path, overflowing: dict[str, Path], command: tuple[str, ...], task: str
 ) -> None:
     result = drn(*command, "--weights", overflowing[task], "--json")
     assert result.exit_code == 1
-    told = json.loads(result.stdout)
-    assert [entry["image"] for entry in told["results"]] == ["photos/black.png", "photos/dark.png"]
-    assert told["failed"] == [{"image": "photos/bright.png", "error": f"photos/{FAILS}"}]
+    found = json.loads(result.stdout)
+    assert [entry["image"] for entry in found["results"]] == ["photos/black.png", "photos/dark.png"]
+    assert found["failed"] == [{"image": "photos/bright.png", "error": f"photos/{FAILS}"}]
     assert f"error: photos/{FAILS} -> the weights are damaged" in result.stderr
     assert "1 of 3 images failed" in result.stderr
     for path in Path("predictions/index").glob("*.png"):
@@ -123,7 +123,7 @@ def test_image_fails_and_the_others_do_not(
         (("predict", "photos/bright.png", "--out", "-"), "segmentation"),
     ],
 )
-def test_scores_of_the_others_are_not_shown_as_those_of_all(
+def test_non_finite_image_fails_the_command(
     photos: Path, overflowing: dict[str, Path], command: tuple[str, ...], task: str
 ) -> None:
     result = drn(*command, "--weights", overflowing[task])
@@ -141,7 +141,7 @@ def test_scores_of_the_others_are_not_shown_as_those_of_all(
         (("localize", "photos", "--eval", "--boxes", "boxes.csv"), "classification"),
     ],
 )
-def test_the_others_are_scored_if_a_part_is_asked_for(
+def test_partial_scores_other_images(
     photos: Path, overflowing: dict[str, Path], command: tuple[str, ...], task: str
 ) -> None:
     result = drn(*command, "--weights", overflowing[task], "--partial", "--json")
@@ -177,7 +177,7 @@ def test_api_names_the_image(photos: Path, overflowing: dict[str, Path]) -> None
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
-def test_scores_of_other_runtimes_are_held_to_the_same(task: Any, value: float) -> None:
+def test_exported_scores_are_checked(task: Any, value: float) -> None:
     answer = torch.zeros((1, 2, 5, 4) if task == "segmentation" else (1, 2))
     answer.view(-1)[-1] = value
     metadata = {"arch": "drn_a_18", "task": task, "classes": "2", "input": "float32"}
@@ -197,7 +197,7 @@ def test_scores_of_other_runtimes_are_held_to_the_same(task: Any, value: float) 
 
 
 def steep(weight: float) -> DRN:
-    """Make a network of two opposite scores, large where an image is not black."""
+    """Build a network with two opposite scores, large where an image is not black."""
     torch.manual_seed(0)
     model = create_model("drn_a_18", "segmentation", len(CLASSES)).eval()
     with torch.no_grad():
@@ -208,10 +208,8 @@ def steep(weight: float) -> DRN:
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("format_", ["onnx", "pt2", "openvino"])
-def test_index_maps_of_other_runtimes_are_held_to_the_same(
-    photos: Path, format_: Any, normalize: bool
-) -> None:
-    """A comparison would have refused these exports."""
+def test_exported_class_maps_are_checked(photos: Path, format_: Any, normalize: bool) -> None:
+    """The parity check of `drn export` would have refused these files."""
     model, form = steep(1e38), ExportConfig(format=format_, argmax=True, normalize=normalize)
     program = trace(model, AS_IT_IS, form)
     strings = to_metadata(model, AS_IT_IS, CLASSES)
@@ -234,8 +232,8 @@ def test_index_maps_of_other_runtimes_are_held_to_the_same(
         drn_cli.Predictor(file)(photos / "bright.png")
 
 
-def test_export_of_an_index_map_is_refused_where_16_bits_do_not_suffice(tmp_path: Path) -> None:
-    """One score is plus infinity where the other is minus infinity: the right class, by luck."""
+def test_argmax_export_overflowing_in_16_bits_is_refused(tmp_path: Path) -> None:
+    """Scores are plus and minus infinity, so that the class happens to be right."""
     model = steep(6e4)
     save_weights(tmp_path / "net.safetensors", model, to_metadata(model, AS_IT_IS, CLASSES))
     options = (
@@ -254,10 +252,8 @@ def test_export_of_an_index_map_is_refused_where_16_bits_do_not_suffice(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.safetensors"]
 
 
-def test_validation_ends_the_training_and_names_image_and_step(
-    photos: Path, overflowing: dict[str, Path]
-) -> None:
-    """The images that are tried before the first step are black, and so are those trained on."""
+def test_validation_fails_with_image_and_step(photos: Path, overflowing: dict[str, Path]) -> None:
+    """Training images and those of the pre-flight check are black."""
     for split, names in (("train", ["black"] * 4), ("val", ["dark", "bright", "dark"])):
         for kind, folder in (("images", "photos"), ("labels", "labels")):
             lines = "".join(f"{folder}/{name}.png\n" for name in names)

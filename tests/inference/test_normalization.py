@@ -1,4 +1,4 @@
-"""Where mean and std come from, by the commands that use them, and what is said of a guess."""
+"""Sources of mean and std in each command, and warnings about guesses."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ CLASSES = ClassSet(("a", "b", "c"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkpoints by what they hold: ours says its mean and std, the original's do not."""
+    """Checkpoints by name: ours have mean and std, the original's do not."""
     folder = tmp_path_factory.mktemp("files")
     found = {}
     for name, task, classes in (
@@ -71,9 +71,9 @@ def drn(*words: str | Path) -> Any:
 
 def used(result: Any) -> tuple[ChannelStats, str]:
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    told = told.get("protocol", told)
-    return ChannelStats(tuple(told["mean"]), tuple(told["std"])), told["mean_std_source"]
+    found = json.loads(result.stdout)
+    found = found.get("protocol", found)
+    return ChannelStats(tuple(found["mean"]), tuple(found["std"])), found["mean_std_source"]
 
 
 PREDICT = ("predict", "photos")
@@ -99,7 +99,7 @@ GUESS = "imagenet (guessed)"
         (LOCALIZE, "classifier", ("--stats", "stats"), STATED, "stats folder"),
     ],
 )
-def test_source_is_told_and_a_guess_or_a_replacement_is_warned_of(
+def test_source_is_reported_and_guesses_warn(
     photos: Path,
     files: dict[str, Path],
     command: tuple[str, ...],
@@ -131,7 +131,7 @@ def test_source_is_told_and_a_guess_or_a_replacement_is_warned_of(
         assert f"({source})." in text
 
 
-def test_they_reach_the_pixels_and_an_export(
+def test_options_affect_predictions_and_exports(
     photos: Path, files: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     for options in ((), OPTION):
@@ -153,7 +153,7 @@ def test_they_reach_the_pixels_and_an_export(
     caplog.clear()
     data_folders()
     result = drn("eval", "--data", "stats", "--weights", "guessed.onnx", "--json")
-    assert used(result) == (IMAGENET, GUESS)  # inside: those of a data folder cannot replace it
+    assert used(result) == (IMAGENET, GUESS)  # part of the network, unlike the data folder's
     assert warning in caplog.text
     plain, stated = (np.load(f"out{n}/probabilities/a.npz")["probabilities"] for n in (0, 4))
     assert np.abs(plain - stated).max() > 0.01
@@ -169,7 +169,7 @@ def test_they_reach_the_pixels_and_an_export(
         ("our classifier", "imagenet", (), (STATED, "data folder")),
     ],
 )
-def test_those_of_the_data_folder_come_before_a_guess_of_an_export(
+def test_data_folder_overrides_guess_of_export(
     photos: Path,
     files: dict[str, Path],
     name: str,
@@ -219,7 +219,7 @@ def data_folders() -> None:
         (("--stats", "nowhere"), "stats: nowhere: no such data folder"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
+def test_invalid_options_are_refused(
     photos: Path, files: dict[str, Path], options: tuple[str, ...], message: str
 ) -> None:
     result = drn(*PREDICT, "--weights", files["three"], *options)
@@ -228,10 +228,10 @@ def test_what_cannot_be_meant_is_refused(
 
 
 @pytest.mark.parametrize("name", ["drn_d_22-4bd2f8ea.pth", "drnd22-0823-5c2c6a0c.pth.zip"])
-def test_imported_published_weights_are_known(
+def test_imported_published_weights_have_imagenet_statistics(
     photos: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also of exports of what was imported."""
+    """Including exports of the imported weights."""
     state = to_original_keys(create_model("drn_d_22", "classification", 3))
     inner = name.removesuffix(".zip")
     torch.save(state, inner)
@@ -251,14 +251,14 @@ def test_imported_published_weights_are_known(
 
 
 @pytest.mark.parametrize("text", ["nan,0,0", "1e400,0,0", "0.1,0.2", "a,b,c"])
-def test_what_is_no_three_numbers_is_a_usage_error(photos: Path, text: str) -> None:
+def test_malformed_numbers_are_usage_errors(photos: Path, text: str) -> None:
     assert drn(*PREDICT, "--mean", text, "--std", "1,1,1").exit_code == 2
 
 
-def test_weights_of_a_resnet_are_no_published_classifier(
+def test_resnet_weights_are_not_a_classifier(
     photos: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Their file is known by its name, wherever it lies."""
+    """The file is recognized by its name."""
     model = create_model("drn_a_18", "classification", 1000)
     torch.save(to_original_keys(model), "resnet18-f37072fd.pth")
     for command in (PREDICT, LOCALIZE):

@@ -43,7 +43,7 @@ def files_below(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("index", "L"), ("colour", "P"), ("overlay", "RGB")])
-def test_images_are_pngs_of_their_kind(kind: str, mode: str) -> None:
+def test_png_modes(kind: str, mode: str) -> None:
     with Image.open(io.BytesIO(content(kind))) as made:
         assert (made.format, made.mode, made.size) == ("PNG", mode, SIZE[::-1])
         pixels = np.asarray(made)
@@ -56,7 +56,7 @@ def test_images_are_pngs_of_their_kind(kind: str, mode: str) -> None:
         assert np.array_equal(shown, np.array(camvid().colours)[CLASSES])
 
 
-def test_probabilities_are_halves_with_the_names_of_the_classes() -> None:
+def test_npz_of_probabilities() -> None:
     with np.load(io.BytesIO(content("probabilities"))) as made:  # reads no pickles
         assert set(made.files) == {"probabilities", "classes"}
         assert made["probabilities"].dtype == np.float16
@@ -64,7 +64,7 @@ def test_probabilities_are_halves_with_the_names_of_the_classes() -> None:
         assert tuple(made["classes"]) == camvid().names
 
 
-def test_files_lie_below_the_folder_of_their_kind(tmp_path: Path) -> None:
+def test_output_paths(tmp_path: Path) -> None:
     files = write(tmp_path / "out")
     endings = {"index": "png", "colour": "png", "overlay": "png", "probabilities": "npz"}
     assert files == {kind: f"{tmp_path}/out/{kind}/deep/a.{e}" for kind, e in endings.items()}
@@ -76,18 +76,18 @@ def test_files_lie_below_the_folder_of_their_kind(tmp_path: Path) -> None:
     assert np.array_equal(read_image(Path(files["overlay"])), overlay(IMAGE, CLASSES, camvid()))
 
 
-def test_only_what_is_wanted_is_written(tmp_path: Path) -> None:
+def test_only_given_kinds_are_written(tmp_path: Path) -> None:
     assert list(write(tmp_path, "a", ("overlay", "index"))) == ["overlay", "index"]
     assert files_below(tmp_path) == ["index/a.png", "overlay/a.png"]
     assert set(KINDS) - set(DEFAULT_KINDS) == {"probabilities"}  # these are large
 
 
-def test_dots_in_a_name_are_kept(tmp_path: Path) -> None:
+def test_dots_in_output_names(tmp_path: Path) -> None:
     write(tmp_path, "v1.2/frame.0001", ("index",))
     assert files_below(tmp_path) == ["index/v1.2/frame.0001.png"]
 
 
-def test_prediction_of_before_is_replaced(tmp_path: Path) -> None:
+def test_existing_prediction_is_replaced(tmp_path: Path) -> None:
     for number in (1, 2):
         classes = np.full(SIZE, number, np.uint8)
         files = write_prediction(tmp_path, "a", ("index",), IMAGE, classes, None, camvid())
@@ -95,13 +95,13 @@ def test_prediction_of_before_is_replaced(tmp_path: Path) -> None:
     assert files_below(tmp_path) == ["index/a.png"]
 
 
-def test_folder_that_cannot_be_made_is_an_error_with_the_path(tmp_path: Path) -> None:
+def test_unwritable_output_path_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "index").touch()
     with pytest.raises(DrnError, match=r"index/a\.png: cannot be written"):
         write(tmp_path, "a", ("index",))
 
 
-def test_what_is_written_is_known(tmp_path: Path) -> None:
+def test_is_written(tmp_path: Path) -> None:
     assert not is_written(tmp_path, "deep/a", ("index",))
     write(tmp_path, "deep/a", ("index", "probabilities"))
     assert is_written(tmp_path, "deep/a", ("index",))
@@ -113,7 +113,7 @@ def test_what_is_written_is_known(tmp_path: Path) -> None:
     assert is_written(tmp_path, "deep/a", ("index",))
 
 
-def test_empty_file_is_not_written(tmp_path: Path) -> None:
+def test_empty_file_is_incomplete(tmp_path: Path) -> None:
     files = write(tmp_path, "a", ("index", "colour"))
     Path(files["colour"]).write_bytes(b"")
     assert not is_written(tmp_path, "a", ("index", "colour"))
@@ -127,7 +127,7 @@ def halves(out: Path) -> list[Path]:
     return paths
 
 
-def test_halves_of_killed_processes_are_cleared_and_nothing_else(tmp_path: Path) -> None:
+def test_incomplete_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     write(tmp_path)
     ours = files_below(tmp_path)
     kept = [
@@ -147,15 +147,13 @@ def test_halves_of_killed_processes_are_cleared_and_nothing_else(tmp_path: Path)
         assert set(files_below(tmp_path)) - {".lock"} == {*ours, *kept}
 
 
-def test_output_folder_is_made(tmp_path: Path) -> None:
+def test_output_folder_is_created(tmp_path: Path) -> None:
     with output_directory(tmp_path / "deep" / "out"):
         assert (tmp_path / "deep" / "out").is_dir()
 
 
 @pytest.mark.parametrize("out", ["a.txt", "a.txt/deep"])
-def test_output_folder_that_cannot_be_made_is_an_error_in_one_line(
-    tmp_path: Path, out: str
-) -> None:
+def test_output_folder_that_cannot_be_created_is_an_error(tmp_path: Path, out: str) -> None:
     (tmp_path / "a.txt").touch()
     with (
         pytest.raises(DrnError, match=r"a\.txt.*: cannot be written"),
@@ -174,7 +172,7 @@ with output_directory(Path(sys.argv[1])):
 """
 
 
-def test_nothing_is_cleared_while_another_process_writes_until_it_is_killed(
+def test_nothing_is_removed_while_another_process_writes(
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
@@ -189,7 +187,7 @@ def test_nothing_is_cleared_while_another_process_writes_until_it_is_killed(
         assert not any(path.exists() for path in left)
 
 
-def test_nothing_is_cleared_while_one_writes_that_was_not_the_first(tmp_path: Path) -> None:
+def test_nothing_is_removed_while_a_later_process_writes(tmp_path: Path) -> None:
     with ExitStack() as first, ExitStack() as second:
         first.enter_context(output_directory(tmp_path))
         second.enter_context(output_directory(tmp_path))
@@ -199,7 +197,7 @@ def test_nothing_is_cleared_while_one_writes_that_was_not_the_first(tmp_path: Pa
             assert all(path.exists() for path in left)
 
 
-def test_folder_is_free_again_after_a_failure(tmp_path: Path) -> None:
+def test_lock_is_released_after_failure(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), output_directory(tmp_path):
         raise ZeroDivisionError
     left = halves(tmp_path)

@@ -35,7 +35,7 @@ def predictor(**options: object) -> SegmentationPredictor:
     "options",
     [{}, {"view": Eval(tile=64)}, {"view": Eval(flip=True)}, {"autocast": torch.bfloat16}],
 )
-def test_image_is_normalised_and_each_pixel_gets_its_class(options: dict[str, object]) -> None:
+def test_class_of_each_pixel(options: dict[str, object]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (72, 80, 3)).astype(np.uint8)
     image.setflags(write=False)  # as Pillow gives them
     normalised = (image / 255 - STATISTICS.mean) / STATISTICS.std
@@ -74,7 +74,7 @@ VIEWS = [Eval(), Eval(scales=(0.5, 1.25), flip=True), Eval(tile=64)]
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_images_of_a_batch_get_what_each_gets_alone(view: Eval) -> None:
+def test_batch_equals_single_images(view: Eval) -> None:
     images = [noise(72, 90, seed) for seed in range(3)]
     images[1] = images[1][:, ::-1]
     images[2].setflags(write=False)
@@ -91,7 +91,7 @@ def test_images_of_a_batch_get_what_each_gets_alone(view: Eval) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", [(0, 1), (3, 0), (5, 2)])
 @pytest.mark.parametrize("tile", [None, 64])
-def test_one_score_of_one_view_that_is_not_finite_is_an_error(
+def test_non_finite_score_of_any_view_is_an_error(
     value: float, place: tuple[int, int], tile: int | None
 ) -> None:
     view, number = place
@@ -111,20 +111,20 @@ def test_one_score_of_one_view_that_is_not_finite_is_an_error(
     assert caught.value.number == number
 
 
-def test_a_batch_that_does_not_fit_is_seen_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+def test_batch_out_of_memory_is_split(caplog: pytest.LogCaptureFixture) -> None:
     network = Limited(100 * 100)
     limited = predictor(network=network)
     images = [noise(100, 100, seed) for seed in range(3)]
     found = limited.batch(images)
     assert network.images == [3, 1, 1, 1]
-    assert set(network.seen) == {(100, 100)}  # each is still seen whole
+    assert set(network.seen) == {(100, 100)}  # each one whole
     assert limited.tiles.side is None
     assert not caplog.records
     for image, classes in zip(images, found, strict=True):
         assert torch.equal(classes, predictor(network=Limited(10**9))(image))
 
 
-def test_a_batch_of_images_none_of_which_fits_is_seen_in_tiles() -> None:
+def test_batch_out_of_memory_is_tiled() -> None:
     network = Limited(160 * 160)
     images = [noise(300, 280, seed) for seed in range(2)]
     limited = predictor(network=network)
@@ -138,7 +138,7 @@ def test_a_batch_of_images_none_of_which_fits_is_seen_in_tiles() -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_probabilities_come_with_the_classes_that_are_found_without(view: Eval) -> None:
+def test_probabilities_agree_with_classes(view: Eval) -> None:
     image = noise(72, 90)
     image.setflags(write=False)
     looking = predictor(network=Limited(10**9), view=view)
@@ -153,7 +153,7 @@ def test_probabilities_come_with_the_classes_that_are_found_without(view: Eval) 
     assert shares.max() > 0.8
 
 
-def test_probabilities_of_a_image_that_does_not_fit_come_in_tiles_too() -> None:
+def test_probabilities_out_of_memory_are_tiled() -> None:
     network = Limited(160 * 160)
     limited = predictor(network=network)
     classes, _ = limited.with_probabilities(noise(300, 280))
@@ -164,7 +164,7 @@ def test_probabilities_of_a_image_that_does_not_fit_come_in_tiles_too() -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, None])
-def test_the_network_alone_computes_in_16_bits(kind: torch.dtype | None) -> None:
+def test_autocast_applies_to_network_only(kind: torch.dtype | None) -> None:
     weights = torch.eye(3).view(3, 3, 1, 1)
     inside, scores = [], []
 
@@ -186,7 +186,7 @@ def test_the_network_alone_computes_in_16_bits(kind: torch.dtype | None) -> None
     torch.testing.assert_close(shares, expected, rtol=0, atol=1e-5)
 
 
-def test_image_that_does_not_fit_is_seen_in_tiles_and_so_are_those_after_it(
+def test_out_of_memory_tiles_this_and_later_images(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     network = Limited(160 * 160)
@@ -211,7 +211,7 @@ def test_image_that_does_not_fit_is_seen_in_tiles_and_so_are_those_after_it(
     assert len(caplog.records) == 1
 
 
-def test_what_the_network_held_is_let_go_before_it_tries_again() -> None:
+def test_memory_is_released_before_retry() -> None:
     held: list[weakref.ref[torch.UntypedStorage]] = []
 
     def network(images: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def test_what_the_network_held_is_let_go_before_it_tries_again() -> None:
     assert len(held) == 2
 
 
-def test_a_image_too_large_for_what_is_free_is_seen_in_tiles_from_the_start(
+def test_image_larger_than_free_memory_is_tiled(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fitting = 160 * 160 * memory.bytes_per_pixel(None)
@@ -247,7 +247,7 @@ def test_a_image_too_large_for_what_is_free_is_seen_in_tiles_from_the_start(
 @pytest.mark.parametrize(
     ("view", "first"), [(Eval(tile=256), 256), (Eval(scales=(0.5, 1.5), flip=True), 450)]
 )
-def test_tiles_are_halves_of_what_the_network_saw(view: Eval, first: int) -> None:
+def test_tile_size_is_half_of_failed_input(view: Eval, first: int) -> None:
     network = Limited(130 * 130)
     image = noise(200, 300)
     limited = predictor(network=network, view=view)
@@ -258,7 +258,7 @@ def test_tiles_are_halves_of_what_the_network_saw(view: Eval, first: int) -> Non
     assert torch.equal(classes, predictor(network=Limited(10**9), view=expected)(image))
 
 
-def test_memory_that_suffices_for_no_tile_is_a_mistake_in_one_line() -> None:
+def test_out_of_memory_with_smallest_tiles_is_an_error() -> None:
     network = Limited(0)
     with pytest.raises(DrnError, match=r"image of 300x200 .* in tiles of 128 pixels") as raised:
         predictor(network=network)(noise(200, 300))
@@ -268,7 +268,7 @@ def test_memory_that_suffices_for_no_tile_is_a_mistake_in_one_line() -> None:
     assert [128 < side <= 152 for side in sides[1:]] == [True, False]
 
 
-def test_other_failures_are_left_as_they_are() -> None:
+def test_other_exceptions_propagate() -> None:
     def broken(_: Tensor) -> Tensor:
         raise RuntimeError("shapes differ")
 
@@ -276,7 +276,7 @@ def test_other_failures_are_left_as_they_are() -> None:
         predictor(network=broken)(noise(200, 300))
 
 
-def test_threads_find_the_side_together(caplog: pytest.LogCaptureFixture) -> None:
+def test_threads_share_reduced_tile_size(caplog: pytest.LogCaptureFixture) -> None:
     threads = 4
     together = threading.Barrier(threads)
     limited = Limited(320 * 320)
@@ -335,7 +335,7 @@ print(side < 1024, torch.equal(classes, make(view=Eval(tile=side))(image)), len(
 """
 
 
-def test_a_process_that_may_not_have_more_memory_goes_on_in_tiles() -> None:
+def test_process_at_memory_limit_uses_tiles() -> None:
     done = subprocess.run(
         [sys.executable, "-c", REAL], capture_output=True, text=True, timeout=120, check=False
     )

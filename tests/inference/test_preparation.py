@@ -1,4 +1,4 @@
-"""A network that was made ready answers as before, and the one it was made from stays as it is."""
+"""Networks prepared for inference: equal outputs, and unchanged originals."""
 
 import copy
 import math
@@ -20,7 +20,7 @@ CLASSES = 5
 
 
 def network(arch: str) -> DRN:
-    """Build a segmenter whose maps stay small at any depth, with batch norms that do something."""
+    """Build a segmenter with nontrivial batch norms whose activations stay small."""
     with torch.device("meta"):
         model = create_model(arch, "segmentation", CLASSES)
     model.to_empty(device=CPU).eval()
@@ -52,13 +52,13 @@ def kinds(model: nn.Module, kind: type[nn.Module]) -> int:
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """Give the largest difference, as a part of the largest logit."""
+    """Return the largest difference relative to the largest logit."""
     assert found.shape == expected.shape
     return float((found - expected).abs().max() / expected.abs().max())
 
 
 def classifier(segmenter: DRN) -> DRN:
-    """Build the classifier of the same weights."""
+    """Build a classifier with the same weights."""
     with torch.device("meta"):
         model = create_model(segmenter.arch, "classification", CLASSES)
     model.load_state_dict(segmenter.state_dict(), assign=True)
@@ -67,7 +67,7 @@ def classifier(segmenter: DRN) -> DRN:
 
 @torch.no_grad()
 @pytest.mark.parametrize("arch", list_models())
-def test_answers_stay_the_same(monkeypatch: pytest.MonkeyPatch, arch: str) -> None:
+def test_outputs_are_unchanged(monkeypatch: pytest.MonkeyPatch, arch: str) -> None:
     monkeypatch.setattr(winograd, "WORTHWHILE", math.inf)  # small as the maps are
     segmenter, x = network(arch), images(1, 3, 40, 56)
     # Both tasks have the same convolutions: they are transformed for one.
@@ -80,7 +80,7 @@ def test_answers_stay_the_same(monkeypatch: pytest.MonkeyPatch, arch: str) -> No
 
 
 @torch.no_grad()
-def test_a_batch_norm_that_is_a_little_off_would_be_seen() -> None:
+def test_tolerance_detects_wrong_batch_norm() -> None:
     model, x = network("drn_a_18"), images(1, 3, 40, 56)
     exact = copy.deepcopy(model).double()(x.double())
     assert difference(for_inference(model, CPU)(x), exact) < 1e-5
@@ -90,7 +90,7 @@ def test_a_batch_norm_that_is_a_little_off_would_be_seen() -> None:
 
 
 @torch.no_grad()
-def test_large_maps_go_the_quicker_way() -> None:
+def test_large_inputs_use_winograd() -> None:
     model, x = network("drn_d_22"), images(1, 3, 257, 200)
     made, direct = for_inference(model, CPU), []
     for module in made.modules():
@@ -103,7 +103,7 @@ def test_large_maps_go_the_quicker_way() -> None:
 
 
 @torch.no_grad()
-def test_it_does_not_matter_what_the_original_was_doing() -> None:
+def test_model_in_training_mode() -> None:
     model, x = network("drn_a_18"), images(1, 3, 40, 56)
     expected = model(x)
     enable_activation_checkpointing(model)
@@ -116,7 +116,7 @@ def test_it_does_not_matter_what_the_original_was_doing() -> None:
     assert not any(parameter.requires_grad for parameter in made.parameters())
 
 
-def test_the_original_and_the_random_state_stay_as_they_are() -> None:
+def test_model_and_random_state_are_unchanged() -> None:
     model = network("drn_d_22").train()
     model.backbone.layer0.requires_grad_(False)
     model.backbone.layer1.eval()
@@ -140,7 +140,7 @@ def test_the_original_and_the_random_state_stay_as_they_are() -> None:
 
 
 @torch.no_grad()
-def test_what_the_original_learns_afterwards_is_not_for_the_copy() -> None:
+def test_copy_is_independent() -> None:
     model, x = network("drn_a_18"), images(1, 3, 40, 56)
     made = for_inference(model, CPU)
     before = made(x)
@@ -150,7 +150,7 @@ def test_what_the_original_learns_afterwards_is_not_for_the_copy() -> None:
 
 
 @torch.no_grad()
-def test_in_16_bits_convolutions_stay_as_they_are() -> None:
+def test_16_bit_networks_do_not_use_winograd() -> None:
     model, x = network("drn_d_22"), images(1, 3, 129, 136)
     made = for_inference(model, CPU, exact=False)
     assert kinds(made, WinogradConvolution) == 0
@@ -163,7 +163,7 @@ def test_in_16_bits_convolutions_stay_as_they_are() -> None:
     assert difference(found.float(), expected.float()) < 0.03
 
 
-def test_short_memory_leaves_convolutions_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_winograd_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network("drn_a_18")
     all_of_them = kinds(for_inference(model, CPU), WinogradConvolution)
     assert all_of_them > 3

@@ -18,16 +18,16 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 20])
-def test_items_come_in_their_order_with_what_was_read(depth: int) -> None:
+def test_results_in_order(depth: int) -> None:
     results = [(item, read()) for item, read in prefetch(lambda n: n * n, range(9), depth)]
     assert results == [(n, n * n) for n in range(9)]
 
 
-def test_nothing_gives_nothing() -> None:
+def test_no_items() -> None:
     assert list(prefetch(str, [])) == []
 
 
-def test_error_of_one_item_is_raised_by_its_call_and_the_rest_goes_on() -> None:
+def test_exception_is_raised_by_call_of_item() -> None:
     def read(number: int) -> int:
         if number == 2:
             raise DrnError("2: broken")
@@ -43,7 +43,7 @@ def test_error_of_one_item_is_raised_by_its_call_and_the_rest_goes_on() -> None:
     assert bad == [(2, "2: broken")]
 
 
-def test_next_items_are_read_while_one_is_worked_on() -> None:
+def test_next_items_are_prefetched() -> None:
     started = [threading.Event() for _ in range(6)]
     reader = prefetch(lambda n: started[n].set(), range(6), depth=2)
     next(reader)
@@ -53,12 +53,12 @@ def test_next_items_are_read_while_one_is_worked_on() -> None:
     reader.close()
 
 
-def test_reading_happens_in_other_threads() -> None:
+def test_reads_in_other_threads() -> None:
     names = [read() for _, read in prefetch(lambda _: threading.current_thread().name, range(3))]
     assert threading.current_thread().name not in names
 
 
-def test_stopping_early_reads_no_further() -> None:
+def test_closing_stops_reading() -> None:
     seen = []
     reader = prefetch(seen.append, range(100), depth=2)
     next(reader)[1]()
@@ -66,7 +66,7 @@ def test_stopping_early_reads_no_further() -> None:
     assert len(seen) <= 4
 
 
-def test_each_thread_is_prepared_before_its_first_item() -> None:
+def test_initializer_runs_once_per_thread() -> None:
     prepared: list[int] = []
     reader = prefetch(
         lambda _: threading.get_ident() in prepared,
@@ -78,7 +78,7 @@ def test_each_thread_is_prepared_before_its_first_item() -> None:
     assert 1 <= len(prepared) <= 3
 
 
-def test_closing_waits_for_what_is_under_way() -> None:
+def test_closing_waits_for_running_calls() -> None:
     begun, go_on, done = threading.Event(), threading.Event(), []
 
     def read(number: int) -> None:
@@ -98,7 +98,7 @@ def test_closing_waits_for_what_is_under_way() -> None:
     assert done == finished
 
 
-def test_a_network_works_on_as_many_images_as_there_are_threads() -> None:
+def test_default_concurrency() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     torch.set_num_threads(4)
     assert default_concurrency(cpu) == 4
@@ -119,9 +119,7 @@ def threads_of_a_later_thread() -> int:
 
 
 @pytest.mark.parametrize(("options", "expected"), [({}, 1), ({"inner": 3}, 3)])
-def test_threads_have_no_more_of_their_own_than_they_are_given(
-    options: dict[str, int], expected: int
-) -> None:
+def test_inner_threads_of_pytorch(options: dict[str, int], expected: int) -> None:
     torch.set_num_threads(5)
     together = threading.Barrier(2)
 
@@ -134,7 +132,7 @@ def test_threads_have_no_more_of_their_own_than_they_are_given(
     assert torch.get_num_threads() == threads_of_a_later_thread() == 5
 
 
-def test_threads_are_put_back_when_work_fails_or_nobody_wants_more() -> None:
+def test_thread_count_is_restored() -> None:
     torch.set_num_threads(5)
     with pytest.raises(DrnError, match="broken"):
         list(map_in_threads(fail, range(3), 2))
@@ -149,8 +147,8 @@ def fail(_: int) -> None:
     raise DrnError("broken")
 
 
-def test_second_interrupt_waits_for_what_is_being_read() -> None:
-    """Threads that go on while Python ends make it abort."""
+def test_second_interrupt_waits_for_running_calls() -> None:
+    """Python aborts if threads run at its exit."""
     read: list[int] = []
 
     def slow(number: int) -> None:

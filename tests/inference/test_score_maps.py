@@ -1,4 +1,4 @@
-"""Answers for each pixel against maps of the image's size, made one step after the other."""
+"""Class ids and probabilities compared with a reference that resizes whole maps."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def seen(
     mirrored: Sequence[bool] = (False,),
     classes: int = CLASSES,
 ) -> list[ViewScores]:
-    """Make up what a network says of an image's views."""
+    """Return random scores of the views of an image."""
     random = torch.Generator().manual_seed(height + 1000 * width)
     maps = []
     for scale in scales:
@@ -39,7 +39,7 @@ def seen(
 
 
 def step_by_step(maps: Sequence[ViewScores], height: int, width: int) -> Tensor:
-    """Sum the views' log-probabilities, `(C, height, width)` in double."""
+    """Return the sum of the views' log-probabilities, float64 `(C, height, width)`."""
     total = torch.zeros(maps[0].scores.shape[1], height, width, dtype=torch.float64)
     for one in maps:
         logits = one.scores.double().transpose(0, 1)[None]
@@ -54,7 +54,7 @@ def step_by_step(maps: Sequence[ViewScores], height: int, width: int) -> Tensor:
 
 
 def disagreement(classes: Tensor, scores: Tensor) -> float:
-    """Give by how much a class that was chosen falls short of the best: 0 but for rounding."""
+    """Return the largest gap between the best score and that of the class; 0 up to rounding."""
     chosen = scores.gather(0, classes.long()[None])[0]
     return float((scores.max(0).values - chosen).max())
 
@@ -74,7 +74,7 @@ def disagreement(classes: Tensor, scores: Tensor) -> float:
     ],
     ids=str,
 )
-def test_answers_are_those_of_whole_maps(
+def test_classes_and_probabilities_equal_whole_maps(
     size: tuple[int, int], stride: int, scales: tuple[float, ...], mirrored: tuple[bool, ...]
 ) -> None:
     maps = seen(*size, stride, scales, mirrored)
@@ -97,7 +97,7 @@ def test_answers_are_those_of_whole_maps(
 
 @pytest.mark.parametrize("columns", [1, 7, 64, 1000])
 @pytest.mark.parametrize("band", [1, 5 * 4 * CLASSES * 61, 1 << 30])
-def test_neither_bands_nor_columns_show(
+def test_bands_and_column_blocks_do_not_matter(
     monkeypatch: pytest.MonkeyPatch, band: int, columns: int
 ) -> None:
     size = (53, 61)
@@ -110,14 +110,14 @@ def test_neither_bands_nor_columns_show(
     assert disagreement(argmax_classes(maps, *size), step_by_step(maps, *size)) < 1e-4
 
 
-def test_a_image_wider_than_all_columns_at_once() -> None:
+def test_image_wider_than_a_column_block() -> None:
     size = (9, 2 * score_maps.COLUMNS + 77)
     maps = seen(*size, 8, (0.75, 1.0), MIRRORED)
     assert disagreement(argmax_classes(maps, *size), step_by_step(maps, *size)) < 1e-4
 
 
-def test_sizes_that_share_a_side_are_not_mistaken_for_each_other() -> None:
-    # Weights are kept from image to image.
+def test_cached_weights_of_similar_sizes() -> None:
+    # Weights are cached.
     for size in ((40, 24), (24, 40), (40, 25), (24, 24)):
         for stride in (8, 1):
             for mirrored in ((False,), (True,)):
@@ -125,13 +125,13 @@ def test_sizes_that_share_a_side_are_not_mistaken_for_each_other() -> None:
                 assert disagreement(argmax_classes(maps, *size), step_by_step(maps, *size)) < 1e-4
 
 
-def test_the_last_of_many_classes_can_be_the_best() -> None:
+def test_class_254() -> None:
     maps = seen(16, 24, 8, classes=255)
     maps[0].scores[:, 254] = 100
     assert (argmax_classes(maps, 16, 24) == 254).all()
 
 
-def test_scores_of_any_size_give_probabilities() -> None:
+def test_probabilities_of_extreme_scores() -> None:
     maps = seen(16, 24, 8, (1.0, 0.5))
     huge = [ViewScores(one.scores * 1e4, one.height, one.width, one.stride) for one in maps]
     shares = probabilities(huge, 16, 24)

@@ -25,21 +25,21 @@ from drn_cli.inference.stream import (
 from drn_cli.networks import create_model
 
 CPU = torch.device("cpu")
-GPU = torch.device("cuda")  # nothing here computes on it: it only says which way to go
+GPU = torch.device("cuda")  # only selects the code path; nothing runs on it
 DEVICES = pytest.mark.parametrize("device", [CPU, GPU], ids=str)
-PATIENCE = 60  # seconds, for what should happen at once
+PATIENCE = 60  # seconds
 
 
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[Callable[[int], None]]:
-    """Set the number of PyTorch's threads, for the length of a test."""
+    """Set the number of PyTorch threads during a test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
 
 def make_image(number: int) -> Pixels:
-    """Draw an image of one of three sizes, from its number; every seventh is broken."""
+    """Return an image of one of three sizes; every seventh is unreadable."""
     if number % 7 == 6:
         raise DrnError(f"{number}: broken image")
     return np.full((4 + number % 3, 5, 3), number, np.uint8)
@@ -63,7 +63,7 @@ def errors(results: Sequence[tuple[int, Any]]) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_results_come_in_order_on_a_cpu(threads: Callable[[int], None], number: int) -> None:
+def test_results_in_order_on_cpu(threads: Callable[[int], None], number: int) -> None:
     threads(number)
     results = run(40)
     assert [item for item, _ in results] == list(range(40))
@@ -73,20 +73,20 @@ def test_results_come_in_order_on_a_cpu(threads: Callable[[int], None], number: 
 
 
 @DEVICES
-def test_each_item_comes_once_with_its_own_result(device: torch.device) -> None:
+def test_each_item_has_its_result(device: torch.device) -> None:
     results = dict(run(40, device, batch_size=4))
     assert len(results) == 40
     assert all(results[n] == (n, n) for n in range(40) if n % 7 != 6)
 
 
 @DEVICES
-def test_images_that_cannot_be_read_come_back_with_the_reason(device: torch.device) -> None:
+def test_unreadable_images_have_errors(device: torch.device) -> None:
     expected = {n: f"{n}: broken image" for n in (6, 13, 20)}
     assert errors(run(21, device)) == expected
 
 
 @DEVICES
-def test_nothing_but_broken_images(device: torch.device) -> None:
+def test_only_unreadable_images(device: torch.device) -> None:
     def read(number: int) -> Pixels:
         raise DrnError(f"{number}: broken")
 
@@ -95,11 +95,11 @@ def test_nothing_but_broken_images(device: torch.device) -> None:
 
 @DEVICES
 @pytest.mark.parametrize("count", [0, 1])
-def test_no_image_and_one_image(device: torch.device, count: int) -> None:
+def test_few_images(device: torch.device, count: int) -> None:
     assert run(count, device) == [(0, (0, 0))][:count]
 
 
-def test_results_are_those_of_one_by_one(threads: Callable[[int], None]) -> None:
+def test_results_equal_sequential_prediction(threads: Callable[[int], None]) -> None:
     torch.manual_seed(0)
     model = create_model("drn_d_22", "segmentation", 5).eval()
     options = {"statistics": IMAGENET, "class_set": generic(5), "device": CPU}
@@ -129,7 +129,7 @@ def threads_inside(count: int) -> set[int]:
     ("number", "count", "inside"),
     [(6, 1, 6), (6, 2, 3), (6, 3, 2), (6, 4, 1), (6, 6, 1), (6, 20, 1), (20, 10, 2), (20, 20, 1)],
 )
-def test_fewer_images_than_threads_get_several_threads_each(
+def test_few_images_use_several_threads_each(
     threads: Callable[[int], None], number: int, count: int, inside: int
 ) -> None:
     threads(number)
@@ -138,13 +138,13 @@ def test_fewer_images_than_threads_get_several_threads_each(
 
 
 def assert_threads(number: int) -> None:
-    """See that this thread and a new one have so many of PyTorch's."""
+    """Check the number of PyTorch threads of this thread and of a new one."""
     assert torch.get_num_threads() == number
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == number
 
 
-def test_images_are_answered_at_the_same_time(threads: Callable[[int], None]) -> None:
+def test_images_are_predicted_concurrently(threads: Callable[[int], None]) -> None:
     threads(3)
     meeting = threading.Barrier(3)
 
@@ -156,8 +156,8 @@ def test_images_are_answered_at_the_same_time(threads: Callable[[int], None]) ->
 
 
 @DEVICES
-def test_files_are_written_in_other_threads_while_the_network_works(device: torch.device) -> None:
-    """The first is only finished when the network has begun with a later one."""
+def test_finish_runs_during_prediction(device: torch.device) -> None:
+    """The first is finished after the prediction of a later one has started."""
     begun = threading.Event()
     finishers = set()
 
@@ -176,7 +176,7 @@ def test_files_are_written_in_other_threads_while_the_network_works(device: torc
 
 
 @DEVICES
-def test_several_files_are_written_at_the_same_time(device: torch.device) -> None:
+def test_finish_runs_concurrently(device: torch.device) -> None:
     meeting = threading.Barrier(WRITERS)
 
     def finish(number: int, image: Pixels, answer: int) -> int:
@@ -187,7 +187,7 @@ def test_several_files_are_written_at_the_same_time(device: torch.device) -> Non
 
 
 @DEVICES
-def test_no_more_is_read_ahead_than_is_useful(device: torch.device) -> None:
+def test_prefetch_is_bounded(device: torch.device) -> None:
     read = []
 
     def note(number: int) -> Pixels:
@@ -206,7 +206,7 @@ def fail(*_: Any) -> Any:
 
 @DEVICES
 @pytest.mark.parametrize("where", ["predict", "finish"])
-def test_failure_ends_it_and_the_threads_are_put_back(
+def test_failure_restores_threads(
     threads: Callable[[int], None], device: torch.device, where: str
 ) -> None:
     threads(2)
@@ -225,7 +225,7 @@ def test_failure_ends_it_and_the_threads_are_put_back(
     assert set(threading.enumerate()) <= before
 
 
-def test_threads_are_put_back_when_nobody_wants_the_rest(threads: Callable[[int], None]) -> None:
+def test_closing_restores_threads(threads: Callable[[int], None]) -> None:
     threads(2)
     before = set(threading.enumerate())
     results = stream(range(100), make_image, first_values, together, CPU)
@@ -236,7 +236,7 @@ def test_threads_are_put_back_when_nobody_wants_the_rest(threads: Callable[[int]
 
 
 def empty(height: int, width: int) -> Pixels:
-    """Make an image that takes no memory."""
+    """Return an image without memory."""
     return np.broadcast_to(np.zeros(3, np.uint8), (height, width, 3))
 
 
@@ -248,7 +248,7 @@ def items(batches: Sequence[Sequence[DecodedImage[int]]]) -> list[list[int]]:
     return [[one.item for one in batch] for batch in batches]
 
 
-def test_images_of_one_size_are_put_together_as_they_come() -> None:
+def test_images_are_grouped_by_size() -> None:
     images = [empty(4 + n % 3, 5) for n in range(10)]
     assert items(list(group_by_size(reads(images), 2))) == [
         [0, 3], [1, 4], [2, 5], [6, 9], [7], [8],
@@ -257,22 +257,22 @@ def test_images_of_one_size_are_put_together_as_they_come() -> None:
     assert items(list(group_by_size(reads(images), 2))) == [[0], [1]]
 
 
-def test_image_that_cannot_be_read_is_alone_and_holds_nobody_up() -> None:
+def test_unreadable_image_is_its_own_batch() -> None:
     images = [empty(4, 5), DrnError("broken"), empty(4, 5)]
     assert items(list(group_by_size(reads(images), 3))) == [[1], [0, 2]]
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 5])
-def test_the_network_sees_one_size_and_no_more_than_at_once(at_once: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_batches_have_one_size_and_a_maximum(batch_size: int) -> None:
     seen = []
 
     def answer(images: Sequence[Pixels]) -> list[int]:
         seen.append([image.shape for image in images])
         return first_values(images)
 
-    run(60, GPU, predict=answer, batch_size=at_once)
+    run(60, GPU, predict=answer, batch_size=batch_size)
     assert all(len(set(shapes)) == 1 for shapes in seen)
-    assert max(map(len, seen)) == at_once
+    assert max(map(len, seen)) == batch_size
     assert sum(map(len, seen)) == 60 - 60 // 7
 
 
@@ -280,15 +280,15 @@ def test_the_network_sees_one_size_and_no_more_than_at_once(at_once: int) -> Non
     ("size", "expected"),
     [((64, 64), MAX_BATCH), ((1024, 2048), 2), ((2000, 2000), 1), ((9000, 9000), 1)],
 )
-def test_as_many_as_fill_a_gpu_by_default(size: tuple[int, int], expected: int) -> None:
+def test_default_batch_size(size: tuple[int, int], expected: int) -> None:
     batches = list(group_by_size(reads([empty(*size)] * 130)))
     assert {len(batch) for batch in batches[:-1]} == {expected}
     assert expected == 1 or expected * size[0] * size[1] * 3 <= GPU_BYTES
 
 
-@pytest.mark.parametrize("at_once", [None, 1000])
-def test_what_waits_for_others_of_its_size_is_bounded(at_once: int | None) -> None:
-    """Every image has a size of its own: only the bound lets one go before the end."""
+@pytest.mark.parametrize("batch_size", [None, 1000])
+def test_incomplete_batches_are_bounded(batch_size: int | None) -> None:
+    """All sizes differ: without the bound there would be no batch before the end."""
     images = [empty(1000 + n % 97, 1000 + n) for n in range(200)]
     given, gone, most = 0, 0, 0
 
@@ -300,14 +300,14 @@ def test_what_waits_for_others_of_its_size_is_bounded(at_once: int | None) -> No
             yield one
 
     let_go = []
-    for batch in group_by_size(counted(), at_once):
+    for batch in group_by_size(counted(), batch_size):
         gone += sum(one.image.size for one in batch)
         let_go += [one.item for one in batch]
     assert sorted(let_go) == list(range(200))
     assert WAITING_BYTES / 2 < most <= WAITING_BYTES  # and it is made use of
 
 
-def test_the_most_that_waits_goes_first() -> None:
+def test_largest_incomplete_batch_is_first() -> None:
     large, small = empty(1000, 1000), empty(900, 900)
     fitting = (WAITING_BYTES - 3 * large.size) // small.size
     first, second = group_by_size(reads([large] * 3 + [small] * (fitting + 1)), 1000)

@@ -1,4 +1,4 @@
-"""Tiles: where they lie, what they count, and that an image cut into them is seen as one."""
+"""Tile grids, blending weights, and tiled against whole prediction."""
 
 import itertools
 
@@ -34,7 +34,7 @@ def looking_around(x: Tensor) -> Tensor:
 
 
 def striding(x: Tensor) -> Tensor:
-    """Look 7 pixels around, at a stride of 8, as every DRN does it: in three steps."""
+    """Average over 7 pixels around, with stride 8 in three steps like a DRN."""
     for kernel in KERNELS:
         x = F.conv2d(x, kernel, stride=2, padding=1).relu()
     return x
@@ -45,7 +45,7 @@ def averaging(x: Tensor) -> Tensor:
 
 
 class Cut:
-    """Hands the parts of some images to a network."""
+    """Runs a network on parts of images."""
 
     def __init__(self, whole: Tensor, network) -> None:
         self.whole, self.network = whole, network
@@ -60,7 +60,7 @@ class Cut:
 
 
 @pytest.mark.parametrize(("length", "side"), TILED)
-def test_tiles_cover_a_length_and_start_where_cells_do(length: int, side: int) -> None:
+def test_tiles_cover_length_and_are_aligned(length: int, side: int) -> None:
     tiles = tile_grid(length, side)
     assert len(tiles) > 1
     assert tiles[0].start == 0
@@ -78,11 +78,11 @@ def test_tiles_cover_a_length_and_start_where_cells_do(length: int, side: int) -
 
 
 @pytest.mark.parametrize(("length", "side"), TILED)
-def test_tiles_are_no_more_than_are_needed_and_lie_evenly(length: int, side: int) -> None:
+def test_tiles_are_few_and_even(length: int, side: int) -> None:
     tiles = tile_grid(length, side)
     steps = [after.start - before.start for before, after in itertools.pairwise(tiles)]
     assert max(steps) - min(steps) <= 16
-    # One fewer would have less in common than was announced.
+    # One tile fewer would overlap less than `overlap`.
     one_fewer = (len(tiles) - 1) * (side // 8 * 8 - tiles[0].overlap) + tiles[0].overlap
     assert one_fewer < length
     # And they are no larger than so many have to be.
@@ -91,7 +91,7 @@ def test_tiles_are_no_more_than_are_needed_and_lie_evenly(length: int, side: int
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 63, 64])
-def test_what_is_no_longer_than_a_tile_is_one(length: int) -> None:
+def test_short_length_is_one_tile(length: int) -> None:
     [tile] = tile_grid(length, 64)
     assert (tile.start, tile.stop) == (0, length)
     assert not tile.fades_in
@@ -100,16 +100,14 @@ def test_what_is_no_longer_than_a_tile_is_one(length: int) -> None:
         assert torch.equal(tile.weights(stride, CPU), torch.ones(-(-length // stride)))
 
 
-def test_overlap_grows_with_the_tile_up_to_a_limit() -> None:
+def test_overlap_is_limited() -> None:
     overlaps = [tile_grid(10**6, side)[0].overlap for side in (64, 256, 1024, 8192, 16384)]
     assert 0 < overlaps[0] < overlaps[1] <= overlaps[2] <= overlaps[3] == overlaps[4]
 
 
 @pytest.mark.parametrize("stride", [1, 8])
 @pytest.mark.parametrize(("length", "side"), [(777, 256), (2047, 512), (300, 256)])
-def test_tiles_fade_into_each_other_but_not_at_the_ends(
-    length: int, side: int, stride: int
-) -> None:
+def test_weights_fade_between_tiles_only(length: int, side: int, stride: int) -> None:
     tiles = tile_grid(length, side)
     for tile in tiles:
         weights = tile.weights(stride, CPU)
@@ -128,7 +126,7 @@ def test_tiles_fade_into_each_other_but_not_at_the_ends(
             torch.testing.assert_close(weights, weights.flip(0))
 
 
-def test_cells_are_those_that_a_tile_reaches() -> None:
+def test_cells_of_a_tile() -> None:
     assert Tile(16, 77, True, False, 8).cells(8) == slice(2, 10)
     assert Tile(16, 77, True, False, 8).cells(1) == slice(16, 77)
 
@@ -139,7 +137,7 @@ SIZES = [(64, 64), (65, 97), (31, 201), (200, 17), (128, 129), (1, 300)]
 @pytest.mark.parametrize(("network", "stride"), [(pixelwise, 1), (averaging, 8)])
 @pytest.mark.parametrize("side", [64, 100])
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_a_network_that_looks_no_further_than_a_cell_sees_the_whole(
+def test_tiled_equals_whole_without_context(
     height: int, width: int, side: int, network, stride: int
 ) -> None:
     cut = Cut(image(height, width, 2), network)
@@ -151,7 +149,7 @@ def test_a_network_that_looks_no_further_than_a_cell_sees_the_whole(
 @pytest.mark.parametrize(("network", "stride"), [(looking_around, 1), (striding, 8)])
 @pytest.mark.parametrize("side", [256, 300])
 @pytest.mark.parametrize(("height", "width"), [(264, 520), (301, 259), (90, 797), (513, 7)])
-def test_a_network_that_looks_no_further_than_is_discarded_sees_the_whole(
+def test_tiled_equals_whole_with_little_context(
     height: int, width: int, side: int, network, stride: int
 ) -> None:
     cut = Cut(image(height, width), network)
@@ -160,13 +158,13 @@ def test_a_network_that_looks_no_further_than_is_discarded_sees_the_whole(
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_what_is_no_larger_than_a_tile_is_seen_whole() -> None:
+def test_small_image_is_not_tiled() -> None:
     cut = Cut(image(60, 61), looking_around)
     assert torch.equal(cut.in_tiles(61, 1), looking_around(cut.whole))
     assert cut.parts == [(slice(60), slice(61))]
 
 
-def test_every_tile_is_seen_once_and_none_is_larger_than_its_side() -> None:
+def test_each_tile_is_run_once() -> None:
     cut = Cut(image(150, 333), averaging)
     cut.in_tiles(100, 8)
     down, across = tile_grid(150, 100), tile_grid(333, 100)
@@ -174,7 +172,7 @@ def test_every_tile_is_seen_once_and_none_is_larger_than_its_side() -> None:
     assert [(r.start, r.stop, c.start, c.stop) for r, c in cut.parts] == expected
 
 
-def test_the_middle_of_a_tile_counts_more_than_its_edge() -> None:
+def test_weights_decrease_towards_edges() -> None:
     # Two tiles that disagree: in what they have in common the nearer middle wins.
     overlap = tile_grid(1000, 64)[0].overlap
     cut = Cut(image(64, 2 * 64 - overlap), None)
@@ -195,7 +193,7 @@ def test_the_middle_of_a_tile_counts_more_than_its_edge() -> None:
     assert (scores[0, 2, :, first.stop :] == 5).all()
 
 
-def test_scores_of_16_bits_are_added_up_in_32() -> None:
+def test_16_bit_scores_are_summed_in_float32() -> None:
     cut = Cut(image(80, 150), lambda x: pixelwise(x).bfloat16())
     scores = cut.in_tiles(64, 1)
     assert scores.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""How a network looks at an image, against the protocol as Pillow and NumPy do it."""
+"""Multi-scale and flipped prediction compared with the protocol in Pillow and NumPy."""
 
 import math
 from collections.abc import Callable
@@ -39,14 +39,14 @@ def batch(*images: np.ndarray) -> Tensor:
 
 
 def normalised(image: np.ndarray) -> Tensor:
-    """Give `(1, 3, H, W)`."""
+    """Return the normalized image as `(1, 3, H, W)`."""
     values = ((image / 255 - STATISTICS.mean) / STATISTICS.std).astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
 
 
 @torch.no_grad()
 def segmenter(arch: str, image: np.ndarray) -> DRN:
-    """Build a network with random weights to which all classes look alike on the whole."""
+    """Build a network with random weights whose classes have equal mean scores."""
     torch.manual_seed(0)
     model = create_model(arch, "segmentation", CLASSES).eval()
     for module in model.modules():
@@ -63,7 +63,7 @@ def segmenter(arch: str, image: np.ndarray) -> DRN:
 
 @torch.no_grad()
 def step_by_step(model: DRN, image: np.ndarray, view: Eval) -> np.ndarray:
-    """Sum the log-probabilities of all views, `(C, H, W)`."""
+    """Return the sum of the log-probabilities of all views, `(C, H, W)`."""
     height, width, _ = image.shape
     total = np.zeros((CLASSES, height, width))
     for scale in view.scales:
@@ -89,7 +89,7 @@ def classes_of(model: DRN, image: np.ndarray, view: Eval) -> np.ndarray:
 @pytest.mark.parametrize(
     ("arch", "flip"), [("drn_a_18", False), ("drn_a_18", True), ("drn_d_22", False)]
 )
-def test_answers_are_those_of_the_protocol_step_by_step(arch: str, flip: bool) -> None:
+def test_classes_equal_reference_protocol(arch: str, flip: bool) -> None:
     image, view = smooth(59, 75), Eval(scales=PAPER, flip=flip)
     model = segmenter(arch, image)
     expected = step_by_step(model, image, view)
@@ -118,7 +118,7 @@ def on_gpu(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def edges(height: int, width: int) -> np.ndarray:
-    """Make an image of black and white alone, which a bicubic filter overshoots."""
+    """Return an image of black and white, where bicubic filters overshoot."""
     return (
         (noise(height // 4 + 1, width // 4 + 1) // 128 * 255)
         .repeat(4, 0)
@@ -129,7 +129,7 @@ def edges(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("way", [on_cpu, on_gpu])
 @pytest.mark.parametrize("make", [noise, smooth, edges])
 @pytest.mark.parametrize("size", [(37, 46), (9, 11), (56, 70), (131, 162), (75, 40), (200, 93)])
-def test_images_are_resized_as_pillow_does(
+def test_resize_equals_pillow(
     way: Callable[[Tensor, int, int], Tensor],
     make: Callable[[int, int], np.ndarray],
     size: tuple[int, int],
@@ -145,15 +145,15 @@ def test_images_are_resized_as_pillow_does(
         assert difference.mean() < 0.05
 
 
-def test_whole_floats_are_normalised_as_bytes_are_and_left_alone() -> None:
+def test_normalize_of_integer_floats() -> None:
     image = noise(9, 13)
     floats = batch(image).float()
     found = normalize(floats, STATISTICS)
     torch.testing.assert_close(found, normalised(image), rtol=1e-5, atol=1e-5)
-    assert torch.equal(floats, batch(image).float())  # the mirrored view is made of them
+    assert torch.equal(floats, batch(image).float())  # the flipped view uses them
 
 
-def test_a_image_that_was_read_is_resized_alike() -> None:
+def test_resize_image() -> None:
     image = noise(30, 41)
     image.setflags(write=False)  # as Pillow gives them
     assert resize_image(image, 30, 41) is image
@@ -165,7 +165,7 @@ def test_a_image_that_was_read_is_resized_alike() -> None:
 
 
 class Recorder:
-    """Looks at single pixels, and keeps what it was shown."""
+    """A network of single pixels that records its inputs."""
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
@@ -179,7 +179,7 @@ class Recorder:
         return [tuple(x.shape[2:]) for x in self.seen]
 
 
-def test_sizes_are_truncated_and_never_empty() -> None:
+def test_view_sizes() -> None:
     network = Recorder()
     [maps] = predict_views(network, 1, batch(noise(5, 7)), STATISTICS, Eval(scales=(0.5, 1.0, 1.5)))
     assert network.sizes == [(2, 3), (5, 7), (7, 10)]
@@ -190,7 +190,7 @@ def test_sizes_are_truncated_and_never_empty() -> None:
     assert argmax_classes([one], 1, 3).shape == (1, 3)
 
 
-def test_views_are_normalised_and_the_mirrored_follows_the_plain() -> None:
+def test_order_of_views() -> None:
     network, image = Recorder(), noise(12, 20)
     images = batch(image)
     [maps] = predict_views(network, 1, images, STATISTICS, Eval(scales=(1.0, 0.5), flip=True))
@@ -202,7 +202,7 @@ def test_views_are_normalised_and_the_mirrored_follows_the_plain() -> None:
     assert np.array_equal(images[0].numpy(), image)
 
 
-def test_maps_are_float32_with_rows_of_cells_in_one_piece() -> None:
+def test_scores_are_contiguous_float32() -> None:
     def network(images: Tensor) -> Tensor:
         return F.conv2d(F.avg_pool2d(images, 8, ceil_mode=True), MIX).bfloat16()
 
@@ -216,7 +216,7 @@ def test_maps_are_float32_with_rows_of_cells_in_one_piece() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("view", [Eval(), Eval(scales=(0.5, 1.0), flip=True), Eval(tile=64)])
-def test_images_at_once_get_what_each_gets_alone(view: Eval) -> None:
+def test_batch_of_views_equals_single_images(view: Eval) -> None:
     images = [smooth(72, 90, seed) for seed in range(3)]
     ready = for_inference(segmenter("drn_a_18", images[0]), torch.device("cpu"))
     together = predict_views(ready.scores, 8, batch(*images), STATISTICS, view)
@@ -228,7 +228,7 @@ def test_images_at_once_get_what_each_gets_alone(view: Eval) -> None:
     assert not torch.allclose(together[0][0].scores, together[1][0].scores, atol=0.1)
 
 
-def test_every_view_is_seen_in_tiles_of_the_side_that_is_asked_for() -> None:
+def test_views_are_tiled() -> None:
     image = noise(80, 100)
     for scales in ((1.0,), (0.5, 1.0, 1.5)):
         whole, tiled = Recorder(), Recorder()
@@ -243,7 +243,7 @@ def test_every_view_is_seen_in_tiles_of_the_side_that_is_asked_for() -> None:
     assert (40, 50) in tiled.sizes  # what is no larger than a tile stays whole
 
 
-def test_a_sure_network_gets_its_class_in_tiles_at_several_sizes() -> None:
+def test_confident_network_with_tiles_and_scales() -> None:
     def sure(images: Tensor) -> Tensor:
         # Differences of 400: the probabilities of all others are rounded to 0.
         best = F.conv2d(images, MIX).argmax(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Winograd's convolution against PyTorch's, which needs no transform."""
+"""Winograd convolutions compared with PyTorch's."""
 
 import math
 
@@ -15,7 +15,7 @@ SIZES = [(16, 16), (33, 47), (61, 35), (20, 64), (5, 3)]
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take this way for small maps too."""
+    """Use Winograd for small inputs too."""
     monkeypatch.setattr(winograd, "WORTHWHILE", math.inf)
 
 
@@ -32,7 +32,7 @@ def maps(*shape: int) -> Tensor:
 
 
 def error(found: Tensor, expected: Tensor) -> float:
-    """Give the largest difference, as a part of the largest value."""
+    """Return the largest difference relative to the largest value."""
     assert found.shape == expected.shape
     return float((found - expected).abs().max() / expected.abs().max())
 
@@ -45,7 +45,7 @@ def made_directly(convolution: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def count_direct(made: WinogradConvolution) -> list[int]:
-    """Note the batch of each map that is convolved directly."""
+    """Return a list that collects the batch size of each direct convolution."""
     seen: list[int] = []
     made.direct.register_forward_hook(lambda _, x, __: seen.append(len(x[0])))
     return seen
@@ -54,7 +54,7 @@ def count_direct(made: WinogradConvolution) -> list[int]:
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("dilation", [1, 2, 4])
 @pytest.mark.parametrize("size", [*SIZES, (1, 1), (1, 37), (29, 1)], ids=str)
-def test_result_is_the_convolution(size: tuple[int, int], dilation: int) -> None:
+def test_output_equals_convolution(size: tuple[int, int], dilation: int) -> None:
     plain = convolution(dilation=dilation)
     made = WinogradConvolution(plain)
     seen = count_direct(made)
@@ -65,9 +65,7 @@ def test_result_is_the_convolution(size: tuple[int, int], dilation: int) -> None
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(128, 160), (512, 128)])
 @pytest.mark.parametrize("dilation", [1, 2, 4])
-def test_rounding_costs_little_more_than_in_a_plain_sum(
-    inputs: int, outputs: int, dilation: int
-) -> None:
+def test_rounding_error(inputs: int, outputs: int, dilation: int) -> None:
     plain = convolution(inputs, outputs, dilation, torch.float32)
     made = WinogradConvolution(plain)
     seen = count_direct(made)
@@ -75,7 +73,7 @@ def test_rounding_costs_little_more_than_in_a_plain_sum(
     found = made(x)
     assert not seen
     assert found.dtype == torch.float32
-    # The points of the literature, 1, -1, 2 and -2, lose more.
+    # The usual points 1, -1, 2 and -2 lose more.
     assert error(found.double(), made_directly(plain, x)) < 5e-6
 
 
@@ -94,31 +92,29 @@ def cropped(x: Tensor) -> Tensor:
     ],
     ids=["channels last", "cropped", "cropped, channels last", "columns first", "expanded"],
 )
-def test_memory_may_lie_as_it_likes(laid_out) -> None:
+def test_memory_formats(laid_out) -> None:
     plain = convolution(dilation=2)
     made = WinogradConvolution(plain)
     x = laid_out(maps(3, 8, 37, 43))
     before = x.clone()
     found = made(x)
     assert error(found, made_directly(plain, x)) < 1e-12
-    assert found.stride(1) == 1  # channels last, as the next one wants it
+    assert found.stride(1) == 1  # channels last, for the next convolution
     assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 4])
-@pytest.mark.parametrize("at_once", [1, 20, 50])
-def test_bands_of_tiles_give_what_one_gives(
-    monkeypatch: pytest.MonkeyPatch, at_once: int, dilation: int
-) -> None:
+@pytest.mark.parametrize("tiles", [1, 20, 50])
+def test_bands_do_not_matter(monkeypatch: pytest.MonkeyPatch, tiles: int, dilation: int) -> None:
     plain = convolution(dilation=dilation)
     x = maps(1, 8, 67, 35)
     monkeypatch.setattr(winograd, "TILES_PER_BAND", 10**9)
     whole = WinogradConvolution(plain)(x)
-    monkeypatch.setattr(winograd, "TILES_PER_BAND", at_once)
+    monkeypatch.setattr(winograd, "TILES_PER_BAND", tiles)
     assert error(WinogradConvolution(plain)(x), whole) < 1e-12
 
 
-def test_small_maps_are_convolved_directly_and_alike() -> None:
+def test_small_inputs_are_convolved_directly() -> None:
     plain = convolution(dilation=4)
     made = WinogradConvolution(plain)
     seen = count_direct(made)
@@ -131,7 +127,7 @@ def test_small_maps_are_convolved_directly_and_alike() -> None:
     assert seen == [2] * 9
 
 
-def test_it_fits_what_a_drn_has_most_of() -> None:
+def test_convolutions_of_drn_are_supported() -> None:
     for dilation in (1, 2, 4):
         assert is_supported(nn.Conv2d(512, 512, 3, padding=dilation, dilation=dilation))
     assert is_supported(nn.Conv2d(128, 256, 3, padding=1))
@@ -153,19 +149,7 @@ def test_it_fits_what_a_drn_has_most_of() -> None:
     ],
     ids=str,
 )
-def test_it_fits_no_other_convolution(other: dict[str, object]) -> None:
+def test_other_convolutions_are_unsupported(other: dict[str, object]) -> None:
     settings = {"in_channels": 256, "out_channels": 256, "kernel_size": 3, "padding": 1}
     assert is_supported(nn.Conv2d(**settings))
     assert not is_supported(nn.Conv2d(**settings | other))
-
-
-def test_transforms_are_exact_along_a_line_and_on_a_plane() -> None:
-    inputs, weights, outputs = winograd._transforms()
-    line, kernel = maps(6), maps(3)
-    found = outputs @ ((weights @ kernel) * (inputs @ line))
-    assert error(found, line.unfold(0, 3, 1) @ kernel) < 1e-14
-
-    plane, kernel = maps(6, 6), maps(3, 3)
-    products = (weights @ kernel @ weights.T) * (inputs @ plane @ inputs.T)
-    expected = F.conv2d(plane[None, None], kernel[None, None])[0, 0]
-    assert error(outputs @ products @ outputs.T, expected) < 1e-14

@@ -1,4 +1,4 @@
-"""A segmenter that was never trained, images for it, and `drn predict` in this process."""
+"""An untrained segmenter, images, and `drn predict` in this process."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def other_segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def draw(number: int, height: int = 48, width: int = 64) -> Image.Image:
-    """Draw coloured blocks with some noise."""
+    """Draw colored blocks with noise."""
     random = np.random.default_rng(number)
     blocks = random.integers(0, 256, (-(-height // 16), -(-width // 16), 3))
     image = blocks.repeat(16, 0).repeat(16, 1)[:height, :width]
@@ -68,7 +68,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def predict(segmenter: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """`drn predict` in this process, which sees no GPU, as other processes of the tests do not."""
+    """`drn predict` in this process, without a GPU like the other processes of the tests."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def run(*words: str | Path, weights: Path = segmenter, stdin: bytes | None = None) -> Any:
@@ -80,7 +80,7 @@ def predict(segmenter: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
 
 @pytest.fixture
 def piped(segmenter: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    """`drn predict` in a process of its own, which reads bytes and writes bytes."""
+    """`drn predict` in a separate process, with bytes in stdin and stdout."""
 
     def run(data: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
         command = [sys.executable, "-m", "drn_cli", "predict", "--weights", str(segmenter), *words]
@@ -98,7 +98,7 @@ def piped(segmenter: Path, tmp_path: Path) -> Callable[..., subprocess.Completed
 
 
 def seen_below(folder: Path) -> dict[str, bytes]:
-    """Give the files below a folder that are not hidden, with their content."""
+    """Return the content of the files below a folder that are not hidden."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {
         str(path.relative_to(folder)): path.read_bytes()

@@ -24,7 +24,7 @@ def network(trained) -> DRN:
 
 @torch.no_grad()
 def expected(network: DRN, path: Path) -> np.ndarray:
-    """What the network says of an image, by plain torch."""
+    """Class ids of an image, computed with plain torch."""
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(np.float32) / 255
     normal = (pixels - np.array([0.37, 0.37, 0.37])) / np.array([0.3, 0.31, 0.32])
     x = torch.from_numpy(normal.astype(np.float32)).permute(2, 0, 1)[None]
@@ -53,7 +53,7 @@ def predict(trained):
 
 
 def files_below(folder: Path) -> list[str]:
-    """Name the files below a folder that are not hidden."""
+    """Return the files below a folder that are not hidden."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return sorted(str(p.relative_to(folder)) for p in paths if not p.name.startswith("."))
 
@@ -71,7 +71,7 @@ def assert_prediction(network: DRN, image: Path, out: Path, name: str) -> None:
     assert np.abs(overlay - (original + COLOURS[classes]) / 2).max() <= 1
 
 
-def test_a_folder_keeps_its_structure(predict, network, photos, tmp_path):
+def test_folder_structure_is_kept(predict, network, photos, tmp_path):
     result = predict("photos")
     assert result.exit_code == 0, result.output
     out = tmp_path / "predictions"
@@ -83,7 +83,7 @@ def test_a_folder_keeps_its_structure(predict, network, photos, tmp_path):
     assert "2 images labelled" in result.stdout
 
 
-def test_a_second_run_leaves_the_first_ones_predictions_alone(predict, photos, tmp_path):
+def test_output_folder_inside_input(predict, photos, tmp_path):
     for _ in range(2):
         assert predict("photos", "--out", "photos/out").exit_code == 0
     assert files_below(photos / "out" / "index") == ["a.png", "deep/er/b.png"]

@@ -1,4 +1,4 @@
-"""What images show, by a classifier: as a table, CSV or JSON."""
+"""Classification with `drn predict`: table, CSV and JSON."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def model() -> DRN:
 
 @pytest.fixture(scope="session")
 def classifier(model: DRN, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder around it, whose recipe says that images are seen small."""
+    """Run folder of the classifier, with a recipe for small images."""
     folder = tmp_path_factory.mktemp("classifier")
     class_set = ClassSet(NAMES, generic(len(NAMES)).colours)
     weights = folder / "checkpoints" / "best.safetensors"
@@ -64,7 +64,7 @@ def classifier(model: DRN, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def other(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The weights of another classifier of the same classes."""
+    """Weights of another classifier with the same classes."""
     torch.manual_seed(1)
     model = create_model("drn_a_18", "classification", len(NAMES))
     weights = tmp_path_factory.mktemp("other") / "net.safetensors"
@@ -81,7 +81,7 @@ def classify(predict: Callable[..., Any], classifier: Path) -> Callable[..., Any
 
 @pytest.fixture(scope="session")
 def expected(model: DRN) -> Callable[..., Tensor]:
-    """What the network says of some crops, by plain torch."""
+    """Probabilities of some crops, computed with plain torch."""
 
     @torch.no_grad()
     def probabilities(
@@ -112,7 +112,7 @@ def assert_classes(
     assert found == pytest.approx([float(probabilities[k]) for k in order], abs=within)
 
 
-def test_json_has_everything_and_is_all_of_stdout(classify, classifier, photos, expected):
+def test_json(classify, classifier, photos, expected):
     (photos / "aa.png").write_bytes(b"broken")
     result = classify("photos", "--json")
     assert result.exit_code == 1  # of the broken one
@@ -147,7 +147,7 @@ def test_ten_crops_are_averaged(classify, photos, expected):
 
 
 @pytest.mark.parametrize("name", ["classes.csv", f"{'c' * 251}.csv"])
-def test_only_what_the_csv_lacks_is_classified(classify, photos, name):
+def test_skip_existing_classifies_missing_rows(classify, photos, name):
     classify("photos/c.png", "photos/a.png", "--csv", name)
     header, *lines = rows(name)
     Path(name).write_text(
@@ -168,7 +168,7 @@ def test_only_what_the_csv_lacks_is_classified(classify, photos, name):
     assert "3 were there already" in again.stdout
 
 
-def test_names_that_are_formulas_stay_text_and_are_known_again(classify, photos):
+def test_names_like_formulas_are_escaped(classify, photos):
     names = ["=1+1.png", "-a.png", "'@b.png", os.fsdecode(b"caf\xe9.png")]
     for name in names:
         shutil.copy(photos / "a.png", name)
@@ -185,7 +185,7 @@ def test_names_that_are_formulas_stay_text_and_are_known_again(classify, photos)
 
 
 @pytest.mark.parametrize("part", [False, True])
-def test_rows_of_what_is_unknown_are_not_gone_on_with(classify, photos, part):
+def test_csv_without_matching_record_is_refused(classify, photos, part):
     classify("photos/a.png", "--csv", "classes.csv")
     Path(".classes.csv.json").unlink()
     if part:  # of a run that was killed
@@ -221,7 +221,7 @@ def stop(*_: Any, **__: Any) -> None:
         ("first", "first", "other", "made with other weights"),
     ],
 )
-def test_table_that_a_stopped_run_was_to_replace_is_not_taken_for_its_own(
+def test_csv_of_interrupted_run(
     classify, classifier, other, photos, monkeypatch, finished, stopped, resumed, expected
 ):
     weights = {"other": other}
@@ -254,8 +254,8 @@ def test_table_that_a_stopped_run_was_to_replace_is_not_taken_for_its_own(
         assert json.loads(again.stdout)["skipped"] == 4
 
 
-def test_rows_of_another_network_are_noticed_whatever_their_columns(classify, other, photos):
-    """Else a run with their columns would take them for those of the run in between."""
+def test_rows_of_another_network_are_refused(classify, other, photos):
+    """Otherwise a run with their columns would keep them as rows of the run in between."""
     classify("photos", "--csv", "classes.csv", "--top-k", "1", weights=other)
     Path("classes.csv").rename(".classes.csv.0.part")  # as a run leaves it that was killed
     refused = classify("photos", "--csv", "classes.csv", "--skip-existing")
@@ -263,7 +263,7 @@ def test_rows_of_another_network_are_noticed_whatever_their_columns(classify, ot
     assert "made with other weights" in str(refused.exception)
 
 
-def test_csv_of_two_runs_at_once_is_refused(classify, photos):
+def test_csv_locked_by_another_run_is_refused(classify, photos):
     with csv_lock(Path("out/classes.csv")):
         Path("out/.classes.csv.0.part").write_text("photos/a.png\n")
         refused = classify("photos", "--csv", "out/classes.csv")
@@ -274,7 +274,7 @@ def test_csv_of_two_runs_at_once_is_refused(classify, photos):
     assert classify("photos", "--csv", "out/classes.csv").exit_code == 0
 
 
-def test_more_images_than_a_screen_has_lines_are_not_shown(classify, photos):
+def test_long_table_is_not_printed(classify, photos):
     for number in range(38):
         shutil.copy(photos / "a.png", photos / f"more{number}.png")
     result = classify("photos")
@@ -282,10 +282,8 @@ def test_more_images_than_a_screen_has_lines_are_not_shown(classify, photos):
     assert "too many for a table: --csv" in result.stderr
 
 
-def test_a_image_by_stdin_and_a_file_outside_of_a_run(
-    classify, classifier, photos, expected, tmp_path
-):
-    """Without a recipe it is seen as ImageNet's are."""
+def test_stdin_and_checkpoint_outside_of_run(classify, classifier, photos, expected, tmp_path):
+    """Without a recipe crop and resize are those of ImageNet."""
     alone = tmp_path / "alone.safetensors"
     alone.symlink_to(classifier / "checkpoints" / "best.safetensors")
     result = classify("-", "--json", stdin=(photos / "a.png").read_bytes(), weights=alone)

@@ -1,4 +1,4 @@
-"""What is written for each image, of whatever kind, and what is said of it."""
+"""Segmentation with `drn predict`: image formats, damaged images, memory limits, symlinks."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from drn_cli.networks.catalog import architecture
 KINDS = ("index", "colour", "overlay")
 
 
-def test_probabilities_are_those_of_the_classes(predict, photos):
+def test_probabilities_agree_with_classes(predict, photos):
     predict("photos/a.png", "--save", "index,probabilities")
     with np.load("predictions/probabilities/a.npz") as made:
         assert list(made["classes"]) == ["red", "green", "blue"]
@@ -31,7 +31,7 @@ def test_probabilities_are_those_of_the_classes(predict, photos):
 
 
 def odd_images(folder: Path, drawn) -> dict[str, np.ndarray]:
-    """Write images of odd kinds; give their pixels as anybody would see them."""
+    """Write images of unusual modes, and return their pixels as RGB."""
     folder.mkdir()
     plain = drawn(5, 40, 56)
     shown = {}
@@ -58,7 +58,7 @@ def odd_images(folder: Path, drawn) -> dict[str, np.ndarray]:
     return shown
 
 
-def test_images_of_any_kind_are_labelled_as_they_look(predict, photos, files_in, drawn):
+def test_all_image_modes(predict, photos, files_in, drawn):
     shown = odd_images(photos / "odd", drawn)
     for name, pixels in shown.items():
         (photos / "plain").mkdir(exist_ok=True)
@@ -73,9 +73,7 @@ def test_images_of_any_kind_are_labelled_as_they_look(predict, photos, files_in,
         assert index.size == pixels.shape[1::-1]
 
 
-def test_image_that_is_too_large_for_the_memory_is_seen_in_tiles(
-    predict, photos, files_in, drawn, monkeypatch
-):
+def test_image_larger_than_memory_is_tiled(predict, photos, files_in, drawn, monkeypatch):
     drawn(6, 300, 400).save(photos / "large.png")
     words = ("photos/large.png", "--save", "index,probabilities")
     predict(*words, "--out", "whole")
@@ -89,7 +87,7 @@ def test_image_that_is_too_large_for_the_memory_is_seen_in_tiles(
     assert short["probabilities/large.npz"] != whole["probabilities/large.npz"]
 
 
-def test_names_that_are_no_utf8_do_no_harm(predict, photos, files_in):
+def test_file_names_that_are_not_utf8(predict, photos, files_in):
     good, broken = (os.fsdecode(name) for name in (b"caf\xe9.png", b"th\xe9.png"))
     shutil.copy(photos / "a.png", photos / good)
     (photos / broken).write_bytes(b"broken")
@@ -100,8 +98,8 @@ def test_names_that_are_no_utf8_do_no_harm(predict, photos, files_in):
 
 
 @pytest.mark.parametrize("link", [".lock", "index", "overlay/deep", "index/a.png"])
-def test_nothing_is_written_through_a_link_in_the_output_folder(predict, photos, link):
-    """A linked file is replaced, anything else refused."""
+def test_symlinks_in_output_folder_are_refused(predict, photos, link):
+    """A symlinked output file is replaced; other symlinks are refused."""
     place, target = Path("predictions", link), Path("elsewhere")
     place.parent.mkdir(parents=True)
     if link.endswith((".png", ".lock")):
@@ -121,7 +119,7 @@ def test_nothing_is_written_through_a_link_in_the_output_folder(predict, photos,
     assert before == [path.read_bytes() for path in (*target.glob("*"), target) if path.is_file()]
 
 
-def test_what_is_no_sound_image_fails_by_name_and_the_others_go_on(predict, photos, caplog):
+def test_damaged_images_fail_and_others_are_predicted(predict, photos, caplog):
     whole = (photos / "a.png").read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 4

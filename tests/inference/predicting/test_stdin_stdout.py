@@ -1,4 +1,4 @@
-"""One image by stdin, or to stdout."""
+"""An image from stdin, or to stdout."""
 
 import io
 import re
@@ -11,7 +11,7 @@ from PIL import Image
 from drn_cli.errors import DrnError
 
 
-def test_a_png_goes_in_and_the_coloured_map_comes_out(piped, predict, photos):
+def test_png_through_stdin_and_stdout(piped, predict, photos):
     done = piped((photos / "a.png").read_bytes(), "-", "--out", "-")
     assert done.returncode == 0, done.stderr
     with Image.open(io.BytesIO(done.stdout)) as image:
@@ -21,7 +21,7 @@ def test_a_png_goes_in_and_the_coloured_map_comes_out(piped, predict, photos):
     assert done.stderr == b""
 
 
-def test_broken_bytes_are_told_in_one_line_and_nothing_comes_out(piped, photos):
+def test_damaged_stdin_is_an_error(piped, photos):
     done = piped((photos / "a.png").read_bytes()[:700], "-", "--out", "-")
     assert (done.returncode, done.stdout) == (1, b"")
     (line,) = done.stderr.decode().splitlines()
@@ -31,7 +31,7 @@ def test_broken_bytes_are_told_in_one_line_and_nothing_comes_out(piped, photos):
 @pytest.mark.parametrize(
     ("content", "message"), [(b"", "the file is empty"), (b"no image", "not an image")]
 )
-def test_what_is_no_image_is_an_error(predict, photos, content, message):
+def test_stdin_without_image_is_an_error(predict, photos, content, message):
     result = predict("-", "--out", "-", stdin=content)
     assert isinstance(result.exception, DrnError)
     assert message in str(result.exception)
@@ -39,7 +39,7 @@ def test_what_is_no_image_is_an_error(predict, photos, content, message):
 
 
 @pytest.mark.parametrize("save", ["index,index", "overlay", "probabilities"])
-def test_any_kind_comes_out_of_any_image(predict, photos, save):
+def test_all_kinds_to_stdout(predict, photos, save):
     result = predict("-", "--out", "-", "--save", save, stdin=(photos / "b.jpg").read_bytes())
     assert result.exit_code == 0, result.output
     predict("photos/b.jpg", "--save", save)
@@ -47,7 +47,7 @@ def test_any_kind_comes_out_of_any_image(predict, photos, save):
     assert result.stdout_bytes == path.read_bytes()
 
 
-def test_a_file_comes_out_too_and_looks_as_it_is_told_to(predict, photos):
+def test_file_to_stdout_with_view(predict, photos):
     words = ("photos/b.jpg", "--scales", "0.5,1", "--flip")
     result = predict(*words, "--out", "-")
     predict(*words)
@@ -56,7 +56,7 @@ def test_a_file_comes_out_too_and_looks_as_it_is_told_to(predict, photos):
     assert result.stdout_bytes != plain.stdout_bytes
 
 
-def test_stdin_may_be_written_to_a_folder(predict, photos):
+def test_stdin_to_folder(predict, photos):
     result = predict("-", "--save", "index", stdin=(photos / "a.png").read_bytes())
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("1 images labelled")
@@ -65,7 +65,7 @@ def test_stdin_may_be_written_to_a_folder(predict, photos):
     assert np.array_equal(found, np.asarray(Image.open(io.BytesIO(expected))))
 
 
-def test_a_folder_goes_to_stdout_if_it_has_one_image(predict, photos):
+def test_folder_with_one_image_to_stdout(predict, photos):
     result = predict("photos", "--out", "-")
     assert isinstance(result.exception, DrnError)
     assert str(result.exception) == "photos: has 4 images; --out - takes one"
@@ -74,6 +74,6 @@ def test_a_folder_goes_to_stdout_if_it_has_one_image(predict, photos):
     assert deep.stdout_bytes.startswith(b"\x89PNG")
 
 
-def test_several_processes_do_not_all_write_to_stdout(piped, photos):
+def test_stdout_needs_one_process(piped, photos):
     done = piped(b"", "photos/a.png", "--out", "-", "--gpus", "2")
     assert done.returncode == 2 or done.stdout.count(b"IEND") == 1

@@ -1,4 +1,4 @@
-"""Predictions that go on where others ended: by themselves, killed, interrupted, or shared out."""
+"""Resuming predictions: complete runs, killed and interrupted ones, several processes."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def labelled(result) -> str:
     return result.stdout.partition(" a second")[2].partition(":")[0]
 
 
-def test_only_what_is_missing_is_predicted(predict, photos, files_in, segmenter, tmp_path):
+def test_skip_existing_predicts_missing_images(predict, photos, files_in, segmenter, tmp_path):
     out = Path("predictions")
     predict("photos", "--out", "whole")
     predict("photos/a.png", "photos/c.png")
@@ -44,14 +44,14 @@ def test_only_what_is_missing_is_predicted(predict, photos, files_in, segmenter,
     assert found == whole
 
 
-def test_without_it_everything_is_predicted_again(predict, photos):
+def test_predicts_all_without_skip_existing(predict, photos):
     for _ in range(2):
         assert labelled(predict("photos/a.png")) == ""
         Image.open("predictions/index/a.png").load()
         Path("predictions/index/a.png").write_bytes(b"old")
 
 
-def test_image_of_which_a_kind_is_missing_or_empty_is_done_again(predict, photos, files_in):
+def test_incomplete_image_is_predicted_again(predict, photos, files_in):
     predict("photos")
     whole = files_in(Path("predictions"))
     Path("predictions/overlay/c.png").unlink()
@@ -62,7 +62,7 @@ def test_image_of_which_a_kind_is_missing_or_empty_is_done_again(predict, photos
     assert files_in(Path("predictions")) == whole
 
 
-def test_another_kind_is_added_to_all(predict, photos):
+def test_another_kind_is_added(predict, photos):
     predict("photos/a.png", "--save", "index")
     more = predict("photos/a.png", "--save", "index,probabilities", "--skip-existing")
     assert labelled(more) == ""
@@ -70,7 +70,7 @@ def test_another_kind_is_added_to_all(predict, photos):
     assert labelled(fewer) == ", 1 were there already"
 
 
-def test_broken_image_is_tried_again(predict, photos):
+def test_unreadable_image_is_retried(predict, photos):
     whole = (photos / "a.png").read_bytes()
     (photos / "a.png").write_bytes(whole[:300])
     assert predict("photos").exit_code == 1
@@ -79,10 +79,10 @@ def test_broken_image_is_tried_again(predict, photos):
 
 
 def record() -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """Return the weights of each image's maps, and the table of what made them."""
-    told = json.loads(Path("predictions/predictions.json").read_text())
-    images = {name: told["made_by"][n].get("weights") for name, n in told["images"].items()}
-    return images, told["made_by"]
+    """Return the weights of each image's predictions, and the table `made_by`."""
+    found = json.loads(Path("predictions/predictions.json").read_text())
+    images = {name: found["made_by"][n].get("weights") for name, n in found["images"].items()}
+    return images, found["made_by"]
 
 
 def refusal(result: Any) -> str:
@@ -90,7 +90,7 @@ def refusal(result: Any) -> str:
     return str(result.exception)
 
 
-def test_record_says_what_made_each_image(predict, photos, segmenter):
+def test_record_names_weights_of_each_image(predict, photos, segmenter):
     predict("photos/a.png", "--scales", "0.5,1", "--flip")
     predict("photos/deep/d.png", "--save", "index")
     assert json.loads(Path("predictions/predictions.json").read_text()) == {
@@ -119,7 +119,7 @@ def made_by(weights: Path) -> dict[str, Any]:
     }
 
 
-def test_maps_of_another_network_do_not_remain_beside_new_ones(
+def test_predictions_of_another_network_are_refused(
     predict, photos, files_in, segmenter, other_segmenter
 ):
     predict("photos")
@@ -141,9 +141,7 @@ def test_maps_of_another_network_do_not_remain_beside_new_ones(
     assert predict("photos/a.png", "--out", "elsewhere").exit_code == 0
 
 
-def test_force_deletes_what_is_recorded_and_nothing_else(
-    predict, photos, segmenter, other_segmenter
-):
+def test_force_deletes_recorded_files_only(predict, photos, segmenter, other_segmenter):
     predict("photos", "--save", "index,colour")
     for mine in ("index/mine.png", "overlay/c.png", "notes.txt"):
         Path("predictions", mine).parent.mkdir(exist_ok=True)
@@ -167,7 +165,7 @@ def test_force_deletes_what_is_recorded_and_nothing_else(
         ("linked/precious", "predictions/index/linked: is a symbolic link"),
     ],
 )
-def test_force_deletes_nothing_outside_the_output_folder(
+def test_force_deletes_nothing_outside_output_folder(
     predict, photos, other_segmenter, tmp_path, name, problem
 ):
     predict("photos/a.png", "--save", "index")
@@ -182,7 +180,7 @@ def test_force_deletes_nothing_outside_the_output_folder(
     assert (tmp_path / "precious.png").read_bytes() == b"mine"
 
 
-def test_predictions_of_another_view_are_not_gone_on_with(predict, photos, files_in):
+def test_predictions_of_another_view_are_refused(predict, photos, files_in):
     predict("photos/a.png")
     before = files_in(Path("predictions"))
     for options, words in (
@@ -199,9 +197,7 @@ def test_predictions_of_another_view_are_not_gone_on_with(predict, photos, files
     assert labelled(again) == ", 1 were there already"
 
 
-def test_image_that_another_network_could_not_read_keeps_its_old_record(
-    predict, photos, segmenter, other_segmenter
-):
+def test_unreadable_image_keeps_its_record(predict, photos, segmenter, other_segmenter):
     predict("photos")
     (photos / "c.png").write_bytes(b"broken")
     result = predict("photos", weights=other_segmenter)
@@ -213,7 +209,7 @@ def test_image_that_another_network_could_not_read_keeps_its_old_record(
     assert set(names.values()) == {str(other_segmenter)}
 
 
-def test_runs_that_share_a_folder_all_keep_their_records(tmp_path):
+def test_concurrent_runs_keep_their_records(tmp_path):
     def run(number: int) -> None:
         names = [f"{number}-{place}" for place in range(30)]
         for name in names:
@@ -230,8 +226,8 @@ def test_runs_that_share_a_folder_all_keep_their_records(tmp_path):
 @pytest.mark.parametrize("names", [["a", "b"], ["b"]])
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("force", [False, True])
-def test_two_networks_do_not_share_a_folder(tmp_path, names, resume, force):
-    """The maps of the first are not there yet, but they will be."""
+def test_concurrent_runs_of_two_networks_are_refused(tmp_path, names, resume, force):
+    """The first run has not written its predictions yet."""
     how = {"resume": resume, "force": force}
     other = MAKER | {"weights_sha256": "other"}
     with recording(tmp_path, MAKER, ["a"], ["index"], resume=False, force=False) as first:
@@ -249,7 +245,7 @@ def test_two_networks_do_not_share_a_folder(tmp_path, names, resume, force):
         pass  # nothing of the first remains, as it wrote no file
 
 
-def test_record_is_not_locked_through_a_link(predict, photos, tmp_path):
+def test_symlinked_lock_is_refused(predict, photos, tmp_path):
     Path("predictions").mkdir()
     (tmp_path / "mine").write_bytes(b"mine")
     Path("predictions/.predictions.json.lock").symlink_to(tmp_path / "mine")
@@ -257,10 +253,10 @@ def test_record_is_not_locked_through_a_link(predict, photos, tmp_path):
     assert (tmp_path / "mine").read_bytes() == b"mine"
 
 
-def test_maps_that_were_being_made_again_have_no_network_until_all_are_done(
+def test_failed_replacement_clears_recorded_weights(
     predict, photos, segmenter, other_segmenter, monkeypatch
 ):
-    """A process that fails in between leaves maps of both networks."""
+    """A process that fails on the way leaves predictions of both networks."""
     predict("photos")
     (Path("predictions/index/deep")).rename("predictions/index/elsewhere")
     Path("predictions/index/deep").write_bytes(b"in the way")
@@ -272,7 +268,7 @@ def test_maps_that_were_being_made_again_have_no_network_until_all_are_done(
     assert set(record()[0].values()) == {str(other_segmenter)}
 
 
-def test_record_of_an_earlier_version_is_of_all_maps(predict, photos, segmenter, other_segmenter):
+def test_record_of_older_version(predict, photos, segmenter, other_segmenter):
     predict("photos")
     keys = ("drn", "network", "weights", "weights_sha256", "scales", "flip")
     older = {key: value for key, value in made_by(segmenter).items() if key in keys}
@@ -288,7 +284,7 @@ def test_record_of_an_earlier_version_is_of_all_maps(predict, photos, segmenter,
 @pytest.mark.parametrize(
     "content", ["half of a rec", "[]", '{"images": {"a": 0}, "made_by": []}', '{"images": []}']
 )
-def test_record_that_is_none_is_an_error(predict, photos, content):
+def test_invalid_record_is_an_error(predict, photos, content):
     Path("predictions").mkdir()
     Path("predictions/predictions.json").write_text(content)
     refused = predict("photos", "--skip-existing")
@@ -299,7 +295,7 @@ def test_record_that_is_none_is_an_error(predict, photos, content):
 
 @pytest.fixture
 def many(tmp_path, monkeypatch, drawn) -> list[str]:
-    """Images that take a while, in the folder `many`; gives their names."""
+    """Names of images in the folder `many`, enough to take a while."""
     monkeypatch.chdir(tmp_path)
     Path("many").mkdir()
     for number in range(SOME):
@@ -317,7 +313,7 @@ def half_written(folder: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_killed_process_is_gone_on_with(drn, predict, segmenter, many, files_in, until):
+def test_resumes_after_sigkill(drn, predict, segmenter, many, files_in, until):
     out = Path("predictions")
     process = drn.begin("predict", "many", "--weights", segmenter)
     until(lambda: len(list(out.glob("overlay/*.png"))) >= 5)
@@ -343,7 +339,7 @@ def test_killed_process_is_gone_on_with(drn, predict, segmenter, many, files_in,
     assert files_in(out) == files_in(Path("undisturbed"))
 
 
-def test_ctrl_c_leaves_whole_files_only(drn, segmenter, many, until):
+def test_ctrl_c_leaves_complete_files(drn, segmenter, many, until):
     out = Path("predictions")
     process = drn.begin("predict", "many", "--weights", segmenter, "--json")
     until(lambda: len(list(out.glob("overlay/*.png"))) >= 5)
@@ -362,9 +358,7 @@ def test_ctrl_c_leaves_whole_files_only(drn, segmenter, many, until):
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_images_and_find_what_one_finds(
-    drn, predict, segmenter, photos, files_in, drawn
-):
+def test_two_processes_share_the_images(drn, predict, segmenter, photos, files_in, drawn):
     for number in range(5, 9):
         drawn(number).save(photos / f"{number}.png")
     (photos / "4.png").write_bytes(b"broken")
