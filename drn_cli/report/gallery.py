@@ -337,7 +337,7 @@ def classification_tile(
     crops = classifier.crops(image)
     batch = torch.from_numpy(crops)[None].to(classifier.device)
     [scores] = classifier.log_probabilities(batch).cpu()
-    top = topk(scores[None])[0, :TOP].tolist()
+    top = topk(scores[None], TOP)[0].tolist()
     guesses = [f"{classifier.names[k]} {percent(float(scores[k].exp()), 0)}" for k in top]
     shown = _shrunk(crops[CENTER if len(crops) > 1 else 0], LONGEST)
     label = classifier.names[target]
