@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 TRAIN, VAL, TEST = 192, 12, 4  # scenes; more scenes help more than more epochs
 OVERVIEW = 4, 2  # number of scenes in the overview, and their scale
+TITLE_HEIGHT = 24  # pixels
 
 EPILOG = """[bold]Examples[/]
 
@@ -40,11 +41,13 @@ def demo(
     from drn_cli.cli.train import train
     from drn_cli.data.folders import ListDataset
     from drn_cli.data.prepare.scenes import make_scenes
+    from drn_cli.recipe.loading import load_recipe
     from drn_cli.runs import new_run
 
     data, predictions = out / "data", out / "predictions"
     images = data / "leftImg8bit" / "val"
     settings = [f"data.root={data}", *(overrides or [])]
+    load_recipe("demo", settings)  # report errors before anything is drawn
 
     counts = f"--train {TRAIN} --val {VAL} --test {TEST}"
     _headline("Drawing street scenes", f"drn data prepare scenes {data} {counts}")
@@ -53,12 +56,17 @@ def demo(
 
     run = new_run("demo", out / "runs", make=True).folder
     _headline("Training", f"drn train demo {' '.join(settings)} --run-dir {run}")
-    train("demo", settings, run_dir=run)
+    predicting = f"drn predict {images} --weights {run} --out {predictions}"
+    try:
+        train("demo", settings, run_dir=run)
+    except typer.Exit:  # interrupted
+        console.note(f"then evaluate and predict: drn eval {run}; {predicting}")
+        raise
 
     _headline("Evaluating", f"drn eval {run}")
     evaluate(run)
 
-    _headline("Predicting", f"drn predict {images} --weights {run} --out {predictions}")
+    _headline("Predicting", predicting)
     predict([str(images)], weights=run, out=predictions)
 
     folder = ListDataset.open(data)
@@ -89,8 +97,9 @@ def _headline(title: str, command: str | None = None) -> None:
 def _write_overview(
     samples: "list[Sample]", images: Path, predictions: Path, classes: "ClassSet", path: Path
 ) -> None:
-    """Write image, label and prediction of the first samples side by side, enlarged."""
+    """Write image, label and prediction of the first samples side by side, under titles."""
     import numpy as np
+    from PIL import Image, ImageDraw
 
     from drn_cli.data.images import read_image, read_label, write_image
 
@@ -105,5 +114,9 @@ def _write_overview(
             np.pad(column, ((2, 2), (2, 2), (0, 0))) for column in (read_image(sample.image), *maps)
         ]
         rows.append(np.concatenate(columns, axis=1))
-    sheet = np.concatenate(rows, axis=0)
-    write_image(path, sheet.repeat(scale, axis=0).repeat(scale, axis=1))
+    sheet = np.concatenate(rows, axis=0).repeat(scale, axis=0).repeat(scale, axis=1)
+    titles = Image.new("RGB", (sheet.shape[1], TITLE_HEIGHT))
+    for number, title in enumerate(("image", "label", "prediction")):
+        place = number * sheet.shape[1] // 3 + 2 * scale, 2
+        ImageDraw.Draw(titles).text(place, title, "white", font_size=TITLE_HEIGHT * 0.7)
+    write_image(path, np.concatenate([np.asarray(titles), sheet], axis=0))
