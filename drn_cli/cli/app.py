@@ -145,8 +145,11 @@ def main() -> None:
         if debug or not reported:
             raise
         _report(explained(error))
-        if isinstance(error, DrnError) and not isinstance(error, FaultError):
-            _stop_job()
+        mistake = isinstance(error, DrnError) and not isinstance(error, FaultError)
+        if mistake and started_by_torchrun():  # no restart: it would fail in the same way
+            from drn_cli.distributed.launch import report_exit_code
+
+            report_exit_code(1)
         code = 1
     sys.exit(_flushed(code))
 
@@ -191,14 +194,6 @@ def _flushed(code: int | str | None) -> int | str | None:
         # Drop what cannot be written, or Python would try again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return code
-
-
-def _stop_job() -> None:
-    """Keep the launcher from restarting processes that would fail with the same error."""
-    if started_by_torchrun():
-        from drn_cli.distributed.launch import report_exit_code
-
-        report_exit_code(1)
 
 
 def _report(error: DrnError) -> None:

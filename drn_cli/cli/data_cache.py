@@ -14,16 +14,16 @@ EPILOG = """[bold]Examples[/]
 
   drn data cache data/cityscapes
 
-  drn data cache /nfs/cityscapes --folder /local/ssd/cs
+  drn data cache /nfs/cityscapes --folder /local/cs
 
-  drn train drn_d_22_cityscapes data.cache=disk data.cache_folder=/local/ssd/cs
+  drn train drn_d_22_cityscapes data.cache=disk data.cache_folder=/local/cs
 
   drn data cache data/cityscapes --remove
 
 Training with data.cache=disk caches each image when it first reads it; this
-command does so beforehand, on all cores. The cache takes four bytes per pixel,
-25 GB for Cityscapes. Changed files are decoded again. An interrupted run
-continues where it stopped.
+command does so beforehand, on all cores. The cache takes four bytes per
+pixel, 25 GB for Cityscapes. Changed files are decoded again. An interrupted
+run continues where it stopped.
 """
 
 

@@ -83,12 +83,20 @@ def _print(report: "CheckReport", limit: int) -> None:
             f"values were not checked (use --classes {report.highest_label + 1} or more)",
             soft_wrap=True,
         )
-    _print_statistics(report)
+    if report.statistics:
+        mean, std = (
+            " ".join(f"{number:.4f}" for number in numbers)
+            for numbers in (report.statistics.mean, report.statistics.std)
+        )
+        console.out.print()
+        console.out.print(f"training images: mean {mean}, std {std}", soft_wrap=True)
     groups = groupby(report.findings, key=lambda finding: (finding.severity, finding.kind))
     for (severity, kind), findings in groups:
         _print_group(severity, kind, list(findings), limit)
     console.out.print()
-    console.out.print(_verdict(report), soft_wrap=True)
+    counts = {"error": report.errors, "warning": report.warnings}
+    words = [f"{n:,} {word}{'s' if n > 1 else ''}" for word, n in counts.items() if n]
+    console.out.print(", ".join(words) or "no problems", soft_wrap=True)
 
 
 def _splits(report: "CheckReport") -> "Table":
@@ -131,24 +139,14 @@ def _classes(report: "CheckReport") -> "Table":
     return table
 
 
-def _print_statistics(report: "CheckReport") -> None:
-    if report.statistics:
-        mean, std = (
-            " ".join(f"{number:.4f}" for number in numbers)
-            for numbers in (report.statistics.mean, report.statistics.std)
-        )
-        console.out.print()
-        console.out.print(f"training images: mean {mean}, std {std}", soft_wrap=True)
-
-
 def _print_group(severity: str, kind: str, findings: "list[CheckFinding]", limit: int) -> None:
     """Print the first few findings of a kind, and each hint once."""
     from drn_cli.data.audit.findings import KINDS
 
-    colour = "red" if severity == "error" else "yellow"
+    color = "red" if severity == "error" else "yellow"
     console.out.print()
     console.out.print(
-        console.styled((severity, f"bold {colour}"), f": {KINDS[kind]} ({len(findings):,})"),
+        console.styled((severity, f"bold {color}"), f": {KINDS[kind]} ({len(findings):,})"),
         soft_wrap=True,
     )
     shown = findings[:limit]
@@ -158,12 +156,3 @@ def _print_group(severity: str, kind: str, findings: "list[CheckFinding]", limit
         console.out.print(console.styled("  ", ("->", "dim"), f" {hint}"), soft_wrap=True)
     if len(findings) > limit > 0:
         console.out.print(f"  and {len(findings) - limit:,} more", soft_wrap=True)
-
-
-def _verdict(report: "CheckReport") -> str:
-    parts = [
-        f"{number:,} {word}" + ("s" if number > 1 else "")
-        for number, word in ((report.errors, "error"), (report.warnings, "warning"))
-        if number
-    ]
-    return ", ".join(parts) or "no problems"

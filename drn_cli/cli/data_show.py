@@ -31,11 +31,12 @@ EPILOG = """[bold]Examples[/]
   drn data show data/imagenet        class folders: train/CLASS, val/CLASS
 
 One row per sample, evenly spaced over the split: image, label map, overlay,
-and the training crops of three epochs with class borders. Stripes mark ignored
-pixels. Class folders: the image and resized crops, or for val the center crop.
+and the training crops of three epochs with class borders. Stripes mark
+ignored pixels. Class folders: the image and resized crops, or for val the
+center crop.
 
-Without --recipe, crops are 3/4 of the first image's shorter side, scaled by up
-to 1.5 and rotated by up to 5 degrees; crops of class folders are 224 wide.
+Without --recipe, crops are 3/4 of the first image's shorter side, scaled by
+up to 1.5 and rotated by up to 5 degrees; crops of class folders are 224 wide.
 """
 
 

@@ -17,8 +17,8 @@ EPILOG = """[bold]Examples[/]
   drn data check-submission results.zip --data data/cityscapes
 
 Checks names, number, size, type and values of all maps. Without --data, the
-maps of each test city are counted; with it, each test image of the data folder
-must have one. The exit code is 1 if there are errors.
+maps of each test city are counted; with it, each test image of the data
+folder must have one. The exit code is 1 if there are errors.
 """
 
 
@@ -55,9 +55,9 @@ def check_submission(
 
 def _print(path: Path, found: "Submission", limit: int) -> None:
     for finding in found.findings[:limit]:
-        colour = "red" if finding.severity == "error" else "yellow"
+        color = "red" if finding.severity == "error" else "yellow"
         console.out.print(
-            console.styled((f"{finding.severity}:", f"bold {colour}"), f" {finding.message}"),
+            console.styled((f"{finding.severity}:", f"bold {color}"), f" {finding.message}"),
             soft_wrap=True,
         )
     if len(found.findings) > limit:

@@ -19,7 +19,7 @@ EPILOG = """[bold]Examples[/]
 
   drn export runs/drn_d_22_camvid/2026-01-31_12-00-00 --format onnx
 
-  drn export drn-d-105_ms_cityscapes.pth --argmax --normalize --out street.onnx
+  drn export drn-d-105_ms_cityscapes.pth --argmax --normalize --out net.onnx
 
   drn export best.safetensors --format openvino --int8 --calibration photos/
 

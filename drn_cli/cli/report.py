@@ -10,7 +10,7 @@ from drn_cli.cli.completion import complete_run
 
 EPILOG = """[bold]Examples[/]
 
-  drn report                            the last active run, also while it runs
+  drn report                            the last run, also while it trains
 
   drn report runs/trial --out trial.html --images 30 --data /data/camvid
 

@@ -44,7 +44,7 @@ EPILOG = """[bold]Examples[/]
 
   drn train --resume runs/trial
 
-  drn train drn_d_22_camvid --resume auto   the newest unfinished run, or a new one
+  drn train drn_d_22_camvid --resume auto   the newest run, or a new one
 
   torchrun --nproc-per-node 2 --no-python drn train drn_d_22_camvid
 

@@ -150,7 +150,8 @@ def resolve_normalization(
     if own.guessed:
         warn_for_all(
             log,
-            f"{network.path}: its mean and std were guessed when it was exported, {own.source}: "
+            f"{network.path}: its mean and std were guessed when it was exported, from "
+            f"{own.source.partition(' (')[0]}: "
             f"{own.text()} (export it again with {REMEDY})",
         )
     return own

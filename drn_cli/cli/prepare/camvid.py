@@ -23,8 +23,8 @@ The layout of SRC is detected:
   Cambridge: 701_StillsRaw_full/ and LabeledApproved_full/; split as SegNet
 
 Labels are class ids, or colors: of the 32 original classes, which are merged
-into 11, or as defined in class_dict.csv or label_colors.txt. Void becomes 255.
-Test labels may be missing.
+into 11, or as defined in class_dict.csv or label_colors.txt. Void becomes
+255. Test labels may be missing.
 
 SRC is not changed. Images of the data folder are hard links to SRC, or copies
 if the file system has no hard links, so do not edit them. A second run with

@@ -19,7 +19,7 @@ EPILOG = """[bold]Examples[/]
 
   drn data prepare pairs --images photos --labels masks --label-suffix _mask
 
-  drn data prepare pairs --images photos --labels masks --group '^(drive_[0-9]+)'
+  drn data prepare pairs --images photos --labels masks --group '^(drive_..)'
 
 An image and a label match if their folders and names are equal without the
 suffix that all labels, or all images, have in common, such as _mask. Suffixes

@@ -15,9 +15,9 @@ EPILOG = """[bold]Examples[/]
   drn data prepare scenes big --train 400 --val 100 --test 0 --size 2048x1024
 
 The folder has the layout of Cityscapes: label ids and train ids of its 19
-classes, five lists and info.json. Sizes range from 64x32 to 8192x4096, at most
-8 times as wide as high or 4 times as high as wide. The same options give the
-same files; a second run does nothing.
+classes, five lists and info.json. Sizes range from 64x32 to 8192x4096, at
+most 8 times as wide as high or 4 times as high as wide. The same options give
+the same files; a second run does nothing.
 """
 
 
