@@ -1,24 +1,25 @@
-"""Which of a network's classes each folder of images is: checked, never assumed."""
+"""Match class folders to the classes of a network by name."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
 from drn_cli.data.class_folders import ClassSample, FolderDataset
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, few_of
 from drn_cli.inference.classifier import ClassificationPredictor
 
 log = logging.getLogger(__name__)
+NAMED = 3  # classes that a message names
 
 
 def class_index(folder: FolderDataset, classifier: ClassificationPredictor) -> tuple[int, ...]:
-    """Give the number that the network has for each class of a data folder.
+    """Return the network's class index of each class of a data folder.
 
-    Folders are known by what they are called, as `n01440764`, or else by the names that people
-    give the classes. A folder may have only some of the network's classes.
+    Classes are matched by folder name (`n01440764`), or else by class name. The data folder may
+    have a subset of the network's classes.
 
     Raises:
-        DrnError: A class of the folder is none of the network's, or nothing tells which it is.
+        DrnError: The network lacks a class of the folder, or the names are ambiguous.
     """
     for ours, theirs in ((folder.folders, classifier.folders), (folder.names, classifier.names)):
         if theirs is not None and len(set(theirs)) == len(theirs) and set(ours) <= set(theirs):
@@ -26,27 +27,29 @@ def class_index(folder: FolderDataset, classifier: ClassificationPredictor) -> t
     if classifier.folders is None and not classifier.named:
         if len(folder.folders) == len(classifier.names):
             log.warning(
-                "the network's file does not name its classes; they are taken for the %d folders "
-                "of %s in sorted order",
-                len(folder.folders),
+                "%s: the network has no class names; its %d classes are assumed to be these "
+                "folders in sorted order",
                 folder.root,
+                len(folder.folders),
             )
             return tuple(range(len(folder.folders)))
         raise DrnError(
             f"{folder.root}: has {len(folder.folders)} classes, the network has "
-            f"{len(classifier.names)} and does not name them"
+            f"{len(classifier.names)} and no class names"
         )
     known = classifier.folders or classifier.names
     ours = folder.names if classifier.folders is None else folder.folders
-    strangers = [name for name in ours if name not in known]
-    stranger = strangers[0] if strangers else ours[0]
+    unknown = [name for name in ours if name not in known]
+    if not unknown:
+        repeated = next(name for name in known if known.count(name) > 1)
+        raise DrnError(f"{folder.root}: several classes of the network are named {repeated}")
     raise DrnError(
-        f"{folder.root}: the class {stranger} is none of the network's {len(known)}, such as "
-        f"{', '.join(known[:3])}"
-        + (f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""),
+        f"{folder.root}: {len(unknown)} of {len(ours)} classes unknown to the network: "
+        f"{few_of(unknown, NAMED)}",
+        f"its {len(known)} classes are {few_of(known, NAMED)}",
     )
 
 
 def remap(samples: Sequence[ClassSample], index: Sequence[int]) -> list[ClassSample]:
-    """Count the classes of samples as the network does."""
+    """Replace the target `k` of each sample by `index[k]`."""
     return [replace(sample, target=index[sample.target]) for sample in samples]

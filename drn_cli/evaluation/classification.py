@@ -1,4 +1,4 @@
-"""Score a classifier on labelled images."""
+"""Top-1 and top-5 accuracy of a classifier on labeled images."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,25 +20,25 @@ from drn_cli.inference.classifier import ClassificationPredictor, topk
 from drn_cli.inference.reading import default_concurrency, map_in_threads
 from drn_cli.inference.score_maps import NonFiniteScoresError
 
-SHOWN = 5  # classes that are kept of an image
-FAILED = -1  # stands for the class of an image that cannot be scored
-GPU_BATCH = 64  # crops that a GPU takes at once
-# Readers are threads, which share memory and start at once, at every validation. They keep up
-# because decoding and resizing release Python's lock, which is held for a twentieth of the work.
-MOST_READERS = 16
+SHOWN = 5  # most probable classes kept of each image
+FAILED = -1  # target of an image that cannot be scored
+GPU_BATCH = 64  # crops per batch on a GPU
+# Images are decoded in threads: they share memory and start without delay at every validation.
+# Decoding and resizing release the GIL, which is held for about a twentieth of the time.
+MAX_READERS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRanking:
-    """How a classifier ranked the classes of one image.
+    """Ranking of the classes of one image.
 
     Attributes:
-        number: Its place in the list of images, from 0.
-        image: The image.
-        target: Its class.
-        rank: At which place its class came, from 1.
-        best: The first classes, at most five.
-        probabilities: Theirs.
+        number: Index in the list of images.
+        image: Path of the image.
+        target: True class.
+        rank: Rank of the true class, from 1.
+        best: The most probable classes, at most five, best first.
+        probabilities: Their probabilities.
     """
 
     number: int
@@ -50,29 +50,29 @@ class ImageRanking:
 
 
 def worst_images(images: Sequence[ImageRanking]) -> list[ImageRanking]:
-    """Order images: those whose class came last come first.
+    """Sort images by decreasing rank of their true class.
 
-    Of wrong ones at the same place those that were surest come first, of right ones last.
+    Of equal ranks, wrong predictions come by decreasing confidence, right ones by increasing.
     """
 
     def order(one: ImageRanking) -> tuple[float, float, int]:
-        sure = one.probabilities[0]
-        return -one.rank, sure if one.rank == 1 else -sure, one.number
+        confidence = one.probabilities[0]
+        return -one.rank, confidence if one.rank == 1 else -confidence, one.number
 
     return sorted(images, key=order)
 
 
 @dataclass(frozen=True, slots=True)
 class TopKScores:
-    """How often a classifier was right, over a whole set of images.
+    """Accuracy of a classifier over a set of images.
 
     Attributes:
-        top1: Share of the images whose class came first, a fraction of 1. The error is 1 - that.
-        top5: Share of those whose class was among the first five.
-        images: Number of images.
-        per_image: Each of them, in their order, where that was asked for.
-        failed: Images that could not be scored, with their errors.
-        loss: Mean cross-entropy of the images, where that was asked for.
+        top1: Fraction of the images whose true class ranks first; the top-1 error is 1 - top1.
+        top5: Fraction of the images whose true class is among the first five.
+        images: Number of images scored.
+        per_image: Ranking of each image in the order of the list, if requested.
+        failed: Error message of each image that could not be scored.
+        loss: Mean cross-entropy, if requested.
     """
 
     top1: float
@@ -83,18 +83,17 @@ class TopKScores:
     loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Give the scores ready for JSON."""
         loss = {} if self.loss is None else {"loss": self.loss}
         return {"images": self.images, **loss, "top1": self.top1, "top5": self.top5}
 
 
 class BatchRanking(NamedTuple):
-    """Some images: ranks of their classes from 1, the first classes, their probabilities, losses.
+    """Rankings of a batch: ranks of the true classes from 1, best classes, probabilities, losses.
 
-    An image that failed has rank 0 and loss 0.
+    A failed image has rank 0 and loss 0.
 
-    Shapes: int64 `(N,)`, int64 `(N, 5)`, float64 `(N, 5)` and `(N,)`; fewer than 5 for fewer
-    classes.
+    Shapes: int64 `(N,)`, int64 `(N, K)`, float64 `(N, K)` and `(N,)`, where K is 5, or the number
+    of classes if that is smaller.
     """
 
     rank: Tensor
@@ -114,36 +113,36 @@ def score(
     step: Callable[[], object] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> TopKScores | None:
-    """Classify every image once, and compare.
+    """Classify each image once and compare the result with its class.
 
-    Each process takes its share and the counts are added up: nothing is padded or counted twice.
-    On CPUs each image is computed alone in a single thread, so that the scores do not depend on
-    how many processes there are; on GPUs the batches do, and with them how sums are rounded.
+    Images are sharded over the processes without padding, and counts are summed. On CPUs each image
+    is computed on its own in a single thread, so the scores do not depend on the number of
+    processes; on GPUs batches depend on it, and with them rounding.
 
     Args:
         classifier: The network with its settings.
-        samples: All of them, at least one, in every process; `target` counts the network's classes.
+        samples: All images, at least one, in every process; `target` is a class of the network.
         group: The processes.
-        per_image: Whether the ranking of each image is wanted too.
-        partial: Whether the others are scored where an image fails.
-        loss: Whether the cross-entropy is wanted too.
+        per_image: Whether to return the ranking of each image.
+        partial: Whether to skip images that fail.
+        loss: Whether to compute the cross-entropy.
         step: Called after each image of this process.
-        stop: Asked now and then; where it says so in any process, all give up.
+        stop: Polled after each batch; True in any process stops all of them.
 
     Returns:
-        The scores; None if it was given up.
+        The scores, or None if stopped.
 
     Raises:
         NonFiniteScoresError: A logit of an image is NaN or infinite.
-        DrnError: An image cannot be read (with `partial`, all of them), or is of a class that the
-            network does not have.
+        DrnError: An image cannot be read (with `partial`: none can), or its class is not one of
+            the network's.
     """
     mine = group.shard(samples)
     dataset = ClassificationTestSet(mine, classifier.view, classifier.crop, classifier.resize)
     last = max(samples, key=lambda sample: sample.target)
     unread: dict[int, DrnError] | None = {} if partial else None
 
-    def look(batch: Batch) -> BatchRanking:
+    def rank(batch: Batch) -> BatchRanking:
         images = batch.images if classifier.view == "10-crop" else batch.images[:, None]
         try:
             scores = classifier.log_probabilities(images)
@@ -151,11 +150,11 @@ def score(
             if not partial or batch.labels[error.number] == FAILED:
                 raise
             images[error.number], batch.labels[error.number] = 0, FAILED
-            return look(batch)
+            return rank(batch)
         if last.target >= scores.shape[1]:
             raise DrnError(
-                f"{last.image}: is of class {last.target}; the network has {scores.shape[1]} "
-                "classes, counted from 0"
+                f"{last.image}: class {last.target} is out of range: the network has "
+                f"{scores.shape[1]} classes, 0 to {scores.shape[1] - 1}"
             )
         return rank_classes(scores, batch.labels)
 
@@ -164,8 +163,8 @@ def score(
     losses: list[Tensor] = []
     failed: list[tuple[int, str, str]] = []
     stopped = False
-    numbers, seen = group.shard(range(len(samples))), 0
-    for part in _naming(_parts(look, dataset, classifier, group.device, unread), mine):
+    numbers, seen = group.share(range(len(samples))), 0
+    for part in _naming(_parts(rank, dataset, classifier, group.device, unread), mine):
         scored = part.rank > 0
         counts += torch.stack([(part.rank == 1).sum(), (scored & (part.rank <= 5)).sum()])
         if unread is not None:
@@ -193,16 +192,16 @@ def score(
 
 
 def rank_classes(log_probabilities: Tensor, targets: Tensor) -> BatchRanking:
-    """Rank the classes of images.
+    """Rank the classes of each image.
 
     Args:
         log_probabilities: `(N, classes)`.
-        targets: Classes, int64 `(N,)`, on the same device.
+        targets: True classes or `FAILED`, int64 `(N,)`, on the same device.
     """
-    order = topk(log_probabilities, log_probabilities.shape[1])
-    rank = ((order == targets[:, None]).int().argmax(1) + 1) * (targets != FAILED)
-    best = order[:, :SHOWN]
+    order = best_first(log_probabilities)
     valid = targets != FAILED
+    rank = ((order == targets[:, None]).int().argmax(1) + 1) * valid
+    best = order[:, :SHOWN]
     loss = -log_probabilities.gather(1, (targets * valid)[:, None])[:, 0] * valid
     return BatchRanking(rank, best, log_probabilities.gather(1, best).exp(), loss)
 
@@ -210,20 +209,20 @@ def rank_classes(log_probabilities: Tensor, targets: Tensor) -> BatchRanking:
 def _rankings(
     parts: Sequence[BatchRanking], samples: Sequence[ClassSample], group: Group
 ) -> Iterator[ImageRanking]:
-    """Put what was found of this process's images beside their names."""
-    numbers = iter(group.shard(range(len(samples))))
+    """Yield the ranking of each image of this process's shard that did not fail."""
+    numbers = iter(group.share(range(len(samples))))
     for part in parts:
         rows = zip(*(column.tolist() for column in part), strict=True)
-        for (rank, best, likely, _), number in zip(rows, numbers, strict=False):
+        for (rank, best, probabilities, _), number in zip(rows, numbers, strict=False):
             image, target = str(samples[number].image), samples[number].target
             if rank:
-                yield ImageRanking(number, image, target, rank, tuple(best), tuple(likely))
+                yield ImageRanking(number, image, target, rank, tuple(best), tuple(probabilities))
 
 
 def _naming(
     parts: Iterable[BatchRanking], samples: Sequence[ClassSample]
 ) -> Iterator[BatchRanking]:
-    """Name the image in a NonFiniteScoresError that the next part raises."""
+    """Add the image's path to a NonFiniteScoresError."""
     seen = 0
     try:
         for part in parts:
@@ -234,50 +233,50 @@ def _naming(
 
 
 def _parts(
-    look: Callable[[Batch], BatchRanking],
+    rank: Callable[[Batch], BatchRanking],
     dataset: ClassificationTestSet,
     classifier: ClassificationPredictor,
     device: torch.device,
     unread: dict[int, DrnError] | None,
 ) -> Iterable[BatchRanking]:
-    """Work on as many images as there are threads, each in a single one; a GPU on batches."""
+    """Rank images concurrently, one per CPU thread, or in batches on a GPU."""
     if device.type == "cpu":
-        threads = default_concurrency(device)
-        return map_in_threads(
-            lambda index: look(_read(dataset, unread, [index])), range(len(dataset)), threads
+        threads = networks_at_once(device)
+        return one_thread_each(
+            lambda index: rank(_read(dataset, unread, [index])), range(len(dataset)), threads
         )
-    at_once = GPU_BATCH if classifier.view == "1-crop" else GPU_BATCH // 10
-    return batched(look, dataset, at_once, device, unread)
+    size = GPU_BATCH if classifier.view == "1-crop" else GPU_BATCH // 10
+    return batched(rank, dataset, size, device, unread)
 
 
 def batched(
-    look: Callable[[Batch], BatchRanking],
+    rank: Callable[[Batch], BatchRanking],
     dataset: ClassificationTestSet,
-    at_once: int,
+    size: int,
     device: torch.device,
     unread: dict[int, DrnError] | None = None,
 ) -> Iterator[BatchRanking]:
-    """Read batches, several at the same time, while the GPU works on those before.
+    """Rank images in batches of a size, which threads read ahead while the GPU computes.
 
-    Images that cannot be read go to `unread`, by their numbers, with class `FAILED` in the batch;
-    without it they are errors.
+    Errors of images that cannot be read go to `unread`, by index, and the target of those images
+    becomes `FAILED`; without `unread` they are raised.
     """
-    whole = range(len(dataset))
-    parts = [whole[start : start + at_once] for start in whole[::at_once]]
+    indices = range(len(dataset))
+    parts = [indices[start : start + size] for start in indices[::size]]
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     read = partial(_read, dataset, unread)
-    batches = map_in_threads(read, parts, max(1, min(cores, MOST_READERS)))
+    batches = one_thread_each(read, parts, max(1, min(cores, MAX_READERS)))
     if device.type == "cuda":
-        # Here, and not in a reading thread, for which the first GPU would be the current one.
+        # Not in the reading threads: their current device is the first GPU.
         batches = (Batch(*(part.pin_memory() for part in batch)) for batch in batches)
     for batch in on_device(batches, device):
-        yield look(batch)
+        yield rank(batch)
 
 
 def _read(
     dataset: ClassificationTestSet, unread: dict[int, DrnError] | None, indices: Sequence[int]
 ) -> Batch:
-    """Read a batch: uint8 `(N, S, S, 3)` or `(N, 10, S, S, 3)`, and classes `(N,)`."""
+    """Read a batch: uint8 `(N, S, S, 3)` or `(N, 10, S, S, 3)`, and targets `(N,)`."""
     images, targets = [], []
     for index in indices:
         item = dataset[index]

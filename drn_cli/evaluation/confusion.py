@@ -1,7 +1,7 @@
-"""The confusion matrix and the scores that are read off it.
+"""Confusion matrix and segmentation scores, as the Cityscapes benchmark defines them.
 
-The definitions are those of the Cityscapes benchmark: pixels whose label is void count nowhere, and
-a valid pixel that is predicted as void is a miss of its class and a false alarm of none.
+Pixels whose label is void are ignored; a valid pixel predicted as void is a false negative of its
+class and a false positive of none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,31 +17,32 @@ from torch import Tensor
 from drn_cli.data.classes import IGNORED, ClassSet, cityscapes, cityscapes_categories
 from drn_cli.errors import DrnError
 
-Matrix = npt.NDArray[np.int64]  # [label, prediction], pixels; the last column is of void
+Matrix = npt.NDArray[np.int64]  # [label, prediction] in pixels; the last column is predicted void
 
 
 def confusion(prediction: Tensor, label: Tensor, classes: int, name: Path | None = None) -> Tensor:
-    """Count the pixels of each pair of label and prediction; ignored pixels are left out.
+    """Return the confusion matrix of an image; pixels whose label is 255 are ignored.
 
     Args:
         prediction: Class ids or 255, uint8 `(H, W)`.
         label: Class ids or 255, uint8 `(H, W)`, on the same device.
         classes: Number of classes.
-        name: The label's file, for the error.
+        name: File of the label map, for error messages.
 
     Returns:
-        int64 `(classes, classes + 1)`, rows are labels, the last column is of void predictions.
+        Pixel counts, int64 `(classes, classes + 1)`: a row per label; the last column counts
+        predicted void.
 
     Raises:
         DrnError: The sizes differ, or a label is neither a class nor 255.
     """
     if prediction.shape != label.shape:
         raise DrnError(
-            f"{name}: the label is {label.shape[1]}x{label.shape[0]}, "
-            f"the prediction {prediction.shape[1]}x{prediction.shape[0]}"
+            f"{name}: label map is {label.shape[1]}x{label.shape[0]}, "
+            f"prediction is {prediction.shape[1]}x{prediction.shape[0]}"
         )
     columns = classes + 1
-    # Two rows more: for ignored pixels, and for labels that should not be there.
+    # Two more rows: ignored pixels, and labels out of range.
     rows = torch.full((256,), classes + 1, dtype=torch.int32, device=label.device)
     rows[:classes] = torch.arange(classes, dtype=torch.int32, device=label.device)
     rows[IGNORED] = classes
@@ -51,26 +52,27 @@ def confusion(prediction: Tensor, label: Tensor, classes: int, name: Path | None
     if counts[classes + 1].any():
         wrong = sorted(set(label.unique().tolist()) - set(range(classes)) - {IGNORED})
         raise DrnError(
-            f"{name}: has the label {wrong[0]}; labels are 0 to {classes - 1}, or 255 for ignored"
+            f"{name}: label {wrong[0]} is out of range "
+            f"(labels are 0 to {classes - 1}, and 255 for ignored pixels)"
         )
     return counts[:classes]
 
 
 class NothingToScoreError(DrnError):
-    """The labels hold no class at all."""
+    """All pixels of the label maps are void."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageScores:
-    """Segmentation scores of one image, as fractions of 1; None where its label is all void.
+    """Segmentation scores of one image, as fractions of 1; None if its label map is all void.
 
     Attributes:
-        number: Its place in the list of images, from 0.
-        image: The image, or the prediction where that was given.
-        label: Its label map.
-        iou: Per class; None for a class in neither label nor prediction.
-        miou: Mean over the classes that are not None.
-        pixel_accuracy: Share of the valid pixels that are right.
+        number: Index in the list of images.
+        image: Path of the image, or of the saved prediction.
+        label: Path of the label map.
+        iou: IoU of each class; None for a class in neither label nor prediction.
+        miou: Mean IoU over the classes that are not None.
+        pixel_accuracy: Fraction of the valid pixels that are correct.
     """
 
     number: int
@@ -87,33 +89,33 @@ class ImageScores:
             number,
             image,
             label,
-            _numbers(iou),
+            _nan_to_none(iou),
             _mean(iou),
             _mean(np.array([_ratio(np.trace(matrix), matrix.sum())])),
         )
 
 
 def worst_first(images: Sequence[ImageScores]) -> list[ImageScores]:
-    """Order images by mIoU; those without anything to score come last."""
+    """Sort images by increasing mIoU; those without a valid pixel come last."""
     return sorted(images, key=lambda one: (one.miou is None, one.miou, one.number))
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentationScores:
-    """Segmentation scores, all as fractions of 1, over a whole set of images.
+    """Segmentation scores over a set of images, as fractions of 1.
 
     Attributes:
-        matrix: The confusion matrix they are read off.
-        iou: Per class, TP / (TP + FP + FN); None for a class in neither labels nor predictions.
-        miou: Mean over the classes that are not None.
-        pixel_accuracy: Share of the valid pixels that are right.
-        mean_accuracy: Mean over the classes in the labels of the share that is right.
-        frequency_weighted_iou: Mean of the IoU of the classes in the labels, each weighted by its
-            share of the valid pixels.
-        images: How many images were scored.
-        per_image: Those of each, in their order, where that was asked for.
-        failed: Images that could not be scored, with their errors.
-        loss: Mean cross-entropy of the labelled pixels at scale 1, where that was asked for.
+        matrix: The confusion matrix.
+        iou: TP / (TP + FP + FN) of each class; None for a class in neither labels nor predictions.
+        miou: Mean IoU over the classes that are not None.
+        pixel_accuracy: Fraction of the valid pixels that are correct.
+        mean_accuracy: Mean recall over the classes in the labels.
+        frequency_weighted_iou: Mean IoU over the classes in the labels, weighted by their number of
+            pixels.
+        images: Number of images scored.
+        per_image: Scores of each image in the order of the list, if requested.
+        failed: Error message of each image that could not be scored.
+        loss: Mean cross-entropy of the labeled pixels at scale 1, if requested.
     """
 
     matrix: Matrix
@@ -136,24 +138,22 @@ class SegmentationScores:
         failed: Sequence[Mapping[str, str]] = (),
         loss: float | None = None,
     ) -> "SegmentationScores":
-        """Read the scores off a matrix.
+        """Compute the scores from a confusion matrix.
 
         Raises:
-            NothingToScoreError: The labels hold no class at all.
+            NothingToScoreError: All pixels of the label maps are void.
         """
-        right, labelled = np.diag(matrix), matrix.sum(axis=1)
-        if not labelled.any():
-            raise NothingToScoreError(
-                "no pixel of the labels belongs to a class: there is nothing to score"
-            )
-        iou, present = class_iou(matrix), labelled > 0
+        correct, labeled = np.diag(matrix), matrix.sum(axis=1)
+        if not labeled.any():
+            raise NothingToScoreError("nothing to score: all pixels of the label maps are void")
+        iou, present = class_iou(matrix), labeled > 0
         return cls(
             matrix,
-            _numbers(iou),
+            _nan_to_none(iou),
             float(np.nanmean(iou)),
-            float(right.sum() / labelled.sum()),
-            float((right[present] / labelled[present]).mean()),
-            float((iou[present] * labelled[present]).sum() / labelled.sum()),
+            float(correct.sum() / labeled.sum()),
+            float((correct[present] / labeled[present]).mean()),
+            float((iou[present] * labeled[present]).sum() / labeled.sum()),
             images,
             tuple(per_image),
             tuple(failed),
@@ -161,23 +161,22 @@ class SegmentationScores:
         )
 
     def by_category(self, categories: Sequence[str]) -> dict[str, float | None]:
-        """Give the IoU of groups of classes, in which one taken for another is right.
+        """Return the IoU of groups of classes; confusions within a group are correct.
 
         Args:
-            categories: That of each class.
+            categories: Name of the group of each class.
         """
         names = list(dict.fromkeys(categories))
         group = np.array([*(names.index(name) for name in categories), len(names)])
         matrix = np.zeros((len(names), len(names) + 1), np.int64)
         np.add.at(matrix, (group[:-1, None], group[None, :]), self.matrix)
-        return dict(zip(names, _numbers(class_iou(matrix)), strict=True))
+        return dict(zip(names, _nan_to_none(class_iou(matrix)), strict=True))
 
     def categories(self, class_set: ClassSet) -> Mapping[str, float | None]:
-        """Give the IoU of the categories of Cityscapes, if its classes were scored; else none."""
+        """Return the IoU of the Cityscapes categories, or nothing for another class set."""
         return self.by_category(cityscapes_categories()) if class_set == cityscapes() else {}
 
     def to_json(self, class_set: ClassSet) -> dict[str, Any]:
-        """Give the scores with class names, ready for JSON."""
         classes, categories = len(self.iou), self.categories(class_set)
         scores: dict[str, Any] = {
             "images": self.images,
@@ -202,10 +201,10 @@ class SegmentationScores:
 
 
 def class_iou(matrix: Matrix) -> npt.NDArray[np.float64]:
-    """Give TP / (TP + FP + FN) of each class; NaN for a class in neither labels nor predictions."""
-    classes = len(matrix)
-    right = np.diag(matrix)
-    return _ratio(right, matrix.sum(axis=1) + matrix.sum(axis=0)[:classes] - right)
+    """Return TP / (TP + FP + FN) per class; NaN for a class in neither labels nor predictions."""
+    true_positives = np.diag(matrix)
+    union = matrix.sum(axis=1) + matrix.sum(axis=0)[: len(matrix)] - true_positives
+    return _ratio(true_positives, union)
 
 
 def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -213,7 +212,7 @@ def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> npt.NDArray[np.float64]
         return np.asarray(np.true_divide(part, whole))
 
 
-def _numbers(values: npt.NDArray[np.float64]) -> tuple[float | None, ...]:
+def _nan_to_none(values: npt.NDArray[np.float64]) -> tuple[float | None, ...]:
     return tuple(None if np.isnan(value) else value for value in values.tolist())
 
 

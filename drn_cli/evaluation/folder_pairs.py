@@ -1,4 +1,4 @@
-"""Which image of a folder belongs to which label map of another, by their names."""
+"""Pair the images of a folder with the label maps of another by name."""
 
 import re
 from collections import defaultdict
@@ -12,8 +12,8 @@ from drn_cli.data.prepare.matching import match_names
 from drn_cli.errors import DrnError
 from drn_cli.files import require_folder
 
-FRAME = re.compile(r"([A-Za-z-]+_\d{6}_\d{6})(?!\d)")  # city_sequence_frame, of Cityscapes
-# Of the files that Cityscapes has of a frame: what is no label map, and which map is taken first.
+FRAME = re.compile(r"([A-Za-z-]+_\d{6}_\d{6})(?!\d)")  # Cityscapes: city_sequence_frame
+# Files that Cityscapes has of a frame: those that are no label maps, and the order of preference.
 NO_MAPS = ("_instanceIds", "_instanceTrainIds", "_color")
 NO_LABEL = re.compile(rf"(?s:(.*/)?){FRAME.pattern}(?s:.*)({'|'.join(NO_MAPS)})\.\w+")
 PREFERRED = ("_labelTrainIds", "_trainIds", "_labelIds")
@@ -21,19 +21,19 @@ PREFERRED = ("_labelTrainIds", "_trainIds", "_labelIds")
 
 @dataclass(frozen=True, slots=True)
 class FolderPairs:
-    """Images, or predictions, and their label maps.
+    """Images or predictions, paired with label maps.
 
     Attributes:
         samples: The pairs, in the order of the images' paths.
-        by: What they were paired by, in words.
+        matched_by: Description of how names were matched.
         images_without_label: Images without a label map.
         labels_without_image: Label maps without an image.
-        lost: Number of pairs of which neither file can be read, such as links to nothing.
-        left_out: What was left out of each folder that has such files, in words.
+        lost: Number of pairs of which neither file can be read (broken links).
+        left_out: Description of the files left out of a folder, one for each such folder.
     """
 
     samples: Sequence[Sample]
-    by: str
+    matched_by: str
     images_without_label: Sequence[Path]
     labels_without_image: Sequence[Path]
     lost: int = 0
@@ -41,7 +41,7 @@ class FolderPairs:
 
     @property
     def expected(self) -> int:
-        """Number of pairs that there would be if nothing lacked a counterpart."""
+        """Number of pairs if every file had a counterpart."""
         return (
             len(self.samples)
             + len(self.images_without_label)
@@ -53,25 +53,25 @@ class FolderPairs:
 def pair_folders(
     images: Path, labels: Path, image_suffix: str | None = None, label_suffix: str | None = None
 ) -> FolderPairs:
-    """Pair the images and label maps of two folders, with all that is below them.
+    """Pair the images and label maps of two folders and their subfolders.
 
-    Files of Cityscapes belong together by city, sequence and frame, whatever follows. Others do by
-    their names, without a suffix that all images or all labels have.
+    Files of Cityscapes are matched by city, sequence and frame, other files by their names without
+    a suffix that all images or all label maps share.
 
     Args:
         images: Folder of the images.
         labels: Folder of the label maps.
-        image_suffix: What the stems of images end with; others are passed over.
+        image_suffix: Suffix of the stems of images; files without it are ignored.
         label_suffix: The same for label maps.
 
     Raises:
-        DrnError: A folder is missing or empty, nothing belongs together, or an image could belong
-            to several label maps.
+        DrnError: A folder is missing or empty, no names match, or an image matches several label
+            maps.
     """
     found, images_out = _files(images, image_suffix)
     maps, labels_out = _files(labels, label_suffix, NO_LABEL)
     pairs = _pair(found, maps, images, labels, image_suffix, label_suffix)
-    # A lost file whose counterpart is there counts as the lack of it.
+    # A lost file whose counterpart exists is counted as that counterpart's missing partner.
     lost = max(
         images_out.lost - len(pairs.labels_without_image),
         labels_out.lost - len(pairs.images_without_label),
@@ -108,8 +108,8 @@ def _pair(
         )
     if image_frames and label_frames:
         raise DrnError(
-            f"{images} and {labels}: have no frame in common: images of "
-            f"{next(iter(image_frames))}, label maps of {next(iter(label_frames))}"
+            f"{images} and {labels}: no frame in common (images have {next(iter(image_frames))}, "
+            f"label maps have {next(iter(label_frames))})"
         )
     matching = match_names(
         [path.relative_to(images).as_posix() for path in found],
@@ -126,19 +126,22 @@ def _pair(
 
 
 def _folder_pairs(
-    pairs: Mapping[Path, Path], by: str, images: Iterable[Path], labels: Iterable[Path]
+    pairs: Mapping[Path, Path], matched_by: str, images: Iterable[Path], labels: Iterable[Path]
 ) -> FolderPairs:
     samples = [Sample(image, pairs[image]) for image in sorted(pairs)]
-    return FolderPairs(samples, by, sorted(images), sorted(labels))
+    return FolderPairs(samples, matched_by, sorted(images), sorted(labels))
 
 
 def _files(
-    folder: Path, suffix: str | None, never: re.Pattern[str] | None = None
+    folder: Path, suffix: str | None, ignored: re.Pattern[str] | None = None
 ) -> tuple[list[Path], LeftOut]:
-    """List the files that are meant; others are not missed if they cannot be read."""
+    """List the image files of a folder that have a suffix, and what was left out of them.
+
+    Unreadable files are counted unless they lack the suffix, or match `ignored` if there is none.
+    """
     require_folder(folder, "images")
     endings = "|".join(map(re.escape, ENDINGS))
-    other = re.compile(rf"(?is:.*)(?<!{re.escape(suffix)})(?i:{endings})") if suffix else never
+    other = re.compile(rf"(?is:.*)(?<!{re.escape(suffix)})(?i:{endings})") if suffix else ignored
     left_out = LeftOut(lambda _, name: other is None or not other.fullmatch(name))
     found = sorted(
         path
@@ -147,8 +150,8 @@ def _files(
     )
     if not found:
         ending = f" whose name ends with {suffix}" if suffix else ""
-        seen_anyway = f" ({left_out})" if left_out else ""
-        raise DrnError(f"{folder}: no images here{ending}{seen_anyway}")
+        skipped = f" ({left_out})" if left_out else ""
+        raise DrnError(f"{folder}: no images here{ending}{skipped}")
     left_out.log(folder)
     return found, left_out
 
@@ -175,9 +178,10 @@ def _only(frame: str, paths: Sequence[Path], folder: Path, kind: str = "image") 
     if len(paths) > 1:
         names = [path.relative_to(folder) for path in paths[:3]]
         endings = [path.stem.removeprefix(frame) for path in paths]
-        hint = f"give one of the folders, such as {paths[0].parent}"
+        hint = f"pass a subfolder, as {paths[0].parent}"
         if len(set(endings)) > 1:
-            ending = next(filter(None, endings))
-            hint = f"choose some by the end of their names: --{kind}-suffix {ending}"
-        raise DrnError(f"{folder}: several files of {frame}: {' and '.join(map(str, names))}", hint)
+            hint = f"select by suffix: --{kind}-suffix {next(filter(None, endings))}"
+        raise DrnError(
+            f"{folder}: several files of frame {frame}: {' and '.join(map(str, names))}", hint
+        )
     return paths[0]

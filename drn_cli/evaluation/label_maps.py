@@ -1,7 +1,7 @@
-"""Reading label maps and predicted maps as class ids, whether they hold Cityscapes' own ids or not.
+"""Read label maps and predicted maps as class ids.
 
-Cityscapes numbers its 34 labels from 0 ("label ids") and the 19 classes that count anew ("train
-ids"); files of both kinds go about, and networks answer in the latter.
+Cityscapes has 34 "label ids", 0 to 33, and "train ids", 0 to 18, of the 19 classes that are
+evaluated. Files hold either; networks predict train ids.
 """
 
 from collections.abc import Sequence
@@ -26,17 +26,17 @@ from drn_cli.inference.views import resize_image
 Ids = Literal["label-ids", "train-ids", "class-ids"]
 Size = tuple[int, int] | Literal["label", "none"]  # width and height
 
-LOOKED_AT = 32
+SAMPLED = 32  # maps whose values are read first
 THREADS = 8
 
 
 def detect_ids(paths: Sequence[Path], classes: int) -> Ids:
-    """Find out by looking which ids maps hold.
+    """Detect which ids label maps or predicted maps hold.
 
-    Where there are not the 19 classes of Cityscapes there is but one kind. Else names decide, if
-    they are those of Cityscapes, then the values of some maps: from 19 up to 33 are label ids only.
-    Where none has such a value nor 255, all are looked at. A map that cannot be read says nothing
-    here; scoring it raises the error.
+    With another number of classes than the 19 of Cityscapes they are class ids. Otherwise file
+    names of Cityscapes decide, or else the values of a sample of the maps: 19 to 33 occur in label
+    ids only. If the sample has neither these nor 255, all maps are read. Unreadable maps are
+    ignored here and fail when they are scored.
     """
     if classes != len(cityscapes()):
         return "class-ids"
@@ -45,11 +45,9 @@ def detect_ids(paths: Sequence[Path], classes: int) -> Ids:
         return "train-ids"
     if all(stem.endswith("labelids") for stem in stems):
         return "label-ids"
-    for looked_at in (spaced(paths, LOOKED_AT), paths)[: 1 + (len(paths) > LOOKED_AT)]:
-        values: set[int] = set()
+    for some in (spaced(paths, SAMPLED), paths)[: 1 + (len(paths) > SAMPLED)]:
         with ThreadPoolExecutor(THREADS) as pool:
-            for found in pool.map(_values, looked_at):
-                values |= found
+            values = set[int]().union(*pool.map(_values, some))
         if values & set(range(classes, len(LABEL_ID))):
             return "label-ids"
         if IGNORED in values:
@@ -64,10 +62,10 @@ def _values(path: Path) -> set[int]:
 
 
 def read_map(path: Path, ids: Ids, classes: int) -> Pixels:
-    """Read a map as class ids from 0, or 255 for void; uint8 `(H, W)`.
+    """Read a map as class ids, 255 for void; uint8 `(H, W)`.
 
     Raises:
-        DrnError: The file cannot be read, or holds a value that is no id of its kind.
+        DrnError: The file cannot be read, or a value is not one of `ids`.
     """
     values = read_label(path)
     if ids == "label-ids":
@@ -79,13 +77,13 @@ def read_map(path: Path, ids: Ids, classes: int) -> Pixels:
 
 @dataclass(frozen=True, slots=True)
 class PairReader:
-    """Reads an image and its label map, and brings one to the size of the other.
+    """Reader of an image and its label map, resized to one size.
 
     Attributes:
         classes: Number of classes.
         labels: Which ids the label maps hold.
         size: `label` resizes the image to its label map (bicubic), `none` the label map to its
-            image (nearest), and a width and height both.
+            image (nearest), a width and height both.
     """
 
     classes: int
@@ -93,7 +91,7 @@ class PairReader:
     size: Size = "label"
 
     def __call__(self, sample: Sample) -> tuple[Pixels, Pixels]:
-        """Give image `(H, W, 3)` and label map `(H, W)`; raises DrnError as the readers do."""
+        """Return image `(H, W, 3)` and label map `(H, W)`; DrnError if either cannot be read."""
         assert sample.label is not None
         image, label = read_image(sample.image), read_map(sample.label, self.labels, self.classes)
         width, height = _size(self.size, image, label)
@@ -102,13 +100,13 @@ class PairReader:
 
 @dataclass(frozen=True, slots=True)
 class MapReader:
-    """Reads a predicted map and its label map.
+    """Reader of a predicted map and its label map, resized to one size.
 
     Attributes:
         classes: Number of classes.
         labels: Which ids the label maps hold.
         predictions: Which ids the predicted maps hold.
-        size: As for `PairReader`, all by nearest pixels; None wants both to be of one size.
+        size: As for `PairReader`, but all resized by nearest neighbor; None requires equal sizes.
     """
 
     classes: int
@@ -117,7 +115,11 @@ class MapReader:
     size: Size | None = None
 
     def __call__(self, sample: Sample) -> tuple[Pixels, Pixels]:
-        """Give prediction and label, `(H, W)` both; raises DrnError as the readers do."""
+        """Return prediction and label map, both `(H, W)`.
+
+        Raises:
+            DrnError: Either cannot be read, or their sizes differ and `size` is None.
+        """
         assert sample.label is not None
         prediction = read_map(sample.image, self.predictions, self.classes)
         label = read_map(sample.label, self.labels, self.classes)
@@ -126,15 +128,15 @@ class MapReader:
             return resize_map(prediction, height, width), resize_map(label, height, width)
         if prediction.shape != label.shape:
             raise DrnError(
-                f"{sample.image}: is {prediction.shape[1]}x{prediction.shape[0]}, its label "
-                f"{sample.label} {label.shape[1]}x{label.shape[0]}",
-                "--resize-to label brings predictions to the size of their labels",
+                f"{sample.image}: is {prediction.shape[1]}x{prediction.shape[0]}, its label map "
+                f"{sample.label} is {label.shape[1]}x{label.shape[0]}",
+                "--resize-to label resizes predictions to their label maps",
             )
         return prediction, label
 
 
 def _size(size: Size, image: Pixels, label: Pixels) -> tuple[int, int]:
-    """Give width and height that both are brought to."""
+    """Return the width and height to resize both to."""
     if isinstance(size, tuple):
         return size
     height, width = (label if size == "label" else image).shape[:2]
@@ -142,8 +144,8 @@ def _size(size: Size, image: Pixels, label: Pixels) -> tuple[int, int]:
 
 
 def resize_map(values: Pixels, height: int, width: int) -> Pixels:
-    """Bring a map `(H, W)` to a size, each pixel from the nearest, as Pillow chooses it."""
+    """Resize a map `(H, W)` by nearest neighbor, choosing the same pixels as Pillow."""
     if values.shape == (height, width):
         return values
-    made = cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.asarray(made, np.uint8)
+    resized = cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized, np.uint8)

@@ -1,8 +1,8 @@
-"""Score a classifier's boxes against true ones, for many thresholds in one pass.
+"""Localization error of a classifier's boxes, for many thresholds in one pass.
 
-An image counts as right at top-k if, of the k likeliest classes, one is a class of its true boxes
-and its box overlaps one of them by more than half (intersection over union), corner pixels included
-as in ImageNet's own evaluation. The error is the share of images that are not right.
+An image is correct at top-k if one of its k most probable classes has a true box whose IoU with the
+box found for that class is above 0.5. Boxes include their corner pixels, as in ImageNet's
+evaluation. The error is the fraction of images that are not correct.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,18 +24,18 @@ from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.reading import default_concurrency, map_in_threads
 from drn_cli.inference.score_maps import name_in_errors
 
-TOP = 5  # classes of an image that may be right
-OVERLAP = 0.5  # above which a box is right
+TOP = 5  # most probable classes that count
+OVERLAP = 0.5  # a box is correct above this IoU
 
 
 @dataclass(frozen=True, slots=True)
 class Localization:
-    """An image to be scored.
+    """True boxes of an image.
 
     Attributes:
-        image: The file.
-        boxes: Its true boxes.
-        classes: The network's class of each of them.
+        image: Path of the image.
+        boxes: The true boxes.
+        classes: Class of each box in the network.
     """
 
     image: Path
@@ -45,15 +45,15 @@ class Localization:
 
 @dataclass(frozen=True, slots=True)
 class ImageBoxes:
-    """What was found in one image.
+    """Boxes found in one image.
 
     Attributes:
-        number: Its place in the list of images, from 0.
-        classes: The likeliest classes, at most five.
-        probabilities: Theirs.
-        boxes: In pixels, float64 `(classes, thresholds, 4)`; NaN for none.
-        iou: Of each of these boxes with the best true box of its class, 0 where there is none,
-            float64 `(classes, thresholds)`.
+        number: Index in the list of images.
+        classes: The most probable classes, at most five, best first.
+        probabilities: Their probabilities.
+        boxes: Boxes in pixels, float64 `(classes, thresholds, 4)`; NaN for no box.
+        iou: Highest IoU of each box with a true box of its class, 0 without one, float64
+            `(classes, thresholds)`.
     """
 
     number: int
@@ -65,16 +65,16 @@ class ImageBoxes:
 
 @dataclass(frozen=True, slots=True)
 class LocalizationScores:
-    """Localisation errors over a set of images, as fractions of 1.
+    """Localization errors over a set of images, as fractions of 1.
 
     Attributes:
-        thresholds: That were tried; minus infinity is none.
-        top1, top5: The error at each of them.
-        top1_classification, top5_classification: Share of the images whose class was not first,
-            or not among the first five: no threshold can do better.
-        images: Number of images.
-        per_image: What was found in each, in their order, where that was asked for.
-        failed: Images that could not be scored, with their errors.
+        thresholds: Thresholds of the sweep; minus infinity is no threshold.
+        top1, top5: Localization error at each threshold.
+        top1_classification, top5_classification: Classification errors, lower bounds of the
+            localization errors.
+        images: Number of images scored.
+        per_image: Boxes of each image in the order of the list, if requested.
+        failed: Error message of each image that could not be scored.
     """
 
     thresholds: tuple[float, ...]
@@ -88,11 +88,10 @@ class LocalizationScores:
 
     @property
     def best(self) -> int:
-        """Which threshold has the lowest top-1 error; of equals the lowest top-5 error."""
+        """Index of the threshold with the lowest top-1 error, and of equals the lowest top-5."""
         return min(range(len(self.top1)), key=lambda n: (self.top1[n], self.top5[n]))
 
     def to_json(self) -> dict[str, Any]:
-        """Give it ready for JSON; no threshold is null."""
         known = [None if np.isneginf(limit) else limit for limit in self.thresholds]
         best = self.best
         return {
@@ -121,51 +120,51 @@ def localize(
     partial: bool = False,
     step: Callable[[], object] = lambda: None,
 ) -> LocalizationScores:
-    """Find boxes in every image once, and compare.
+    """Find boxes in each image once and compare them with the true boxes.
 
-    Each process takes its share and the counts are added up.
+    Images are sharded over the processes and counts are summed.
 
     Args:
         classifier: The network.
-        images: All of them, at least one, in every process.
+        images: All images, at least one, in every process.
         group: The processes.
-        thresholds: That are tried.
-        see: What is seen of an image, as for `class_activation_map`.
-        kind: What thresholds are compared with, as for `class_activation_map`.
-        per_image: Whether what was found in each image is wanted too.
-        partial: Whether the others are scored where an image fails.
+        thresholds: Thresholds of the sweep.
+        see: Region of the image, as for `activate`.
+        kind: Kind of scores that thresholds apply to, as for `activate`.
+        per_image: Whether to return the boxes of each image.
+        partial: Whether to skip images that fail.
         step: Called after each image of this process.
 
     Raises:
-        DrnError: An image cannot be read, or its scores are not finite; with `partial`, of all.
+        DrnError: An image cannot be read, or its scores are not finite (with `partial`: all fail).
     """
     mine = group.shard(list(enumerate(images)))
 
-    def work(item: tuple[int, Localization]) -> ImageBoxes:
-        number, located = item
-        image = read_image(located.image)
-        with name_in_errors(located.image):
-            found = class_activation_map(classifier, image, see, kind)
-        return compare(found, located, thresholds, number)
+    def find(item: tuple[int, Localization]) -> ImageBoxes:
+        number, truth = item
+        image = read_image(truth.image)
+        with scores_of(truth.image):
+            found = activate(classifier, image, see, kind)
+        return compare(found, truth, thresholds, number)
 
-    threads = 1 if group.device.type == "cuda" else default_concurrency(group.device)
-    right = np.zeros((2, len(thresholds)), np.int64)
-    known = np.zeros(2, np.int64)
+    threads = 1 if group.device.type == "cuda" else networks_at_once(group.device)
+    correct = np.zeros((2, len(thresholds)), np.int64)
+    classified = np.zeros(2, np.int64)
     kept = []
-    failed: list[tuple[int, str, str]] = []
-    attempts = map_in_threads(errors_as_results(work) if partial else work, mine, threads)
+    failed: list[tuple[int, str]] = []
+    attempts = one_thread_each(errors_as_results(find) if partial else find, mine, threads)
     for (number, _), found in zip(mine, attempts, strict=True):
         if isinstance(found, DrnError):
             failed.append((number, str(images[number].image), str(found)))
             step()
             continue
-        right += is_correct(found)
+        correct += is_correct(found)
         true = [kind in images[found.number].classes for kind in found.classes]
-        known += (true[0], any(true))
+        classified += (true[0], any(true))
         if per_image:
             kept.append(found)
         step()
-    counts = torch.from_numpy(np.concatenate([right.ravel(), known])).to(group.device)
+    counts = torch.from_numpy(np.concatenate([correct.ravel(), classified])).to(group.device)
     total = group.sum(counts).cpu().numpy()
     lost = gather_failures(failed, len(images), group)
     scored = len(images) - len(lost)
@@ -185,43 +184,43 @@ def localize(
 
 
 def compare(
-    found: ClassActivationMap, located: Localization, thresholds: Sequence[float], number: int
+    found: ClassActivationMap, truth: Localization, thresholds: Sequence[float], number: int
 ) -> ImageBoxes:
-    """Compare the boxes of an image's likeliest classes with its true ones."""
-    classes = found.topk(TOP)
+    """Compare the boxes of the most probable classes of an image with its true boxes."""
+    classes = found.best(TOP)
     boxes = found.boxes(classes, thresholds)
     overlap = np.zeros(boxes.shape[:2])
     for place, kind in enumerate(classes):
-        true = [box for box, of in zip(located.boxes, located.classes, strict=True) if of == kind]
+        true = [box for box, of in zip(truth.boxes, truth.classes, strict=True) if of == kind]
         if true:
             overlap[place] = np.max([iou(boxes[place], box) for box in true], axis=0)
-    likely = found.probabilities[classes].tolist()
-    return ImageBoxes(number, tuple(classes), tuple(likely), boxes, overlap)
+    probabilities = found.probabilities[classes].tolist()
+    return ImageBoxes(number, tuple(classes), tuple(probabilities), boxes, overlap)
 
 
 def iou(boxes: npt.NDArray[np.float64], true: Box) -> npt.NDArray[np.float64]:
-    """Give intersection over union with a true box, corner pixels included; 0 for no box.
+    """Return the IoU of boxes with a true box, corner pixels included; 0 for NaN (no box).
 
-    Shapes: `(..., 4)` in, `(...)` out.
+    Shapes: `(..., 4)` to `(...)`.
     """
     low = np.maximum(boxes[..., :2], (true.xmin, true.ymin))
     high = np.minimum(boxes[..., 2:], (true.xmax, true.ymax))
-    common = np.prod(np.maximum(0, high - low + 1), axis=-1)
+    intersection = np.prod(np.maximum(0, high - low + 1), axis=-1)
     area = np.prod(boxes[..., 2:] - boxes[..., :2] + 1, axis=-1)
-    whole = area + (true.xmax - true.xmin + 1) * (true.ymax - true.ymin + 1) - common
-    return np.asarray(np.nan_to_num(common / whole))
+    union = area + (true.xmax - true.xmin + 1) * (true.ymax - true.ymin + 1) - intersection
+    return np.asarray(np.nan_to_num(intersection / union))
 
 
 def is_correct(found: ImageBoxes) -> npt.NDArray[np.bool_]:
-    """Tell at which thresholds an image is right at top-1, and at top-5: `(2, thresholds)`."""
+    """Whether an image is correct at top-1 and at top-5 for each threshold: `(2, thresholds)`."""
     hits = found.iou > OVERLAP
     return np.stack([hits[0], hits.any(axis=0)])
 
 
 def worst_boxes(scores: LocalizationScores) -> list[ImageBoxes]:
-    """Order images by the overlap of their likeliest class's box, at the best threshold.
+    """Sort images by increasing IoU of the most probable class's box at the best threshold.
 
-    Of those without any, the surest come first.
+    Of equal overlaps, the more confident predictions come first.
     """
 
     def order(found: ImageBoxes) -> tuple[float, float, int]:
@@ -233,16 +232,16 @@ def worst_boxes(scores: LocalizationScores) -> list[ImageBoxes]:
 def match_boxes(
     images: Sequence[Path], truth: Mapping[str, Sequence[Box]], index: Mapping[str, int]
 ) -> tuple[list[Localization], list[Path], list[Path]]:
-    """Put images together with their boxes, by their names.
+    """Match images with their true boxes by name.
 
     Args:
-        images: The files.
-        truth: The boxes of each image, by its name without ending.
-        index: The network's number of each class, by what its folder is called.
+        images: Paths of the images.
+        truth: True boxes by the stem of the image's name.
+        index: The network's class by the class name of a box.
 
     Returns:
-        The images that have boxes of known classes, the images that have none, and the names that
-        have such boxes and no image.
+        Images with boxes of known classes, images without any, and names that have boxes of known
+        classes but no image.
     """
     known = {
         name: tuple(box for box in boxes if box.name in index) for name, boxes in truth.items()

@@ -1,4 +1,4 @@
-"""How scores came about, in one paragraph that a paper can quote and in fields for a program."""
+"""Evaluation protocol of scores: a paragraph to quote in a paper, and fields for JSON."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,14 @@ IDS = {
 
 @dataclass(frozen=True, slots=True)
 class InferenceSettings:
-    """How a network looked at images.
+    """Settings that a network predicted with.
 
     Attributes:
         network: Architecture.
-        weights: Its file.
-        view: Sizes, mirrored, tiles.
-        autocast: What it computed in where that is safe; None is float32 throughout.
-        normalization: Mean and standard deviation of its inputs, and where they come from.
+        weights: File of the weights.
+        view: Scales, flip and tile size.
+        autocast: Autocast type; None is float32 throughout.
+        normalization: Mean and standard deviation of the inputs, and their source.
     """
 
     network: Architecture
@@ -45,7 +45,6 @@ class InferenceSettings:
         return str(self.autocast or torch.float32).removeprefix("torch.")
 
     def text(self) -> str:
-        """Say it in whole sentences."""
         parts = [
             f"The network is {self.network.label} with {self.weights.name}, in {self.precision}."
         ]
@@ -54,16 +53,15 @@ class InferenceSettings:
         if self.view.scales != (1.0,):
             scales = ", ".join(f"{scale:g}" for scale in self.view.scales)
             parts.append(
-                f"Each image was seen at {scales} of its size (bicubic), the log-probabilities "
+                f"Multi-scale inference used scales {scales} (bicubic); log-probabilities were "
                 "resized back (bilinear, anti-aliased) and summed."
             )
-        parts.append(f"Mirrored images were {'seen too' if self.view.flip else 'not seen'}.")
+        parts.append(f"Horizontally flipped images were {'' if self.view.flip else 'not '}used.")
         if self.view.tile is not None:
-            parts.append(f"Images were seen in overlapping tiles of {self.view.tile} pixels.")
+            parts.append(f"Inference used overlapping tiles of {self.view.tile} pixels.")
         return " ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """Give it ready for JSON."""
         return {
             "arch": self.network.name,
             "width": self.network.width,
@@ -79,15 +77,15 @@ class InferenceSettings:
 
 @dataclass(frozen=True, slots=True)
 class EvalProtocol:
-    """What was compared with what, and how.
+    """Protocol of an evaluation of a folder of images or predictions.
 
     Attributes:
-        images: Where the images, or the predictions, are.
-        labels: Where their label maps are.
-        pairs: What belonged together.
+        images: Folder of the images or predictions.
+        labels: Folder of the label maps.
+        pairs: The pairs found.
         label_ids: Which ids the label maps hold.
-        size: What was brought to which size; None if all had one.
-        seen: How a network saw the images; or which ids given predictions hold.
+        size: What was resized to which size; None if sizes had to be equal.
+        predicted_by: Settings of the network, or which ids saved predictions hold.
     """
 
     images: Path
@@ -95,71 +93,70 @@ class EvalProtocol:
     pairs: FolderPairs
     label_ids: Ids
     size: Size | None
-    seen: InferenceSettings | Ids
+    predicted_by: InferenceSettings | Ids
 
     def to_json(self, scores: SegmentationScores) -> dict[str, Any]:
-        """Give it ready for JSON, its text too."""
         size, pairs = self.size, self.pairs
-        told = {
+        fields = {
             "text": self.text(scores),
             "drn": __version__,
             "images": str(self.images),
             "labels": str(self.labels),
-            "paired_by": pairs.by,
+            "paired_by": pairs.matched_by,
             "pairs": scores.images,
             "images_without_label": len(pairs.images_without_label),
             "labels_without_image": len(pairs.labels_without_image),
             "label_ids": self.label_ids,
             "resize_to": "x".join(map(str, size)) if isinstance(size, tuple) else size,
         }
-        if isinstance(self.seen, InferenceSettings):
-            return told | self.seen.to_json()
-        return told | {"prediction_ids": self.seen}
+        if isinstance(self.predicted_by, InferenceSettings):
+            return fields | self.predicted_by.to_json()
+        return fields | {"prediction_ids": self.predicted_by}
 
     def text(self, scores: SegmentationScores) -> str:
-        """Say it in whole sentences."""
-        pairs, seen, classes = self.pairs, sum(i is not None for i in scores.iou), len(scores.iou)
-        lone = ((pairs.images_without_label, "file"), (pairs.labels_without_image, "label map"))
-        left = [_count(len(paths), what) for paths, what in lone if paths]
-        verb = (
-            "was"
-            if len(pairs.images_without_label) + len(pairs.labels_without_image) == 1
-            else "were"
-        )
-        left_out = f"; {' and '.join(left)} without a counterpart {verb} left out" if left else ""
-        if scores.failed:
-            left_out += f"; {_count(len(scores.failed), 'pair')} failed"
-        absent = "" if seen == classes else ", the others occurring nowhere"
+        """Return the protocol as a paragraph."""
+        pairs, classes = self.pairs, len(scores.iou)
+        present = sum(iou is not None for iou in scores.iou)
+        absent = "" if present == classes else " (the others are absent)"
+        if isinstance(self.predicted_by, InferenceSettings):
+            article, kind, resampling = "an", "image", "bicubic"
+            predicted = self.predicted_by.text()
+        else:
+            article, kind, resampling = "a", "prediction", "nearest"
+            predicted = f"The saved predictions hold {IDS[self.predicted_by]}."
+        excluded = [
+            f"{_count(number, noun)}{reason}"
+            for number, noun, reason in (
+                (len(pairs.images_without_label), kind, " without a label map"),
+                (len(pairs.labels_without_image), "label map", f" without {article} {kind}"),
+                (len(scores.failed), "pair", " that failed"),
+            )
+            if number
+        ]
+        left_out = f"; excluded: {', '.join(excluded)}" if excluded else ""
+        plural = kind.capitalize() + "s"
+        if isinstance(self.size, tuple):
+            width, height = self.size
+            resized = f"{plural} ({resampling}) and label maps (nearest) were resized to "
+            resized += f"{width}x{height}."
+        else:
+            resized = {
+                "label": f"{plural} were resized to their label maps ({resampling}).",
+                "none": f"Label maps were resized to their {kind}s (nearest).",
+                None: f"{plural} have the size of their label maps.",
+            }[self.size]
         return " ".join(
             [
                 f"Scored with drn {__version__}: {_count(scores.images, 'pair')}, "
-                f"matched by "
-                f"{pairs.by}{left_out}.",
-                self.seen.text()
-                if isinstance(self.seen, InferenceSettings)
-                else f"The predictions were given as {IDS[self.seen]}.",
+                f"matched by {pairs.matched_by}{left_out}.",
+                predicted,
                 f"The label maps hold {IDS[self.label_ids]}.",
-                self._sizes(),
-                "One confusion matrix was counted over all pixels of all pairs whose label is a "
-                f"class; mIoU is the mean of TP / (TP + FP + FN) over {seen} of {classes} classes"
-                f"{absent}, accuracy the share of these pixels that is right.",
+                resized,
+                "One confusion matrix was accumulated over the non-void pixels of all pairs; "
+                f"mIoU is the mean of TP / (TP + FP + FN) over {present} of {classes} classes"
+                f"{absent}, accuracy the fraction of these pixels that are correct.",
             ]
         )
-
-    def _sizes(self) -> str:
-        kind, way = (
-            ("Images", "bicubic")
-            if isinstance(self.seen, InferenceSettings)
-            else ("Predictions", "nearest")
-        )
-        if isinstance(self.size, tuple):
-            width, height = self.size
-            return f"{kind} ({way}) and label maps (nearest) were brought to {width}x{height}."
-        return {
-            "label": f"{kind} were brought to the size of their label maps ({way}).",
-            "none": f"Label maps were brought to the size of their {kind.lower()} (nearest).",
-            None: f"{kind} have the size of their label maps.",
-        }[self.size]
 
 
 def _count(number: int, what: str) -> str:

@@ -1,7 +1,7 @@
-"""Score a segmenter, or predictions that were saved, on labelled images."""
+"""IoU of a segmenter, or of saved predictions, on labeled images."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -20,7 +20,7 @@ from drn_cli.inference.score_maps import name_in_errors
 Inputs = ParamSpec("Inputs")
 Result = TypeVar("Result")
 
-# The confusion matrix of an image, and the sum and the number of its losses if they are wanted.
+# Confusion matrix of an image, and the sum and the count of its pixel losses if requested.
 Counts = tuple[Tensor, Tensor | None]
 Read = Callable[[Sample], tuple[Pixels, Pixels]]
 
@@ -37,29 +37,30 @@ def evaluate(
     step: Callable[[], object] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> SegmentationScores | None:
-    """Predict every image once and compare.
+    """Predict each image once and compare it with its label map.
 
-    Each process takes its share and the matrices are added up: the scores do not depend on how
-    many processes there are. What is kept of an image are its scores, if anything.
+    Images are sharded over the processes and confusion matrices are summed: the scores do not
+    depend on the number of processes. Predictions are not kept.
 
     Args:
         predictor: The network with its settings.
-        samples: All of them, in every process.
+        samples: All images, in every process.
         group: The processes.
-        read: Reads image `(H, W, 3)` and label `(H, W)` of a sample, in another thread; by
-            default as they are.
-        per_image: Whether the scores of each image are wanted too.
-        partial: Whether the others are scored where an image fails.
-        loss: Whether to compute the cross-entropy of the images at scale 1 too.
+        read: Reads image `(H, W, 3)` and label map `(H, W)` of a sample, in another thread; by
+            default at their own sizes.
+        per_image: Whether to return the scores of each image.
+        partial: Whether to skip images that fail.
+        loss: Whether to compute the cross-entropy at scale 1.
         step: Called after each image of this process.
-        stop: Asked after it; where it says so in any process, all give up.
+        stop: Polled after each image; True in any process stops all of them.
 
     Returns:
-        The scores; None if it was given up.
+        The scores, or None if stopped.
 
     Raises:
         NonFiniteScoresError: A score of an image is NaN or infinite.
-        DrnError: An image or label cannot be read or does not fit; with `partial`, all of them.
+        DrnError: An image or label map cannot be read, or their sizes differ (with `partial`: all
+            images fail).
     """
 
     def read_sample(sample: Sample) -> tuple[Pixels, Pixels]:
@@ -77,17 +78,17 @@ def evaluate(
     counted = errors_as_results(count) if partial else count
     read_part = errors_as_results(read_sample) if partial else read_sample
 
-    def look(sample: Sample, pair: tuple[Pixels, Pixels] | DrnError) -> Counts | DrnError:
+    def score(sample: Sample, pair: tuple[Pixels, Pixels] | DrnError) -> Counts | DrnError:
         return pair if isinstance(pair, DrnError) else counted(sample, *pair)
 
     mine = group.shard(samples)
     if group.device.type == "cpu":
-        # As many images as there are threads, each in a single one.
-        counts = map_in_threads(
-            lambda sample: look(sample, read_part(sample)), mine, default_concurrency(group.device)
+        # Images are computed concurrently, each in one thread.
+        counts = one_thread_each(
+            lambda sample: score(sample, read_part(sample)), mine, networks_at_once(group.device)
         )
     else:
-        counts = (look(sample, pair()) for sample, pair in prefetch(read_part, mine))
+        counts = (score(sample, pair()) for sample, pair in ahead(read_part, mine))
     return _add_up(counts, predictor.classes, samples, group, per_image, step, stop)
 
 
@@ -101,15 +102,15 @@ def compare(
     partial: bool = False,
     step: Callable[[], object] = lambda: None,
 ) -> SegmentationScores:
-    """Compare predictions that were saved with labels; as `evaluate`.
+    """Compare saved predictions with label maps; sharding and errors as in `evaluate`.
 
     Args:
-        samples: Whose `image` is the prediction.
+        samples: Samples whose `image` is the saved prediction.
         classes: Number of classes.
         group: The processes.
-        read: Reads prediction and label, `(H, W)` both, of a sample.
-        per_image: Whether the scores of each image are wanted too.
-        partial: Whether the others are scored where an image fails.
+        read: Reads prediction and label map of a sample, both `(H, W)`.
+        per_image: Whether to return the scores of each image.
+        partial: Whether to skip images that fail.
         step: Called after each image of this process.
     """
 
@@ -121,12 +122,12 @@ def compare(
     work = errors_as_results(count) if partial else count
     counts = map_in_threads(work, group.shard(samples), threads)
     scores = _add_up(counts, classes, samples, group, per_image, step, lambda: False)
-    assert scores is not None  # nobody stops it
+    assert scores is not None  # it is never stopped
     return scores
 
 
 def errors_as_results(work: Callable[Inputs, Result]) -> Callable[Inputs, Result | DrnError]:
-    """Let an error of one image be its result; a fault of the machine stays one."""
+    """Return DrnErrors instead of raising them, except faults of the machine (FaultError)."""
 
     def attempt(*inputs: Inputs.args, **named: Inputs.kwargs) -> Result | DrnError:
         try:
@@ -140,22 +141,22 @@ def errors_as_results(work: Callable[Inputs, Result]) -> Callable[Inputs, Result
 
 
 def gather_failures(
-    failed: Sequence[tuple[int, str, str]], images: int, group: Group
-) -> tuple[dict[str, str], ...]:
-    """Gather the images that failed from all processes, in their order, ready for JSON.
+    failed: Sequence[tuple[int, str]], images: int, group: Group
+) -> tuple[str, ...]:
+    """Return the error messages of all processes in the order of the images.
 
     Args:
-        failed: Number, name and error of each image of this process that failed.
+        failed: Index and error message of each image of this process that failed.
         images: Number of images of all processes.
         group: The processes.
 
     Raises:
-        DrnError: None of the images can be scored.
+        DrnError: All images failed.
     """
-    lost = sorted(one for part in group.gather_objects(failed) for one in part)
-    if len(lost) == images:
-        raise DrnError(f"none of {images} images can be scored; the first: {lost[0][2]}")
-    return tuple({"image": image, "error": error} for _, image, error in lost)
+    texts = tuple(text for _, text in sorted(one for part in group.gather(failed) for one in part))
+    if len(texts) == images:
+        raise DrnError(f"no image could be scored; the first of {images} errors: {texts[0]}")
+    return texts
 
 
 def _add_up(
@@ -167,13 +168,13 @@ def _add_up(
     step: Callable[[], object],
     stop: Callable[[], bool],
 ) -> SegmentationScores | None:
-    """Sum the matrices of this process's share, image by image, then those of all processes."""
+    """Sum the confusion matrices of the images of this process, then of all processes."""
     matrix = torch.zeros(classes, classes + 1, dtype=torch.int64, device=group.device)
     images: list[ImageScores] = []
     failed: list[tuple[int, str, str]] = []
     losses: list[Tensor] = []
     stopped = False
-    for number, counted in zip(_numbers(samples, group), counts, strict=True):
+    for number, counted in zip(group.share(range(len(samples))), counts, strict=True):
         if isinstance(counted, DrnError):
             failed.append((number, str(samples[number].image), str(counted)))
             step()
@@ -200,17 +201,13 @@ def _add_up(
 
 
 def mean_loss(losses: Sequence[tuple[float, float]], group: Group) -> float | None:
-    """Return the mean over the images of all processes, whatever their number.
+    """Return the mean loss over the images of all processes.
 
     Args:
-        losses: Sum of the loss and number of pixels, or of images, of each of this process.
+        losses: Loss sum and number of pixels (or images) of each image of this process.
         group: The processes.
     """
-    pairs = [pair for part in group.gather_objects(losses) for pair in part]
-    # fsum is exact: neither the order of the images nor the number of processes matters.
+    pairs = [pair for part in group.gather(losses) for pair in part]
+    # fsum is exact, so the result depends neither on the order nor on the number of processes.
     count = math.fsum(number for _, number in pairs)
     return math.fsum(total for total, _ in pairs) / count if count else None
-
-
-def _numbers(samples: Sequence[Sample], group: Group) -> Iterator[int]:
-    return iter(group.shard(range(len(samples))))

@@ -1,4 +1,4 @@
-"""The Cityscapes benchmark's own scorer, where it is installed."""
+"""The official Cityscapes scorer, if it is installed."""
 
 import json
 import os
@@ -16,14 +16,14 @@ Scorer = Callable[[Path, Path], dict[str, Any]]
 
 @pytest.fixture
 def official_scorer(tmp_path: Path) -> Scorer:
-    """Score submitted maps of label ids against `*_gtFine_labelIds.png`; gives its JSON.
+    """Score submitted maps of label ids against `*_gtFine_labelIds.png`; returns its JSON.
 
-    The package wants older versions of numpy and Pillow than ours may be, so it lives in a virtual
-    environment of its own: `pip install cityscapesscripts 'numpy<2.4' 'pillow<13'`.
+    The package needs older versions of NumPy and Pillow, so it is installed in a separate virtual
+    environment: `pip install cityscapesscripts 'numpy<2.4' 'pillow<13'`.
     """
     python = os.environ.get(OFFICIAL)
     if not python:
-        pytest.skip(f"{OFFICIAL} names no Python with cityscapesscripts")
+        pytest.skip(f"{OFFICIAL} is not set to a Python with cityscapesscripts")
 
     def score(predictions: Path, labels: Path) -> dict[str, Any]:
         script, result = Path(__file__).with_name("official_scorer.py"), tmp_path / "official.json"

@@ -1,9 +1,9 @@
-"""Runs the benchmark's own scorer; started by a Python that has cityscapesscripts.
+"""Run the official Cityscapes scorer, with a Python that has cityscapesscripts.
 
     python official_scorer.py PREDICTIONS LABELS RESULT.json
 
 PREDICTIONS holds maps of label ids as they are submitted, anywhere below it; LABELS holds
-`*_gtFine_labelIds.png`. The scorer finds the prediction of each label by its own rules.
+`*_gtFine_labelIds.png`. The scorer finds the prediction of each label map by name.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Which of a network's classes a folder of images is, and what is refused."""
+"""Matching class folders to the classes of a network."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +13,8 @@ from drn_cli.errors import DrnError
 from drn_cli.evaluation.class_index import class_index, remap
 from drn_cli.inference.classifier import ClassificationPredictor
 
-WNIDS, PEOPLES = tuple(imagenet()), tuple(imagenet().values())
-# The ten classes of imagenette, whose numbers in ImageNet are published with it.
+WNIDS, NAMES = tuple(imagenet()), tuple(imagenet().values())
+# The ten classes of Imagenette and their published class indices in ImageNet.
 IMAGENETTE = {
     "n01440764": 0,
     "n02102040": 217,
@@ -50,38 +50,38 @@ def folder(folders: Sequence[str], names: Sequence[str] | None = None) -> Folder
     return FolderDataset(Path("data"), tuple(folders), tuple(names or folders))
 
 
-def test_some_of_imagenets_classes_are_found_by_their_folders() -> None:
-    assert class_index(folder(tuple(IMAGENETTE)), network(PEOPLES, WNIDS)) == (
-        *IMAGENETTE.values(),
-    )
+def test_subset_of_imagenet_is_matched_by_folder_name() -> None:
+    assert class_index(folder(tuple(IMAGENETTE)), network(NAMES, WNIDS)) == (*IMAGENETTE.values(),)
 
 
-def test_folders_of_other_names_are_found_by_what_people_call_the_classes() -> None:
-    """Folders called after the classes, and folders that info.json names so."""
+def test_folders_are_matched_by_class_name() -> None:
+    """Folders with the names of the classes, and folders that info.json gives class names."""
     for data in (folder(["tench", "parachute"]), folder(["0", "1"], ["tench", "parachute"])):
-        assert class_index(data, network(PEOPLES, WNIDS)) == (0, 701)
-        assert class_index(data, network(PEOPLES)) == (0, 701)
+        assert class_index(data, network(NAMES, WNIDS)) == (0, 701)
+        assert class_index(data, network(NAMES)) == (0, 701)
 
 
-def test_folders_come_before_names() -> None:
+def test_folder_names_take_precedence_over_class_names() -> None:
     data = folder(["a", "b"], ["one", "two"])
     assert class_index(data, network(["two", "one"], ["a", "b"])) == (0, 1)
 
 
-def test_classes_in_another_order_are_found() -> None:
+def test_classes_in_another_order_are_matched() -> None:
     theirs = network(["x", "y", "z"], ["c", "a", "b"])
     assert class_index(folder(["a", "b", "c"]), theirs) == (1, 2, 0)
 
 
-def test_names_that_two_classes_share_tell_nothing() -> None:
-    """ImageNet has two cranes."""
+def test_repeated_class_names_are_not_matched() -> None:
+    """ImageNet has two classes named crane."""
     theirs = network(["crane", "crane", "tench"], ["n1", "n2", "n3"])
-    with pytest.raises(DrnError, match="the class crane is none"):
+    with pytest.raises(DrnError, match="2 of 2 classes unknown to the network: crane, tench"):
         class_index(folder(["crane", "tench"]), theirs)
+    with pytest.raises(DrnError, match="data: several classes of the network are named crane"):
+        class_index(folder(["crane", "tench"]), network(theirs.names))
     assert class_index(folder(["n2", "n3"]), theirs) == (1, 2)
 
 
-def test_samples_are_counted_as_the_network_counts() -> None:
+def test_remap_replaces_targets() -> None:
     samples = [ClassSample(Path(f"{n}.png"), n % 3) for n in range(5)]
     found = remap(samples, (7, 2, 4))
     assert [one.target for one in found] == [7, 2, 4, 7, 2]
@@ -93,45 +93,53 @@ def test_samples_are_counted_as_the_network_counts() -> None:
     [
         (
             ["n01440764", "n99999999"],
-            r"data: the class n99999999 is none of the network's 1000, such as n01440764, "
-            r"n01443537, n01484850$",
+            "data: 1 of 2 classes unknown to the network: n99999999 "
+            "(its 1000 classes are n01440764, n01443537, n01484850 and 997 more)",
         ),
-        (["cat", "dog", "n01440764", "fish"], r"the class cat is none .* \(and 2 more\)$"),
+        (
+            ["cat", "dog", "n01440764", "fish", "bird"],
+            "data: 4 of 5 classes unknown to the network: cat, dog, fish and 1 more "
+            "(its 1000 classes are n01440764, n01443537, n01484850 and 997 more)",
+        ),
     ],
 )
-def test_strangers_are_refused_by_name(folders: list[str], message: str) -> None:
-    with pytest.raises(DrnError, match=message):
-        class_index(folder(folders), network(PEOPLES, WNIDS))
+def test_unknown_classes_are_named(folders: list[str], message: str) -> None:
+    with pytest.raises(DrnError) as caught:
+        class_index(folder(folders), network(NAMES, WNIDS))
+    assert str(caught.value) == message
 
 
-def test_as_many_classes_are_no_reason_to_take_them_for_the_networks() -> None:
-    with pytest.raises(DrnError, match="the class dog is none of the network's 2, such as a, b"):
+def test_equal_number_of_classes_is_not_a_match() -> None:
+    with pytest.raises(DrnError, match=r"1 of 2 classes unknown to the network: dog"):
         class_index(folder(["a", "dog"]), network(["a", "b"], ["a", "b"]))
 
 
-def test_a_stranger_among_names_is_told_by_its_name() -> None:
-    """The network knows no folders: what they are called is not what is wrong."""
+def test_unknown_class_name_is_named_instead_of_its_folder() -> None:
+    """The network has no folder names."""
     data = folder(["n1", "n2"], ["cat", "dog"])
-    with pytest.raises(DrnError, match="the class dog is none of the network's 3, such as cat"):
+    with pytest.raises(DrnError, match="1 of 2 classes unknown to the network: dog"):
         class_index(data, network(["cat", "fish", "bird"]))
 
 
-def test_network_without_names_is_taken_in_sorted_order_and_that_is_told(
+def test_network_without_class_names_is_matched_in_sorted_order_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     theirs = network(["class 0", "class 1", "class 2"], named=False)
     assert class_index(folder(["a", "b", "c"]), theirs) == (0, 1, 2)
     [record] = caplog.records
     assert record.levelname == "WARNING"
-    assert "taken for the 3 folders of data in sorted order" in record.getMessage()
+    assert record.getMessage() == (
+        "data: the network has no class names; its 3 classes are assumed to be these folders in "
+        "sorted order"
+    )
 
 
-def test_network_without_names_and_with_another_number_of_classes_is_refused() -> None:
+def test_network_without_class_names_and_another_number_of_classes_is_an_error() -> None:
     theirs = network(["class 0", "class 1", "class 2"], named=False)
-    with pytest.raises(DrnError, match="has 2 classes, the network has 3 and does not name them"):
+    with pytest.raises(DrnError, match="has 2 classes, the network has 3 and no class names"):
         class_index(folder(["a", "b"]), theirs)
 
 
-def test_names_that_are_known_are_not_taken_in_order(caplog: pytest.LogCaptureFixture) -> None:
+def test_known_class_names_are_not_matched_by_order(caplog: pytest.LogCaptureFixture) -> None:
     assert class_index(folder(["a", "b"]), network(["b", "a"])) == (1, 0)
     assert not caplog.records

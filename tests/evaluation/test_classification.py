@@ -1,4 +1,4 @@
-"""Scoring a classifier on class folders: the numbers, and what they do not depend on."""
+"""Top-1 and top-5 accuracy: values, and independence of processes, threads and batches."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -61,13 +61,13 @@ def threads() -> Iterator[None]:
 
 
 def threads_of_a_later_thread() -> int:
-    """Tell with how many threads PyTorch works in a thread that starts now."""
+    """Return the number of PyTorch threads in a Python thread started now."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(torch.get_num_threads).result()
 
 
 def linear() -> nn.Module:
-    """A network that sees every pixel, and so tells pieces of noise apart."""
+    """Return a network that uses every pixel, so that images of noise differ."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * CROP * CROP, CLASSES))
 
@@ -90,7 +90,7 @@ def classifier(
 
 
 def expected(samples: Sequence[ClassSample], view: str = "1-crop") -> TopKScores:
-    """Score as one would write it down: torchvision's transforms, an image at a time, a loop."""
+    """Score with torchvision's transforms and a loop over the images."""
     network, images = linear(), []
     cut = v2.CenterCrop(CROP) if view == "1-crop" else v2.TenCrop(CROP)
     for number, sample in enumerate(samples):
@@ -112,26 +112,24 @@ def expected(samples: Sequence[ClassSample], view: str = "1-crop") -> TopKScores
 
 
 def numbers(scores: TopKScores | None) -> TopKScores:
-    """Leave the single images out."""
+    """Remove the scores per image."""
     assert scores is not None
     return replace(scores, per_image=())
 
 
 @pytest.mark.parametrize("view", ["1-crop", "10-crop"])
-def test_scores_are_those_of_torchvisions_transforms_and_a_loop(
+def test_scores_equal_torchvision_transforms_and_a_loop(
     samples: list[ClassSample], view: View
 ) -> None:
     seen: list[int] = []
     scores = score(classifier(view=view), samples, ALONE, step=lambda: seen.append(1))
-    assert scores == numbers(expected(samples, view)), "and no images, which nobody asked for"
-    assert 0 < scores.top1 < scores.top5 < 1, "such scores would prove little"
+    assert scores == numbers(expected(samples, view)), "per_image is empty by default"
+    assert 0 < scores.top1 < scores.top5 < 1, "extreme scores would prove little"
     assert len(seen) == IMAGES
 
 
 @pytest.mark.parametrize("view", ["1-crop", "10-crop"])
-def test_each_image_is_ranked_in_the_order_of_the_list(
-    samples: list[ClassSample], view: View
-) -> None:
+def test_per_image_rankings_are_in_list_order(samples: list[ClassSample], view: View) -> None:
     scores = score(classifier(view=view), samples, ALONE, per_image=True)
     right = expected(samples, view)
     assert numbers(scores) == numbers(right)
@@ -141,21 +139,19 @@ def test_each_image_is_ranked_in_the_order_of_the_list(
         assert found.probabilities == pytest.approx(one.probabilities, rel=1e-4)
 
 
-def test_images_whose_class_came_last_come_first() -> None:
-    """Among equals, mistakes begin with the surest, and what is right ends with it."""
+def test_worst_images_sorts_by_rank_then_confidence() -> None:
+    """Of equal ranks, wrong predictions by decreasing confidence, right ones by increasing."""
     ranks = [(1, 0.9), (3, 0.4), (9, 0.5), (7, 0.1), (3, 0.8), (1, 0.3), (3, 0.4)]
     images = [ImageRanking(n, "", 0, rank, (0,), (p,)) for n, (rank, p) in enumerate(ranks)]
     assert [one.number for one in worst_images(images)] == [2, 3, 4, 1, 6, 5, 0]
 
 
-def test_views_differ(samples: list[ClassSample]) -> None:
+def test_one_crop_and_ten_crops_differ(samples: list[ClassSample]) -> None:
     assert numbers(expected(samples)) != numbers(expected(samples, "10-crop"))
 
 
-@pytest.mark.parametrize(("view", "at_once"), [("1-crop", 4), ("1-crop", 64), ("10-crop", 3)])
-def test_batches_give_what_single_images_give(
-    samples: list[ClassSample], view: View, at_once: int
-) -> None:
+@pytest.mark.parametrize(("view", "size"), [("1-crop", 4), ("1-crop", 64), ("10-crop", 3)])
+def test_batches_equal_single_images(samples: list[ClassSample], view: View, size: int) -> None:
     dataset = ClassificationTestSet(samples, view, CROP, RESIZE)
     batches: list[Batch] = []
 
@@ -163,16 +159,16 @@ def test_batches_give_what_single_images_give(
         batches.append(batch)
         return BatchRanking(*[batch.labels] * 4)
 
-    results = list(batched(keep, dataset, at_once, CPU))
+    results = list(batched(keep, dataset, size, CPU))
     assert all(one.rank is batch.labels for one, batch in zip(results, batches, strict=True))
-    assert max(len(batch.labels) for batch in batches) == min(at_once, IMAGES)
+    assert max(len(batch.labels) for batch in batches) == min(size, IMAGES)
     items = [dataset[index] for index in range(IMAGES)]
     assert torch.cat([batch.labels for batch in batches]).tolist() == [item[1] for item in items]
     images = torch.cat([batch.images for batch in batches])
     assert np.array_equal(images.numpy(), np.stack([item[0] for item in items]))
 
 
-def test_batches_name_a_broken_image_and_put_the_threads_back(
+def test_batches_name_a_broken_image_and_restore_the_thread_count(
     samples: list[ClassSample], tmp_path: Path, threads: None
 ) -> None:
     dataset = ClassificationTestSet([*samples, broken(tmp_path)], "1-crop", CROP, RESIZE)
@@ -184,32 +180,33 @@ def test_batches_name_a_broken_image_and_put_the_threads_back(
 
 def scored(group: Group, samples: list[ClassSample], view: View) -> tuple[Any, int]:
     seen: list[int] = []
-    look = classifier(view=view)
-    return score(look, samples, group, per_image=True, step=lambda: seen.append(1)), len(seen)
+    return score(
+        classifier(view=view), samples, group, per_image=True, step=lambda: seen.append(1)
+    ), len(seen)
 
 
 def stopped(group: Group, samples: list[ClassSample]) -> Any:
     return score(classifier(), samples, group, stop=lambda: group.rank == 1)
 
 
-def test_number_of_processes_changes_nothing(samples: list[ClassSample], spawn: Any) -> None:
+def test_two_processes_give_the_same_scores(samples: list[ClassSample], spawn: Any) -> None:
     first, second = spawn(scored, 2, samples, "10-crop")
     alone = scored(ALONE, samples, "10-crop")
-    assert first[0] == second[0] == alone[0], "rankings too, to the last bit"
+    assert first[0] == second[0] == alone[0], "including the rankings, bit for bit"
     assert (first[1], second[1]) == (12, 11), "no image is seen twice"
 
 
-def test_process_without_a_image_has_the_scores_too(samples: list[ClassSample], spawn: Any) -> None:
+def test_process_without_images_returns_the_scores(samples: list[ClassSample], spawn: Any) -> None:
     results = spawn(scored, 3, samples[:2], "1-crop")
     assert [seen for _, seen in results] == [1, 1, 0]
     assert {scores for scores, _ in results} == {scored(ALONE, samples[:2], "1-crop")[0]}
 
 
-def test_one_process_that_stops_stops_all(samples: list[ClassSample], spawn: Any) -> None:
+def test_stop_in_one_process_stops_all(samples: list[ClassSample], spawn: Any) -> None:
     assert spawn(stopped, 2, samples) == [None, None]
 
 
-def test_stop_gives_up_early(samples: list[ClassSample]) -> None:
+def test_stop_returns_none(samples: list[ClassSample]) -> None:
     seen: list[int] = []
     scores = score(
         classifier(), samples, ALONE, step=lambda: seen.append(1), stop=lambda: len(seen) == 3
@@ -218,7 +215,7 @@ def test_stop_gives_up_early(samples: list[ClassSample]) -> None:
     assert len(seen) == 3
 
 
-def test_number_of_threads_changes_nothing_and_is_put_back(
+def test_thread_count_does_not_change_scores_and_is_restored(
     samples: list[ClassSample], threads: None
 ) -> None:
     model, used = linear(), set()
@@ -232,7 +229,7 @@ def test_number_of_threads_changes_nothing_and_is_put_back(
         torch.set_num_threads(number)
         assert score(classifier(network), samples, ALONE) == numbers(expected(samples))
         assert torch.get_num_threads() == threads_of_a_later_thread() == number
-    assert used == {(1, 1, True)}, "an image is alone, in one thread, without gradients"
+    assert used == {(1, 1, True)}, "batches of one image, one thread, no gradients"
 
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
@@ -259,7 +256,7 @@ def broken(folder: Path) -> ClassSample:
     return ClassSample(path, 0)
 
 
-def test_broken_image_is_an_error_and_the_threads_are_put_back(
+def test_broken_image_is_an_error_and_the_thread_count_is_restored(
     samples: list[ClassSample], tmp_path: Path, threads: None
 ) -> None:
     torch.set_num_threads(2)
@@ -268,14 +265,16 @@ def test_broken_image_is_an_error_and_the_threads_are_put_back(
     assert threads_of_a_later_thread() == 2
 
 
-def test_class_that_the_network_does_not_have_is_an_error(samples: list[ClassSample]) -> None:
-    stranger = ClassSample(samples[4].image, CLASSES)
-    with pytest.raises(DrnError, match=f"4.png: is of class {CLASSES}; the network has {CLASSES}"):
-        score(classifier(), [*samples, stranger], ALONE)
+def test_class_out_of_range_is_an_error(samples: list[ClassSample]) -> None:
+    unknown = ClassSample(samples[4].image, CLASSES)
+    with pytest.raises(
+        DrnError, match=f"4.png: class {CLASSES} is out of range: .* {CLASSES} classes"
+    ):
+        score(classifier(), [*samples, unknown], ALONE)
 
 
-def looked(logits: Any, target: int) -> BatchRanking:
-    """Rank an image, given its crops' logits, beside one that is certain to be right."""
+def ranking(logits: Any, target: int) -> BatchRanking:
+    """Rank an image from the logits of its crops, in a batch with one that is certainly right."""
     values = torch.tensor(logits, dtype=torch.float32)
     certain = torch.zeros_like(values)
     certain[:, 0] = 1
@@ -283,48 +282,48 @@ def looked(logits: Any, target: int) -> BatchRanking:
     crops = torch.zeros(2, len(values), CROP, CROP, 3, dtype=torch.uint8)
     scores = classifier(lambda x: answers[: len(x)]).log_probabilities(crops)
     both = rank_classes(scores, torch.tensor([0, target]))
-    assert both.rank[0] == 1, "images do not change each other"
+    assert both.rank[0] == 1, "images of a batch are independent"
     return BatchRanking(*(column[1] for column in both))
 
 
 @pytest.mark.parametrize("target", range(7))
-def test_places_by_hand(target: int) -> None:
-    found = looked([[-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0]], target)
+def test_rank_of_each_class(target: int) -> None:
+    found = ranking([[-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0]], target)
     assert found.rank == 7 - target
     assert found.best.tolist() == [6, 5, 4, 3, 2]
     shares = np.exp(np.arange(4, -1, -1)) / np.exp(np.arange(-2, 5)).sum()
     assert found.probabilities.tolist() == pytest.approx(shares.tolist())
 
 
-def test_of_three_classes_all_are_kept() -> None:
-    assert [int(looked([[1.0, 3.0, 2.0]], target).rank) for target in range(3)] == [3, 1, 2]
-    assert looked([[1.0, 3.0, 2.0]], 0).best.tolist() == [1, 2, 0]
+def test_all_classes_are_kept_of_three() -> None:
+    assert [int(ranking([[1.0, 3.0, 2.0]], target).rank) for target in range(3)] == [3, 1, 2]
+    assert ranking([[1.0, 3.0, 2.0]], 0).best.tolist() == [1, 2, 0]
 
 
-def test_network_that_says_the_same_of_all_classes_has_the_first_right_alone() -> None:
-    assert [int(looked([[0.5] * 7], target).rank) for target in range(7)] == list(range(1, 8))
+def test_equal_logits_rank_classes_in_order() -> None:
+    assert [int(ranking([[0.5] * 7], target).rank) for target in range(7)] == list(range(1, 8))
 
 
-def test_classes_far_behind_keep_their_order() -> None:
-    """Their probabilities would all be 0."""
+def test_very_small_probabilities_keep_their_order() -> None:
+    """They all underflow to 0."""
     logits = [[0.0, -6000.0, -5000.0, -1000.0, -2000.0, -3000.0, -4000.0]]
-    assert looked(logits, 6).rank == 5
-    assert looked(logits, 2).rank == 6
+    assert ranking(logits, 6).rank == 5
+    assert ranking(logits, 2).rank == 6
 
 
-def test_logits_that_hardly_differ_keep_their_order() -> None:
-    """The softmax of single precision would round them to the same."""
-    assert [int(looked([[0.0, 1e-9, 0.0]], target).rank) for target in range(3)] == [2, 1, 3]
+def test_nearly_equal_logits_keep_their_order() -> None:
+    """A softmax in single precision would make them equal."""
+    assert [int(ranking([[0.0, 1e-9, 0.0]], target).rank) for target in range(3)] == [2, 1, 3]
 
 
-def test_probabilities_of_the_crops_are_averaged_and_not_their_logits() -> None:
-    one_is_certain_of_0, nine_lean_to_1 = [[100.0, 0.0]], [[0.0, 2.0]] * 9
-    assert looked(one_is_certain_of_0 + nine_lean_to_1, 1).rank == 1
-    assert looked(one_is_certain_of_0 * 6 + nine_lean_to_1[:4], 1).rank == 2
+def test_probabilities_of_crops_are_averaged_not_logits() -> None:
+    certain_of_0, lean_to_1 = [[100.0, 0.0]], [[0.0, 2.0]] * 9
+    assert ranking(certain_of_0 + lean_to_1, 1).rank == 1
+    assert ranking(certain_of_0 * 6 + lean_to_1[:4], 1).rank == 2
     share = 0.4 / (1 + math.exp(-2))
-    mixed = looked(one_is_certain_of_0 * 6 + nine_lean_to_1[:4], 1)
+    mixed = ranking(certain_of_0 * 6 + lean_to_1[:4], 1)
     assert mixed.probabilities.tolist() == pytest.approx([1 - share, share])
 
 
-def test_json_has_fractions_of_one() -> None:
+def test_json() -> None:
     assert TopKScores(0.25, 0.5, 8).to_json() == {"images": 8, "top1": 0.25, "top5": 0.5}

@@ -22,9 +22,8 @@ from drn_cli.inference.loading import load_classifier
 
 CPU = torch.device("cpu")
 SIDE, RESIZE = 64, 72
-BOX = (12, 12, 59, 59)  # of the colour, in images of 72x96
-FOLDERS = ("red", "blue", "green")  # of the network's five classes, in another order
-PAINTED = {  # by folder; one image lies in a wrong one
+BOX = (12, 12, 59, 59)  # of the color, in images of 72x96
+PAINTED = {  # color of the images by folder; one image is in a wrong folder
     "red": ["red", "red"],
     "blue": ["blue", "blue"],
     "green": ["green", "blue"],
@@ -33,7 +32,7 @@ PAINTED = {  # by folder; one image lies in a wrong one
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six images to test on, and one to train on, in the folders of three classes."""
+    """Six validation images and a training image in folders of three of the five classes."""
     root = tmp_path_factory.mktemp("classes")
     for folder, painted in PAINTED.items():
         wnid = WNIDS[NAMES.index(folder)]
@@ -58,7 +57,7 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., A
 
 
 def expected(run: Path, classes: Path, view: View) -> TopKScores:
-    """Score without the command line, the classes counted as the network does."""
+    """Score without the command line, with the class indices of the network."""
     best = run / "checkpoints" / "best.safetensors"
     found = load_classifier(best, CPU, crop=SIDE, resize=RESIZE, view=view)
     samples = [
@@ -71,7 +70,7 @@ def expected(run: Path, classes: Path, view: View) -> TopKScores:
 
 
 @pytest.mark.parametrize(("words", "view"), [([], "1-crop"), (["--ten-crop"], "10-crop")])
-def test_json_and_a_line_of_csv_for_each_image(
+def test_json_and_csv(
     evaluate: Callable[..., Any], run: Path, classes: Path, words: list[str], view: View
 ) -> None:
     result = evaluate(run, "--json", "--csv", "out/images.csv", *words)
@@ -103,22 +102,21 @@ def test_json_and_a_line_of_csv_for_each_image(
         for place, (kind, share) in enumerate(zip(one.best, one.probabilities, strict=True), 1):
             assert row[f"class_{place}"] == NAMES[kind]
             assert float(row[f"probability_{place}"]) == pytest.approx(share, abs=1e-6)
-    assert rows[0]["class"] == "green" and rows[0]["class_1"] == "blue", "the worst first"
+    assert rows[0]["class"] == "green" and rows[0]["class_1"] == "blue", "worst first"
 
 
-def test_ten_crops_see_more_than_one(run: Path, classes: Path) -> None:
-    """Else the test above would prove little."""
+def test_ten_crops_give_other_probabilities(run: Path, classes: Path) -> None:
     one, ten = (expected(run, classes, view) for view in ("1-crop", "10-crop"))
     for single, averaged in zip(one.per_image, ten.per_image, strict=True):
         assert single.probabilities != pytest.approx(averaged.probabilities, rel=1e-3)
 
 
-def test_folders_of_other_classes_are_refused(evaluate: Callable[..., Any], run: Path) -> None:
+def test_folders_of_unknown_classes_are_an_error(evaluate: Callable[..., Any], run: Path) -> None:
     for name in (WNIDS[0], "n09999999"):
         save(Path("other/val") / name / "a.png", draw(20, 20, {}))
     error = evaluate(run, "--data", "other").exception
     assert isinstance(error, DrnError)
-    assert error.message.startswith("other: the class n09999999 is none of the network's 5")
+    assert error.message == "other: 1 of 2 classes unknown to the network: n09999999"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +129,7 @@ def test_folders_of_other_classes_are_refused(evaluate: Callable[..., Any], run:
         (f"{WNIDS[0]}/b", "/", "folder in a class folder"),
     ],
 )
-def test_a_part_is_refused_unless_that_is_meant(
+def test_files_left_out_are_an_error_without_partial(
     evaluate: Callable[..., Any], run: Path, place: str, link: str, reason: str
 ) -> None:
     save(Path("part/val") / WNIDS[0] / "a.png", draw(72, 96, {"red": BOX}))
@@ -142,6 +140,6 @@ def test_a_part_is_refused_unless_that_is_meant(
     assert error.hint == "--partial scores 1 of 2"
     result = evaluate(run, "--data", "part", "--partial", "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert (told["partial"], told["images"], told["expected"]) == (True, 1, 2)
+    found = json.loads(result.stdout)
+    assert (found["partial"], found["scored"], found["expected"]) == (True, 1, 2)
     assert "partial: 1 of 2 scored: 1 of 2 left out" in result.stderr

@@ -1,3 +1,5 @@
+"""`drn eval` of runs and checkpoints."""
+
 import json
 import shutil
 from pathlib import Path
@@ -29,7 +31,7 @@ def evaluate(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="session")
 def matrices(trained, data_folder) -> dict[str, np.ndarray]:
-    """The confusion matrix of each image, counted without the package's evaluation."""
+    """Confusion matrix of each image, counted by NumPy."""
     best = trained.folder / "checkpoints" / "best.safetensors"
     predictor = load_predictor(best, torch.device("cpu"))
     found = {}
@@ -46,8 +48,8 @@ def matrix(matrices) -> np.ndarray:
     return sum(matrices.values())
 
 
-def test_one_and_two_processes_give_the_same_document(drn, trained, matrix):
-    """Five images: unequal shares. The document is all that is on stdout."""
+def test_one_and_two_processes_print_the_same_json(drn, trained, matrix):
+    """Five images: shards of unequal size. Nothing but JSON is on stdout."""
     one, two = (drn("eval", trained.folder, "--json", "--gpus", str(gpus)) for gpus in (1, 2))
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
     assert one.stdout == two.stdout
@@ -74,11 +76,8 @@ def test_more_processes_than_images(drn, trained, own_data_folder):
 
 
 @pytest.fixture
-def with_unproven(trained, recipe_file, tmp_path) -> Path:
-    """Runs below a folder: a finished one, and a newer one that was killed before its first step.
-
-    Gives the folder of the newer one.
-    """
+def untrained_run(trained, recipe_file, tmp_path) -> Path:
+    """A finished run and a newer one that was killed before its first step; returns the newer."""
     shutil.copytree(trained.cwd / "runs", tmp_path / "runs")
     run = Run(tmp_path / "runs" / "easy" / "newer")
     training = prepare_in(ALONE, recipe_file, ())
@@ -91,10 +90,10 @@ def with_unproven(trained, recipe_file, tmp_path) -> Path:
 UNTRAINED = "last.pt: checkpoint of step 0: this network has not been trained"
 
 
-def test_a_run_that_was_killed_before_its_first_step_is_used_only_when_named(
-    evaluate, with_unproven, matrix, data_folder, recipe_file, caplog
+def test_untrained_run_is_used_only_if_named(
+    evaluate, untrained_run, matrix, data_folder, recipe_file, caplog
 ):
-    newer = with_unproven.relative_to(Path.cwd())
+    newer = untrained_run.relative_to(Path.cwd())
     assert scores(evaluate("--json"))["confusion_matrix"] == matrix.tolist()
     image = data_folder / "images" / "0.png"
     for verb in (
@@ -115,15 +114,15 @@ def test_a_run_that_was_killed_before_its_first_step_is_used_only_when_named(
     caplog.clear()
     prepare_in(ALONE, recipe_file, (f"model.weights={newer / 'checkpoints' / 'last.pt'}",))
     assert UNTRAINED in caplog.text
-    # The report shows the newest run, also while it trains.
+    # The report shows the newest run, even while it trains.
     reported = CliRunner().invoke(app, ["report", "--images", "0", "--json"])
     assert json.loads(reported.stdout)["runs"] == [str(newer)]
     assert f"run: {newer} (the one that measured last)" in reported.stderr
 
 
-def test_without_a_best_network_all_verbs_say_so(evaluate, with_unproven, data_folder):
-    for run in with_unproven.parent.iterdir():
-        if run != with_unproven:
+def test_no_run_with_a_best_network_is_an_error_of_all_verbs(evaluate, untrained_run, data_folder):
+    for run in untrained_run.parent.iterdir():
+        if run != untrained_run:
             shutil.rmtree(run)
     image = str(data_folder / "images" / "0.png")
     for words in (["eval"], ["predict", image], ["localize", image], ["export"]):
@@ -133,7 +132,7 @@ def test_without_a_best_network_all_verbs_say_so(evaluate, with_unproven, data_f
         assert "runs/easy/newer" in str(result.exception)
 
 
-def test_run_folder_best_and_last(evaluate, trained, read_metrics):
+def test_run_folder_means_its_best_checkpoint(evaluate, trained, read_metrics):
     checkpoints = trained.folder / "checkpoints"
     records = [record for record in read_metrics(trained.folder) if record["kind"] == "val"]
     best = scores(evaluate(checkpoints / "best.safetensors", "--json"))
@@ -144,7 +143,7 @@ def test_run_folder_best_and_last(evaluate, trained, read_metrics):
     assert last["pixel_accuracy"] == records[-1]["pixel_accuracy"]
 
 
-def test_scales_flip_and_tile_are_heeded(evaluate, trained, matrix):
+def test_scales_flip_and_tile_are_applied(evaluate, trained, matrix):
     plain = matrix.tolist()
     for words in (["--scales", "0.5,2"], ["--flip"]):
         found = scores(evaluate(trained.folder, *words, "--json"))["confusion_matrix"]
@@ -153,7 +152,7 @@ def test_scales_flip_and_tile_are_heeded(evaluate, trained, matrix):
     assert scores(evaluate(trained.folder, "--tile", "64", "--json"))["confusion_matrix"] == plain
 
 
-def test_a_broken_checkpoint_is_told_once(drn, trained, data_folder, tmp_path):
+def test_broken_checkpoint_is_reported_once_by_two_processes(drn, trained, data_folder, tmp_path):
     content = (trained.folder / "checkpoints" / "best.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[:1000])
     done = drn("eval", "cut.safetensors", "--data", data_folder, "--gpus", "2", "--json")
@@ -164,19 +163,19 @@ def test_a_broken_checkpoint_is_told_once(drn, trained, data_folder, tmp_path):
 
 @pytest.fixture
 def unreachable(monkeypatch, tmp_path) -> Path:
-    """An empty cache, and no way out: every address is asked of a proxy that is not there."""
+    """An empty weights cache without network access: the proxy does not exist."""
     monkeypatch.setenv("DRN_CACHE", str(tmp_path / "cache"))
     for name in ("DRN_MIRRORS", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     for scheme in ("http", "https"):
         monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
-    # urllib reads these once, and would keep them for the tests after this one.
+    # urllib caches an opener with the proxies; without this, later tests would use it.
     monkeypatch.setattr("urllib.request._opener", None)
     return tmp_path / "cache" / "weights"
 
 
 @pytest.mark.parametrize("words", [["drn_d_22"], ["--weights", "DRN-D-22"]])
-def test_name_of_a_network_means_its_published_weights(evaluate, data_folder, unreachable, words):
+def test_network_name_means_published_weights(evaluate, data_folder, unreachable, words):
     error = evaluate(*words, "--data", data_folder).exception
     assert isinstance(error, DrnError)
     assert "the weights of drn_d_22 could not be downloaded" in str(error)

@@ -1,4 +1,4 @@
-"""Images, and predictions, in one folder against label maps in another."""
+"""`drn eval --images` and `--predictions` against a folder of label maps."""
 
 import hashlib
 import json
@@ -35,16 +35,16 @@ def best_of(trained) -> Path:
 
 
 @pytest.fixture
-def drawn(data_folder, tmp_path) -> tuple[Path, Path]:
-    """The validation images, smaller, in one folder, and their label maps in another."""
-    for folder in ("drawn", "truth/maps"):
+def generated(data_folder, tmp_path) -> tuple[Path, Path]:
+    """The validation images, resized, in one folder, and their label maps in another."""
+    for folder in ("generated", "truth/maps"):
         (tmp_path / folder).mkdir(parents=True)
     for name in (data_folder / "val_images.txt").read_text().split():
         image, stem = Image.open(data_folder / name), Path(name).stem
-        image.resize((50, 37)).save(tmp_path / "drawn" / f"{stem}_drawn.png")
+        image.resize((50, 37)).save(tmp_path / "generated" / f"{stem}_generated.png")
         label = data_folder / "labels" / f"{stem}.png"
         shutil.copy(label, tmp_path / "truth" / "maps" / f"{stem}.png")
-    return Path("drawn"), Path("truth")
+    return Path("generated"), Path("truth")
 
 
 def folders(kind: str, names: tuple[Path, Path]) -> list[str | Path]:
@@ -60,88 +60,94 @@ def folders(kind: str, names: tuple[Path, Path]) -> list[str | Path]:
         (["--resize-to", "40x56"], (40, 56)),
     ],
 )
-def test_drawn_images_against_labels(evaluate, trained, drawn, words, size):
+def test_generated_images_against_label_maps(evaluate, trained, generated, words, size):
     found = scores(
-        evaluate("--weights", trained.folder, *folders("images", drawn), *words, "--json")
+        evaluate("--weights", trained.folder, *folders("images", generated), *words, "--json")
     )
     read, counts = PairReader(3, "class-ids", size), np.zeros((3, 3), int)
     predictor = load_predictor(best_of(trained), torch.device("cpu"))
-    for path in sorted(drawn[0].iterdir()):
-        name = path.name.replace("_drawn", "")
-        image, label = read(Sample(path, drawn[1] / "maps" / name))
+    for path in sorted(generated[0].iterdir()):
+        name = path.name.replace("_generated", "")
+        image, label = read(Sample(path, generated[1] / "maps" / name))
         valid = label != 255
         np.add.at(counts, (label[valid], predictor(image).numpy()[valid]), 1)
     assert found["confusion_matrix"] == counts.tolist()
     assert list(found["iou"]) == ["red", "green", "blue"]
-    told = found["protocol"]
-    assert told["resize_to"] == ("40x56" if size == (40, 56) else size)
-    assert (told["images"], told["labels"], told["pairs"]) == ("drawn", "truth", 5)
-    assert "images: stem + _drawn" in told["paired_by"]
-    assert (told["label_ids"], told["scales"], told["precision"]) == ("class-ids", [1.0], "float32")
-    assert told["checkpoint"] == found["checkpoint"] == str(best_of(trained))
+    protocol = found["protocol"]
+    assert protocol["resize_to"] == ("40x56" if size == (40, 56) else size)
+    assert (protocol["images"], protocol["labels"], protocol["pairs"]) == ("generated", "truth", 5)
+    assert "images: stem + _generated" in protocol["paired_by"]
+    assert (protocol["label_ids"], protocol["scales"], protocol["precision"]) == (
+        "class-ids",
+        [1.0],
+        "float32",
+    )
+    assert protocol["weights"] == found["checkpoint"] == str(best_of(trained))
     assert (found["run"], found["verified"]) == (str(trained.folder), True)
-    assert told["sha256"] == hashlib.sha256(best_of(trained).read_bytes()).hexdigest()
+    assert protocol["weights_sha256"] == hashlib.sha256(best_of(trained).read_bytes()).hexdigest()
 
 
-def test_one_and_two_processes_give_the_same_files(evaluate, drn, trained, drawn, tmp_path):
+def test_one_and_two_processes_write_the_same_files(evaluate, drn, trained, generated, tmp_path):
     damage(MAPS / "102.png")
-    words = [trained.folder, *folders("images", drawn), "--ms", "--json", "--partial"]
+    words = [trained.folder, *folders("images", generated), "--ms", "--json", "--partial"]
     one = evaluate(*words, "--csv", "one.csv")
     two = drn("eval", *words, "--csv", "two.csv", "--gpus", "2")
     assert one.exit_code == two.returncode == 1, two.stderr
-    assert "error: " not in two.stderr  # an image that failed is no lost process
+    assert "error: " not in two.stderr  # a failed image is not a failed process
     assert one.stdout == two.stdout
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     assert json.loads(one.stdout)["protocol"]["scales"] == [0.5, 0.75, 1, 1.25, 1.5, 1.75]
 
 
 def damage(path: Path) -> None:
-    """Flip a bit of a PNG's pixels: its own checksum fails."""
+    """Flip a bit in the pixel data of a PNG, so that its checksum fails."""
     content = bytearray(path.read_bytes())
     content[content.index(b"IDAT") + 20] ^= 1
     path.write_bytes(content)
 
 
-def lose(folder: Path, *names: str) -> None:
+def remove(folder: Path, *names: str) -> None:
     for name in names:
         (folder / name).unlink()
 
 
 MAPS = Path("truth", "maps")
-# What is done to the five pairs of `drawn`; what is said of it; scored, expected and exit code.
+# A change of the five pairs of `generated`; message; scored, expected and exit code.
 PARTS = {
     "images without a label": (
-        lambda: lose(MAPS, "100.png", "101.png"),
-        "drawn: 2 of 5 have no label map in truth: 100_drawn.png, 101_drawn.png",
+        lambda: remove(MAPS, "100.png", "101.png"),
+        "generated: 2 of 5 have no label map in truth: 100_generated.png, 101_generated.png",
         (3, 5, 0),
     ),
     "labels without an image": (
-        lambda: lose(Path("drawn"), *(f"10{n}_drawn.png" for n in range(4))),
-        "drawn: 4 of 5 have no image in drawn: maps/100.png, maps/101.png, maps/102.png and 1 more",
+        lambda: remove(Path("generated"), *(f"10{n}_generated.png" for n in range(4))),
+        "generated: 4 of 5 have no image in generated: maps/100.png, maps/101.png, maps/102.png "
+        "and 1 more",
         (1, 5, 0),
     ),
     "both": (
-        lambda: (lose(MAPS, "100.png"), lose(Path("drawn"), "104_drawn.png")),
-        "drawn: 1 of 5 have no label map in truth: 100_drawn.png; "
-        "1 of 5 have no image in drawn: maps/104.png",
+        lambda: (remove(MAPS, "100.png"), remove(Path("generated"), "104_generated.png")),
+        "generated: 1 of 5 have no label map in truth: 100_generated.png; "
+        "1 of 5 have no image in generated: maps/104.png",
         (3, 5, 0),
     ),
-    "links to nothing on both sides": (
+    "broken links on both sides": (
         lambda: [
-            path.symlink_to("nothing") for path in (MAPS / "a.png", Path("drawn/a_drawn.png"))
+            path.symlink_to("nothing")
+            for path in (MAPS / "a.png", Path("generated/a_generated.png"))
         ],
-        "drawn: left out: link to nothing 1 (a_drawn.png)",
+        "generated: left out: link to nothing 1 (a_generated.png)",
         (5, 6, 0),
     ),
-    "a link to nothing": (
-        lambda: (lose(MAPS, "100.png"), (MAPS / "100.png").symlink_to("nothing")),
-        "drawn: 1 of 5 have no label map in truth: 100_drawn.png",
+    "a broken link": (
+        lambda: (remove(MAPS, "100.png"), (MAPS / "100.png").symlink_to("nothing")),
+        "generated: 1 of 5 have no label map in truth: 100_generated.png",
         (4, 5, 0),
     ),
     "a damaged label map": (lambda: damage(MAPS / "102.png"), "truth/maps/102.png: ", (4, 5, 1)),
-    "an image of another kind": (
-        lambda: Path("drawn", "102_drawn.png").write_text("no image"),
-        "drawn/102_drawn.png: ",
+    "a text file": (
+        lambda: Path("generated", "102_generated.png").write_text("text"),
+        "generated/102_generated.png: ",
         (4, 5, 1),
     ),
 }
@@ -149,43 +155,45 @@ PARTS = {
 
 @pytest.mark.parametrize("kind", ["images", "predictions"])
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_is_refused_unless_that_is_meant(evaluate, trained, drawn, kind, part, caplog):
-    harm, said, (count, expected, code) = PARTS[part]
-    words = folders(kind, drawn)
+def test_incomplete_pairs_are_an_error_without_partial(
+    evaluate, trained, generated, kind, part, caplog
+):
+    change, message, (count, expected, code) = PARTS[part]
+    words = folders(kind, generated)
     if kind == "images":
         words = ["--weights", trained.folder, *words]
-    else:  # the label maps themselves, of the right size, as predictions
-        for path in drawn[0].iterdir():
-            shutil.copy(MAPS / path.name.replace("_drawn", ""), path)
+    else:  # the label maps themselves as predictions
+        for path in generated[0].iterdir():
+            shutil.copy(MAPS / path.name.replace("_generated", ""), path)
         words += ["--classes", "3"]
-    harm()
-    refused = evaluate(*words, "--json")
-    assert isinstance(refused.exception, DrnError)
-    assert refused.exception.message.startswith(said)
+    change()
+    result = evaluate(*words, "--json")
+    assert isinstance(result.exception, DrnError)
+    assert result.exception.message.startswith(message)
     if code == 0:
-        assert refused.exception.hint == f"--partial scores {count} of them"
+        assert result.exception.hint == f"--partial scores {count} of them"
     result = evaluate(*words, "--json", "--partial", "--report", "page.html")
     assert result.exit_code == code, result.output
     found = json.loads(result.stdout)
     assert (found["partial"], found["images"], found["expected"]) == (True, count, expected)
     assert found["images"] == found["protocol"]["pairs"] == count
     assert f"warning: partial: {count} of {expected} scored: " in result.stderr
-    assert said.removeprefix("drawn: ") in result.stderr + caplog.text
-    assert [one["error"].startswith(said) for one in found["failed"]] == [True] * code
+    assert message.removeprefix("generated: ") in result.stderr + caplog.text
+    assert [text.startswith(message) for text in found["failed"]] == [True] * code
     assert f"{count} of {expected} (partial)" in Path("page.html").read_text()
 
 
-def test_a_map_that_cannot_be_read_does_not_keep_the_others_from_saying_their_ids(evaluate, saved):
+def test_ids_are_detected_although_a_map_cannot_be_read(evaluate, saved):
     for folder in saved:
-        Image.new("L", (4, 1), 26).save(folder / "b.png")  # only as a label id
-        (folder / "a.png").write_text("no map")
+        Image.new("L", (4, 1), 26).save(folder / "b.png")  # a label id
+        (folder / "a.png").write_text("text")
     words = [*folders("predictions", saved), "--classes", "19", "--json"]
     assert isinstance(evaluate(*words).exception, DrnError)
     found = json.loads(evaluate(*words, "--partial").stdout)
     assert (found["images"], found["protocol"]["label_ids"]) == (1, "label-ids")
 
 
-def test_what_eval_writes_replaces_a_link_and_leaves_what_it_named(evaluate, saved):
+def test_symbolic_links_are_replaced_not_followed(evaluate, saved):
     for name in ("scores.csv", "page.html"):
         Path(f"precious_{name}").write_text("precious")
         Path(name).symlink_to(f"precious_{name}")
@@ -197,7 +205,7 @@ def test_what_eval_writes_replaces_a_link_and_leaves_what_it_named(evaluate, sav
         assert not Path(name).is_symlink() and Path(name).stat().st_size > 100
 
 
-def test_names_of_files_are_text_in_the_page(evaluate, saved):
+def test_file_names_are_escaped_in_the_page(evaluate, saved):
     folder = Path("<b>&saved")
     saved[0].rename(folder)
     (folder / "a.png").rename(folder / "<script>alert(1)</script>.png".replace("/", "-"))
@@ -209,12 +217,12 @@ def test_names_of_files_are_text_in_the_page(evaluate, saved):
     assert "&lt;script&gt;alert(1)&lt;-script&gt;" in page and "&lt;b&gt;&amp;saved" in page
 
 
-def test_saved_predictions_score_as_the_network_does(evaluate, trained, data_folder):
+def test_saved_predictions_score_as_the_network(evaluate, trained, data_folder):
     images = [str(data_folder / n) for n in (data_folder / "val_images.txt").read_text().split()]
     words = ["predict", *images, "--weights", str(trained.folder), "--save", "index,colour"]
     assert CliRunner().invoke(app, words).exit_code == 0
     expected = scores(evaluate(trained.folder, "--json"))
-    for kind in ("index", "colour"):  # the palette's indices are the ids
+    for kind in ("index", "colour"):  # palette indices are class ids
         saved = (Path("predictions") / kind, data_folder / "labels")
         found = scores(evaluate(*folders("predictions", saved), "--json", "--partial"))
         protocol, part = found.pop("protocol"), ("partial", "expected", "failed")
@@ -239,7 +247,7 @@ INFO = {"classes": ["cat", "dog", "owl"], "colours": [[1, 2, 3], [4, 5, 6], [7, 
 
 
 @pytest.mark.parametrize("place", ["deep/er/truth", "deep/er", "deep"])
-def test_classes_are_those_of_info_above_the_labels(evaluate, saved, place):
+def test_classes_come_from_info_json_above_the_labels(evaluate, saved, place):
     (Path(place) / "info.json").write_text(json.dumps(INFO))
     words = [*folders("predictions", saved), "--json"]
     found = scores(evaluate(*words))
@@ -251,34 +259,34 @@ def test_classes_are_those_of_info_above_the_labels(evaluate, saved, place):
 
 
 @pytest.mark.parametrize("ids", ["label-ids", "train-ids"])
-def test_ids_of_cityscapes_say_how_many_classes_there_are(evaluate, saved, ids):
-    Image.new("L", (4, 1), 7).save(saved[1] / "a.png")  # a class as either
+def test_cityscapes_ids_imply_the_number_of_classes(evaluate, saved, ids):
+    Image.new("L", (4, 1), 7).save(saved[1] / "a.png")  # a class in both numberings
     words = [*folders("predictions", saved), "--labels-hold", ids, "--predictions-hold", ids]
     found = scores(evaluate(*words, "--json"))
     assert list(found["iou"]) == list(cityscapes().names)
     assert found["iou"]["road" if ids == "label-ids" else "traffic sign"] == 0
     assert found["iou"]["sidewalk"] == (None if ids == "label-ids" else 0)
-    told = found["protocol"]
-    assert (told["label_ids"], told["prediction_ids"]) == (ids, ids)
+    protocol = found["protocol"]
+    assert (protocol["label_ids"], protocol["prediction_ids"]) == (ids, ids)
 
 
-def test_ids_of_predictions_and_labels_are_found_by_looking(evaluate, saved):
+def test_ids_of_predictions_and_labels_are_detected(evaluate, saved):
     for folder, values in zip(saved, ([0, 1, 13, 13], [7, 8, 26, 4]), strict=True):
         Image.fromarray(np.array([values], np.uint8)).save(folder / "a.png")
     found = scores(evaluate(*folders("predictions", saved), "--json"))
     assert (found["pixel_accuracy"], np.sum(found["confusion_matrix"])) == (1, 3)
-    told = found["protocol"]
-    assert (told["label_ids"], told["prediction_ids"]) == ("label-ids", "train-ids")
+    protocol = found["protocol"]
+    assert (protocol["label_ids"], protocol["prediction_ids"]) == ("label-ids", "train-ids")
 
 
-def test_name_of_train_ids_says_how_many_classes_there_are(evaluate, saved):
+def test_train_ids_in_file_names_imply_the_number_of_classes(evaluate, saved):
     for folder, kind in zip(saved, ("x", "gtFine_labelTrainIds"), strict=True):
         (folder / "a.png").rename(folder / f"ulm_000000_000019_{kind}.png")
     found = scores(evaluate(*folders("predictions", saved), "--json"))
     assert list(found["iou"]) == list(cityscapes().names)
 
 
-def test_predictions_of_another_size_are_refused_or_resized(evaluate, saved):
+def test_predictions_of_another_size_are_an_error_or_resized(evaluate, saved):
     Image.new("L", (8, 2), 1).save(saved[0] / "a.png")
     words = [*folders("predictions", saved), "--classes", "3", "--json"]
     error = evaluate(*words).exception
@@ -291,7 +299,7 @@ def test_predictions_of_another_size_are_refused_or_resized(evaluate, saved):
 
 
 @pytest.mark.parametrize("folder", ["[old]", "a[/b]"])
-def test_brackets_in_names_are_shown(evaluate, saved, folder):
+def test_brackets_in_names_are_printed(evaluate, saved, folder):
     shutil.copytree(saved[0], folder)
     result = evaluate(*folders("predictions", (Path(folder), saved[1])), "--classes", "3")
     assert result.exit_code == 0, result.output
@@ -299,7 +307,7 @@ def test_brackets_in_names_are_shown(evaluate, saved, folder):
     assert line.split() == [f"{folder}/a.png", "50.00", "66.67"]
 
 
-def test_long_name_leaves_room_for_the_scores(evaluate, saved):
+def test_long_name_does_not_hide_the_scores(evaluate, saved):
     folder = Path("d" * 100, "e" * 100)
     shutil.copytree(saved[0], folder)
     result = evaluate(*folders("predictions", (folder, saved[1])), "--classes", "3")

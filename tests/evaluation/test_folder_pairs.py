@@ -1,4 +1,4 @@
-"""Pairing two folders: names are all that counts, so the files are empty."""
+"""Pairing the files of two folders by name; the files are empty."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def names(pairs: FolderPairs, images: Path, labels: Path) -> list[tuple[str, str]]:
-    """Give the pairs as paths below their folders."""
+    """Return the pairs as paths relative to their folders."""
     return [
         (str(one.image.relative_to(images)), str(one.label.relative_to(labels)))
         for one in pairs.samples
@@ -51,7 +51,7 @@ def below(folder: Path, *names: str) -> list[Path]:
         ("0{}.png", "../labels/0_real.png", (None, "_map"), 0),
     ],
 )
-def test_a_link_to_nothing_counts_only_if_its_name_is_meant(
+def test_broken_link_is_counted_only_if_its_name_matches(
     images: Path,
     labels: Path,
     name: str,
@@ -67,7 +67,7 @@ def test_a_link_to_nothing_counts_only_if_its_name_is_meant(
     assert (len(pairs.samples), pairs.lost) == (1, lost)
 
 
-def test_frames_of_cityscapes_belong_together_whatever_follows(images: Path, labels: Path) -> None:
+def test_cityscapes_frames_are_paired_whatever_suffix_follows(images: Path, labels: Path) -> None:
     touch(
         images,
         "aachen_000001_000019_leftImg8bit.png",
@@ -91,42 +91,46 @@ def test_frames_of_cityscapes_belong_together_whatever_follows(images: Path, lab
         ),
         ("ulm_000001_000019.PNG", "ulm/ulm_000001_000019_gtFine_labelIds.png"),
     ]
-    assert (pairs.by, pairs.images_without_label, pairs.labels_without_image) == (FRAMES, [], [])
+    assert (pairs.matched_by, pairs.images_without_label, pairs.labels_without_image) == (
+        FRAMES,
+        [],
+        [],
+    )
 
 
 KINDS = ("labelTrainIds", "trainIds", "labelIds", "instanceIds", "instanceTrainIds", "color")
 
 
 @pytest.mark.parametrize(
-    ("there", "taken"),
+    ("present", "chosen"),
     [
         (KINDS, "labelTrainIds"),
         (KINDS[1:], "trainIds"),
         (KINDS[2:], "labelIds"),
-        (("color", "instanceIds", "instanceTrainIds", "somebodysOwn"), "somebodysOwn"),
-        (("color",), "color"),  # reading it says what is wrong with it
+        (("color", "instanceIds", "instanceTrainIds", "custom"), "custom"),
+        (("color",), "color"),  # reading it is an error
     ],
 )
-def test_of_the_maps_of_a_frame_the_best_is_taken(
-    images: Path, labels: Path, there: tuple[str, ...], taken: str
+def test_preferred_label_map_of_a_frame_is_chosen(
+    images: Path, labels: Path, present: tuple[str, ...], chosen: str
 ) -> None:
     touch(images, "ulm_000000_000019_leftImg8bit.png")
-    touch(labels, *(f"ulm/ulm_000000_000019_gtFine_{kind}.png" for kind in there))
+    touch(labels, *(f"ulm/ulm_000000_000019_gtFine_{kind}.png" for kind in present))
     pairs = pair_folders(images, labels)
     assert names(pairs, images, labels) == [
-        ("ulm_000000_000019_leftImg8bit.png", f"ulm/ulm_000000_000019_gtFine_{taken}.png")
+        ("ulm_000000_000019_leftImg8bit.png", f"ulm/ulm_000000_000019_gtFine_{chosen}.png")
     ]
     assert pairs.labels_without_image == []
 
 
-def test_suffix_of_labels_takes_another_kind(images: Path, labels: Path) -> None:
+def test_label_suffix_chooses_another_kind(images: Path, labels: Path) -> None:
     touch(images, "ulm_000000_000019_leftImg8bit.png")
     touch(labels, *(f"ulm_000000_000019_gtFine_{kind}.png" for kind in KINDS))
     pairs = pair_folders(images, labels, label_suffix="_labelIds")
     assert names(pairs, images, labels)[0][1] == "ulm_000000_000019_gtFine_labelIds.png"
 
 
-def test_several_images_of_a_frame_are_refused_until_a_suffix_chooses(
+def test_several_images_of_a_frame_are_an_error_without_a_suffix(
     images: Path, labels: Path
 ) -> None:
     touch(
@@ -136,7 +140,7 @@ def test_several_images_of_a_frame_are_refused_until_a_suffix_chooses(
         "zurich_000000_000019_leftImg8bit.png",
     )
     touch(labels, "ulm_000000_000019_gtFine_labelIds.png", "zurich_000000_000019_x.png")
-    with pytest.raises(DrnError, match=r"several files of ulm_000000_000019: ") as caught:
+    with pytest.raises(DrnError, match=r"several files of frame ulm_000000_000019: ") as caught:
         pair_folders(images, labels)
     assert caught.value.message.startswith(f"{images}: ")
     assert "_leftImg8bit.png and ulm_000000_000019_rightImg8bit.png" in caught.value.message
@@ -146,12 +150,12 @@ def test_several_images_of_a_frame_are_refused_until_a_suffix_chooses(
     assert pairs.images_without_label == []
 
 
-def test_several_labels_of_a_frame_are_refused_until_a_suffix_chooses(
+def test_several_labels_of_a_frame_are_an_error_without_a_suffix(
     images: Path, labels: Path
 ) -> None:
     touch(images, "ulm_000000_000019.png")
     touch(labels, "ulm_000000_000019_mine.png", "ulm_000000_000019_yours.png")
-    with pytest.raises(DrnError, match=r"several files of ulm_000000_000019: ") as caught:
+    with pytest.raises(DrnError, match=r"several files of frame ulm_000000_000019: ") as caught:
         pair_folders(images, labels)
     assert caught.value.message.startswith(f"{labels}: ")
     assert str(caught.value.hint).endswith("--label-suffix _mine")
@@ -161,18 +165,20 @@ def test_several_labels_of_a_frame_are_refused_until_a_suffix_chooses(
     ]
 
 
-def test_files_of_one_name_in_two_folders_are_told_apart(images: Path, labels: Path) -> None:
-    """As where predictions lie in several forms below one folder: no suffix would choose."""
+def test_equal_names_in_two_subfolders_are_named_with_their_paths(
+    images: Path, labels: Path
+) -> None:
+    """As in an output folder of `drn predict`: no suffix distinguishes them."""
     touch(images, "colour/ulm_000000_000019.png", "index/ulm_000000_000019.png")
     touch(labels, "ulm_000000_000019_gtFine_labelIds.png")
-    with pytest.raises(DrnError, match=r"several files of ulm_000000_000019: ") as caught:
+    with pytest.raises(DrnError, match=r"several files of frame ulm_000000_000019: ") as caught:
         pair_folders(images, labels)
     assert "colour/ulm_000000_000019.png" in caught.value.message
     assert "index/ulm_000000_000019.png" in caught.value.message
     assert "suffix" not in str(caught.value.hint)
 
 
-def test_frames_without_a_counterpart_are_reported(images: Path, labels: Path) -> None:
+def test_unpaired_frames_are_listed(images: Path, labels: Path) -> None:
     touch(images, "ulm_000000_000019_a.png", "ulm_000002_000019_a.png", "holiday.jpg")
     touch(
         labels,
@@ -187,13 +193,13 @@ def test_frames_without_a_counterpart_are_reported(images: Path, labels: Path) -
     assert lone.name.startswith("ulm_000001_000019_")
 
 
-def test_label_map_of_no_frame_is_reported_too(images: Path, labels: Path) -> None:
+def test_label_map_without_a_frame_is_listed(images: Path, labels: Path) -> None:
     touch(images, "ulm_000000_000019.png")
     touch(labels, "ulm_000000_000019_gtFine_labelIds.png", "holiday.png")
     assert pair_folders(images, labels).labels_without_image == below(labels, "holiday.png")
 
 
-def test_frames_are_told_apart_by_all_their_digits(images: Path, labels: Path) -> None:
+def test_frame_numbers_have_six_digits(images: Path, labels: Path) -> None:
     touch(images, "ulm_000000_000019.png", "ulm_000000_0000191.png")
     touch(labels, "ulm_000000_000019_labelIds.png")
     pairs = pair_folders(images, labels)
@@ -210,18 +216,18 @@ def test_frames_are_told_apart_by_all_their_digits(images: Path, labels: Path) -
         (["flat_a.png", "flat_b.png"], ["x/flat_a.png", "y/flat_b.png"], "labels: the same stem"),
     ],
 )
-def test_other_files_are_paired_by_name(
+def test_files_without_frames_are_paired_by_name(
     images: Path, labels: Path, image_names: list[str], label_names: list[str], method: str
 ) -> None:
     touch(images, *image_names)
     touch(labels, *label_names)
     pairs = pair_folders(images, labels)
     assert names(pairs, images, labels) == list(zip(image_names, label_names, strict=True))
-    assert pairs.by.startswith(f"name ({method}")
+    assert pairs.matched_by.startswith(f"name ({method}")
     assert (pairs.images_without_label, pairs.labels_without_image) == ([], [])
 
 
-def test_files_without_a_counterpart_are_reported(images: Path, labels: Path) -> None:
+def test_unpaired_files_are_listed(images: Path, labels: Path) -> None:
     touch(images, "z.png", "a.png", "b.png", "c.png")
     touch(labels, "a.png", "b.png", "deep/y.png")
     pairs = pair_folders(images, labels)
@@ -230,7 +236,7 @@ def test_files_without_a_counterpart_are_reported(images: Path, labels: Path) ->
     assert pairs.labels_without_image == below(labels, "deep/y.png")
 
 
-def test_suffixes_choose_among_files_that_have_no_frame(images: Path, labels: Path) -> None:
+def test_suffixes_choose_among_files_without_frames(images: Path, labels: Path) -> None:
     touch(images, "a_left.png", "a_right.png", "b_left.png", "b_right.png")
     touch(labels, "a_fine.png", "a_coarse.png", "b_fine.png", "b_coarse.png")
     pairs = pair_folders(images, labels, "_right", "_coarse")
@@ -241,7 +247,7 @@ def test_suffixes_choose_among_files_that_have_no_frame(images: Path, labels: Pa
     assert (pairs.images_without_label, pairs.labels_without_image) == ([], [])
 
 
-def test_suffixes_that_are_given_are_all_that_names_differ_by(images: Path, labels: Path) -> None:
+def test_names_differ_by_nothing_but_given_suffixes(images: Path, labels: Path) -> None:
     touch(images, "a_right.png")
     touch(labels, "a_night_coarse.png")
     assert len(pair_folders(images, labels).samples) == 1
@@ -249,22 +255,22 @@ def test_suffixes_that_are_given_are_all_that_names_differ_by(images: Path, labe
         pair_folders(images, labels, "_right", "_coarse")
 
 
-def test_nothing_that_belongs_together_is_an_error(images: Path, labels: Path) -> None:
+def test_no_pair_is_an_error(images: Path, labels: Path) -> None:
     touch(images, "a.png", "b.png")
     touch(labels, "x.png", "y.png")
     with pytest.raises(DrnError, match="no label is named as an image is"):
         pair_folders(images, labels)
 
 
-def test_frames_that_differ_never_belong_together(images: Path, labels: Path) -> None:
-    """Their sequence is no suffix, though all images share one and all labels another."""
+def test_different_frames_are_not_paired(images: Path, labels: Path) -> None:
+    """The sequence number is not taken for a suffix, though all images share one."""
     touch(images, "ulm_000000_000019.png", "aachen_000000_000019.png")
     touch(labels, "ulm_000001_000019.png", "aachen_000001_000019.png")
-    with pytest.raises(DrnError):
+    with pytest.raises(DrnError, match=r"no frame in common \(images have"):
         pair_folders(images, labels)
 
 
-def test_hidden_files_and_other_formats_are_passed_over(images: Path, labels: Path) -> None:
+def test_hidden_files_and_other_formats_are_ignored(images: Path, labels: Path) -> None:
     touch(images, "a.png", "._a.png", "a.txt", "b.png/inside.txt")
     touch(labels, "a.png", ".DS_Store", "a.json")
     pairs = pair_folders(images, labels)

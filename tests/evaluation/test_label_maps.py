@@ -1,4 +1,4 @@
-"""Which ids maps hold, and how maps and images are read and brought to one size."""
+"""Detecting the ids of label maps; reading images and maps at one size."""
 
 import re
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from drn_cli.data.folders import Sample
 from drn_cli.data.images import write_coloured
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.label_maps import (
-    LOOKED_AT,
+    SAMPLED,
     MapReader,
     PairReader,
     Size,
@@ -44,9 +44,7 @@ def saved(folder: Path, maps: Iterable[list[int]], ending: str = "") -> list[Pat
         ("_LABELIDS", "label-ids"),
     ],
 )
-def test_names_of_cityscapes_tell_the_ids_whatever_the_values(
-    tmp_path: Path, ending: str, ids: str
-) -> None:
+def test_cityscapes_file_names_decide_the_ids(tmp_path: Path, ending: str, ids: str) -> None:
     other_values = [7, 255] if ids == "label-ids" else [7, 33]
     assert detect_ids(saved(tmp_path, [other_values] * 2, ending), CITYSCAPES) == ids
 
@@ -59,16 +57,14 @@ def test_names_of_cityscapes_tell_the_ids_whatever_the_values(
         ([[0, 7, 19]], "label-ids"),
         ([[7, 255], [26, 7]], "label-ids"),
         ([[7, 8, 11], [8, 18]], "train-ids"),
-        ([[34, 200]], "train-ids"),  # neither; reading them says so
+        ([[34, 200]], "train-ids"),  # neither; reading them is an error
     ],
 )
-def test_values_tell_the_ids_where_names_do_not(
-    tmp_path: Path, maps: list[list[int]], ids: str
-) -> None:
+def test_values_decide_the_ids_otherwise(tmp_path: Path, maps: list[list[int]], ids: str) -> None:
     assert detect_ids(saved(tmp_path, maps), CITYSCAPES) == ids
 
 
-def test_names_of_some_maps_do_not_decide_for_all(tmp_path: Path) -> None:
+def test_mixed_file_names_do_not_decide(tmp_path: Path) -> None:
     paths = [
         save(tmp_path / "a_trainIds.png", [[0, 255]]),
         save(tmp_path / "b_labelIds.png", [[7, 8]]),
@@ -78,21 +74,20 @@ def test_names_of_some_maps_do_not_decide_for_all(tmp_path: Path) -> None:
     assert detect_ids(paths, CITYSCAPES) == "label-ids"
 
 
-def test_one_telling_map_among_many_is_found(tmp_path: Path) -> None:
-    """Small maps of few classes: those that are looked at first tell nothing."""
-    maps = [[7, 8, 11]] * (3 * LOOKED_AT)
+def test_all_maps_are_read_if_the_sample_is_ambiguous(tmp_path: Path) -> None:
+    maps = [[7, 8, 11]] * (3 * SAMPLED)
     paths = saved(tmp_path, [*maps[:1], [7, 26], *maps])
     assert detect_ids(paths, CITYSCAPES) == "label-ids"
 
 
-def test_some_of_many_maps_are_enough_where_they_tell(tmp_path: Path) -> None:
-    paths = saved(tmp_path, [[0, 5, 255]] * (3 * LOOKED_AT))
-    paths[1].write_bytes(b"not looked at")
+def test_only_a_sample_is_read_if_it_decides(tmp_path: Path) -> None:
+    paths = saved(tmp_path, [[0, 5, 255]] * (3 * SAMPLED))
+    paths[1].write_bytes(b"not in the sample")
     assert detect_ids(paths, CITYSCAPES) == "train-ids"
 
 
 @pytest.mark.parametrize("classes", [2, 11, 18, 20, 34])
-def test_other_numbers_of_classes_have_ids_of_their_own(tmp_path: Path, classes: int) -> None:
+def test_other_numbers_of_classes_are_class_ids(tmp_path: Path, classes: int) -> None:
     assert detect_ids(saved(tmp_path, [[7, 26]], "_labelIds"), classes) == "class-ids"
 
 
@@ -107,12 +102,12 @@ def test_label_ids_are_read_as_train_ids(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ids", ["train-ids", "class-ids"])
-def test_other_ids_are_read_as_they_are(tmp_path: Path, ids: str) -> None:
+def test_train_ids_and_class_ids_are_read_unchanged(tmp_path: Path, ids: str) -> None:
     path = save(tmp_path / "a.png", [[*range(19), 255]])
     assert read_map(path, ids, 19).tolist() == [[*range(19), 255]]
 
 
-def test_palette_does_not_matter(tmp_path: Path) -> None:
+def test_palette_is_ignored(tmp_path: Path) -> None:
     write_coloured(tmp_path / "a.png", np.array([[0, 10, 255]], np.uint8), camvid())
     assert read_map(tmp_path / "a.png", "class-ids", 11).tolist() == [[0, 10, 255]]
 
@@ -121,7 +116,7 @@ def test_palette_does_not_matter(tmp_path: Path) -> None:
     ("ids", "classes", "value"),
     [("label-ids", 19, 77), ("label-ids", 19, 34), ("train-ids", 19, 19), ("class-ids", 11, 11)],
 )
-def test_value_that_is_no_id_is_an_error_with_the_file(
+def test_value_out_of_range_is_an_error_with_the_file(
     tmp_path: Path, ids: str, classes: int, value: int
 ) -> None:
     path = save(tmp_path / "odd.png", [[0, 1], [value, 255]])
@@ -135,14 +130,16 @@ def noise(height: int, width: int, classes: int = 3) -> np.ndarray:
     return random.choice([*range(classes), 255], (height, width)).astype(np.uint8)
 
 
-def by_pillow(values: np.ndarray, size: tuple[int, int], way: Image.Resampling) -> np.ndarray:
-    return np.asarray(Image.fromarray(values).resize(size, way))
+def by_pillow(
+    values: np.ndarray, size: tuple[int, int], resampling: Image.Resampling
+) -> np.ndarray:
+    return np.asarray(Image.fromarray(values).resize(size, resampling))
 
 
 @pytest.mark.parametrize(
     "size", [(64, 48), (32, 24), (128, 96), (51, 37), (97, 131), (1, 1), (640, 5)]
 )
-def test_maps_are_resized_as_pillow_does_it(size: tuple[int, int]) -> None:
+def test_resize_map_equals_pillow(size: tuple[int, int]) -> None:
     values = noise(48, 64, 200)
     found = resize_map(values, size[1], size[0])
     assert found.dtype == np.uint8
@@ -154,7 +151,7 @@ IMAGE, LABEL, OTHER = (40, 30), (64, 48), (23, 57)  # width and height
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Sample:
-    """An image and a label map of different sizes, and smooth, so that resizing is told apart."""
+    """An image and a label map of different sizes; smooth, so that resampling methods differ."""
     y, x = np.mgrid[0:30, 0:40]
     image = np.stack([6 * x, 8 * y, 120 + 100 * np.sin(x * y / 40)], 2)
     save(tmp_path / "label.png", noise(48, 64))
@@ -164,7 +161,7 @@ def pair(tmp_path: Path) -> Sample:
 @pytest.mark.parametrize(
     ("size", "expected"), [("label", LABEL), ("none", IMAGE), (OTHER, OTHER), (IMAGE, IMAGE)]
 )
-def test_image_and_label_are_brought_to_one_size(
+def test_image_and_label_are_resized_to_one_size(
     pair: Sample, size: Size, expected: tuple[int, int]
 ) -> None:
     image, label = PairReader(3, "class-ids", size)(pair)
@@ -179,7 +176,7 @@ def test_image_and_label_are_brought_to_one_size(
         assert np.abs(image - bilinear.astype(int)).max() > 1
 
 
-def test_images_are_brought_to_their_labels_size_by_default(pair: Sample) -> None:
+def test_images_are_resized_to_their_label_maps_by_default(pair: Sample) -> None:
     image, label = PairReader(3, "class-ids")(pair)
     assert image.shape[:2] == label.shape == LABEL[::-1]
 
@@ -212,15 +209,15 @@ def maps(tmp_path: Path) -> Sample:
     )
 
 
-def test_prediction_of_another_size_is_an_error_that_says_what_helps(maps: Sample) -> None:
-    message = f"{maps.image}: is 40x30, its label {maps.label} 64x48"
+def test_prediction_of_another_size_is_an_error_with_a_hint(maps: Sample) -> None:
+    message = f"{maps.image}: is 40x30, its label map {maps.label} is 64x48"
     with pytest.raises(DrnError, match=re.escape(message)) as caught:
         MapReader(3, "class-ids", "class-ids")(maps)
     assert "--resize-to label" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(("size", "expected"), [("label", LABEL), ("none", IMAGE), (OTHER, OTHER)])
-def test_prediction_and_label_are_brought_to_one_size(
+def test_prediction_and_label_are_resized_to_one_size(
     maps: Sample, size: Size, expected: tuple[int, int]
 ) -> None:
     found = MapReader(3, "class-ids", "class-ids", size)(maps)

@@ -1,4 +1,4 @@
-"""Errors of boxes: what counts as right, and what the numbers do not depend on."""
+"""Localization error: which boxes are correct, and independence of the number of processes."""
 
 import json
 from dataclasses import replace
@@ -55,20 +55,20 @@ def pixels(xmin: float, ymin: float, xmax: float, ymax: float) -> set[tuple[int,
         (3, 4, 3, 4),  # a pixel
     ],
 )
-def test_overlap_is_that_of_counted_pixels(found: tuple[int, ...]) -> None:
+def test_iou_equals_counted_pixels(found: tuple[int, ...]) -> None:
     true = (3, 4, 12, 9)
     one, other = pixels(*found), pixels(*true)
     result = iou(np.array(found, float), Box("", *true))
     assert float(result) == pytest.approx(len(one & other) / len(one | other))
 
 
-def test_no_box_overlaps_nothing() -> None:
+def test_iou_of_no_box_is_zero() -> None:
     boxes = np.array([[[np.nan] * 4, [0, 0, 9, 9]], [[5, 0, 14, 9], [np.nan] * 4]])
     assert iou(boxes, Box("", 0, 0, 9, 9)).tolist() == [[0, 1], [pytest.approx(1 / 3), 0]]
 
 
 def activation(*boxes: tuple[int, int, int, int] | None, likely: list[float]) -> ClassActivationMap:
-    """Make what was seen of an image of 80x80 in which some classes win a box of positions each.
+    """Return the map of an 80x80 image in which each class wins a box of positions.
 
     The last class wins everywhere else.
     """
@@ -83,7 +83,7 @@ def activation(*boxes: tuple[int, int, int, int] | None, likely: list[float]) ->
 
 
 def true(*boxes: tuple[int, tuple[int, int, int, int]]) -> Localization:
-    """Make an image with true boxes of positions, by class."""
+    """Return an image with true boxes, given as class and box of positions."""
     made = [
         Box("", 8 * xmin, 8 * ymin, 8 * xmax + 7, 8 * ymax + 7)
         for _, (xmin, ymin, xmax, ymax) in boxes
@@ -91,54 +91,56 @@ def true(*boxes: tuple[int, tuple[int, int, int, int]]) -> Localization:
     return Localization(Path("a.png"), tuple(made), tuple(kind for kind, _ in boxes))
 
 
-def rightness(found: ClassActivationMap, truth: Localization, *limits: float) -> list[list[bool]]:
+def correctness(found: ClassActivationMap, truth: Localization, *limits: float) -> list[list[bool]]:
     one = compare(found, truth, limits or (NONE,), 0)
     return is_correct(one).tolist()
 
 
-def test_half_is_not_more_than_half() -> None:
+def test_iou_of_exactly_half_is_incorrect() -> None:
     found = activation((0, 0, 3, 3), None, likely=[0.6, 0.1, 0.3])
     assert compare(found, true((0, (0, 0, 3, 7))), (NONE,), 0).iou[0, 0] == 0.5
-    assert rightness(found, true((0, (0, 0, 3, 7)))) == [[False], [False]]
-    assert rightness(found, true((0, (0, 0, 3, 6)))) == [[True], [True]]
+    assert correctness(found, true((0, (0, 0, 3, 7)))) == [[False], [False]]
+    assert correctness(found, true((0, (0, 0, 3, 6)))) == [[True], [True]]
 
 
-def test_the_likeliest_class_decides_top_1_and_five_decide_top_5() -> None:
+def test_top_1_uses_the_most_probable_class_and_top_5_the_first_five() -> None:
     box = (2, 2, 6, 6)
-    by_likelihood = [0.05, 0.2, 0.3, 0.15, 0.08, 0.12, 0.1]
-    found = activation(box, None, None, None, None, None, likely=by_likelihood)
-    assert rightness(found, true((0, box))) == [[False], [False]], "it is the seventh"
-    for rest, place in (([0.31, 0.2, 0.3], True), ([0.25, 0.2, 0.3], False)):
-        found = activation(box, None, likely=rest)
-        assert rightness(found, true((0, box))) == [[place], [True]]
-    sixth = activation(box, None, None, None, None, None, likely=[0.09, *by_likelihood[1:]])
-    fifth = activation(box, None, None, None, None, None, likely=[0.11, *by_likelihood[1:]])
-    assert rightness(sixth, true((0, box)))[1] == rightness(fifth, true((0, box)))[0] == [False]
-    assert rightness(fifth, true((0, box)))[1] == [True]
+    probabilities = [0.05, 0.2, 0.3, 0.15, 0.08, 0.12, 0.1]
+    found = activation(box, None, None, None, None, None, likely=probabilities)
+    assert correctness(found, true((0, box))) == [[False], [False]], "class 0 ranks seventh"
+    for some, correct in (([0.31, 0.2, 0.3], True), ([0.25, 0.2, 0.3], False)):
+        found = activation(box, None, likely=some)
+        assert correctness(found, true((0, box))) == [[correct], [True]]
+    sixth = activation(box, None, None, None, None, None, likely=[0.09, *probabilities[1:]])
+    fifth = activation(box, None, None, None, None, None, likely=[0.11, *probabilities[1:]])
+    assert correctness(sixth, true((0, box)))[1] == correctness(fifth, true((0, box)))[0] == [False]
+    assert correctness(fifth, true((0, box)))[1] == [True]
 
 
-def test_right_place_of_another_class_is_wrong() -> None:
+def test_box_of_another_class_is_incorrect() -> None:
     box = (2, 2, 6, 6)
     found = activation(box, None, likely=[0.6, 0.1, 0.3])
-    assert rightness(found, true((1, box))) == [[False], [False]]
+    assert correctness(found, true((1, box))) == [[False], [False]]
 
 
-def test_one_of_several_boxes_and_classes_is_enough() -> None:
+def test_any_true_box_of_the_class_makes_it_correct() -> None:
     one, other, far = (0, 0, 3, 3), (5, 5, 9, 9), (9, 0, 9, 0)
     found = activation(one, other, likely=[0.3, 0.6, 0.1])
-    assert rightness(found, true((1, far), (1, other))) == [[True], [True]]
-    assert rightness(found, true((1, far), (0, one))) == [[False], [True]]
-    assert rightness(found, true((1, one), (0, other))) == [[False], [False]], "not each other's"
+    assert correctness(found, true((1, far), (1, other))) == [[True], [True]]
+    assert correctness(found, true((1, far), (0, one))) == [[False], [True]]
+    assert correctness(found, true((1, one), (0, other))) == [[False], [False]], (
+        "boxes of another class do not count"
+    )
     best = compare(found, true((1, far), (1, other), (1, (4, 4, 9, 9))), (NONE,), 3)
     assert best.iou.tolist() == [[1], [0], [0]]
     assert (best.number, best.classes, best.probabilities) == (3, (1, 0, 2), (0.6, 0.3, 0.1))
 
 
-def test_each_threshold_has_its_own_box() -> None:
+def test_each_threshold_has_a_box() -> None:
     found = activation((0, 0, 3, 3), None, likely=[0.6, 0.1, 0.3])
     found.maps[0, 0, 0] = 3
     truth = true((0, (0, 0, 3, 3)))
-    assert rightness(found, truth, NONE, 1.5, 2.5, 3.5) == [[True, True, False, False]] * 2
+    assert correctness(found, truth, NONE, 1.5, 2.5, 3.5) == [[True, True, False, False]] * 2
 
 
 @pytest.fixture(scope="module")
@@ -158,15 +160,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Localization]:
         left, top = random.integers(0, 30, 2).tolist()
         box = (left, top, left + int(random.integers(25, 40)), top + int(random.integers(20, 33)))
         path = save(folder / f"{number}.png", draw(64, 80, {NAMES[kind]: box}, number))
-        # Of every third the truth is elsewhere, and of another a different class.
+        # The true box of every third image is elsewhere; number 3 has another class.
         shift = 25 if number % 3 == 1 else 0
-        told = (kind + 1) % 4 if number == 3 else kind
+        label = (kind + 1) % 4 if number == 3 else kind
         corners = (box[0] + shift, box[1] + shift, box[2] + shift, box[3] + shift)
-        made.append(Localization(path, (Box(WNIDS[told], *corners),), (told,)))
+        made.append(Localization(path, (Box(WNIDS[label], *corners),), (label,)))
     return made
 
 
-def test_sweep_is_what_each_threshold_gives_alone(
+def test_sweep_equals_single_thresholds(
     classifier: ClassificationPredictor, images: list[Localization]
 ) -> None:
     seen: list[int] = []
@@ -187,26 +189,25 @@ def test_sweep_is_what_each_threshold_gives_alone(
                 assert np.array_equal(found.boxes[place, n], box, equal_nan=True)
 
 
-def test_errors_are_shares_of_the_images(
+def test_errors_are_fractions_of_the_images(
     classifier: ClassificationPredictor, images: list[Localization]
 ) -> None:
-    """Of seven images, 1 and 4 have their true box elsewhere, and 3 is told to be another's."""
+    """Of seven images, 1 and 4 have a true box elsewhere, and 3 has another class."""
     scores = localize(classifier, images, ALONE, [0.5, 20])
     assert scores.top1 == pytest.approx((3 / 7, 1))
     assert scores.top5 == pytest.approx((3 / 7, 1))
     assert scores.top1_classification == pytest.approx(1 / 7)
-    assert scores.top5_classification == 0, "of five classes, all are among the first five"
-    assert scores.per_image == (), "which nobody asked for"
+    assert scores.top5_classification == 0, "the network has five classes"
+    assert scores.per_image == ()
 
 
 @pytest.mark.parametrize(("others", "error"), [([], 0), ([1], 0), ([1, 2], 0), (None, 1)])
-def test_a_image_is_classified_right_if_the_first_is_any_of_its_classes(
+def test_any_class_of_the_true_boxes_is_a_correct_classification(
     classifier: ClassificationPredictor,
     images: list[Localization],
     others: list[int] | None,
     error: int,
 ) -> None:
-    """Wherever its boxes are."""
     far = Box("", 0, 0, 1, 1)
     [kind] = images[0].classes
     classes = [(kind + step) % 4 for step in ([1] if others is None else [*others, 0])]
@@ -215,20 +216,20 @@ def test_a_image_is_classified_right_if_the_first_is_any_of_its_classes(
     assert (scores.top1, scores.top1_classification) == ((1,), error)
 
 
-def test_settings_reach_the_activation(
+def test_see_and_kind_are_applied(
     classifier: ClassificationPredictor, images: list[Localization]
 ) -> None:
     small, image = replace(classifier, crop=24), read_image(images[0].image)
     settings: list[Any] = [("whole", "score"), ("whole", "probability"), ("centre", "score")]
-    told = set()
+    found = set()
     for see, kind in settings:
         [one] = localize(
             small, images[:1], ALONE, [1.0], see=see, kind=kind, per_image=True
         ).per_image
-        here = class_activation_map(small, image, see, kind)
-        assert np.array_equal(one.boxes, here.boxes(here.topk(5), [1.0]), equal_nan=True)
-        told.add(str(one.boxes))
-    assert len(told) == 3, "equal ones would prove little"
+        here = activate(small, image, see, kind)
+        assert np.array_equal(one.boxes, here.boxes(here.best(5), [1.0]), equal_nan=True)
+        found.add(str(one.boxes))
+    assert len(found) == 3, "equal boxes would prove little"
 
 
 def swept(group: Group, checkpoint: Path, images: list[Localization]) -> Any:
@@ -240,10 +241,10 @@ def swept(group: Group, checkpoint: Path, images: list[Localization]) -> Any:
     return replace(scores, per_image=()), plain, boxes, len(seen)
 
 
-def test_two_processes_find_what_one_does(
+def test_two_processes_give_the_same_boxes(
     images: list[Localization], tmp_path: Path, spawn: Any
 ) -> None:
-    """Seven images: unequal shares, and back in their order."""
+    """Seven images: shards of unequal size; results in list order."""
     checkpoint = colour_classifier.write(tmp_path / "colours.safetensors")
     alone = swept(ALONE, checkpoint, images)
     first, second = spawn(swept, 2, checkpoint, images)
@@ -254,7 +255,7 @@ def test_two_processes_find_what_one_does(
     assert (first[3], second[3]) == (4, 3)
 
 
-def test_broken_image_is_named(
+def test_broken_image_is_an_error_with_its_name(
     classifier: ClassificationPredictor, images: list[Localization], tmp_path: Path
 ) -> None:
     (tmp_path / "cut.png").write_bytes(images[0].image.read_bytes()[:90])
@@ -267,15 +268,15 @@ def scores_of(top1: list[float], top5: list[float]) -> LocalizationScores:
     return LocalizationScores(limits, tuple(top1), tuple(top5), 0.1, 0.05, 8)
 
 
-def test_best_threshold_has_the_lowest_top_1_error_and_of_equals_the_lowest_top_5() -> None:
+def test_best_threshold_has_the_lowest_top_1_then_top_5_error() -> None:
     assert scores_of([0.5, 0.25, 0.5], [0.1, 0.25, 0.1]).best == 1
     assert scores_of([0.5, 0.25, 0.25, 0.25], [0, 0.25, 0.125, 0.125]).best == 2
 
 
-def test_json_says_null_for_no_threshold() -> None:
-    told = scores_of([0.25, 0.5], [0.125, 0.5]).to_json()
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert told == {
+def test_json_has_null_for_no_threshold() -> None:
+    found = scores_of([0.25, 0.5], [0.125, 0.5]).to_json()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found == {
         "images": 8,
         "threshold": None,
         "top1_error": 0.25,
@@ -289,10 +290,10 @@ def test_json_says_null_for_no_threshold() -> None:
     }
 
 
-def test_worst_images_are_those_that_overlap_least_at_the_best_threshold() -> None:
+def test_worst_boxes_overlap_least_at_the_best_threshold() -> None:
     def image(number: int, *overlap: float) -> ImageBoxes:
-        nothing = np.full((2, 2, 4), np.nan)
-        return ImageBoxes(number, (0, 1), (0.6, 0.4), nothing, np.array([overlap, (1, 1)]))
+        no_boxes = np.full((2, 2, 4), np.nan)
+        return ImageBoxes(number, (0, 1), (0.6, 0.4), no_boxes, np.array([overlap, (1, 1)]))
 
     scores = replace(
         scores_of([0.5, 0.25], [0.5, 0.25]),
@@ -301,7 +302,7 @@ def test_worst_images_are_those_that_overlap_least_at_the_best_threshold() -> No
     assert [one.number for one in worst_boxes(scores)] == [2, 1, 3, 0]
 
 
-def test_images_meet_their_boxes_by_name_and_others_are_left_out() -> None:
+def test_match_boxes_by_name() -> None:
     images = [Path(f"a/{name}") for name in ("one.JPEG", "two.png", "three.png", "four.png")]
     truth = {
         "one": [Box("n1", 0, 0, 1, 1), Box("n9", 2, 2, 3, 3), Box("n2", 4, 4, 5, 5)],
@@ -310,7 +311,7 @@ def test_images_meet_their_boxes_by_name_and_others_are_left_out() -> None:
         "unseen": [Box("n1", 0, 0, 1, 1)],
     }
     found, without, unseen = match_boxes(images, truth, {"n1": 4, "n2": 7})
-    assert without == images[1:3], "one is of no class that is known, one has no box"
+    assert without == images[1:3], "one has a box of an unknown class only, one has no box"
     assert unseen == [Path("unseen")]
     assert found == [
         Localization(images[0], (truth["one"][0], truth["one"][2]), (4, 7)),

@@ -1,4 +1,4 @@
-"""`drn localize`: heat maps, arrays and boxes of images, and errors against true boxes."""
+"""`drn localize`: heat maps, arrays, boxes, and localization errors."""
 
 import csv
 import json
@@ -28,14 +28,14 @@ CPU = torch.device("cpu")
 NONE = float("-inf")
 SIDE = 64
 RED, BLUE, GREEN = (20, 8, 59, 47), (4, 10, 45, 55), (30, 30, 80, 60)
-TRUE = {"red": RED, "blue": (50, 10, 90, 55)}  # of the blue one it is elsewhere; of green unknown
+TRUE = {"red": RED, "blue": (50, 10, 90, 55)}  # blue is elsewhere; green has no true box
 
 Localize = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that saw images of 64 pixels."""
+    """A run that was trained on images of 64 pixels."""
     folder = tmp_path_factory.mktemp("run") / "colours"
     return colour_classifier.write_run(folder, side=SIDE, resize=SIDE)
 
@@ -63,7 +63,7 @@ def drn_localize(run: Path) -> Localize:
     )
 
 
-def done(result: Any, code: int = 0) -> Any:
+def json_of(result: Any, code: int = 0) -> Any:
     assert result.exit_code == code, result.output
     return json.loads(result.stdout)
 
@@ -81,7 +81,7 @@ def seen(classifier: ClassificationPredictor, path: Path, *settings: Any) -> Cla
     return class_activation_map(classifier, read_image(path), *settings)
 
 
-def test_heat_maps_with_the_box_of_the_likeliest_class(
+def test_heat_maps_with_the_box_of_the_most_probable_class(
     drn_localize: Localize, photos: Path, classifier: ClassificationPredictor
 ) -> None:
     result = drn_localize(photos)
@@ -97,22 +97,22 @@ def test_heat_maps_with_the_box_of_the_likeliest_class(
         share = f"{100 * found.probabilities[kind]:.1f}"
         cells = [f"photos/{name}.png", colour, share, "%", "none", *(f"{n:.0f}" for n in box)]
         assert cells in [line.split() for line in result.stdout.splitlines()]
-    assert "3 images localised: localized/heatmap" in result.stdout
+    assert "3 images localized: localized/heatmap" in result.stdout
     assert not Path("localized/array").exists()
 
 
-def test_arrays_boxes_and_csv_of_two_classes_at_several_thresholds(
+def test_arrays_boxes_and_csv_of_two_classes_and_several_thresholds(
     drn_localize: Localize, photos: Path, classifier: ClassificationPredictor
 ) -> None:
-    save(Path("found/heatmap/old.png"), draw(20, 20, {}))  # of an earlier run: no input
+    save(Path("found/heatmap/old.png"), draw(20, 20, {}))  # output of an earlier run, not an input
     words = ("--out", "found", "--save", "array,heatmap", "--top-k", 2, "--csv", "boxes.csv")
-    told = done(drn_localize(".", *words, "--thresholds", "none,2:6:2", "--json"))
-    assert (told["of"], told["view"], told["failed"]) == ("score", "whole", [])
+    document = json_of(drn_localize(".", *words, "--thresholds", "none,2:6:2", "--json"))
+    assert (document["of"], document["see"], document["failed"]) == ("score", "whole", [])
     names = [f"photos/{name}.png" for name in ("blue", "deep/green", "red")]
-    assert [entry["image"] for entry in told["results"]] == names
+    assert [entry["image"] for entry in document["localized"]] == names
     rows = rows_of(Path("boxes.csv"))
     assert len(rows) == 3 * 2 * 4
-    for entry, name in zip(told["results"], names, strict=True):
+    for entry, name in zip(document["localized"], names, strict=True):
         stem = f"found/%s/{name.removesuffix('.png')}%s"
         files = [stem % ("heatmap", "_1.png"), stem % ("heatmap", "_2.png")]
         assert entry["files"] == [*files, stem % ("array", ".npz")]
@@ -143,18 +143,20 @@ def test_arrays_boxes_and_csv_of_two_classes_at_several_thresholds(
                     assert at["box"] is None and corners == [""] * 4
                 else:
                     assert near(at["box"], box) and near([float(n) for n in corners], box)
-    assert {at["box"] is None for one in told["results"][0]["classes"] for at in one["boxes"]} == {
+    assert {
+        at["box"] is None for one in document["localized"][0]["classes"] for at in one["boxes"]
+    } == {
         True,
         False,
     }
 
 
-def test_classes_that_are_asked_for_by_name_and_by_folder(
+def test_classes_by_name_and_by_folder(
     drn_localize: Localize, photos: Path, classifier: ClassificationPredictor
 ) -> None:
     words = ("--class", "blue", "--class", WNIDS[0], "--of", "probability", "--see", "centre")
-    told = done(drn_localize(photos / "blue.png", *words, "--json"))
-    [entry] = told["results"]
+    document = json_of(drn_localize(photos / "blue.png", *words, "--json"))
+    [entry] = document["localized"]
     found = seen(classifier, photos / "blue.png", "centre", "probability")
     boxes = found.boxes([NAMES.index("blue"), NAMES.index("red")], [NONE])
     assert [one["class"] for one in entry["classes"]] == ["blue", "red"]
@@ -166,7 +168,7 @@ def test_classes_that_are_asked_for_by_name_and_by_folder(
     ]
 
 
-def test_checkpoint_without_its_run_sees_images_as_on_imagenet(run: Path, photos: Path) -> None:
+def test_checkpoint_without_a_run_uses_the_crops_of_imagenet(run: Path, photos: Path) -> None:
     alone = Path("alone.safetensors")
     alone.write_bytes((run / "checkpoints" / "best.safetensors").read_bytes())
     words = ("--weights", alone, "--save", "array", "--see", "centre")
@@ -208,7 +210,7 @@ def scored(
     return localize(classifier, images, Group(0, 1, CPU), limits, per_image=True)
 
 
-def test_errors_of_each_threshold_as_a_table(
+def test_table_of_errors(
     drn_localize: Localize, photos: Path, classifier: ClassificationPredictor
 ) -> None:
     truth = tiny(Path("val_annotations.txt"))
@@ -223,10 +225,10 @@ def test_errors_of_each_threshold_as_a_table(
     assert ["classification", "0.00", "0.00"] in rows
     assert "2 images; best threshold none, chosen on these: top-1 error 50.00 %" in result.stdout
     assert "partial: 2 of 3 scored: 1 of 3 have no box of a known class" in result.stderr
-    assert not Path("localized").exists(), "heat maps are not asked for"
+    assert not Path("localized").exists(), "--eval writes no heat maps"
 
 
-def test_errors_against_xml_files_as_json_csv_and_a_page(
+def test_errors_as_json_csv_and_page(
     drn_localize: Localize, photos: Path, classifier: ClassificationPredictor
 ) -> None:
     truth = xml(Path("boxes"))
@@ -240,20 +242,20 @@ def test_errors_against_xml_files_as_json_csv_and_a_page(
         "--partial",
     )
     result = drn_localize(photos, *words, "--csv", "out.csv", "--report", "pages/page.html")
-    told = done(result)
+    document = json_of(result)
     limits = [NONE, -1, 3, 3.25, 3.5, 3.75, 4, 20]
     scores = scored(classifier, photos, truth, *limits)
-    about = {key: told.pop(key) for key in ("checkpoint", "run", "of", "view")}
-    assert [told.pop(key) for key in ("verified", "mean_std_source")] == [True, "file"]
-    assert [told.pop(key) for key in ("mean", "std")] == [[0.45, 0.5, 0.4], [0.25, 0.2, 0.3]]
-    part = [told.pop(key) for key in ("partial", "expected", "failed")]
-    assert part == [True, 3, []]
-    assert (about["of"], about["view"]) == ("score", "whole")
+    about = {key: document.pop(key) for key in ("checkpoint", "run", "of", "see")}
+    assert [document.pop(key) for key in ("verified", "mean_std_source")] == [True, "file"]
+    assert [document.pop(key) for key in ("mean", "std")] == [[0.45, 0.5, 0.4], [0.25, 0.2, 0.3]]
+    part = [document.pop(key) for key in ("partial", "scored", "expected", "failed")]
+    assert part == [True, 2, 3, []]
+    assert (about["of"], about["see"]) == ("score", "whole")
     assert about["checkpoint"].endswith("colours/checkpoints/best.safetensors")
-    assert {key: told[key] for key in scores.to_json()} == scores.to_json()
-    assert [one["threshold"] for one in told["sweep"]] == [None, *limits[1:]]
+    assert {key: document[key] for key in scores.to_json()} == scores.to_json()
+    assert [one["threshold"] for one in document["sweep"]] == [None, *limits[1:]]
     blue, red = rows_of(Path("out.csv"))
-    assert (blue["image"], red["image"]) == ("photos/blue.png", "photos/red.png"), "the worst first"
+    assert (blue["image"], red["image"]) == ("photos/blue.png", "photos/red.png"), "worst first"
     assert (red["class"], red["predicted"]) == ("red", "red")
     assert (red["top1_right"], red["top5_right"], blue["top1_right"]) == ("1", "1", "0")
     for row, found in zip((blue, red), scores.per_image, strict=True):
@@ -266,7 +268,7 @@ def test_errors_against_xml_files_as_json_csv_and_a_page(
     assert "written: out.csv" in result.stderr and "written: pages/page.html" in result.stderr
 
 
-def test_two_processes_tell_what_one_does(drn: Any, run: Path, photos: Path) -> None:
+def test_two_processes_give_the_same_output(drn: Any, run: Path, photos: Path) -> None:
     tiny(Path("v.txt"))
     words = (
         "localize",
@@ -279,16 +281,16 @@ def test_two_processes_tell_what_one_does(drn: Any, run: Path, photos: Path) -> 
         "--partial",
         "--json",
     )
-    told = []
+    outputs = []
     for gpus in (1, 2):
         result = drn(*words, "--csv", f"{gpus}.csv", "--gpus", str(gpus))
         assert result.returncode == 0, result.stderr
-        told.append((result.stdout, Path(f"{gpus}.csv").read_text()))
-    assert told[0] == told[1]
-    assert json.loads(told[0][0])["images"] == 2
+        outputs.append((result.stdout, Path(f"{gpus}.csv").read_text()))
+    assert outputs[0] == outputs[1]
+    assert json.loads(outputs[0][0])["images"] == 2
 
 
-def test_nothing_is_written_through_a_link_in_the_output_folder(
+def test_symbolic_link_in_the_output_folder_is_not_followed(
     drn_localize: Localize, photos: Path
 ) -> None:
     Path("elsewhere").mkdir()

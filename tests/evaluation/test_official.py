@@ -1,4 +1,4 @@
-"""The Cityscapes benchmark's own scorer and ours, on the same files."""
+"""Scores compared with the official Cityscapes evaluation script."""
 
 import json
 import math
@@ -21,9 +21,9 @@ from drn_cli.evaluation.segmentation import compare
 
 ALONE = Group(0, 1, torch.device("cpu"))
 IDS = 34
-COUNTED = np.flatnonzero(cityscapes_train_ids() < 19)  # label ids of the classes
-IGNORED_IDS = np.setdiff1d(np.arange(IDS), COUNTED)
-BY_TRAIN_ID = COUNTED[np.argsort(cityscapes_train_ids()[COUNTED])]
+EVALUATED = np.flatnonzero(cityscapes_train_ids() < 19)  # label ids of the classes
+IGNORED_IDS = np.setdiff1d(np.arange(IDS), EVALUATED)
+BY_TRAIN_ID = EVALUATED[np.argsort(cityscapes_train_ids()[EVALUATED])]
 
 Maps = tuple[np.ndarray, np.ndarray]  # prediction and label, in label ids
 
@@ -34,7 +34,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def write(folders: tuple[Path, Path], pairs: Sequence[Maps]) -> None:
-    """Lay out predictions as they are submitted, and labels as they are released."""
+    """Write predictions as they are submitted, and labels as they are released."""
     for number, (prediction, label) in enumerate(pairs):
         city = ("lindau", "ulm")[number % 2]
         frame = f"{city}_{number:06}_000019"
@@ -47,14 +47,13 @@ def write(folders: tuple[Path, Path], pairs: Sequence[Maps]) -> None:
 
 
 def ours(predictions: Path, labels: Path) -> dict[str, Any]:
-    """Score by the package's own functions."""
     samples = pair_folders(predictions, labels).samples
     read = MapReader(19, "label-ids", "label-ids")
     return compare(samples, 19, ALONE, read=read).to_json(cityscapes())
 
 
 def assert_equal(found: dict[str, Any], official: dict[str, Any]) -> None:
-    """See that every number is the benchmark's."""
+    """Check that all scores equal the official ones."""
 
     def same(one: float | None, other: float) -> bool:
         return math.isnan(other) if one is None else math.isclose(one, other, abs_tol=1e-12)
@@ -74,33 +73,33 @@ def assert_equal(found: dict[str, Any], official: dict[str, Any]) -> None:
 
 
 def flat(*columns: tuple[int, int, int]) -> Maps:
-    """Draw a pair of three rows from columns of predicted id, id of the label, and width."""
+    """Draw a pair of maps of three rows from columns of predicted id, label id and width."""
     both = np.array([(p, t) for p, t, width in columns for _ in range(width)], np.uint8).T
     return both[0][None].repeat(3, 0), both[1][None].repeat(3, 0)
 
 
 ROAD, SIDEWALK, PARKING, BUILDING, BRIDGE, CAR, TRUCK, CARAVAN = 7, 8, 9, 11, 15, 26, 27, 29
 CORNERS = [
-    # Right, taken for one of its category, and for an ignored id of its category and of another.
+    # Road predicted as road, within its category, and as ignored ids of its and another category.
     flat((ROAD, ROAD, 9), (SIDEWALK, ROAD, 4), (PARKING, ROAD, 3), (BRIDGE, ROAD, 2)),
-    # Voids in the label, which ask for nothing: classes of their category, and of others.
+    # Void labels, predicted as classes of their category and of others.
     flat((ROAD, PARKING, 5), (CAR, PARKING, 7), (TRUCK, 0, 6), (CAR, CAR, 8), (CARAVAN, CAR, 1)),
-    # All void, however it is predicted: truck occurs nowhere else than on voids.
+    # All labels void; truck is predicted on void pixels only.
     flat((TRUCK, 4, 11), (SIDEWALK, 1, 5)),
-    # A class that is predicted and nowhere labelled, and one that is never found.
+    # A class that is only predicted, and one that is never predicted correctly.
     flat((BUILDING, CAR, 2), (0, SIDEWALK, 12), (CAR, SIDEWALK, 1)),
 ]
 
 
-def test_corner_cases_score_as_in_the_benchmark(
+def test_corner_cases_equal_the_official_scores(
     folders: tuple[Path, Path], official_scorer: Any
 ) -> None:
     write(folders, CORNERS)
     assert_equal(ours(*folders), official_scorer(*folders))
 
 
-def test_corner_cases_by_hand(folders: tuple[Path, Path]) -> None:
-    """What the benchmark says of them, where it is not installed."""
+def test_corner_cases(folders: tuple[Path, Path]) -> None:
+    """The official scores, without the official script."""
     write(folders, CORNERS)
     found = ours(*folders)
     known = {"road": 9 / 18, "car": 8 / 12, "sidewalk": 0, "building": 0}
@@ -112,7 +111,7 @@ def test_corner_cases_by_hand(folders: tuple[Path, Path]) -> None:
 
 
 def random_pair(random: np.random.Generator) -> Maps:
-    """Draw maps of a few of all ids, of any size, which agree here and there."""
+    """Draw maps of random size with a few random ids that partly agree."""
     size = random.integers(1, 60, 2)
     ids = [random.choice(IDS, random.integers(1, 9), replace=False) for _ in range(2)]
     label = random.choice(ids[0], size)
@@ -121,7 +120,7 @@ def random_pair(random: np.random.Generator) -> Maps:
 
 
 @pytest.mark.parametrize(("images", "seed"), [(20, 0), (3, 1)])
-def test_random_maps_score_as_in_the_benchmark(
+def test_random_maps_equal_the_official_scores(
     folders: tuple[Path, Path], official_scorer: Any, images: int, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
@@ -129,8 +128,8 @@ def test_random_maps_score_as_in_the_benchmark(
     official = official_scorer(*folders)
     assert_equal(ours(*folders), official)
     words = ["eval", "--predictions", folders[0], "--labels", folders[1], "--json"]
-    told = CliRunner().invoke(app, list(map(str, words)))
-    assert told.exit_code == 0, told.output
-    assert_equal(json.loads(told.stdout), official)
+    result = CliRunner().invoke(app, list(map(str, words)))
+    assert result.exit_code == 0, result.output
+    assert_equal(json.loads(result.stdout), official)
     absent = sum(math.isnan(official["classScores"][name]) for name in cityscapes().names)
-    assert (absent > 0) == (images < 20), "both kinds of sets should be tried"
+    assert (absent > 0) == (images < 20), "one set has all classes, one has not"

@@ -1,4 +1,4 @@
-"""What is said of how scores came about."""
+"""Text and JSON of the evaluation protocol."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ PAIRS = FolderPairs(SAMPLES, "name (labels: the same stem, 7 pairs)", [], [])
 
 
 def scores(absent: int = 0) -> SegmentationScores:
-    """Give scores of five classes, the last of which do not occur."""
+    """Return scores of five classes, the last of which are absent."""
     matrix = np.zeros((5, 6), np.int64)
     matrix[range(5 - absent), range(5 - absent)] = 3
     return SegmentationScores.of(matrix, images=7)
@@ -37,7 +37,9 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def seen(weights: Path, autocast: torch.dtype | None = None, **view: object) -> InferenceSettings:
+def settings(
+    weights: Path, autocast: torch.dtype | None = None, **view: object
+) -> InferenceSettings:
     normalized = Normalization(IMAGENET, "option")
     return InferenceSettings(
         ARCHITECTURES["drn_d_105"], weights, Eval(**view), autocast, normalized
@@ -45,50 +47,48 @@ def seen(weights: Path, autocast: torch.dtype | None = None, **view: object) -> 
 
 
 def protocol(
-    seen: InferenceSettings | Ids,
+    predicted_by: InferenceSettings | Ids,
     size: Size | None = None,
     label_ids: Ids = "class-ids",
     pairs: FolderPairs = PAIRS,
 ) -> EvalProtocol:
-    return EvalProtocol(IMAGES, LABELS, pairs, label_ids, size, seen)
+    return EvalProtocol(IMAGES, LABELS, pairs, label_ids, size, predicted_by)
 
 
-def test_text_of_a_network_says_all_that_was_done(weights: Path) -> None:
-    told = protocol(seen(weights), "label", "label-ids").text(scores())
-    assert told == (
+def test_text_of_a_network(weights: Path) -> None:
+    text = protocol(settings(weights), "label", "label-ids").text(scores())
+    assert text == (
         f"Scored with drn {__version__}: 7 pairs, matched by name (labels: the same stem, 7 "
         "pairs). The network is drn_d_105 with best.safetensors, in float32. Inputs were "
-        "normalized by mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225 (option). Mirrored "
-        "images were not seen. The label maps hold Cityscapes label ids, mapped to the 19 "
-        "train ids. "
-        "Images were brought to the size of their label maps (bicubic). One confusion matrix "
-        "was counted over all pixels of all pairs whose label is a class; mIoU is the mean of "
-        "TP / (TP + FP + FN) over 5 of 5 classes, accuracy the share of these pixels that is "
-        "right."
+        "normalized by mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225 (option). Horizontally "
+        "flipped images were not used. The label maps hold Cityscapes label ids, mapped to the 19 "
+        "train ids. Images were resized to their label maps (bicubic). One confusion matrix was "
+        "accumulated over the non-void pixels of all pairs; mIoU is the mean of TP / (TP + FP + "
+        "FN) over 5 of 5 classes, accuracy the fraction of these pixels that are correct."
     )
 
 
-def test_text_of_predictions_says_all_that_was_done() -> None:
-    told = protocol("train-ids", None, "label-ids").text(scores())
-    assert told == (
+def test_text_of_saved_predictions() -> None:
+    text = protocol("train-ids", None, "label-ids").text(scores())
+    assert text == (
         f"Scored with drn {__version__}: 7 pairs, matched by name (labels: the same stem, 7 "
-        "pairs). The predictions were given as Cityscapes train ids. The label maps hold "
-        "Cityscapes label ids, mapped to the 19 train ids. Predictions have the size of their "
-        "label maps. One confusion matrix was counted over all pixels of all pairs whose label "
-        "is a class; mIoU is the mean of TP / (TP + FP + FN) over 5 of 5 classes, accuracy the "
-        "share of these pixels that is right."
+        "pairs). The saved predictions hold Cityscapes train ids. The label maps hold Cityscapes "
+        "label ids, mapped to the 19 train ids. Predictions have the size of their label maps. "
+        "One confusion matrix was accumulated over the non-void pixels of all pairs; mIoU is the "
+        "mean of TP / (TP + FP + FN) over 5 of 5 classes, accuracy the fraction of these pixels "
+        "that are correct."
     )
 
 
-def test_scales_mirrored_images_tiles_and_precision_are_told(weights: Path) -> None:
-    of = seen(weights, torch.bfloat16, scales=MULTI_SCALE, flip=True, tile=640)
+def test_text_of_scales_flip_tiles_and_precision(weights: Path) -> None:
+    of = settings(weights, torch.bfloat16, scales=MULTI_SCALE, flip=True, tile=640)
     text = protocol(of, "label").text(scores())
     assert "in bfloat16." in text
-    assert "seen at 0.5, 0.75, 1, 1.25, 1.5, 1.75 of its size (bicubic), the log-probabi" in text
+    assert "used scales 0.5, 0.75, 1, 1.25, 1.5, 1.75 (bicubic); log-probabilities were" in text
     assert "resized back (bilinear, anti-aliased) and summed." in text
-    assert "Mirrored images were seen too." in text
+    assert "Horizontally flipped images were used." in text
     assert "overlapping tiles of 640 pixels." in text
-    plain = protocol(seen(weights), "label").text(scores())
+    plain = protocol(settings(weights), "label").text(scores())
     assert "scale" not in plain
     assert "tiles" not in plain
 
@@ -98,18 +98,18 @@ def test_scales_mirrored_images_tiles_and_precision_are_told(weights: Path) -> N
     [
         (
             "label",
-            "Images were brought to the size of their label maps (bicubic).",
-            "Predictions were brought to the size of their label maps (nearest).",
+            "Images were resized to their label maps (bicubic).",
+            "Predictions were resized to their label maps (nearest).",
         ),
         (
             "none",
-            "Label maps were brought to the size of their images (nearest).",
-            "Label maps were brought to the size of their predictions (nearest).",
+            "Label maps were resized to their images (nearest).",
+            "Label maps were resized to their predictions (nearest).",
         ),
         (
             (512, 256),
-            "Images (bicubic) and label maps (nearest) were brought to 512x256.",
-            "Predictions (nearest) and label maps (nearest) were brought to 512x256.",
+            "Images (bicubic) and label maps (nearest) were resized to 512x256.",
+            "Predictions (nearest) and label maps (nearest) were resized to 512x256.",
         ),
         (
             None,
@@ -118,10 +118,10 @@ def test_scales_mirrored_images_tiles_and_precision_are_told(weights: Path) -> N
         ),
     ],
 )
-def test_sizes_are_told(
+def test_text_of_sizes(
     weights: Path, size: Size | None, of_images: str, of_predictions: str
 ) -> None:
-    assert of_images in protocol(seen(weights), size).text(scores())
+    assert of_images in protocol(settings(weights), size).text(scores())
     assert of_predictions in protocol("class-ids", size).text(scores())
 
 
@@ -133,9 +133,9 @@ def test_sizes_are_told(
         ("class-ids", "class ids."),
     ],
 )
-def test_ids_are_told(ids: Ids, words: str) -> None:
+def test_text_of_ids(ids: Ids, words: str) -> None:
     text = protocol(ids, None, ids).text(scores())
-    assert f"The predictions were given as {words}" in text
+    assert f"The saved predictions hold {words}" in text
     assert f"The label maps hold {words}" in text
 
 
@@ -143,34 +143,40 @@ def test_ids_are_told(ids: Ids, words: str) -> None:
     ("images", "labels", "words"),
     [
         (0, 0, "7 pairs)."),
-        (2, 0, "7 pairs); 2 files without a counterpart were left out."),
-        (0, 3, "7 pairs); 3 label maps without a counterpart were left out."),
-        (2, 3, "7 pairs); 2 files and 3 label maps without a counterpart were left out."),
+        (2, 0, "7 pairs); excluded: 2 predictions without a label map."),
+        (0, 3, "7 pairs); excluded: 3 label maps without a prediction."),
+        (
+            1,
+            3,
+            "excluded: 1 prediction without a label map, 3 label maps without a prediction.",
+        ),
     ],
 )
-def test_what_was_left_out_is_told(images: int, labels: int, words: str) -> None:
-    pairs = FolderPairs(SAMPLES, PAIRS.by, [IMAGES] * images, [LABELS] * labels)
+def test_text_and_json_of_files_left_out(images: int, labels: int, words: str) -> None:
+    pairs = FolderPairs(SAMPLES, PAIRS.matched_by, [IMAGES] * images, [LABELS] * labels)
     made = protocol("class-ids", pairs=pairs)
     assert words in made.text(scores())
-    told = made.to_json(scores())
-    assert (told["images_without_label"], told["labels_without_image"]) == (images, labels)
+    found = made.to_json(scores())
+    assert (found["images_without_label"], found["labels_without_image"]) == (images, labels)
 
 
-def test_classes_that_occur_nowhere_are_told() -> None:
+def test_text_of_absent_classes() -> None:
     text = protocol("class-ids").text(scores(absent=2))
-    assert "over 3 of 5 classes, the others occurring nowhere, accuracy" in text
+    assert "over 3 of 5 classes (the others are absent), accuracy" in text
 
 
 def test_json_of_a_network(weights: Path) -> None:
     made = protocol(
-        seen(weights, torch.float16, scales=(0.5, 1), flip=True, tile=64), (512, 256), "train-ids"
+        settings(weights, torch.float16, scales=(0.5, 1), flip=True, tile=64),
+        (512, 256),
+        "train-ids",
     )
     assert json.loads(json.dumps(made.to_json(scores()))) == {
         "text": made.text(scores()),
         "drn": __version__,
         "images": "made/by us",
         "labels": "gtFine/val",
-        "paired_by": PAIRS.by,
+        "paired_by": PAIRS.matched_by,
         "pairs": 7,
         "images_without_label": 0,
         "labels_without_image": 0,
@@ -191,14 +197,14 @@ def test_json_of_a_network(weights: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["label", "none", None])
-def test_json_of_predictions(size: Size | None) -> None:
+def test_json_of_saved_predictions(size: Size | None) -> None:
     made = protocol("label-ids", size, "class-ids")
     assert json.loads(json.dumps(made.to_json(scores()))) == {
         "text": made.text(scores()),
         "drn": __version__,
         "images": "made/by us",
         "labels": "gtFine/val",
-        "paired_by": PAIRS.by,
+        "paired_by": PAIRS.matched_by,
         "pairs": 7,
         "images_without_label": 0,
         "labels_without_image": 0,

@@ -1,4 +1,4 @@
-"""Scoring a network on a folder: the numbers, and what they do not depend on."""
+"""Segmentation scores: values, and independence of processes and threads."""
 
 import os
 import subprocess
@@ -54,11 +54,11 @@ def always_class_one(x: Tensor) -> Tensor:
 
 
 def strongest_channel(x: Tensor) -> Tensor:
-    """Answer with the colours, which are the classes, leaning to the second."""
+    """Return the color channels as scores of the classes, biased to the second."""
     return x + torch.tensor([0.0, 1.8, 0.0]).view(1, 3, 1, 1)
 
 
-def test_scores_are_those_of_the_label_maps(data_folder: Path) -> None:
+def test_scores_of_a_constant_prediction(data_folder: Path) -> None:
     samples = ListDataset.open(data_folder).samples("val")
     labels = np.stack([read_label(sample.label) for sample in samples if sample.label])
     seen = []
@@ -69,7 +69,7 @@ def test_scores_are_those_of_the_label_maps(data_folder: Path) -> None:
     assert scores.images == len(seen) == len(samples)
 
 
-def test_number_of_threads_changes_nothing_and_is_put_back(
+def test_thread_count_does_not_change_scores_and_is_restored(
     data_folder: Path, threads: None
 ) -> None:
     samples = ListDataset.open(data_folder).samples("val")
@@ -86,12 +86,12 @@ def test_number_of_threads_changes_nothing_and_is_put_back(
         torch.set_num_threads(number)
         matrices.append(evaluate(predictor(network), samples, ALONE).matrix)
         assert torch.get_num_threads() == number
-    assert used == {1}, "an image belongs to one thread"
+    assert used == {1}, "each image is computed in one thread"
     assert (matrices[0] == matrices[1]).all()
     assert (matrices[0] == matrices[2]).all()
 
 
-def test_broken_label_is_an_error_and_the_threads_are_put_back(
+def test_broken_label_is_an_error_and_the_thread_count_is_restored(
     own_data_folder: Path, threads: None
 ) -> None:
     samples = ListDataset.open(own_data_folder).samples("val")
@@ -103,7 +103,7 @@ def test_broken_label_is_an_error_and_the_threads_are_put_back(
     assert torch.get_num_threads() == 2
 
 
-def test_each_image_has_the_scores_that_it_has_alone(data_folder: Path) -> None:
+def test_per_image_scores_equal_those_of_single_images(data_folder: Path) -> None:
     samples = ListDataset.open(data_folder).samples("val")
     segmenter = predictor(strongest_channel)
     together = evaluate(segmenter, samples, ALONE, per_image=True)
@@ -118,15 +118,15 @@ def test_each_image_has_the_scores_that_it_has_alone(data_folder: Path) -> None:
             alone.miou,
             alone.pixel_accuracy,
         )
-    assert len({one.miou for one in together.per_image}) > 1, "such images would prove little"
+    assert len({one.miou for one in together.per_image}) > 1, "equal images would prove little"
     assert evaluate(segmenter, samples, ALONE).per_image == ()
 
 
-def test_images_and_labels_may_be_read_in_another_way(data_folder: Path) -> None:
+def test_read_replaces_the_reader(data_folder: Path) -> None:
     samples = ListDataset.open(data_folder).samples("val")
 
     def read(sample: Sample) -> tuple[Pixels, Pixels]:
-        """Give half of the image, and the first class for the second."""
+        """Return half of the image, with the first class relabeled as the second."""
         image, label = read_pair(sample, 3)
         return image[:24], np.where(label == 0, 1, label)[:24]
 
@@ -138,7 +138,7 @@ def test_images_and_labels_may_be_read_in_another_way(data_folder: Path) -> None
     assert scores.iou[0] is None
 
 
-def test_stop_gives_up_after_the_image(data_folder: Path) -> None:
+def test_stop_returns_none(data_folder: Path) -> None:
     samples, seen = ListDataset.open(data_folder).samples("val"), []
     segmenter, step = predictor(always_class_one), lambda: seen.append(1)
     assert evaluate(segmenter, samples, ALONE, step=step, stop=lambda: len(seen) == 2) is None
@@ -172,7 +172,7 @@ def counted(samples: Sequence[Sample]) -> np.ndarray:
     return matrix
 
 
-def test_saved_predictions_are_compared_as_they_are(predictions: list[Sample]) -> None:
+def test_saved_predictions_are_compared(predictions: list[Sample]) -> None:
     seen = []
     scores = compare(
         predictions, 3, ALONE, read=READ_MAPS, per_image=True, step=lambda: seen.append(1)
@@ -186,14 +186,14 @@ def test_saved_predictions_are_compared_as_they_are(predictions: list[Sample]) -
     assert compare(predictions, 3, ALONE, read=READ_MAPS).per_image == ()
 
 
-def test_label_of_a_saved_prediction_that_is_no_class_is_an_error(
+def test_label_out_of_range_is_an_error(
     predictions: list[Sample], tmp_path: Path, threads: None
 ) -> None:
-    strange = Sample(predictions[0].image, tmp_path / "strange.png")
-    Image.fromarray(np.full_like(read_label(strange.image), 7)).save(strange.label)
+    unknown = Sample(predictions[0].image, tmp_path / "unknown.png")
+    Image.fromarray(np.full_like(read_label(unknown.image), 7)).save(unknown.label)
     torch.set_num_threads(2)
-    with pytest.raises(DrnError, match=r"strange\.png: .* the label 7; labels are 0 to 2"):
-        compare([*predictions, strange], 3, ALONE, read=READ_MAPS)
+    with pytest.raises(DrnError, match=r"unknown\.png: .*label 7"):
+        compare([*predictions, unknown], 3, ALONE, read=READ_MAPS)
     assert torch.get_num_threads() == 2
 
 
@@ -207,10 +207,10 @@ def shared(
     return scores, compare(saved, 3, group, read=READ_MAPS, per_image=True, step=step), len(seen)
 
 
-def test_two_processes_give_what_one_gives(
+def test_two_processes_give_the_same_scores(
     data_folder: Path, predictions: list[Sample], spawn: Any
 ) -> None:
-    """Of odd numbers of images, so that shares are unequal."""
+    """Odd numbers of images: shards of unequal size."""
     *alone, _ = shared(ALONE, data_folder, predictions)
     results = spawn(shared, 2, data_folder, predictions)
     assert [seen for *_, seen in results] == [3 + 4, 2 + 3], "no image is seen twice"
@@ -222,7 +222,7 @@ def test_two_processes_give_what_one_gives(
             assert (one.iou, one.miou) == (expected.iou, expected.miou)
 
 
-STREAMED = """
+MEMORY = """
 import sys
 from pathlib import Path
 import torch
@@ -258,13 +258,13 @@ for score in (evaluated, compared):
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
-    """50 images and label maps more would take 32 MB, 50 predictions more and labels 100 MB."""
+    """50 more images and label maps take 32 MB, 50 more predictions and label maps 100 MB."""
     files = tmp_path / "large.png", tmp_path / "small.png"
     for path, side in zip(files, (1024, 400), strict=True):
         Image.new("L", (side, side), 1).save(path)
     done = subprocess.run(
-        [sys.executable, "-c", STREAMED, *files],
-        # Arrays that are freed are given back at once, and do not make the peak a matter of luck.
+        [sys.executable, "-c", MEMORY, *files],
+        # Freed arrays are returned to the system, so that the peak does not depend on chance.
         env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
         capture_output=True,
         text=True,

@@ -1,3 +1,5 @@
+"""Writing and checking submissions to the Cityscapes server."""
+
 import errno
 import io
 import os
@@ -34,7 +36,7 @@ LABEL_IDS = np.array([int(np.flatnonzero(n == TRAIN_IDS)[0]) for n in range(19)]
 
 @pytest.fixture(autouse=True)
 def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the test set have three images, small ones unless a test wants the real size."""
+    """Reduce the test set to three images, which are small unless a test uses `real_size`."""
     monkeypatch.setattr(submission, "TEST_CITIES", {"berlin": 2, "bonn": 1})
     if "real_size" not in request.fixturenames:
         monkeypatch.setattr(submission, "SIZE", SMALL)
@@ -52,7 +54,7 @@ def png(image: Image.Image, **options: Any) -> bytes:
 
 
 def filled(value: int, size: tuple[int, int] = SMALL) -> bytes:
-    """Draw a map that is half road and half some other id."""
+    """Draw a map of road whose first row has another id."""
     values = np.full(size[::-1], 7, np.uint8)
     values[0] = value
     return png(Image.fromarray(values))
@@ -75,7 +77,7 @@ def said(found: Submission, severity: str = "error") -> list[str]:
 
 @pytest.fixture
 def maps(tmp_path: Path) -> dict[str, Path]:
-    """Index maps of train ids with some void, in no order."""
+    """Index maps of train ids with some void, not in the order of their names."""
     random, paths = np.random.default_rng(0), {}
     for frame in reversed(FRAMES):
         values = random.choice([*range(19), 255], SMALL[::-1]).astype(np.uint8)
@@ -90,17 +92,15 @@ def read(content: bytes) -> tuple[str, np.ndarray]:
         return image.mode, np.asarray(image)
 
 
-def test_there_are_1525_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_test_set_has_1525_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert sum(submission.TEST_CITIES.values()) == 1525
     assert submission.SIZE == (2048, 1024)
 
 
-def test_written_zip_has_one_map_of_label_ids_a_frame_and_nothing_else(
-    tmp_path: Path, maps: dict[str, Path]
-) -> None:
-    told = []
-    write_submission(tmp_path / "a.zip", maps, lambda *done: told.append(done))
+def test_zip_has_one_map_of_label_ids_per_frame(tmp_path: Path, maps: dict[str, Path]) -> None:
+    progress = []
+    write_submission(tmp_path / "a.zip", maps, lambda *done: progress.append(done))
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.namelist() == [f"{frame}_labelIds.png" for frame in FRAMES]
         for frame in FRAMES:
@@ -109,18 +109,18 @@ def test_written_zip_has_one_map_of_label_ids_a_frame_and_nothing_else(
             assert mode == "L"
             expected = np.append(LABEL_IDS, 0)[np.minimum(train_ids, 19)]  # void: unlabeled
             assert np.array_equal(values, expected)
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert progress == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_same_predictions_give_the_same_file(tmp_path: Path, maps: dict[str, Path]) -> None:
+def test_equal_predictions_give_equal_files(tmp_path: Path, maps: dict[str, Path]) -> None:
     write_submission(tmp_path / "a.zip", maps)
     write_submission(tmp_path / "b.zip", dict(reversed(maps.items())))
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
-    with zipfile.ZipFile(tmp_path / "a.zip") as archive:  # that of writing is not in it
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:  # not the time of writing
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
-def test_more_maps_than_are_worked_on_at_once(tmp_path: Path, maps: dict[str, Path]) -> None:
+def test_more_maps_than_are_encoded_ahead(tmp_path: Path, maps: dict[str, Path]) -> None:
     many = {f"berlin_{n:06}_000019": maps[FRAMES[n % 3]] for n in range(150)}
     write_submission(tmp_path / "a.zip", many)
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
@@ -129,18 +129,18 @@ def test_more_maps_than_are_worked_on_at_once(tmp_path: Path, maps: dict[str, Pa
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"no image")])
-def test_map_that_cannot_be_read_leaves_the_zip_of_before(
+def test_unreadable_map_keeps_the_earlier_zip(
     tmp_path: Path, maps: dict[str, Path], spoil: Any
 ) -> None:
-    (tmp_path / "a.zip").write_text("of before")
+    (tmp_path / "a.zip").write_text("earlier")
     spoil(maps[FRAMES[1]])
     with pytest.raises(DrnError, match=FRAMES[1]):
         write_submission(tmp_path / "a.zip", maps)
-    assert (tmp_path / "a.zip").read_text() == "of before"
+    assert (tmp_path / "a.zip").read_text() == "earlier"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "index"]
 
 
-def test_official_scorer_reads_it_and_scores_as_we_do(
+def test_official_scorer_gives_the_same_scores(
     tmp_path: Path, maps: dict[str, Path], official_scorer: Any
 ) -> None:
     write_submission(tmp_path / "a.zip", maps)
@@ -148,7 +148,7 @@ def test_official_scorer_reads_it_and_scores_as_we_do(
         archive.extractall(tmp_path / "results")
     random, samples = np.random.default_rng(1), []
     for frame, path in maps.items():
-        # Half of it is right; some is what nobody asks for.
+        # Half of the pixels are correct; some labels are not evaluated.
         _, predicted = read(path.read_bytes())
         label = np.append(LABEL_IDS, 0)[np.minimum(predicted, 19)]
         label = np.where(
@@ -169,37 +169,37 @@ def test_official_scorer_reads_it_and_scores_as_we_do(
     }
 
 
-def test_what_is_written_is_what_the_server_takes(tmp_path: Path, maps: dict[str, Path]) -> None:
-    for path in maps.values():  # without void, which would be warned of
+def test_written_zip_passes_the_check(tmp_path: Path, maps: dict[str, Path]) -> None:
+    for path in maps.values():  # without void, which is a warning
         values = read(path.read_bytes())[1] % 19
         Image.fromarray(values).save(path)
     write_submission(tmp_path / "a.zip", maps)
-    told = []
+    progress = []
     for frames in (None, FRAMES):
-        found = check_submission(tmp_path / "a.zip", frames, lambda *done: told.append(done))
+        found = check_submission(tmp_path / "a.zip", frames, lambda *done: progress.append(done))
         assert found == Submission(3, (tmp_path / "a.zip").stat().st_size, ())
         assert found.errors == []
-    assert told == [(1, 3), (2, 3), (3, 3)] * 2
+    assert progress == [(1, 3), (2, 3), (3, 3)] * 2
 
 
-def test_maps_of_the_real_size(tmp_path: Path, real_size: tuple[int, int]) -> None:
+def test_maps_of_another_size(tmp_path: Path, real_size: tuple[int, int]) -> None:
     found = check_submission(zipped(tmp_path / "a.zip", good(real_size)))
     assert found.findings == ()
     small = check_submission(zipped(tmp_path / "b.zip", good() | {"bonn_000000_000019.png": b""}))
-    assert said(small)[:2] == [f"{frame}.png: is 64x32, not 2048x1024" for frame in FRAMES[:2]]
+    assert said(small)[:2] == [f"{frame}.png: size is 64x32, not 2048x1024" for frame in FRAMES[:2]]
 
 
 @pytest.mark.parametrize(
     "name",
     ["bonn_000000_000019.png", "bonn_000000_000019_leftImg8bit.png", "x/bonn_000000_000019_a.png"],
 )
-def test_names_that_begin_with_the_frame_will_do(tmp_path: Path, name: str) -> None:
+def test_names_may_have_a_folder_and_a_suffix(tmp_path: Path, name: str) -> None:
     entries = [*list(good().items())[:2], ("x/", b""), (name, filled(26))]
     assert check_submission(zipped(tmp_path / "a.zip", entries)).findings == ()
 
 
-def test_palette_maps_will_do(tmp_path: Path) -> None:
-    """The benchmark's scorer reads indices, too."""
+def test_palette_maps_are_accepted(tmp_path: Path) -> None:
+    """The official scorer reads palette indices too."""
     image = Image.fromarray(np.full(SMALL[::-1], 7, np.uint8))
     image.putpalette(cityscapes().palette())
     entries = good() | {f"{FRAMES[0]}.png": png(image)}
@@ -207,7 +207,7 @@ def test_palette_maps_will_do(tmp_path: Path) -> None:
 
 
 def bomb(side: int) -> bytes:
-    """Claim to be very large in a hundred bytes."""
+    """Return a PNG of a hundred bytes whose header claims a very large size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -231,21 +231,19 @@ def grey(*shape: int, kind: type = np.uint8) -> bytes:
         (b"", "cannot be read"),
         (grey(64, 32), "is 32x64, not 64x32"),
         (grey(16, 32), "is 32x16, not 64x32"),
-        (grey(32, 64, 3), "has pixels of mode RGB"),
-        (grey(32, 64, 4), "has pixels of mode RGBA"),
-        (grey(32, 64, kind=np.uint16), "has pixels of mode I;16"),
-        (png(Image.new("1", SMALL)), "has pixels of mode 1"),
-        (filled(34), "has the value 34, no label id"),
-        (filled(255), "has the value 255, no label id"),
-        (bytes(17 << 20), "has 17825792 bytes, too many for a label map"),
+        (grey(32, 64, 3), "pixel mode is RGB,"),
+        (grey(32, 64, 4), "pixel mode is RGBA,"),
+        (grey(32, 64, kind=np.uint16), "pixel mode is I;16,"),
+        (png(Image.new("1", SMALL)), "pixel mode is 1,"),
+        (filled(34), "value 34 is not a label id"),
+        (filled(255), "value 255 is not a label id"),
+        (bytes(17 << 20), "17,825,792 bytes are too large for a label map"),
         (bomb(10_000), "is 10000x10000"),
         (bomb(20_000), "400.0 million pixels"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_one_bad_map_is_an_error_that_names_it(
-    tmp_path: Path, content: bytes, message: str
-) -> None:
+def test_bad_map_is_an_error_with_its_name(tmp_path: Path, content: bytes, message: str) -> None:
     name = f"{FRAMES[1]}.png"
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for entry, data in (good() | {name: content}).items():
@@ -258,7 +256,7 @@ def test_one_bad_map_is_an_error_that_names_it(
 
 
 @pytest.mark.parametrize(
-    "stranger",
+    "name",
     [
         f"__MACOSX/._{FRAMES[0]}.png",
         ".DS_Store",
@@ -271,46 +269,46 @@ def test_one_bad_map_is_an_error_that_names_it(
         "berlin_000000_0000190.png",
     ],
 )
-def test_file_that_is_no_map_is_an_error_that_names_it(tmp_path: Path, stranger: str) -> None:
-    found = check_submission(zipped(tmp_path / "a.zip", good() | {stranger: filled(26)}))
-    assert said(found) == [f"{stranger}: is no CITY_SEQUENCE_FRAME*.png"]
+def test_file_with_another_name_is_an_error(tmp_path: Path, name: str) -> None:
+    found = check_submission(zipped(tmp_path / "a.zip", good() | {name: filled(26)}))
+    assert said(found) == [f"{name}: not named CITY_SEQUENCE_FRAME*.png"]
     assert found.images == 3
 
 
-def test_missing_and_strange_frames_are_counted_or_named(tmp_path: Path) -> None:
+def test_missing_and_unknown_frames(tmp_path: Path) -> None:
     entries = good()
     entries["ulm_000000_000019.png"] = entries.pop(f"{FRAMES[2]}.png")
     path = zipped(tmp_path / "a.zip", entries)
     (counted,) = said(check_submission(path))
     assert counted == (
-        "not one map for each test image: 0 of bonn instead of 1, 1 of ulm instead of 0"
+        "not one map per test image: bonn has 0 instead of 1, ulm has 1 instead of 0"
     )
     assert said(check_submission(path, FRAMES)) == [
-        "bonn_000000_000019: is missing of the 3 images",
-        "ulm_000000_000019: is none of the 3 images",
+        "bonn_000000_000019: missing",
+        "ulm_000000_000019: not one of the 3 images",
     ]
     assert said(check_submission(path, [*FRAMES[:2], "ulm_000000_000019"])) == []
 
 
-def test_frame_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+def test_repeated_frame_is_an_error(tmp_path: Path) -> None:
     entries = [*good().items(), (f"again/{FRAMES[0]}_x.png", filled(26))]
     for frames in (None, FRAMES):
         found = check_submission(zipped(tmp_path / "a.zip", entries), frames)
         assert said(found) == [
-            f"again/{FRAMES[0]}_x.png and {FRAMES[0]}.png are both of {FRAMES[0]}"
+            f"again/{FRAMES[0]}_x.png and {FRAMES[0]}.png are both of frame {FRAMES[0]}"
         ]
 
 
-def test_train_ids_are_an_error_that_says_so(tmp_path: Path, maps: dict[str, Path]) -> None:
+def test_train_ids_are_an_error(tmp_path: Path, maps: dict[str, Path]) -> None:
     entries = {}
     for frame, path in maps.items():
         entries[f"{frame}.png"] = png(Image.fromarray(read(path.read_bytes())[1] % 19))
     found = check_submission(zipped(tmp_path / "a.zip", entries))
-    assert said(found) == ["the maps hold train ids (0 to 18), where label ids are wanted"]
+    assert said(found) == ["the maps hold train ids (0 to 18) instead of label ids"]
     assert said(found, "warning") == []
 
 
-def test_ids_that_do_not_count_are_warned_of(tmp_path: Path) -> None:
+def test_ids_that_are_not_evaluated_are_a_warning(tmp_path: Path) -> None:
     entries = good() | {f"{FRAMES[0]}.png": filled(0), f"{FRAMES[1]}.png": filled(29)}
     found = check_submission(zipped(tmp_path / "a.zip", entries))
     assert found.errors == []
@@ -323,35 +321,33 @@ def test_ids_that_do_not_count_are_warned_of(tmp_path: Path) -> None:
     }
 
 
-def test_nothing_but_void_is_no_train_id(tmp_path: Path) -> None:
+def test_void_only_is_not_taken_for_train_ids(tmp_path: Path) -> None:
     entries = dict.fromkeys(good(), png(Image.new("L", SMALL)))
     found = check_submission(zipped(tmp_path / "a.zip", entries))
     assert found.errors == []
     assert len(said(found, "warning")) == 1
 
 
-def test_empty_zip_lacks_everything(tmp_path: Path) -> None:
+def test_empty_zip_lacks_all_maps(tmp_path: Path) -> None:
     found = check_submission(zipped(tmp_path / "a.zip", {}), FRAMES)
     assert len(said(found)) == 3
     assert found.images == 0
 
 
 def at(content: bytes, signature: bytes, offset: int, value: bytes) -> bytes:
-    """Change some bytes of the last header of a kind in a zip file."""
+    """Overwrite bytes of the last header with a signature in a zip file."""
     place = content.rindex(signature) + offset
     return content[:place] + value + content[place + len(value) :]
 
 
-CENTRAL = b"PK\x01\x02"  # a header in the zip's table of contents
+CENTRAL = b"PK\x01\x02"  # signature of a header in the central directory
 
 
 @pytest.mark.parametrize(
     ("method", "message"),
     [("stored", "cannot be unpacked"), ("deflated", ""), ("bzip2", ""), ("lzma", "")],
 )
-def test_map_that_is_damaged_in_the_zip_is_an_error(
-    tmp_path: Path, method: str, message: str
-) -> None:
+def test_damaged_map_is_an_error(tmp_path: Path, method: str, message: str) -> None:
     path, last = tmp_path / "a.zip", f"{FRAMES[2]}.png"
     with zipfile.ZipFile(path, "w", getattr(zipfile, f"ZIP_{method.upper()}")) as archive:
         for name, content in good().items():
@@ -363,20 +359,20 @@ def test_map_that_is_damaged_in_the_zip_is_an_error(
     assert error.startswith(f"{last}: cannot be ") and message in error
 
 
-def test_map_that_is_encrypted_is_an_error(tmp_path: Path) -> None:
+def test_encrypted_map_is_an_error(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", good())
     path.write_bytes(at(path.read_bytes(), CENTRAL, 8, b"\x01"))
-    assert said(check_submission(path)) == [f"{FRAMES[2]}.png: is encrypted"]
+    assert said(check_submission(path)) == [f"{FRAMES[2]}.png: encrypted"]
 
 
-def test_map_that_claims_more_bytes_than_there_are_is_an_error(tmp_path: Path) -> None:
+def test_map_with_a_wrong_size_in_its_header_is_an_error(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", good())
     path.write_bytes(at(path.read_bytes(), CENTRAL, 20, 2 * struct.pack("<I", 1 << 20)))
     (error,) = said(check_submission(path))
     assert error.startswith(f"{FRAMES[2]}.png: cannot be unpacked")
 
 
-def spoilt(content: bytes) -> dict[str, bytes]:
+def damaged(content: bytes) -> dict[str, bytes]:
     return {
         "text": b"no zip file",
         "empty": b"",
@@ -387,15 +383,15 @@ def spoilt(content: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["text", "empty", "cut", "too new", "a name that is not UTF-8"])
-def test_file_that_is_no_zip_file_is_an_error_in_one_line(tmp_path: Path, kind: str) -> None:
+def test_file_that_is_not_a_zip_file_is_an_error_in_one_line(tmp_path: Path, kind: str) -> None:
     path = zipped(tmp_path / "a.zip", good())
-    path.write_bytes(spoilt(path.read_bytes())[kind])
-    with pytest.raises(DrnError, match=r"a\.zip: not a zip file, or a broken one") as caught:
+    path.write_bytes(damaged(path.read_bytes())[kind])
+    with pytest.raises(DrnError, match=r"a\.zip: not a zip file, or damaged") as caught:
         check_submission(path)
     assert "\n" not in str(caught.value)
 
 
-def test_disk_that_fails_is_no_fault_of_the_file(
+def test_disk_failure_is_not_reported_as_a_damaged_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -409,7 +405,7 @@ def test_disk_that_fails_is_no_fault_of_the_file(
         assert str(caught.value).startswith(f"{path}: cannot be read: Input/output error (the disk")
 
 
-def test_file_that_is_missing_or_a_folder_is_an_error(tmp_path: Path) -> None:
+def test_missing_file_and_folder_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DrnError, match=r"absent\.zip: no such file"):
         check_submission(tmp_path / "absent.zip")
     with pytest.raises(DrnError, match="a folder, not a zip file"):

@@ -1,4 +1,4 @@
-"""`drn predict --cityscapes-submission`: what is in the zip file, and when there is none."""
+"""`drn predict --cityscapes-submission`: content of the zip file, and when none is written."""
 
 import io
 import json
@@ -23,7 +23,7 @@ FRAMES = ("berlin_000001_000019", "bonn_000000_000019")
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow segmenter of the 19 classes that was never trained."""
+    """An untrained narrow segmenter of the 19 classes."""
     torch.manual_seed(0)
     model = create_model("drn_a_18", "segmentation", 19, width=0.0625)
     path = tmp_path_factory.mktemp("network") / "net.safetensors"
@@ -33,7 +33,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def street(tmp_path: Path) -> Path:
-    """Two images as Cityscapes has them, of colored blocks."""
+    """Two images of colored blocks in the layout of Cityscapes."""
     for number, frame in enumerate(FRAMES):
         city = tmp_path / "test" / frame.partition("_")[0]
         city.mkdir(parents=True)
@@ -52,8 +52,8 @@ def label_ids(index: Path) -> np.ndarray:
     return table[np.asarray(Image.open(index))]
 
 
-def test_it_holds_the_label_ids_of_each_image(drn_here, network, street, tmp_path) -> None:
-    seen = ("--partial", "--scales", "0.25", "--save", "overlay")  # the network sees small ones
+def test_zip_holds_label_ids_of_each_image(drn_here, network, street, tmp_path) -> None:
+    seen = ("--partial", "--scales", "0.25", "--save", "overlay")  # small inputs, for speed
     words = ("predict", "test", "--weights", network, "--cityscapes-submission", "out/a.zip", *seen)
     code, stdout, stderr = drn_here(*words, "--json")
     assert code == 0, stderr
@@ -65,8 +65,8 @@ def test_it_holds_the_label_ids_of_each_image(drn_here, network, street, tmp_pat
             with Image.open(io.BytesIO(archive.read(f"{frame}_labelIds.png"))) as packed:
                 assert (packed.mode, packed.size) == ("L", SIZE)
                 assert np.array_equal(np.asarray(packed), label_ids(index))
-    (berlin, _) = json.loads(stdout)["results"]
-    assert list(berlin) == ["image", "index", "overlay"]  # it is packed from the former
+    (berlin, _) = json.loads(stdout)["written"]
+    assert list(berlin) == ["image", "index", "overlay"]  # index maps are written for the zip
 
     Path("out/a.zip").rename("first.zip")
     code, stdout, _ = drn_here(*words, "--skip-existing")
@@ -80,23 +80,23 @@ def test_it_holds_the_label_ids_of_each_image(drn_here, network, street, tmp_pat
     assert "error" not in stdout
 
 
-def test_images_of_another_name_or_number_are_refused_first(drn_here, network, street) -> None:
+def test_wrong_names_and_numbers_are_errors_before_prediction(drn_here, network, street) -> None:
     words = ("predict", "test", "--weights", network, "--cityscapes-submission", "a.zip")
-    assert "1 of berlin instead of 544" in drn_here(*words)[2]
+    assert "berlin has 1 instead of 544" in drn_here(*words)[2]
     Image.new("RGB", SIZE).save(street / "bonn" / "street.png")
     code, _, stderr = drn_here(*words, "--partial")
-    assert "street.png: an image of Cityscapes is called CITY_SEQUENCE_FRAME" in stderr
+    assert "street.png: not a name of Cityscapes" in stderr
     assert code == 1
     assert not Path("predictions").exists() and not Path("a.zip").exists()
 
 
 @pytest.mark.parametrize("stale", [False, True])
-def test_there_is_none_if_an_image_cannot_be_read(drn_here, network, street, stale) -> None:
-    """Its size is in the first bytes, so that it is only found when it is predicted."""
+def test_no_zip_is_written_if_an_image_cannot_be_read(drn_here, network, street, stale) -> None:
+    """The header with the size is intact, so that only the prediction fails."""
     shutil.rmtree(street / "berlin")
     (path,) = (street / "bonn").iterdir()
     path.write_bytes(path.read_bytes()[:2000])
-    if stale:  # an index map of another time: what is packed has to be of this image
+    if stale:  # an index map of an earlier run, which must not be packed
         Path("predictions/index/bonn").mkdir(parents=True)
         Image.new("L", SIZE).save(Path("predictions/index/bonn", path.name))
     words = ("predict", "test", "--weights", network, "--cityscapes-submission", "a.zip")

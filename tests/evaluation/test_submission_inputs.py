@@ -1,4 +1,4 @@
-"""What is seen of the images before a submission is predicted."""
+"""Checking the images of a submission before prediction."""
 
 import struct
 import zlib
@@ -16,7 +16,7 @@ NAMES = ("berlin_000000_000019", "berlin_000001_000019", "bonn_000000_000019")
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the test set have three small images."""
+    """Reduce the test set to three small images."""
     monkeypatch.setattr(submission, "TEST_CITIES", {"berlin": 2, "bonn": 1})
     monkeypatch.setattr(submission, "SIZE", (64, 32))
 
@@ -43,51 +43,51 @@ def draw(folder: Path, *names: str, size: tuple[int, int] = (64, 32)) -> list[st
         ("-", None),
     ],
 )
-def test_frame_is_what_a_name_begins_with(name: str, frame: str | None) -> None:
+def test_frame_id(name: str, frame: str | None) -> None:
     assert frame_id(name) == frame
 
 
-def test_all_images_of_the_test_set_will_do(tmp_path: Path) -> None:
+def test_complete_test_set_is_accepted(tmp_path: Path) -> None:
     check_inputs(draw(tmp_path, *NAMES), partial=False)
 
 
-def test_fewer_and_other_cities_only_if_that_is_meant(tmp_path: Path) -> None:
+def test_fewer_images_and_other_cities_need_partial(tmp_path: Path) -> None:
     paths = draw(tmp_path, NAMES[0], "ulm_000000_000019")
     check_inputs(paths, partial=True)
     with pytest.raises(DrnError) as caught:
         check_inputs(paths, partial=False)
     assert caught.value.message == (
-        "these are not the images of the test set: 1 of berlin instead of 2, "
-        "0 of bonn instead of 1, 1 of ulm instead of 0"
+        "not the images of the Cityscapes test set: berlin has 1 instead of 2, "
+        "bonn has 0 instead of 1, ulm has 1 instead of 0"
     )
     assert "--partial" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("partial", [False, True])
-def test_other_name_is_an_error(tmp_path: Path, partial: bool) -> None:
+def test_wrong_name_is_an_error(tmp_path: Path, partial: bool) -> None:
     paths = draw(tmp_path, *NAMES, "street")
-    with pytest.raises(DrnError, match=r"street_leftImg8bit\.png: an image of Cityscapes is "):
+    with pytest.raises(DrnError, match=r"street_leftImg8bit\.png: not a name of Cityscapes"):
         check_inputs(paths, partial=partial)
 
 
 @pytest.mark.parametrize("partial", [False, True])
-def test_other_size_is_an_error(tmp_path: Path, partial: bool) -> None:
+def test_wrong_size_is_an_error(tmp_path: Path, partial: bool) -> None:
     paths = draw(tmp_path, *NAMES)
     draw(tmp_path, NAMES[1], size=(32, 64))
-    with pytest.raises(DrnError, match=rf"{NAMES[1]}_leftImg8bit\.png: is 32x64, not 64x32"):
+    with pytest.raises(DrnError, match=rf"{NAMES[1]}_leftImg8bit\.png: size is 32x64, not 64x32"):
         check_inputs(paths, partial=partial)
 
 
-def test_image_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+def test_repeated_image_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     paths = draw(tmp_path, *NAMES) + draw(tmp_path / "again", NAMES[0])
-    with pytest.raises(DrnError, match=f"are both images of {NAMES[0]}") as caught:
+    with pytest.raises(DrnError, match=f"are both images of frame {NAMES[0]}") as caught:
         check_inputs(paths, partial=True)
     assert paths[0] in caught.value.message and paths[3] in caught.value.message
 
 
 def bomb(side: int) -> bytes:
-    """Claim to be very large in a hundred bytes."""
+    """Return a PNG of a hundred bytes whose header claims a very large size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(kind + data))
@@ -108,9 +108,7 @@ def bomb(side: int) -> bytes:
     ],
     ids=["text", "missing", "large", "bomb"],
 )
-def test_image_that_cannot_be_read_is_an_error(
-    tmp_path: Path, content: bytes | None, message: str
-) -> None:
+def test_unreadable_image_is_an_error(tmp_path: Path, content: bytes | None, message: str) -> None:
     paths = draw(tmp_path, *NAMES)
     if content is None:
         Path(paths[1]).unlink()
