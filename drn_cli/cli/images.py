@@ -1,4 +1,4 @@
-"""What `predict` and `localize` share: images in, one result each, also of several processes."""
+"""Images and results of `predict` and `localize`, in one or several processes."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -32,38 +32,38 @@ MaxPixels = Annotated[
     typer.Option(
         min=1,
         callback=_set_pixel_limit,
-        help="Refuse larger images, by their headers; by default above 160000000 pixels.",
+        help="Reject images whose headers state more pixels. Default: 160000000.",
     ),
 ]
 
 
 def read_input(item: "Numbered") -> "Pixels":
-    """Read an image, from stdin if that is meant; raises DrnError as `read_image`."""
+    """Read an image from its file, or from stdin for `-`; raises DrnError as `read_image`."""
     from drn_cli.data.images import read_image
 
     path = item[1].path
     return read_image(sys.stdin.buffer if path == "-" else Path(path), frames="first")
 
 
-def name_of(image: "InputImage") -> str:
-    """Return what messages call an image."""
+def display_name(image: "InputImage") -> str:
+    """Return the name of an image in messages."""
     return "stdin" if image.path == "-" else image.path
 
 
-def results_of(
+def with_progress(
     results: "Iterable[tuple[Numbered, Result | DrnError]]",
     total: int,
     failed: list[tuple[int, dict[str, Any]]],
     *,
     shown: bool,
 ) -> "Iterator[tuple[int, InputImage, Result]]":
-    """Show progress and give each image's result; report those that failed.
+    """Yield the result of each image with a progress bar, and report images that failed.
 
     Args:
-        results: As `stream` gives them.
-        total: How many there will be.
-        failed: Gets the number of each image without a result, with its entry for JSON.
-        shown: Whether this process shows the progress.
+        results: Results of `stream`.
+        total: Number of images.
+        failed: Receives the number and the JSON entry of each image that failed.
+        shown: Whether this process shows the progress bar.
     """
     from drn_cli.inference.score_maps import NonFiniteScoresError
 
@@ -71,7 +71,7 @@ def results_of(
         for (number, image), result in results:
             if isinstance(result, DrnError):
                 nameless = isinstance(result, NonFiniteScoresError)
-                error = NonFiniteScoresError(name_of(image)) if nameless else result
+                error = NonFiniteScoresError(display_name(image)) if nameless else result
                 console.fail(error)
                 failed.append((number, {"image": image.path, "error": error.message}))
             else:
@@ -79,7 +79,7 @@ def results_of(
             bar.update()
 
 
-def in_order(parts: Iterable[Iterable[tuple[int, Result]]]) -> list[Result]:
-    """Put together what processes have of their images, in the images' order."""
+def merge_in_order(parts: Iterable[Iterable[tuple[int, Result]]]) -> list[Result]:
+    """Merge the numbered results of all processes in the order of the images."""
     numbered = (one for part in parts for one in part)
     return [entry for _, entry in sorted(numbered, key=itemgetter(0))]

@@ -1,4 +1,4 @@
-"""`drn localize`: where in images a classifier sees its classes, and how right it is."""
+"""`drn localize`: class activation maps and boxes of a classifier, and their error."""
 
 import math
 from pathlib import Path
@@ -33,13 +33,13 @@ EPILOG = """[bold]Examples[/]
   drn localize tiny/val/images --eval --boxes tiny/val/val_annotations.txt --weights runs/tiny \\
       --thresholds 0:20:0.5 --csv boxes.csv --report boxes.html
 
-A class's box is the smallest around the positions where the class scores higher than all others,
-and higher than the threshold. Any DRN classifier will do; nothing is trained.
+The box of a class is the smallest one around the positions where the class scores higher than all
+others, and higher than the threshold. Works with any DRN classifier, without training.
 """
 
 NONE = float("-inf")
-DEFAULT_SWEEP = (NONE, *map(float, range(31)))  # of scores
-DEFAULT_SHARES = (NONE, *(n / 20 for n in range(1, 20)))  # of probabilities
+SCORE_SWEEP = (NONE, *map(float, range(31)))
+PROBABILITY_SWEEP = (NONE, *(n / 20 for n in range(1, 20)))
 SAVED = ("heatmap", "array")
 
 
@@ -57,23 +57,20 @@ def _thresholds(text: str) -> Any:
                 raise ValueError
             found += some
         except (ValueError, OverflowError, ZeroDivisionError) as error:
-            raise typer.BadParameter(
-                f"{word!r}: none, a number, or START:STOP:STEP, with commas between"
-            ) from error
+            raise typer.BadParameter(f"{word!r}: not a number, START:STOP:STEP or none") from error
     return tuple(found)
 
 
 def _saved(text: str) -> Any:
     words = tuple(text.split(","))
     if not set(words) <= set(SAVED):
-        raise typer.BadParameter(f"{text!r}: some of {','.join(SAVED)}")
+        raise typer.BadParameter(f"{text!r}: not a list of {','.join(SAVED)}")
     return words
 
 
 def localize(
     inputs: Annotated[
-        list[str],
-        typer.Argument(metavar="INPUT...", help="Images, folders, or quoted globs."),
+        list[str], typer.Argument(metavar="INPUT...", help="Images, folders, or quoted globs.")
     ],
     weights: Weights = None,
     out: Annotated[Path, typer.Option(help="Folder for heat maps, arrays and boxes.")] = Path(
@@ -81,40 +78,38 @@ def localize(
     ),
     save: Annotated[
         Any,
-        typer.Option(
-            parser=_saved, metavar="KIND,...", help=f"What to write: some of {','.join(SAVED)}."
-        ),
+        typer.Option(parser=_saved, metavar="KIND,...", help=f"Kinds of files: {','.join(SAVED)}."),
     ] = "heatmap",
-    top_k: Annotated[int, typer.Option(min=1, help="Classes to look for in each image.")] = 1,
+    top_k: Annotated[
+        int, typer.Option(min=1, help="Number of classes per image, most probable first.")
+    ] = 1,
     class_: Annotated[
-        list[str] | None,
-        typer.Option("--class", help="Look for this class instead; may be repeated."),
+        list[str] | None, typer.Option("--class", help="Localize this class instead. Repeatable.")
     ] = None,
     thresholds: Annotated[
         Any,
         typer.Option(
             parser=_thresholds,
             metavar="T,...",
-            help="Numbers, none, or START:STOP:STEP; by default none, with --eval none and 0:30:1.",
+            help="Numbers, START:STOP:STEP or none. Default: none; with --eval, none,0:30:1.",
         ),
     ] = None,
     of: Annotated[
         Literal["score", "probability"],
-        typer.Option(help="What thresholds and maps are of: scores (logits), or their softmax."),
+        typer.Option(help="Values of maps and thresholds: scores (logits), or their softmax."),
     ] = "score",
     see: Annotated[
         Literal["whole", "centre"],
-        typer.Option(help="All of an image, or the centre that classifiers are tested on."),
+        typer.Option(help="The whole image, or the center crop that classifiers are evaluated on."),
     ] = "whole",
     side: Annotated[
         int | None,
         typer.Option(
-            min=8,
-            help="Pixels that the shorter side is brought to; by default as in tests.",
+            min=8, help="Resize the shorter side to this many pixels. Default: as in evaluation."
         ),
     ] = None,
     evaluate: Annotated[
-        bool, typer.Option("--eval", help="Score boxes against true ones instead.")
+        bool, typer.Option("--eval", help="Evaluate boxes against true boxes instead.")
     ] = False,
     boxes: Annotated[
         Path | None,
@@ -123,10 +118,10 @@ def localize(
             "val_annotations.txt, *_boxes.txt, or a folder of them."
         ),
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="File with a line for each box.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="CSV file with a row for each box.")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML page, with --eval.")] = None,
     report_images: Annotated[
-        int, typer.Option(min=0, max=200, help="Images on the page, the worst and the best.")
+        int, typer.Option(min=0, max=200, help="Number of worst and best images on the page.")
     ] = 24,
     stats: Stats = None,
     mean: Mean = None,
@@ -134,24 +129,25 @@ def localize(
     partial: Annotated[
         bool,
         typer.Option(
-            "--partial", help="With --eval: leave out images without boxes, and boxes without one."
+            "--partial",
+            help="With --eval: leave out images without boxes, and boxes without an image.",
         ),
     ] = False,
     precision: Precision = "fp32",
     compile_: Compile = False,
     max_pixels: MaxPixels = None,
     gpus: Gpus = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Find objects with a classifier: heat maps and boxes, or their error against true boxes."""
+    """Localize objects with a classifier: heat maps and boxes, or their error."""
     if evaluate != (boxes is not None):
-        raise typer.BadParameter("--eval and --boxes go together")
+        raise typer.BadParameter("--eval and --boxes require each other")
     if report is not None and not evaluate:
-        raise typer.BadParameter("--report goes with --eval")
+        raise typer.BadParameter("--report requires --eval")
     if partial and not evaluate:
-        raise typer.BadParameter("--partial goes with --eval")
+        raise typer.BadParameter("--partial requires --eval")
     if evaluate and class_:
-        raise typer.BadParameter("--class does not go with --eval")
+        raise typer.BadParameter("--class cannot be combined with --eval")
     from drn_cli.inference.inputs import check_inputs
     from drn_cli.inference.normalization import user_normalization
     from drn_cli.inference.source import find_source
@@ -165,7 +161,7 @@ def localize(
     launch_processes(gpus)
     report_weights(source)
     if boxes is not None:
-        sweep = DEFAULT_SWEEP if of == "score" else DEFAULT_SHARES
+        sweep = SCORE_SWEEP if of == "score" else PROBABILITY_SWEEP
         options = LocalizeOptions(
             thresholds or sweep, of, see, side, csv, report, report_images, as_json, partial
         )

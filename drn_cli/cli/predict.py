@@ -1,4 +1,4 @@
-"""`drn predict`: label the pixels of any image, or say what it shows."""
+"""`drn predict`: segmentation maps of images, or their top-k classes."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,11 +8,10 @@ import typer
 from drn_cli.cli.images import MaxPixels
 from drn_cli.cli.launching import Gpus
 from drn_cli.cli.predicting.classification import classify
-from drn_cli.cli.predicting.segmentation import PredictOptions, label, label_one
+from drn_cli.cli.predicting.segmentation import PredictOptions, segment, segment_one
 from drn_cli.cli.source import (
     Compile,
     Flip,
-    InferenceOptions,
     Mean,
     MultiScale,
     Precision,
@@ -22,29 +21,29 @@ from drn_cli.cli.source import (
     TenCrop,
     Tile,
     Weights,
+    inference_options,
     launch_processes,
     report_weights,
-    resolve_view,
 )
 
 EPILOG = """[bold]Examples[/]
 
   drn predict street.jpg
 
-  drn predict photos/ 'videos/**/frame_*.jpg' --out labelled --gpus auto --skip-existing
+  drn predict photos/ 'videos/**/frame_*.jpg' --out segmented --gpus auto --skip-existing
 
   drn predict night/ --weights drn-d-105_ms_cityscapes.pth --ms --save index,probabilities
 
-  drn predict - --out - < street.jpg > labelled.png
+  drn predict - --out - < street.jpg > segmented.png
 
   drn predict cs/leftImg8bit/test --weights best.safetensors --cityscapes-submission results.zip
 
   drn predict photos/ --weights drn_d_22 --top-k 3 --csv classes.csv
 
-A segmenter writes what --save names into folders below --out, in the input's folder structure:
-index (grey PNG, the class id of each pixel), colour (the same ids with a palette), overlay (colours
-over the image) and probabilities (npz: float16 of each class and pixel). A classifier prints the
-likeliest classes. An image that cannot be read is reported and skipped, and the exit code is 1.
+A segmenter writes the kinds of --save to subfolders of --out, with the folder structure of the
+input: index (gray PNG of class ids), colour (the same ids with a palette), overlay (colors over the
+image) and probabilities (npz: float16 per class and pixel). A classifier prints the most probable
+classes. An image that cannot be read is reported and skipped, and the exit code is 1.
 """
 
 KINDS = ("index", "colour", "overlay", "probabilities")
@@ -54,7 +53,7 @@ def _kinds(text: str) -> Any:
     kinds = tuple(dict.fromkeys(text.split(",")))
     for kind in kinds:
         if kind not in KINDS:
-            raise typer.BadParameter(f"{kind!r}: some of {','.join(KINDS)}")
+            raise typer.BadParameter(f"{kind!r}: not one of {','.join(KINDS)}")
     return kinds
 
 
@@ -65,25 +64,25 @@ def predict(
     ],
     weights: Weights = None,
     out: Annotated[
-        Path, typer.Option(metavar="DIR|-", help="Folder for the predictions; - is stdout.")
+        Path, typer.Option(metavar="DIR|-", help="Folder for the predictions, or - for stdout.")
     ] = Path("predictions"),
     save: Annotated[
         Any,  # tuple[Kind, ...] | None
         typer.Option(
             parser=_kinds,
             metavar="KIND,...",
-            help=f"What to write: some of {','.join(KINDS)}; by default the first three.",
+            help=f"Kinds of files: {','.join(KINDS)}. Default: the first three.",
         ),
     ] = None,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Go on: leave out what is written already.")
+        bool, typer.Option("--skip-existing", help="Skip images whose predictions exist.")
     ] = False,
     force: Annotated[
         bool,
         typer.Option(
             "--force",
-            help="Delete files recorded in OUT/predictions.json that another network made and "
-            "that would remain beside the new ones.",
+            help="Delete files of another network, listed in OUT/predictions.json, that would "
+            "remain next to the new ones.",
         ),
     ] = False,
     submission: Annotated[
@@ -91,17 +90,17 @@ def predict(
         typer.Option(
             "--cityscapes-submission",
             metavar="FILE.zip",
-            help="Pack label ids of the 1525 test images as the Cityscapes server takes them.",
+            help="Zip file of label ids of the 1525 test images, for the Cityscapes server.",
         ),
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Let the submission have fewer images.")
+        bool, typer.Option("--partial", help="Allow a submission with fewer images.")
     ] = False,
     top_k: Annotated[
-        int, typer.Option(min=1, help="Classes to name of each image (classifiers).")
+        int, typer.Option(min=1, help="Number of classes per image (classifiers).")
     ] = 5,
     csv: Annotated[
-        Path | None, typer.Option(help="File with a line for each image (classifiers).")
+        Path | None, typer.Option(help="CSV file with a row per image (classifiers).")
     ] = None,
     multi_scale: MultiScale = False,
     scales: Scales = None,
@@ -115,13 +114,13 @@ def predict(
     compile_: Compile = False,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Images of one size that a GPU takes at once; by default auto."),
+        typer.Option(min=1, help="Batch size of images of one size on a GPU. Default: automatic."),
     ] = None,
     gpus: Gpus = 1,
     max_pixels: MaxPixels = None,
-    as_json: Annotated[bool, typer.Option("--json", help="List what was found as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Label the pixels of images with a trained network, or classify them."""
+    """Run inference on images: segmentation maps, or top-k classes."""
     options = PredictOptions(out, save, skip_existing, submission, partial, batch, as_json, force)
     if "-" in inputs or str(out) == "-":
         _check_stream(inputs, options)
@@ -131,36 +130,34 @@ def predict(
 
     check_inputs(inputs)
     source = find_source(weights)
-    view = resolve_view(source, scales, flip, tile, multi_scale)
-    changed = bool(multi_scale or scales or flip or tile)
-    inference = InferenceOptions(
-        view, ten_crop, precision, compile_, changed, user_normalization(stats, mean, std)
-    )
+    given = user_normalization(stats, mean, std)
+    view = (multi_scale, scales, flip, tile)
+    inference = inference_options(source, *view, ten_crop, precision, compile_, given)
     if "-" not in inputs and str(out) != "-":
         launch_processes(gpus)
     report_weights(source)
 
-    from drn_cli.inference.opening import open_network
-
-    network = open_network(source.checkpoint)
-    inference.check(network)
+    network = inference.open(source)
     if network.task == "classification":
         classify(inputs, source, network, inference, options, top_k, csv)
         return
     if csv is not None:
-        raise typer.BadParameter("--csv is for classifiers, and this is a segmenter")
+        raise typer.BadParameter(f"--csv is for classifiers only ({network.path} is a segmenter)")
     if str(out) == "-":
-        label_one(inputs[0], network, inference, options)
+        segment_one(inputs[0], network, inference, options)
     else:
-        label(inputs, source, network, inference, options)
+        segment(inputs, source, network, inference, options)
 
 
 def _check_stream(inputs: list[str], options: PredictOptions) -> None:
-    """See that what comes by stdin or goes to stdout is one image."""
+    """Check that stdin or stdout is used for a single image."""
     if len(inputs) > 1:
-        raise typer.BadParameter("- stands for a single image; give no other input with it")
+        raise typer.BadParameter("- and --out - take a single image")
     folder_only = options.as_json or options.submission or options.skip_existing or options.force
     if str(options.out) == "-" and folder_only:
-        raise typer.BadParameter("--out - writes one image to stdout, and nothing else there")
+        raise typer.BadParameter(
+            "--out - cannot be combined with --json, --cityscapes-submission, --skip-existing or "
+            "--force"
+        )
     if str(options.out) == "-" and options.save is not None and len(options.save) > 1:
-        raise typer.BadParameter("--out - takes one of --save's kinds; by default colour")
+        raise typer.BadParameter("--out - writes a single kind of --save (default: colour)")

@@ -71,7 +71,7 @@ class TopKScores:
         top5: Fraction of the images whose true class is among the first five.
         images: Number of images scored.
         per_image: Ranking of each image in the order of the list, if requested.
-        failed: Error message of each image that could not be scored.
+        failed: Images that could not be scored, with their errors.
         loss: Mean cross-entropy, if requested.
     """
 
@@ -163,7 +163,7 @@ def score(
     losses: list[Tensor] = []
     failed: list[tuple[int, str, str]] = []
     stopped = False
-    numbers, seen = group.share(range(len(samples))), 0
+    numbers, seen = group.shard(range(len(samples))), 0
     for part in _naming(_parts(rank, dataset, classifier, group.device, unread), mine):
         scored = part.rank > 0
         counts += torch.stack([(part.rank == 1).sum(), (scored & (part.rank <= 5)).sum()])
@@ -198,7 +198,7 @@ def rank_classes(log_probabilities: Tensor, targets: Tensor) -> BatchRanking:
         log_probabilities: `(N, classes)`.
         targets: True classes or `FAILED`, int64 `(N,)`, on the same device.
     """
-    order = best_first(log_probabilities)
+    order = topk(log_probabilities, log_probabilities.shape[1])
     valid = targets != FAILED
     rank = ((order == targets[:, None]).int().argmax(1) + 1) * valid
     best = order[:, :SHOWN]
@@ -210,7 +210,7 @@ def _rankings(
     parts: Sequence[BatchRanking], samples: Sequence[ClassSample], group: Group
 ) -> Iterator[ImageRanking]:
     """Yield the ranking of each image of this process's shard that did not fail."""
-    numbers = iter(group.share(range(len(samples))))
+    numbers = iter(group.shard(range(len(samples))))
     for part in parts:
         rows = zip(*(column.tolist() for column in part), strict=True)
         for (rank, best, probabilities, _), number in zip(rows, numbers, strict=False):
@@ -241,8 +241,8 @@ def _parts(
 ) -> Iterable[BatchRanking]:
     """Rank images concurrently, one per CPU thread, or in batches on a GPU."""
     if device.type == "cpu":
-        threads = networks_at_once(device)
-        return one_thread_each(
+        threads = default_concurrency(device)
+        return map_in_threads(
             lambda index: rank(_read(dataset, unread, [index])), range(len(dataset)), threads
         )
     size = GPU_BATCH if classifier.view == "1-crop" else GPU_BATCH // 10
@@ -265,7 +265,7 @@ def batched(
     parts = [indices[start : start + size] for start in indices[::size]]
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     read = partial(_read, dataset, unread)
-    batches = one_thread_each(read, parts, max(1, min(cores, MAX_READERS)))
+    batches = map_in_threads(read, parts, max(1, min(cores, MAX_READERS)))
     if device.type == "cuda":
         # Not in the reading threads: their current device is the first GPU.
         batches = (Batch(*(part.pin_memory() for part in batch)) for batch in batches)

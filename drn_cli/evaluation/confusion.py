@@ -114,7 +114,7 @@ class SegmentationScores:
             pixels.
         images: Number of images scored.
         per_image: Scores of each image in the order of the list, if requested.
-        failed: Error message of each image that could not be scored.
+        failed: Images that could not be scored, with their errors.
         loss: Mean cross-entropy of the labeled pixels at scale 1, if requested.
     """
 

@@ -26,28 +26,24 @@ class FolderPairs:
     Attributes:
         samples: The pairs, in the order of the images' paths.
         matched_by: Description of how names were matched.
-        images_without_label: Images without a label map.
-        labels_without_image: Label maps without an image.
+        unpaired_images: Images without a label map.
+        unpaired_labels: Label maps without an image.
         lost: Number of pairs of which neither file can be read (broken links).
         left_out: Description of the files left out of a folder, one for each such folder.
     """
 
     samples: Sequence[Sample]
     matched_by: str
-    images_without_label: Sequence[Path]
-    labels_without_image: Sequence[Path]
+    unpaired_images: Sequence[Path]
+    unpaired_labels: Sequence[Path]
     lost: int = 0
     left_out: Sequence[str] = ()
 
     @property
     def expected(self) -> int:
         """Number of pairs if every file had a counterpart."""
-        return (
-            len(self.samples)
-            + len(self.images_without_label)
-            + len(self.labels_without_image)
-            + self.lost
-        )
+        unpaired = len(self.unpaired_images) + len(self.unpaired_labels)
+        return len(self.samples) + unpaired + self.lost
 
 
 def pair_folders(
@@ -73,8 +69,8 @@ def pair_folders(
     pairs = _pair(found, maps, images, labels, image_suffix, label_suffix)
     # A lost file whose counterpart exists is counted as that counterpart's missing partner.
     lost = max(
-        images_out.lost - len(pairs.labels_without_image),
-        labels_out.lost - len(pairs.images_without_label),
+        images_out.lost - len(pairs.unpaired_labels),
+        labels_out.lost - len(pairs.unpaired_images),
         0,
     )
     both = ((images, images_out), (labels, labels_out))

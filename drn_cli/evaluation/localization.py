@@ -74,7 +74,7 @@ class LocalizationScores:
             localization errors.
         images: Number of images scored.
         per_image: Boxes of each image in the order of the list, if requested.
-        failed: Error message of each image that could not be scored.
+        failed: Images that could not be scored, with their errors.
     """
 
     thresholds: tuple[float, ...]
@@ -129,8 +129,8 @@ def localize(
         images: All images, at least one, in every process.
         group: The processes.
         thresholds: Thresholds of the sweep.
-        see: Region of the image, as for `activate`.
-        kind: Kind of scores that thresholds apply to, as for `activate`.
+        see: Region of the image, as for `class_activation_map`.
+        kind: Values of scores that thresholds apply to, as for `class_activation_map`.
         per_image: Whether to return the boxes of each image.
         partial: Whether to skip images that fail.
         step: Called after each image of this process.
@@ -143,16 +143,16 @@ def localize(
     def find(item: tuple[int, Localization]) -> ImageBoxes:
         number, truth = item
         image = read_image(truth.image)
-        with scores_of(truth.image):
-            found = activate(classifier, image, see, kind)
+        with name_in_errors(truth.image):
+            found = class_activation_map(classifier, image, see, kind)
         return compare(found, truth, thresholds, number)
 
-    threads = 1 if group.device.type == "cuda" else networks_at_once(group.device)
+    threads = 1 if group.device.type == "cuda" else default_concurrency(group.device)
     correct = np.zeros((2, len(thresholds)), np.int64)
     classified = np.zeros(2, np.int64)
     kept = []
-    failed: list[tuple[int, str]] = []
-    attempts = one_thread_each(errors_as_results(find) if partial else find, mine, threads)
+    failed: list[tuple[int, str, str]] = []
+    attempts = map_in_threads(errors_as_results(find) if partial else find, mine, threads)
     for (number, _), found in zip(mine, attempts, strict=True):
         if isinstance(found, DrnError):
             failed.append((number, str(images[number].image), str(found)))
@@ -187,7 +187,7 @@ def compare(
     found: ClassActivationMap, truth: Localization, thresholds: Sequence[float], number: int
 ) -> ImageBoxes:
     """Compare the boxes of the most probable classes of an image with its true boxes."""
-    classes = found.best(TOP)
+    classes = found.topk(TOP)
     boxes = found.boxes(classes, thresholds)
     overlap = np.zeros(boxes.shape[:2])
     for place, kind in enumerate(classes):

@@ -104,8 +104,8 @@ class EvalProtocol:
             "labels": str(self.labels),
             "paired_by": pairs.matched_by,
             "pairs": scores.images,
-            "images_without_label": len(pairs.images_without_label),
-            "labels_without_image": len(pairs.labels_without_image),
+            "images_without_label": len(pairs.unpaired_images),
+            "labels_without_image": len(pairs.unpaired_labels),
             "label_ids": self.label_ids,
             "resize_to": "x".join(map(str, size)) if isinstance(size, tuple) else size,
         }
@@ -127,8 +127,8 @@ class EvalProtocol:
         excluded = [
             f"{_count(number, noun)}{reason}"
             for number, noun, reason in (
-                (len(pairs.images_without_label), kind, " without a label map"),
-                (len(pairs.labels_without_image), "label map", f" without {article} {kind}"),
+                (len(pairs.unpaired_images), kind, " without a label map"),
+                (len(pairs.unpaired_labels), "label map", f" without {article} {kind}"),
                 (len(scores.failed), "pair", " that failed"),
             )
             if number
@@ -159,5 +159,5 @@ class EvalProtocol:
         )
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -62,9 +62,7 @@ def evaluate(
         DrnError: An image or label map cannot be read, or their sizes differ (with `partial`: all
             images fail).
     """
-
-    def read_sample(sample: Sample) -> tuple[Pixels, Pixels]:
-        return read(sample) if read is not None else read_pair(sample, predictor.classes)
+    read_sample = read or (lambda sample: read_pair(sample, predictor.classes))
 
     def count(sample: Sample, image: Pixels, label: Pixels) -> Counts:
         labels = torch.from_numpy(label).to(predictor.device)
@@ -84,11 +82,11 @@ def evaluate(
     mine = group.shard(samples)
     if group.device.type == "cpu":
         # Images are computed concurrently, each in one thread.
-        counts = one_thread_each(
-            lambda sample: score(sample, read_part(sample)), mine, networks_at_once(group.device)
+        counts = map_in_threads(
+            lambda sample: score(sample, read_part(sample)), mine, default_concurrency(group.device)
         )
     else:
-        counts = (score(sample, pair()) for sample, pair in ahead(read_part, mine))
+        counts = (score(sample, pair()) for sample, pair in prefetch(read_part, mine))
     return _add_up(counts, predictor.classes, samples, group, per_image, step, stop)
 
 
@@ -141,22 +139,22 @@ def errors_as_results(work: Callable[Inputs, Result]) -> Callable[Inputs, Result
 
 
 def gather_failures(
-    failed: Sequence[tuple[int, str]], images: int, group: Group
-) -> tuple[str, ...]:
-    """Return the error messages of all processes in the order of the images.
+    failed: Sequence[tuple[int, str, str]], images: int, group: Group
+) -> tuple[dict[str, str], ...]:
+    """Return the failed images of all processes with their errors, in order, as JSON objects.
 
     Args:
-        failed: Index and error message of each image of this process that failed.
+        failed: Index, path and error message of each image of this process that failed.
         images: Number of images of all processes.
         group: The processes.
 
     Raises:
         DrnError: All images failed.
     """
-    texts = tuple(text for _, text in sorted(one for part in group.gather(failed) for one in part))
-    if len(texts) == images:
-        raise DrnError(f"no image could be scored; the first of {images} errors: {texts[0]}")
-    return texts
+    failures = sorted(one for part in group.gather_objects(failed) for one in part)
+    if len(failures) == images:
+        raise DrnError(f"no image could be scored; the first of {images} errors: {failures[0][2]}")
+    return tuple({"image": image, "error": error} for _, image, error in failures)
 
 
 def _add_up(
@@ -174,7 +172,7 @@ def _add_up(
     failed: list[tuple[int, str, str]] = []
     losses: list[Tensor] = []
     stopped = False
-    for number, counted in zip(group.share(range(len(samples))), counts, strict=True):
+    for number, counted in zip(group.shard(range(len(samples))), counts, strict=True):
         if isinstance(counted, DrnError):
             failed.append((number, str(samples[number].image), str(counted)))
             step()
@@ -207,7 +205,7 @@ def mean_loss(losses: Sequence[tuple[float, float]], group: Group) -> float | No
         losses: Loss sum and number of pixels (or images) of each image of this process.
         group: The processes.
     """
-    pairs = [pair for part in group.gather(losses) for pair in part]
+    pairs = [pair for part in group.gather_objects(losses) for pair in part]
     # fsum is exact, so the result depends neither on the order nor on the number of processes.
     count = math.fsum(number for _, number in pairs)
     return math.fsum(total for total, _ in pairs) / count if count else None

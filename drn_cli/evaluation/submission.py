@@ -159,9 +159,7 @@ def write_submission(
 
 
 def check_submission(
-    path: Path,
-    frames: Iterable[str] | None = None,
-    progress: Progress = lambda done, total: None,
+    path: Path, frames: Iterable[str] | None = None, progress: Progress = lambda done, total: None
 ) -> Submission:
     """Find what the server would reject or score as wrong in a zip file, read completely.
 
@@ -243,8 +241,7 @@ def _check_maps(
         yield SubmissionFinding("error", "the maps hold train ids (0 to 18) instead of label ids")
     elif void := sorted(values & ignored):
         yield SubmissionFinding(
-            "warning",
-            f"some pixels have ids that are not evaluated and count as errors: {void}",
+            "warning", f"some pixels have ids that are not evaluated and count as errors: {void}"
         )
 
 

@@ -141,5 +141,5 @@ def test_files_left_out_are_an_error_without_partial(
     result = evaluate(run, "--data", "part", "--partial", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert (found["partial"], found["scored"], found["expected"]) == (True, 1, 2)
+    assert (found["partial"], found["images"], found["expected"]) == (True, 1, 2)
     assert "partial: 1 of 2 scored: 1 of 2 left out" in result.stderr

@@ -91,7 +91,7 @@ def test_cityscapes_frames_are_paired_whatever_suffix_follows(images: Path, labe
         ),
         ("ulm_000001_000019.PNG", "ulm/ulm_000001_000019_gtFine_labelIds.png"),
     ]
-    assert (pairs.matched_by, pairs.images_without_label, pairs.labels_without_image) == (
+    assert (pairs.matched_by, pairs.unpaired_images, pairs.unpaired_labels) == (
         FRAMES,
         [],
         [],
@@ -120,7 +120,7 @@ def test_preferred_label_map_of_a_frame_is_chosen(
     assert names(pairs, images, labels) == [
         ("ulm_000000_000019_leftImg8bit.png", f"ulm/ulm_000000_000019_gtFine_{chosen}.png")
     ]
-    assert pairs.labels_without_image == []
+    assert pairs.unpaired_labels == []
 
 
 def test_label_suffix_chooses_another_kind(images: Path, labels: Path) -> None:
@@ -147,7 +147,7 @@ def test_several_images_of_a_frame_are_an_error_without_a_suffix(
     assert str(caught.value.hint).endswith("--image-suffix _leftImg8bit")
     pairs = pair_folders(images, labels, "_leftImg8bit")
     assert len(pairs.samples) == 2
-    assert pairs.images_without_label == []
+    assert pairs.unpaired_images == []
 
 
 def test_several_labels_of_a_frame_are_an_error_without_a_suffix(
@@ -188,15 +188,15 @@ def test_unpaired_frames_are_listed(images: Path, labels: Path) -> None:
     )
     pairs = pair_folders(images, labels)
     assert len(pairs.samples) == 1
-    assert pairs.images_without_label == below(images, "holiday.jpg", "ulm_000002_000019_a.png")
-    [lone] = pairs.labels_without_image
+    assert pairs.unpaired_images == below(images, "holiday.jpg", "ulm_000002_000019_a.png")
+    [lone] = pairs.unpaired_labels
     assert lone.name.startswith("ulm_000001_000019_")
 
 
 def test_label_map_without_a_frame_is_listed(images: Path, labels: Path) -> None:
     touch(images, "ulm_000000_000019.png")
     touch(labels, "ulm_000000_000019_gtFine_labelIds.png", "holiday.png")
-    assert pair_folders(images, labels).labels_without_image == below(labels, "holiday.png")
+    assert pair_folders(images, labels).unpaired_labels == below(labels, "holiday.png")
 
 
 def test_frame_numbers_have_six_digits(images: Path, labels: Path) -> None:
@@ -204,7 +204,7 @@ def test_frame_numbers_have_six_digits(images: Path, labels: Path) -> None:
     touch(labels, "ulm_000000_000019_labelIds.png")
     pairs = pair_folders(images, labels)
     assert [one.image.name for one in pairs.samples] == ["ulm_000000_000019.png"]
-    assert pairs.images_without_label == below(images, "ulm_000000_0000191.png")
+    assert pairs.unpaired_images == below(images, "ulm_000000_0000191.png")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_files_without_frames_are_paired_by_name(
     pairs = pair_folders(images, labels)
     assert names(pairs, images, labels) == list(zip(image_names, label_names, strict=True))
     assert pairs.matched_by.startswith(f"name ({method}")
-    assert (pairs.images_without_label, pairs.labels_without_image) == ([], [])
+    assert (pairs.unpaired_images, pairs.unpaired_labels) == ([], [])
 
 
 def test_unpaired_files_are_listed(images: Path, labels: Path) -> None:
@@ -232,8 +232,8 @@ def test_unpaired_files_are_listed(images: Path, labels: Path) -> None:
     touch(labels, "a.png", "b.png", "deep/y.png")
     pairs = pair_folders(images, labels)
     assert names(pairs, images, labels) == [("a.png", "a.png"), ("b.png", "b.png")]
-    assert pairs.images_without_label == below(images, "c.png", "z.png")
-    assert pairs.labels_without_image == below(labels, "deep/y.png")
+    assert pairs.unpaired_images == below(images, "c.png", "z.png")
+    assert pairs.unpaired_labels == below(labels, "deep/y.png")
 
 
 def test_suffixes_choose_among_files_without_frames(images: Path, labels: Path) -> None:
@@ -244,7 +244,7 @@ def test_suffixes_choose_among_files_without_frames(images: Path, labels: Path) 
         ("a_right.png", "a_coarse.png"),
         ("b_right.png", "b_coarse.png"),
     ]
-    assert (pairs.images_without_label, pairs.labels_without_image) == ([], [])
+    assert (pairs.unpaired_images, pairs.unpaired_labels) == ([], [])
 
 
 def test_names_differ_by_nothing_but_given_suffixes(images: Path, labels: Path) -> None:
@@ -275,7 +275,7 @@ def test_hidden_files_and_other_formats_are_ignored(images: Path, labels: Path) 
     touch(labels, "a.png", ".DS_Store", "a.json")
     pairs = pair_folders(images, labels)
     assert names(pairs, images, labels) == [("a.png", "a.png")]
-    assert (pairs.images_without_label, pairs.labels_without_image) == ([], [])
+    assert (pairs.unpaired_images, pairs.unpaired_labels) == ([], [])
 
 
 @pytest.mark.parametrize("which", ["images", "labels"])

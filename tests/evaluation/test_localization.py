@@ -226,8 +226,8 @@ def test_see_and_kind_are_applied(
         [one] = localize(
             small, images[:1], ALONE, [1.0], see=see, kind=kind, per_image=True
         ).per_image
-        here = activate(small, image, see, kind)
-        assert np.array_equal(one.boxes, here.boxes(here.best(5), [1.0]), equal_nan=True)
+        here = class_activation_map(small, image, see, kind)
+        assert np.array_equal(one.boxes, here.boxes(here.topk(5), [1.0]), equal_nan=True)
         found.add(str(one.boxes))
     assert len(found) == 3, "equal boxes would prove little"
 

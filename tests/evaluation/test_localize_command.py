@@ -107,12 +107,12 @@ def test_arrays_boxes_and_csv_of_two_classes_and_several_thresholds(
     save(Path("found/heatmap/old.png"), draw(20, 20, {}))  # output of an earlier run, not an input
     words = ("--out", "found", "--save", "array,heatmap", "--top-k", 2, "--csv", "boxes.csv")
     document = json_of(drn_localize(".", *words, "--thresholds", "none,2:6:2", "--json"))
-    assert (document["of"], document["see"], document["failed"]) == ("score", "whole", [])
+    assert (document["of"], document["view"], document["failed"]) == ("score", "whole", [])
     names = [f"photos/{name}.png" for name in ("blue", "deep/green", "red")]
-    assert [entry["image"] for entry in document["localized"]] == names
+    assert [entry["image"] for entry in document["results"]] == names
     rows = rows_of(Path("boxes.csv"))
     assert len(rows) == 3 * 2 * 4
-    for entry, name in zip(document["localized"], names, strict=True):
+    for entry, name in zip(document["results"], names, strict=True):
         stem = f"found/%s/{name.removesuffix('.png')}%s"
         files = [stem % ("heatmap", "_1.png"), stem % ("heatmap", "_2.png")]
         assert entry["files"] == [*files, stem % ("array", ".npz")]
@@ -144,7 +144,7 @@ def test_arrays_boxes_and_csv_of_two_classes_and_several_thresholds(
                 else:
                     assert near(at["box"], box) and near([float(n) for n in corners], box)
     assert {
-        at["box"] is None for one in document["localized"][0]["classes"] for at in one["boxes"]
+        at["box"] is None for one in document["results"][0]["classes"] for at in one["boxes"]
     } == {
         True,
         False,
@@ -156,7 +156,7 @@ def test_classes_by_name_and_by_folder(
 ) -> None:
     words = ("--class", "blue", "--class", WNIDS[0], "--of", "probability", "--see", "centre")
     document = json_of(drn_localize(photos / "blue.png", *words, "--json"))
-    [entry] = document["localized"]
+    [entry] = document["results"]
     found = seen(classifier, photos / "blue.png", "centre", "probability")
     boxes = found.boxes([NAMES.index("blue"), NAMES.index("red")], [NONE])
     assert [one["class"] for one in entry["classes"]] == ["blue", "red"]
@@ -223,7 +223,10 @@ def test_table_of_errors(
         assert [str(limit), f"{100 * one:.2f}", f"{100 * five:.2f}"] in rows
     assert ["none", "50.00", "50.00"] in rows and ["30", "100.00", "100.00"] in rows
     assert ["classification", "0.00", "0.00"] in rows
-    assert "2 images; best threshold none, chosen on these: top-1 error 50.00 %" in result.stdout
+    assert (
+        "2 images; best threshold none, chosen on these images: top-1 error 50.00 %"
+        in result.stdout
+    )
     assert "partial: 2 of 3 scored: 1 of 3 have no box of a known class" in result.stderr
     assert not Path("localized").exists(), "--eval writes no heat maps"
 
@@ -245,12 +248,12 @@ def test_errors_as_json_csv_and_page(
     document = json_of(result)
     limits = [NONE, -1, 3, 3.25, 3.5, 3.75, 4, 20]
     scores = scored(classifier, photos, truth, *limits)
-    about = {key: document.pop(key) for key in ("checkpoint", "run", "of", "see")}
+    about = {key: document.pop(key) for key in ("checkpoint", "run", "of", "view")}
     assert [document.pop(key) for key in ("verified", "mean_std_source")] == [True, "file"]
     assert [document.pop(key) for key in ("mean", "std")] == [[0.45, 0.5, 0.4], [0.25, 0.2, 0.3]]
-    part = [document.pop(key) for key in ("partial", "scored", "expected", "failed")]
-    assert part == [True, 2, 3, []]
-    assert (about["of"], about["see"]) == ("score", "whole")
+    part = [document.pop(key) for key in ("partial", "expected", "failed")]
+    assert part == [True, 3, []]
+    assert (about["of"], about["view"]) == ("score", "whole")
     assert about["checkpoint"].endswith("colours/checkpoints/best.safetensors")
     assert {key: document[key] for key in scores.to_json()} == scores.to_json()
     assert [one["threshold"] for one in document["sweep"]] == [None, *limits[1:]]

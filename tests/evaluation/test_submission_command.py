@@ -65,12 +65,12 @@ def test_zip_holds_label_ids_of_each_image(drn_here, network, street, tmp_path) 
             with Image.open(io.BytesIO(archive.read(f"{frame}_labelIds.png"))) as packed:
                 assert (packed.mode, packed.size) == ("L", SIZE)
                 assert np.array_equal(np.asarray(packed), label_ids(index))
-    (berlin, _) = json.loads(stdout)["written"]
+    (berlin, _) = json.loads(stdout)["results"]
     assert list(berlin) == ["image", "index", "overlay"]  # index maps are written for the zip
 
     Path("out/a.zip").rename("first.zip")
     code, stdout, _ = drn_here(*words, "--skip-existing")
-    assert "0 images labelled" in stdout
+    assert "0 images segmented" in stdout
     assert Path("out/a.zip").read_bytes() == Path("first.zip").read_bytes()
     Path("test/test_images.txt").write_text(
         "".join(f"{frame.partition('_')[0]}/{frame}_leftImg8bit.png\n" for frame in FRAMES)

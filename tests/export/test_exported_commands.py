@@ -104,13 +104,13 @@ def test_classes_and_boxes_equal_the_checkpoint(result, exports, command):
     ("task", "form", "words", "message"),
     [
         ("segmentation", {}, "--compile", "net.onnx: cannot be compiled"),
-        ("segmentation", {}, "--precision bf16", "--precision bf16: .*net.onnx computes in"),
+        ("segmentation", {}, "--precision bf16", "--precision bf16: .*net.onnx is fixed"),
         ("segmentation", {"argmax": True, "normalize": True}, "--ms", "classes alone"),
         (
             *("segmentation", {"argmax": True, "normalize": True}),
             *("--save probabilities", "classes alone"),
         ),
-        ("classification", {}, "--precision fp16", "--precision fp16: .*net.onnx computes in"),
+        ("classification", {}, "--precision fp16", "--precision fp16: .*net.onnx is fixed"),
     ],
 )
 def test_exported_networks_refuse_options(drn_here, exports, task, form, words, message):

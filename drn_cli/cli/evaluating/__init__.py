@@ -1,1 +1,1 @@
-"""What `drn eval` scores, and how it tells."""
+"""Evaluation of `drn eval`, and output of its scores."""

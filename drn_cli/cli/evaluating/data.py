@@ -1,10 +1,10 @@
-"""A network scored on a data folder: label maps or class folders, whichever it answers."""
+"""Evaluate a network on a split of a data folder: label maps or class folders."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drn_cli.cli import console
-from drn_cli.cli.evaluating.output import ScoreWriter, report_part
+from drn_cli.cli.evaluating.output import ScoreWriter, report_partial
 from drn_cli.cli.source import InferenceOptions, describe
 
 if TYPE_CHECKING:
@@ -24,47 +24,41 @@ def score_data(
     *,
     partial: bool = False,
 ) -> None:
-    """Score a network on a split of a data folder.
+    """Evaluate a network on a split of a data folder.
 
     Args:
         source: The network.
         data: The data folder; by default that of the run's recipe.
-        split: Which part of it.
-        inference: How images are looked at.
-        writer: What is printed and written.
-        partial: Whether images that fail, and what else lies in class folders, may be left out.
+        split: The split to evaluate.
+        inference: Options of inference.
+        writer: Prints and writes the scores.
+        partial: Whether to leave out files of class folders that fail or cannot be used.
 
     Raises:
-        DrnError: The network, the folder or a file of it cannot be used.
+        DrnError: The network, the folder or one of its files cannot be used.
     """
     from drn_cli.distributed.group import join
     from drn_cli.errors import DrnError
-    from drn_cli.inference.opening import open_network
 
-    root, lists = _place(source, data)
+    lists = None
+    if data is None:
+        if source.recipe is None:
+            raise DrnError(
+                f"{source.checkpoint}: not part of a run whose recipe names a data folder",
+                "pass --data DIR",
+            )
+        data, lists = Path(source.recipe.data.root), source.recipe.data.lists
     with join() as group:
-        network = open_network(source.checkpoint)
-        inference.check(network)
+        network = inference.open(source)
         if network.task == "segmentation":
             if partial:
                 raise DrnError(
-                    "--partial: is for folders to pair and class folders, not for lists",
+                    "--partial: not available for data folders with lists",
                     "correct the list or its files, and leave out --partial",
                 )
-            _segmentation(network, source, root, lists, split, inference, writer, group)
+            _segmentation(network, source, data, lists, split, inference, writer, group)
         else:
-            _classification(network, source, root, split, inference, writer, group, partial)
-
-
-def _place(source: "Source", data: Path | None) -> tuple[Path, str | None]:
-    """Give the data folder, and that of its lists where it is another."""
-    from drn_cli.errors import DrnError
-
-    if data is not None:
-        return data, None
-    if source.recipe is None:
-        raise DrnError(f"{source.checkpoint}: does not say which images", "name them: --data DIR")
-    return Path(source.recipe.data.root), source.recipe.data.lists
+            _classification(network, source, data, split, inference, writer, group, partial)
 
 
 def _segmentation(
@@ -80,17 +74,14 @@ def _segmentation(
     from drn_cli.data.decoding import read_pair
     from drn_cli.data.folders import ListDataset
     from drn_cli.evaluation.segmentation import evaluate
-    from drn_cli.inference.loading import load_predictor
     from drn_cli.report.gallery import name_below, segmentation_tile
 
     folder = ListDataset.open(root, lists)
     samples = folder.samples(split)
-    predictor = load_predictor(
-        network, group.device, data=folder, view=inference.view, **inference.computing(group.device)
-    )
+    predictor = inference.segmenter(network, group.device, data=folder)
     with console.bar(len(group.shard(samples)), shown=group.is_main) as bar:
         scores = evaluate(predictor, samples, group, per_image=writer.per_image, step=bar.update)
-    assert scores is not None  # nobody stops it
+    assert scores is not None  # it is never stopped
     if not group.is_main:
         return
 
@@ -102,12 +93,9 @@ def _segmentation(
 
     console.note(f"{source.checkpoint}, {split}: {scores.images} images")
     about = describe(source, network, predictor) | {"split": split}
-    view = {
-        "scales": list(inference.view.scales),
-        "flip": inference.view.flip,
-        "tile": inference.view.tile,
-    }
-    writer.segmentation(scores, predictor.class_set, about | view, show)
+    view = inference.view
+    about |= {"scales": list(view.scales), "flip": view.flip, "tile": view.tile}
+    writer.segmentation(scores, predictor.class_set, about, show)
 
 
 def _classification(
@@ -125,39 +113,32 @@ def _classification(
     from drn_cli.errors import DrnError
     from drn_cli.evaluation.class_index import class_index, remap
     from drn_cli.evaluation.classification import score
-    from drn_cli.inference.loading import load_classifier
 
     if split == "test":
-        raise DrnError("--split test: class folders have train and val")
+        raise DrnError("--split test: class folders have the splits train and val only")
     folder = FolderDataset.open(root)
-    classifier = load_classifier(
-        network,
-        group.device,
-        read_statistics=folder.recorded_statistics,
-        view="10-crop" if inference.ten_crop else "1-crop",
-        **source.crop_settings(),
-        **inference.computing(group.device),
+    classifier = inference.classifier(
+        network, group.device, read_statistics=folder.recorded_statistics, **source.crop_settings()
     )
     left_out = LeftOut()
     samples = remap(folder.samples(split, left_out), class_index(folder, classifier))
     expected = len(samples) + left_out.lost
     if left_out.lost and not partial:
         raise DrnError(
-            f"{folder.root / split}: {left_out}",
-            f"--partial scores {len(samples)} of {expected}",
+            f"{folder.root / split}: {left_out}", f"--partial scores {len(samples)} of {expected}"
         )
     left_out.log(folder.root / split)
     with console.bar(len(group.shard(samples)), shown=group.is_main) as bar:
         scores = score(
             classifier, samples, group, per_image=writer.per_image, partial=partial, step=bar.update
         )
-    assert scores is not None  # nothing stops it
+    assert scores is not None  # it is never stopped
     if group.is_main:
         console.note(
             f"{source.checkpoint}, {split}: {scores.images} images of {len(folder.folders)} "
             f"classes, {classifier.view}"
         )
-        part = report_part(scores.images, expected, {}, scores.failed, left_out.lost)
+        part = report_partial(scores.images, expected, {}, scores.failed, left_out.lost)
         about = describe(source, network, classifier) | {"split": split} | part
         writer.classification(scores, classifier, about | {"view": classifier.view})
     console.exit_if_failed(scores.failed)

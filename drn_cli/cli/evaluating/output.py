@@ -1,4 +1,4 @@
-"""The results of an evaluation, and where they go: terminal, JSON, CSV and a page."""
+"""Write scores to the terminal, as JSON, as CSV and as an HTML page."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ NAMED = 3  # files that a message names
 
 @dataclass(frozen=True, slots=True)
 class ScoreWriter:
-    """What was asked for.
+    """Print and write scores as the options of a command line ask.
 
     Attributes:
         csv: File for the scores of each image.
-        worst: How many of the worst images to list.
-        report: File for the page.
-        images: How many images it shows.
-        as_json: Whether JSON is printed instead of tables.
+        worst: Number of worst images to list.
+        report: File for the HTML page.
+        images: Number of images on the page.
+        as_json: Whether to print JSON instead of tables.
     """
 
     csv: Path | None
@@ -54,94 +54,105 @@ class ScoreWriter:
         about: dict[str, Any],
         show: "Callable[[int], Tile]",
     ) -> None:
-        """Print and write the scores of a segmenter, or of predictions.
+        """Print and write the scores of a segmenter or of saved predictions.
 
         Args:
             scores: The scores.
-            class_set: Names and colours of the classes.
-            about: What was scored, for JSON and the page.
-            show: Gives what the page shows of an image, by its number.
+            class_set: Names and colors of the classes.
+            about: Fields about the evaluation, for JSON and the page.
+            show: Returns the tile of an image on the page, by its number.
         """
-        document = _all_of(scores.images) | about | scores.to_json(class_set)
-        # First of all: a file that cannot be written should not cost the scores.
-        if self.as_json:
-            console.emit_json(document)
-        else:
-            print_segmentation(scores, class_set, self.worst)
-        if self.csv is not None:
-            write_segmentation(self.csv, scores.per_image, class_set)
-        if self.report is not None:
+
+        def gallery() -> "Gallery":
             from drn_cli.report.gallery import segmentation_gallery
 
-            self._page(document, segmentation_gallery(scores, class_set, show, self.images))
-        self._say_files()
+            return segmentation_gallery(scores, class_set, show, self.images)
+
+        self.write(
+            _complete(scores.images) | about | scores.to_json(class_set),
+            lambda: print_segmentation(scores, class_set, self.worst),
+            lambda path: write_segmentation(path, scores.per_image, class_set),
+            gallery,
+        )
 
     def classification(
         self, scores: "TopKScores", classifier: "ClassificationPredictor", about: dict[str, Any]
     ) -> None:
-        """Print and write the scores of a classifier; as `segmentation`."""
-        document = _all_of(scores.images) | about | scores.to_json()
+        """Print and write the scores of a classifier; `about` as in `segmentation`."""
+
+        def gallery() -> "Gallery":
+            from drn_cli.report.gallery import classification_gallery
+
+            return classification_gallery(scores, classifier, self.images)
+
+        self.write(
+            _complete(scores.images) | about | scores.to_json(),
+            lambda: print_classification(scores, classifier.names, self.worst),
+            lambda path: write_classification(path, scores.per_image, classifier.names),
+            gallery,
+        )
+
+    def write(
+        self,
+        document: dict[str, Any],
+        print_table: Callable[[], None],
+        write_rows: Callable[[Path], None],
+        make_gallery: "Callable[[], Gallery]",
+    ) -> None:
+        """Print a JSON document or a table, and write the CSV file and the page if requested."""
+        # Printed first: a file that cannot be written does not lose the scores.
         if self.as_json:
             console.emit_json(document)
         else:
-            print_classification(scores, classifier.names, self.worst)
+            print_table()
         if self.csv is not None:
-            write_classification(self.csv, scores.per_image, classifier.names)
+            write_rows(self.csv)
         if self.report is not None:
-            from drn_cli.report.gallery import classification_gallery
+            from drn_cli.report.page import write_evaluation
 
-            self._page(document, classification_gallery(scores, classifier, self.images))
-        self._say_files()
-
-    def _page(self, document: dict[str, Any], gallery: "Gallery") -> None:
-        from drn_cli.report.page import write_evaluation
-
-        assert self.report is not None
-        write_evaluation(self.report, document, gallery)
-
-    def _say_files(self) -> None:
+            write_evaluation(self.report, document, make_gallery())
         for path in (self.csv, self.report):
             if path is not None:
                 console.note(f"written: {path}")
 
 
-def _all_of(images: int) -> dict[str, Any]:
+def _complete(images: int) -> dict[str, Any]:
     return {"partial": False, "expected": images, "failed": []}
 
 
-def lacking(expected: int, lone: Mapping[str, Sequence[Path]]) -> str:
-    """Name what lacks a counterpart: `4 of 12 have no image in DIR: a.png, b.png and 2 more`.
+def describe_unpaired(expected: int, unpaired: Mapping[str, Sequence[Path]]) -> str:
+    """Describe unpaired files: `4 of 12 have no image in DIR: a.png, b.png and 2 more`.
 
     Args:
-        expected: How many there should be.
-        lone: The files without a counterpart, by what they lack.
+        expected: Number of images if every file had a counterpart.
+        unpaired: The unpaired files by the counterpart that they lack.
     """
-    parts = []
-    for what, files in lone.items():
-        if files:
-            parts.append(f"{len(files)} of {expected} have no {what}: {few_of(files, NAMED)}")
-    return "; ".join(parts)
+    return "; ".join(
+        f"{len(files)} of {expected} have no {what}: {few_of(files, NAMED)}"
+        for what, files in unpaired.items()
+        if files
+    )
 
 
-def report_part(
+def report_partial(
     scored: int,
     expected: int,
-    lone: Mapping[str, Sequence[Path]],
+    unpaired: Mapping[str, Sequence[Path]],
     failed: Sequence[Mapping[str, str]] = (),
     lost: int = 0,
 ) -> dict[str, Any]:
-    """Warn of what scores leave out; return how much was scored, ready for JSON.
+    """Warn about images that were left out, and return the counts as fields for JSON.
 
     Args:
-        scored: Number of images that were scored.
-        expected: How many there should be.
-        lone: The files without a counterpart, by what they lack.
-        failed: Each image that failed, with its error.
-        lost: Number of files that a search left out.
+        scored: Number of images scored.
+        expected: Number of images if none was left out.
+        unpaired: The unpaired files by the counterpart that they lack.
+        failed: Images that failed, with their errors.
+        lost: Number of files that cannot be used.
     """
     for one in failed:
         console.warn(one["error"])
-    parts = [text for text in (lacking(expected, lone),) if text]
+    parts = [text for text in (describe_unpaired(expected, unpaired),) if text]
     if lost:
         parts.append(f"{lost} of {expected} left out")
     if failed:

@@ -1,4 +1,4 @@
-"""Scores as tables, and as CSV with a line for each image."""
+"""Print scores as tables, and write a CSV row for each image."""
 
 import os.path
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 def print_segmentation(scores: "SegmentationScores", class_set: "ClassSet", worst: int) -> None:
-    """Print IoU of each class, the means, and the images that score lowest."""
+    """Print the IoU of each class, the means, and the images with the lowest mIoU."""
     from drn_cli.evaluation.confusion import worst_first
 
-    numbers = ("IoU %", "labelled pixels")
+    numbers = ("IoU %", "labeled pixels")
     table = console.table("class", *numbers, right=numbers)
-    for name, iou, labelled in zip(
+    for name, iou, labeled in zip(
         class_set.names, scores.iou, scores.matrix.sum(axis=1).tolist(), strict=True
     ):
-        table.add_row(name, _per_cent(iou), f"{labelled:,}")
+        table.add_row(name, _percent(iou), f"{labeled:,}")
     categories = scores.categories(class_set)
     if categories:
         table.add_section()
     for name, iou in categories.items():
-        table.add_row(f"category {name}", _per_cent(iou), "")
+        table.add_row(f"category {name}", _percent(iou), "")
     table.add_section()
     table.add_row("mIoU", f"{100 * scores.miou:.2f}", "", style="bold")
     for name, value in (
@@ -35,35 +35,35 @@ def print_segmentation(scores: "SegmentationScores", class_set: "ClassSet", wors
         ("mean accuracy", scores.mean_accuracy),
         ("frequency-weighted IoU", scores.frequency_weighted_iou),
     ):
-        table.add_row(name, _per_cent(value), "")
+        table.add_row(name, _percent(value), "")
     console.out.print(table)
     absent = sum(iou is None for iou in scores.iou)
     if absent:
-        occur = "1 class occurs" if absent == 1 else f"{absent} classes occur"
-        console.note(f"{occur} neither in labels nor in predictions; not in the mean")
+        classes = "1 class is" if absent == 1 else f"{absent} classes are"
+        console.note(f"{classes} absent from labels and predictions, and not in the means")
     lowest = [one for one in worst_first(scores.per_image) if one.miou is not None][:worst]
     if lowest:
         numbers = ("mIoU %", "accuracy %")
         table = console.table("image", *numbers, right=numbers, fold=True)
         for name, one in zip(_name_worst([one.image for one in lowest]), lowest, strict=True):
-            table.add_row(name, _per_cent(one.miou), _per_cent(one.pixel_accuracy))
+            table.add_row(name, _percent(one.miou), _percent(one.pixel_accuracy))
         console.out.print(table)
 
 
 def _name_worst(paths: Sequence[str]) -> list[str]:
-    """Print the common folder of the worst images; return their paths below it."""
+    """Print the common folder of the worst images, and return their paths relative to it."""
     folder = os.path.commonpath([Path(path).parent for path in paths])
     where = f" in {folder}" if folder != "." else ""
     console.out.print(f"\nworst images{where}:", soft_wrap=True)
     return [os.path.relpath(path, folder) for path in paths]
 
 
-def _per_cent(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "absent" if value is None else f"{100 * value:.2f}"
 
 
 def write_segmentation(path: Path, images: Sequence["ImageScores"], class_set: "ClassSet") -> None:
-    """Write a line for each image, the worst first; scores are fractions of 1.
+    """Write a CSV row for each image, worst first; scores are fractions of 1.
 
     Raises:
         DrnError: The file cannot be written.
@@ -85,18 +85,18 @@ def write_segmentation(path: Path, images: Sequence["ImageScores"], class_set: "
 
 
 def print_classification(scores: "TopKScores", names: Sequence[str], worst: int) -> None:
-    """Print top-1 and top-5 with their errors, and the images that are furthest from right."""
+    """Print top-1 and top-5 accuracy and error, and the misclassified images of lowest rank."""
     from drn_cli.evaluation.classification import worst_images
 
     numbers = ("accuracy %", "error %")
     table = console.table("", *numbers, right=numbers)
-    for name, share in (("top-1", scores.top1), ("top-5", scores.top5)):
-        table.add_row(name, f"{100 * share:.2f}", f"{100 * (1 - share):.2f}")
+    for name, accuracy in (("top-1", scores.top1), ("top-5", scores.top5)):
+        table.add_row(name, f"{100 * accuracy:.2f}", f"{100 * (1 - accuracy):.2f}")
     console.out.print(table)
-    furthest = [one for one in worst_images(scores.per_image) if one.rank != 1][:worst]
-    if furthest:
-        table = console.table("image", "is", "taken for", "place", right=("place",), fold=True)
-        for name, one in zip(_name_worst([one.image for one in furthest]), furthest, strict=True):
+    wrong = [one for one in worst_images(scores.per_image) if one.rank != 1][:worst]
+    if wrong:
+        table = console.table("image", "class", "predicted", "rank", right=("rank",), fold=True)
+        for name, one in zip(_name_worst([one.image for one in wrong]), wrong, strict=True):
             table.add_row(name, names[one.target], names[one.best[0]], str(one.rank))
         console.out.print(table)
 
@@ -104,7 +104,7 @@ def print_classification(scores: "TopKScores", names: Sequence[str], worst: int)
 def write_classification(
     path: Path, images: Sequence["ImageRanking"], names: Sequence[str]
 ) -> None:
-    """Write a line for each image, the worst first: its class, its place, the first five.
+    """Write a CSV row for each image, worst first: class, its rank, the five best classes.
 
     Raises:
         DrnError: The file cannot be written.

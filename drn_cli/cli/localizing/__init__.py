@@ -1,1 +1,1 @@
-"""What `drn localize` does: heat maps and boxes of images, and their scores."""
+"""Heat maps, boxes and localization errors of `drn localize`."""

@@ -1,4 +1,4 @@
-"""Boxes of a classifier scored against true ones, for many thresholds in one pass."""
+"""Evaluate boxes of a classifier against true boxes, for many thresholds in one pass."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from drn_cli.cli import console
-from drn_cli.cli.evaluating.output import lacking, report_part
+from drn_cli.cli.evaluating.output import ScoreWriter, describe_unpaired, report_partial
 from drn_cli.cli.source import InferenceOptions, describe
 from drn_cli.errors import DrnError
 
@@ -15,22 +15,23 @@ if TYPE_CHECKING:
     from drn_cli.evaluation.localization import Localization, LocalizationScores
     from drn_cli.inference.classifier import ClassificationPredictor
     from drn_cli.inference.source import Source
+    from drn_cli.report.gallery import Gallery
 
 
 @dataclass(frozen=True, slots=True)
 class LocalizeOptions:
-    """What was asked for.
+    """Options of `drn localize`.
 
     Attributes:
-        thresholds: That are tried; minus infinity is none.
-        of: What they are compared with.
-        see: What is seen of an image.
-        side: What its shorter side is brought to, in pixels, if that was said.
-        csv: File with a line for each box.
-        report: File for the page.
-        images: How many images it shows.
-        as_json: Whether JSON is printed.
-        partial: Whether images without boxes, and boxes without an image, may be left out.
+        thresholds: Thresholds of boxes; minus infinity is none.
+        of: Kind of scores that thresholds apply to.
+        see: Region of an image that the classifier sees.
+        side: Pixels that the shorter side is resized to, if given.
+        csv: CSV file with a row per box, or per image when evaluating.
+        report: File for the HTML page.
+        images: Number of images on the page.
+        as_json: Whether to print JSON.
+        partial: Whether to leave out images without boxes, boxes without an image, and failures.
     """
 
     thresholds: tuple[float, ...]
@@ -44,7 +45,7 @@ class LocalizeOptions:
     partial: bool = False
 
     def crops(self, source: "Source") -> dict[str, Any]:
-        """Say how the classifier sees images."""
+        """Return `crop` and `resize` of the classifier as keyword arguments."""
         return source.crop_settings() | ({} if self.side is None else {"resize": self.side})
 
 
@@ -55,46 +56,38 @@ def evaluate_boxes(
     inference: InferenceOptions,
     options: LocalizeOptions,
 ) -> None:
-    """Score the boxes that a classifier finds.
+    """Print and write the localization errors of a classifier.
 
     Args:
-        inputs: The images.
-        truth: Their true boxes.
+        inputs: Images, folders or globs.
+        truth: File or folder of the true boxes.
         source: The classifier.
-        inference: What is computed in.
-        options: What is tried and told.
+        inference: Options of inference.
+        options: Options of the command.
 
     Raises:
-        DrnError: A file cannot be used, no image has a box of a class that is known, or some have
-            none and `options.partial` is not set.
+        DrnError: A file cannot be used, no image has a box of a known class, or some have none and
+            `options.partial` is not set.
     """
     from drn_cli.data.boxes import read_boxes
     from drn_cli.distributed.group import join
     from drn_cli.evaluation.localization import localize, match_boxes
     from drn_cli.inference.inputs import find_images
-    from drn_cli.inference.loading import load_classifier
-    from drn_cli.inference.opening import open_network
 
     paths = [Path(image.path) for image in find_images(inputs)]
     boxes = read_boxes(truth)
     with join() as group:
-        network = open_network(source.checkpoint, "classification")
-        inference.check(network)
-        classifier = load_classifier(
-            network,
-            group.device,
-            **options.crops(source),
-            **inference.computing(group.device),
-        )
+        network = inference.open(source, "classification")
+        classifier = inference.classifier(network, group.device, **options.crops(source))
         images, without, missing = match_boxes(paths, boxes, class_numbers(classifier))
         if not images:
             raise DrnError(
-                f"{truth}: has no box of the network's classes for any of {len(paths)} images",
-                "boxes go by the names of images, and their classes by those of class folders",
+                f"{truth}: no boxes of the network's classes for any of {len(paths)} images",
+                "boxes are matched by the names of images and of class folders",
             )
-        lone = {f"box of a known class in {truth}": without, "image": missing}
+        unpaired = {f"box of a known class in {truth}": without, "image": missing}
         expected = len(paths) + len(missing)
-        if (problem := lacking(expected, lone)) and not options.partial:
+        if (problem := describe_unpaired(expected, unpaired)) and not options.partial:
             raise DrnError(
                 f"{', '.join(inputs)}: {problem}", f"--partial scores {len(images)} of them"
             )
@@ -111,52 +104,30 @@ def evaluate_boxes(
                 step=bar.update,
             )
         if group.is_main:
-            part = report_part(scores.images, expected, lone, scores.failed)
-            about = describe(source, network, classifier) | part
-            _tell(scores, images, classifier, about, options)
+            part = report_partial(scores.images, expected, unpaired, scores.failed)
+            settings = {"of": options.of, "view": options.see}
+
+            def gallery() -> "Gallery":
+                from drn_cli.report.gallery import localization_gallery
+
+                return localization_gallery(
+                    scores, images, classifier, options.see, options.of, options.images
+                )
+
+            ScoreWriter(options.csv, 0, options.report, options.images, options.as_json).write(
+                describe(source, network, classifier) | part | settings | scores.to_json(),
+                lambda: _print(scores, options),
+                lambda path: _write_rows(path, scores, images, classifier),
+                gallery,
+            )
     console.exit_if_failed(scores.failed)
 
 
 def class_numbers(classifier: "ClassificationPredictor") -> dict[str, int]:
-    """Give the number of each class, by its folder, and by its name where no folder is called so.
-
-    Names that two classes share are left out.
-    """
+    """Return the class indices by folder name, or else by class name if it is unique."""
     names = classifier.names
     numbers = {name: n for n, name in enumerate(names) if names.count(name) == 1}
     return numbers | {name: n for n, name in enumerate(classifier.folders or ())}
-
-
-def _tell(
-    scores: "LocalizationScores",
-    images: "Sequence[Localization]",
-    classifier: "ClassificationPredictor",
-    about: dict[str, Any],
-    options: LocalizeOptions,
-) -> None:
-    told = {
-        **about,
-        "of": options.of,
-        "view": options.see,
-        **scores.to_json(),
-    }
-    if options.as_json:
-        console.emit_json(told)
-    else:
-        _print(scores, options)
-    if options.csv is not None:
-        _write(options.csv, scores, images, classifier)
-    if options.report is not None:
-        from drn_cli.report.gallery import localization_gallery
-        from drn_cli.report.page import write_evaluation
-
-        gallery = localization_gallery(
-            scores, images, classifier, options.see, options.of, options.images
-        )
-        write_evaluation(options.report, told, gallery)
-    for path in (options.csv, options.report):
-        if path is not None:
-            console.note(f"written: {path}")
 
 
 def _print(scores: "LocalizationScores", options: LocalizeOptions) -> None:
@@ -166,7 +137,7 @@ def _print(scores: "LocalizationScores", options: LocalizeOptions) -> None:
         zip(scores.thresholds, scores.top1, scores.top5, strict=True)
     ):
         style = "bold" if place == scores.best else ""
-        cells = (in_words(limit), f"{100 * one:.2f}", f"{100 * five:.2f}")
+        cells = (format_threshold(limit), f"{100 * one:.2f}", f"{100 * five:.2f}")
         table.add_row(*cells, style=style)
     table.add_section()
     errors = (scores.top1_classification, scores.top5_classification)
@@ -174,25 +145,24 @@ def _print(scores: "LocalizationScores", options: LocalizeOptions) -> None:
     console.out.print(table)
     best = scores.best
     console.out.print(
-        f"{scores.images} images; best threshold {in_words(scores.thresholds[best])}, chosen on "
-        f"these: top-1 error {100 * scores.top1[best]:.2f} %, "
+        f"{scores.images} images; best threshold {format_threshold(scores.thresholds[best])}, "
+        f"chosen on these images: top-1 error {100 * scores.top1[best]:.2f} %, "
         f"top-5 error {100 * scores.top5[best]:.2f} %",
         soft_wrap=True,
     )
 
 
-def in_words(threshold: float) -> str:
-    """Say a threshold."""
-    return "none" if threshold == float("-inf") else f"{threshold:g}"
+def format_threshold(threshold: float | None) -> str:
+    return "none" if threshold in (None, float("-inf")) else f"{threshold:g}"
 
 
-def _write(
+def _write_rows(
     path: Path,
     scores: "LocalizationScores",
     images: "Sequence[Localization]",
     classifier: "ClassificationPredictor",
 ) -> None:
-    """Write a line for each image, the worst first, with the box of its likeliest class."""
+    """Write a CSV row for each image, worst first, with the box of its most probable class."""
     from drn_cli.evaluation.localization import is_correct, worst_boxes
     from drn_cli.files import write_csv
 
@@ -200,16 +170,16 @@ def _write(
 
     def rows() -> Iterator[tuple[object, ...]]:
         for found in worst_boxes(scores):
-            located, right = images[found.number], is_correct(found)[:, best]
+            truth, correct = images[found.number], is_correct(found)[:, best]
             box = found.boxes[0, best]
             yield (
-                located.image,
-                " ".join(dict.fromkeys(classifier.names[kind] for kind in located.classes)),
+                truth.image,
+                " ".join(dict.fromkeys(classifier.names[kind] for kind in truth.classes)),
                 classifier.names[found.classes[0]],
                 f"{found.probabilities[0]:.6f}",
                 f"{found.iou[0, best]:.6f}",
-                int(right[0]),
-                int(right[1]),
+                int(correct[0]),
+                int(correct[1]),
                 *("" if isnan(number) else f"{number:.1f}" for number in box.tolist()),
             )
 

@@ -1,14 +1,14 @@
-"""Heat maps and boxes of any images."""
+"""Write heat maps and boxes of images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drn_cli.cli import console
-from drn_cli.cli.images import in_order, read_input, results_of
-from drn_cli.cli.localizing.evaluation import LocalizeOptions, class_numbers
+from drn_cli.cli.images import merge_in_order, read_input, with_progress
+from drn_cli.cli.localizing.evaluation import LocalizeOptions, class_numbers, format_threshold
 from drn_cli.cli.source import InferenceOptions, describe
 from drn_cli.errors import DrnError
 
@@ -19,57 +19,49 @@ if TYPE_CHECKING:
     from drn_cli.inference.inputs import InputImage
     from drn_cli.inference.source import Source
 
-ENDINGS = {"heatmap": ".png", "array": ".npz"}  # by the folder below the output folder
-SHOWN = 40  # boxes of which a table is printed
+ENDINGS = {"heatmap": ".png", "array": ".npz"}  # by subfolder of the output folder
+SHOWN = 40  # boxes; a table of more is not printed
 
 
 def find_boxes(
     inputs: Sequence[str],
     out: Path,
     save: Sequence[str],
-    wanted: Sequence[str],
+    names: Sequence[str],
     top_k: int,
     source: "Source",
     inference: InferenceOptions,
     options: LocalizeOptions,
 ) -> None:
-    """Write heat maps and arrays of images, and tell the boxes of their classes.
+    """Write heat maps and arrays of images, and print the boxes of their classes.
 
     Args:
-        inputs: The images.
+        inputs: Images, folders or globs.
         out: Folder for the files.
         save: `heatmap`, `array`, or both.
-        wanted: Classes to look for; without any, the likeliest of each image.
-        top_k: How many of these.
+        names: Classes to localize; without any, the most probable ones of each image.
+        top_k: Number of the most probable classes.
         source: The classifier.
-        inference: What is computed in.
-        options: What is tried and told.
+        inference: Options of inference.
+        options: Options of the command.
 
     Raises:
-        DrnError: An input, the network or a class cannot be used, or a file not be written.
-        typer.Exit: An image could not be read, or its scores are not finite.
+        DrnError: An input, the network or a class cannot be used, or a file cannot be written.
+        typer.Exit: An image cannot be read, or its scores are not finite.
     """
     from drn_cli.distributed.group import join
     from drn_cli.inference.activation import class_activation_map
     from drn_cli.inference.inputs import find_images
-    from drn_cli.inference.loading import load_classifier
-    from drn_cli.inference.opening import open_network
     from drn_cli.inference.stream import stream
 
     files = find_images(inputs, [out / kind for kind in ENDINGS])
     with join() as group:
-        network = open_network(source.checkpoint, "classification")
-        inference.check(network)
-        classifier = load_classifier(
-            network,
-            group.device,
-            **options.crops(source),
-            **inference.computing(group.device),
-        )
+        network = inference.open(source, "classification")
+        classifier = inference.classifier(network, group.device, **options.crops(source))
         numbers = class_numbers(classifier)
-        classes = [_number(name, numbers) for name in wanted]
+        classes = [_number(name, numbers) for name in names]
 
-        def answer(images: "Sequence[Pixels]") -> "list[ClassActivationMap]":
+        def predict(images: "Sequence[Pixels]") -> "list[ClassActivationMap]":
             return [
                 class_activation_map(classifier, image, options.see, options.of) for image in images
             ]
@@ -81,15 +73,14 @@ def find_boxes(
             return _write(item[1], image, found, shown, classifier, out, save, options)
 
         entries: list[tuple[int, dict[str, Any]]] = []
-        broken: list[tuple[int, dict[str, Any]]] = []
+        failures: list[tuple[int, dict[str, Any]]] = []
         mine = group.shard(list(enumerate(files)))
-        results = stream(mine, read_input, answer, finish, group.device)
-        for number, file, result in results_of(results, len(mine), broken, shown=group.is_main):
+        results = stream(mine, read_input, predict, finish, group.device)
+        for number, file, result in with_progress(
+            results, len(mine), failures, shown=group.is_main
+        ):
             entries.append((number, {"image": file.path} | result))
-        found, failed = (
-            in_order(group.gather_objects(entries)),
-            in_order(group.gather_objects(broken)),
-        )
+        found, failed = (merge_in_order(group.gather_objects(part)) for part in (entries, failures))
         if group.is_main:
             about = describe(source, network, classifier)
             _report(found, failed, about, out, save, options)
@@ -101,7 +92,7 @@ def _number(name: str, numbers: dict[str, int]) -> int:
         return numbers[name]
     close = get_close_matches(name, numbers, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}?" if close else None
-    raise DrnError(f"--class {name}: is no class of this network", hint)
+    raise DrnError(f"--class {name}: unknown class", hint)
 
 
 def _write(
@@ -114,7 +105,7 @@ def _write(
     save: Sequence[str],
     options: LocalizeOptions,
 ) -> dict[str, Any]:
-    """Write an image's files; give them and its boxes, ready for JSON."""
+    """Write the files of an image; return them and its boxes as JSON fields."""
     from drn_cli.data.images import image_png
     from drn_cli.files import atomic
     from drn_cli.inference.heat_maps import encode_npz, heat_map_overlay
@@ -134,6 +125,10 @@ def _write(
         refuse_symlinks(out, path)
         with atomic(path, durable=False) as temporary:
             temporary.write_bytes(content)
+    found_boxes = [  # xmin, ymin, xmax, ymax; None for no box
+        [None if isnan(box[0]) else [round(number, 2) for number in box] for box in of_class]
+        for of_class in boxes.tolist()
+    ]
     limits = [None if limit == float("-inf") else limit for limit in options.thresholds]
     return {
         "files": [str(path) for path in contents],
@@ -143,18 +138,12 @@ def _write(
                 "probability": float(found.probabilities[kind]),
                 "boxes": [
                     {"threshold": limit, "box": corners}
-                    for limit, corners in zip(limits, _corners(boxes[place]), strict=True)
+                    for limit, corners in zip(limits, found_boxes[place], strict=True)
                 ],
             }
             for place, kind in enumerate(classes)
         ],
     }
-
-
-def _corners(boxes: Any) -> Iterator[list[float] | None]:
-    """Give xmin, ymin, xmax and ymax of each box; None for none."""
-    for corners in boxes.tolist():
-        yield None if isnan(corners[0]) else [round(number, 2) for number in corners]
 
 
 def _report(
@@ -178,7 +167,7 @@ def _report(
             options.csv,
             ("image", "class", "probability", "threshold", "xmin", "ymin", "xmax", "ymax"),
             (
-                (image, name, f"{share:.6f}", _in_words(limit), *(box or [""] * 4))
+                (image, name, f"{share:.6f}", format_threshold(limit), *(box or [""] * 4))
                 for image, name, share, limit, box in rows
             ),
         )
@@ -190,7 +179,7 @@ def _report(
         if len(rows) <= SHOWN:
             _print(rows)
         folders = ", ".join(str(out / kind) for kind in save)
-        console.out.print(f"{len(found)} images localised: {folders}", soft_wrap=True)
+        console.out.print(f"{len(found)} images localized: {folders}", soft_wrap=True)
     if failed:
         console.note(f"{len(failed)} of {len(found) + len(failed)} images failed")
 
@@ -200,9 +189,5 @@ def _print(rows: Sequence[tuple[str, str, float, float | None, list[float] | Non
     table = console.table("image", "class", *numbers, "box", right=numbers, fold=True)
     for image, name, share, limit, box in rows:
         corners = "none" if box is None else " ".join(f"{number:.0f}" for number in box)
-        table.add_row(image, name, f"{100 * share:.1f} %", _in_words(limit), corners)
+        table.add_row(image, name, f"{100 * share:.1f} %", format_threshold(limit), corners)
     console.out.print(table)
-
-
-def _in_words(threshold: float | None) -> str:
-    return "none" if threshold is None else f"{threshold:g}"

@@ -1,1 +1,1 @@
-"""What `drn predict` makes of images: maps of a segmenter, classes of a classifier."""
+"""Predictions of `drn predict`: maps of segmenters, classes of classifiers."""

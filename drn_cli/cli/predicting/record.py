@@ -1,13 +1,14 @@
-"""What made each prediction, written beside them: maps of two networks should not pass for one's.
+"""Manifest of predictions: which network and view each file comes from.
 
-`predictions.json` in the output folder has a table of what made maps, and for each image the row of
-that table. It is written before the first map. Maps that are being made again by another network
-belong to an unknown one until all are done, because a run may be killed in between. Runs that share
-a folder change it in turns, each under a lock of its own: the folder's is shared until a run ends.
+It keeps predictions of two networks in one folder from being mistaken for those of one.
+`predictions.json` in the output folder has a table of provenances, and the row of each image. It is
+written before the first map. The provenance of maps that another network replaces is unknown until
+all are done, because the run may be killed in between. Runs that share a folder take turns to
+change the manifest under a second lock: the lock of the folder is shared until a run ends.
 """
 
 import fcntl
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
     from drn_cli.inference.opening import OpenedNetwork
     from drn_cli.inference.outputs import Kind
 
-RECORD = "predictions.json"
-INSTEAD = "remove it, or choose another --out"  # of a record that cannot be used
+MANIFEST = "predictions.json"
+HINT = "remove it, or choose another --out"  # hint for a manifest that cannot be used
 
-Row = dict[str, Any]  # what made the maps of some images, and `files`, the kinds of them
+Row = dict[str, Any]  # provenance of the maps of some images, and `files`, the kinds of maps
 
-# What decides what a map shows, and what messages call it.
-DECIDES = {
+# Fields of the provenance that change predictions, and their names in messages.
+COMPARED = {
     "weights_sha256": "weights",
     "mean": "mean",
     "std": "std",
@@ -41,12 +42,12 @@ UNKNOWN: Row = {"network": None}
 def provenance_of(
     network: "OpenedNetwork", normalization: "Normalization", view: Mapping[str, Any]
 ) -> Row:
-    """Describe what makes predictions.
+    """Return the provenance of predictions.
 
     Args:
-        network: What predicts.
-        normalization: What its inputs are normalized with.
-        view: How it looks at images.
+        network: The network.
+        normalization: Normalization of its inputs.
+        view: Options that change predictions (scales, flip, crops).
     """
     return {
         "drn": __version__,
@@ -60,126 +61,123 @@ def provenance_of(
     }
 
 
-def differences(row: Row, maker: Row) -> list[str]:
-    """Name what decides in another way than a maker's; older records do not hold everything."""
+def differences(row: Row, provenance: Row) -> list[str]:
+    """Name the compared fields that differ; fields that an older manifest lacks do not."""
     if row.get("network") is None:
         return ["weights"]
-    keys = [key for key in DECIDES if key in maker and row.get(key, maker[key]) != maker[key]]
-    return [DECIDES[key] for key in keys]
+    keys = [
+        key
+        for key in COMPARED
+        if key in provenance and row.get(key, provenance[key]) != provenance[key]
+    ]
+    return [COMPARED[key] for key in keys]
 
 
-def begin_record(table: Path, maker: Row, earlier_rows: int, *, resume: bool) -> None:
-    """Record what makes a whole table, or check that the same continues it.
+def begin_table(table: Path, provenance: Row, earlier_rows: int, *, resume: bool) -> None:
+    """Write the provenance of a CSV file, or check that it equals that of the existing rows.
 
-    A table of something else stays until the new one is whole. Until then nothing is recorded to
-    have made it: a run that is killed in between must not pass its rows off as new ones.
+    Rows of another provenance stay until the new file is complete. Until then the provenance is
+    recorded as unknown, in case the run is killed.
 
     Args:
-        table: The table.
-        maker: What makes its rows.
-        earlier_rows: Number of rows of an earlier run, of any columns, that stay until then.
-        resume: Whether the table that is there is continued, and not replaced.
+        table: The CSV file.
+        provenance: Provenance of the new rows.
+        earlier_rows: Number of existing rows.
+        resume: Whether to continue the file instead of replacing it.
 
     Raises:
-        DrnError: These were made by another network, in another way, or by what is unknown.
+        DrnError: The provenance of the existing rows differs or is unknown.
     """
     path = hidden_beside(table, "json")
     if earlier_rows:
-        instead = "choose another --csv, or leave out --skip-existing to make all of them again"
+        hint = "choose another --csv, or leave out --skip-existing to replace all rows"
         if not path.is_file():
-            rows = f"{earlier_rows:,} rows were made earlier"
-            problem = f"{rows}, and {path}, which says by what, is missing"
-            raise DrnError(f"{table}: {problem}", instead)
-        before = _object(path, instead)
+            problem = f"{path}, the provenance of its {earlier_rows:,} existing rows, is missing"
+            raise DrnError(f"{table}: {problem}", hint)
+        before = _object(path, hint)
         if before.get("network") is None:
             problem = (
-                "a run that replaced the predictions did not finish; what made them is unknown"
+                "a run that was replacing the rows did not finish, their provenance is unknown"
             )
-            raise DrnError(f"{table}: {problem}", instead)
-        if different := differences(before, maker):
-            problem = f"the predictions there were made with other {' and '.join(different)}"
-            raise DrnError(f"{path}: {problem}", instead)
-    replaces = not resume and table.is_file() and not _made_by(path, maker)
-    write_json(path, UNKNOWN if replaces else maker)
+            raise DrnError(f"{table}: {problem}", hint)
+        if different := differences(before, provenance):
+            problem = f"the existing rows were made with different {' and '.join(different)}"
+            raise DrnError(f"{path}: {problem}", hint)
+    replaces = not resume and table.is_file()
+    with suppress(DrnError):  # a file that cannot be read
+        replaces = replaces and bool(differences(_object(path), provenance))
+    write_json(path, UNKNOWN if replaces else provenance)
 
 
-def finish_record(table: Path, maker: Row) -> None:
-    """Record what made a table that is whole."""
-    write_json(hidden_beside(table, "json"), maker)
-
-
-def _made_by(path: Path, maker: Row) -> bool:
-    """Whether a table's record can be read and holds the same maker."""
-    try:
-        return not differences(_object(path), maker)
-    except DrnError:
-        return False
+def finish_table(table: Path, provenance: Row) -> None:
+    """Write the provenance of a complete CSV file."""
+    write_json(hidden_beside(table, "json"), provenance)
 
 
 @contextmanager
-def recording(
+def open_manifest(
     out: Path,
-    maker: Row,
+    provenance: Row,
     names: Sequence[str],
     kinds: "Sequence[Kind]",
     *,
     resume: bool,
     force: bool,
-) -> "Iterator[MapRecord]":
-    """Share an output folder and its record with other runs of the same network.
+) -> "Iterator[Manifest]":
+    """Open the manifest of an output folder, which runs of the same network may share.
 
-    For one process of a job, which `finish`es the record for all.
+    Used by one process of a job, which calls `finish` for all of them.
 
     Args:
         out: The output folder.
-        maker: What makes the maps.
-        names: The images whose maps are to be made, as their files are called.
-        kinds: Which files are written of each.
-        resume: Whether files that are there stay, as with `--skip-existing`.
-        force: Whether recorded files that would be in the way are deleted.
+        provenance: Provenance of the new maps.
+        names: Names of the images to predict, relative to the output folder and without extension.
+        kinds: Kinds of files written of each image.
+        resume: Whether existing files are kept (`--skip-existing`).
+        force: Whether to delete files of another provenance that would remain.
 
     Raises:
-        DrnError: Files that something else made would remain, or the record cannot be read.
+        DrnError: Files of another provenance would remain, or the manifest cannot be read.
     """
     from drn_cli.inference.outputs import output_directory
 
     with ExitStack() as stack:
-        with _changing(out):  # also what others write: who comes later finds this run's rows
+        with _locked(out):  # until the rows of this run are written, for runs that start later
             alone = stack.enter_context(output_directory(out))
-            record = MapRecord(out, maker, kinds, alone=alone)
-            record.begin(names, resume=resume, force=force)
-        yield record
+            manifest = Manifest(out, provenance, kinds, alone=alone)
+            manifest.begin(names, resume=resume, force=force)
+        yield manifest
 
 
 @contextmanager
-def _changing(out: Path) -> Iterator[None]:
-    """Wait until no other run reads, changes and writes the record of a folder."""
+def _locked(out: Path) -> Iterator[None]:
+    """Lock the manifest of a folder to read, change and write it."""
     from drn_cli.inference.outputs import open_lock_in
 
-    with open_lock_in(out, hidden_beside(out / RECORD, "lock").name) as lock:
-        with suppress(OSError):  # there are no locks
+    with open_lock_in(out, hidden_beside(out / MANIFEST, "lock").name) as lock:
+        with suppress(OSError):  # the file system has no locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-class MapRecord:
-    """The record of an output folder, while maps are written there; see `recording`.
+class Manifest:
+    """Manifest of an output folder to which a run writes; see `open_manifest`.
 
     Args:
-        out, maker, kinds: See `recording`.
-        alone: Whether no other run writes there: recorded files that are missing are not coming.
+        out, provenance, kinds: See `open_manifest`.
+        alone: Whether no other run writes to the folder, so that missing files stay missing.
     """
 
-    def __init__(self, out: Path, maker: Row, kinds: "Sequence[Kind]", *, alone: bool) -> None:
-        self.out, self.path, self.maker, self.kinds = out, out / RECORD, maker, kinds
+    def __init__(self, out: Path, provenance: Row, kinds: "Sequence[Kind]", *, alone: bool) -> None:
+        self.out, self.path, self.provenance, self.kinds = out, out / MANIFEST, provenance, kinds
         self._alone = alone
         self._rows: list[Row] = []
-        self._made: dict[tuple[bool, tuple[str, ...]], Row] = {}
+        self._new_rows: dict[tuple[bool, tuple[str, ...]], Row] = {}
         self._different: dict[int, list[str]] = {}
         self._replaced: dict[str, Row] = {}
 
     def begin(self, names: Sequence[str], *, resume: bool, force: bool) -> None:
-        """Check what is there, and record what will be; arguments and errors as in `recording`."""
+        """Check existing files and add the new ones; arguments and errors as in `open_manifest`."""
         from drn_cli.inference.outputs import refuse_symlinks
 
         before = _read(self.out)
@@ -187,7 +185,7 @@ class MapRecord:
             self._check_unrecorded(before, names)
         left = self._left(before, set(names), resume)
         if left and not (force and self._alone):
-            self._refuse(before, left)
+            self._raise_mixed(before, left)
         for name, kinds_left in left.items():
             for path in _files(self.out, name, kinds_left):
                 refuse_symlinks(self.out, path)
@@ -201,43 +199,43 @@ class MapRecord:
         _write(self.path, before | {name: self._row(before.get(name)) for name in names})
 
     def finish(self, failed: Iterable[str]) -> list[str]:
-        """Record what made the maps that were made again.
+        """Write the provenance of maps that were replaced.
 
         Args:
-            failed: Images of which no maps could be made.
+            failed: Names of images that failed.
 
         Returns:
-            Those of them that keep the maps of something else.
+            The failed images that keep maps of another provenance.
         """
         lost = set(failed) & self._replaced.keys()
         if self._replaced:
             new = {name: self._row(None) for name in self._replaced}
             kept = {name: self._replaced[name] for name in lost}
-            with _changing(self.out):
+            with _locked(self.out):
                 _write(self.path, _read(self.out) | new | kept)
         return sorted(lost)
 
     def _row(self, before: Row | None) -> Row:
-        """Return the row of an image that is predicted, given the one that it had."""
+        """Return the new row of an image, given its earlier one."""
         other = before is not None and bool(self._differs(before))
         files = tuple(dict.fromkeys((*(before or {}).get("files", ()), *self.kinds)))
-        made = self._made.setdefault((other, files), {})
-        made.update((UNKNOWN if other else self.maker) | {"files": list(files)})
-        return made
+        row = self._new_rows.setdefault((other, files), {})
+        row.update((UNKNOWN if other else self.provenance) | {"files": list(files)})
+        return row
 
     def _differs(self, row: Row) -> list[str]:
-        """Return the differences of a row, which many images share."""
+        """Return the differences of a row, cached because images share rows."""
         if id(row) not in self._different:
-            self._different[id(row)] = differences(row, self.maker)
-            self._rows.append(row)  # so that its id stays its own
+            self._different[id(row)] = differences(row, self.provenance)
+            self._rows.append(row)  # keeps its id from being reused
         return self._different[id(row)]
 
     def _left(self, before: dict[str, Row], wanted: set[str], resume: bool) -> dict[str, list[str]]:
-        """Find the kinds of recorded files that would remain although something else made them."""
+        """Return the kinds of files of another provenance that would remain, by image name."""
         left = {}
         for name, row in before.items():
             different = self._differs(row)
-            # Without --skip-existing, other sizes for some images are as good as for all.
+            # Without --skip-existing, images of one network may have different views.
             if not different or (name not in wanted and not resume and "weights" not in different):
                 continue
             redone = name in wanted and (not resume or row.get("network") is None) and self._alone
@@ -246,19 +244,19 @@ class MapRecord:
                 left[name] = stays
         return left
 
-    def _refuse(self, before: dict[str, Row], left: dict[str, list[str]]) -> None:
+    def _raise_mixed(self, before: dict[str, Row], left: dict[str, list[str]]) -> None:
         name, kinds = next(iter(left.items()))
         different = " and ".join(self._differs(before[name]))
         if not self._alone:
             raise DrnError(
-                f"{self.out}: another process predicts into it, and {self.path} has {name} with "
-                f"other {different}",
-                "wait until it has ended, or choose another --out",
+                f"{self.out}: another process writes predictions, and {self.path} has {name} with "
+                f"different {different}",
+                "wait until it has finished, or choose another --out",
             )
         images = "one image" if len(left) == 1 else f"{len(left)} images"
         raise DrnError(
-            f"{_files(self.out, name, kinds)[0]}: was made with other {different}; such files of "
-            f"{images}, recorded in {self.path}, would remain beside the new ones",
+            f"{_files(self.out, name, kinds)[0]}: made with different {different}; files of "
+            f"{images} listed in {self.path} would remain next to the new ones",
             "predict all their images without --skip-existing, choose another --out, or delete "
             "these files with --force",
         )
@@ -270,15 +268,14 @@ class MapRecord:
                 for path in _files(self.out, name, kinds):
                     if path.exists():
                         raise DrnError(
-                            f"{path}: is not in {self.path}, so that what made it is unknown",
-                            "leave out --skip-existing to make it again, or choose another --out",
+                            f"{path}: not listed in {self.path}, so its provenance is unknown",
+                            "leave out --skip-existing to replace it, or choose another --out",
                         )
 
 
-def unfinished(out: Path) -> Callable[[str], bool]:
-    """Return a test whether an image's maps, though there, may be another network's."""
-    names = {name for name, row in _read(out).items() if row.get("network") is None}
-    return names.__contains__
+def unfinished_images(out: Path) -> set[str]:
+    """Return the names of images whose existing maps are of unknown provenance."""
+    return {name for name, row in _read(out).items() if row.get("network") is None}
 
 
 def _files(out: Path, name: str, kinds: Iterable[str]) -> list[Path]:
@@ -288,8 +285,8 @@ def _files(out: Path, name: str, kinds: Iterable[str]) -> list[Path]:
 
 
 def _read(out: Path) -> dict[str, Row]:
-    """Read the row of each image; images of one row share it."""
-    path = out / RECORD
+    """Return the row of each image; images share row objects."""
+    path = out / MANIFEST
     if not path.is_file():
         return {}
     found = _object(path)
@@ -308,7 +305,7 @@ def _read(out: Path) -> dict[str, Row]:
 
 
 def _read_older(out: Path, found: Row) -> dict[str, Row]:
-    """Read a record of one network for all maps, as drn wrote it up to 0.1.0."""
+    """Read the manifest of drn 0.1.0, which has one provenance for all maps."""
     from drn_cli.inference.outputs import ENDINGS
 
     images: dict[str, list[str]] = {}
@@ -321,7 +318,7 @@ def _read_older(out: Path, found: Row) -> dict[str, Row]:
 
 
 def _is_below(name: str) -> bool:
-    """Whether a recorded name stays below the folder that it is joined to."""
+    """Whether a name in the manifest stays below the output folder."""
     path = PurePath(name)
     return not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
@@ -345,15 +342,15 @@ def _write(path: Path, images: Mapping[str, Row]) -> None:
     write_json(path, {"made_by": table, "images": numbers})
 
 
-def _object(path: Path, instead: str = INSTEAD) -> Row:
+def _object(path: Path, hint: str = HINT) -> Row:
     try:
         found = read_json(path)
     except DrnError as error:
-        raise DrnError(error.message, error.hint or instead) from error
+        raise DrnError(error.message, error.hint or hint) from error
     if not isinstance(found, dict):
-        raise _damaged(path, instead)
+        raise _damaged(path, hint)
     return found
 
 
-def _damaged(path: Path, instead: str = INSTEAD) -> DrnError:
-    return DrnError(f"{path}: is no record of predictions", instead)
+def _damaged(path: Path, hint: str = HINT) -> DrnError:
+    return DrnError(f"{path}: not a manifest of predictions", hint)

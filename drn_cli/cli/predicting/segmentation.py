@@ -1,16 +1,16 @@
-"""Images labelled pixel by pixel, as files."""
+"""Write segmentation maps of images."""
 
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drn_cli.cli import console
-from drn_cli.cli.images import in_order, name_of, read_input, results_of
-from drn_cli.cli.predicting.record import provenance_of, recording, unfinished
+from drn_cli.cli.images import display_name, merge_in_order, read_input, with_progress
+from drn_cli.cli.predicting.record import open_manifest, provenance_of, unfinished_images
 from drn_cli.cli.source import InferenceOptions, describe
 from drn_cli.errors import DrnError, few_of
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PredictOptions:
-    """What `drn predict` was asked to write.
+    """Output options of `drn predict`.
 
     Attributes:
-        out: Folder for the predictions, or `-`.
-        save: Which files, if that was said.
-        skip_existing: Whether to leave out what is written already.
+        out: Folder for the predictions, or `-` for stdout.
+        save: Kinds of files to write, if given.
+        skip_existing: Whether to skip images whose predictions exist.
         submission: Zip file for the Cityscapes server.
-        partial: Whether it may lack images.
-        batch: Images of one size that a GPU takes at once.
-        as_json: Whether JSON is printed.
-        force: Whether recorded maps of another network are deleted that would remain.
+        partial: Whether the submission may lack images.
+        batch: Batch size of images of one size on a GPU.
+        as_json: Whether to print JSON.
+        force: Whether to delete maps of another network that would remain.
     """
 
     out: Path
@@ -52,7 +52,7 @@ class PredictOptions:
 
     @property
     def kinds(self) -> "tuple[Kind, ...]":
-        """What is written for each image."""
+        """Kinds of files written for each image."""
         from drn_cli.inference.outputs import DEFAULT_KINDS
 
         kinds = self.save or DEFAULT_KINDS
@@ -61,37 +61,36 @@ class PredictOptions:
 
 
 @dataclass(slots=True)
-class Tally:
-    """What became of this process's images.
+class PredictionSummary:
+    """Results of the images of one process.
 
     Attributes:
-        written, skipped: How many.
-        failed: Number of each image without a result, with its entry for JSON.
-        files: Number of each image that was written, with its entry; only for JSON.
+        done, skipped: Number of images.
+        failed: Number and JSON entry of each image that failed.
+        entries: Number and JSON entry of each other image, if they are printed.
     """
 
-    written: int
-    skipped: int
-    failed: list[tuple[int, dict[str, Any]]]
-    files: list[tuple[int, dict[str, str]]]
+    done: int = 0
+    skipped: int = 0
+    failed: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    entries: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
 
-def label(
+def segment(
     inputs: Sequence[str],
     source: "Source",
     network: "OpenedNetwork",
     inference: InferenceOptions,
     options: PredictOptions,
 ) -> None:
-    """Write the predictions of all images that the inputs name.
+    """Write the predictions of all input images.
 
     Raises:
-        DrnError: An input, the network or a setting cannot be used, or a file not be written.
-        typer.Exit: An image could not be read, or its scores are not finite.
+        DrnError: An input, the network or an option cannot be used, or a file cannot be written.
+        typer.Exit: An image cannot be read, or its scores are not finite.
     """
     from drn_cli.distributed.group import join
     from drn_cli.inference.inputs import InputImage, find_images
-    from drn_cli.inference.loading import load_predictor
     from drn_cli.inference.outputs import KINDS
     from drn_cli.inference.reading import default_concurrency
 
@@ -103,19 +102,14 @@ def label(
             _check_submission(network, files, options)
         if group.is_main:
             console.note(f"{source.checkpoint} on {len(files)} images")
-        predictor = load_predictor(
-            network,
-            group.device,
-            view=inference.view,
-            concurrency=default_concurrency(group.device, len(files)),
-            **inference.computing(group.device),
-        )
-        with ExitStack() as sharing:
+        concurrency = default_concurrency(group.device, len(files))
+        predictor = inference.segmenter(network, group.device, concurrency=concurrency)
+        with ExitStack() as stack:
             if group.is_main:
                 assert predictor.normalization is not None
                 view = {"scales": list(inference.view.scales), "flip": inference.view.flip}
-                record = sharing.enter_context(
-                    recording(
+                manifest = stack.enter_context(
+                    open_manifest(
                         options.out,
                         provenance_of(network, predictor.normalization, view),
                         [file.name for file in files],
@@ -126,25 +120,27 @@ def label(
                 )
             group.barrier()
             started = time.perf_counter()
-            tally = _label_share(files, predictor, options, group)
+            summary = _segment_shard(files, predictor, options, group)
             seconds = time.perf_counter() - started
-            tallies = group.gather_objects(tally)
-            whole = not any(tally.failed for tally in tallies)
+            summaries = group.gather_objects(summary)
+            complete = not any(summary.failed for summary in summaries)
             if group.is_main:
-                failed = [files[number].name for each in tallies for number, _ in each.failed]
-                if kept := record.finish(failed):
+                failed = [files[number].name for each in summaries for number, _ in each.failed]
+                if kept := manifest.finish(failed):
                     console.warn(
                         f"{options.out}: failed images keep maps of another network or "
                         f"view, {len(kept):,}: {few_of(kept, 3)} (correct the images and predict "
                         "them again)"
                     )
-            if group.is_main and options.submission is not None and whole:
+            if group.is_main and options.submission is not None and complete:
                 _pack(files, options)
         if group.is_main:
-            _report(describe(source, network, predictor), tallies, seconds, options)
-            if options.submission is not None and not whole:
-                console.warn(f"{options.submission}: not written, some images have no prediction")
-    console.exit_if_failed(not whole)
+            about = describe(source, network, predictor)
+            folders = ", ".join(str(options.out / kind) for kind in options.kinds)
+            report(about, summaries, seconds, options, "segmented", f": {folders}")
+            if options.submission is not None and not complete:
+                console.warn(f"{options.submission}: not written (some images have no prediction)")
+    console.exit_if_failed(not complete)
 
 
 def _check_submission(
@@ -153,66 +149,67 @@ def _check_submission(
     from drn_cli.data.classes import cityscapes
     from drn_cli.evaluation.submission import check_inputs
 
-    classes = network.classes
-    if classes != len(cityscapes()):
+    if network.classes != len(cityscapes()):
         raise DrnError(
-            f"{network.path}: has {classes} classes, the benchmark {len(cityscapes())} of its own"
+            f"{network.path}: has {network.classes} classes, not the {len(cityscapes())} of the "
+            "benchmark"
         )
     check_inputs([file.path for file in files], partial=options.partial)
 
 
-def _label_share(
+def _segment_shard(
     files: "Sequence[InputImage]",
     predictor: "SegmentationPredictor",
     options: PredictOptions,
     group: "Group",
-) -> Tally:
-    """Write the predictions of this process's share."""
+) -> PredictionSummary:
+    """Write the predictions of the images of this process."""
     from drn_cli.inference.outputs import is_written, write_prediction
     from drn_cli.inference.stream import stream
 
     kinds, out = options.kinds, options.out
-    tally = Tally(0, 0, [], [])
+    summary = PredictionSummary()
     todo = []
-    doubtful = unfinished(out) if options.skip_existing else None
+    unfinished = unfinished_images(out) if options.skip_existing else set()
     for number, file in group.shard(list(enumerate(files))):
         name = file.name
-        if doubtful is not None and is_written(out, name, kinds) and not doubtful(name):
-            tally.skipped += 1
+        exists = options.skip_existing and is_written(out, name, kinds)
+        if exists and name not in unfinished:
+            summary.skipped += 1
         else:
             todo.append((number, file))
 
-    def answer(images: "Sequence[Pixels]") -> "list[tuple[Tensor, Tensor | None]]":
-        return _answers(predictor, images, kinds)
+    def predict(images: "Sequence[Pixels]") -> "list[tuple[Tensor, Tensor | None]]":
+        return _predict(predictor, images, kinds)
 
     def finish(
-        item: "tuple[int, InputImage]", image: "Pixels", answered: "tuple[Tensor, Tensor | None]"
+        item: "tuple[int, InputImage]", image: "Pixels", predicted: "tuple[Tensor, Tensor | None]"
     ) -> dict[str, str]:
-        classes, probabilities = answered[0].cpu().numpy(), answered[1]
+        classes, probabilities = predicted[0].cpu().numpy(), predicted[1]
         return write_prediction(
             out, item[1].name, kinds, image, classes, probabilities, predictor.class_set
         )
 
-    results = stream(todo, read_input, answer, finish, predictor.device, options.batch)
-    found = results_of(results, len(todo), tally.failed, shown=group.is_main)
+    results = stream(todo, read_input, predict, finish, predictor.device, options.batch)
+    found = with_progress(results, len(todo), summary.failed, shown=group.is_main)
     for number, file, written in found:
-        tally.written += 1
+        summary.done += 1
         if options.as_json:
-            tally.files.append((number, {"image": file.path} | written))
-    return tally
+            summary.entries.append((number, {"image": file.path} | written))
+    return summary
 
 
-def _answers(
+def _predict(
     predictor: "SegmentationPredictor", images: "Sequence[Pixels]", kinds: "Sequence[Kind]"
 ) -> "list[tuple[Tensor, Tensor | None]]":
-    """Give the classes of images of one size, and their probabilities if they are to be kept."""
+    """Return class maps of images of one size, with probabilities if these are saved."""
     if "probabilities" in kinds:
         return [predictor.with_probabilities(image) for image in images]
     return [(classes, None) for classes in predictor.batch(images)]
 
 
 def _pack(files: "Sequence[InputImage]", options: PredictOptions) -> None:
-    """Make the submission of what was predicted, and check it as anybody's."""
+    """Write the submission from the index maps, and check it."""
     from drn_cli.cli.prepare.common import progress_bar
     from drn_cli.evaluation.submission import check_submission, frame_id, write_submission
     from drn_cli.inference.outputs import output_path
@@ -224,7 +221,7 @@ def _pack(files: "Sequence[InputImage]", options: PredictOptions) -> None:
         if frame is None or not path.is_file():
             raise DrnError(
                 f"{options.submission}: not written, {file.path} has no prediction",
-                "--skip-existing makes those that are missing",
+                "--skip-existing predicts the missing ones",
             )
         maps[frame] = path
     with progress_bar("map") as progress:
@@ -236,65 +233,69 @@ def _pack(files: "Sequence[InputImage]", options: PredictOptions) -> None:
     console.note(f"{options.submission}: {found.images} maps, {found.bytes / 1e6:.1f} MB")
 
 
-def _report(
-    about: dict[str, Any], tallies: Sequence[Tally], seconds: float, options: PredictOptions
+def report(
+    about: dict[str, Any],
+    summaries: Sequence[PredictionSummary],
+    seconds: float,
+    options: PredictOptions,
+    verb: str,
+    where: str,
 ) -> None:
-    written = sum(tally.written for tally in tallies)
-    skipped = sum(tally.skipped for tally in tallies)
-    failed = in_order(tally.failed for tally in tallies)
-    speed = written / seconds
+    """Print the results of all processes: JSON, or a line of text.
+
+    Args:
+        about: Fields about the network, for JSON.
+        summaries: Results of each process.
+        seconds: Duration of the prediction.
+        options: Whether to print JSON.
+        verb: What was done to the images, for the text.
+        where: End of the text: the files written.
+    """
+    done = sum(summary.done for summary in summaries)
+    skipped = sum(summary.skipped for summary in summaries)
+    failed = merge_in_order(summary.failed for summary in summaries)
     if options.as_json:
         console.emit_json(
             {
                 **about,
-                "results": in_order(tally.files for tally in tallies),
+                "results": merge_in_order(summary.entries for summary in summaries),
                 "skipped": skipped,
                 "failed": failed,
                 "seconds": round(seconds, 3),
-                "images_per_second": round(speed, 3),
+                "images_per_second": round(done / seconds, 3),
             }
         )
     else:
-        folders = ", ".join(str(options.out / kind) for kind in options.kinds)
-        before = f", {skipped} were there already" if skipped else ""
+        existing = f", {skipped} skipped (already exist)" if skipped else ""
         console.out.print(
-            f"{written} images labelled, {speed:.1f} a second{before}: {folders}",
-            soft_wrap=True,
+            f"{done} images {verb}, {done / seconds:.1f} images/s{existing}{where}", soft_wrap=True
         )
     if failed:
-        total = written + skipped + len(failed)
-        console.note(f"{len(failed)} of {total} images failed")
+        console.note(f"{len(failed)} of {done + skipped + len(failed)} images failed")
 
 
-def label_one(
+def segment_one(
     path: str, network: "OpenedNetwork", inference: InferenceOptions, options: PredictOptions
 ) -> None:
-    """Write what is wanted of one image to stdout.
+    """Write the prediction of one image to stdout.
 
     Raises:
         DrnError: The image or the network cannot be used, or there are several images.
     """
     from drn_cli.distributed.group import join
     from drn_cli.inference.inputs import InputImage, find_images
-    from drn_cli.inference.loading import load_predictor
     from drn_cli.inference.outputs import encode
     from drn_cli.inference.score_maps import name_in_errors
 
     (kind,) = options.save or ("colour",)
     files = [InputImage("-", "stdin")] if path == "-" else find_images([path])
     if len(files) > 1:
-        raise DrnError(f"{path}: has {len(files)} images; --out - takes one")
+        raise DrnError(f"{path}: has {len(files)} images, but --out - writes one")
     with join() as group:
-        predictor = load_predictor(
-            network,
-            group.device,
-            view=inference.view,
-            concurrency=1,
-            **inference.computing(group.device),
-        )
+        predictor = inference.segmenter(network, group.device, concurrency=1)
         image = read_input((0, files[0]))
-        with name_in_errors(name_of(files[0])):
-            [(classes, probabilities)] = _answers(predictor, [image], [kind])
+        with name_in_errors(display_name(files[0])):
+            [(classes, probabilities)] = _predict(predictor, [image], [kind])
         content = encode(kind, image, classes.cpu().numpy(), probabilities, predictor.class_set)
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()

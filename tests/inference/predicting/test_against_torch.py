@@ -80,7 +80,7 @@ def test_folder_structure_is_kept(predict, network, photos, tmp_path):
     assert files_below(out) == [*(f"{k}/{n}" for k in kinds for n in names), "predictions.json"]
     assert_prediction(network, photos / "a.png", out, "a.png")
     assert_prediction(network, photos / "deep" / "er" / "b.jpg", out, "deep/er/b.png")
-    assert "2 images labelled" in result.stdout
+    assert "2 images segmented" in result.stdout
 
 
 def test_output_folder_inside_input(predict, photos, tmp_path):

@@ -165,7 +165,7 @@ def test_skip_existing_classifies_missing_rows(classify, photos, name):
     assert [line[1] == "mine" for line in rows(name)] == [False, True, True, False]
     again = classify("photos", "--csv", name, "--skip-existing")
     assert "0 images classified" in again.stdout
-    assert "3 were there already" in again.stdout
+    assert "3 skipped (already exist)" in again.stdout
 
 
 def test_names_like_formulas_are_escaped(classify, photos):
@@ -194,7 +194,7 @@ def test_csv_without_matching_record_is_refused(classify, photos, part):
     refused = classify("photos", "--csv", "classes.csv", "--skip-existing")
     assert isinstance(refused.exception, DrnError)
     assert re.match(
-        r"classes\.csv: \d rows were made earlier, and \.classes\.csv\.json, which says by what, "
+        r"classes\.csv: \.classes\.csv\.json, the provenance of its \d existing rows, "
         r"is missing \(.*leave out --skip-existing",
         str(refused.exception),
     )
@@ -202,7 +202,7 @@ def test_csv_without_matching_record_is_refused(classify, photos, part):
     assert classify("photos", "--csv", "classes.csv", "--skip-existing").exit_code == 0
     Path(".classes.csv.json").write_text("[]")
     refused = classify("photos", "--csv", "classes.csv", "--skip-existing")
-    assert re.match(r"\.classes\.csv\.json: is no record .*another --csv", str(refused.exception))
+    assert re.match(r"\.classes\.csv\.json: not a manifest .*another --csv", str(refused.exception))
 
 
 def stop(*_: Any, **__: Any) -> None:
@@ -214,11 +214,11 @@ def stop(*_: Any, **__: Any) -> None:
     [
         (None, "first", "first", "0 of 4 rows"),
         ("first", "first", "first", "4 of 4 rows"),
-        ("first", "other", "other", "what made them is unknown"),
-        ("first", "other", "first", "what made them is unknown"),
-        ("unrecorded", "first", "first", "what made them is unknown"),
-        ("damaged", "first", "first", "what made them is unknown"),
-        ("first", "first", "other", "made with other weights"),
+        ("first", "other", "other", "their provenance is unknown"),
+        ("first", "other", "first", "their provenance is unknown"),
+        ("unrecorded", "first", "first", "their provenance is unknown"),
+        ("damaged", "first", "first", "their provenance is unknown"),
+        ("first", "first", "other", "made with different weights"),
     ],
 )
 def test_csv_of_interrupted_run(
@@ -260,7 +260,7 @@ def test_rows_of_another_network_are_refused(classify, other, photos):
     Path("classes.csv").rename(".classes.csv.0.part")  # as a run leaves it that was killed
     refused = classify("photos", "--csv", "classes.csv", "--skip-existing")
     assert isinstance(refused.exception, DrnError)
-    assert "made with other weights" in str(refused.exception)
+    assert "made with different weights" in str(refused.exception)
 
 
 def test_csv_locked_by_another_run_is_refused(classify, photos):
@@ -279,7 +279,7 @@ def test_long_table_is_not_printed(classify, photos):
         shutil.copy(photos / "a.png", photos / f"more{number}.png")
     result = classify("photos")
     assert result.stdout.startswith("42 images classified")
-    assert "too many for a table: --csv" in result.stderr
+    assert "more than 40 images: use --csv" in result.stderr
 
 
 def test_stdin_and_checkpoint_outside_of_run(classify, classifier, photos, expected, tmp_path):

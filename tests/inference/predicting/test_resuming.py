@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from drn_cli import __version__
-from drn_cli.cli.predicting.record import recording
+from drn_cli.cli.predicting.record import open_manifest
 from drn_cli.errors import DrnError
 from drn_cli.files import sha256
 
@@ -24,9 +24,9 @@ def times(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*.[pn][np][gz]")}
 
 
-def labelled(result) -> str:
+def skipped(result) -> str:
     assert result.exit_code == 0, result.output
-    return result.stdout.partition(" a second")[2].partition(":")[0]
+    return result.stdout.partition(" images/s")[2].partition(":")[0]
 
 
 def test_skip_existing_predicts_missing_images(predict, photos, files_in, segmenter, tmp_path):
@@ -36,8 +36,8 @@ def test_skip_existing_predicts_missing_images(predict, photos, files_in, segmen
     before = times(out)
     (tmp_path / "moved.safetensors").symlink_to(segmenter)  # where the weights lie is all the same
     result = predict("photos", "--skip-existing", weights=tmp_path / "moved.safetensors")
-    assert labelled(result) == ", 2 were there already"
-    assert result.stdout.startswith("2 images labelled")
+    assert skipped(result) == ", 2 skipped (already exist)"
+    assert result.stdout.startswith("2 images segmented")
     assert before.items() <= times(out).items()
     found, whole = files_in(out), files_in(Path("whole"))
     assert found.pop("predictions.json") != whole.pop("predictions.json")
@@ -46,7 +46,7 @@ def test_skip_existing_predicts_missing_images(predict, photos, files_in, segmen
 
 def test_predicts_all_without_skip_existing(predict, photos):
     for _ in range(2):
-        assert labelled(predict("photos/a.png")) == ""
+        assert skipped(predict("photos/a.png")) == ""
         Image.open("predictions/index/a.png").load()
         Path("predictions/index/a.png").write_bytes(b"old")
 
@@ -65,9 +65,9 @@ def test_incomplete_image_is_predicted_again(predict, photos, files_in):
 def test_another_kind_is_added(predict, photos):
     predict("photos/a.png", "--save", "index")
     more = predict("photos/a.png", "--save", "index,probabilities", "--skip-existing")
-    assert labelled(more) == ""
+    assert skipped(more) == ""
     fewer = predict("photos/a.png", "--save", "probabilities", "--skip-existing")
-    assert labelled(fewer) == ", 1 were there already"
+    assert skipped(fewer) == ", 1 skipped (already exist)"
 
 
 def test_unreadable_image_is_retried(predict, photos):
@@ -75,7 +75,7 @@ def test_unreadable_image_is_retried(predict, photos):
     (photos / "a.png").write_bytes(whole[:300])
     assert predict("photos").exit_code == 1
     (photos / "a.png").write_bytes(whole)
-    assert labelled(predict("photos", "--skip-existing")) == ", 3 were there already"
+    assert skipped(predict("photos", "--skip-existing")) == ", 3 skipped (already exist)"
 
 
 def record() -> tuple[dict[str, str], list[dict[str, Any]]]:
@@ -130,13 +130,13 @@ def test_predictions_of_another_network_are_refused(
         (["photos", "--skip-existing"], "4 images"),
     ):
         text = refusal(predict(*words, weights=other_segmenter))
-        assert f"was made with other weights; such files of {count}, recorded in" in text
+        assert f"made with different weights; files of {count} listed in" in text
         assert "choose another --out" in text and "--force" in text
         assert files_in(Path("predictions")) == before
     # Everything again is one command, and so is another view of one image.
-    assert labelled(predict("photos", weights=other_segmenter)) == ""
+    assert skipped(predict("photos", weights=other_segmenter)) == ""
     assert set(record()[0].values()) == {str(other_segmenter)}
-    assert labelled(predict("photos/a.png", "--flip", weights=other_segmenter)) == ""
+    assert skipped(predict("photos/a.png", "--flip", weights=other_segmenter)) == ""
     assert len(record()[1]) == 2
     assert predict("photos/a.png", "--out", "elsewhere").exit_code == 0
 
@@ -159,9 +159,9 @@ def test_force_deletes_recorded_files_only(predict, photos, segmenter, other_seg
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("{tmp}/precious", "is no record of predictions"),
-        ("../../precious", "is no record of predictions"),
-        ("deep/../../../precious", "is no record of predictions"),
+        ("{tmp}/precious", "not a manifest of predictions"),
+        ("../../precious", "not a manifest of predictions"),
+        ("deep/../../../precious", "not a manifest of predictions"),
         ("linked/precious", "predictions/index/linked: is a symbolic link"),
     ],
 )
@@ -189,21 +189,19 @@ def test_predictions_of_another_view_are_refused(predict, photos, files_in):
         (["--mean", "0.1,0.2,0.3", "--std", "1,1,1"], "mean and std"),
     ):
         text = refusal(predict("photos", *options, "--skip-existing"))
-        assert text.startswith(f"predictions/index/a.png: was made with other {words}; ")
+        assert text.startswith(f"predictions/index/a.png: made with different {words}; ")
         assert files_in(Path("predictions")) == before
     # To make all of them again is fine, and so is to continue from there.
-    assert labelled(predict("photos/a.png", "--flip")) == ""
+    assert skipped(predict("photos/a.png", "--flip")) == ""
     again = predict("photos/a.png", "--flip", "--skip-existing")
-    assert labelled(again) == ", 1 were there already"
+    assert skipped(again) == ", 1 skipped (already exist)"
 
 
 def test_unreadable_image_keeps_its_record(predict, photos, segmenter, other_segmenter):
     predict("photos")
     (photos / "c.png").write_bytes(b"broken")
     result = predict("photos", weights=other_segmenter)
-    assert (
-        "images that failed keep earlier maps of another network or view, 1: c (" in result.stderr
-    )
+    assert "failed images keep maps of another network or view, 1: c (" in result.stderr
     names = record()[0]
     assert names.pop("c") == str(segmenter)
     assert set(names.values()) == {str(other_segmenter)}
@@ -213,7 +211,9 @@ def test_concurrent_runs_keep_their_records(tmp_path):
     def run(number: int) -> None:
         names = [f"{number}-{place}" for place in range(30)]
         for name in names:
-            with recording(tmp_path, MAKER, [name], ["index"], resume=True, force=False) as made:
+            with open_manifest(
+                tmp_path, MAKER, [name], ["index"], resume=True, force=False
+            ) as made:
                 made.finish([])
 
     with ThreadPoolExecutor(8) as runs:
@@ -230,18 +230,18 @@ def test_concurrent_runs_of_two_networks_are_refused(tmp_path, names, resume, fo
     """The first run has not written its predictions yet."""
     how = {"resume": resume, "force": force}
     other = MAKER | {"weights_sha256": "other"}
-    with recording(tmp_path, MAKER, ["a"], ["index"], resume=False, force=False) as first:
-        with recording(tmp_path, MAKER, ["b"], ["index"], **how):
+    with open_manifest(tmp_path, MAKER, ["a"], ["index"], resume=False, force=False) as first:
+        with open_manifest(tmp_path, MAKER, ["b"], ["index"], **how):
             pass
         with (
-            pytest.raises(DrnError, match=r"another process predicts into it, and .* has a with"),
-            recording(tmp_path, other, names, ["index"], **how),
+            pytest.raises(DrnError, match=r"another process writes predictions, and .* has a with"),
+            open_manifest(tmp_path, other, names, ["index"], **how),
         ):
             pass
         first.finish([])
     found = json.loads((tmp_path / "predictions.json").read_text())
     assert found["made_by"] == [MAKER | {"files": ["index"]}]
-    with recording(tmp_path, other, names, ["index"], **how):
+    with open_manifest(tmp_path, other, names, ["index"], **how):
         pass  # nothing of the first remains, as it wrote no file
 
 
@@ -264,7 +264,7 @@ def test_failed_replacement_clears_recorded_weights(
     assert set(record()[0].values()) == {None}
     Path("predictions/index/deep").unlink()
     more = predict("photos", "--skip-existing", weights=other_segmenter)
-    assert labelled(more) == ""
+    assert skipped(more) == ""
     assert set(record()[0].values()) == {str(other_segmenter)}
 
 
@@ -273,12 +273,12 @@ def test_record_of_older_version(predict, photos, segmenter, other_segmenter):
     keys = ("drn", "network", "weights", "weights_sha256", "scales", "flip")
     older = {key: value for key, value in made_by(segmenter).items() if key in keys}
     Path("predictions/predictions.json").write_text(json.dumps(older))
-    assert "other weights" in refusal(predict("photos/a.png", weights=other_segmenter))
-    assert labelled(predict("photos", "--skip-existing")) == ", 4 were there already"
+    assert "different weights" in refusal(predict("photos/a.png", weights=other_segmenter))
+    assert skipped(predict("photos", "--skip-existing")) == ", 4 skipped (already exist)"
     Path("predictions/predictions.json").unlink()
     text = refusal(predict("photos", "--skip-existing"))
-    assert text.startswith("predictions/index/a.png: is not in predictions/predictions.json")
-    assert labelled(predict("photos", weights=other_segmenter)) == ""
+    assert text.startswith("predictions/index/a.png: not listed in predictions/predictions.json")
+    assert skipped(predict("photos", weights=other_segmenter)) == ""
 
 
 @pytest.mark.parametrize(
@@ -327,8 +327,8 @@ def test_resumes_after_sigkill(drn, predict, segmenter, many, files_in, until):
     assert 5 <= len(whole) < SOME
 
     result = predict("many", "--skip-existing")
-    assert result.stdout.startswith(f"{SOME - len(whole)} images labelled")
-    assert labelled(result) == f", {len(whole)} were there already"
+    assert result.stdout.startswith(f"{SOME - len(whole)} images segmented")
+    assert skipped(result) == f", {len(whole)} skipped (already exist)"
     assert files_in(out).keys() == all_of(many)
     assert half_written(out) == []
     after = times(out)

@@ -59,7 +59,7 @@ def test_file_to_stdout_with_view(predict, photos):
 def test_stdin_to_folder(predict, photos):
     result = predict("-", "--save", "index", stdin=(photos / "a.png").read_bytes())
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("1 images labelled")
+    assert result.stdout.startswith("1 images segmented")
     found = np.asarray(Image.open("predictions/index/stdin.png"))
     expected = predict("photos/a.png", "--save", "index", "--out", "-").stdout_bytes
     assert np.array_equal(found, np.asarray(Image.open(io.BytesIO(expected))))
@@ -68,7 +68,7 @@ def test_stdin_to_folder(predict, photos):
 def test_folder_with_one_image_to_stdout(predict, photos):
     result = predict("photos", "--out", "-")
     assert isinstance(result.exception, DrnError)
-    assert str(result.exception) == "photos: has 4 images; --out - takes one"
+    assert str(result.exception) == "photos: has 4 images, but --out - writes one"
     deep = predict("photos/deep", "--out", "-")
     assert deep.stdout_bytes == predict("photos/deep/d.png", "--out", "-").stdout_bytes
     assert deep.stdout_bytes.startswith(b"\x89PNG")
