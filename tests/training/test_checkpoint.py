@@ -42,11 +42,6 @@ def learned(recipe_file: Path, *overrides: str) -> TrainState:
     return training
 
 
-@pytest.fixture(scope="session")
-def recipe_file(thin_recipe_file):
-    return thin_recipe_file
-
-
 @pytest.fixture(scope="module")
 def kept(recipe_file, tmp_path_factory):
     """A checkpoint with all that there can be, which is only read."""

@@ -38,7 +38,7 @@ def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe_of_classes(class_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = {
         "task": "classification",
-        "model": {"arch": "drn_a_18"},
+        "model": {"arch": "drn_a_18", "width": 0.25},
         "data": {"root": str(class_folder), "classes": 3, "workers": 0},
         "augment": {"crop": 32},
         "train": {"epochs": 2, "batch_size": 8, "lr": 0.01},

@@ -33,7 +33,7 @@ def test_the_environment_of_a_run(trained, recipe_file, data_folder):
     started = datetime.fromisoformat(told.pop("started"))
     assert started.tzinfo == UTC and started < datetime.now(UTC)
     assert told.pop("command")[1:] == ["train", str(recipe_file), "--json"]
-    assert told.pop("parameters") == 11_178_051
+    assert told.pop("parameters") == 47_547
     assert told == {
         "drn": drn_cli.__version__,
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""Real processes that are told to stop, killed, out of disk or memory, or fed nonsense."""
+"""Faults in real processes: signals, kills, hangs, full disks, little memory, non-finite losses."""
 
 import json
 import os
@@ -21,16 +21,33 @@ from training_runs import assert_same_best, assert_same_run, content, go, prepar
 
 from drn_cli.distributed.group import Group
 from drn_cli.runs import Run
-from drn_cli.training import loop
-from drn_cli.training.setup import TrainState
-from drn_cli.training.step import take_step
 
 MIB = 2**20
-# Of two processes: nine steps, with a checkpoint and a line of metrics for most of them.
-IN_TWO = ("train.epochs=3", "train.save_every_steps=2", "train.log_every=1")
+BELOW_CHECKPOINT = 256 * 1024  # bytes; a checkpoint has about 400 KB
+STEPS = 24  # of `recipe_file`
+# For runs of two processes: metrics of every step, and a checkpoint for most of them.
+IN_TWO = ("--gpus", "2", "train.save_every_steps=2", "train.log_every=1")
 
 Process = subprocess.Popen[str]
-UnderWay = Callable[..., None]
+WaitUntilTraining = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def recipe_file(thin_recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of width 1/16, on crops so large that a step (50 ms) can be interrupted."""
+    path = tmp_path_factory.mktemp("recipe") / "easy.yaml"
+    settings = "augment: {crop: 192}\ntrain: {epochs: 8}"
+    path.write_text(f"extends: {thin_recipe_file}\n{settings}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(drn_in, recipe_file, tmp_path_factory) -> Run:
+    """The whole training of `recipe_file`; tests only read it."""
+    cwd = tmp_path_factory.mktemp("uninterrupted")
+    done = drn_in(cwd)("train", recipe_file, "--run-dir", "run")
+    assert done.returncode == 0, done.stderr
+    return Run(cwd / "run")
 
 
 @pytest.fixture
@@ -38,12 +55,11 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "run")
 
 
-def measured(run: Run) -> int:
-    """Give the last step that a line of metrics tells of."""
+def last_logged_step(run: Run) -> int:
     if not run.metrics.is_file():
         return 0
-    whole = run.metrics.read_text().rpartition("\n")[0]
-    return max([json.loads(line)["step"] for line in whole.splitlines()], default=0)
+    lines = run.metrics.read_text().rpartition("\n")[0].splitlines()
+    return max([json.loads(line)["step"] for line in lines], default=0)
 
 
 def resumptions(run: Run) -> list[dict[str, Any]]:
@@ -52,8 +68,8 @@ def resumptions(run: Run) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def under_way(until: Callable[[Callable[[], Any]], Any]) -> UnderWay:
-    """Wait until a process, or a job, trains: from then on it heeds signals."""
+def wait_until_training(until: Callable[[Callable[[], Any]], Any]) -> WaitUntilTraining:
+    """Wait until a process, or a job, trains; from then on it handles signals."""
 
     def wait(running: Process, run: Run, resumed: int = 0, step: int = 0) -> None:
         def training() -> bool:
@@ -61,21 +77,21 @@ def under_way(until: Callable[[Callable[[], Any]], Any]) -> UnderWay:
                 pytest.fail(f"left with {running.returncode}: {running.communicate()[1]}")
             if not run.environment.is_file() or len(resumptions(run)) != resumed:
                 return False
-            return measured(run) >= step
+            return last_logged_step(run) >= step
 
         until(training)
 
     return wait
 
 
-def processes_of(launcher: Process) -> dict[int, int]:
-    """Find the processes of a job: their ids by rank."""
+def rank_pids(launcher: Process) -> dict[int, int]:
+    """Return the process id of each rank of a job."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             variables = (folder / "environ").read_text().split("\0")
-        except OSError:  # it is gone
+        except OSError:  # the process has ended
             continue
         ranks = [int(word[5:]) for word in variables if word.startswith("RANK=")]
         if parent == launcher.pid and ranks:
@@ -83,9 +99,9 @@ def processes_of(launcher: Process) -> dict[int, int]:
     return found
 
 
-def ended(running: Process) -> tuple[int, str, str]:
+def wait_for_end(running: Process) -> tuple[int, str, str]:
     out, err = running.communicate(timeout=300)
-    # Of ours: the tool that measures coverage may have one when a process is ended at its end.
+    # No traceback of ours; coverage may print one of its own when a process is killed at its end.
     assert not re.search(r'File ".*/drn_cli/', err), err
     return running.returncode, out, err
 
@@ -98,20 +114,20 @@ def errors(stderr: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_each_signal_ends_a_step_with_a_checkpoint_and_a_code_of_its_own(
-    drn, recipe_file, trained, run, under_way, read_metrics
+def test_a_run_stopped_by_three_signals_resumes_exactly(
+    drn, recipe_file, uninterrupted, run, wait_until_training, read_metrics
 ):
-    """Stopped three times, the run is the one that never stopped; two processes read for it."""
+    """Each signal ends the current step with a checkpoint and has its own exit code."""
     words = [recipe_file, "data.workers=2", "--run-dir", "run"]
     steps = []
     for number, code in ((signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)):
         running = drn.begin("train", *words)
-        under_way(running, run, resumed=len(steps))
-        if number == signal.SIGINT:  # as a terminal does: to the reading processes as well
+        wait_until_training(running, run, resumed=len(steps))
+        if number == signal.SIGINT:  # as a terminal does: to the data loader workers too
             os.killpg(running.pid, number)
         else:
             running.send_signal(number)
-        returned, out, err = ended(running)
+        returned, out, err = wait_for_end(running)
         assert (returned, out) == (code, ""), err
         assert err.count(f"{number.name}: stopping after this step") == 1
         assert err.count("interrupted; checkpoint run/checkpoints/last.pt") == 1
@@ -121,13 +137,13 @@ def test_each_signal_ends_a_step_with_a_checkpoint_and_a_code_of_its_own(
         end = read_metrics(run.folder)[-1]
         assert end == {"kind": "end", "step": steps[-1], "ending": "interrupted"}
         words = ["--resume", "run"]
-    assert 0 < steps[0] < steps[1] < steps[2] < 12
+    assert 0 < steps[0] < steps[1] < steps[2] < STEPS
     done = drn("train", *words)
     assert done.returncode == 0, done.stderr
     assert [resumption["step"] for resumption in resumptions(run)] == steps
-    assert_same_run(run, Run(trained.folder))
-    assert_same_best(run, Run(trained.folder))
-    assert read_metrics(run.folder) == read_metrics(trained.folder)
+    assert_same_run(run, uninterrupted)
+    assert_same_best(run, uninterrupted)
+    assert read_metrics(run.folder) == read_metrics(uninterrupted.folder)
 
 
 IN_A_TERMINAL = """
@@ -139,8 +155,8 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gpus", [1, 2])
-def test_a_closed_terminal_ends_a_step_with_a_checkpoint(drn, recipe_file, run, until, gpus):
-    """The kernel sends SIGHUP, and from then on whatever is printed is an error."""
+def test_writes_a_checkpoint_when_the_terminal_closes(drn, recipe_file, run, until, gpus):
+    """The kernel sends SIGHUP, and every later write to the terminal fails."""
     ours, theirs = os.openpty()
     start = ("env", "--default-signal=HUP", sys.executable, "-c", IN_A_TERMINAL, *drn.start)
     words = ("train", recipe_file, "data.workers=1", "--gpus", str(gpus), "--run-dir", "run")
@@ -151,95 +167,92 @@ def test_a_closed_terminal_ends_a_step_with_a_checkpoint(drn, recipe_file, run, 
     def is_trained() -> bool:
         with suppress(BlockingIOError):
             os.read(ours, 65536)
-        return measured(run) > 0 or running.poll() is not None
+        return last_logged_step(run) > 0 or running.poll() is not None
 
     until(is_trained)
     os.close(ours)
     assert running.wait(300) == 128 + signal.SIGHUP
-    assert 0 < content(run)["progress"]["steps"] < 12
+    assert 0 < content(run)["progress"]["steps"] < STEPS
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gpus", [1, 2])
-def test_nohup_outlives_a_closed_terminal(drn, recipe_file, run, under_way, gpus):
+def test_ignores_sighup_under_nohup(drn, recipe_file, run, wait_until_training, gpus):
     drn = type(drn)(drn.cwd, ("env", "--ignore-signal=HUP", *drn.start))
     words = ("train", recipe_file, "data.workers=1", "--gpus", gpus, "--run-dir", "run")
     running = drn.begin(*map(str, words))
-    under_way(running, run)
-    for process in (running.pid, *processes_of(running).values()):
+    wait_until_training(running, run)
+    for process in (running.pid, *rank_pids(running).values()):
         os.killpg(process, signal.SIGHUP)
-    code, _, err = ended(running)
+    code, _, err = wait_for_end(running)
     assert code == 0, err
-    assert content(run)["progress"]["steps"] == 12
+    assert content(run)["progress"]["steps"] == STEPS
 
 
-# Jobs of two processes.
+# Two processes.
 
 
 @pytest.fixture(scope="module")
-def undisturbed(drn_in, recipe_file, tmp_path_factory) -> Run:
-    """The run of two processes that nothing happens to; it is only read."""
-    cwd = tmp_path_factory.mktemp("undisturbed")
-    done = drn_in(cwd)("train", recipe_file, *IN_TWO, "--gpus", "2", "--run-dir", "run")
+def uninterrupted_in_two(drn_in, recipe_file, tmp_path_factory) -> Run:
+    """The whole training in two processes; tests only read it."""
+    cwd = tmp_path_factory.mktemp("uninterrupted")
+    done = drn_in(cwd)("train", recipe_file, *IN_TWO, "--run-dir", "run")
     assert done.returncode == 0, done.stderr
     return Run(cwd / "run")
 
 
 @pytest.mark.slow
-def test_two_processes_stop_as_one_and_go_on(
-    drn, recipe_file, undisturbed, run, under_way, read_metrics
+def test_two_processes_stop_together_and_resume_exactly(
+    drn, recipe_file, uninterrupted_in_two, run, wait_until_training, read_metrics
 ):
-    """Told to stop through the launcher, then one of them killed, then one told to stop."""
-    first = drn.begin("train", recipe_file, *IN_TWO, "--gpus", "2", "--run-dir", "run", "--json")
-    under_way(first, run)
+    """A signal to the launcher, then one rank killed, then a signal to one rank."""
+    first = drn.begin("train", recipe_file, *IN_TWO, "--run-dir", "run", "--json")
+    wait_until_training(first, run)
     first.send_signal(signal.SIGUSR1)
-    code, out, err = ended(first)
+    code, out, err = wait_for_end(first)
     assert code == 138, err
     assert err.count("SIGUSR1: stopping after this step") == 1 and not errors(err)
-    told = json.loads(out)
-    assert (told["state"], told["signal"]) == ("interrupted", "SIGUSR1")
-    assert told["last_checkpoint"] == "run/checkpoints/last.pt"
+    summary = json.loads(out)
+    assert (summary["state"], summary["signal"]) == ("interrupted", "SIGUSR1")
+    assert summary["last_checkpoint"] == "run/checkpoints/last.pt"
 
     second = drn.begin("train", "--resume", "run", "--gpus", "2")
-    under_way(second, run, resumed=1)
-    os.kill(processes_of(second)[1], signal.SIGKILL)
-    code, _, err = ended(second)
+    wait_until_training(second, run, resumed=1)
+    os.kill(rank_pids(second)[1], signal.SIGKILL)
+    code, _, err = wait_for_end(second)
     assert code == 1
     assert errors(err)[-1] == "error: process 1 was ended by SIGKILL -> was memory short?"
 
     third = drn.begin("train", "--resume", "run", "--gpus", "2")
-    under_way(third, run, resumed=2)
-    os.kill(processes_of(third)[1], signal.SIGTERM)
-    code, _, err = ended(third)
+    wait_until_training(third, run, resumed=2)
+    os.kill(rank_pids(third)[1], signal.SIGTERM)
+    code, _, err = wait_for_end(third)
     assert code == 143, err
     assert err.count("go on with: drn train --resume run") == 1 and not errors(err)
 
     done = drn("train", "--resume", "run", "--gpus", "2")
     assert done.returncode == 0, done.stderr
-    assert_same_run(run, undisturbed)
-    assert_same_best(run, undisturbed)
-    assert read_metrics(run.folder) == read_metrics(undisturbed.folder)
+    assert_same_run(run, uninterrupted_in_two)
+    assert_same_best(run, uninterrupted_in_two)
+    assert read_metrics(run.folder) == read_metrics(uninterrupted_in_two.folder)
 
 
 @pytest.mark.slow
-def test_killed_twice_a_job_ends_by_itself_at_the_same_weights(
-    drn, recipe_file, undisturbed, run, under_way, read_metrics
+def test_a_job_restarts_after_kills_and_ends_with_the_same_weights(
+    drn, recipe_file, uninterrupted_in_two, run, wait_until_training, read_metrics
 ):
-    """First the one that only computes is killed, later the one that writes as well."""
-    running = drn.begin(
-        *("train", recipe_file, *IN_TWO, "--gpus", "2", "--max-restarts", "3"),
-        *("--run-dir", "run"),
-    )
+    """Rank 1 is killed first; later rank 0, which writes the run directory."""
+    running = drn.begin("train", recipe_file, *IN_TWO, "--max-restarts", "3", "--run-dir", "run")
     for times, (rank, step) in enumerate([(1, 3), (0, 6)]):
-        under_way(running, run, resumed=times, step=step)
-        os.kill(processes_of(running)[rank], signal.SIGKILL)
-    code, _, err = ended(running)
+        wait_until_training(running, run, resumed=times, step=step)
+        os.kill(rank_pids(running)[rank], signal.SIGKILL)
+    code, _, err = wait_for_end(running)
     assert code == 0, err
     assert err.count("was ended by SIGKILL; all start again") == 2
     assert len(resumptions(run)) == 2
-    assert_same_run(run, undisturbed)
-    assert_same_best(run, undisturbed)
-    assert read_metrics(run.folder) == read_metrics(undisturbed.folder)
+    assert_same_run(run, uninterrupted_in_two)
+    assert_same_best(run, uninterrupted_in_two)
+    assert read_metrics(run.folder) == read_metrics(uninterrupted_in_two.folder)
     assert sorted(path.name for path in run.last.parent.iterdir()) == [
         "best.safetensors",
         "last.pt",
@@ -248,22 +261,22 @@ def test_killed_twice_a_job_ends_by_itself_at_the_same_weights(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("restarts", [0, 1])
-def test_a_stopped_process_is_named_and_ended(
-    drn, recipe_file, undisturbed, run, under_way, restarts
+def test_a_rank_without_progress_is_named_and_killed(
+    drn, recipe_file, uninterrupted_in_two, run, wait_until_training, restarts
 ):
-    """It is the limit that ends it: nothing else would notice."""
+    """A process stopped by SIGSTOP does not end; only the timeout reveals it."""
     running = drn.begin(
-        *("train", recipe_file, *IN_TWO, "train.timeout=30", "data.workers=1"),
-        *("--gpus", "2", "--max-restarts", str(restarts), "--run-dir", "run"),
+        *("train", recipe_file, *IN_TWO, "train.timeout=10", "data.workers=1"),
+        *("--max-restarts", str(restarts), "--run-dir", "run"),
     )
-    under_way(running, run, step=2)
-    os.kill(processes_of(running)[1], signal.SIGSTOP)
-    code, _, err = ended(running)
+    wait_until_training(running, run, step=2)
+    os.kill(rank_pids(running)[1], signal.SIGSTOP)
+    code, _, err = wait_for_end(running)
     line = r"rank 1 has made no progress for \d+ s \(last: step \d, [a-z ]+\)"
     if restarts:
         assert code == 0 and not errors(err), err
         assert re.search(rf"{line}; all start again \(1 of 1\)", err)
-        assert_same_best(run, undisturbed)
+        assert_same_best(run, uninterrupted_in_two)
     else:
         assert code == 1
         [error] = errors(err)
@@ -271,22 +284,21 @@ def test_a_stopped_process_is_named_and_ended(
 
 
 @pytest.mark.slow
-def test_a_job_with_a_stopped_process_answers_sigterm(drn, recipe_file, run, under_way):
-    running = drn.begin("train", recipe_file, *IN_TWO, "--gpus", "2", "--run-dir", "run")
-    under_way(running, run, step=2)
-    os.kill(processes_of(running)[1], signal.SIGSTOP)
+def test_a_job_with_a_stopped_rank_ends_on_sigterm(drn, recipe_file, run, wait_until_training):
+    running = drn.begin("train", recipe_file, *IN_TWO, "--run-dir", "run")
+    wait_until_training(running, run, step=2)
+    os.kill(rank_pids(running)[1], signal.SIGSTOP)
     running.send_signal(signal.SIGTERM)
-    code, _, err = ended(running)
+    code, _, err = wait_for_end(running)
     assert code == 128 + signal.SIGTERM
     assert "rank 1 is stopped, and cannot answer SIGTERM" in err and not errors(err)
 
 
-# A full disk.
+# Full disks.
 
 
 @contextmanager
-def held(running: Process) -> Iterator[None]:
-    """Let a process wait meanwhile."""
+def paused(running: Process) -> Iterator[None]:
     running.send_signal(signal.SIGSTOP)
     yield
     running.send_signal(signal.SIGCONT)
@@ -295,7 +307,7 @@ def held(running: Process) -> Iterator[None]:
 def assert_saving_failed(
     running: Process, run: Run, folder: str | Path, reason: str, kept: bytes
 ) -> None:
-    code, _, err = ended(running)
+    code, _, err = wait_for_end(running)
     assert code == 1
     [error] = errors(err)
     assert f"last.pt: cannot be written: {reason}; the earlier checkpoint of step 0" in error
@@ -304,26 +316,28 @@ def assert_saving_failed(
     assert [path.name for path in run.last.parent.iterdir()] == ["last.pt"]
 
 
-def test_a_file_that_may_not_grow_costs_nothing(drn, recipe_file, trained, run, until):
-    """The limit stands for a quota; it is lifted, and the run goes on."""
+def test_resumes_after_a_file_size_limit(drn, recipe_file, uninterrupted, run, until):
+    """The limit stands for a quota, which is raised before the run is resumed."""
     running = drn.begin("train", recipe_file, "--run-dir", "run")
     until(lambda: run.last.is_file() or running.poll() is not None)
-    with held(running):
-        resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (MIB, resource.RLIM_INFINITY))
+    with paused(running):
+        resource.prlimit(
+            running.pid, resource.RLIMIT_FSIZE, (BELOW_CHECKPOINT, resource.RLIM_INFINITY)
+        )
         kept = run.last.read_bytes()
     assert_saving_failed(running, run, "run", "File too large", kept)
     done = drn("train", "--resume", "run")
     assert done.returncode == 0, done.stderr
-    assert_same_run(run, Run(trained.folder))
-    assert_same_best(run, Run(trained.folder))
+    assert_same_run(run, uninterrupted)
+    assert_same_best(run, uninterrupted)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, with room for three checkpoints."""
+    """A file system with space for a few checkpoints."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
     try:
         subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -332,21 +346,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint_whole(drn, recipe_file, small_disk, until):
+def test_keeps_the_earlier_checkpoint_on_a_full_disk(drn, recipe_file, small_disk, until):
     run = Run(small_disk / "run")
     running = drn.begin("train", recipe_file, "--run-dir", run.folder)
     until(lambda: run.last.is_file() or running.poll() is not None)
-    with held(running), (small_disk / "other.bin").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(small_disk).free - 20 * MIB)
+    with paused(running), (small_disk / "other.bin").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(small_disk).free - BELOW_CHECKPOINT)
         kept = run.last.read_bytes()
     assert_saving_failed(running, run, run.folder, "No space left on device", kept)
     assert torch.load(run.last, weights_only=True)["progress"]["steps"] == 0
 
 
-# Numbers that are not finite.
+# Non-finite losses.
 
 
-def test_a_run_without_finite_steps_stops_and_names_the_images(drn, recipe_file, run, read_metrics):
+def test_stops_after_consecutive_non_finite_losses_and_names_the_images(
+    drn, recipe_file, run, read_metrics
+):
     done = drn(
         *("train", recipe_file, "--run-dir", "run", "--gpus", "2"),
         *("train.lr=1e9", "train.max_skipped=3", "train.log_every=1", "train.eval_every=4"),
@@ -363,71 +379,68 @@ def test_a_run_without_finite_steps_stops_and_names_the_images(drn, recipe_file,
     assert all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
-def learn_with_poison(
+def train_with_nan_in_rank_1(
     group: Group, recipe_file: Path, folder: Path
-) -> list[tuple[dict[str, Any], dict[Any, Any], list[float]]]:
-    """Train; the second step's logits are not finite in one of the processes.
+) -> list[dict[str, torch.Tensor]]:
+    """Train an epoch of three steps; the logits of the second are NaN in rank 1.
 
-    Give weights and statistics, the optimiser's state and the meter after each step.
+    Returns:
+        Weights, statistics and momentum before the first step and after each.
     """
     training = prepare_in(group, recipe_file, ("train.epochs=1", "train.log_every=1"))
     runner = training.runner
-    after: list[Any] = []
+    states: list[dict[str, torch.Tensor]] = []
 
-    def step(training: TrainState, passes: Any, rate: float, number: int, meter: Any) -> None:
-        poison = torch.nan if number == 1 and group.rank == 1 else 1.0
-        training.runner = lambda images: runner(images) * poison
-        take_step(training, passes, rate, number, meter)
-        state = training.model.state_dict(), training.optimiser.state_dict()["state"]
-        after.append(
-            [
-                {key: value.clone() for key, value in state[0].items()},
-                {key: value["momentum_buffer"].clone() for key, value in state[1].items()},
-                meter.read(),
-            ]
-        )
+    def keep_state() -> None:
+        state = {key: tensor.clone() for key, tensor in training.model.state_dict().items()}
+        for number, buffers in training.optimiser.state_dict()["state"].items():
+            state[f"momentum {number}"] = buffers["momentum_buffer"].clone()
+        states.append(state)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "take_step", step)
-        go(training, Run(folder))
-    return after
+    def run(images: torch.Tensor) -> torch.Tensor:
+        keep_state()
+        return runner(images) * (torch.nan if len(states) == 2 and group.rank == 1 else 1.0)
+
+    training.runner = run
+    go(training, Run(folder))
+    keep_state()
+    return states
 
 
-def test_a_poisoned_step_of_one_process_is_skipped_by_all(spawn, recipe_file, run, read_metrics):
-    both = spawn(learn_with_poison, 2, recipe_file, run.folder)
-    for one, two, three in both:
-        counters = {key for key in one[0] if key.endswith("num_batches_tracked")}
-        for key in one[0].keys() - counters:
-            assert torch.equal(one[0][key], two[0][key]), key
-        assert one[1] and all(torch.equal(one[1][key], two[1][key]) for key in one[1])
-        assert not torch.equal(two[0]["head.weight"], three[0]["head.weight"])
-        assert [numbers[3:] for *_, numbers in (one, two, three)] == [[0, 0], [1, 1], [1, 0]]
-    for key, weights in both[0][-1][0].items():
-        assert torch.equal(weights, both[1][-1][0][key]), key
+def test_all_ranks_skip_a_step_whose_loss_is_nan_in_one(spawn, recipe_file, run, read_metrics):
+    both = spawn(train_with_nan_in_rank_1, 2, recipe_file, run.folder)
+    for _, first, second, third in both:
+        for key in first:
+            if not key.endswith("num_batches_tracked"):
+                assert torch.equal(first[key], second[key]), key
+        assert not torch.equal(second["head.weight"], third["head.weight"])
+    for key, tensor in both[0][-1].items():
+        assert torch.equal(tensor, both[1][-1][key]), key
     lines = [line for line in read_metrics(run.folder) if line["kind"] == "train"]
     assert [line["skipped"] for line in lines] == [0, 1, 1]
     assert [line["loss"] is None for line in lines] == [False, True, False]
 
 
-# Short memory.
+# Out of memory.
 
 
 def memory_of(running: Process) -> int:
-    """Give the bytes that a process has; 0 when it is gone."""
+    """Return the size of a process's address space in bytes; 0 after its end."""
     status = Path(f"/proc/{running.pid}/status").read_text()
-    has = [line.split()[1] for line in status.splitlines() if line.startswith("VmSize:")]
-    return int(has[0]) * 1024 if has else 0
+    sizes = [line.split()[1] for line in status.splitlines() if line.startswith("VmSize:")]
+    return int(sizes[0]) * 1024 if sizes else 0
 
 
 def limit_memory(running: Process, limit: int) -> None:
     resource.prlimit(running.pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
-def test_short_memory_in_training_names_what_takes_less(drn, recipe_file, run, until):
-    running = drn.begin("train", recipe_file, "augment.crop=768", "--run-dir", "run")
+def test_out_of_memory_in_training_suggests_settings(drn, recipe_file, run, until):
+    wide = ("model.width=1", "augment.crop=768")
+    running = drn.begin("train", recipe_file, *wide, "--run-dir", "run")
     until(lambda: run.last.is_file() or running.poll() is not None)
     limit_memory(running, memory_of(running) + 300 * MIB)
-    code, _, err = ended(running)
+    code, _, err = wait_for_end(running)
     assert code == 1
     [error] = errors(err)
     assert "out of memory in training: 4 crops of 768 take about" in error
@@ -435,48 +448,44 @@ def test_short_memory_in_training_names_what_takes_less(drn, recipe_file, run, u
     assert content(run)["progress"]["steps"] == 0
 
 
-def test_short_memory_in_validation_is_no_end(
+def test_out_of_memory_in_validation_switches_to_tiles(
     drn, recipe_file, own_data_folder, run, until, monkeypatch
 ):
-    """An image far larger than the crops is seen in tiles."""
     random = np.random.default_rng(0)
-    name = (own_data_folder / "val_images.txt").read_text().split()[1]  # not tried before step 0
-    for folder, shape in (("images", (1536, 1536, 3)), ("labels", (1536, 1536))):
+    # The first and the last image are validated before step 0; this one is not.
+    name = (own_data_folder / "val_images.txt").read_text().split()[1]
+    for folder, shape in (("images", (1152, 1152, 3)), ("labels", (1152, 1152))):
         noise = random.integers(0, 3, shape, dtype=np.uint8)
         Image.fromarray(noise).save(own_data_folder / folder / Path(name).name)
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # others would take addresses that nobody uses
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # others reserve addresses that stay unused
     running = drn.begin(
-        *("train", recipe_file, f"data.root={own_data_folder}", "train.epochs=1"),
-        *("--run-dir", "run"),
+        *("train", recipe_file, f"data.root={own_data_folder}", "model.width=1"),
+        *("augment.crop=32", "train.epochs=1", "--run-dir", "run", "--no-report"),
     )
-    trained = 0
+    sizes: list[int] = []
 
     def is_trained() -> bool:
-        nonlocal trained
-        now = memory_of(running)
-        if run.metrics.is_file() or running.poll() is not None:
-            return True
-        trained = now  # surely before the validation
-        return False
+        sizes.append(memory_of(running))
+        return run.metrics.is_file() or running.poll() is not None
 
     until(is_trained)
-    # The whole image was seen to take 580 MiB.
-    limit_memory(running, trained + 350 * MIB)
-    code, _, err = ended(running)
+    # The last size but one is from before the validation, which takes 330 MiB for the whole image.
+    limit_memory(running, sizes[-2] + 220 * MIB)
+    code, _, err = wait_for_end(running)
     assert code == 0, err
     assert "out of memory: using overlapping tiles of" in err
     assert json.loads(run.scores.read_text())["images"] == 5
 
 
-# Two at once.
+# Concurrent runs.
 
 
-def test_the_same_command_twice_at_once_makes_two_runs_or_a_line(drn, recipe_file, tmp_path):
+def test_two_concurrent_commands_make_two_runs_or_one_fails(drn, recipe_file, tmp_path):
     command = ("train", recipe_file, "train.epochs=1")
-    told = [ended(running) for running in [drn.begin(*command), drn.begin(*command)]]
-    codes = sorted(code for code, *_ in told)
-    assert codes in ([0, 0], [0, 1]), told
-    for code, _, err in told:
+    ended = [wait_for_end(running) for running in [drn.begin(*command), drn.begin(*command)]]
+    codes = sorted(code for code, *_ in ended)
+    assert codes in ([0, 0], [0, 1]), ended
+    for code, _, err in ended:
         assert len(errors(err)) == code
         assert all("another process is training in it" in error for error in errors(err))
     folders = list((tmp_path / "runs" / "easy").iterdir())

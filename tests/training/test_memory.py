@@ -17,7 +17,7 @@ Make = Callable[..., Recipe]
 @pytest.fixture
 def make(recipe_file: Path) -> Make:
     """Make a recipe of 8 crops of 64, with overrides."""
-    fixed = ("train.batch_size=8", "augment.crop=64")
+    fixed = ("model.width=1", "train.batch_size=8", "augment.crop=64")
     return lambda *overrides: load_recipe(str(recipe_file), [*fixed, *overrides]).recipe
 
 
@@ -91,7 +91,7 @@ print(needed.total / taken)
 
 
 def test_a_real_step_takes_what_was_estimated(recipe_file: Path) -> None:
-    overrides = ["model.arch=drn_d_22", "augment.crop=160", "train.batch_size=4"]
+    overrides = ["model.arch=drn_d_22", "model.width=1", "augment.crop=160", "train.batch_size=4"]
     done = subprocess.run(
         [sys.executable, "-c", REAL_STEP, recipe_file, *overrides],
         capture_output=True,

@@ -19,7 +19,8 @@ CPU = DeviceInfo("cpu", "CPU")
 
 @pytest.fixture
 def recipe_of(recipe_file: Path) -> Any:
-    return lambda *overrides: load_recipe(str(recipe_file), overrides).recipe
+    full_width = "model.width=1"
+    return lambda *overrides: load_recipe(str(recipe_file), [full_width, *overrides]).recipe
 
 
 def plan_of(recipe: Recipe, folder: Path, **options: Any) -> DryRun:
@@ -79,7 +80,7 @@ def test_rates_of_a_warm_up_and_of_the_last_step_are_told(recipe_of: Any, tmp_pa
 def test_checkpoint_is_about_as_large_as_said(
     recipe_of: Any, prepare: Callable[..., TrainState], tmp_path: Path
 ) -> None:
-    options = ("train.ema=0.9", "train.keep_last=3")
+    options = ("model.width=1", "train.ema=0.9", "train.keep_last=3")
     plan = plan_of(recipe_of(*options), tmp_path)
     path = tmp_path / "last.pt"
     save_checkpoint(path, prepare(*options), TrainProgress(), 0)

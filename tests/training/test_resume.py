@@ -39,16 +39,6 @@ EVERYTHING = (
 )
 
 
-@pytest.fixture(scope="session")
-def recipe_file(thin_recipe_file):
-    return thin_recipe_file
-
-
-@pytest.fixture(scope="session")
-def trained(thin_trained):
-    return thin_trained
-
-
 @pytest.mark.parametrize(("step", "place"), [(4, (1, 1)), (6, (1, 3)), (11, (3, 2))], ids=str)
 def test_a_resumed_run_is_the_uninterrupted_one(
     prepare, trained, tmp_path, monkeypatch, read_metrics, step, place

@@ -14,7 +14,7 @@ from drn_cli.errors import DrnError
 from drn_cli.runs import Run
 from drn_cli.training.sanity import check, checkpoint_size
 
-MB = 10**6
+KB = 10**3
 Usage = namedtuple("Usage", ["total", "used", "free"])
 
 
@@ -75,13 +75,13 @@ def with_free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
 
 
 def test_a_disk_that_is_too_small_is_told(prepare, run, monkeypatch):
-    # One checkpoint of 89 MB that is kept, one that is written, and the best network, of 45.
-    with_free(monkeypatch, 220 * MB)
-    with pytest.raises(DrnError, match=r"220\.0 MB are free .* need 223\.\d MB \(make room") as few:
+    # A checkpoint of 380 kB, the next one while it is written, and the best network of 190 kB.
+    with_free(monkeypatch, 940 * KB)
+    with pytest.raises(DrnError, match=r"940\.0 kB are free .* need 950\.9 kB \(make room") as few:
         go(prepare(), run)
     assert str(few.value).startswith(f"{run.folder}: ")
     assert_nothing_began(run)
-    with_free(monkeypatch, 230 * MB)
+    with_free(monkeypatch, 960 * KB)
     check(prepare(), run)
     with pytest.raises(DrnError, match=r"train\.keep_last"):
         check(prepare("train.keep_last=2"), run)
@@ -91,16 +91,17 @@ def test_a_disk_that_is_too_small_is_told(prepare, run, monkeypatch):
 
 def test_what_a_run_has_written_already_needs_no_room_again(prepare, trained, run, monkeypatch):
     shutil.copytree(trained.folder, run.folder)
-    with_free(monkeypatch, 95 * MB)
+    with_free(monkeypatch, 400 * KB)
     check(prepare(), run)
-    with_free(monkeypatch, 80 * MB)
-    with pytest.raises(DrnError, match=r"80\.0 MB are free .* need 89\.\d MB more"):
+    with_free(monkeypatch, 300 * KB)
+    with pytest.raises(DrnError, match=r"300\.0 kB are free .* need 3\d\d\.\d kB more"):
         check(prepare(), run)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_the_size_of_a_checkpoint_is_known_beforehand(prepare, tmp_path, kind):
-    training = prepare(f"train.optimiser.kind={kind}", "train.epochs=1", "train.ema=0.9")
+    one_step = ("model.width=1", "train.epochs=1", "train.batch_size=12")
+    training = prepare(*one_step, f"train.optimiser.kind={kind}", "train.ema=0.9")
     run = Run(tmp_path / kind)
     go(training, run)
     assert run.last.stat().st_size == pytest.approx(checkpoint_size(training), rel=0.02)

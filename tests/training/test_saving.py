@@ -85,9 +85,9 @@ def test_where_a_file_has_one_name_the_newest_is_copied(prepare, run, monkeypatc
 
 @contextmanager
 def small_files() -> Iterator[None]:
-    """Let this process write no file of more than a megabyte."""
+    """Limit the files that this process writes to less than a checkpoint."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**17, hard))
     try:
         yield
     finally:
