@@ -40,7 +40,7 @@ from drn_cli.networks import create_model
 from drn_cli.networks.checkpoints import save_weights
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.training.checkpoint import TrainProgress, load_checkpoint, save_checkpoint
-from drn_cli.training.setup import TrainState, set_up
+from drn_cli.training.setup import TrainState, build_train_state
 from drn_cli.training.tasks import task_of
 
 OUTCOMES = ("refused", "reported", "unchanged", "silent", "unexpected", "crashed")
@@ -155,7 +155,7 @@ def training_in(folder: Path) -> TrainState:
     recipe = load_recipe("drn_d_22_cityscapes", (*settings, *arch)).recipe
     torch.manual_seed(0)
     group = Group(0, 1, torch.device("cpu"))
-    return set_up(recipe, task_of(recipe).find_material(recipe), group)
+    return build_train_state(recipe, task_of(recipe).load_data(recipe), group)
 
 
 def checkpoint_file(folder: Path) -> Path:

@@ -91,7 +91,7 @@ def work(recipe_file: Path, overrides: Sequence[str], trainings: int, limit: flo
     from drn_cli.runs import Run
     from drn_cli.training.loop import train
     from drn_cli.training.resuming import RunPlan
-    from drn_cli.training.setup import set_up
+    from drn_cli.training.setup import build_train_state
     from drn_cli.training.tasks import task_of
 
     torch.set_num_threads(1)
@@ -99,8 +99,8 @@ def work(recipe_file: Path, overrides: Sequence[str], trainings: int, limit: flo
     for number in range(trainings):
         faulthandler.dump_traceback_later(limit, exit=False)
         recipe = load_recipe(str(recipe_file), overrides).recipe
-        training = set_up(
-            recipe, task_of(recipe).find_material(recipe), Group(0, 1, torch.device("cpu"))
+        training = build_train_state(
+            recipe, task_of(recipe).load_data(recipe), Group(0, 1, torch.device("cpu"))
         )
         run = Run(Path(f"run_{number}"))
         train(training, RunPlan(run, "short", recipe))

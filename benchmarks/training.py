@@ -39,7 +39,7 @@ from drn_cli.files import atomic, write_text
 from drn_cli.networks import create_model
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.training.memory import GIB, estimate
-from drn_cli.training.setup import TrainState, set_up
+from drn_cli.training.setup import TrainState, build_train_state
 from drn_cli.training.step import StepStats, take_step
 from drn_cli.training.tasks import DataBundle
 
@@ -161,7 +161,7 @@ def prepare(arch: str, crop: int, batch: int, name: str, device: torch.device) -
         class_set=generic(recipe.data.classes),
         root=Path(),
     )
-    variant = Variant(name, set_up(recipe, material, Group(0, 1, device)))
+    variant = Variant(name, build_train_state(recipe, material, Group(0, 1, device)))
     needed = estimate(recipe, 1, precision=variant.training.precision, on_gpu=device.type == "cuda")
     variant.estimated = needed.total - needed.workspace
     return variant

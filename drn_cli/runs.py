@@ -1,4 +1,4 @@
-"""The run folder: what a training run leaves behind, and where it is found again."""
+"""Run directories: their files, and how to find them."""
 
 import errno
 import fcntl
@@ -19,7 +19,7 @@ DEPTH = 3  # folders between a root and a run, at most: sweep/recipe/time
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Names of the files of a run."""
+    """Paths of the files in a run directory."""
 
     folder: Path
 
@@ -30,42 +30,42 @@ class Run:
 
     @property
     def environment(self) -> Path:
-        """Versions, machine and command."""
+        """Versions, hardware and command."""
         return self.folder / "environment.json"
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line: training steps and validations."""
+        """Training steps and validations, one JSON object per line."""
         return self.folder / "metrics.jsonl"
 
     @property
     def last(self) -> Path:
-        """Everything needed to go on."""
+        """The newest checkpoint, with everything that is needed to resume."""
         return self.folder / "checkpoints" / "last.pt"
 
     def checkpoint(self, step: int) -> Path:
-        """What was needed to go on after a step, where a recipe keeps several checkpoints."""
+        """The checkpoint of a step, with train.keep_last > 1."""
         return self.folder / "checkpoints" / f"step-{step:08}.pt"
 
     def earlier_checkpoints(self) -> list[Path]:
-        """List the checkpoints that are kept by step, from first to last."""
+        """Return the checkpoints that are named by step, oldest first."""
         return sorted((self.folder / "checkpoints").glob("step-*.pt"))
 
     @property
     def best(self) -> Path:
-        """The network that scored best so far."""
+        """The weights with the best validation score."""
         return self.folder / "checkpoints" / "best.safetensors"
 
     @property
     def scores(self) -> Path:
-        """All scores of the best validation."""
+        """Scores of the best validation."""
         return self.folder / "best.json"
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folder and hold it, so that no other process trains in it meanwhile.
+        """Create the directory and lock it against training by other processes.
 
-        The lock is the process's own: it goes with it, and what it starts does not inherit it.
+        The lock ends with the process; child processes do not inherit it.
 
         Raises:
             DrnError: Another process trains in it, or it cannot be written.
@@ -89,7 +89,7 @@ class Run:
             yield
 
     def in_use(self) -> bool:
-        """Tell whether another process trains in the folder now."""
+        """Whether another process trains in the directory."""
         try:
             with self._lock.open("r+b") as file:
                 return not _lock(file)
@@ -102,7 +102,10 @@ class Run:
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Lock a file; False if another process has. Where locks are unknown, nobody has."""
+    """Lock a file; return False if another process holds the lock.
+
+    On file systems without locks, return True.
+    """
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -111,16 +114,15 @@ def _lock(file: IO[bytes]) -> bool:
 
 
 def new_run(recipe: str, root: Path = RUNS, *, make: bool = False) -> Run:
-    """Name a folder that does not exist yet, `runs/<recipe>/<time>`.
+    """Return a run directory that does not exist yet, `runs/<recipe>/<time>`.
 
     Args:
         recipe: Name of the recipe.
         root: Folder of all runs.
-        make: Whether to make the folder: of several processes that start in the same second, each
-            gets one of its own.
+        make: Whether to create the directory. Concurrent processes then get different ones.
 
     Raises:
-        DrnError: The folder cannot be made.
+        DrnError: The directory cannot be created.
     """
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     names = chain([stamp], (f"{stamp}_{number}" for number in count(2)))
@@ -131,7 +133,7 @@ def new_run(recipe: str, root: Path = RUNS, *, make: bool = False) -> Run:
 
 
 def _make(folder: Path) -> bool:
-    """Make a folder; False if it exists."""
+    """Create a folder; return False if it exists."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
@@ -149,9 +151,9 @@ def _not_writable(folder: Path, reason: str) -> DrnError:
 
 
 def newest_run(root: Path = RUNS) -> Run:
-    """Find the run with a best network whose checkpoint was written last.
+    """Return the run with best weights and the newest checkpoint.
 
-    A run that was not validated yet may hold random weights: it has to be named.
+    Runs without a validation may have random weights; they must be named explicitly.
 
     Raises:
         DrnError: There is no run with a best network.
@@ -159,38 +161,38 @@ def newest_run(root: Path = RUNS) -> Run:
     runs = find_runs(root) if root.exists() else []
     trained = [run for run in runs if run.best.is_file()]
     if trained:
-        return max(trained, key=_checkpointed)
-    unproven = [run for run in runs if run.last.is_file()]
-    if not unproven:
+        return max(trained, key=_checkpoint_time)
+    unvalidated = [run for run in runs if run.last.is_file()]
+    if not unvalidated:
         raise DrnError(
-            f"{root}: no trained run here",
-            "train one (`drn train drn_d_22_camvid`), or name a run folder or a checkpoint file",
+            f"{root}: no trained run",
+            "train one (`drn train drn_d_22_camvid`), or name a run directory or a checkpoint file",
         )
-    folder = max(unproven, key=_checkpointed).folder
+    folder = max(unvalidated, key=_checkpoint_time).folder
     raise DrnError(
-        f"{root}: no run here has a best network yet; the newest with a checkpoint is {folder}",
-        f"to use it, name it: `drn eval {folder}`, `drn predict INPUT --weights {folder}`",
+        f"{root}: no run has best weights yet; the newest checkpoint is in {folder}",
+        f"to use it: `drn eval {folder}`, `drn predict INPUT --weights {folder}`",
     )
 
 
-def _checkpointed(run: Run) -> float:
-    """Return when a run wrote a checkpoint last."""
+def _checkpoint_time(run: Run) -> float:
+    """Return the time of a run's newest checkpoint."""
     return max(path.stat().st_mtime for path in (run.last, run.best) if path.is_file())
 
 
 def find_runs(root: Path = RUNS) -> list[Run]:
-    """List the run folders below a folder, by name; a folder that is a run is the only one.
+    """Return the run directories below a folder, sorted by name; a run directory is itself.
 
-    A run is known by any of its files, so that one which lost some is still found. Nothing is
-    looked for inside of it, nor in hidden folders.
+    Any of its files identifies a run, so that an incomplete one is found, too. Run directories and
+    hidden folders are not searched.
 
     Raises:
-        DrnError: There is no such folder, or it is a file.
+        DrnError: The folder does not exist, or is a file.
     """
     require_folder(root, "runs", "runs are below ./runs, or name another folder")
     runs: dict[Path, Run] = {}
     for run in _runs_below(root, DEPTH):
-        runs.setdefault(run.folder.resolve(), run)  # links may lead to it twice
+        runs.setdefault(run.folder.resolve(), run)  # symbolic links may lead to it twice
     return list(runs.values())
 
 
@@ -201,7 +203,7 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Run]:
             yield run
             return
         inner = sorted(path for path in folder.iterdir() if path.is_dir()) if depth else []
-    except OSError:  # closed to us: whoever reads the run will say so
+    except OSError:  # no permission: reading the run reports it
         yield run
         return
     for path in inner:
@@ -210,7 +212,7 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Run]:
 
 
 def last_written(root: Path = RUNS) -> Run:
-    """Find the run that measured last, with a checkpoint or without: the one to report on.
+    """Return the run with the newest metrics, with or without a checkpoint.
 
     Raises:
         DrnError: There is none.
@@ -218,22 +220,22 @@ def last_written(root: Path = RUNS) -> Run:
     runs = [run for run in find_runs(root) if run.metrics.is_file()] if root.exists() else []
     if not runs:
         raise DrnError(
-            f"{root}: no run here has measured anything yet",
-            "train one (`drn train drn_d_22_camvid`), or name a run folder",
+            f"{root}: no run has metrics yet",
+            "train one (`drn train drn_d_22_camvid`), or name a run directory",
         )
     return max(runs, key=lambda run: run.metrics.stat().st_mtime)
 
 
 def checkpoint_of(source: Path) -> Path:
-    """Find the network to use in a run folder (best, else last); a file is itself.
+    """Return the weights to use of a run directory (best, else last); a file is itself.
 
     Raises:
-        DrnError: There is no such file or folder, or the folder has no checkpoint.
+        DrnError: No such file or folder, or the folder has no checkpoint.
     """
     if source.is_file():
         return source
     if not source.exists():
-        raise DrnError(f"{source}: no such run folder or checkpoint file")
+        raise DrnError(f"{source}: no such run directory or checkpoint file")
     if not source.is_dir():
         raise DrnError(f"{source}: a pipe or device, not a file of weights")
     run = Run(source)

@@ -197,7 +197,7 @@ def test_what_cannot_be_read_is_a_mistake_in_a_line(
     for name in ("none.png", "broken.png"):
         with pytest.raises(drn_cli.DrnError, match=rf"{name}: "):
             segmenter(tmp_path / name)
-    with pytest.raises(drn_cli.DrnError, match="no such run folder or checkpoint"):
+    with pytest.raises(drn_cli.DrnError, match="no such run directory or checkpoint"):
         drn_cli.Predictor(tmp_path / "none.onnx")
 
 

@@ -123,7 +123,7 @@ def test_without_words_it_shows_the_help(drn):
 def test_a_users_mistake_ends_with_1_in_a_line(drn):
     done = drn("eval", "no [bold]such[/] file")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: no [bold]such[/] file: no such run folder or checkpoint file\n"
+    assert done.stderr == "error: no [bold]such[/] file: no such run directory or checkpoint file\n"
     (drn.cwd / "c.csv").write_text("name,id\na,0\n" + "x" * 3_000_000)
     for folder in ("i", "m"):
         (drn.cwd / folder).mkdir()
@@ -140,7 +140,7 @@ def test_debug_shows_the_traceback(drn, words):
     done = drn(*words)
     assert done.returncode == 1
     assert "Traceback (most recent call last)" in done.stderr
-    assert "DrnError: x: no such run folder" in done.stderr
+    assert "DrnError: x: no such run directory" in done.stderr
 
 
 def test_debug_reaches_the_processes(drn, trained, data_folder, tmp_path):

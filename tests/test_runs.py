@@ -122,7 +122,7 @@ def test_newest_run_is_the_last_written_one_that_has_a_best(tmp_path: Path) -> N
 def test_without_a_best_network_the_newest_checkpoint_is_named(tmp_path: Path) -> None:
     checkpoint(Run(tmp_path / "a").last, 200)
     checkpoint(Run(tmp_path / "b").last, 100)
-    with pytest.raises(DrnError, match="no run here has a best network yet") as caught:
+    with pytest.raises(DrnError, match="no run has best weights yet") as caught:
         newest_run(tmp_path)
     assert caught.value.message.endswith(str(tmp_path / "a"))
     assert f"--weights {tmp_path / 'a'}" in (caught.value.hint or "")
@@ -130,7 +130,7 @@ def test_without_a_best_network_the_newest_checkpoint_is_named(tmp_path: Path) -
 
 def test_newest_run_without_a_checkpoint_is_an_error_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "camvid" / "2026").mkdir(parents=True)
-    with pytest.raises(DrnError, match="no trained run here") as caught:
+    with pytest.raises(DrnError, match="no trained run") as caught:
         newest_run(tmp_path)
     assert str(tmp_path) in caught.value.message
     assert caught.value.hint is not None
@@ -151,7 +151,7 @@ def test_checkpoint_of_a_run_is_the_best_else_the_last(tmp_path: Path) -> None:
 
 
 def test_checkpoint_of_nothing_is_an_error_with_the_path(tmp_path: Path) -> None:
-    with pytest.raises(DrnError, match="no such run folder or checkpoint file") as absent:
+    with pytest.raises(DrnError, match="no such run directory or checkpoint file") as absent:
         checkpoint_of(tmp_path / "absent")
     assert str(tmp_path / "absent") in absent.value.message
     with pytest.raises(DrnError, match="/dev/null: a pipe or device"):
@@ -192,5 +192,5 @@ def test_last_written_is_the_run_that_measured_last(tmp_path: Path) -> None:
     checkpoint(Run(tmp_path / "c" / "1").recipe, 400)
     assert last_written(tmp_path).folder == tmp_path / "b"
     for root in (tmp_path / "c", tmp_path / "absent"):
-        with pytest.raises(DrnError, match="no run here has measured anything yet"):
+        with pytest.raises(DrnError, match="no run has metrics yet"):
             last_written(root)

@@ -96,7 +96,7 @@ def open_target(source: str, task: Task | None = None, classes: int | None = Non
             verified=network.verified,
         )
     if path.suffix or len(path.parts) > 1:
-        raise DrnError(f"{source}: no such run folder or file")
+        raise DrnError(f"{source}: no such run directory or file")
     torch.manual_seed(0)
     model = create_model(source, task or "segmentation", classes).eval()
     return BenchTarget(name=model.arch, network=TrainedNetwork(path, model, {}, verified=False))

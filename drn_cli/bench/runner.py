@@ -38,7 +38,7 @@ from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.recipe.schema import MULTI_SCALE, Eval, Recipe
-from drn_cli.training.setup import set_up
+from drn_cli.training.setup import build_train_state
 from drn_cli.training.step import StepStats, take_step
 from drn_cli.training.tasks import DataBundle, task_of
 
@@ -274,7 +274,7 @@ def _training_step(
     material = DataBundle(
         train=samples, val=[], statistics=IMAGENET, class_set=generic(classes), root=none
     )
-    training = set_up(recipe, material, Group(0, 1, device))
+    training = build_train_state(recipe, material, Group(0, 1, device))
     shape = pixels.shape[: 1 if classification else 3]
     labels = torch.randint(classes, shape, generator=torch.Generator().manual_seed(0))
     if not classification:
@@ -329,7 +329,7 @@ def time_loader(
             recipe, material = _synthetic_data(target, case, Path(scratch) / "data")
         else:
             recipe, material = _loader_data(target, case, data)
-        training = set_up(recipe, material, Group(0, 1, device))
+        training = build_train_state(recipe, material, Group(0, 1, device))
         together = min(LOADER_BATCHES, training.order.steps)
         with closing(_endless(training.batches)) as batches:
             timings = time_calls(lambda: [next(batches) for _ in range(together)], budget)
@@ -348,7 +348,7 @@ def _loader_data(
     folder = {} if data is None else {"root": str(data), "lists": None}
     recipe = bench_recipe(target, case, {"workers": case.workers, **folder})
     try:
-        material = task_of(recipe).find_material(recipe)
+        material = task_of(recipe).load_data(recipe)
     except DrnError as error:
         raise DrnError(error.message, "name a data folder with --data") from error
     if case.batch > len(material.train):
@@ -375,7 +375,7 @@ def _synthetic_data(target: BenchTarget, case: BenchCase, root: Path) -> tuple[R
         make_scenes(root, train=SYNTHETIC_IMAGES, val=1, test=0, width=4 * side, height=2 * side)
     data = {"root": str(root), "lists": None, "classes": classes, "workers": case.workers}
     recipe = bench_recipe(target, case, data)
-    material = task_of(recipe).find_material(recipe)
+    material = task_of(recipe).load_data(recipe)
     repeats = -(-SYNTHETIC_STEPS * case.batch // len(material.train))
     return recipe, replace(material, train=list(material.train) * repeats)
 

@@ -137,20 +137,20 @@ def _show_plan(request: "TrainRequest", options: "LaunchOptions", as_json: bool)
     from drn_cli.distributed.cluster import expected_processes
     from drn_cli.recipe.loading import resolved_yaml
     from drn_cli.training.plan import make_plan
-    from drn_cli.training.resuming import begin
+    from drn_cli.training.resuming import resolve_run
 
-    beginning = begin(request)
+    beginning = resolve_run(request)
     plan = make_plan(
         beginning.recipe,
         processes=options.processes,
-        machines=options.node_range[1],
+        nodes=options.node_range[1],
         folder=beginning.run.folder,
     )
     start = str(beginning.start) if beginning.start else None
     expected = expected_processes()
     if expected is not None and expected.by_agent:
         expected = None
-    obstacles = [*plan.missing, *_changed_data(beginning, found=plan.train_pictures is not None)]
+    obstacles = [*plan.missing, *_changed_data(beginning, found=plan.train_images is not None)]
     if expected is not None:
         console.warn(f"the run would start by {expected.text}; {expected.remedy}")
     if as_json:
@@ -171,13 +171,13 @@ def _show_plan(request: "TrainRequest", options: "LaunchOptions", as_json: bool)
 
 def _changed_data(beginning: "RunPlan", *, found: bool) -> list[str]:
     """Return why a resumed run would refuse its data, if it would."""
-    from drn_cli.training.resuming import check_data
+    from drn_cli.training.resuming import check_data_unchanged
     from drn_cli.training.tasks import task_of
 
     if beginning.start is None or not found:
         return []
     try:
-        check_data(beginning, task_of(beginning.recipe).find_material(beginning.recipe))
+        check_data_unchanged(beginning, task_of(beginning.recipe).load_data(beginning.recipe))
     except DrnError as error:
         return [str(error)]
     return []
@@ -186,9 +186,9 @@ def _changed_data(beginning: "RunPlan", *, found: bool) -> list[str]:
 def _launch(request: "TrainRequest", options: "LaunchOptions") -> int:
     """Check the run once, then start its processes; return the exit code."""
     from drn_cli.distributed.launch import launch
-    from drn_cli.training.resuming import begin
+    from drn_cli.training.resuming import resolve_run
 
-    beginning = begin(request)
+    beginning = resolve_run(request)
     material = _find(beginning, options.processes)
     beginning = _look_over(beginning, material, warn=True).claim()
     words = sys.argv[1:]
@@ -203,20 +203,20 @@ def _work(request: "TrainRequest", as_json: bool, *, report: bool) -> signal.Sig
     from drn_cli.distributed.group import join
     from drn_cli.distributed.heartbeat import LONG
     from drn_cli.training.loop import train as train_run
-    from drn_cli.training.resuming import RunPlan, begin
-    from drn_cli.training.setup import set_up
+    from drn_cli.training.resuming import RunPlan, resolve_run
+    from drn_cli.training.setup import build_train_state
 
     with join() as group:
         group.watch(LONG)
         # Rank 0 decides: the name of a new run directory contains the time.
         beginning = RunPlan.of(
-            group.broadcast_object(begin(request).to_json() if group.is_main else "")
+            group.broadcast_object(resolve_run(request).to_json() if group.is_main else "")
         )
         group.watch(beginning.recipe.train.timeout)
         material = _find(beginning, group.world)
         if group.is_main:
             beginning = _look_over(beginning, material, warn=group.world == 1)
-        training = set_up(beginning.recipe, material, group)
+        training = build_train_state(beginning.recipe, material, group)
         if group.is_main:
             beginning = beginning.claim()
         run = group.broadcast_object(str(beginning.run.folder))
@@ -249,11 +249,11 @@ def _write_report(run: Run) -> Path | None:
 
 def _find(beginning: "RunPlan", processes: int) -> "DataBundle":
     """Load the data sets; check the batch size against the data and the number of processes."""
-    from drn_cli.training.setup import check_split
+    from drn_cli.training.setup import check_batch_size
     from drn_cli.training.tasks import task_of
 
-    material = task_of(beginning.recipe).find_material(beginning.recipe)
-    check_split(beginning.recipe, len(material.train), processes)
+    material = task_of(beginning.recipe).load_data(beginning.recipe)
+    check_batch_size(beginning.recipe, len(material.train), processes)
     return material
 
 
@@ -263,18 +263,18 @@ def _look_over(beginning: "RunPlan", material: "DataBundle", *, warn: bool) -> "
     Workers skip the files: the launcher has checked them just before.
     """
     from drn_cli.distributed.launch import started_by_launch
-    from drn_cli.training.resuming import check_data
+    from drn_cli.training.resuming import check_data_unchanged
     from drn_cli.training.tasks import task_of
 
     if not started_by_launch():
-        warnings = task_of(beginning.recipe).look_over(material)
+        warnings = task_of(beginning.recipe).check_samples(material)
         for warning in warnings if warn else ():
             console.warn(warning)
-    return check_data(beginning, material)
+    return check_data_unchanged(beginning, material)
 
 
 def _introduce(beginning: "RunPlan", training: "TrainState") -> None:
-    material, group = training.material, training.group
+    material, group = training.data, training.group
     start = f", resuming from {beginning.start}" if beginning.start else ""
     processes = f", {group.world} processes" if group.world > 1 else ""
     compiled = ", compiled" if training.compiled else ""

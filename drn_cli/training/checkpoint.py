@@ -1,4 +1,4 @@
-"""`last.pt`: everything a run needs to go on, as plain data."""
+"""`last.pt`: everything that is needed to resume a run, as plain data."""
 
 import logging
 import random
@@ -19,19 +19,19 @@ from drn_cli.training.setup import TrainState
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of this file; goes up when an older reader could not go on from it
+FORMAT = 2  # of this file; raised when older versions cannot read it
 
 
 @dataclass(slots=True)
 class TrainProgress:
-    """How far a run has come.
+    """Position of a run.
 
     Attributes:
-        epoch: The epoch that goes on, from 0.
-        step_in_epoch: Steps of it that are done.
-        steps: Steps done in all.
+        epoch: The current epoch, from 0.
+        step_in_epoch: Steps done in this epoch.
+        steps: Steps done in total.
         best: Best validation score so far; None before the first validation.
-        meter: What the steps did since the last line of metrics; see `StepStats`.
+        meter: Numbers of `StepStats` since the last line of metrics.
     """
 
     epoch: int = 0
@@ -43,14 +43,14 @@ class TrainProgress:
 
 @dataclass(frozen=True, slots=True)
 class LoadedCheckpoint:
-    """What a checkpoint said besides the network.
+    """Values of a checkpoint that are not loaded into the training state.
 
     Attributes:
-        progress: How far the run had come.
-        seconds: How long it had trained.
-        processes: In how many processes.
-        batch_size: In steps of how many images.
-        verified: Whether checksums show that the checkpoint is as it was written.
+        progress: Position of the run.
+        seconds: Training time.
+        processes: Number of processes.
+        batch_size: Images per step.
+        verified: Whether the file had checksums, which were verified.
     """
 
     progress: TrainProgress
@@ -63,10 +63,9 @@ class LoadedCheckpoint:
 def save_checkpoint(
     path: Path, training: TrainState, progress: TrainProgress, seconds: float
 ) -> None:
-    """Write the checkpoint; the earlier one stays whole until the new one is.
+    """Write a checkpoint atomically; collective: every rank calls it, and rank 0 writes.
 
-    All processes call it, and the first writes. The metadata's strings lie at the top, where a
-    reader of weights looks for them.
+    Metadata strings are at the top level, where readers of weights look for them.
 
     Raises:
         DrnError: The file cannot be written.
@@ -94,42 +93,42 @@ def save_checkpoint(
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """Write with torch.save; a full disk is an OSError, as for any other file."""
+    """Call torch.save, but raise the OSError of a full disk."""
     with path.open("wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            # PyTorch's writer covers the disk's error with one of its own.
+            # PyTorch's writer replaces the OSError by its own error.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
 def load_checkpoint(path: Path, training: TrainState) -> LoadedCheckpoint:
-    """Put a network and all that trains it where a run left them.
+    """Load a checkpoint into a training state.
 
     Raises:
-        DrnError: The file is missing, broken, or belongs to another network.
+        DrnError: The file is missing, damaged, or of another network.
     """
     content, verified = _read(path)
     averaged, kind = training.averaged, training.recipe.train.optimiser.kind
     if content.get("optimiser_kind") != kind:
         raise DrnError(
             f"{path}: was trained with {content.get('optimiser_kind')}, not {kind}",
-            "a run keeps its train.optimiser.kind",
+            "train.optimiser.kind cannot change within a run",
         )
     try:
         training.model.load_state_dict(content["model"])
-        # Rates and options are the recipe's, and how a step is computed is up to the device.
+        # The options are those of the recipe, and the implementation depends on the device.
         groups = training.optimiser.state_dict()["param_groups"]
         training.optimiser.load_state_dict({"state": content["optimiser"], "param_groups": groups})
         if training.precision == "fp16":
             training.scaler.load_state_dict(content["scaler"])
         if averaged is not None:
-            # A run that is asked for an average only now starts it from where it is.
-            kept = content["averaged"]
-            averaged.load_state_dict(content["model"] if kept is None else kept)
-        found = LoadedCheckpoint(
+            # Without an EMA in the checkpoint, it starts from the current weights.
+            saved = content["averaged"]
+            averaged.load_state_dict(content["model"] if saved is None else saved)
+        loaded = LoadedCheckpoint(
             TrainProgress(**content["progress"]),
             float(content["seconds"]),
             int(content["processes"]),
@@ -142,11 +141,11 @@ def load_checkpoint(path: Path, training: TrainState) -> LoadedCheckpoint:
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise DrnError(f"{path}: does not fit this run: {reason[:200]}") from error
-    return found
+    return loaded
 
 
 def random_state() -> dict[str, Any]:
-    """Read the state of every random generator that a library may draw from."""
+    """Return the state of every random number generator that a library may use."""
     numpy: Any = np.random.get_state()
     version, internal, gauss = random.getstate()
     return {
@@ -158,7 +157,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Go on drawing where `random_state` was."""
+    """Restore the state that `random_state` returned."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state["numpy"]))
@@ -176,19 +175,19 @@ def _read(path: Path) -> tuple[dict[str, Any], bool]:
         except FaultError:
             raise
         except DrnError as error:
-            raise DrnError(error.message, _way_out(path) or error.hint) from error
+            raise DrnError(error.message, _alternative(path) or error.hint) from error
     if not isinstance(content, dict) or content.get("training_format") != FORMAT:
-        raise DrnError(f"{path}: not a checkpoint that a training run can go on from")
+        raise DrnError(f"{path}: not a training checkpoint (format {FORMAT})")
     return content, verified
 
 
-def _way_out(path: Path) -> str | None:
-    """Name what else of the run can be used, where its checkpoint is damaged."""
+def _alternative(path: Path) -> str | None:
+    """Return a hint at other files of a run whose checkpoint is damaged."""
     run = Run(path.parent.parent)
     earlier = [one for one in run.earlier_checkpoints() if one.is_file()]
     others = [one for one in reversed(earlier) if not one.samefile(path)]
     if others:
-        return f"go on from an earlier one: --resume {others[0]}"
+        return f"resume from an earlier one: --resume {others[0]}"
     if run.best.is_file():
-        return f"start another run from its best network: model.weights={run.best}"
+        return f"start a new run from the best weights: model.weights={run.best}"
     return None

@@ -1,4 +1,4 @@
-"""What a run prints: a progress bar, or lines where no terminal shows one, and a row per epoch."""
+"""Progress of a run: a bar on a terminal, lines elsewhere, and a table row per epoch."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ from drn_cli.training.tasks import ValidationResult
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n}/{total} {elapsed}<{remaining}{postfix}"
 MAX_CLASSES = 40  # whose IoU is shown
-WIDTH = 80  # columns of a terminal that everything fits
+WIDTH = 80  # columns
 
 # The scores of a task by their keys in metrics.jsonl, with the titles of their columns.
 SCORES = {
@@ -33,14 +33,14 @@ LINE_SECONDS, LINE_SHARE, SILENCE_SECONDS = 60, 0.05, 600
 
 @dataclass(slots=True)
 class Throughput:
-    """Loss and speed of some training steps.
+    """Loss and throughput of consecutive training steps.
 
     Attributes:
         loss: Sum of the weighted losses.
         weight: Sum of the weights.
-        images: Number of images trained on, by all processes.
-        waiting: Seconds spent waiting for data, of `seconds` in all.
-        taken: Number of steps whose loss counts.
+        images: Number of training images, over all ranks.
+        waiting: Seconds spent waiting for data, of `seconds` in total.
+        taken: Number of steps that were not skipped.
     """
 
     loss: float = 0.0
@@ -53,7 +53,7 @@ class Throughput:
 
     @property
     def mean_loss(self) -> float | None:
-        """Mean loss; None if no step was taken."""
+        """Mean loss; None if all steps were skipped."""
         if self.weight == 0:
             return 0.0 if self.taken else None  # nothing but void
         return self.loss / self.weight
@@ -135,13 +135,13 @@ class ProgressDisplay:
             )
 
     def measured(self, throughput: Throughput, lr: float) -> None:
-        """Show loss, learning rate and speed of the last steps."""
+        """Show loss, learning rate and throughput of the last steps."""
         self._throughput, self._lr = throughput, lr
         self._bar.set_postfix_str(self._numbers(", "))
 
     @contextmanager
     def validating(self, images: int) -> Iterator[Callable[[], object]]:
-        """Show the progress of a validation of some images; yield what counts one."""
+        """Show the progress of a validation; yield a function to call per image."""
         off = True if self._silent else None
         done = 0
         with tqdm(total=images, desc="validating", leave=False, disable=off) as bar:
@@ -163,7 +163,7 @@ class ProgressDisplay:
         validation: ValidationResult | None,
         best: bool,
     ) -> None:
-        """Print the row of an epoch, counted from 1; the first below the header of the table."""
+        """Print the table row of an epoch, counted from 1; before the first, the header."""
         self._printed_at, self._printed_step = self._clock(), self._progress.steps
         if self._silent:
             return
@@ -185,8 +185,8 @@ class ProgressDisplay:
             head = " ".join(f"{name:>{width}}" for name, (width, _) in cells.items())
             rows.insert(0, head)
         classes = scores.get("iou", {})
-        # The progress bar steps aside. A closed terminal, or a full disk of a log, is no reason to
-        # stop.
+        # Clear the progress bar meanwhile. A closed terminal, or a full disk of a log, must not
+        # end the run.
         with suppress(OSError), tqdm.external_write_mode(file=sys.stderr):
             for row in rows:
                 self._console.print(Text(row, "bold" if row is not rows[-1] else ""))
@@ -210,7 +210,7 @@ class ProgressDisplay:
         )
 
     def _line_is_due(self, share: float) -> bool:
-        """Whether it is time for a line, where `share` of an epoch was done since the last."""
+        """Whether a line is due, `share` of an epoch after the last."""
         if not self._lines:
             return False
         silence = self._clock() - self._printed_at

@@ -1,4 +1,4 @@
-"""The training loop: steps, validations and checkpoints, from the first to the last."""
+"""The training loop: steps, validations and checkpoints."""
 
 import logging
 import math
@@ -25,12 +25,12 @@ from drn_cli.recipe.loading import resolved_yaml
 from drn_cli.training.checkpoint import LoadedCheckpoint, TrainProgress, load_checkpoint
 from drn_cli.training.display import ProgressDisplay, Throughput
 from drn_cli.training.metrics import END, MetricsLogger
-from drn_cli.training.resuming import RunPlan, record_resume, tell_what_changes
-from drn_cli.training.sanity import check
+from drn_cli.training.resuming import RunPlan, log_world_size_change, record_resume
+from drn_cli.training.sanity import preflight
 from drn_cli.training.saving import CheckpointManager, clear_leftovers
 from drn_cli.training.schedule import learning_rate
 from drn_cli.training.setup import TrainState
-from drn_cli.training.signals import StopRequest, interruptible
+from drn_cli.training.signals import StopRequest, stop_on_signals
 from drn_cli.training.step import StepStats, take_step
 from drn_cli.training.tasks import ValidationResult
 from drn_cli.training.tensorboard import TensorBoardLogger
@@ -38,143 +38,140 @@ from drn_cli.training.validation import validate
 
 log = logging.getLogger(__name__)
 
-NAMED = 16  # images of a batch that an error names
+MAX_NAMED = 16  # images of a batch in an error message
 
-# Scores too long for a line of metrics; best.json has them.
-LONG = frozenset({"confusion_matrix", "predicted_void", "absent_classes", "images_worst_first"})
+# Scores that are too long for metrics.jsonl; best.json has them.
+LONG_SCORES = frozenset(
+    {"confusion_matrix", "predicted_void", "absent_classes", "images_worst_first"}
+)
 
-# What processes exchange after a step: one of these, or the number of a signal (SIGHUP is 1).
+# What ranks exchange after a step: one of these, or the number of a signal (SIGHUP is 1).
 CONTINUE, SAVE = -1, 0
 
 
-def train(training: TrainState, beginning: RunPlan) -> signal.Signals | None:
-    """Train from the start, or from a run's checkpoint, until the end or a signal.
+def train(training: TrainState, plan: RunPlan) -> signal.Signals | None:
+    """Train from the start or from a checkpoint, until the last epoch or a signal.
 
-    SIGINT, SIGTERM, SIGUSR1 and SIGHUP end the current step, write the checkpoint and return.
+    SIGINT, SIGTERM, SIGUSR1 and SIGHUP end the current step, write a checkpoint and return.
 
     Returns:
-        The signal that ended training; None if it is finished.
+        The signal that ended training; None if it finished.
 
     Raises:
-        DrnError: An image cannot be used, the loss stays not finite, memory is short, a file
+        DrnError: An image cannot be used, the loss stays non-finite, memory runs out, a file
             cannot be written, or the checkpoint does not fit.
     """
     with ExitStack() as stack:
-        # Nobody else may train in this folder, and signals may come from here on.
+        # Before anything is written, lock the run directory and handle signals.
         if training.group.is_main:
-            stack.enter_context(beginning.run.claimed())
-            clear_leftovers(beginning.run)
+            stack.enter_context(plan.run.claimed())
+            clear_leftovers(plan.run)
         stack.enter_context(wrap_worker_errors())
-        interrupt = stack.enter_context(interruptible(aloud=training.group.is_main))
-        loop = Trainer(training, beginning, interrupt)
-        with loop.display:
-            loop.begin()
-            return loop.run_to_the_end()
+        stop = stack.enter_context(stop_on_signals(verbose=training.group.is_main))
+        trainer = Trainer(training, plan, stop)
+        with trainer.display:
+            trainer.prepare()
+            return trainer.run_epochs()
 
 
 class Trainer:
-    """A run under way."""
+    """The state of a run between its steps."""
 
-    def __init__(self, training: TrainState, beginning: RunPlan, interrupt: StopRequest) -> None:
-        self.training, self.beginning, self.interrupt = training, beginning, interrupt
-        self.run, self.settings = beginning.run, training.recipe.train
+    def __init__(self, training: TrainState, plan: RunPlan, stop: StopRequest) -> None:
+        self.training, self.plan, self.stop = training, plan, stop
+        self.run, self.settings = plan.run, training.recipe.train
         self.group, self.order = training.group, training.order
         self.progress, seconds, self.verified = TrainProgress(), 0.0, True
-        self.metrics = MetricsLogger(self.run.metrics, first=self.group.is_main)
-        if beginning.start is not None:
-            found = load_checkpoint(beginning.start, training)
-            self.progress, seconds = found.progress, found.seconds
-            self.verified = found.verified
-            self._fit_position(found)
-            tell_what_changes(found, training)
+        self.metrics = MetricsLogger(self.run.metrics, enabled=self.group.is_main)
+        if plan.start is not None:
+            loaded = load_checkpoint(plan.start, training)
+            self.progress, seconds = loaded.progress, loaded.seconds
+            self.verified = loaded.verified
+            self._adjust_position(loaded)
+            log_world_size_change(loaded, training)
         self.saver = CheckpointManager(training, self.run, seconds)
         self.display = ProgressDisplay(training, self.progress)
-        self.meter = StepStats(self.group.device, self.progress.meter)
-        self.board = self._board()
-        self.skipped, self.rate, self.pace = self.meter.skipped, 0.0, Throughput()
-        self.compiles = training.compiled  # in the step that comes next
-
-    def _board(self) -> TensorBoardLogger | None:
-        wanted = self.settings.tensorboard and self.group.is_main
-        return TensorBoardLogger(self.run, self.progress.steps) if wanted else None
+        self.stats = StepStats(self.group.device, self.progress.meter)
+        self.tensorboard: TensorBoardLogger | None = None
+        if self.settings.tensorboard and self.group.is_main:
+            self.tensorboard = TensorBoardLogger(self.run, self.progress.steps)
+        self.skipped, self.lr, self.throughput = self.stats.skipped, 0.0, Throughput()
+        self.compiles = training.compiled  # in the next step
 
     def _write(self, kind: str, **values: Any) -> None:
-        """Write a line of metrics, here and for TensorBoard."""
+        """Log values to metrics.jsonl and TensorBoard."""
         self.metrics.write(kind, step=self.progress.steps, **values)
-        if self.board is not None:
-            self.board.numbers(kind, self.progress.steps, values)
+        if self.tensorboard is not None:
+            self.tensorboard.numbers(kind, self.progress.steps, values)
 
-    def _fit_position(self, found: LoadedCheckpoint) -> None:
-        """Go on at the same place of the epoch, also where steps have another size now.
+    def _adjust_position(self, loaded: LoadedCheckpoint) -> None:
+        """Convert the position in the epoch to the batch size of this run, rounded down.
 
-        A few images may be seen twice, but none is left out.
+        A few images may be repeated, but none is left out.
         """
-        if found.batch_size != self.settings.batch_size:
-            seen = self.progress.step_in_epoch * found.batch_size
+        if loaded.batch_size != self.settings.batch_size:
+            seen = self.progress.step_in_epoch * loaded.batch_size
             self.progress.step_in_epoch = seen // self.settings.batch_size
         self.progress.step_in_epoch = min(self.progress.step_in_epoch, self.order.steps)
 
-    def begin(self) -> None:
-        """Try what can fail later, and write down what this run is, or that it goes on."""
+    def prepare(self) -> None:
+        """Run the pre-flight checks, write the run metadata and the first checkpoint."""
         self.group.advance(START, self.progress.steps)
-        check(self.training, self.run)
+        preflight(self.training, self.run)
         if self.group.is_main:
-            self._introduce()
-        if self.beginning.start != self.run.last:
-            # That it can be written is better known now; and who went back to an earlier checkpoint
-            # should not find a later one after a crash.
+            new, changes = self.plan.start is None, self.plan.changes
+            if new or changes:
+                write_text(self.run.recipe, resolved_yaml(self.training.recipe))
+            if new:
+                write_json(self.run.environment, self.training.environment())
+            else:
+                steps, validated = self.progress.steps, self.progress.step_in_epoch == 0
+                self.metrics.keep_until(steps, validated=validated)
+                record_resume(self.run, self.training, steps, changes, verified=self.verified)
+        if self.plan.start != self.run.last:
+            # Fail now if checkpoints cannot be written. Also, a run that is resumed from an earlier
+            # checkpoint must not find a later one after a crash.
             self._save()
         self.training.model.train()
 
-    def _introduce(self) -> None:
-        anew, changes = self.beginning.start is None, self.beginning.changes
-        if anew or changes:
-            write_text(self.run.recipe, resolved_yaml(self.training.recipe))
-        if anew:
-            write_json(self.run.environment, self.training.environment())
-        else:
-            progress = self.progress
-            self.metrics.keep_until(progress.steps, validated=progress.step_in_epoch == 0)
-            steps, verified = progress.steps, self.verified
-            record_resume(self.run, self.training, steps, changes, verified=verified)
-
-    def run_to_the_end(self) -> signal.Signals | None:
-        """Train; give the signal that ended it, or None at the end."""
+    def run_epochs(self) -> signal.Signals | None:
+        """Train; return the signal that ended it, None at the end."""
         for epoch in range(self.progress.epoch, self.settings.epochs):
             self.display.epoch(epoch)
             whole = Throughput()
             number = self._steps(whole) or self._end_epoch(whole)
             if number:
                 self._save()
-                return self._leave(signal.Signals(number))
-        return self._leave(None)
+                return self._log_end(signal.Signals(number))
+        return self._log_end(None)
 
-    def _leave(self, ended_by: signal.Signals | None) -> signal.Signals | None:
+    def _log_end(self, ended_by: signal.Signals | None) -> signal.Signals | None:
         ending = "finished" if ended_by is None else "interrupted"
         self._write(END, ending=ending, seconds=self.saver.seconds)
         return ended_by
 
     def _steps(self, whole: Throughput) -> int:
-        """Take the steps of an epoch that are left; give the number of the signal that came."""
+        """Take the remaining steps of an epoch; return the number of a received signal, or 0."""
         progress, settings = self.progress, self.settings
-        self.pace = Throughput()
-        for passes in self._batches():
+        self.throughput = Throughput()
+        for micro_batches in self._batches():
             done = progress.step_in_epoch / self.order.steps
-            self.rate = learning_rate(
+            self.lr = learning_rate(
                 settings.schedule, settings.lr, settings.epochs, progress.epoch, done
             )
-            self._take_step(passes)
+            self._take_step(micro_batches)
             progress.step_in_epoch += 1
             progress.steps += 1
-            self.pace.images += settings.batch_size
-            self.pace.taken += 1
+            self.throughput.images += settings.batch_size
+            self.throughput.taken += 1
             self.display.step()
-            if progress.steps % settings.log_every == 0 or self._epoch_is_over:
+            epoch_is_over = progress.step_in_epoch == self.order.steps
+            if progress.steps % settings.log_every == 0 or epoch_is_over:
                 self._log()
-                whole.add(self.pace)
-                self.pace = Throughput()
+                whole.add(self.throughput)
+                self.throughput = Throughput()
             wanted = self.group.all_reduce_max(
-                self.interrupt.number or (SAVE if self.saver.due(progress.steps) else CONTINUE)
+                self.stop.number or (SAVE if self.saver.due(progress.steps) else CONTINUE)
             )
             if wanted > SAVE:
                 return wanted
@@ -182,92 +179,84 @@ class Trainer:
                 self._save()
         return 0
 
-    def _take_step(self, passes: Sequence[Batch]) -> None:
+    def _take_step(self, micro_batches: Sequence[Batch]) -> None:
         self.group.advance(COMPILATION if self.compiles else TRAINING, self.progress.steps)
         self.compiles = False
         try:
-            take_step(self.training, passes, self.rate, self.progress.steps, self.meter)
+            take_step(self.training, micro_batches, self.lr, self.progress.steps, self.stats)
             return
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        # Only here, after the handler, has the error's traceback let go of the tensors, and the
-        # advice takes some memory itself.
-        raise self._short_of_memory()
-
-    @property
-    def _epoch_is_over(self) -> bool:
-        return self.progress.step_in_epoch == self.order.steps
+        # Outside of the handler, the traceback no longer holds the tensors.
+        raise self._out_of_memory()
 
     def _batches(self) -> Iterator[Sequence[Batch]]:
-        """Read an epoch's batches, each as its passes, and time the waiting for them."""
+        """Yield an epoch's batches as micro-batches, and measure the time spent waiting."""
         progress = self.progress
         read = self.training.batches.epoch(progress.epoch, progress.step_in_epoch)
         batches = on_device(read, self.group.device)
         while True:
             start = time.perf_counter()
             self.group.advance(READING, progress.steps)
-            passes = list(islice(batches, self.settings.accumulate))
-            if not passes:
+            micro_batches = list(islice(batches, self.settings.accumulate))
+            if not micro_batches:
                 return
-            self.pace.waiting += time.perf_counter() - start
-            yield passes
+            self.throughput.waiting += time.perf_counter() - start
+            yield micro_batches
 
     def _log(self) -> None:
-        """Write a line of metrics, which waits for the device."""
-        pace = self.pace
-        pace.loss, pace.weight, norm, skipped, in_a_row = self.meter.read()
-        self.meter.start_again()
-        self._heed(int(skipped), int(in_a_row))
-        pace.taken -= int(skipped) - self.skipped
+        """Log the metrics since the last call; synchronizes with the device."""
+        throughput = self.throughput
+        throughput.loss, throughput.weight, norm, skipped, consecutive = self.stats.read()
+        self.stats.reset()
+        self._check_skipped(int(skipped), int(consecutive))
+        throughput.taken -= int(skipped) - self.skipped
         self.skipped = int(skipped)
-        pace.stop()
-        self.display.measured(pace, self.rate)
+        throughput.stop()
+        self.display.measured(throughput, self.lr)
         on_gpu = self.group.device.type == "cuda"
         memory = {"memory": torch.cuda.max_memory_allocated()} if on_gpu else {}
         self._write(
             "train",
             epoch=self.progress.epoch + self.progress.step_in_epoch / self.order.steps,
-            loss=pace.mean_loss,
-            lr=self.rate,
+            loss=throughput.mean_loss,
+            lr=self.lr,
             grad_norm=norm if math.isfinite(norm) else None,
             skipped=int(skipped),
-            images_per_second=pace.images_per_second,
-            waiting=pace.data_time_share,
+            images_per_second=throughput.images_per_second,
+            waiting=throughput.data_time_share,
             **memory,
         )
 
-    def _heed(self, skipped: int, in_a_row: int) -> None:
-        """Say that steps were skipped; stop when there is no end of it.
+    def _check_skipped(self, skipped: int, consecutive: int) -> None:
+        """Warn about skipped steps.
 
         Raises:
-            DrnError: Too many in a row.
+            DrnError: train.max_skipped consecutive steps were skipped.
         """
         step, lr = self.progress.steps, self.settings.lr
-        if in_a_row >= self.settings.max_skipped:
-            names = self._images()
+        if consecutive >= self.settings.max_skipped:
+            data, progress = self.training.data, self.progress
+            batch = self.order.batch(progress.epoch, progress.step_in_epoch - 1)
+            images: list[Path] = [data.train[index].image for index in batch]
+            names = few_of([os.path.relpath(image, data.root) for image in images], MAX_NAMED)
             raise DrnError(
-                f"the loss is not finite: {in_a_row} steps in a row were skipped, up to step "
-                f"{step}, the last with {few_of(names, NAMED)}",
-                f"a lower train.lr than {lr:g}, a warm-up, or train.clip_grad_norm may help; the "
-                f"last checkpoint is from before: {self.run.last}",
+                f"train: non-finite loss in {consecutive} consecutive steps up to step {step}; "
+                f"images of the last: {names}",
+                f"try a train.lr below {lr:g}, a warm-up or train.clip_grad_norm; last checkpoint: "
+                f"{self.run.last}",
             )
         if skipped > self.skipped and self.group.is_main:
             log.warning(
-                "the loss was not finite: %d of the last steps skipped, %d in all, up to step %d",
+                "non-finite loss: %d steps skipped since the last log line, %d in total, "
+                "up to step %d",
                 skipped - self.skipped,
                 skipped,
                 step,
             )
 
-    def _images(self) -> list[str]:
-        """Name the images of the step that was taken last."""
-        material, progress = self.training.material, self.progress
-        batch = self.order.batch(progress.epoch, progress.step_in_epoch - 1)
-        images: list[Path] = [material.train[index].image for index in batch]
-        return [os.path.relpath(image, material.root) for image in images]
-
-    def _short_of_memory(self) -> DrnError:
+    def _out_of_memory(self) -> DrnError:
         from drn_cli.training.memory import advice
 
         device = self.group.device
@@ -282,52 +271,54 @@ class Trainer:
         )
 
     def _end_epoch(self, whole: Throughput) -> int:
-        """Validate if it is time, and write the checkpoint; give a signal that came meanwhile."""
+        """Validate if due, and write a checkpoint; return the number of a received signal, or 0."""
         progress, epoch = self.progress, self.progress.epoch + 1
         validation, best = None, False
         if epoch % self.settings.eval_every == 0 or epoch == self.settings.epochs:
             if self.saver.saved_step != progress.steps:
-                self._save()  # a validation takes long, and may fail
+                self._save()  # validation takes long, and may fail
             start = time.perf_counter()
             try:
                 validation = validate(
                     self.training,
-                    self.training.material.val,
-                    stop=lambda: bool(self.interrupt.number),
+                    self.training.data.val,
+                    stop=lambda: bool(self.stop.number),
                     progress=self.display.validating,
                 )
             except NonFiniteScoresError as error:
                 raise DrnError(
                     f"validation after step {progress.steps}: {error.message}",
-                    f"a lower train.lr than {self.settings.lr:g}, a warm-up or "
-                    f"train.precision=fp32 may help; the checkpoint of this step: {self.run.last}",
+                    f"try a train.lr below {self.settings.lr:g}, a warm-up or "
+                    f"train.precision=fp32; checkpoint of this step: {self.run.last}",
                 ) from None
             if validation is None:
-                return self.group.all_reduce_max(self.interrupt.number)
+                return self.group.all_reduce_max(self.stop.number)
             best = self._record(validation, epoch, time.perf_counter() - start)
-        self.display.epoch_done(epoch, whole, self.rate, validation, best)
+        self.display.epoch_done(epoch, whole, self.lr, validation, best)
         progress.epoch, progress.step_in_epoch = epoch, 0
         self._save()
         return 0
 
     def _record(self, validation: ValidationResult, epoch: int, seconds: float) -> bool:
-        """Write down a validation; keep the network if it is the best so far, and tell so."""
+        """Log a validation and save the weights if they are the best; return whether they are."""
         progress, scores = self.progress, validation.scores
-        told = {name: value for name, value in scores.items() if name not in LONG}
-        self._write("val", epoch=epoch, **told, seconds=seconds)
-        if self.board is not None:
-            self.board.images(self.training, progress.steps)
+        logged = {name: value for name, value in scores.items() if name not in LONG_SCORES}
+        self._write("val", epoch=epoch, **logged, seconds=seconds)
+        if self.tensorboard is not None:
+            self.tensorboard.images(self.training, progress.steps)
         best = progress.best is None or validation.value > progress.best
         if best:
             progress.best = validation.value
             if self.group.is_main:
                 extra = {"score": f"{validation.value:.6f}", "epoch": str(epoch)}
-                save_weights(self.run.best, self.training.judged, self.training.metadata() | extra)
+                save_weights(
+                    self.run.best, self.training.eval_model, self.training.metadata() | extra
+                )
                 write_json(self.run.scores, {"step": progress.steps, "epoch": epoch, **scores})
         return best
 
     def _save(self) -> None:
-        self.progress.meter = self.meter.read()
+        self.progress.meter = self.stats.read()
         self.group.advance(CHECKPOINT, self.progress.steps)
         self.metrics.sync()
         self.saver.save(self.progress)

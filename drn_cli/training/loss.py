@@ -1,4 +1,4 @@
-"""What a step minimises: cross-entropy, weighted, smoothed, or of the hard pixels alone."""
+"""Training losses: cross-entropy with class weights and label smoothing, or of hard pixels."""
 
 import math
 from collections.abc import Callable
@@ -14,25 +14,25 @@ from drn_cli.recipe import schema
 # From logits and targets to the sum of the weighted losses and the sum of the weights.
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-NOBODY = -1  # no target is ever that: where all are classes, none is ignored
+NO_TARGET = -1  # ignore index of tasks in which every target is a class
 
 
 def make_loss(settings: schema.Loss, task: Task, device: torch.device) -> Loss:
-    """Make the loss that a recipe describes.
+    """Build the loss function of a recipe.
 
-    What comes back takes logits `(N, C, H, W)` and targets `(N, H, W)` of int64 for segmentation,
-    where 255 is ignored, or `(N, C)` and `(N,)` for classification, where 255 is a class. It gives
-    two float32 scalars: the sum of `weight * loss` and the sum of weights, each over what is
-    counted. Divided by each other, over however many processes and passes, they are
+    The function takes logits `(N, C, H, W)` and targets `(N, H, W)` of int64 for segmentation,
+    where 255 is ignored, or `(N, C)` and `(N,)` for classification, where 255 is a class. It
+    returns two float32 scalars: the sum of `weight * loss` and the sum of weights over the valid
+    targets. Summed over all micro-batches and ranks, their quotient is
     `F.cross_entropy(..., reduction="mean")` with the same class weights and label smoothing.
-    Where nothing is counted, both are zero, and so is the gradient.
+    Without a valid target, both are zero, and so is the gradient.
 
     The weight of a pixel is that of its class, or 1; smoothing does not change it. Everything is
-    computed in float32, whatever the type of the logits, and without waiting for the device.
+    computed in float32, whatever the type of the logits, without synchronizing with the device.
 
-    With `ohem` only hard pixels are counted; see `hard_pixels`.
+    With `ohem`, only hard pixels are valid; see `ohem_mask`.
     """
-    ignored = IGNORED if task == "segmentation" else NOBODY
+    ignored = IGNORED if task == "segmentation" else NO_TARGET
     weights = None
     if settings.class_weights is not None:
         weights = torch.tensor(settings.class_weights, dtype=torch.float32, device=device)
@@ -40,7 +40,7 @@ def make_loss(settings: schema.Loss, task: Task, device: torch.device) -> Loss:
 
     def loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits = logits.float()
-        # Summed up here and not by cross_entropy, whose sums on GPUs differ from run to run.
+        # Not summed by cross_entropy, whose sums on GPUs are not deterministic.
         losses = F.cross_entropy(
             logits,
             targets,
@@ -55,7 +55,7 @@ def make_loss(settings: schema.Loss, task: Task, device: torch.device) -> Loss:
                 plain = losses
                 if weights is not None or smoothing > 0:
                     plain = F.cross_entropy(logits, targets, ignore_index=ignored, reduction="none")
-                counted = hard_pixels(plain, counted, settings.ohem_threshold, settings.ohem_keep)
+                counted = ohem_mask(plain, counted, settings.ohem_threshold, settings.ohem_keep)
             losses = losses * counted
         if weights is None:
             return losses.sum(), counted.sum().float()
@@ -64,13 +64,13 @@ def make_loss(settings: schema.Loss, task: Task, device: torch.device) -> Loss:
     return loss
 
 
-def hard_pixels(losses: Tensor, valid: Tensor, threshold: float, keep: float) -> Tensor:
-    """Choose the pixels that online hard example mining learns from.
+def ohem_mask(losses: Tensor, valid: Tensor, threshold: float, keep: float) -> Tensor:
+    """Select hard pixels (online hard example mining).
 
-    Kept are the valid pixels whose true class has a probability below the threshold, and in any
-    case the share `keep` of each image's valid pixels, rounded up, that have the highest loss.
-    Each image is judged by itself, so that the choice does not depend on how images are
-    spread over processes and passes.
+    These are the valid pixels whose true class has a probability below the threshold, and at least
+    the share `keep` of each image's valid pixels, rounded up, with the highest loss. Images are
+    treated separately, so that the mask does not depend on how they are distributed over ranks and
+    micro-batches.
 
     Source: Shrivastava, Gupta, Girshick, "Training Region-based Object Detectors with Online Hard
     Example Mining", CVPR 2016; for pixels, with a threshold and a least number, Wu, Shen, van den
@@ -80,15 +80,15 @@ def hard_pixels(losses: Tensor, valid: Tensor, threshold: float, keep: float) ->
     Args:
         losses: Negative log-probability of the true class, `(N, H, W)`.
         valid: Which pixels have a class, `(N, H, W)`, boolean.
-        threshold: Probability from which a pixel is easy.
+        threshold: Pixels with at least this probability are easy.
         keep: Share of valid pixels, in (0, 1].
 
     Returns:
-        A boolean map `(N, H, W)`.
+        A boolean mask `(N, H, W)`.
     """
     hard = valid & (losses > -math.log(threshold))
-    # How many are kept depends on each image's void, which only the device knows: rank as many
-    # as it can be at most, and take the first of them.
+    # The number of kept pixels depends on each image's void, which only the device knows: sort the
+    # largest possible number of pixels, and take the first of them.
     wanted = (valid.flatten(1).sum(1, keepdim=True).double() * keep).ceil()
     at_most = math.ceil(losses[0].numel() * keep)
     ranked = losses.masked_fill(~valid, -torch.inf).flatten(1).topk(at_most, dim=1).indices

@@ -1,10 +1,9 @@
-"""How much memory a training step takes, and which settings take less."""
+"""Memory of a training step, and settings that need less."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 
@@ -18,28 +17,27 @@ from drn_cli.training.loss import make_loss
 
 GIB = 2**30
 
-# An allowance for what no tensor of ours accounts for: the libraries' scratch and reordered
-# weights, copies that the optimiser makes, holes between tensors. With it, estimates were 0.76 to
-# 1.35 of what steps on CPUs took (docs/performance.md); on a GPU it was not measured.
+# Share that is added for library workspaces, reordered weights, copies of the optimizer and
+# fragmentation. With it, estimates were 0.76 to 1.35 of the memory that steps on CPUs took
+# (docs/performance.md); not measured on GPUs.
 WORKSPACE = 0.15
-# An allowance for the CUDA context with its libraries, not measured either.
-CONTEXT = GIB // 2
-# By how much activations are to shrink after a step that should have fitted, and did not.
+CONTEXT = GIB // 2  # for the CUDA context and libraries; not measured
+# Share by which activations must shrink after running out of memory where the estimate fitted.
 MARGIN = 0.2
-SMALLEST_CROP = 64  # smaller ones train nothing that is of use
+MIN_CROP = 64  # smaller crops are useless for training
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes of a training step in one process, on its GPU or beside the program itself.
+    """Bytes of a training step in one process: GPU memory, or memory beside the program itself.
 
     Attributes:
-        weights: Parameters and statistics, in float32.
+        weights: Parameters and batch norm statistics, in float32.
         gradients: As large as the parameters.
         optimiser: Momentum, or the two averages of AdamW.
-        average: The average of the weights, if there is one.
-        activations: The most that a pass holds at once beside these; see `pass_bytes`.
-        workspace: An allowance for what is not in tensors.
+        average: EMA of the weights; 0 without train.ema.
+        activations: Peak of a micro-batch beside these; see `micro_batch_bytes`.
+        workspace: Allowance for memory outside of tensors.
     """
 
     weights: int
@@ -58,43 +56,43 @@ class MemoryEstimate:
 
 
 def estimate(recipe: Recipe, world: int, *, precision: Precision, on_gpu: bool) -> MemoryEstimate:
-    """Estimate what a training step takes in each process, without a GPU and in a few seconds.
+    """Estimate the memory of a training step in each process, in a few seconds and without a GPU.
 
-    The estimate is that of a run without torch.compile, which takes less.
+    The estimate is that of a run without torch.compile, which needs less.
 
     Args:
         recipe: The settings.
         world: Number of processes.
-        precision: What `train.precision` comes to on the device.
+        precision: Resolved precision.
         on_gpu: Whether the device is a GPU.
     """
-    return _estimate(recipe, images_a_pass(recipe, world), precision, on_gpu)
+    return _estimate(recipe, micro_batch(recipe, world), precision, on_gpu)
 
 
-def images_a_pass(recipe: Recipe, world: int) -> int:
-    """Count the crops that a process learns from at once."""
+def micro_batch(recipe: Recipe, world: int) -> int:
+    """Return the number of crops in a micro-batch of one process, rounded up."""
     return -(-recipe.train.batch_size // (recipe.train.accumulate * world))
 
 
-def largest_pass(
+def max_micro_batch(
     recipe: Recipe, world: int, budget: int, *, precision: Precision, on_gpu: bool
 ) -> int:
-    """Find how many crops a pass and process fit into memory.
+    """Return the largest micro-batch of one process that fits in memory.
 
     Args:
         recipe: The settings.
         world: Number of processes.
-        budget: The memory of a process, in bytes.
-        precision: What `train.precision` comes to on the device.
+        budget: Memory of a process in bytes.
+        precision: Resolved precision.
         on_gpu: Whether the device is a GPU.
 
     Returns:
-        From 0, where not even one fits, to the process's share of the batch.
+        Number of crops: from 0, if not even one fits, to the process's share of the batch.
     """
     one, two = (_estimate(recipe, count, precision, on_gpu).total for count in (1, 2))
     if one > budget:
         return 0
-    # What a pass takes grows in proportion to its images.
+    # The memory of a micro-batch grows linearly with its size.
     return min(1 + (budget - one) // (two - one), recipe.train.batch_size // world)
 
 
@@ -107,50 +105,44 @@ def advice(
     total_memory: int | None = None,
     what: str = "out of memory in training",
 ) -> DrnError:
-    """Say which settings to change, and by how much, after training ran out of memory.
+    """Return an out-of-memory error that suggests which settings to change.
 
-    More passes come first, since they train the same network at about the same speed; then
-    activations that are computed again, which takes time; then fewer bits; then smaller crops,
-    which train another network.
+    Gradient accumulation comes first, since it trains the same network at about the same speed;
+    then activation checkpointing, which takes time; then lower precision; then smaller crops, which
+    change the result.
 
     Args:
-        recipe: The settings that took too much.
+        recipe: The settings that need too much.
         world: Number of processes.
-        precision: What `train.precision` comes to on the device.
+        precision: Resolved precision.
         on_gpu: Whether the device is a GPU.
-        total_memory: Of the device, in bytes, where it is known.
-        what: What the error begins with.
+        total_memory: Memory of the device in bytes; None if unknown.
+        what: Subject of the message.
     """
     needed = estimate(recipe, world, precision=precision, on_gpu=on_gpu)
-    took = needed.total
     budget = total_memory
-    if budget is None or took <= budget:
-        budget = took - int(MARGIN * needed.activations)
-    message = (
-        f"{what}: {_crops_take(recipe, world)} about {took / GIB:.1f} GiB a process by estimate"
-    )
+    if budget is None or needed.total <= budget:
+        budget = needed.total - int(MARGIN * needed.activations)
+    count, side = micro_batch(recipe, world), recipe.augment.crop
+    crops = f"1 crop of {side} needs" if count == 1 else f"{count} crops of {side} need"
+    message = f"{what}: {crops} about {needed.total / GIB:.1f} GiB per process (estimate)"
     if total_memory is not None:
-        message += f", and the device has {total_memory / GIB:.1f} GiB"
+        message += f"; the device has {total_memory / GIB:.1f} GiB"
     for changes, changed, bits in _savings(recipe, precision, on_gpu):
-        fitting = largest_pass(changed, world, budget, precision=bits, on_gpu=on_gpu)
-        accumulate = _fewest_passes(changed, world, fitting)
+        largest = max_micro_batch(changed, world, budget, precision=bits, on_gpu=on_gpu)
+        accumulate = _min_accumulate(changed, world, largest)
         if accumulate is not None:
             return DrnError(message, _hint(recipe, accumulate, changes))
-    # The last of the savings, single crops, and smaller ones.
-    side = _largest_crop(changed, budget, bits, on_gpu)
-    if side is None:
-        return DrnError(message, "a smaller network, or a device with more memory, is needed")
-    passes = recipe.train.batch_size // world
-    return DrnError(message, _hint(recipe, passes, [*changes, f"augment.crop={side}"]))
-
-
-def _crops_take(recipe: Recipe, world: int) -> str:
-    count, side = images_a_pass(recipe, world), recipe.augment.crop
-    return f"1 crop of {side} takes" if count == 1 else f"{count} crops of {side} take"
+    # All savings, micro-batches of one crop, and smaller crops.
+    smaller = _largest_crop(changed, budget, bits, on_gpu)
+    if smaller is None:
+        return DrnError(message, "use a smaller network, or a device with more memory")
+    accumulate = recipe.train.batch_size // world
+    return DrnError(message, _hint(recipe, accumulate, [*changes, f"augment.crop={smaller}"]))
 
 
 @lru_cache
-def pass_bytes(
+def micro_batch_bytes(
     arch: Architecture,
     task: Task,
     classes: int,
@@ -160,10 +152,10 @@ def pass_bytes(
     precision: Precision,
     checkpointing: bool,
 ) -> int:
-    """Return the most bytes that a forward and backward pass holds beside weights and gradients.
+    """Return the peak bytes of a forward and backward pass beside weights and gradients.
 
-    Those are the images, the activations that are saved for the backward pass, weights in 16 bits
-    under autocast, and what is temporary: maps, logits, loss and their gradients.
+    These are the images, the activations saved for the backward pass, weights in 16 bits under
+    autocast, and temporary tensors: feature maps, logits, loss and their gradients.
 
     Args:
         arch: Architecture.
@@ -175,7 +167,7 @@ def pass_bytes(
         precision: Of autocast.
         checkpointing: Whether activations are recomputed in the backward pass.
     """
-    crop = max(crop, 16)  # a lone crop of 8 is a single position, which batch norm cannot train on
+    crop = max(crop, 16)  # batch norm cannot train on the single position of one crop of 8
     peak = activation_bytes(
         arch,
         task,
@@ -198,7 +190,7 @@ def _estimate(recipe: Recipe, images: int, precision: Precision, on_gpu: bool) -
     copies = 2 if train.optimiser.kind == "adamw" else int(train.momentum > 0)
     weights = parameters + statistics
     average = weights if train.ema is not None else 0
-    activations = pass_bytes(
+    activations = micro_batch_bytes(
         arch,
         task,
         classes,
@@ -222,48 +214,45 @@ def _estimate(recipe: Recipe, images: int, precision: Precision, on_gpu: bool) -
 def _savings(
     recipe: Recipe, precision: Precision, on_gpu: bool
 ) -> Iterator[tuple[list[str], Recipe, Precision]]:
-    """Give settings that take less and less: what to write, the recipe, the precision."""
+    """Yield settings that need less and less memory: overrides, recipe, precision."""
     changes: list[str] = []
     yield list(changes), recipe, precision
     if not recipe.train.checkpoint_activations:
         changes.append("train.checkpoint_activations=true")
         if recipe.train.compile is True:
-            changes.append("train.compile=false")  # the two do not go together
-        recipe = _with(recipe, checkpoint_activations=True)
+            changes.append("train.compile=false")  # they cannot be combined
+        train = recipe.train.model_copy(update={"checkpoint_activations": True})
+        recipe = recipe.model_copy(update={"train": train})
         yield list(changes), recipe, precision
     if on_gpu and precision == "fp32":
         changes.append("train.precision=bf16")
         yield list(changes), recipe, "bf16"
 
 
-def _with(recipe: Recipe, **settings: Any) -> Recipe:
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update=settings)})
-
-
-def _fewest_passes(recipe: Recipe, world: int, fitting: int) -> int | None:
-    """Give the smallest `train.accumulate` whose passes share out evenly and fit, if any does."""
+def _min_accumulate(recipe: Recipe, world: int, largest: int) -> int | None:
+    """Return the smallest `train.accumulate` with equal micro-batches that fit, None if none."""
     batch = recipe.train.batch_size
-    for passes in range(recipe.train.accumulate, batch // world + 1):
-        if batch % (passes * world) == 0 and batch // (passes * world) <= fitting:
-            return passes
+    for count in range(recipe.train.accumulate, batch // world + 1):
+        if batch % (count * world) == 0 and batch // (count * world) <= largest:
+            return count
     return None
 
 
 def _largest_crop(recipe: Recipe, budget: int, precision: Precision, on_gpu: bool) -> int | None:
-    """Give a side, a multiple of 8, of which a single crop fits; None if that would be tiny."""
+    """Return the largest crop, a multiple of 8, that fits as one; None if below MIN_CROP."""
     side = recipe.augment.crop
-    while side >= SMALLEST_CROP:
+    while side >= MIN_CROP:
         augment = recipe.augment.model_copy(update={"crop": side})
         needed = _estimate(recipe.model_copy(update={"augment": augment}), 1, precision, on_gpu)
         if needed.total <= budget:
             return side
-        # Activations grow with the area; the rest stays.
-        grows = needed.activations * (1 + WORKSPACE)
-        share = max(0, 1 - (needed.total - budget) / grows)
+        # Activations grow with the area of the crop; the rest is constant.
+        variable = needed.activations * (1 + WORKSPACE)
+        share = max(0, 1 - (needed.total - budget) / variable)
         side = min(side - 1, int(side * math.sqrt(share))) // 8 * 8
     return None
 
 
 def _hint(recipe: Recipe, accumulate: int, changes: list[str]) -> str:
-    passes = [f"train.accumulate={accumulate}"] if accumulate != recipe.train.accumulate else []
-    return f"try {' '.join([*passes, *changes])}"
+    changed = accumulate != recipe.train.accumulate
+    return f"try {' '.join([*([f'train.accumulate={accumulate}'] if changed else []), *changes])}"

@@ -1,4 +1,4 @@
-"""What a run measures, one JSON object a line."""
+"""Metrics of a run, one JSON object per line."""
 
 import json
 import math
@@ -15,17 +15,22 @@ END = "end"  # kind of the line that says how a run ended
 
 
 class MetricsLogger:
-    """Appends to metrics.jsonl; only the first process has one that writes."""
+    """Appends to metrics.jsonl.
 
-    def __init__(self, path: Path, *, first: bool) -> None:
-        self._path = path if first else None
+    Args:
+        path: The file.
+        enabled: False writes nothing: all ranks but 0.
+    """
+
+    def __init__(self, path: Path, *, enabled: bool) -> None:
+        self._path = path if enabled else None
 
     def keep_until(self, step: int, *, validated: bool = True) -> None:
-        """Drop what was measured after a step: a resumed run measures it again.
+        """Drop the lines after a step, which a resumed run writes again.
 
         Args:
-            step: The step that it goes on from.
-            validated: Whether that includes a validation after this step.
+            step: The step of the checkpoint.
+            validated: Whether to keep a validation after this step.
         """
         if self._path is None or not self._path.is_file():
             return
@@ -34,7 +39,7 @@ class MetricsLogger:
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def write(self, kind: str, *, step: int, **values: Any) -> None:
-        """Write one line: `train`, `val` or `end`, the number of steps taken, and the values.
+        """Append a line of a kind (`train`, `val` or `end`).
 
         Raises:
             DrnError: It cannot be written.
@@ -45,7 +50,7 @@ class MetricsLogger:
             file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
 
     def sync(self) -> None:
-        """Wait until all lines are on the disk, as they should be before the next checkpoint is.
+        """Flush all lines to the disk; called before each checkpoint.
 
         Raises:
             DrnError: The disk failed.
@@ -67,14 +72,14 @@ class MetricsLogger:
             problem = f"{self._path}: cannot be written: {reason}"
             raise DrnError(
                 error.message if isinstance(error, DrnError) else problem,
-                f"when that is mended, go on with: drn train --resume {self._path.parent}",
+                f"fix this, then resume: drn train --resume {self._path.parent}",
             ) from error
 
 
 def _step(line: str) -> tuple[float, bool]:
-    """Read after which step a line was written, and whether after its validation.
+    """Return the step of a line, and whether it is a validation.
 
-    Half a line, left by a crash, and the end are later than any.
+    An incomplete line, left by a crash, and the `end` line are later than any step.
     """
     try:
         record = parse_json(line, "")

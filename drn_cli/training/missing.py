@@ -1,6 +1,5 @@
-"""What a training run would stop for, found without starting it: all of it, not the first."""
+"""Checks of a dry run: every reason why a training run could not start or finish."""
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,27 +16,28 @@ from drn_cli.networks.download import verify_checksum, weights_folder
 from drn_cli.networks.published import published
 from drn_cli.recipe.schema import Recipe
 from drn_cli.training.optimiser import make_optimiser
-from drn_cli.training.setup import check_split
+from drn_cli.training.setup import check_batch_size
 from drn_cli.training.tasks import DataBundle, task_of
+from drn_cli.training.tensorboard import check_installed
 
 Result = TypeVar("Result")
 
 
-def find_material(recipe: Recipe, processes: int) -> tuple[DataBundle | None, list[str], list[str]]:
-    """Find the data, look at some of them, and share them out.
+def check_data(recipe: Recipe, processes: int) -> tuple[DataBundle | None, list[str], list[str]]:
+    """Load the lists, read some of the files, and check the batch size.
 
     Returns:
-        What there is, None if it cannot be trained with at all; what is wrong; what is odd.
+        The data, None if they cannot be loaded; problems; warnings.
     """
-    odd: list[str] = []
+    warnings: list[str] = []
     problems: list[str] = []
     task = task_of(recipe)
-    material = _try(lambda: task.find_material(recipe), problems)
-    if material is not None:
-        images = len(material.train)
-        odd = _try(lambda: task.look_over(material), problems) or []
-        _try(lambda: check_split(recipe, images, processes), problems)
-    return material, problems, odd
+    data = _try(lambda: task.load_data(recipe), problems)
+    if data is not None:
+        images = len(data.train)
+        warnings = _try(lambda: task.check_samples(data), problems) or []
+        _try(lambda: check_batch_size(recipe, images, processes), problems)
+    return data, problems, warnings
 
 
 def _try(work: Callable[[], Result], problems: list[str]) -> Result | None:
@@ -49,13 +49,13 @@ def _try(work: Callable[[], Result], problems: list[str]) -> Result | None:
 
 
 def missing_weights(recipe: Recipe) -> Iterator[str]:
-    """See whether the weights to start from are on this machine; downloads nothing."""
+    """Check that the initial weights are cached or a file; downloads nothing."""
     weights, arch = recipe.model.weights, recipe.model.arch
     if weights is None:
         return
     if weights not in KEYWORDS:
         if not user_path(weights).is_file():
-            yield f"model.weights: {weights}: no such file (give a file, {' or '.join(KEYWORDS)})"
+            yield f"model.weights: {weights}: no such file (use a file, {' or '.join(KEYWORDS)})"
         return
     try:
         files = published(arch, weights)
@@ -69,36 +69,40 @@ def missing_weights(recipe: Recipe) -> Iterator[str]:
             return
         if file.archived and any((folder / name).is_file() for name in file.download_names):
             return
-    yield f"model.weights: {files[0].name} is not in {folder} (the run would download it)"
+    yield f"model.weights: {files[0].name} is not cached in {folder} (the run downloads it)"
 
 
 def missing_options(recipe: Recipe) -> Iterator[str]:
-    """See whether settings go together, and whether what they need is installed."""
-    train = recipe.train
-    try:
-        make_optimiser(train, torch.nn.Linear(1, 1), torch.device("cpu"))
-    except DrnError as error:
-        yield str(error)
-    if train.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        yield "train.tensorboard: it is not installed (pip install 'drn-cli[tensorboard]')"
+    """Check that optimizer settings are consistent and optional packages are installed."""
+    problems: list[str] = []
+    model, cpu = torch.nn.Linear(1, 1), torch.device("cpu")
+    _try(lambda: make_optimiser(recipe.train, model, cpu), problems)
+    if recipe.train.tensorboard:
+        _try(check_installed, problems)
+    yield from problems
 
 
-def missing_room(folder: Path, needed: int) -> Iterator[str]:
-    """See whether a run folder, which need not exist, can be written and has room.
+def missing_disk_space(folder: Path, needed: int) -> Iterator[str]:
+    """Check that a run directory, which need not exist yet, is writable and has enough space.
 
     Args:
-        folder: The run folder.
-        needed: What the run will write, in bytes.
+        folder: The run directory.
+        needed: Bytes that the run will write.
     """
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+    parent = folder.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         yield f"{folder}: cannot be written (choose another --run-dir)"
         return
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(parent).free
     if free < needed:
-        yield (
-            f"{folder}: {size(free)} are free on this disk, and the checkpoints need "
-            f"{size(needed)} (make room, choose another --run-dir, or lower train.keep_last)"
-        )
+        yield str(not_enough_space(folder, free, needed))
+
+
+def not_enough_space(folder: Path, free: int, needed: int) -> DrnError:
+    """Return the error for a disk with too few free bytes for the checkpoints."""
+    return DrnError(
+        f"{folder}: not enough disk space: {size(free)} free, checkpoints need {size(needed)}",
+        "free some, choose another --run-dir, or lower train.keep_last",
+    )

@@ -1,4 +1,4 @@
-"""The optimiser that a recipe describes."""
+"""Optimizers."""
 
 import torch
 from torch import nn
@@ -10,14 +10,14 @@ from drn_cli.recipe.schema import Train
 def make_optimiser(
     settings: Train, model: nn.Module, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Make an optimiser of all of a network's parameters.
+    """Build the optimizer of all parameters of a network.
 
-    Weight decay applies to every parameter, batch norm's and biases as well, as in the original.
-    To be called when the network is on its device and in its memory format, which the momentum
-    takes over.
+    Weight decay applies to every parameter, including batch norm and biases, as in the original.
+    Call it after the network was moved to its device and memory format, which the momentum buffers
+    copy.
 
     Raises:
-        DrnError: Nesterov's momentum without momentum.
+        DrnError: Nesterov momentum without momentum.
     """
     options = settings.optimiser
     wanted = options.implementation
@@ -36,7 +36,7 @@ def make_optimiser(
         )
     if options.nesterov and settings.momentum == 0:
         raise DrnError(
-            "train.optimiser.nesterov: there is no momentum, train.momentum is 0",
+            "train.optimiser.nesterov: needs momentum, and train.momentum is 0",
             "set train.momentum, or train.optimiser.nesterov=false",
         )
     sgd = torch.optim.SGD(

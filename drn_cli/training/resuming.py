@@ -1,4 +1,4 @@
-"""Where a run begins: anew, or where an earlier one left off."""
+"""Start a new run, or resume one."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ Changes = dict[str, tuple[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class TrainRequest:
-    """What somebody asked for on the command line."""
+    """What the command line asks for."""
 
     recipe: str | None = None
     overrides: Sequence[str] = ()
@@ -41,14 +41,14 @@ class TrainRequest:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """Which run is trained, by which recipe, and from where.
+    """Which run is trained, with which recipe, and from which checkpoint.
 
     Attributes:
         name: The recipe's name.
-        start: The checkpoint to go on from; None starts anew.
-        changes: What is not as in the run so far: old and new value, by key.
-        allow_changes: Whether more of them are fine.
-        named: Whether the run's folder has a name alone, and is not made yet.
+        start: The checkpoint to resume from; None starts a new run.
+        changes: Old and new value of each setting that differs from the run so far, by key.
+        allow_changes: Whether such settings are allowed.
+        named: Whether the run directory only has a name and is not created yet.
     """
 
     run: Run
@@ -60,17 +60,17 @@ class RunPlan:
     named: bool = False
 
     def claim(self) -> "RunPlan":
-        """Make the folder of a new run, under a name that no other process has.
+        """Create the directory of a new run, under a name that no other process has.
 
         Raises:
-            DrnError: It cannot be made.
+            DrnError: It cannot be created.
         """
         if not self.named:
             return self
         return replace(self, run=new_run(self.name, make=True), named=False)
 
     def to_json(self) -> str:
-        """Write it down, for the other processes of a job."""
+        """Serialize the plan for the other ranks."""
         return json.dumps(
             asdict(self)
             | {
@@ -83,113 +83,116 @@ class RunPlan:
     @classmethod
     def of(cls, text: str) -> "RunPlan":
         """Read what `to_json` wrote."""
-        told = json.loads(text)
-        told["run"] = Run(Path(told["run"]))
-        told["recipe"] = Recipe(**told["recipe"])
-        told["start"] = None if told["start"] is None else Path(told["start"])
-        return cls(**told)
+        fields = json.loads(text)
+        fields["run"] = Run(Path(fields["run"]))
+        fields["recipe"] = Recipe(**fields["recipe"])
+        fields["start"] = None if fields["start"] is None else Path(fields["start"])
+        return cls(**fields)
 
 
-def begin(request: TrainRequest) -> RunPlan:
-    """Decide where to begin.
+def resolve_run(request: TrainRequest) -> RunPlan:
+    """Decide which run to train, and from which checkpoint.
 
-    A process that torchrun starts again, after another one died, goes on from the checkpoint that
-    its run has by then.
+    A process that torchrun restarts after a failure resumes from the newest checkpoint of its run.
 
     Raises:
-        DrnError: The recipe is wrong, the folder holds another run, there is nothing to go on
-            from, or the recipe is not that of the run.
+        DrnError: The recipe is invalid or not that of the run, the directory contains another run,
+            or there is no checkpoint to resume from.
     """
     if request.resume == AUTO:
-        return _begin_automatically(request)
+        return _resolve_auto(request)
     if request.resume is not None:
         if request.run_dir is not None:
-            raise DrnError("--run-dir: --resume goes on in the run's own folder", "leave it out")
-        return _go_on(*_checkpoint(Path(request.resume)), request)
+            raise DrnError(
+                "--run-dir: not allowed with --resume, which continues in the run's own directory",
+                "leave it out",
+            )
+        return _resume(*_find_checkpoint(Path(request.resume)), request)
     assert request.recipe is not None
     loaded = load_recipe(request.recipe, request.overrides)
-    found = Run(request.run_dir) if request.run_dir else None
-    if _started_again() and (found := found or _run_of_this_job(loaded.name)):
-        start = found.last if found.last.is_file() else None
-        return RunPlan(found, loaded.name, loaded.recipe, start)
-    run = found or new_run(loaded.name)
+    given = Run(request.run_dir) if request.run_dir else None
+    if _is_restart() and (current := given or _run_of_this_job(loaded.name)):
+        start = current.last if current.last.is_file() else None
+        return RunPlan(current, loaded.name, loaded.recipe, start)
+    run = given or new_run(loaded.name)
     if run.last.is_file():
         raise DrnError(
-            f"{run.folder}: holds a run already",
-            f"`drn train --resume {run.folder}`, or another --run-dir",
+            f"{run.folder}: already contains a run",
+            f"resume it with `drn train --resume {run.folder}`, or choose another --run-dir",
         )
-    return RunPlan(run, loaded.name, loaded.recipe, named=found is None)
+    return RunPlan(run, loaded.name, loaded.recipe, named=given is None)
 
 
-def _begin_automatically(request: TrainRequest) -> RunPlan:
-    """Go on with the newest unfinished run of the very recipe; start anew if there is none."""
+def _resolve_auto(request: TrainRequest) -> RunPlan:
+    """Resume the newest unfinished run of the same recipe; start a new one if there is none."""
     if request.run_dir is not None and (run := Run(request.run_dir)).last.is_file():
-        return _go_on(run, run.last, request)
+        return _resume(run, run.last, request)
     if request.recipe is None:
         for run in _unfinished_runs("*"):
-            return _go_on(run, run.last, request)
-        raise DrnError(f"{RUNS}: no unfinished run here", "name a recipe to start one")
+            return _resume(run, run.last, request)
+        raise DrnError(f"{RUNS}: no unfinished run", "name a recipe to start one")
     loaded = load_recipe(request.recipe, request.overrides)
     if request.run_dir is not None:
         return RunPlan(Run(request.run_dir), loaded.name, loaded.recipe)
     others = 0
     for run in _unfinished_runs(loaded.name):
         if request.allow_changes or not _changes(run, loaded.recipe):
-            return _go_on(run, run.last, request)
+            return _resume(run, run.last, request)
         others += 1
     if others:
-        log.info("%d unfinished runs of %s have other settings; starting anew", others, loaded.name)
+        text = "%d unfinished runs of %s have other settings; starting a new run"
+        log.info(text, others, loaded.name)
     return RunPlan(new_run(loaded.name), loaded.name, loaded.recipe, named=True)
 
 
-def _go_on(run: Run, start: Path, request: TrainRequest) -> RunPlan:
-    if _started_again():
+def _resume(run: Run, start: Path, request: TrainRequest) -> RunPlan:
+    if _is_restart():
         start = run.last
     name = request.recipe or str(run.recipe)
     loaded = load_recipe(name, request.overrides)
     changes = _changes(run, loaded.recipe)
-    _refuse(run, changes, allowed=request.allow_changes)
-    # Of a run's own recipe the file says nothing; its folder lies in one that does.
+    _check_allowed(run, changes, allowed=request.allow_changes)
+    # The recipe file in a run directory does not contain the recipe's name; its parent's name does.
     name = loaded.name if request.recipe else run.folder.resolve().parent.name
     return RunPlan(run, name, loaded.recipe, start, changes, request.allow_changes)
 
 
-def check_data(beginning: RunPlan, material: DataBundle) -> RunPlan:
-    """See that a run goes on with the very lists it began with, and note what is not as it was.
+def check_data_unchanged(plan: RunPlan, data: DataBundle) -> RunPlan:
+    """Compare the fingerprints of the data with those of the run; add differences to the changes.
 
     Raises:
         DrnError: They changed, and changes are not allowed.
     """
-    run = beginning.run
-    if beginning.start is None or not run.environment.is_file():
-        return beginning
+    run = plan.run
+    if plan.start is None or not run.environment.is_file():
+        return plan
     before = read_json(run.environment).get("data", {})
-    now = material.fingerprints()
+    now = data.fingerprints()
     changes: Changes = {
-        f"data: {name}": (_short(before.get(name)), _short(now.get(name)))
+        f"data: {name}": (before.get(name, "missing")[:12], now.get(name, "missing")[:12])
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     }
-    _refuse(run, changes, allowed=beginning.allow_changes)
-    return replace(beginning, changes=beginning.changes | changes)
+    _check_allowed(run, changes, allowed=plan.allow_changes)
+    return replace(plan, changes=plan.changes | changes)
 
 
-def tell_what_changes(found: LoadedCheckpoint, training: TrainState) -> None:
-    """Say what a run that goes on elsewhere keeps, and what it does not."""
+def log_world_size_change(loaded: LoadedCheckpoint, training: TrainState) -> None:
+    """Log what stays the same, and what does not, if the number of processes has changed."""
     world, train = training.group.world, training.recipe.train
-    if not training.group.is_main or found.processes == world:
+    if not training.group.is_main or loaded.processes == world:
         return
     text = (
-        f"trained in {_processes(found.processes)} before, in {_processes(world)} now: the order "
-        "of the samples and their crops stay the same"
+        f"number of processes changed from {loaded.processes} to {world}: sample order and crops "
+        "stay the same"
     )
     if train.sync_bn:
         text += ", sums are rounded in another order"
     else:
-        together = train.batch_size // train.accumulate
+        images = train.batch_size // train.accumulate
         text += (
-            f"; without train.sync_bn, batch norm sees {together // world} images at a time "
-            f"instead of {together // found.processes}"
+            f"; without train.sync_bn, batch norm sees {images // world} images at a time "
+            f"instead of {images // loaded.processes}"
         )
     log.info("%s", text)
 
@@ -197,17 +200,17 @@ def tell_what_changes(found: LoadedCheckpoint, training: TrainState) -> None:
 def record_resume(
     run: Run, training: TrainState, step: int, changes: Changes, *, verified: bool
 ) -> None:
-    """Add to environment.json that a run is resumed, where, with which changes.
+    """Append to `resumed` in environment.json: time, step, processes and changes.
 
     Args:
-        run: Its folder.
-        training: The run as it is now.
-        step: Optimizer steps taken so far.
+        run: The run directory.
+        training: The state of the run.
+        step: Optimizer steps so far.
         changes: Old and new value of changed settings, by key.
-        verified: Whether the checkpoint had a checksum.
+        verified: Whether the checkpoint's checksums were verified.
     """
     record = read_json(run.environment) if run.environment.is_file() else training.environment()
-    record["data"] = training.material.fingerprints()
+    record["data"] = training.data.fingerprints()
     record.setdefault("resumed", []).append(
         {
             "at": environment.now(),
@@ -221,38 +224,34 @@ def record_resume(
     write_json(run.environment, record)
 
 
-def _processes(count: int) -> str:
-    return "1 process" if count == 1 else f"{count} processes"
-
-
-def _refuse(run: Run, changes: Changes, *, allowed: bool) -> None:
+def _check_allowed(run: Run, changes: Changes, *, allowed: bool) -> None:
     lines = "".join(f"\n  {key}: {old} -> {new}" for key, (old, new) in changes.items())
     if changes and not allowed:
         raise DrnError(
             f"{run.folder}: was trained with other settings:{lines}\n",
-            "--allow-changes goes on with the new ones",
+            "--allow-changes continues with the new ones",
         )
-    if changes and not started_by_launch():  # the launcher has said it
-        log.info("%s: goes on with other settings:%s", run.folder, lines)
+    if changes and not started_by_launch():  # the launcher has logged it
+        log.info("%s: continues with other settings:%s", run.folder, lines)
 
 
 def _changes(run: Run, recipe: Recipe) -> Changes:
     return diff_recipes(load_recipe(str(run.recipe)).recipe, recipe)
 
 
-def _checkpoint(source: Path) -> tuple[Run, Path]:
-    """Find the run and the checkpoint that a folder or one of its checkpoint files means."""
+def _find_checkpoint(source: Path) -> tuple[Run, Path]:
+    """Return the run and the checkpoint of a run directory or checkpoint file."""
     run = Run(source.parent.parent if source.is_file() else source)
     start = source if source.is_file() else run.last
     if not start.is_file():
-        raise DrnError(f"{start}: no such checkpoint to go on from")
+        raise DrnError(f"{start}: no such checkpoint")
     if not run.recipe.is_file():
-        raise DrnError(f"{start}: does not lie in a run folder, with recipe.yaml")
+        raise DrnError(f"{start}: not in a run directory: {run.recipe} is missing")
     return run, start
 
 
 def _unfinished_runs(recipe: str) -> Iterator[Run]:
-    """Find runs that nobody trains now and that have not come to their end, newest first."""
+    """Return runs that are neither finished nor in use, newest first."""
     runs = [Run(path.parent.parent) for path in RUNS.glob(f"{recipe}/*/checkpoints/last.pt")]
     for run in sorted(runs, key=lambda run: run.last.stat().st_mtime, reverse=True):
         if run.recipe.is_file() and not run.in_use() and not _is_finished(run):
@@ -270,22 +269,18 @@ def _is_finished(run: Run) -> bool:
         return False
 
 
-def _started_again() -> bool:
+def _is_restart() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def _run_of_this_job(recipe: str) -> Run | None:
-    """Find the run that a job began before torchrun started its processes again.
+    """Return the newest run that this job started before torchrun restarted its processes.
 
-    The newest: jobs that nobody gave a name all have the same.
+    Jobs without an id of their own all have the id `none`.
     """
     job = os.environ.get("TORCHELASTIC_RUN_ID")
     for run in _unfinished_runs(recipe):
-        told = read_json(run.environment) if run.environment.is_file() else {}
-        if job is not None and told.get("job") == job:
+        record = read_json(run.environment) if run.environment.is_file() else {}
+        if job is not None and record.get("job") == job:
             return run
     return None
-
-
-def _short(digest: str | None) -> str:
-    return "missing" if digest is None else digest[:12]

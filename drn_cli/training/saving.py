@@ -4,7 +4,6 @@ import os
 import shutil
 import time
 from contextlib import suppress
-from pathlib import Path
 
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic
@@ -16,16 +15,16 @@ from drn_cli.training.setup import TrainState
 class CheckpointManager:
     """Writes the checkpoints of a run.
 
-    `last.pt` is always the newest. A recipe that keeps several has each under a name with its step
-    too, of which `last.pt` is then another name.
+    `last.pt` is always the newest. With train.keep_last > 1, each checkpoint has a name with its
+    step, and `last.pt` is a hard link to the newest.
 
     Args:
-        training: What is saved.
-        run: Where to.
-        seconds: How long the run had trained before.
+        training: The state to save.
+        run: The run directory.
+        seconds: Training time before this process started.
 
     Attributes:
-        saved_step: After how many steps the last one was written.
+        saved_step: Step of the last checkpoint written here; None before the first.
     """
 
     def __init__(self, training: TrainState, run: Run, seconds: float = 0) -> None:
@@ -36,11 +35,11 @@ class CheckpointManager:
 
     @property
     def seconds(self) -> float:
-        """How long the run has trained in all."""
+        """Total training time of the run."""
         return time.monotonic() - self._start
 
     def due(self, step: int) -> bool:
-        """Tell whether it is time for a checkpoint, after this many steps."""
+        """Whether a checkpoint is due after this step, by steps or by minutes."""
         train = self._training.recipe.train
         if train.save_every_steps is not None and step % train.save_every_steps == 0:
             return True
@@ -48,10 +47,10 @@ class CheckpointManager:
         return train.save_every_minutes is not None and minutes >= train.save_every_minutes
 
     def save(self, progress: TrainProgress) -> None:
-        """Write a checkpoint, in all processes together.
+        """Write a checkpoint; collective: every rank calls it.
 
         Raises:
-            DrnError: It cannot be written. The one before is whole.
+            DrnError: It cannot be written. The previous checkpoint is intact.
         """
         run, keep = self._run, self._training.recipe.train.keep_last
         path = run.last if keep == 1 else run.checkpoint(progress.steps)
@@ -59,11 +58,16 @@ class CheckpointManager:
             save_checkpoint(path, self._training, progress, self.seconds)
             if self._training.group.is_main:
                 if keep > 1:
-                    _name_too(path, run.last)
-                _clear_away(run, progress.steps, keep)
+                    with atomic(run.last, durable=False) as temporary:
+                        temporary.unlink()
+                        try:
+                            os.link(path, temporary)
+                        except OSError:  # the file system has no hard links
+                            shutil.copyfile(path, temporary)
+                _remove_old(run, progress.steps, keep)
         except DrnError as error:
             raise self._explained(error) from error
-        self._training.group.barrier()  # nobody leaves before the file is whole
+        self._training.group.barrier()  # no rank exits before the file is complete
         self._saved_at, self.saved_step = time.monotonic(), progress.steps
 
     def _explained(self, error: DrnError) -> DrnError:
@@ -71,33 +75,23 @@ class CheckpointManager:
             return error
         step = "" if self.saved_step is None else f" of step {self.saved_step}"
         return DrnError(
-            f"{error.message}; the earlier checkpoint{step} is whole",
-            f"when that is mended, go on with: drn train --resume {self._run.folder}",
+            f"{error.message}; the earlier checkpoint{step} is intact",
+            f"fix this, then resume: drn train --resume {self._run.folder}",
         )
 
 
 def clear_leftovers(run: Run) -> None:
-    """Remove what a process that was killed while it wrote a checkpoint has left half done.
+    """Remove temporary files of a process that was killed while it wrote a checkpoint.
 
-    Only for who holds the folder: another's would be under way.
+    Call it with the run directory locked: another process might be writing.
     """
     for path in run.last.parent.glob(".*.tmp"):
         with suppress(OSError):
             path.unlink()
 
 
-def _name_too(path: Path, name: Path) -> None:
-    """Give a file a second name, at once and in place of what had it."""
-    with atomic(name, durable=False) as temporary:
-        temporary.unlink()
-        try:
-            os.link(path, temporary)
-        except OSError:  # a file system without such links
-            shutil.copyfile(path, temporary)
-
-
-def _clear_away(run: Run, step: int, keep: int) -> None:
-    """Remove checkpoints beyond the last few, and those of steps that a resumed run takes anew."""
+def _remove_old(run: Run, step: int, keep: int) -> None:
+    """Remove all but the latest checkpoints, and those of steps that a resumed run repeats."""
     past = [path for path in run.earlier_checkpoints() if path <= run.checkpoint(step)]
     kept = past[-keep:] if keep > 1 else []
     for path in run.earlier_checkpoints():

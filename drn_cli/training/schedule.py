@@ -1,4 +1,4 @@
-"""The learning rate as a function of where training is."""
+"""Learning rate schedules."""
 
 import math
 
@@ -6,25 +6,24 @@ from drn_cli.recipe.schema import Schedule
 
 
 def learning_rate(schedule: Schedule, base: float, epochs: int, epoch: int, done: float) -> float:
-    """Give the rate of one step.
+    """Return the learning rate of a step.
 
-    With t the epochs that lie behind, whole ones for `per: epoch` (as in the paper's code) and
-    parts included for `per: step`, and T their number, the rate is
+    With t the number of epochs done, whole epochs for `per: epoch` (as in the paper's code) or with
+    a fraction for `per: step`, and T the total number, the rate is
 
         step      base / 10 ** floor(t / step)
         poly      base * (1 - t / T) ** power
         cosine    base * (1 + cos(pi * t / T)) / 2    (Loshchilov and Hutter 2017, one period)
         constant  base
 
-    and, in the epochs of the warm-up, that times the share of the warm-up that lies behind, which
-    grows at each step.
+    During the warm-up it is multiplied by the fraction of the warm-up that is done, at each step.
 
     Args:
         schedule: The recipe's schedule.
-        base: The rate at the start.
-        epochs: Length of the training.
+        base: Initial learning rate.
+        epochs: Total number of epochs.
         epoch: The current epoch, from 0.
-        done: Share of the current epoch that lies behind, in [0, 1).
+        done: Fraction of the current epoch that is done, in [0, 1).
     """
     now = epoch + (done if schedule.per == "step" else 0)
     rate = base

@@ -1,4 +1,4 @@
-"""From a recipe to everything that the training loop holds."""
+"""Build the training state from a recipe."""
 
 import logging
 import os
@@ -36,22 +36,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class TrainState:
-    """All that the loop works with.
+    """What the training loop works with.
 
     Attributes:
-        model: The network itself.
-        start: Which weights it started from, if not from random ones.
-        runner: The same, as it is called in training: compiled, and averaging gradients.
-        parallel: What averages the gradients of several processes; None in a single one.
-        averaged: The average of the weights over the steps, if the recipe asks for one.
-        tiles: What validation found out about the memory.
-        scaler: Scales gradients in fp16; otherwise it only leaves out steps that are not finite.
+        model: The network.
+        start: The initial weights; None if they are random.
+        runner: The network as called in training: compiled, and wrapped for data parallelism.
+        parallel: Averages gradients over ranks; None in a single process.
+        averaged: EMA of the weights; None without train.ema.
+        tiles: Tile sizes that fit in memory, learned in validation.
+        scaler: Gradient scaling in fp16; in other precisions it only skips non-finite steps.
     """
 
     recipe: Recipe
     group: Group
     task: Task
-    material: DataBundle
+    data: DataBundle
     model: DRN
     start: LoadReport | None
     runner: Callable[[Tensor], Tensor]
@@ -72,65 +72,65 @@ class TrainState:
         return self.recipe.train.epochs * self.order.steps
 
     @property
-    def judged(self) -> DRN:
-        """The network that is validated and kept as the best."""
+    def eval_model(self) -> DRN:
+        """The network that is validated and saved as the best."""
         return self.model if self.averaged is None else self.averaged.model
 
     def environment(self) -> dict[str, Any]:
-        """Describe what the run was made of and runs on, ready for environment.json."""
+        """Return the content of environment.json: versions, hardware, data and weights."""
         start = self.start
         return run_environment(self.group.device) | {
             "processes": self.group.world,
             "precision": self.precision,
             "compiled": self.compiled,
             "seed": self.recipe.train.seed,
-            "data": self.material.fingerprints(),
+            "data": self.data.fingerprints(),
             "weights": start and {"file": str(start.path), "verified": start.verified},
-            "train_pictures": len(self.material.train),
-            "val_pictures": len(self.material.val),
+            "train_pictures": len(self.data.train),
+            "val_pictures": len(self.data.val),
             "parameters": sum(weight.numel() for weight in self.model.parameters()),
             "resumed": [],
         }
 
     def metadata(self) -> dict[str, str]:
-        """Describe the network, for whoever finds its weights."""
-        material = self.material
-        return to_metadata(self.model, material.statistics, material.class_set, material.folders)
+        """Return the metadata that is saved with the weights."""
+        data = self.data
+        return to_metadata(self.model, data.statistics, data.class_set, data.folders)
 
 
-def check_split(recipe: Recipe, images: int, processes: int) -> None:
-    """See that every step gets its images, and every process as many of them as the others.
+def check_batch_size(recipe: Recipe, images: int, processes: int) -> None:
+    """Check that a batch is no larger than the training set and divisible by the world size.
 
     Raises:
-        DrnError: The batch is larger than the set, or cannot be shared out.
+        DrnError: It is not.
     """
     train = recipe.train
     batch = train.batch_size
     if batch > images:
         raise DrnError(
             f"train.batch_size: {batch} is more than the {images} training images",
-            f"train.batch_size={images}",
+            f"use at most train.batch_size={images}",
         )
-    together = batch // train.accumulate
-    if together % processes == 0:
+    micro_batch = batch // train.accumulate
+    if micro_batch % processes == 0:
         return
-    share = "images a step" if train.accumulate == 1 else "images a pass"
-    choices = ", ".join(str(n) for n in range(1, together + 1) if together % n == 0)
+    subject = "batch size" if train.accumulate == 1 else "micro-batch size"
+    choices = ", ".join(str(n) for n in range(1, micro_batch + 1) if micro_batch % n == 0)
     nearest = max(1, batch // (processes * train.accumulate)) * processes * train.accumulate
     raise DrnError(
-        f"train.batch_size: {together} {share} cannot be shared by {processes} processes",
-        f"--gpus {choices}; or train.batch_size={nearest}",
+        f"train.batch_size: {subject} {micro_batch} is not divisible by {processes} processes",
+        f"use --gpus {choices}, or train.batch_size={nearest}",
     )
 
 
-def set_up(recipe: Recipe, material: DataBundle, group: Group) -> TrainState:
-    """Build the network, the optimiser and the readers.
+def build_train_state(recipe: Recipe, data: DataBundle, group: Group) -> TrainState:
+    """Build the network, loss, optimizer and data loader.
 
     Raises:
-        DrnError: The weights to start from cannot be had.
+        DrnError: The initial weights cannot be loaded.
     """
     train, task = recipe.train, task_of(recipe)
-    order = EpochSampler(len(material.train), train.batch_size, train.seed, train.accumulate)
+    order = EpochSampler(len(data.train), train.batch_size, train.seed, train.accumulate)
     precision = resolve_precision(train.precision, group.device)
     compiled = resolve_compile(
         train.compile,
@@ -142,7 +142,10 @@ def set_up(recipe: Recipe, material: DataBundle, group: Group) -> TrainState:
         set_matmul_precision(tf32=train.tf32)
     if group.is_main:
         _warn(recipe, group, precision)
-    _seed(train.seed)
+    # The same initial weights in every rank.
+    torch.manual_seed(train.seed)
+    np.random.seed(train.seed % 2**32)
+    random.seed(train.seed)
     model = build(recipe.model.architecture, recipe.task, recipe.data.classes)
     weights = recipe.model.weights
     start = load_weights(model, weights_file(model.architecture, weights)) if weights else None
@@ -162,13 +165,13 @@ def set_up(recipe: Recipe, material: DataBundle, group: Group) -> TrainState:
             model, device_ids=devices, gradient_as_bucket_view=True
         )
     if compiled:
-        # Crops are all of one size: code for it alone is the fastest.
+        # All crops have one size: code that is specialized for it is the fastest.
         runner = torch.compile(runner, dynamic=False)
     return TrainState(
         recipe=recipe,
         group=group,
         task=task,
-        material=material,
+        data=data,
         model=model,
         start=start,
         runner=runner,
@@ -176,7 +179,7 @@ def set_up(recipe: Recipe, material: DataBundle, group: Group) -> TrainState:
         averaged=averaged,
         loss=make_loss(recipe.loss, recipe.task, group.device),
         optimiser=make_optimiser(train, model, group.device),
-        # Without fp16, its scale stays 1.
+        # Without fp16, the scale stays 1.
         scaler=torch.amp.GradScaler(
             group.device.type, init_scale=2.0**16 if precision == "fp16" else 1.0
         ),
@@ -184,7 +187,7 @@ def set_up(recipe: Recipe, material: DataBundle, group: Group) -> TrainState:
         compiled=compiled,
         order=order,
         batches=TrainLoader(
-            task.dataset(recipe, material, aloud=group.is_main),
+            task.dataset(recipe, data, verbose=group.is_main),
             order,
             rank=group.rank,
             world=group.world,
@@ -196,29 +199,25 @@ def set_up(recipe: Recipe, material: DataBundle, group: Group) -> TrainState:
     )
 
 
-def _seed(seed: int) -> None:
-    """Draw the same fresh weights in every process, and whatever a library may draw."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-
-
 def _warn(recipe: Recipe, group: Group, precision: Precision) -> None:
-    """Say what is not as one might expect."""
+    """Warn about a precision that is replaced, and about batch norm over single images."""
     train = recipe.train
     if train.precision == "bf16" and precision != "bf16":
-        log.warning("train.precision=bf16: this GPU has no bfloat16; %s is used instead", precision)
+        log.warning("train.precision=bf16: no bfloat16 on this GPU; using %s", precision)
     images = train.batch_size // train.accumulate // group.world
     if images == 1 and (group.world == 1 or not train.sync_bn):
         log.warning(
-            "batch norm sees one image at a time, which trains badly; give each process more "
-            "(train.batch_size, train.accumulate%s)",
-            "" if group.world == 1 else "), or all processes together (train.sync_bn=true",
+            "batch norm sees one image at a time, which trains badly (raise train.batch_size, "
+            "lower train.accumulate%s)",
+            "" if group.world == 1 else ", or set train.sync_bn=true",
         )
 
 
 def _workers(recipe: Recipe, group: Group) -> int:
-    """Choose how many processes read: a share of the cores, which on CPUs compute as well."""
+    """Return the number of data loader workers; auto: the rank's share of the cores, at most 16.
+
+    On CPUs one, since training itself uses the cores.
+    """
     if isinstance(recipe.data.workers, int):
         return recipe.data.workers
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

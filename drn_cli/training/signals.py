@@ -1,4 +1,4 @@
-"""What asks a run to stop, and how it answers."""
+"""Signals that stop a run after its current step."""
 
 import logging
 import os
@@ -15,38 +15,38 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class StopRequest:
-    """The signal that asked this process to stop; 0 if none did."""
+    """Number of the signal that asked this process to stop; 0 if there was none."""
 
     number: int = 0
 
 
 @contextmanager
-def interruptible(*, aloud: bool) -> Iterator[StopRequest]:
-    """Turn signals into a wish to stop; a second SIGINT interrupts at once, as usual."""
-    interrupt = StopRequest()
+def stop_on_signals(*, verbose: bool) -> Iterator[StopRequest]:
+    """Record the first signal instead of ending; a second SIGINT raises KeyboardInterrupt."""
+    request = StopRequest()
 
     def handle(number: int, _: object) -> None:
         leave_closed_terminal()
-        if aloud and not interrupt.number:
+        if verbose and not request.number:
             log.info("%s: stopping after this step", signal.Signals(number).name)
-        interrupt.number = interrupt.number or number
+        request.number = request.number or number
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, handle) for number in stop_signals()}
     try:
-        yield interrupt
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def leave_closed_terminal() -> None:
-    """Send what is printed nowhere, from here on, if the terminal it went to is closed.
+    """Redirect stdout and stderr to /dev/null if their terminal was closed.
 
     Each write to it would fail (EIO) and end the run before its checkpoint.
     """
     for descriptor in (1, 2):
-        with suppress(OSError):  # it may be closed itself
+        with suppress(OSError):  # the descriptor may be closed
             device = stat.S_ISCHR(os.fstat(descriptor).st_mode)
             if device and not os.isatty(descriptor):
                 null = os.open(os.devnull, os.O_WRONLY)

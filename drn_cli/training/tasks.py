@@ -1,4 +1,4 @@
-"""What differs between training a segmenter and a classifier; everything else is one engine."""
+"""What differs between segmentation and classification in training."""
 
 import hashlib
 import logging
@@ -37,25 +37,25 @@ from drn_cli.recipe.schema import Recipe
 
 log = logging.getLogger(__name__)
 
-NAMED = 5  # classes without images in a message
+MAX_NAMED = 5  # classes without images in a message
 LISTS = ("train_images.txt", "train_labels.txt", "val_images.txt", "val_labels.txt", "info.json")
-MOST_SHOWN = 200  # images in a report
-LOOKED_AT = 32  # images of class folders that are read before training
+MAX_RANKED = 200  # images in best.json, for the report
+MAX_CHECKED = 32  # images of class folders that are read before training
 
 
 @dataclass(frozen=True, slots=True)
 class DataBundle:
-    """What a recipe names on the disk.
+    """The dataset of a run: samples and their metadata.
 
     Attributes:
-        train, val: Of type `Sample` or `ClassSample`.
+        train, val: Samples of type `Sample` or `ClassSample`.
         statistics: Mean and standard deviation of the training images.
-        class_set: Names and colours of the classes.
-        root: The folder that files are named from.
-        folders: The folder of each class, for a classifier.
-        left_out: What lies in the folders, may be wanted and is not used, a line each.
-        lists: The folder of the lists and info.json, for a segmenter.
-        class_pixels: Pixels of each class in the training labels, if preparation counted them.
+        class_set: Names and colors of the classes.
+        root: Folder that paths are relative to.
+        folders: Folder of each class; classification only.
+        left_out: Warnings about files in the folders that are not used, one line each.
+        lists: Folder of the lists and info.json; segmentation only.
+        class_pixels: Pixels of each class in the training labels; None if not counted.
     """
 
     train: Sequence[Any]
@@ -69,9 +69,9 @@ class DataBundle:
     class_pixels: tuple[int, ...] | None = None
 
     def fingerprints(self) -> dict[str, str]:
-        """Return SHA-256 digests of what decides which files are trained on, and in which order.
+        """Return SHA-256 digests that identify the samples and their order.
 
-        For a list folder these are its lists and info.json, for class folders the image names.
+        For lists, these are digests of the lists and info.json; for class folders, of the paths.
         """
         if self.lists is not None:
             files = [self.lists / name for name in LISTS]
@@ -90,11 +90,11 @@ class DataBundle:
 
 @dataclass(frozen=True, slots=True)
 class ValidationResult:
-    """What a validation found.
+    """Scores of a validation.
 
     Attributes:
-        value: What the best network is chosen by: mIoU, or top-1 accuracy.
-        scores: All scores, with class names, ready for JSON.
+        value: The score that selects the best weights: mIoU or top-1 accuracy.
+        scores: All scores, as JSON.
     """
 
     value: float
@@ -102,68 +102,28 @@ class ValidationResult:
 
 
 class Evaluable(Protocol):
-    """What a validation needs of a run: the part of `training.setup.TrainState` that tasks use."""
+    """The part of `training.setup.TrainState` that validation uses."""
 
     recipe: Recipe
     group: Group
-    material: DataBundle
+    data: DataBundle
     precision: Precision
     tiles: TileSizer
 
     @property
-    def judged(self) -> DRN:
-        """The network that is validated."""
-
-
-class Task(Protocol):
-    """What a task knows of its data and scores."""
-
-    def find_material(self, recipe: Recipe) -> DataBundle:
-        """Read the lists, so that a mistake shows before any process starts.
-
-        Raises:
-            DrnError: A list or file is missing, or the recipe does not fit.
-        """
-
-    def look_over(self, material: DataBundle) -> list[str]:
-        """Look at some of the files, so that a bad one shows before the first step.
-
-        Returns:
-            What is merely odd.
-
-        Raises:
-            DrnError: An image or label that was looked at cannot be used.
-        """
-
-    def dataset(self, recipe: Recipe, material: DataBundle, *, aloud: bool) -> Dataset[Any]:
-        """Give augmented samples for training."""
-
-    def validate(
-        self,
-        training: Evaluable,
-        samples: Sequence[Any],
-        step: Callable[[], object],
-        stop: Callable[[], bool],
-    ) -> ValidationResult | None:
-        """Score the network, which is in evaluation mode, on samples that all processes share.
-
-        Args:
-            training: What is trained.
-            samples: All of them, in every process.
-            step: Called after each image.
-            stop: Asked after it; where it says so in any process, all give up, and None is given.
-        """
-
-
-def task_of(recipe: Recipe) -> Task:
-    """Give what belongs to the recipe's task."""
-    return Segmentation() if recipe.task == "segmentation" else Classification()
+    def eval_model(self) -> DRN:
+        """The network, or its EMA."""
 
 
 class Segmentation:
-    """List folders of images and label maps; mIoU."""
+    """Lists of images and label maps; mIoU."""
 
-    def find_material(self, recipe: Recipe) -> DataBundle:
+    def load_data(self, recipe: Recipe) -> DataBundle:
+        """Read the lists of a recipe.
+
+        Raises:
+            DrnError: A list or file is missing, or does not fit the recipe.
+        """
         folder = ListDataset.open(recipe.data.root, recipe.data.lists)
         return DataBundle(
             folder.samples("train"),
@@ -175,33 +135,39 @@ class Segmentation:
             class_pixels=folder.class_pixels("train", recipe.data.classes),
         )
 
-    def look_over(self, material: DataBundle) -> list[str]:
-        classes, lists = material.class_set, material.lists or material.root
+    def check_samples(self, data: DataBundle) -> list[str]:
+        """Read some of the files, and return warnings about the data.
+
+        Raises:
+            DrnError: An image or label cannot be used.
+        """
+        classes, lists = data.class_set, data.lists or data.root
         if len(classes) < 2:
             raise DrnError(f"data.classes: {len(classes)}; {TOO_FEW}", ADD_BACKGROUND)
         found = quick_check(
-            material.train,
+            data.train,
             len(classes),
             names=classes.names,
-            counted=material.class_pixels,
+            counted=data.class_pixels,
             listed=lists / "train_labels.txt",
         )
-        odd = reported(found + quick_check(material.val, len(classes)))
-        if material.class_pixels is None and len(material.train) > WHOLE:
-            odd.append(
-                f"{lists / 'info.json'}: has no pixels of each class, so that classes without a "
-                f"training pixel were not looked for (drn data check {material.root} does)"
+        warnings = raise_first_error(found + quick_check(data.val, len(classes)))
+        if data.class_pixels is None and len(data.train) > WHOLE:
+            warnings.append(
+                f"{lists / 'info.json'}: no pixel counts per class, so classes without training "
+                f"pixels are not detected (run drn data check {data.root})"
             )
-        return odd
+        return warnings
 
-    def dataset(self, recipe: Recipe, material: DataBundle, *, aloud: bool) -> Dataset[Any]:
+    def dataset(self, recipe: Recipe, data: DataBundle, *, verbose: bool) -> Dataset[Any]:
+        """Return the dataset of augmented training samples; `verbose` logs cache messages."""
         augment = recipe.augment
         return TrainDataset(
-            material.train,
+            data.train,
             recipe.data.classes,
             Augmentation(augment.crop, augment.scale, augment.rotate, augment.flip),
             recipe.train.seed,
-            _cache(recipe, material, aloud=aloud),
+            _cache(recipe, data, verbose=verbose),
         )
 
     def validate(
@@ -211,8 +177,16 @@ class Segmentation:
         step: Callable[[], object],
         stop: Callable[[], bool],
     ) -> ValidationResult | None:
+        """Score the network on samples that are sharded over all ranks.
+
+        Args:
+            training: The run.
+            samples: All samples, the same in every rank.
+            step: Called after each image.
+            stop: Called after each image; if it returns True in any rank, all return None.
+        """
         scores = segmentation.evaluate(
-            predictor_of(training),
+            segmentation_predictor(training),
             samples,
             training.group,
             per_image=True,
@@ -223,32 +197,32 @@ class Segmentation:
         if scores is None:
             return None
         scored = [one.number for one in worst_first(scores.per_image) if one.miou is not None]
-        found = scores.to_json(training.material.class_set)
-        return ValidationResult(scores.miou, found | {"images_worst_first": ends(scored)})
+        found = scores.to_json(training.data.class_set)
+        return ValidationResult(scores.miou, found | {"images_worst_first": worst_and_best(scored)})
 
 
-def ends(order: list[int]) -> list[int]:
-    """Keep the numbers of the worst and the best images, which a report shows."""
+def worst_and_best(order: list[int]) -> list[int]:
+    """Return the first and the last numbers, at most MAX_RANKED in total."""
     return (
-        order if len(order) <= MOST_SHOWN else order[: MOST_SHOWN // 2] + order[-MOST_SHOWN // 2 :]
+        order if len(order) <= MAX_RANKED else order[: MAX_RANKED // 2] + order[-MAX_RANKED // 2 :]
     )
 
 
-def reported(findings: Sequence[CheckFinding]) -> list[str]:
-    """Raise the first error among findings, and return what is merely odd."""
+def raise_first_error(findings: Sequence[CheckFinding]) -> list[str]:
+    """Raise the first error among findings; return the warnings."""
     for finding in findings:
         if finding.severity == "error":
             raise finding.error()
     return [str(finding) for finding in findings]
 
 
-def predictor_of(training: Evaluable) -> SegmentationPredictor:
-    """Make the segmenter ready, as `drn eval` does, for what it is to be shown now."""
+def segmentation_predictor(training: Evaluable) -> SegmentationPredictor:
+    """Return a predictor of the current weights, prepared as in `drn eval`."""
     device, kind = training.group.device, autocast_type(training.precision)
     return SegmentationPredictor(
-        network=for_inference(training.judged, device, exact=kind is None).scores,
-        statistics=training.material.statistics,
-        class_set=training.material.class_set,
+        network=for_inference(training.eval_model, device, exact=kind is None).scores,
+        statistics=training.data.statistics,
+        class_set=training.data.class_set,
         device=device,
         view=training.recipe.eval,
         autocast=kind,
@@ -257,9 +231,9 @@ def predictor_of(training: Evaluable) -> SegmentationPredictor:
 
 
 class Classification:
-    """Class folders; top-1 and top-5."""
+    """Class folders; top-1 and top-5 accuracy. The methods are those of `Segmentation`."""
 
-    def find_material(self, recipe: Recipe) -> DataBundle:
+    def load_data(self, recipe: Recipe) -> DataBundle:
         folder = FolderDataset.open(recipe.data.root)
         found = len(folder.folders)
         if found != recipe.data.classes:
@@ -280,25 +254,25 @@ class Classification:
             ),
         )
 
-    def look_over(self, material: DataBundle) -> list[str]:
-        if len(material.class_set) < 2:
-            raise DrnError(f"data.classes: {len(material.class_set)}; {TOO_FEW}", ADD_FOLDER)
-        for samples in (material.train, material.val):
-            reported(find_truncated([sample.image for sample in samples]))
-            for sample in spaced(samples, LOOKED_AT):
+    def check_samples(self, data: DataBundle) -> list[str]:
+        if len(data.class_set) < 2:
+            raise DrnError(f"data.classes: {len(data.class_set)}; {TOO_FEW}", ADD_FOLDER)
+        for samples in (data.train, data.val):
+            raise_first_error(find_truncated([sample.image for sample in samples]))
+            for sample in spaced(samples, MAX_CHECKED):
                 if fault := read_file_info(DataFile(sample.image, label=False)).fault:
                     raise fault.error()
-        there = {sample.target for sample in material.train}
-        absent = [name for n, name in enumerate(material.class_set.names) if n not in there]
-        named = few_of(absent, NAMED)
+        present = {sample.target for sample in data.train}
+        absent = [name for n, name in enumerate(data.class_set.names) if n not in present]
+        named = few_of(absent, MAX_NAMED)
         return [
-            *material.left_out,
-            *([f"{material.root / 'train'}: no image of {named}: not learned"] if absent else []),
+            *data.left_out,
+            *([f"{data.root / 'train'}: no image of {named}: cannot be learned"] if absent else []),
         ]
 
-    def dataset(self, recipe: Recipe, material: DataBundle, *, aloud: bool) -> Dataset[Any]:
+    def dataset(self, recipe: Recipe, data: DataBundle, *, verbose: bool) -> Dataset[Any]:
         crop = ResizedCrop(recipe.augment.crop, recipe.augment.flip)
-        return ClassificationSet(material.train, crop, recipe.train.seed)
+        return ClassificationSet(data.train, crop, recipe.train.seed)
 
     def validate(
         self,
@@ -308,7 +282,7 @@ class Classification:
         stop: Callable[[], bool],
     ) -> ValidationResult | None:
         scores = classification.score(
-            classifier_of(training),
+            classification_predictor(training),
             samples,
             training.group,
             per_image=True,
@@ -319,19 +293,29 @@ class Classification:
         if scores is None:
             return None
         order = [one.number for one in classification.worst_images(scores.per_image)]
-        return ValidationResult(scores.top1, scores.to_json() | {"images_worst_first": ends(order)})
+        return ValidationResult(
+            scores.top1, scores.to_json() | {"images_worst_first": worst_and_best(order)}
+        )
 
 
-def classifier_of(training: Evaluable) -> ClassificationPredictor:
-    """Make the classifier ready, as `drn eval` does, for what it is to be shown now."""
+Task = Segmentation | Classification
+
+
+def task_of(recipe: Recipe) -> Task:
+    """Return the task of a recipe."""
+    return Segmentation() if recipe.task == "segmentation" else Classification()
+
+
+def classification_predictor(training: Evaluable) -> ClassificationPredictor:
+    """Return a predictor of the current weights, prepared as in `drn eval`."""
     device, kind = training.group.device, autocast_type(training.precision)
-    model = for_inference(training.judged, device, exact=kind is None)
+    model = for_inference(training.eval_model, device, exact=kind is None)
     return ClassificationPredictor(
         network=model,
         maps=model.scores,
-        statistics=training.material.statistics,
-        names=training.material.class_set.names,
-        folders=training.material.folders,
+        statistics=training.data.statistics,
+        names=training.data.class_set.names,
+        folders=training.data.folders,
         device=device,
         crop=training.recipe.augment.crop,
         resize=training.recipe.eval.resize,
@@ -339,13 +323,13 @@ def classifier_of(training: Evaluable) -> ClassificationPredictor:
     )
 
 
-def _cache(recipe: Recipe, material: DataBundle, *, aloud: bool) -> DecodedCache | None:
-    """Open the cache that the recipe asks for, and say what it takes, or why there is none."""
-    data = recipe.data
-    if data.cache == "none":
+def _cache(recipe: Recipe, data: DataBundle, *, verbose: bool) -> DecodedCache | None:
+    """Open the recipe's cache of decoded samples; log its size, or why it is not used."""
+    settings = recipe.data
+    if settings.cache == "none":
         return None
-    folder = Path(data.cache_folder or Path(data.lists or data.root) / CACHE_FOLDER)
-    opened = open_cache(data.cache, Path(data.root), folder, material.train)
-    if aloud:
+    folder = Path(settings.cache_folder or Path(settings.lists or settings.root) / CACHE_FOLDER)
+    opened = open_cache(settings.cache, Path(settings.root), folder, data.train)
+    if verbose:
         log.log(logging.WARNING if opened.refused else logging.INFO, opened.message)
     return opened.cache

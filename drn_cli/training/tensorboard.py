@@ -1,4 +1,4 @@
-"""The same numbers for TensorBoard, and a few validation images."""
+"""TensorBoard: metrics, and the predictions of a few validation images."""
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -17,18 +17,18 @@ from drn_cli.inference.classifier import ClassificationPredictor
 from drn_cli.inference.predictor import SegmentationPredictor
 from drn_cli.runs import Run
 from drn_cli.training.setup import TrainState
-from drn_cli.training.tasks import classifier_of, predictor_of
+from drn_cli.training.tasks import classification_predictor, segmentation_predictor
 
 IMAGES = 4
-WIDTH = 512  # of an image that is shown, in pixels
+WIDTH = 512  # of a logged image, in pixels
 LINE = 14  # height of a line of text, in pixels
 
 
 def check_installed() -> None:
-    """See that there is a TensorBoard to write for.
+    """Check that TensorBoard is installed.
 
     Raises:
-        DrnError: There is none.
+        DrnError: It is not.
     """
     if find_spec("tensorboard") is None:
         raise DrnError(
@@ -38,11 +38,11 @@ def check_installed() -> None:
 
 
 class TensorBoardLogger:
-    """Writes event files into the run folder's `tensorboard/`.
+    """Writes event files to `tensorboard/` in the run directory.
 
     Args:
-        run: The run.
-        step: Where it goes on; what was written for later steps is hidden.
+        run: The run directory.
+        step: First step; events of later steps, from before a resume, are hidden.
     """
 
     def __init__(self, run: Run, step: int) -> None:
@@ -52,7 +52,7 @@ class TensorBoardLogger:
         self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=step)
 
     def numbers(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Write a line of metrics, a curve for each number."""
+        """Log each number as a scalar; nested ones under `kind name`."""
         for name, value in values.items():
             if isinstance(value, dict):
                 self.numbers(f"{kind} {name}", step, value)
@@ -61,45 +61,39 @@ class TensorBoardLogger:
         self._writer.flush()
 
     def images(self, training: TrainState, step: int) -> None:
-        """Write what the network sees in the first validation images."""
-        for number, shown in enumerate(examples(training, training.material.val[:IMAGES])):
+        """Log the predictions of the first validation images."""
+        for number, shown in enumerate(examples(training, training.data.val[:IMAGES])):
             self._writer.add_image(f"validation/{number}", shown, step, dataformats="HWC")
         self._writer.flush()
 
 
 def examples(training: TrainState, samples: Sequence[Any]) -> Iterator[Pixels]:
-    """Draw samples: the image, what it is and what the network takes it for."""
+    """Yield an RGB image of each sample, with its label and prediction."""
     if training.recipe.task == "classification":
-        classifier = classifier_of(training)
+        classifier = classification_predictor(training)
         return (_classified(classifier, sample) for sample in samples)
-    predictor = predictor_of(training)
+    predictor = segmentation_predictor(training)
     return (_segmented(predictor, sample) for sample in samples)
 
 
 def _segmented(predictor: SegmentationPredictor, sample: Sample) -> Pixels:
-    """Put image, label and prediction side by side."""
+    """Return image, label map and prediction side by side."""
     image, label = read_pair(sample, predictor.classes)
     palette = np.frombuffer(predictor.class_set.palette(), np.uint8).reshape(256, 3)
-    step = -(-image.shape[1] // WIDTH)  # every so many pixels
+    step = -(-image.shape[1] // WIDTH)  # subsampling
     maps = [palette[label], palette[predictor(image).cpu().numpy()]]
     return np.concatenate([part[::step, ::step] for part in (image, *maps)], axis=1)
 
 
 def _classified(classifier: ClassificationPredictor, sample: ClassSample) -> Pixels:
-    """Write the true and the predicted class below the crop."""
+    """Return the crop with the true and the predicted class below it."""
     crops = classifier.crops(read_image(sample.image))
     probabilities = classifier.log_probabilities(
         torch.from_numpy(crops)[None].to(classifier.device)
     )[0].exp()
     best = int(probabilities.argmax())
     names = classifier.names
-    text = (f"is {names[sample.target]}", f"seen {names[best]} {probabilities[best]:.0%}")
-    return np.concatenate([crops[0], _written(text, crops.shape[2])])
-
-
-def _written(lines: Sequence[str], width: int) -> Pixels:
-    strip = Image.new("RGB", (width, LINE * len(lines)), "white")
-    draw = ImageDraw.Draw(strip)
-    for number, line in enumerate(lines):
-        draw.text((2, LINE * number), line, fill="black")
-    return np.asarray(strip)
+    text = f"true: {names[sample.target]}\npredicted: {names[best]} {probabilities[best]:.0%}"
+    caption = Image.new("RGB", (crops.shape[2], 2 * LINE), "white")
+    ImageDraw.Draw(caption).multiline_text((2, 0), text, fill="black")
+    return np.concatenate([crops[0], np.asarray(caption)])

@@ -1,4 +1,4 @@
-"""Scoring the network while it trains."""
+"""Validation during training."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,27 +20,26 @@ def validate(
         nullcontext(lambda: None)
     ),
 ) -> ValidationResult | None:
-    """Score the network, or the average of its weights, on samples that all processes share.
+    """Score the network, or its EMA, on samples that are sharded over all ranks.
 
     Args:
-        training: What is trained.
-        samples: All of them, in every process.
-        stop: Asked after each image; where it says so in any process, all give up.
-        progress: Shows the progress of a number of images; the context's call counts one.
+        training: The run.
+        samples: All samples, the same in every rank.
+        stop: Called after each image; if it returns True in any rank, all ranks stop.
+        progress: Takes the number of images; its context yields a function to call per image.
 
     Returns:
-        What was found; None if it was given up.
+        The scores; None if it was stopped.
 
     Raises:
-        DrnError: An image cannot be used, or the labels hold nothing to score.
+        DrnError: An image cannot be used, or no label has a valid pixel.
     """
     group = training.group
     group.advance(VALIDATION)
-    group.broadcast_tensors(
-        training.judged.buffers()
-    )  # without sync_bn each process has statistics of its own
-    tuned = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = False  # images may all differ in size
+    # Without sync_bn, each rank has its own batch norm statistics.
+    group.broadcast_tensors(training.eval_model.buffers())
+    benchmark = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False  # every image may have another size
     try:
         with progress(len(group.shard(samples))) as count:
 
@@ -50,4 +49,4 @@ def validate(
 
             return training.task.validate(training, samples, step, stop)
     finally:
-        torch.backends.cudnn.benchmark = tuned
+        torch.backends.cudnn.benchmark = benchmark

@@ -139,7 +139,7 @@ def test_sources(tmp_path: Path, recipe_file: Path, targets) -> None:
     assert target.recipe is not None and target.recipe.augment.crop == 32
     with pytest.raises(DrnError, match="has its own"):
         open_target(str(run.best), "segmentation")
-    with pytest.raises(DrnError, match="no such run folder or file"):
+    with pytest.raises(DrnError, match="no such run directory or file"):
         open_target("runs/trial")
 
 

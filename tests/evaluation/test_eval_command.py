@@ -128,7 +128,7 @@ def test_no_run_with_a_best_network_is_an_error_of_all_verbs(evaluate, untrained
     for words in (["eval"], ["predict", image], ["localize", image], ["export"]):
         result = CliRunner().invoke(app, words)
         assert isinstance(result.exception, DrnError)
-        assert "no run here has a best network yet" in str(result.exception)
+        assert "no run has best weights yet" in str(result.exception)
         assert "runs/easy/newer" in str(result.exception)
 
 

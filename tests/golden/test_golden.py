@@ -46,7 +46,7 @@ VARIABLE = (  # text that differs from run to run, and its replacement
     (re.compile(r"\b(PyTorch|ONNX Runtime|OpenVINO) \d[\w.+-]*"), r"\1 <version>"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "<sha256>"),
     (re.compile(r"\b[0-9a-f]{24}-[0-9a-f]{16}\b"), "<sample>"),  # of a cache: path and time
-    (re.compile(r"\b\d[\d.]* [kMGT]?B are free"), "<size> are free"),
+    (re.compile(r"\b\d[\d.]* [kMGT]?B( are)? free"), r"<size>\1 free"),
     (re.compile(r"\b\d+(\.\d+)?( ?)(ms|s|min|images/s|a second)\b"), r"<n>\2\3"),
 )
 NUMBER = re.compile(r" *(?<![\w.])[+-]?\d[\d.,:]*(e[+-]\d+)?")

@@ -95,7 +95,7 @@ def test_reads_last_checkpoint_of_run(tmp_path: Path, recipe_file: Path) -> None
     assert found.task == "segmentation"
     torch.testing.assert_close(found.model.state_dict(), training.model.state_dict())
     assert read_strings(found.metadata, "class_names") == ("red", "green", "blue")
-    assert read_channel_stats(found.metadata, IMAGENET) == training.material.statistics != IMAGENET
+    assert read_channel_stats(found.metadata, IMAGENET) == training.data.statistics != IMAGENET
 
 
 @pytest.mark.parametrize(

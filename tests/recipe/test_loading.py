@@ -109,7 +109,7 @@ def test_a_cycle_names_its_chain(here: Path) -> None:
         ("extends: [demo]", "my.yaml:1: extends: should be the name or the path of a", None),
     ],
 )
-def test_what_extends_cannot_be(here: Path, line: str, message: str, hint: str | None) -> None:
+def test_refuses_invalid_extends(here: Path, line: str, message: str, hint: str | None) -> None:
     error = refusal_of(line, here)
     assert error.message.startswith(message)
     assert (hint or "") in (error.hint or "")
@@ -172,7 +172,7 @@ def test_what_extends_cannot_be(here: Path, line: str, message: str, hint: str |
         ("augment:\n  crop: 64\n", "", ": augment: missing", "It needs crop"),
     ],
 )
-def test_a_mistake_names_file_line_and_key(
+def test_an_error_names_file_line_and_key(
     here: Path, before: str, after: str, message: str, hint: str | None
 ) -> None:
     assert GOOD.count(before) == 1
@@ -182,7 +182,7 @@ def test_a_mistake_names_file_line_and_key(
     assert hint in error.hint if hint and error.hint else error.hint == hint
 
 
-def test_every_mistake_has_its_line_in_the_order_of_the_file(here: Path) -> None:
+def test_reports_every_error_in_the_order_of_the_file(here: Path) -> None:
     text = GOOD.replace("lr: 1e-2", "lr: 0\n  sed: 3").replace("crop: 64", "crop: x")
     text = text.replace("  batch_size: 4\n", "")
     error = refusal_of(text, here)
@@ -194,7 +194,7 @@ def test_every_mistake_has_its_line_in_the_order_of_the_file(here: Path) -> None
     ]
 
 
-def test_a_mistake_in_an_extended_file_is_blamed_on_that_file(here: Path) -> None:
+def test_an_error_in_an_extended_file_names_that_file(here: Path) -> None:
     (here / "base.yaml").write_text(GOOD.replace("lr: 1e-2", "lr: -1"))
     error = refusal_of("extends: base.yaml\ntrain:\n  epochs: 0\n", here)
     assert error.message.splitlines() == [
@@ -238,7 +238,7 @@ def test_a_mistake_in_an_extended_file_is_blamed_on_that_file(here: Path) -> Non
         (f"train.epochs={'9' * 9000}", "command line: train.epochs=999"),
     ],
 )
-def test_a_mistake_in_an_override_is_the_command_line_s(
+def test_an_error_in_an_override_names_the_command_line(
     here: Path, override: str, message: str
 ) -> None:
     error = refusal("good.yaml", override)
@@ -274,7 +274,7 @@ def test_a_mistake_in_an_override_is_the_command_line_s(
         (b"a: " + b"9" * 5000, "my.yaml:1: "),
     ],
 )
-def test_what_is_no_mapping_of_keys(here: Path, text: bytes, message: str) -> None:
+def test_refuses_files_that_are_not_mappings(here: Path, text: bytes, message: str) -> None:
     assert refusal_of(text, here).message.startswith(message)
 
 
@@ -297,14 +297,16 @@ def test_an_alias_repeats_a_value(here: Path) -> None:
         ("a" * 300, f"{'a' * 300}: cannot be read: File name too long", ""),
     ],
 )
-def test_what_cannot_be_found(here: Path, name: str, message: str, hint: str) -> None:
+def test_refuses_names_and_paths_that_do_not_exist(
+    here: Path, name: str, message: str, hint: str
+) -> None:
     (here / "sub").mkdir()
     error = refusal(name)
     assert error.message == message
     assert hint in (error.hint or "")
 
 
-def test_a_chain_of_recipes_has_an_end(here: Path) -> None:
+def test_refuses_long_chains_of_recipes(here: Path) -> None:
     for number in range(1500):
         (here / f"{number}.yaml").write_text(f"extends: {number + 1}.yaml\n")
     error = refusal("0.yaml")
@@ -323,8 +325,8 @@ def test_only_regular_files_are_read(here: Path, special: str) -> None:
     assert error.message == f"my.yaml:1: extends: {special}: is not a regular file"
 
 
-def test_a_pipe_of_the_shell_is_read(here: Path) -> None:
-    """`drn train <(sed ... my.yaml)`, where something writes already."""
+def test_reads_process_substitution_of_the_shell(here: Path) -> None:
+    """`drn train <(sed ... my.yaml)`."""
     reading, writing = os.pipe()
     os.write(writing, GOOD.encode())
     os.close(writing)
@@ -332,7 +334,7 @@ def test_a_pipe_of_the_shell_is_read(here: Path) -> None:
     os.close(reading)
 
 
-def test_the_resolved_text_loads_as_the_same_recipe(here: Path) -> None:
+def test_resolved_yaml_loads_as_the_same_recipe(here: Path) -> None:
     overrides = [
         "train.weight_decay=1e-5",
         "data.root='1e3'",
@@ -359,13 +361,13 @@ def test_the_schema_describes_every_key_and_requires_none() -> None:
         assert all("description" in key for key in section["properties"].values())
 
 
-def test_a_recipe_cannot_be_changed_once_it_is_checked(here: Path) -> None:
+def test_a_recipe_is_immutable(here: Path) -> None:
     recipe = load_recipe("good.yaml").recipe
     with pytest.raises(ValidationError):
         recipe.train.lr = 1.0
 
 
-def test_the_difference_is_each_key_that_differs_with_both_values(recipe_file: Path) -> None:
+def test_diff_contains_both_values_of_each_different_key(recipe_file: Path) -> None:
     old = load_recipe(str(recipe_file)).recipe
     changes = (
         "train.lr=0.01",
@@ -387,9 +389,7 @@ def test_the_difference_is_each_key_that_differs_with_both_values(recipe_file: P
     assert diff_recipes(new, new) == {}
 
 
-def test_a_recipe_does_not_differ_from_itself_written_and_read(
-    recipe_file: Path, tmp_path: Path
-) -> None:
+def test_diff_is_empty_after_writing_and_reading(recipe_file: Path, tmp_path: Path) -> None:
     recipe = load_recipe(str(recipe_file), ["train.lr=1e-05", "loss.class_weights=[1,0,3]"]).recipe
     copy = tmp_path / "copy.yaml"
     copy.write_text(resolved_yaml(recipe))

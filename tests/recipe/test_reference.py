@@ -41,14 +41,14 @@ def test_the_page_is_what_the_command_prints() -> None:
     assert PAGE.read_text(encoding="utf-8") == reference(), remedy
 
 
-def test_every_key_is_there_once_with_its_meaning() -> None:
+def test_contains_every_key_once_with_its_description() -> None:
     lines = [line for line in reference().splitlines() if line.startswith("| `")]
     found = rows()
     assert len(lines) == len(found)
     assert {key: row[2] for key, row in found.items()} == dict(fields(Recipe))
 
 
-def test_every_section_has_its_docstring() -> None:
+def test_contains_every_section_docstring() -> None:
     sections = re.findall(r"^## (.+)\n\n(.+)\n\n\| key", reference(), re.MULTILINE)
     named = {(key.rpartition(".")[0] or "Top level") for key, _ in fields(Recipe)}
     assert {name for name, _ in sections} == named
@@ -73,11 +73,11 @@ def test_every_section_has_its_docstring() -> None:
         ("eval.scales", "list of numbers (at least 1)", "`[1]`"),
     ],
 )
-def test_values_and_defaults_are_in_plain_words(key: str, takes: str, default: str) -> None:
+def test_values_and_defaults(key: str, takes: str, default: str) -> None:
     assert rows()[key][:2] == (takes, default)
 
 
-def test_a_default_means_in_a_recipe_what_the_page_says() -> None:
+def test_defaults_can_be_written_in_a_recipe() -> None:
     required = {key for key, row in rows().items() if row[1] == "required"}
     defaults = [f"{key}={row[1][1:-1]}" for key, row in rows().items() if key not in required]
     written = load_recipe("drn_d_22_camvid", defaults).recipe
@@ -118,7 +118,7 @@ def test_the_example_is_a_recipe(tmp_path: Path) -> None:
         ["train.checkpoint_activations=true", "train.compile=true"],
     ],
 )
-def test_keys_that_have_to_suit_each_other_do(overrides: list[str]) -> None:
+def test_rules_across_keys(overrides: list[str]) -> None:
     assert overrides[0].partition("=")[0] in reference().partition("## ")[0] or len(overrides) == 1
     with pytest.raises(DrnError):
         load_recipe("drn_d_22_camvid", overrides)

@@ -19,7 +19,7 @@ NAMES = list(shipped_recipes())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_resolves_and_its_network_can_be_built(name: str, tmp_path: Path) -> None:
+def test_resolves_and_builds_its_network(name: str, tmp_path: Path) -> None:
     loaded = load_recipe(name)
     recipe = loaded.recipe
     assert loaded.name == name
@@ -35,7 +35,7 @@ def test_it_resolves_and_its_network_can_be_built(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_opens_with_a_summary_and_the_commands_to_use_it(name: str) -> None:
+def test_starts_with_a_summary_and_commands(name: str) -> None:
     summary, *rest = read_text(shipped_recipes()[name]).splitlines()
     comment = [line for line in rest if line.startswith("#")]
     assert summary.startswith("# ") and summary.endswith(".") and len(summary) <= 100
@@ -45,7 +45,7 @@ def test_it_opens_with_a_summary_and_the_commands_to_use_it(name: str) -> None:
     assert trained == {name}
 
 
-def test_the_names_are_those_of_the_paper_and_no_base_is_among_them() -> None:
+def test_names_are_those_of_the_paper_without_bases() -> None:
     assert sorted(NAMES) == NAMES
     assert set(NAMES) == {
         "demo",
@@ -58,7 +58,7 @@ def test_the_names_are_those_of_the_paper_and_no_base_is_among_them() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "demo"])
-def test_its_network_and_data_are_those_of_its_name(name: str) -> None:
+def test_network_and_data_match_the_name(name: str) -> None:
     arch, _, data = name.rpartition("_")
     recipe = load_recipe(name).recipe
     assert recipe.model.arch == arch

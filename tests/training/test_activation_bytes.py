@@ -12,7 +12,7 @@ from drn_cli.networks.models import DRN
 from drn_cli.networks.profiling import ActivationBytes, MemoryTracker, activation_bytes
 from drn_cli.recipe.schema import Loss
 from drn_cli.training.loss import make_loss
-from drn_cli.training.memory import pass_bytes
+from drn_cli.training.memory import micro_batch_bytes
 
 CPU = torch.device("cpu")
 SHAPE = (2, 64, 96)
@@ -134,7 +134,7 @@ def test_numbers_of_version_0_1_0(key: str) -> None:
     else:
         loss, checkpointing = Loss(kind=settings[0]), settings[1] == "True"
         if kind == "pass":
-            found = pass_bytes(arch, task, 19, loss, 128, 2, precision, checkpointing)
+            found = micro_batch_bytes(arch, task, 19, loss, 128, 2, precision, checkpointing)
         else:
             found = activation_bytes(
                 arch,

@@ -27,8 +27,8 @@ from drn_cli.training.setup import TrainState
 PROGRESS = TrainProgress(3, 2, 17, 0.25, [1.5, 100.0, 0.5, 2.0, 0.0])
 
 
-def learned(recipe_file: Path, *overrides: str) -> TrainState:
-    """A network that is not as it was made."""
+def changed_state(recipe_file: Path, *overrides: str) -> TrainState:
+    """Return a training state with changed weights, optimizer state and EMA."""
     training = prepare_in(ALONE, recipe_file, overrides)
     with torch.no_grad():
         for tensor in training.model.state_dict().values():
@@ -44,16 +44,16 @@ def learned(recipe_file: Path, *overrides: str) -> TrainState:
 
 @pytest.fixture(scope="module")
 def kept(recipe_file, tmp_path_factory):
-    """A checkpoint with all that there can be, which is only read."""
+    """A complete checkpoint; tests only read it."""
     path = tmp_path_factory.mktemp("kept") / "checkpoints" / "last.pt"
-    training = learned(recipe_file, "train.ema=0.9")
+    training = changed_state(recipe_file, "train.ema=0.9")
     save_checkpoint(path, training, PROGRESS, 12.5)
     return path, training
 
 
 @pytest.fixture
 def saved(kept, tmp_path):
-    """A copy that a test may spoil."""
+    """A copy that a test may damage."""
     path = tmp_path / "last.pt"
     path.write_bytes(kept[0].read_bytes())
     return path
@@ -73,17 +73,17 @@ def test_round_trip(kept, prepare):
         assert torch.equal(states[0][number]["momentum_buffer"], state["momentum_buffer"])
 
 
-def test_options_are_the_recipes_and_not_the_files(kept, prepare):
-    """So that --allow-changes can change them, and a GPU's file goes on on a CPU."""
+def test_optimizer_options_come_from_the_recipe(kept, prepare):
+    """Since --allow-changes may change them, and a checkpoint of a GPU may resume on a CPU."""
     other = prepare("train.ema=0.9", "train.momentum=0.5", "train.optimiser.implementation=fused")
     load_checkpoint(kept[0], other)
     [group] = other.optimiser.param_groups
     assert (group["momentum"], group["fused"], group["foreach"]) == (0.5, True, False)
 
 
-def test_an_average_may_begin_on_the_way(tmp_path, recipe_file, prepare):
+def test_an_ema_can_start_when_resuming(tmp_path, recipe_file, prepare):
     path = tmp_path / "last.pt"
-    training = learned(recipe_file)
+    training = changed_state(recipe_file)
     save_checkpoint(path, training, PROGRESS, 0)
     other = prepare("train.ema=0.9")
     load_checkpoint(path, other)
@@ -92,7 +92,7 @@ def test_an_average_may_begin_on_the_way(tmp_path, recipe_file, prepare):
     )
 
 
-def test_whether_it_had_checksums(kept, tmp_path, prepare, caplog):
+def test_reports_whether_checksums_were_verified(kept, tmp_path, prepare, caplog):
     path, training = tmp_path / "last.pt", kept[1]
     for checksums in (True, False):
         torch.serialization.set_crc32_options(checksums)
@@ -111,7 +111,7 @@ def test_is_plain_data(kept):
     assert content["progress"] == asdict(PROGRESS)
 
 
-def test_random_states_come_back():
+def test_restores_random_states():
     def draw() -> list[float]:
         return [random.random(), float(np.random.rand()), float(torch.rand(()))]
 
@@ -124,9 +124,7 @@ def test_random_states_come_back():
 
 
 @pytest.mark.parametrize(("rank", "restored"), [(0, True), (1, False), (2, False)])
-def test_a_rank_that_the_checkpoint_does_not_know_keeps_its_own_random_state(
-    kept, prepare, rank, restored
-):
+def test_a_rank_without_a_saved_random_state_keeps_its_own(kept, prepare, rank, restored):
     saved_state = torch.load(kept[0], weights_only=True)["random"][0]["torch"]
     other = replace(prepare("train.ema=0.9"), group=Group(rank, 3, torch.device("cpu")))
     torch.manual_seed(123)
@@ -138,7 +136,7 @@ def test_a_rank_that_the_checkpoint_does_not_know_keeps_its_own_random_state(
 
 @pytest.mark.parametrize("has_gpu", [False, True])
 @pytest.mark.parametrize("had_gpu", [False, True])
-def test_the_random_state_of_a_gpu_comes_back_where_there_is_one(monkeypatch, had_gpu, has_gpu):
+def test_restores_the_random_state_of_a_gpu(monkeypatch, had_gpu, has_gpu):
     put: list[object] = []
     monkeypatch.setattr(torch.cuda, "set_rng_state", put.append)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: "of a GPU")
@@ -150,28 +148,26 @@ def test_the_random_state_of_a_gpu_comes_back_where_there_is_one(monkeypatch, ha
 
 
 @pytest.mark.parametrize(("precision", "scale"), [("fp32", 1), ("bf16", 1), ("fp16", 1024)])
-def test_the_scale_of_gradients_is_that_of_fp16_alone(
-    tmp_path, recipe_file, prepare, precision, scale
-):
+def test_restores_the_gradient_scale_only_in_fp16(tmp_path, recipe_file, prepare, precision, scale):
     path = tmp_path / "last.pt"
     scaled = torch.amp.GradScaler("cpu", init_scale=1024)
     scaled.scale(torch.ones(1))  # its state is made at first use
-    save_checkpoint(path, replace(learned(recipe_file), scaler=scaled), PROGRESS, 0)
+    save_checkpoint(path, replace(changed_state(recipe_file), scaler=scaled), PROGRESS, 0)
     other = replace(prepare(), precision=precision)
     load_checkpoint(path, other)
     assert other.scaler.get_scale() == scale
 
 
 @pytest.mark.parametrize("kinds", [("sgd", "adamw"), ("adamw", "sgd")])
-def test_a_run_keeps_its_optimizer(tmp_path, recipe_file, prepare, kinds):
+def test_refuses_another_optimizer(tmp_path, recipe_file, prepare, kinds):
     path = tmp_path / "last.pt"
     before, now = (f"train.optimiser.kind={kind}" for kind in kinds)
-    save_checkpoint(path, learned(recipe_file, before), PROGRESS, 0)
+    save_checkpoint(path, changed_state(recipe_file, before), PROGRESS, 0)
     with pytest.raises(DrnError, match=f"was trained with {kinds[0]}, not {kinds[1]}"):
         load_checkpoint(path, prepare(now))
 
 
-def test_replaces_the_earlier_one_whole(saved, kept, monkeypatch):
+def test_replaces_the_earlier_checkpoint_atomically(saved, kept, monkeypatch):
     before = saved.read_bytes()
 
     def fail(*_: object) -> None:
@@ -188,7 +184,7 @@ def test_replaces_the_earlier_one_whole(saved, kept, monkeypatch):
 
 
 def test_a_full_disk_is_an_os_error(tmp_path):
-    """PyTorch's writer has errors of its own, which say nothing of a disk."""
+    """PyTorch's writer raises a RuntimeError that does not name the disk."""
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("there is no /dev/full here")
@@ -258,7 +254,7 @@ def spoil(kind: str, path: Path) -> None:
         "folder",
     ],
 )
-def test_what_is_no_checkpoint_is_an_error_with_its_name(saved, kind, capsys, kept):
+def test_refuses_files_that_are_not_checkpoints(saved, kind, capsys, kept):
     spoil(kind, saved)
     with pytest.raises(DrnError, match=re.escape(str(saved))) as caught:
         load_checkpoint(saved, kept[1])
@@ -266,7 +262,7 @@ def test_what_is_no_checkpoint_is_an_error_with_its_name(saved, kind, capsys, ke
     assert "executed" not in capsys.readouterr().out
 
 
-def test_a_damaged_one_names_the_way_out(saved, kept, tmp_path):
+def test_a_damaged_checkpoint_hints_at_other_files(saved, kept, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     (folder / "last.pt").write_bytes(saved.read_bytes()[:-1000])
@@ -279,8 +275,8 @@ def test_a_damaged_one_names_the_way_out(saved, kept, tmp_path):
             load_checkpoint(folder / "last.pt", kept[1])
 
 
-def test_short_memory_is_no_damage(saved, kept, monkeypatch):
-    """The same checkpoint may be read at another try; no earlier one is needed."""
+def test_out_of_memory_is_not_reported_as_damage(saved, kept, monkeypatch):
+    """Reading it again may succeed; no earlier checkpoint is needed."""
     last = saved.parent / "run" / "checkpoints" / "last.pt"
     last.parent.mkdir(parents=True)
     saved.rename(last)
@@ -291,6 +287,6 @@ def test_short_memory_is_no_damage(saved, kept, monkeypatch):
     assert "--resume" not in str(caught.value)
 
 
-def test_another_network_is_an_error(saved, prepare):
+def test_refuses_the_checkpoint_of_another_architecture(saved, prepare):
     with pytest.raises(DrnError, match=r"does not fit this run: .*backbone"):
         load_checkpoint(saved, prepare("model.arch=drn_d_22"))

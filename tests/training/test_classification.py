@@ -1,4 +1,4 @@
-"""Classifiers train in the same engine."""
+"""Training of classifiers."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,9 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from training_runs import ALONE, assert_same_run, go, interrupt_after, prepare_in, read_best
+from training_runs import ALONE, assert_same_run, go, prepare_in, read_best
 
+from drn_cli.data.order import SampleKey
 from drn_cli.distributed.group import Group
 from drn_cli.errors import DrnError
 from drn_cli.recipe.loading import load_recipe
@@ -21,7 +22,7 @@ COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
 
 @pytest.fixture(scope="module")
 def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of noise in their own colour, 8 images each to train on and 3 to test."""
+    """Three classes of colored noise, with 8 training and 3 validation images each."""
     root = tmp_path_factory.mktemp("classes")
     random = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 3)):
@@ -38,7 +39,7 @@ def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe_of_classes(class_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = {
         "task": "classification",
-        "model": {"arch": "drn_a_18", "width": 0.25},
+        "model": {"arch": "drn_a_18"},
         "data": {"root": str(class_folder), "classes": 3, "workers": 0},
         "augment": {"crop": 32},
         "train": {"epochs": 2, "batch_size": 8, "lr": 0.01},
@@ -56,7 +57,7 @@ def classified(recipe_of_classes: Path, tmp_path_factory: pytest.TempPathFactory
     return run
 
 
-def test_it_learns_and_is_scored(classified, read_metrics):
+def test_learns_and_is_scored(classified, read_metrics):
     records = read_metrics(classified.folder)
     assert [record["kind"] for record in records] == ["train", "val", "train", "val", "end"]
     assert records[2]["loss"] < records[0]["loss"]
@@ -68,31 +69,29 @@ def test_it_learns_and_is_scored(classified, read_metrics):
     assert best["top1"] == max(record["top1"] for record in records if record["kind"] == "val")
 
 
-def test_the_best_network_knows_its_classes(classified):
+def test_best_weights_have_the_class_names(classified):
     metadata, tensors = read_best(classified)
     assert metadata["task"] == "classification"
     assert json.loads(metadata["class_names"]) == ["blue", "green", "red"]
     assert tensors["head.weight"].shape[0] == 3
 
 
-def test_it_resumes_exactly(classified, recipe_of_classes, tmp_path, monkeypatch, read_metrics):
+def test_resumes_exactly(classified, recipe_of_classes, tmp_path, read_metrics):
     run = Run(tmp_path / "run")
-    interrupt_after(2, monkeypatch)
-    go(prepare_in(ALONE, recipe_of_classes, ()), run)
-    monkeypatch.undo()
+    go(prepare_in(ALONE, recipe_of_classes, ()), run, stop_at=2)
     assert go(prepare_in(ALONE, recipe_of_classes, ()), run, start=run.last) is None
     assert_same_run(run, classified)
     assert read_metrics(run.folder) == read_metrics(classified.folder)
 
 
-def learn_in_two(group: Group, path: Path, folder: Path) -> None:
+def train_in_two(group: Group, path: Path, folder: Path) -> None:
     go(prepare_in(group, path, ("train.epochs=1", "train.lr=0.0001")), Run(folder))
 
 
-def test_two_processes_learn_what_one_does(spawn, recipe_of_classes, tmp_path, read_metrics):
+def test_two_processes_train_the_same_as_one(spawn, recipe_of_classes, tmp_path, read_metrics):
     one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
     go(prepare_in(ALONE, recipe_of_classes, ("train.epochs=1", "train.lr=0.0001")), one)
-    spawn(learn_in_two, 2, recipe_of_classes, two.folder)
+    spawn(train_in_two, 2, recipe_of_classes, two.folder)
     records = [read_metrics(run.folder) for run in (one, two)]
     assert records[0][0]["loss"] == pytest.approx(records[1][0]["loss"], rel=1e-4)
     assert records[1][1]["images"] == 9
@@ -113,44 +112,38 @@ def test_the_command_trains_classifiers(drn, recipe_of_classes):
         ("data.root=nowhere", "nowhere: no such data folder"),
     ],
 )
-def test_mistakes(recipe_of_classes, override, message):
+def test_refuses_wrong_class_counts_and_folders(recipe_of_classes, override, message):
     recipe = load_recipe(str(recipe_of_classes), [override]).recipe
     with pytest.raises(DrnError, match=message):
-        task_of(recipe).find_material(recipe)
+        task_of(recipe).load_data(recipe)
 
 
-def test_a_broken_image_shows_before_the_first_step(recipe_of_classes, class_folder):
+def test_finds_a_broken_image_before_training(recipe_of_classes, class_folder):
     recipe = load_recipe(str(recipe_of_classes), []).recipe
     task = task_of(recipe)
-    material = task.find_material(recipe)
-    assert task.look_over(material) == []
+    data = task.load_data(recipe)
+    assert task.check_samples(data) == []
     image = class_folder / "val" / "red" / "2.png"
     whole = image.read_bytes()
     try:
         image.write_bytes(whole[:100])
         with pytest.raises(DrnError, match=r"val/red/2\.png: broken image"):
-            task.look_over(material)
+            task.check_samples(data)
     finally:
         image.write_bytes(whole)
 
 
 @pytest.mark.parametrize("name", ["drn_a_18_imagenet", "drn_d_105_imagenet"])
-def test_imagenet_recipes_take_class_folders(name, class_folder):
+def test_imagenet_recipes_use_class_folders(name, class_folder):
     recipe = load_recipe(name, [f"data.root={class_folder}", "data.classes=3"]).recipe
-    material = task_of(recipe).find_material(recipe)
-    assert (len(material.train), len(material.val)) == (24, 9)
-    image, target = task_of(recipe).dataset(recipe, material, aloud=True)[_first_turn()]
+    data = task_of(recipe).load_data(recipe)
+    assert (len(data.train), len(data.val)) == (24, 9)
+    image, target = task_of(recipe).dataset(recipe, data, verbose=True)[SampleKey(0, 0)]
     assert image.shape == (224, 224, 3)
     assert target == 0
 
 
-def _first_turn():
-    from drn_cli.data.order import SampleKey
-
-    return SampleKey(0, 0)
-
-
-def test_images_are_normalised_as_imagenet(recipe_of_classes):
+def test_images_are_normalized_as_in_imagenet(recipe_of_classes):
     training = prepare_in(ALONE, recipe_of_classes, ())
-    assert training.material.statistics.mean == (0.485, 0.456, 0.406)
+    assert training.data.statistics.mean == (0.485, 0.456, 0.406)
     assert training.model(torch.zeros(1, 3, 32, 32)).shape == (1, 3)

@@ -1,4 +1,4 @@
-"""What a training prints where no terminal shows a progress bar."""
+"""Progress lines and the epoch table without a terminal."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -15,7 +15,7 @@ def network(seed: int = 0) -> DRN:
 
 
 def move(model: DRN) -> dict[str, Tensor]:
-    """Change every tensor as a step would, and give a copy of them in double."""
+    """Change every tensor as a step does; return copies in float64."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter))
@@ -26,7 +26,7 @@ def move(model: DRN) -> dict[str, Tensor]:
     }
 
 
-def test_it_starts_as_a_copy_that_does_not_learn():
+def test_starts_as_a_copy_without_gradients():
     source = network()
     averaged = EMA(source, DECAY)
     before = {key: value.clone() for key, value in source.state_dict().items()}
@@ -37,7 +37,7 @@ def test_it_starts_as_a_copy_that_does_not_learn():
     assert source.training and all(parameter.requires_grad for parameter in source.parameters())
 
 
-def test_the_average_over_steps():
+def test_average_over_steps():
     source = network()
     averaged = EMA(source, DECAY)
     expected = {key: value.double() for key, value in averaged.state_dict().items()}
@@ -56,7 +56,7 @@ def test_the_average_over_steps():
             assert value == len(decays)  # batch norm's counters
 
 
-def test_the_full_decay_later():
+def test_full_decay_after_many_steps():
     source = network()
     averaged = EMA(source, 0.999)
     before = averaged.state_dict()["head.weight"].clone()
@@ -66,7 +66,7 @@ def test_the_full_decay_later():
     torch.testing.assert_close(moved, torch.full_like(moved, 0.001), rtol=0.01, atol=0)
 
 
-def test_it_goes_on_from_its_state():
+def test_resumes_from_its_state():
     source = network()
     whole = EMA(source, DECAY)
     move(source)
@@ -82,7 +82,7 @@ def test_it_goes_on_from_its_state():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_tensors_lie_in_memory_as_those_of_the_source(layout):
+def test_keeps_the_memory_format_of_the_source(layout):
     source = network().to(memory_format=layout)
     averaged = EMA(source, DECAY)
     averaged.update(source, 0)
@@ -90,7 +90,7 @@ def test_tensors_lie_in_memory_as_those_of_the_source(layout):
         assert mine.stride() == theirs.stride()
 
 
-def test_with_batch_norm_of_several_gpus():
+def test_averages_synchronized_batch_norm():
     source = network()
     plain = EMA(source, DECAY)
     synced = EMA(nn.SyncBatchNorm.convert_sync_batchnorm(source), DECAY)

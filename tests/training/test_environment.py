@@ -1,4 +1,4 @@
-"""What a run folder says of where the run came from."""
+"""environment.json: versions, data and weights of a run."""
 
 import json
 import os
@@ -25,16 +25,16 @@ from drn_cli.training.tasks import task_of
 
 def fingerprints_of(recipe_file: Path, *overrides: str) -> dict[str, str]:
     recipe = load_recipe(str(recipe_file), overrides).recipe
-    return task_of(recipe).find_material(recipe).fingerprints()
+    return task_of(recipe).load_data(recipe).fingerprints()
 
 
 def test_the_environment_of_a_run(trained, recipe_file, data_folder):
-    told = json.loads(Run(trained.folder).environment.read_text())
-    started = datetime.fromisoformat(told.pop("started"))
+    environment = json.loads(Run(trained.folder).environment.read_text())
+    started = datetime.fromisoformat(environment.pop("started"))
     assert started.tzinfo == UTC and started < datetime.now(UTC)
-    assert told.pop("command")[1:] == ["train", str(recipe_file), "--json"]
-    assert told.pop("parameters") == 47_547
-    assert told == {
+    assert environment.pop("command")[1:] == ["train", str(recipe_file), "--json"]
+    assert environment.pop("parameters") == 47_547
+    assert environment == {
         "drn": drn_cli.__version__,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
@@ -57,7 +57,7 @@ def test_the_environment_of_a_run(trained, recipe_file, data_folder):
     }
 
 
-def test_lists_are_known_by_their_content(recipe_file, data_folder, own_data_folder):
+def test_fingerprints_of_lists(recipe_file, data_folder, own_data_folder):
     before = fingerprints_of(recipe_file)
     assert before == {
         name: sha256((data_folder / name).read_bytes()).hexdigest()
@@ -74,12 +74,12 @@ def test_lists_are_known_by_their_content(recipe_file, data_folder, own_data_fol
     (own_data_folder / "val_images.txt").write_text("\n".join(reversed(lines)) + "\n")
     after = fingerprints_of(recipe_file, f"data.root={own_data_folder}")
     assert {name for name in after if after[name] != before[name]} == {"val_images.txt"}
-    # The lists may lie elsewhere.
+    # Lists in another folder.
     elsewhere = (f"data.root={data_folder}", f"data.lists={own_data_folder}")
     assert fingerprints_of(recipe_file, *elsewhere) == after
 
 
-def test_class_folders_are_known_by_the_names_of_their_images(tmp_path):
+def test_fingerprints_of_class_folders(tmp_path):
     for name in ("train/a/1", "train/b/1", "val/a/1", "val/b/1"):
         (tmp_path / name).parent.mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
@@ -91,7 +91,7 @@ def test_class_folders_are_known_by_the_names_of_their_images(tmp_path):
     assert after["train"] != before["train"] and after["val"] == before["val"]
 
 
-def test_a_resumption_is_added_to_what_is_told(prepare, trained, tmp_path, monkeypatch):
+def test_resuming_is_recorded_in_the_environment(prepare, trained, tmp_path, monkeypatch):
     run = Run(tmp_path)
     shutil.copy(Run(trained.folder).environment, run.environment)
     before = json.loads(run.environment.read_text())
@@ -111,26 +111,26 @@ def test_a_resumption_is_added_to_what_is_told(prepare, trained, tmp_path, monke
 
 
 @pytest.mark.parametrize("verified", [True, False])
-def test_weights_to_start_from_and_whether_they_had_a_checksum(prepare, tmp_path, verified):
-    training = prepare()
+def test_records_initial_weights_and_their_verification(prepare, tmp_path, verified):
+    training = prepare("model.width=1")
     assert training.environment()["weights"] is None
     file = tmp_path / "a.pth"
     # The older format of PyTorch has no CRC-32.
     state = to_original_keys(training.model)
     torch.save(state, file, _use_new_zipfile_serialization=verified)
-    told = prepare(f"model.weights={file}").environment()
-    assert told["weights"] == {"file": str(file), "verified": verified}
+    environment = prepare("model.width=1", f"model.weights={file}").environment()
+    assert environment["weights"] == {"file": str(file), "verified": verified}
 
 
-def test_a_run_that_lost_its_environment_gets_another(prepare, tmp_path):
+def test_resuming_restores_a_missing_environment(prepare, tmp_path):
     run, training = Run(tmp_path), prepare()
     record_resume(run, training, 7, {}, verified=True)
-    told = json.loads(run.environment.read_text())
-    assert [resumption["step"] for resumption in told["resumed"]] == [7]
-    assert told.keys() == training.environment().keys()
+    environment = json.loads(run.environment.read_text())
+    assert [resumption["step"] for resumption in environment["resumed"]] == [7]
+    assert environment.keys() == training.environment().keys()
 
 
-def test_git_commit_is_that_of_the_checkout(tmp_path):
+def test_git_commit_of_the_checkout(tmp_path):
     assert git_commit(tmp_path) is None
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     if shutil.which("git") is None:

@@ -131,7 +131,7 @@ def test_a_run_stopped_by_three_signals_resumes_exactly(
         assert (returned, out) == (code, ""), err
         assert err.count(f"{number.name}: stopping after this step") == 1
         assert err.count("interrupted; checkpoint run/checkpoints/last.pt") == 1
-        assert err.count("go on with: drn train --resume run") == 1
+        assert err.count("resume with: drn train --resume run") == 1
         assert not errors(err)
         steps.append(content(run)["progress"]["steps"])
         end = read_metrics(run.folder)[-1]
@@ -228,7 +228,7 @@ def test_two_processes_stop_together_and_resume_exactly(
     os.kill(rank_pids(third)[1], signal.SIGTERM)
     code, _, err = wait_for_end(third)
     assert code == 143, err
-    assert err.count("go on with: drn train --resume run") == 1 and not errors(err)
+    assert err.count("resume with: drn train --resume run") == 1 and not errors(err)
 
     done = drn("train", "--resume", "run", "--gpus", "2")
     assert done.returncode == 0, done.stderr
@@ -310,8 +310,8 @@ def assert_saving_failed(
     code, _, err = wait_for_end(running)
     assert code == 1
     [error] = errors(err)
-    assert f"last.pt: cannot be written: {reason}; the earlier checkpoint of step 0" in error
-    assert f"go on with: drn train --resume {folder}" in error
+    assert f"last.pt: cannot be written: {reason}; the earlier checkpoint of step 0 is" in error
+    assert f"then resume: drn train --resume {folder}" in error
     assert run.last.read_bytes() == kept
     assert [path.name for path in run.last.parent.iterdir()] == ["last.pt"]
 
@@ -369,10 +369,10 @@ def test_stops_after_consecutive_non_finite_losses_and_names_the_images(
     )
     assert done.returncode == 1
     [error] = errors(done.stderr)
-    assert "the loss is not finite: 3 steps in a row were skipped" in error
+    assert "train: non-finite loss in 3 consecutive steps up to step" in error
     assert error.count("images/") == 4
-    assert "a lower train.lr than 1e+09" in error and "run/checkpoints/last.pt" in error
-    assert "the loss was not finite: 1 of the last steps skipped" in done.stderr
+    assert "a train.lr below 1e+09" in error and "run/checkpoints/last.pt" in error
+    assert "non-finite loss: 1 steps skipped since the last log line" in done.stderr
     skipped = [line["skipped"] for line in read_metrics(run.folder) if line["kind"] == "train"]
     assert skipped[-2:] == [1, 2]
     tensors = content(run)["model"].values()
@@ -443,7 +443,7 @@ def test_out_of_memory_in_training_suggests_settings(drn, recipe_file, run, unti
     code, _, err = wait_for_end(running)
     assert code == 1
     [error] = errors(err)
-    assert "out of memory in training: 4 crops of 768 take about" in error
+    assert "out of memory in training: 4 crops of 768 need about" in error
     assert "try train.accumulate=2" in error
     assert content(run)["progress"]["steps"] == 0
 

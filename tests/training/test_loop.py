@@ -12,12 +12,12 @@ from drn_cli.errors import DrnError
 from drn_cli.inference.opening import read_network
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.runs import Run
-from drn_cli.training.setup import check_split
+from drn_cli.training.setup import check_batch_size
 from drn_cli.training.tasks import task_of
 from drn_cli.training.validation import validate
 
 
-def test_the_run_folder_says_everything(trained, recipe_file):
+def test_files_in_the_run_directory(trained, recipe_file):
     run = Run(trained.folder)
     files = sorted(str(p.relative_to(run.folder)) for p in run.folder.rglob("*") if not p.is_dir())
     assert files == [
@@ -33,10 +33,10 @@ def test_the_run_folder_says_everything(trained, recipe_file):
     assert load_recipe(str(run.recipe)).recipe == load_recipe(str(recipe_file)).recipe
 
 
-def test_metrics_have_steps_and_validations(trained):
+def test_metrics_of_steps_and_validations(trained):
     lines = (trained.folder / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    # A line each ten steps and at the end of each epoch of three; a validation each epoch.
+    # A line every ten steps and at the end of each epoch of three steps; validation every epoch.
     assert [(record["kind"], record["step"]) for record in records] == [
         ("train", 3),
         ("val", 3),
@@ -50,7 +50,7 @@ def test_metrics_have_steps_and_validations(trained):
         ("end", 12),
     ]
     train_records = [record for record in records if record["kind"] == "train"]
-    # The rate is that of the step that was just taken.
+    # The learning rate of the step that was just taken.
     expected = [0.0007 * (1 - (step - 1) / 12) ** 0.9 for step in (3, 6, 9, 10, 12)]
     assert [record["lr"] for record in train_records] == pytest.approx(expected)
     assert [r["epoch"] for r in train_records] == pytest.approx([1, 2, 3, 10 / 3, 4])
@@ -77,7 +77,7 @@ def test_it_learns(prepare, tmp_path, read_metrics):
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_the_best_network_is_kept_with_what_its_reader_needs(trained, read_metrics):
+def test_best_weights_and_their_metadata(trained, read_metrics):
     run = Run(trained.folder)
     scores = [r for r in read_metrics(run.folder) if r["kind"] == "val"]
     best = max(scores, key=lambda record: record["miou"])
@@ -105,8 +105,8 @@ def test_the_best_network_is_kept_with_what_its_reader_needs(trained, read_metri
     assert matrix.diagonal().sum() / matrix.sum() == pytest.approx(best["pixel_accuracy"])
 
 
-def test_seed_decides(prepare, tmp_path):
-    """Two trainings with a seed are the same bit for bit, whoever reads the images."""
+def test_the_same_seed_trains_the_same_weights(prepare, tmp_path):
+    """Bit for bit, with and without data loader workers."""
     runs = [Run(tmp_path / name) for name in ("one", "same", "other")]
     for run, more in zip(runs, [(), ("data.workers=2",), ("train.seed=1",)], strict=True):
         assert go(prepare("train.epochs=1", *more), run) is None
@@ -115,14 +115,14 @@ def test_seed_decides(prepare, tmp_path):
     assert not torch.allclose(head[0], head[2])
 
 
-def test_validation_is_rare_if_asked_but_never_left_out_at_the_end(prepare, tmp_path, read_metrics):
+def test_eval_every_and_the_validation_at_the_end(prepare, tmp_path, read_metrics):
     run = Run(tmp_path / "run")
     go(prepare("train.epochs=3", "train.eval_every=2", "train.batch_size=12"), run)
     steps = [record["step"] for record in read_metrics(run.folder) if record["kind"] == "val"]
     assert steps == [2, 3]
 
 
-def test_a_folder_of_void_trains_without_nan(
+def test_void_labels_train_without_nan(
     own_data_folder, recipe_file, prepare, tmp_path, read_metrics
 ):
     void = Image.fromarray(np.full((48, 64), 255, np.uint8))
@@ -137,8 +137,8 @@ def test_a_folder_of_void_trains_without_nan(
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_sixteen_bits_train(prepare, tmp_path, read_metrics, precision):
-    """In fp16, steps whose gradients overflow are left out until their scale is found."""
+def test_trains_in_16_bits(prepare, tmp_path, read_metrics, precision):
+    """In fp16, steps with overflowing gradients are skipped until the scale has adapted."""
     run = Run(tmp_path / "run")
     go(prepare(f"train.precision={precision}", "train.epochs=1"), run)
     assert np.isfinite(read_metrics(run.folder)[0]["loss"])
@@ -161,14 +161,14 @@ def test_a_compiled_network_trains_the_same(prepare, tmp_path, read_metrics):
     assert content(plain)["model"].keys() == content(compiled)["model"].keys()
 
 
-def test_activations_computed_again_train_the_same(prepare, tmp_path):
+def test_activation_checkpointing_trains_the_same(prepare, tmp_path):
     runs = Run(tmp_path / "plain"), Run(tmp_path / "again")
     for run, again in zip(runs, ("false", "true"), strict=True):
         go(prepare("train.epochs=1", f"train.checkpoint_activations={again}"), run)
     assert_same_run(*runs)
 
 
-def test_the_average_is_what_is_validated_and_kept(prepare, tmp_path, read_metrics):
+def test_the_ema_is_validated_and_saved(prepare, tmp_path, read_metrics):
     run = Run(tmp_path / "run")
     go(prepare("train.epochs=1", "train.ema=0.5"), run)
     saved, best = content(run), read_best(run)[1]
@@ -176,7 +176,7 @@ def test_the_average_is_what_is_validated_and_kept(prepare, tmp_path, read_metri
     assert not torch.equal(best["head.weight"], saved["model"]["head.weight"])
     training = prepare()
     training.model.load_state_dict(saved["averaged"])
-    scores = validate(training, training.material.val)
+    scores = validate(training, training.data.val)
     assert scores is not None
     assert scores.value == read_metrics(run.folder)[1]["miou"]
 
@@ -192,25 +192,33 @@ def test_starts_from_weights(prepare, trained):
     ("overrides", "processes", "message"),
     [
         (["train.batch_size=13"], 1, "13 is more than the 12 training images"),
-        (["train.batch_size=6"], 4, r"6 images a step cannot .* by 4 .*--gpus 1, 2, 3, 6; .*=4"),
+        (
+            ["train.batch_size=6"],
+            4,
+            r"size 6 is not divisible by 4 .*--gpus 1, 2, 3, 6, or .*=4",
+        ),
         (
             ["train.batch_size=12", "train.accumulate=2"],
             4,
-            r"6 images a pass cannot be shared by 4 processes \(--gpus 1, 2, 3, 6; .*_size=8\)",
+            r"micro-batch size 6 is not divisible by 4 processes \(use --gpus 1, 2, 3, 6, .*=8\)",
         ),
-        (["train.batch_size=1"], 4, r"shared by 4 processes \(--gpus 1; or train.batch_size=4\)"),
+        (
+            ["train.batch_size=1"],
+            4,
+            r"by 4 processes \(use --gpus 1, or train.batch_size=4\)",
+        ),
         (["data.classes=4"], 1, "names 3 classes"),
         (["data.root=nowhere"], 1, "nowhere: no such data folder"),
     ],
 )
-def test_mistakes_show_before_anything_starts(recipe_file, overrides, processes, message):
+def test_refuses_invalid_data_and_batch_sizes(recipe_file, overrides, processes, message):
     recipe = load_recipe(str(recipe_file), overrides).recipe
     with pytest.raises(DrnError, match=message):
-        check_split(recipe, len(task_of(recipe).find_material(recipe).train), processes)
+        check_batch_size(recipe, len(task_of(recipe).load_data(recipe).train), processes)
 
 
 @pytest.mark.parametrize(("sync_bn", "warned"), [("true", True), ("false", True)])
-def test_one_image_at_a_time_is_warned_of(prepare, caplog, sync_bn, warned):
+def test_warns_about_batch_norm_over_single_images(prepare, caplog, sync_bn, warned):
     prepare("train.batch_size=4", "train.accumulate=4", f"train.sync_bn={sync_bn}")
     assert ("batch norm sees one image at a time" in caplog.text) is warned
     caplog.clear()
@@ -218,21 +226,21 @@ def test_one_image_at_a_time_is_warned_of(prepare, caplog, sync_bn, warned):
     assert caplog.text == ""
 
 
-def learn_in_two(group: Group, path: Path, folder: Path, overrides: tuple[str, ...]) -> None:
+def train_in_two(group: Group, path: Path, folder: Path, overrides: tuple[str, ...]) -> None:
     go(prepare_in(group, path, overrides), Run(folder))
 
 
 @pytest.mark.parametrize(
     "more", [(), ("train.accumulate=2", "loss.class_weights=[1,2,0.5]")], ids=["plain", "passes"]
 )
-def test_two_processes_train_what_one_does(
+def test_two_processes_train_the_same_as_one(
     spawn, prepare, recipe_file, tmp_path, read_metrics, more
 ):
-    # In few steps and with a low rate: float's rounding grows with each of them.
+    # Few steps and a low learning rate, since rounding errors grow with each step.
     overrides = ("train.epochs=1", "train.lr=0.0001", *more)
     one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
     go(prepare(*overrides), one)
-    spawn(learn_in_two, 2, recipe_file, two.folder, overrides)
+    spawn(train_in_two, 2, recipe_file, two.folder, overrides)
     found, expected = content(two), content(one)
     torch.testing.assert_close(found["model"], expected["model"], rtol=1e-5, atol=1e-5)
     for name in ("epoch", "step_in_epoch", "steps"):
@@ -244,15 +252,14 @@ def test_two_processes_train_what_one_does(
             assert record["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
 
 
-def test_without_sync_bn_the_saved_network_is_the_validated_one(
+def test_without_sync_bn_the_validated_statistics_are_saved(
     spawn, prepare, recipe_file, tmp_path, read_metrics
 ):
-    """Each process has statistics of its own then; those that are saved are those that count."""
     run = Run(tmp_path / "run")
-    spawn(learn_in_two, 2, recipe_file, run.folder, ("train.epochs=1", "train.sync_bn=false"))
+    spawn(train_in_two, 2, recipe_file, run.folder, ("train.epochs=1", "train.sync_bn=false"))
     training = prepare()
     training.model.load_state_dict(content(run)["model"])
-    found = validate(training, training.material.val)
+    found = validate(training, training.data.val)
     assert found is not None
     record = read_metrics(run.folder)[-2]
     assert record["kind"] == "val"

@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from drn_cli.recipe.schema import Loss
-from drn_cli.training.loss import hard_pixels, make_loss
+from drn_cli.training.loss import make_loss, ohem_mask
 
 CPU = torch.device("cpu")
 CLASSES = 5
@@ -22,7 +22,7 @@ ALL_KINDS = [
 
 
 def maps(images: int = 3) -> tuple[Tensor, Tensor]:
-    """Draw logits and targets; the images differ in how much of them is void."""
+    """Return random logits and targets; the images differ in their number of void pixels."""
     random = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(images, CLASSES, 12, 10, generator=random)
     targets = torch.randint(0, CLASSES, (images, 12, 10), generator=random)
@@ -46,7 +46,7 @@ def mean_and_gradient(settings: Loss, logits: Tensor, targets: Tensor) -> tuple[
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
-def test_the_mean_is_that_of_torch(task, smoothing, weights):
+def test_mean_equals_torch_cross_entropy(task, smoothing, weights):
     logits, targets = maps()
     if task == "classification":
         logits, targets = logits[..., -1, 0], targets[..., -1, 0]
@@ -65,7 +65,7 @@ def test_the_mean_is_that_of_torch(task, smoothing, weights):
     torch.testing.assert_close(found, (expected.detach(), logits.grad), rtol=1e-6, atol=1e-7)
 
 
-def test_class_255_of_many_is_a_class():
+def test_255_is_a_class_in_classification():
     logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(1))
     targets = torch.tensor([255, 3, 255, 999])
     loss, weight = make_loss(Loss(), "classification", CPU)(logits, targets)
@@ -83,7 +83,7 @@ def test_parts_of_a_batch_add_up(settings):
 
 
 @pytest.mark.parametrize("settings", ALL_KINDS)
-def test_narrow_logits_are_computed_in_float(settings):
+def test_16_bit_logits_are_computed_in_float32(settings):
     logits, targets = maps()
     narrow = logits.bfloat16()
     loss = make_loss(settings, "segmentation", CPU)
@@ -91,7 +91,7 @@ def test_narrow_logits_are_computed_in_float(settings):
 
 
 @pytest.mark.parametrize("settings", ALL_KINDS)
-def test_all_void_is_zero_and_has_no_gradient(settings):
+def test_all_void_has_zero_loss_and_gradient(settings):
     logits = maps()[0].requires_grad_()
     targets = torch.full((3, 12, 10), 255)
     loss, weight = make_loss(settings, "segmentation", CPU)(logits, targets)
@@ -101,7 +101,7 @@ def test_all_void_is_zero_and_has_no_gradient(settings):
 
 
 @pytest.mark.parametrize("settings", ALL_KINDS)
-def test_a_void_image_adds_nothing(settings):
+def test_a_void_image_has_no_effect(settings):
     logits, targets = maps()
     targets[1] = 255
     loss = make_loss(settings, "segmentation", CPU)
@@ -111,15 +111,15 @@ def test_a_void_image_adds_nothing(settings):
 
 @pytest.mark.parametrize("settings", ALL_KINDS)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_a_number_shows_in_the_sum(settings, value):
+def test_non_finite_logits_make_the_loss_non_finite(settings, value):
     logits, targets = maps()
     logits[1, 2, -1, -1] = value
     assert not make_loss(settings, "segmentation", CPU)(logits, targets)[0].isfinite()
 
 
 @pytest.mark.parametrize("settings", ALL_KINDS)
-def test_nothing_waits_for_the_device(settings):
-    """A fake tensor has no values: to ask for one, or for a shape that hangs on it, is an error."""
+def test_does_not_synchronize_with_the_device(settings):
+    """Fake tensors have no values: reading one, or a shape that depends on it, is an error."""
     with FakeTensorMode():
         loss = make_loss(settings, "segmentation", CPU)
         logits = torch.randn(2, CLASSES, 12, 10, requires_grad=True)
@@ -127,8 +127,8 @@ def test_nothing_waits_for_the_device(settings):
         summed.backward()
 
 
-def kept_by_hand(probability: Tensor, valid: Tensor, threshold: float, keep: float) -> set[int]:
-    """Choose the hard pixels of one image as one would tell it."""
+def expected_pixels(probability: Tensor, valid: Tensor, threshold: float, keep: float) -> set[int]:
+    """Return the hard pixels of one image by definition."""
     pixels = [i for i, good in enumerate(valid.flatten().tolist()) if good]
     pixels.sort(key=lambda i: float(probability.flatten()[i]))
     least = math.ceil(keep * len(pixels))
@@ -137,35 +137,35 @@ def kept_by_hand(probability: Tensor, valid: Tensor, threshold: float, keep: flo
 
 @pytest.mark.parametrize("keep", [0.01, 0.3, 1.0])
 @pytest.mark.parametrize("threshold", [0.001, 0.2, 1.0])
-def test_hard_pixels_of_each_image(threshold, keep):
+def test_ohem_mask_of_each_image(threshold, keep):
     logits, targets = maps()
     valid = targets != 255
     losses = F.cross_entropy(logits, targets, ignore_index=255, reduction="none")
-    found = hard_pixels(losses, valid, threshold, keep)
+    found = ohem_mask(losses, valid, threshold, keep)
     for number in range(len(found)):
-        expected = kept_by_hand((-losses[number]).exp(), valid[number], threshold, keep)
+        expected = expected_pixels((-losses[number]).exp(), valid[number], threshold, keep)
         assert set(found[number].flatten().nonzero().flatten().tolist()) == expected
 
 
-def test_of_equally_easy_pixels_no_more_than_the_share_is_kept():
+def test_ohem_keeps_no_more_than_the_share_of_equal_losses():
     valid = torch.ones(2, 4, 5, dtype=torch.bool)
-    assert hard_pixels(torch.zeros(2, 4, 5), valid, 0.7, 0.25).sum((1, 2)).tolist() == [5, 5]
+    assert ohem_mask(torch.zeros(2, 4, 5), valid, 0.7, 0.25).sum((1, 2)).tolist() == [5, 5]
 
 
-def test_void_is_never_kept():
+def test_ohem_never_keeps_void():
     valid = torch.zeros(2, 4, 5, dtype=torch.bool)
     valid[0, 1] = True
-    kept = hard_pixels(torch.full((2, 4, 5), 9.0), valid, 0.7, 1.0)
+    kept = ohem_mask(torch.full((2, 4, 5), 9.0), valid, 0.7, 1.0)
     assert torch.equal(kept, valid)
 
 
-def test_hardness_is_the_probability_whatever_weights_and_smoothing():
+def test_ohem_ignores_weights_and_smoothing():
     logits, targets = maps()
     weights = torch.tensor(WEIGHTS)
     settings = OHEM.model_copy(update={"class_weights": WEIGHTS, "label_smoothing": 0.1})
     valid = targets != 255
     losses = F.cross_entropy(logits, targets, ignore_index=255, reduction="none")
-    kept = hard_pixels(losses, valid, OHEM.ohem_threshold, OHEM.ohem_keep)
+    kept = ohem_mask(losses, valid, OHEM.ohem_threshold, OHEM.ohem_keep)
     assert 0 < kept.sum() < valid.sum()
     expected = F.cross_entropy(
         logits,

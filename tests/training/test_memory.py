@@ -9,14 +9,14 @@ import pytest
 from drn_cli.networks.catalog import architecture
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.recipe.schema import Loss, Recipe
-from drn_cli.training.memory import GIB, advice, estimate, largest_pass, pass_bytes
+from drn_cli.training.memory import GIB, advice, estimate, max_micro_batch, micro_batch_bytes
 
 Make = Callable[..., Recipe]
 
 
 @pytest.fixture
 def make(recipe_file: Path) -> Make:
-    """Make a recipe of 8 crops of 64, with overrides."""
+    """Make a recipe with 8 crops of 64, and overrides."""
     fixed = ("model.width=1", "train.batch_size=8", "augment.crop=64")
     return lambda *overrides: load_recipe(str(recipe_file), [*fixed, *overrides]).recipe
 
@@ -27,24 +27,25 @@ def on_cpu(recipe: Recipe, world: int = 1) -> Any:
 
 def network_pass(arch: str, crop: int, precision: Any) -> float:
     return (
-        pass_bytes(architecture(arch), "segmentation", 19, Loss(), crop, 1, precision, False) / GIB
+        micro_batch_bytes(architecture(arch), "segmentation", 19, Loss(), crop, 1, precision, False)
+        / GIB
     )
 
 
-def test_a_pass_takes_what_it_saves_and_a_little_more() -> None:
+def test_peak_is_slightly_above_the_saved_activations() -> None:
     # What is saved for the backward pass, by itself, is 0.9 GiB for D-22 and 4.9 GiB for D-105.
     assert 0.9 < network_pass("drn_d_22", 896, "fp32") < 1.1
     assert 4.9 < network_pass("drn_d_105", 840, "fp32") < 5.2
 
 
-def test_maps_take_half_in_16_bits() -> None:
+def test_activations_need_half_in_16_bits() -> None:
     fp32, bf16 = (network_pass("drn_d_22", 896, precision) for precision in ("fp32", "bf16"))
     assert 0.5 * fp32 < bf16 < 0.65 * fp32  # logits and loss stay in float32
 
 
-def test_a_pass_grows_in_proportion_to_its_images() -> None:
+def test_memory_grows_linearly_with_the_micro_batch() -> None:
     one, two, eight = (
-        pass_bytes(
+        micro_batch_bytes(
             architecture("drn_a_18"), "classification", 10, Loss(), 64, images, "bf16", False
         )
         for images in (1, 2, 8)
@@ -61,28 +62,28 @@ from drn_cli.data.folders import Sample
 from drn_cli.distributed.group import Group
 from drn_cli.recipe.loading import load_recipe
 from drn_cli.training.memory import estimate
-from drn_cli.training.setup import set_up
+from drn_cli.training.setup import build_train_state
 from drn_cli.training.step import StepStats, take_step
 from drn_cli.training.tasks import task_of
 
 def peak():
-    # Of this program alone: getrusage counts in what the process was before it became this.
+    # Of this program only: getrusage includes the process before exec.
     [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024
 
-# What the libraries take the first time is theirs.
+# Memory that the libraries allocate at their first use.
 layer = torch.nn.Conv2d(3, 4, 3)
 first = torch.optim.SGD(layer.parameters(), 0.1, momentum=0.9, foreach=True)
 layer(torch.zeros(1, 3, 8, 8)).sum().backward()
 first.step()
 
 recipe = load_recipe(sys.argv[1], sys.argv[2:]).recipe
-material = task_of(recipe).find_material(recipe)
+data = task_of(recipe).load_data(recipe)
 crop, count = recipe.augment.crop, recipe.train.batch_size
 images = torch.randint(256, (count, crop, crop, 3), dtype=torch.uint8)
 labels = torch.randint(3, (count, crop, crop), dtype=torch.uint8)
 before = peak()
-training = set_up(recipe, material, Group(0, 1, torch.device("cpu")))
+training = build_train_state(recipe, data, Group(0, 1, torch.device("cpu")))
 take_step(training, [Batch(images, labels)], 0.001, 0, StepStats(torch.device("cpu")))
 taken = peak() - before
 needed = estimate(recipe, 1, precision=training.precision, on_gpu=False)
@@ -90,7 +91,7 @@ print(needed.total / taken)
 """
 
 
-def test_a_real_step_takes_what_was_estimated(recipe_file: Path) -> None:
+def test_estimate_of_a_real_step(recipe_file: Path) -> None:
     overrides = ["model.arch=drn_d_22", "model.width=1", "augment.crop=160", "train.batch_size=4"]
     done = subprocess.run(
         [sys.executable, "-c", REAL_STEP, recipe_file, *overrides],
@@ -103,7 +104,7 @@ def test_a_real_step_takes_what_was_estimated(recipe_file: Path) -> None:
     assert 0.6 < float(done.stdout) < 1.6
 
 
-def test_every_part_of_an_estimate(make: Make) -> None:
+def test_parts_of_an_estimate(make: Make) -> None:
     plain = on_cpu(make())
     assert plain.gradients == plain.optimiser < plain.weights < 1.01 * plain.gradients
     assert plain.average == 0
@@ -120,14 +121,14 @@ def test_every_part_of_an_estimate(make: Make) -> None:
     assert on_gpu.activations == plain.activations
 
 
-def test_the_largest_pass_fits_and_one_image_more_does_not(make: Make) -> None:
+def test_largest_micro_batch_that_fits(make: Make) -> None:
     budget = on_cpu(make("train.batch_size=5")).total
     for more, fitting in ((-1, 4), (0, 5)):
-        found = largest_pass(make(), 1, budget + more, precision="fp32", on_gpu=False)
+        found = max_micro_batch(make(), 1, budget + more, precision="fp32", on_gpu=False)
         assert found == fitting
     one = on_cpu(make("train.batch_size=1")).total
-    assert largest_pass(make(), 1, one - 1, precision="fp32", on_gpu=False) == 0
-    assert largest_pass(make(), 2, 1000 * budget, precision="fp32", on_gpu=False) == 4
+    assert max_micro_batch(make(), 1, one - 1, precision="fp32", on_gpu=False) == 0
+    assert max_micro_batch(make(), 2, 1000 * budget, precision="fp32", on_gpu=False) == 4
 
 
 def hint(recipe: Recipe, memory: int | None, world: int = 1, *, on_gpu: bool = True) -> str:
@@ -138,7 +139,7 @@ def hint(recipe: Recipe, memory: int | None, world: int = 1, *, on_gpu: bool = T
     return error.hint
 
 
-def test_advice_starts_with_what_costs_least_and_goes_as_far_as_it_must(make: Make) -> None:
+def test_advice_starts_with_the_cheapest_setting(make: Make) -> None:
     def needs(*overrides: str, precision: Any = "fp32") -> int:
         return estimate(make(*overrides), 1, precision=precision, on_gpu=True).total
 
@@ -150,10 +151,10 @@ def test_advice_starts_with_what_costs_least_and_goes_as_far_as_it_must(make: Ma
     least = needs(*one, again, precision="bf16") - 1
     smaller = f"try {again} train.precision=bf16 augment.crop="
     assert hint(make(*one), least).startswith(smaller)
-    assert hint(make(), GIB // 2).startswith("a smaller network")
+    assert hint(make(), GIB // 2).startswith("use a smaller network")
 
 
-def test_advised_crop_is_the_largest_that_fits(make: Make) -> None:
+def test_advises_the_largest_crop_that_fits(make: Make) -> None:
     def needs(side: int) -> int:
         recipe = make(
             "train.batch_size=1", f"augment.crop={side}", "train.checkpoint_activations=true"
@@ -167,7 +168,7 @@ def test_advised_crop_is_the_largest_that_fits(make: Make) -> None:
     assert needs(side) <= needs(320) < needs(side + 8 + 8)
 
 
-def test_advice_holds_for_every_process_and_where_memory_is_unknown_or_seems_enough(
+def test_advice_for_several_processes_and_unknown_memory(
     make: Make,
 ) -> None:
     assert hint(make(), None) == "try train.accumulate=2"
@@ -178,7 +179,7 @@ def test_advice_holds_for_every_process_and_where_memory_is_unknown_or_seems_eno
     assert alone == "try train.checkpoint_activations=true train.compile=false"
 
 
-def test_advice_says_what_the_step_takes_and_what_there_is(make: Make) -> None:
+def test_advice_contains_needed_and_available_memory(make: Make) -> None:
     error = advice(make(), 2, precision="fp32", on_gpu=True, total_memory=GIB)
-    assert "4 crops of 64 take about" in error.message
+    assert "4 crops of 64 need about" in error.message
     assert error.message.endswith("the device has 1.0 GiB")

@@ -12,7 +12,7 @@ def read(path):
 
 def test_a_line_is_an_object_with_kind_and_step(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    log = MetricsLogger(path, first=True)
+    log = MetricsLogger(path, enabled=True)
     log.write("train", step=10, loss=0.5)
     log.write("val", step=20, miou=0.25, iou={"car": None})
     assert read(path) == [
@@ -21,19 +21,19 @@ def test_a_line_is_an_object_with_kind_and_step(tmp_path):
     ]
 
 
-def test_only_the_first_process_writes(tmp_path):
+def test_only_rank_0_writes(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    MetricsLogger(path, first=True).write("train", step=1)
+    MetricsLogger(path, enabled=True).write("train", step=1)
     before = path.read_bytes()
-    other = MetricsLogger(path, first=False)
+    other = MetricsLogger(path, enabled=False)
     other.write("train", step=2)
     other.keep_until(0)
     assert path.read_bytes() == before
 
 
-def test_keep_until_drops_what_comes_later(tmp_path):
+def test_keep_until_drops_later_lines(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    log = MetricsLogger(path, first=True)
+    log = MetricsLogger(path, enabled=True)
     for step in (10, 20, 20, 30):
         log.write("train", step=step)
     log.keep_until(20)
@@ -42,20 +42,20 @@ def test_keep_until_drops_what_comes_later(tmp_path):
     assert [record["step"] for record in read(path)] == [10, 20, 20, 30]
 
 
-def test_keep_until_drops_half_a_line(tmp_path):
+def test_keep_until_drops_an_incomplete_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"kind": "train", "step": 10}\n{"kind": "tra')
-    MetricsLogger(path, first=True).keep_until(100)
+    MetricsLogger(path, enabled=True).keep_until(100)
     assert read(path) == [{"kind": "train", "step": 10}]
 
 
 def test_keep_until_without_a_file(tmp_path):
-    MetricsLogger(tmp_path / "metrics.jsonl", first=True).keep_until(3)
+    MetricsLogger(tmp_path / "metrics.jsonl", enabled=True).keep_until(3)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_end_goes_when_a_run_goes_on(tmp_path):
-    log = MetricsLogger(tmp_path / "metrics.jsonl", first=True)
+def test_keep_until_drops_the_end(tmp_path):
+    log = MetricsLogger(tmp_path / "metrics.jsonl", enabled=True)
     log.write("train", step=10)
     log.write("end", step=10, ending="interrupted")
     log.keep_until(10)
@@ -63,23 +63,23 @@ def test_the_end_goes_when_a_run_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize(("validated", "kept"), [(True, 2), (False, 1)])
-def test_a_validation_that_is_repeated_is_dropped(tmp_path, validated, kept):
-    log = MetricsLogger(tmp_path / "metrics.jsonl", first=True)
+def test_keep_until_drops_a_validation_that_is_repeated(tmp_path, validated, kept):
+    log = MetricsLogger(tmp_path / "metrics.jsonl", enabled=True)
     log.write("train", step=10)
     log.write("val", step=10)
     log.keep_until(10, validated=validated)
     assert len(read(tmp_path / "metrics.jsonl")) == kept
 
 
-def test_a_log_that_cannot_be_written_is_an_error(tmp_path):
+def test_unwritable_metrics_are_an_error(tmp_path):
     with pytest.raises(DrnError, match=r"metrics\.jsonl: cannot be written: No such file"):
-        MetricsLogger(tmp_path / "gone" / "metrics.jsonl", first=True).write("train", step=1)
+        MetricsLogger(tmp_path / "gone" / "metrics.jsonl", enabled=True).write("train", step=1)
 
 
-def test_a_log_is_never_written_through_a_link(tmp_path):
+def test_refuses_to_write_through_a_symbolic_link(tmp_path):
     (tmp_path / "precious").write_text("precious\n")
     (tmp_path / "metrics.jsonl").symlink_to("precious")
-    log = MetricsLogger(tmp_path / "metrics.jsonl", first=True)
+    log = MetricsLogger(tmp_path / "metrics.jsonl", enabled=True)
     for write in (lambda: log.write("train", step=1), log.sync):
         with pytest.raises(DrnError, match=r"metrics\.jsonl: is a symbolic link") as caught:
             write()
@@ -93,5 +93,5 @@ def test_a_broken_line_is_dropped(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     good = '{"kind": "train", "step": 10}\n'
     path.write_text(f"{good}{line}\n", errors="surrogateescape")
-    MetricsLogger(path, first=True).keep_until(100)
+    MetricsLogger(path, enabled=True).keep_until(100)
     assert path.read_text() == good

@@ -42,7 +42,7 @@ def equal(found: list[Tensor], expected: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_sgd_is_that_of_torch(nesterov, implementation):
+def test_sgd_equals_torch(nesterov, implementation):
     mine, theirs = network(), network()
     found = learn(
         mine,
@@ -61,7 +61,7 @@ def test_sgd_is_that_of_torch(nesterov, implementation):
     assert not equal(found, list(network().parameters()))
 
 
-def test_sgd_without_momentum_keeps_none():
+def test_sgd_without_momentum_has_no_buffers():
     model = network()
     optimiser = make_optimiser(settings(momentum=0), model, CPU)
     found = learn(model, optimiser)
@@ -72,7 +72,7 @@ def test_sgd_without_momentum_keeps_none():
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_adamw_is_that_of_torch(implementation):
+def test_adamw_equals_torch(implementation):
     mine, theirs = network(), network()
     options = settings(
         kind="adamw", betas=(0.8, 0.95), eps=1e-6, implementation=implementation, lr=0.01
@@ -92,7 +92,7 @@ def test_adamw_is_that_of_torch(implementation):
 
 @pytest.fixture
 def poisoned_memory() -> Iterator[None]:
-    """Let fresh memory hold NaN, which is what it may hold anyway."""
+    """Fill uninitialized memory with NaN."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -101,7 +101,7 @@ def poisoned_memory() -> Iterator[None]:
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_a_skipped_first_step_leaves_no_trace(implementation, kind):
+def test_a_skipped_first_step_changes_nothing(implementation, kind):
     assert torch.empty(3).isnan().all()
     options = settings(kind=kind, implementation=implementation)
     undisturbed, model = network(), network()
@@ -125,7 +125,7 @@ def test_a_skipped_first_step_leaves_no_trace(implementation, kind):
         ("foreach", "cuda", "foreach"),
     ],
 )
-def test_how_a_step_is_computed(kind, wanted, device, found):
+def test_implementation(kind, wanted, device, found):
     optimiser = make_optimiser(
         settings(kind=kind, implementation=wanted), network(), torch.device(device)
     )
@@ -134,7 +134,7 @@ def test_how_a_step_is_computed(kind, wanted, device, found):
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_weight_decay_is_on_all_parameters(kind):
+def test_weight_decay_applies_to_all_parameters(kind):
     model = network()
     before = copy.deepcopy(list(model.parameters()))
     optimiser = make_optimiser(settings(kind=kind), model, CPU)
@@ -146,14 +146,14 @@ def test_weight_decay_is_on_all_parameters(kind):
     torch.testing.assert_close([p.detach() for p in model.parameters()], shrunk)
 
 
-def test_the_momentum_lies_in_memory_as_its_parameter():
+def test_momentum_has_the_memory_format_of_its_parameter():
     model = network().to(memory_format=torch.channels_last)
     optimiser = make_optimiser(settings(), model, CPU)
     for parameter in model.parameters():
         assert optimiser.state[parameter]["momentum_buffer"].stride() == parameter.stride()
 
 
-def test_nesterov_wants_momentum():
+def test_nesterov_needs_momentum():
     with pytest.raises(DrnError, match=r"train\.optimiser\.nesterov") as caught:
         make_optimiser(settings(nesterov=True, momentum=0), network(), CPU)
     assert caught.value.hint is not None and "train.momentum" in caught.value.hint

@@ -1,4 +1,4 @@
-"""What `drn train` refuses or warns of before its first step, as `drn data check` would."""
+"""Errors and warnings about the data before the first step."""
 
 import json
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from drn_cli.distributed.launch import EXIT_CODE_FILE
 
 
 def dry_run(recipe: Path, *words: str) -> tuple[list[str], list[str]]:
-    """Return what `--dry-run` finds missing, and what it warns of."""
+    """Return the problems and the warnings of `--dry-run`."""
     done = CliRunner().invoke(app, ["train", str(recipe), "--dry-run", "--json", *words])
-    said = json.loads(done.stdout)
-    return said["missing"], said["warnings"]
+    values = json.loads(done.stdout)
+    return values["missing"], values["warnings"]
 
 
 def counts(*pixels: int, stale: bool = False) -> Callable[[Path], None]:
@@ -72,7 +72,7 @@ def many(root: Path) -> None:
         path.write_text(path.read_text() * 3)
 
 
-def test_a_worker_does_not_repeat_what_its_launcher_has_checked(
+def test_a_worker_skips_the_checks_of_its_launcher(
     own_data_folder: Path, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut("images/0.png")(own_data_folder)
@@ -100,11 +100,11 @@ BLUE = "train_labels.txt: no training pixel is blue (2): it cannot be learned"
         (floats(0.5), (), ".tif: a label map has one class id a pixel, and its float at x 0", None),
         (counts(5, 5, 0), (), None, BLUE),
         (counts(0, 5, 0), (), "the training labels show green alone; with fewer than 2", None),
-        (counts(5, 5, 0, stale=True), (), None, None),  # the list has changed since: not used
+        (counts(5, 5, 0, stale=True), (), None, None),  # counts of another list are not used
         (counts(5, 0), (), None, None),  # of another number of classes
         (counts(5, -5, 0), (), None, None),
         (lambda root: many(root) or counts(5, 5, 0)(root), (), None, BLUE),
-        (many, (), None, "info.json: has no pixels of each class"),
+        (many, (), None, "info.json: no pixel counts per class"),
         (lambda root: (root / "info.json").write_text('{"mean": [0.5, 0.5, 0.5], '
          '"std": [0.5, 0.5, 0.5]}'), ("data.classes=1",), "data.classes: 1; with fewer", None),
     ],
@@ -131,7 +131,7 @@ def test_segmentation(
     [
         ("ab", None, None, None),
         ("ab", "train/b/3.png", "train/b/3.png: broken", None),
-        ("abc", None, None, "train: no image of c: not learned"),
+        ("abc", None, None, "train: no image of c: cannot be learned"),
         ("a", None, "data.classes: 1; with fewer than 2 classes", None),
     ],
 )
@@ -144,7 +144,7 @@ def test_classification(
             for number in range(6 if name in "ab" else 0):
                 pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
                 Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
-    (tmp_path / "train" / "a" / "notes.txt").touch()  # not worth a warning
+    (tmp_path / "train" / "a" / "notes.txt").touch()  # no warning
     if spoil:
         cut(spoil)(tmp_path)
     recipe = tmp_path / "r.yaml"

@@ -1,4 +1,4 @@
-"""Where a run begins, and what has to be as it was."""
+"""Which run is trained or resumed, and which changes are refused."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from drn_cli.distributed.launch import EXIT_CODE_FILE
 from drn_cli.errors import DrnError
 from drn_cli.recipe.loading import load_recipe, resolved_yaml
 from drn_cli.runs import Run
-from drn_cli.training.resuming import RunPlan, TrainRequest, begin, check_data
+from drn_cli.training.resuming import RunPlan, TrainRequest, check_data_unchanged, resolve_run
 from drn_cli.training.tasks import task_of
 
 MakeRun = Callable[..., Run]
@@ -36,17 +36,17 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_run(recipe_file: Path) -> MakeRun:
-    """Make what a run leaves that began with some overrides, as far as `begin` looks at it."""
+    """Write the files of an unfinished run that `resolve_run` reads."""
 
-    def make(folder: str, *overrides: str, ending: str | None = None, **told: Any) -> Run:
+    def make(folder: str, *overrides: str, ending: str | None = None, **environment: Any) -> Run:
         run = Run(Path(folder))
         run.last.parent.mkdir(parents=True)
         run.last.touch()
-        # Of one second, they would have no order.
+        # Runs are sorted by these times.
         age = len(list(Path().rglob("last.pt")))
         os.utime(run.last, (age, age))
         run.recipe.write_text(resolved_yaml(load_recipe(str(recipe_file), overrides).recipe))
-        run.environment.write_text(json.dumps(told))
+        run.environment.write_text(json.dumps(environment))
         lines = [{"kind": "train", "step": 3}]
         if ending:
             lines.append({"kind": "end", "step": 3, "ending": ending})
@@ -60,38 +60,38 @@ def request_of(recipe: Path | None = None, *overrides: str, **more: Any) -> Trai
     return TrainRequest(None if recipe is None else str(recipe), overrides, **more)
 
 
-def test_a_recipe_begins_anew(recipe_file, tmp_path):
-    beginning = begin(request_of(recipe_file, "train.lr=0.5"))
-    assert beginning.run.folder.parent == Path("runs") / "easy"
-    assert (beginning.name, beginning.start, beginning.changes) == ("easy", None, {})
-    assert beginning.recipe.train.lr == 0.5
-    named = begin(request_of(recipe_file, run_dir=Path("here")))
+def test_a_recipe_starts_a_new_run(recipe_file, tmp_path):
+    plan = resolve_run(request_of(recipe_file, "train.lr=0.5"))
+    assert plan.run.folder.parent == Path("runs") / "easy"
+    assert (plan.name, plan.start, plan.changes) == ("easy", None, {})
+    assert plan.recipe.train.lr == 0.5
+    named = resolve_run(request_of(recipe_file, run_dir=Path("here")))
     assert named.run == Run(Path("here"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_holds_a_run_is_not_begun_anew(recipe_file, make_run):
+def test_refuses_a_directory_that_contains_a_run(recipe_file, make_run):
     make_run("here")
-    with pytest.raises(DrnError, match=r"here: holds a run already .*drn train --resume here"):
-        begin(request_of(recipe_file, run_dir=Path("here")))
+    with pytest.raises(DrnError, match=r"here: already contains a run .*drn train --resume here"):
+        resolve_run(request_of(recipe_file, run_dir=Path("here")))
 
 
 @pytest.mark.parametrize("name", ["runs/mine/1", "runs/mine/1/checkpoints/step-00000002.pt"])
-def test_a_run_or_one_of_its_checkpoints_goes_on_by_its_own_recipe(make_run, name):
+def test_resumes_a_run_or_checkpoint_with_its_own_recipe(make_run, name):
     run = make_run("runs/mine/1", "train.lr=0.5")
     run.checkpoint(2).touch()
-    beginning = begin(request_of(resume=name))
-    assert beginning.run == run
-    assert beginning.start == (run.last if name == "runs/mine/1" else run.checkpoint(2))
-    assert (beginning.name, beginning.changes) == ("mine", {})
-    assert beginning.recipe.train.lr == 0.5
+    plan = resolve_run(request_of(resume=name))
+    assert plan.run == run
+    assert plan.start == (run.last if name == "runs/mine/1" else run.checkpoint(2))
+    assert (plan.name, plan.changes) == ("mine", {})
+    assert plan.recipe.train.lr == 0.5
 
 
-def test_another_recipe_is_refused_with_the_difference_unless_allowed(recipe_file, make_run):
+def test_refuses_changed_settings_unless_allowed(recipe_file, make_run):
     run = make_run("here", "train.lr=0.5")
     words = ("train.epochs=9", "loss.class_weights=[1,2,3]")
     with pytest.raises(DrnError) as caught:
-        begin(request_of(None, *words, resume="here"))
+        resolve_run(request_of(None, *words, resume="here"))
     assert caught.value.message.splitlines() == [
         "here: was trained with other settings:",
         "  loss.class_weights: None -> [1.0, 2.0, 3.0]",
@@ -99,43 +99,41 @@ def test_another_recipe_is_refused_with_the_difference_unless_allowed(recipe_fil
     ]
     assert caught.value.hint is not None and caught.value.hint.startswith("--allow-changes")
     changes = {"loss.class_weights": (None, [1.0, 2.0, 3.0]), "train.epochs": (4, 9)}
-    allowed = begin(request_of(None, *words, resume="here", allow_changes=True))
+    allowed = resolve_run(request_of(None, *words, resume="here", allow_changes=True))
     assert (allowed.run, allowed.start, allowed.changes) == (run, run.last, changes)
     assert (allowed.recipe.train.epochs, allowed.recipe.train.lr) == (9, 0.5)
-    # A recipe that is named counts as a whole.
+    # A named recipe replaces all settings.
     with pytest.raises(DrnError, match=r"train\.lr: 0\.5 -> 0\.0007"):
-        begin(request_of(recipe_file, resume="here"))
-    same = begin(request_of(recipe_file, "train.lr=0.5", resume="here"))
+        resolve_run(request_of(recipe_file, resume="here"))
+    same = resolve_run(request_of(recipe_file, "train.lr=0.5", resume="here"))
     assert (same.name, same.changes) == ("easy", {})
 
 
 @pytest.mark.parametrize(("launched", "lines"), [(False, 1), (True, 0)])
-def test_what_is_allowed_is_named_by_the_launcher_alone(
-    make_run, monkeypatch, caplog, launched, lines
-):
+def test_only_the_launcher_logs_allowed_changes(make_run, monkeypatch, caplog, launched, lines):
     make_run("here")
     monkeypatch.delenv(EXIT_CODE_FILE, raising=False)
     if launched:
         monkeypatch.setenv(EXIT_CODE_FILE, "code")
     with caplog.at_level("INFO"):
-        begin(request_of(None, "train.epochs=9", resume="here", allow_changes=True))
-    assert caplog.text.count("goes on with other settings") == lines
+        resolve_run(request_of(None, "train.epochs=9", resume="here", allow_changes=True))
+    assert caplog.text.count("continues with other settings") == lines
 
 
-def test_what_is_said_again_is_no_change(make_run):
+def test_the_same_value_in_other_notation_is_no_change(make_run):
     make_run("here", "train.lr=0.5")
-    assert begin(request_of(None, "train.lr=5e-1", resume="here")).changes == {}
+    assert resolve_run(request_of(None, "train.lr=5e-1", resume="here")).changes == {}
 
 
-def test_there_has_to_be_something_to_go_on_from(make_run, tmp_path):
+def test_refuses_to_resume_without_a_checkpoint(make_run, tmp_path):
     with pytest.raises(DrnError, match=r"nowhere/checkpoints/last\.pt: no such checkpoint"):
-        begin(request_of(resume="nowhere"))
+        resolve_run(request_of(resume="nowhere"))
     (tmp_path / "stray.pt").touch()
-    with pytest.raises(DrnError, match="does not lie in a run folder"):
-        begin(request_of(resume="stray.pt"))
+    with pytest.raises(DrnError, match="not in a run directory"):
+        resolve_run(request_of(resume="stray.pt"))
     make_run("here")
-    with pytest.raises(DrnError, match="--run-dir: --resume goes on in the run's own folder"):
-        begin(request_of(resume="here", run_dir=Path("there")))
+    with pytest.raises(DrnError, match="--run-dir: not allowed with --resume"):
+        resolve_run(request_of(resume="here", run_dir=Path("there")))
 
 
 HOLDER = """
@@ -150,7 +148,7 @@ with Run(Path(sys.argv[1])).claimed():
 
 @contextmanager
 def in_another_process(run: Run) -> Iterator[None]:
-    """Let a process hold the folder, as if it trained there."""
+    """Lock the run directory in another process, as training does."""
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(run.folder)],
         stdin=subprocess.PIPE,
@@ -162,7 +160,7 @@ def in_another_process(run: Run) -> Iterator[None]:
         yield
 
 
-def test_a_folder_in_which_another_process_trains_is_left_alone(prepare, trained):
+def test_refuses_a_run_directory_in_use(prepare, trained):
     run = Run(Path(shutil.copytree(trained.folder, "here")))
     files = [path for path in run.folder.rglob("*") if path.is_file() and path.name != ".lock"]
     before = {path: path.stat().st_mtime_ns for path in files}
@@ -177,11 +175,9 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(prepare, trained
         pass
 
 
-def test_auto_goes_on_with_the_newest_unfinished_run_of_the_very_recipe(
-    recipe_file, make_run, caplog
-):
+def test_auto_resumes_the_newest_unfinished_run_of_the_same_recipe(recipe_file, make_run, caplog):
     auto = request_of(recipe_file, resume="auto")
-    assert begin(auto).start is None
+    assert resolve_run(auto).start is None
     make_run("runs/easy/1")
     wanted = make_run("runs/easy/2", ending="interrupted")
     busy = make_run("runs/easy/3")
@@ -189,51 +185,51 @@ def test_auto_goes_on_with_the_newest_unfinished_run_of_the_very_recipe(
     other = make_run("runs/easy/5", "train.lr=0.5")
     make_run("runs/another/6")
     with in_another_process(busy):
-        beginning = begin(auto)
-        assert (beginning.run, beginning.start) == (wanted, wanted.last)
-        anyone = begin(replace(auto, allow_changes=True))
-        assert (anyone.run, anyone.changes) == (other, {"train.lr": (0.5, 0.0007)})
+        plan = resolve_run(auto)
+        assert (plan.run, plan.start) == (wanted, wanted.last)
+        allowed = resolve_run(replace(auto, allow_changes=True))
+        assert (allowed.run, allowed.changes) == (other, {"train.lr": (0.5, 0.0007)})
         with caplog.at_level("INFO", "drn_cli"):
-            anew = begin(request_of(recipe_file, "train.lr=7", resume="auto"))
-        assert anew.start is None and anew.run.folder.parent == Path("runs/easy")
-        assert "3 unfinished runs of easy have other settings; starting anew" in caplog.text
-    assert begin(auto).run == busy
+            new = resolve_run(request_of(recipe_file, "train.lr=7", resume="auto"))
+        assert new.start is None and new.run.folder.parent == Path("runs/easy")
+        assert "3 unfinished runs of easy have other settings; starting a new run" in caplog.text
+    assert resolve_run(auto).run == busy
 
 
-def test_auto_without_a_recipe_is_the_newest_unfinished_run_of_all(make_run):
+def test_auto_without_a_recipe_resumes_the_newest_unfinished_run(make_run):
     auto = request_of(resume="auto")
-    with pytest.raises(DrnError, match=r"no unfinished run here \(name a recipe"):
-        begin(auto)
+    with pytest.raises(DrnError, match=r"no unfinished run \(name a recipe"):
+        resolve_run(auto)
     make_run("runs/easy/1")
     newest = make_run("runs/another/2", "train.lr=0.5")
     make_run("runs/another/3", ending="finished")
-    beginning = begin(auto)
-    assert (beginning.run, beginning.name) == (newest, "another")
-    assert beginning.recipe.train.lr == 0.5
+    plan = resolve_run(auto)
+    assert (plan.run, plan.name) == (newest, "another")
+    assert plan.recipe.train.lr == 0.5
 
 
-def test_auto_in_a_folder_goes_on_if_there_is_something(recipe_file, make_run):
+def test_auto_with_run_dir_resumes_its_checkpoint(recipe_file, make_run):
     auto = request_of(recipe_file, resume="auto", run_dir=Path("here"))
-    assert (begin(auto).run, begin(auto).start) == (Run(Path("here")), None)
+    assert (resolve_run(auto).run, resolve_run(auto).start) == (Run(Path("here")), None)
     run = make_run("here")
-    assert (begin(auto).run, begin(auto).start) == (run, run.last)
+    assert (resolve_run(auto).run, resolve_run(auto).start) == (run, run.last)
     with pytest.raises(DrnError, match=r"train\.lr"):
-        begin(replace(auto, overrides=("train.lr=7",)))
+        resolve_run(replace(auto, overrides=("train.lr=7",)))
 
 
-def test_started_again_a_job_goes_on_from_its_last_checkpoint(recipe_file, make_run, monkeypatch):
+def test_a_restarted_job_resumes_its_last_checkpoint(recipe_file, make_run, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     named = request_of(recipe_file, run_dir=Path("here"))
-    assert (begin(named).run, begin(named).start) == (Run(Path("here")), None)
+    assert (resolve_run(named).run, resolve_run(named).start) == (Run(Path("here")), None)
     run = make_run("here")
     run.checkpoint(2).touch()
-    assert begin(named).start == run.last
-    # Also if it was told to begin with an earlier one: that is done by now.
-    assert begin(request_of(resume=str(run.checkpoint(2)))).start == run.last
+    assert resolve_run(named).start == run.last
+    # Also if the command names an earlier checkpoint.
+    assert resolve_run(request_of(resume=str(run.checkpoint(2)))).start == run.last
 
 
-def test_under_torchrun_a_job_finds_its_run_again(recipe_file, make_run, monkeypatch):
-    """Jobs without a name are all called `none`; the last one is meant, if it has not ended."""
+def test_a_job_restarted_by_torchrun_finds_its_run(recipe_file, make_run, monkeypatch):
+    """Jobs without an id have the id `none`; the newest unfinished run counts."""
     request = request_of(recipe_file)
     make_run("runs/easy/1", job="none", ending="finished")
     earlier = make_run("runs/easy/2", job="none")
@@ -243,29 +239,29 @@ def test_under_torchrun_a_job_finds_its_run_again(recipe_file, make_run, monkeyp
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     for job, expected in (("none", last), ("mine", mine)):
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", job)
-        assert (begin(request).run, begin(request).start) == (expected, expected.last)
+        assert (resolve_run(request).run, resolve_run(request).start) == (expected, expected.last)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with in_another_process(last):
-        assert begin(request).run == earlier
+        assert resolve_run(request).run == earlier
     for run in (earlier, last):
         run.last.unlink()
-    assert begin(request).start is None
+    assert resolve_run(request).start is None
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
-    assert begin(request).start is None
+    assert resolve_run(request).start is None
 
 
-def test_the_other_processes_are_told_all_of_it(recipe_file, make_run):
+def test_a_plan_survives_serialization(recipe_file, make_run):
     run = make_run("here")
     changed = request_of(
         recipe_file, "loss.class_weights=[1,2,3]", resume="here", allow_changes=True
     )
-    for beginning in (begin(changed), begin(request_of(recipe_file))):
-        told = RunPlan.of(beginning.to_json())
-        assert told.recipe == beginning.recipe
-        assert (told.run, told.start) == (beginning.run, beginning.start)
-        assert told.changes.keys() == beginning.changes.keys()
-        assert told.allow_changes == beginning.allow_changes
+    for plan in (resolve_run(changed), resolve_run(request_of(recipe_file))):
+        received = RunPlan.of(plan.to_json())
+        assert received.recipe == plan.recipe
+        assert (received.run, received.start) == (plan.run, plan.start)
+        assert received.changes.keys() == plan.changes.keys()
+        assert received.allow_changes == plan.allow_changes
     assert run.last.is_file()
 
 
@@ -274,10 +270,9 @@ def train_here(*words: str) -> None:
     assert result.exit_code == 0, result.output
 
 
-def test_other_lists_are_refused_unless_allowed_and_what_changed_is_written_down(
+def test_refuses_changed_lists_unless_allowed_and_records_them(
     recipe_file, own_data_folder, read_metrics, monkeypatch
 ):
-    """From one end to the other, as the command line does it."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     words = (f"data.root={own_data_folder}", "train.batch_size=12", "train.epochs=1")
     train_here(str(recipe_file), *words, "--run-dir", "here")
@@ -300,8 +295,8 @@ def test_other_lists_are_refused_unless_allowed_and_what_changed_is_written_down
     assert json.loads(run.environment.read_text()) == begun and run.recipe.read_bytes() == recipe
 
     train_here("--resume", "here", "--allow-changes", "train.lr=0.001", "train.epochs=2")
-    told = json.loads(run.environment.read_text())
-    [resumption] = told["resumed"]
+    environment = json.loads(run.environment.read_text())
+    [resumption] = environment["resumed"]
     assert resumption["step"] == 1
     assert resumption["changes"].keys() == {
         "train.lr",
@@ -310,13 +305,13 @@ def test_other_lists_are_refused_unless_allowed_and_what_changed_is_written_down
         "data: train_labels.txt",
     }
     assert resumption["changes"]["train.lr"] == [0.0007, 0.001]
-    assert told["data"]["train_images.txt"] != old
-    assert told["started"] == begun["started"]
+    assert environment["data"]["train_images.txt"] != old
+    assert environment["started"] == begun["started"]
     assert yaml.safe_load(run.recipe.read_text())["train"]["lr"] == 0.001
     assert [line["step"] for line in read_metrics(run.folder)] == [1, 1, 2, 2, 2]
-    # From here on, the new lists are those of the run.
-    beginning = begin(request_of(resume="here"))
-    material = task_of(beginning.recipe).find_material(beginning.recipe)
-    assert check_data(beginning, material) == beginning
+    # From now on, the run has the new lists.
+    plan = resolve_run(request_of(resume="here"))
+    data = task_of(plan.recipe).load_data(plan.recipe)
+    assert check_data_unchanged(plan, data) == plan
     run.environment.unlink()
-    assert check_data(beginning, material) == beginning
+    assert check_data_unchanged(plan, data) == plan

@@ -1,4 +1,4 @@
-"""What would fail later fails before the first step."""
+"""Pre-flight checks before the first step."""
 
 import shutil
 from collections import namedtuple
@@ -12,7 +12,7 @@ from training_runs import go
 
 from drn_cli.errors import DrnError
 from drn_cli.runs import Run
-from drn_cli.training.sanity import check, checkpoint_size
+from drn_cli.training.sanity import checkpoint_size, preflight
 
 KB = 10**3
 Usage = namedtuple("Usage", ["total", "used", "free"])
@@ -23,22 +23,22 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "run")
 
 
-def assert_nothing_began(run: Run) -> None:
+def assert_not_started(run: Run) -> None:
     assert [path.name for path in run.folder.iterdir()] == [".lock"]
 
 
 def last_of(folder: Path, kind: str) -> Path:
-    """Give the last image or label of validation, which is tried."""
+    """Return the last image or label of the validation split, which is checked."""
     return folder / (folder / f"val_{kind}.txt").read_text().split()[-1]
 
 
-def test_a_broken_validation_image_stops_it_before_the_first_step(prepare, own_data_folder, run):
+def test_fails_before_the_first_step_on_a_broken_validation_image(prepare, own_data_folder, run):
     image = last_of(own_data_folder, "images")
     image.write_bytes(image.read_bytes()[:300])
     with pytest.raises(DrnError, match="broken image") as caught:
         go(prepare(f"data.root={own_data_folder}"), run)
     assert caught.value.message.startswith(f"{image}: ")
-    assert_nothing_began(run)
+    assert_not_started(run)
 
 
 @pytest.mark.parametrize(
@@ -46,24 +46,26 @@ def test_a_broken_validation_image_stops_it_before_the_first_step(prepare, own_d
     [(np.zeros((20, 64), np.uint8), "64x20"), (np.full((48, 64), 7, np.uint8), "the label 7")],
     ids=["size", "value"],
 )
-def test_a_label_that_does_not_fit_does_so_too(prepare, own_data_folder, run, spoilt, message):
+def test_fails_before_the_first_step_on_an_invalid_label(
+    prepare, own_data_folder, run, spoilt, message
+):
     label = last_of(own_data_folder, "labels")
     Image.fromarray(spoilt).save(label)
     with pytest.raises(DrnError, match=message) as caught:
         go(prepare(f"data.root={own_data_folder}"), run)
     assert str(label) in caught.value.message
-    assert_nothing_began(run)
+    assert_not_started(run)
 
 
-def test_images_of_nothing_but_void_are_no_reason_to_stop(prepare, own_data_folder, run):
-    """The two that are tried; the others show something."""
+def test_accepts_labels_of_void_only(prepare, own_data_folder, run):
+    """The two checked images are void; the others are not."""
     void = Image.fromarray(np.full((48, 64), 255, np.uint8))
     for name in [(own_data_folder / "val_labels.txt").read_text().split()[end] for end in (0, -1)]:
         void.save(own_data_folder / name)
     training = prepare(f"data.root={own_data_folder}")
     run.folder.mkdir()
     before = {key: value.clone() for key, value in training.model.state_dict().items()}
-    check(training, run)
+    preflight(training, run)
     assert all(value.equal(before[key]) for key, value in training.model.state_dict().items())
 
 
@@ -74,32 +76,32 @@ def with_free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(shutil, "disk_usage", usage)
 
 
-def test_a_disk_that_is_too_small_is_told(prepare, run, monkeypatch):
+def test_fails_without_disk_space_for_the_checkpoints(prepare, run, monkeypatch):
     # A checkpoint of 380 kB, the next one while it is written, and the best network of 190 kB.
     with_free(monkeypatch, 940 * KB)
-    with pytest.raises(DrnError, match=r"940\.0 kB are free .* need 950\.9 kB \(make room") as few:
+    with pytest.raises(DrnError, match=r"940\.0 kB free, .* need 950\.9 kB \(free some") as few:
         go(prepare(), run)
     assert str(few.value).startswith(f"{run.folder}: ")
-    assert_nothing_began(run)
+    assert_not_started(run)
     with_free(monkeypatch, 960 * KB)
-    check(prepare(), run)
+    preflight(prepare(), run)
     with pytest.raises(DrnError, match=r"train\.keep_last"):
-        check(prepare("train.keep_last=2"), run)
+        preflight(prepare("train.keep_last=2"), run)
     with pytest.raises(DrnError):
-        check(prepare("train.ema=0.9"), run)
+        preflight(prepare("train.ema=0.9"), run)
 
 
-def test_what_a_run_has_written_already_needs_no_room_again(prepare, trained, run, monkeypatch):
+def test_existing_checkpoints_count_as_free_disk_space(prepare, trained, run, monkeypatch):
     shutil.copytree(trained.folder, run.folder)
     with_free(monkeypatch, 400 * KB)
-    check(prepare(), run)
-    with_free(monkeypatch, 300 * KB)
-    with pytest.raises(DrnError, match=r"300\.0 kB are free .* need 3\d\d\.\d kB more"):
-        check(prepare(), run)
+    preflight(prepare(), run)
+    with_free(monkeypatch, 200 * KB)
+    with pytest.raises(DrnError, match=r"200\.0 kB free, checkpoints need [23]\d\d\.\d kB"):
+        preflight(prepare(), run)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_the_size_of_a_checkpoint_is_known_beforehand(prepare, tmp_path, kind):
+def test_estimated_checkpoint_size(prepare, tmp_path, kind):
     one_step = ("model.width=1", "train.epochs=1", "train.batch_size=12")
     training = prepare(*one_step, f"train.optimiser.kind={kind}", "train.ema=0.9")
     run = Run(tmp_path / kind)
@@ -107,7 +109,7 @@ def test_the_size_of_a_checkpoint_is_known_beforehand(prepare, tmp_path, kind):
     assert run.last.stat().st_size == pytest.approx(checkpoint_size(training), rel=0.02)
 
 
-def test_a_folder_that_cannot_be_made_is_told(prepare, tmp_path):
+def test_fails_if_the_run_directory_cannot_be_created(prepare, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DrnError, match=r"cannot be written: .*another --run-dir") as caught:
         go(prepare(), Run(tmp_path / "file" / "run"))

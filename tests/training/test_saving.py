@@ -1,4 +1,4 @@
-"""When a checkpoint is written, what is kept, and what a failure leaves."""
+"""When checkpoints are written, which are kept, and what remains after a failure."""
 
 import io
 import multiprocessing
@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from training_runs import assert_same_run, content, go
+from training_runs import assert_same_run, call_in_step, content, crash, go
 
 from drn_cli.errors import DrnError
 from drn_cli.runs import Run
-from drn_cli.training import loop, saving
-from drn_cli.training.checkpoint import TrainProgress, save_checkpoint
+from drn_cli.training.checkpoint import TrainProgress
 from drn_cli.training.saving import CheckpointManager, clear_leftovers
 
 
@@ -39,33 +38,24 @@ def test_a_checkpoint_is_due_after_steps_or_minutes(prepare, run):
     assert not CheckpointManager(prepare("train.save_every_minutes=1000"), run).due(1)
 
 
-def test_how_often_it_is_written_changes_no_result(prepare, tmp_path, monkeypatch):
-    """Nor does it matter what a killed process has left behind."""
-    saved: list[int] = []
-
-    def save(path: Path, training: Any, progress: TrainProgress, seconds: float) -> None:
-        saved.append(progress.steps)
-        save_checkpoint(path, training, progress, seconds)
-
-    monkeypatch.setattr(saving, "save_checkpoint", save)
+def test_checkpoint_intervals_do_not_change_the_result(prepare, tmp_path):
     runs = Run(tmp_path / "rare"), Run(tmp_path / "steps"), Run(tmp_path / "minutes")
     cadences = "save_every_minutes=null", "save_every_steps=2", "save_every_minutes=1e-9"
     expected = [0, 3], [0, 2, 3], [0, 1, 2, 3]
     for run, cadence, steps in zip(runs, cadences, expected, strict=True):
-        saved.clear()
-        assert go(prepare("train.epochs=1", f"train.{cadence}"), run) is None
-        assert sorted(set(saved)) == steps
+        assert go(prepare("train.epochs=1", "train.keep_last=9", f"train.{cadence}"), run) is None
+        assert run.earlier_checkpoints() == [run.checkpoint(step) for step in steps]
         assert_same_run(run, runs[0])
 
 
-def test_the_last_few_are_kept_and_the_newest_has_two_names(prepare, run):
+def test_keeps_the_latest_checkpoints_and_links_the_newest(prepare, run):
     saver = CheckpointManager(prepare("train.keep_last=2"), run)
     for step in (1, 2, 10):
         saver.save(TrainProgress(steps=step))
         assert run.last.samefile(run.checkpoint(step))
     assert names(run) == ["last.pt", "step-00000002.pt", "step-00000010.pt"]
     assert content(run)["progress"]["steps"] == 10
-    # What a run that went back to step 2 takes anew is not the last any more.
+    # After resuming from step 2, the checkpoint of step 10 is removed.
     saver.save(TrainProgress(steps=3))
     assert names(run) == ["last.pt", "step-00000002.pt", "step-00000003.pt"]
     assert run.last.samefile(run.checkpoint(3))
@@ -73,7 +63,7 @@ def test_the_last_few_are_kept_and_the_newest_has_two_names(prepare, run):
     assert names(run) == ["last.pt"]
 
 
-def test_where_a_file_has_one_name_the_newest_is_copied(prepare, run, monkeypatch):
+def test_copies_the_newest_without_hard_links(prepare, run, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError("Operation not supported")
 
@@ -95,7 +85,7 @@ def small_files() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_what_cannot_be_written_leaves_the_one_before(prepare, run, keep):
+def test_a_failed_write_keeps_the_earlier_checkpoint(prepare, run, keep):
     saver = CheckpointManager(prepare(f"train.keep_last={keep}"), run)
     with small_files(), pytest.raises(DrnError, match="File too large") as first:
         saver.save(TrainProgress(steps=1))
@@ -103,16 +93,19 @@ def test_what_cannot_be_written_leaves_the_one_before(prepare, run, keep):
     assert names(run) == []
     saver.save(TrainProgress(steps=2))
     before = names(run), run.last.read_bytes()
-    with small_files(), pytest.raises(DrnError, match="earlier checkpoint of step 2 is") as second:
+    with (
+        small_files(),
+        pytest.raises(DrnError, match="checkpoint of step 2 is intact") as second,
+    ):
         saver.save(TrainProgress(steps=3))
-    assert f"go on with: drn train --resume {run.folder}" in str(second.value)
+    assert f"then resume: drn train --resume {run.folder}" in str(second.value)
     assert (names(run), run.last.read_bytes()) == before
-    # Nor does a process that went on from it know of which step it is.
-    with small_files(), pytest.raises(DrnError, match="the earlier checkpoint is whole"):
+    # A process that resumed from it does not know its step.
+    with small_files(), pytest.raises(DrnError, match="the earlier checkpoint is intact"):
         CheckpointManager(prepare(f"train.keep_last={keep}"), run).save(TrainProgress(steps=3))
 
 
-def test_what_a_killed_process_was_writing_goes(run):
+def test_removes_temporary_files_of_killed_processes(run):
     run.last.parent.mkdir(parents=True)
     for name in ("last.pt", "best.safetensors", "step-00000001.pt", ".last.pt.0a1b.tmp"):
         (run.last.parent / name).touch()
@@ -120,19 +113,17 @@ def test_what_a_killed_process_was_writing_goes(run):
     assert names(run) == ["best.safetensors", "last.pt", "step-00000001.pt"]
 
 
-def test_who_goes_back_finds_no_later_checkpoint_after_a_crash(prepare, run, monkeypatch):
+def test_no_later_checkpoint_is_left_after_resuming_from_an_earlier_one(prepare, run):
     overrides = ("train.epochs=1", "train.save_every_steps=1", "train.keep_last=3")
     go(prepare(*overrides), run)
     earlier = run.earlier_checkpoints()[0]
     assert earlier == run.checkpoint(1)
     (run.last.parent / ".last.pt.0a1b.tmp").touch()
 
-    def crash(*_: object) -> None:
-        raise RuntimeError("crash")
-
-    monkeypatch.setattr(loop, "take_step", crash)
+    training = prepare(*overrides)
+    call_in_step(training, 1, crash)
     with pytest.raises(RuntimeError, match="crash"):
-        go(prepare(*overrides), run, start=earlier)
+        go(training, run, start=earlier)
     assert content(run)["progress"]["steps"] == 1
     assert names(run) == ["best.safetensors", "last.pt", "step-00000001.pt"]
 
@@ -146,15 +137,15 @@ class Killing(io.FileIO):
         self.writes += 1
         if self.writes == 2:
             for worker in multiprocessing.active_children():
-                worker.kill()  # nor waited for: PyTorch's signal handler has to find it
+                worker.kill()  # not waited for: PyTorch's signal handler reports it
             time.sleep(5)  # until that raises
         return super().write(data)
 
 
-def test_a_worker_that_is_killed_while_a_checkpoint_is_written_leaves_the_one_before(
+def test_a_data_loader_worker_killed_during_a_write_keeps_the_earlier_checkpoint(
     prepare, tmp_path, monkeypatch
 ):
-    """PyTorch's own writer covers the error that its signal handler raises; also the next time."""
+    """PyTorch's writer replaces the error that its signal handler raises; also in a second run."""
     save, killed = torch.save, []
 
     def save_and_kill(content: Any, file: Any) -> None:
@@ -174,9 +165,9 @@ def test_a_worker_that_is_killed_while_a_checkpoint_is_written_leaves_the_one_be
         assert ".tmp" not in " ".join(names(run))
 
 
-def test_metrics_that_cannot_be_written_are_told_with_how_to_go_on(prepare, run):
+def test_unwritable_metrics_are_an_error_with_the_resume_command(prepare, run):
     run.metrics.mkdir(parents=True)
     with pytest.raises(DrnError, match=r"metrics\.jsonl: cannot be written: Is a dir") as caught:
         go(prepare("train.epochs=1"), run)
-    assert f"go on with: drn train --resume {run.folder}" in str(caught.value)
+    assert f"then resume: drn train --resume {run.folder}" in str(caught.value)
     assert content(run)["progress"]["steps"] == 0

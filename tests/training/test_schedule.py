@@ -10,7 +10,7 @@ from drn_cli.training.schedule import learning_rate
 
 
 def rates(schedule: Schedule, epochs: int, steps: int, base: float = 0.01) -> list[float]:
-    """Give the rate of every step of a training, one after the other."""
+    """Return the learning rates of all steps of a training."""
     return [
         learning_rate(schedule, base, epochs, epoch, step / steps)
         for epoch in range(epochs)
@@ -72,7 +72,7 @@ def test_cosine_changes_at_each_step():
     ],
     ids=["step", "poly", "cosine"],
 )
-def test_rates_are_those_of_torch(schedule, theirs):
+def test_rates_equal_torch_schedulers(schedule, theirs):
     sgd = torch.optim.SGD([torch.zeros(1)], 0.01)
     scheduler = theirs(sgd)
     expected = []
@@ -90,7 +90,7 @@ def test_constant(per):
 
 @pytest.mark.parametrize("per", ["epoch", "step"])
 @pytest.mark.parametrize("kind", ["step", "poly", "cosine", "constant"])
-def test_warm_up_grows_step_by_step_and_leaves_the_rest_alone(kind, per):
+def test_warm_up_grows_at_each_step(kind, per):
     warm = rates(Schedule(kind=kind, per=per, warmup=1.5), epochs=4, steps=4)
     cold = rates(Schedule(kind=kind, per=per), epochs=4, steps=4)
     assert warm[:6] == pytest.approx([rate * step / 6 for step, rate in enumerate(cold[:6])])

@@ -2,14 +2,14 @@ import signal
 
 import pytest
 
-from drn_cli.training.signals import interruptible
+from drn_cli.training.signals import stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
-def test_a_signal_is_a_wish(number, caplog):
+def test_a_signal_requests_a_stop(number, caplog):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     before = signal.getsignal(number)
-    with caplog.at_level("INFO"), interruptible(aloud=True) as interrupt:
+    with caplog.at_level("INFO"), stop_on_signals(verbose=True) as interrupt:
         assert not interrupt.number
         signal.raise_signal(number)
         assert interrupt.number == number
@@ -19,15 +19,15 @@ def test_a_signal_is_a_wish(number, caplog):
     ]
 
 
-def test_second_ctrl_c_is_heeded_at_once():
-    with pytest.raises(KeyboardInterrupt), interruptible(aloud=False) as interrupt:
+def test_a_second_ctrl_c_raises_keyboard_interrupt():
+    with pytest.raises(KeyboardInterrupt), stop_on_signals(verbose=False) as interrupt:
         signal.raise_signal(signal.SIGINT)
         assert interrupt.number
         signal.raise_signal(signal.SIGINT)
 
 
-def test_the_first_of_several_counts(caplog):
-    with caplog.at_level("INFO"), interruptible(aloud=True) as interrupt:
+def test_the_first_of_several_signals_counts(caplog):
+    with caplog.at_level("INFO"), stop_on_signals(verbose=True) as interrupt:
         signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGTERM)
     assert interrupt.number == signal.SIGUSR1

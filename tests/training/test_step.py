@@ -1,4 +1,4 @@
-"""One step: what it learns, and when it learns nothing."""
+"""One training step."""
 
 import math
 from typing import Any
@@ -22,7 +22,7 @@ def batch_of(*labels: int, seed: int = 0) -> Batch:
 
 
 def step(training: TrainState, *passes: Batch, rate: float = LR) -> list[float]:
-    """Take a step; give loss, weight, norm, skipped and skipped in a row."""
+    """Take a step; return loss, weight, gradient norm, skipped, consecutive skipped."""
     meter = StepStats(torch.device("cpu"))
     take_step(training, passes, rate, 0, meter)
     return meter.read()
@@ -32,14 +32,14 @@ def state(training: TrainState) -> dict[str, torch.Tensor]:
     return {key: tensor.clone() for key, tensor in training.model.state_dict().items()}
 
 
-def test_void_weighs_nothing(prepare):
-    """The step is the same as if void pixels were not there; all void teaches nothing."""
+def test_void_has_no_weight(prepare):
+    """Void pixels do not change a step; a batch of void changes no parameter."""
     training = prepare("train.weight_decay=0")
     before = state(training)
     assert step(training, batch_of(255, 255)) == [0, 0, 0, 0, 0]
     parameters = dict(training.model.named_parameters())
     assert all(torch.equal(parameters[name], before[name]) for name in parameters)
-    training.model.eval()  # so that the images do not see each other
+    training.model.eval()  # without batch norm over the batch
     both = batch_of(1, 255)
     alone = Batch(both.images[:1], both.labels[:1])
     numbers = step(training, both, rate=0.0)[:3]
@@ -50,13 +50,13 @@ def test_void_weighs_nothing(prepare):
 
 
 @pytest.mark.parametrize("weights", [None, "[1,3,0.5]"])
-def test_it_is_the_step_of_plain_sgd(prepare, weights):
+def test_equals_a_step_of_torch_sgd(prepare, weights):
     overrides = [] if weights is None else [f"loss.class_weights={weights}"]
     training, plain = prepare(*overrides), prepare()
     batch = batch_of(0, 1, 2, 255)
     step(training, batch)
     optimiser = torch.optim.SGD(plain.model.parameters(), LR, momentum=0.9, weight_decay=1e-4)
-    logits = plain.model.train()(normalize(batch.images, plain.material.statistics))
+    logits = plain.model.train()(normalize(batch.images, plain.data.statistics))
     weight = None if weights is None else torch.tensor([1, 3, 0.5])
     F.cross_entropy(logits, batch.labels.long(), weight, ignore_index=255).backward()
     optimiser.step()
@@ -66,7 +66,7 @@ def test_it_is_the_step_of_plain_sgd(prepare, weights):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_images_come_in_the_memory_format_of_the_weights(prepare, channels_last):
+def test_images_have_the_memory_format_of_the_weights(prepare, channels_last):
     training, seen = prepare(f"train.channels_last={channels_last}"), []
     runner = training.runner
 
@@ -80,7 +80,7 @@ def test_images_come_in_the_memory_format_of_the_weights(prepare, channels_last)
 
 
 def test_backward_computes_the_gradient_of_the_mean(prepare):
-    """That of the sum over all pixels would overflow in fp16."""
+    """The gradient of the sum over all pixels would overflow in fp16."""
     training, norms = prepare(), []
     for parameter in training.model.parameters():
         parameter.register_hook(lambda gradient: norms.append(gradient.norm()))
@@ -88,8 +88,8 @@ def test_backward_computes_the_gradient_of_the_mean(prepare):
     assert torch.stack(norms).norm().item() == pytest.approx(norm, rel=1e-4)
 
 
-def test_passes_learn_what_the_whole_batch_does(prepare):
-    """With statistics that stay, passes differ from the whole by rounding alone."""
+def test_gradient_accumulation_equals_the_whole_batch(prepare):
+    """Without batch norm over the batch, they differ only by rounding."""
     whole, split = prepare(), prepare("train.accumulate=2")
     for training in (whole, split):
         training.model.eval()
@@ -101,7 +101,7 @@ def test_passes_learn_what_the_whole_batch_does(prepare):
     )
 
 
-def test_a_long_gradient_is_shortened(prepare):
+def test_gradient_clipping(prepare):
     training, free = prepare("train.clip_grad_norm=0.25", "train.weight_decay=0"), prepare()
     before = state(training)
     norm = step(training, batch_of(0, 1))[2]
@@ -114,8 +114,8 @@ def test_a_long_gradient_is_shortened(prepare):
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize("how", ["fused", "foreach"])
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
-def test_what_is_not_finite_leaves_everything_as_it_was(prepare, kind, how, poison):
-    """Also the statistics of batch norm, which the forward pass has moved already."""
+def test_a_non_finite_loss_changes_nothing(prepare, kind, how, poison):
+    """Including the batch norm statistics, which the forward pass has updated."""
     training = prepare(
         f"train.optimiser.kind={kind}", f"train.optimiser.implementation={how}", "train.ema=0.9"
     )
@@ -152,12 +152,12 @@ def test_what_is_not_finite_leaves_everything_as_it_was(prepare, kind, how, pois
     take_step(training, [batch_of(0, 1)], LR, 3, meter)
     assert meter.read()[3:] == [2, 0]
     assert not torch.equal(state(training)["head.weight"], before["head.weight"])
-    meter.start_again()
+    meter.reset()
     assert (meter.read()[:2], meter.skipped) == ([0, 0], 2)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_gradient_that_is_not_finite_skips_the_step(prepare, precision):
+def test_a_non_finite_gradient_skips_the_step(prepare, precision):
     training = prepare(f"train.precision={precision}", "train.weight_decay=0")
     before = state(training)
     weight = training.model.head.weight
@@ -170,8 +170,8 @@ def test_a_gradient_that_is_not_finite_skips_the_step(prepare, precision):
     assert not torch.equal(weight, before["head.weight"])
 
 
-def test_scaled_gradients_that_overflow_are_no_fault(prepare):
-    """In fp16 the scale is halved and the step left out; the loss counts, and no skip."""
+def test_overflowing_scaled_gradients_do_not_count_as_skipped(prepare):
+    """In fp16, the scale is halved and the step is left out, but its loss counts."""
     training = prepare("train.precision=fp16")
     before = state(training)
     loss, weight, norm, skipped, _ = step(training, batch_of(0, 1))
@@ -181,7 +181,7 @@ def test_scaled_gradients_that_overflow_are_no_fault(prepare):
     assert moved is math.isfinite(norm)
 
 
-def test_a_loss_that_is_not_finite_is_a_fault_in_fp16_too(prepare):
+def test_a_non_finite_loss_skips_the_step_in_fp16(prepare):
     training = prepare("train.precision=fp16")
     before, runner = state(training), training.runner
 

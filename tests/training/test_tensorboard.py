@@ -1,10 +1,11 @@
+import sys
+
 import numpy as np
 import pytest
 from training_runs import ALONE, go, prepare_in
 
 from drn_cli.errors import DrnError
 from drn_cli.runs import Run
-from drn_cli.training import tensorboard
 from drn_cli.training.tensorboard import examples
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -12,14 +13,14 @@ event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.ev
 
 @pytest.fixture(scope="module")
 def watched(recipe_file, tmp_path_factory):
-    """A run of an epoch that writes for TensorBoard."""
+    """A run of one epoch with TensorBoard."""
     run = Run(tmp_path_factory.mktemp("watched") / "run")
     training = prepare_in(ALONE, recipe_file, ("train.epochs=1", "train.tensorboard=true"))
     go(training, run)
     return training, run
 
 
-def test_tensorboard_reads_what_was_measured(watched, read_metrics):
+def test_tensorboard_reads_the_metrics(watched, read_metrics):
     run = watched[1]
     events = event_accumulator.EventAccumulator(str(run.folder / "tensorboard"))
     events.Reload()
@@ -37,16 +38,16 @@ def test_tensorboard_reads_what_was_measured(watched, read_metrics):
     assert (image.width, image.height) == (3 * 64, 48)  # image, label and prediction
 
 
-def test_an_example_shows_the_label(watched):
+def test_an_example_contains_the_label(watched):
     training = watched[0]
-    (shown,) = examples(training, training.material.val[:1])
+    (shown,) = examples(training, training.data.val[:1])
     colours = {tuple(colour) for colour in shown[:, 64:128].reshape(-1, 3).tolist()}
-    assert colours <= {*training.material.class_set.colours, (0, 0, 0)}
+    assert colours <= {*training.data.class_set.colours, (0, 0, 0)}
     assert len(colours) > 2
     assert shown.dtype == np.uint8
 
 
-def test_without_the_package_it_is_an_error_with_a_way_out(monkeypatch, prepare, tmp_path):
-    monkeypatch.setattr(tensorboard, "find_spec", lambda _: None)
+def test_fails_without_the_tensorboard_package(monkeypatch, prepare, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(DrnError, match=r"not installed \(pip install 'drn-cli\[tensorboard\]'"):
         go(prepare("train.tensorboard=true"), Run(tmp_path / "run"))

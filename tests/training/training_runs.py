@@ -1,11 +1,11 @@
-"""Training in this process, for tests, and what a run leaves behind."""
+"""Train in this process, and compare runs."""
 
 import itertools
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors import safe_open
 
@@ -14,8 +14,7 @@ from drn_cli.recipe.loading import load_recipe
 from drn_cli.runs import Run
 from drn_cli.training import loop
 from drn_cli.training.resuming import RunPlan
-from drn_cli.training.setup import TrainState, set_up
-from drn_cli.training.step import take_step
+from drn_cli.training.setup import TrainState, build_train_state
 from drn_cli.training.tasks import task_of
 
 ALONE = Group(0, 1, torch.device("cpu"))
@@ -23,37 +22,57 @@ ALONE = Group(0, 1, torch.device("cpu"))
 
 def prepare_in(group: Group, recipe_file: Path, overrides: tuple[str, ...]) -> TrainState:
     recipe = load_recipe(str(recipe_file), overrides).recipe
-    return set_up(recipe, task_of(recipe).find_material(recipe), group)
+    return build_train_state(recipe, task_of(recipe).load_data(recipe), group)
 
 
-def go(training: TrainState, run: Run, *, start: Path | None = None) -> signal.Signals | None:
-    """Train in a folder, from the beginning or from a checkpoint."""
+def go(
+    training: TrainState,
+    run: Run,
+    *,
+    start: Path | None = None,
+    stop_at: int | None = None,
+    number: int = signal.SIGINT,
+) -> signal.Signals | None:
+    """Train in a run directory, from the start or from a checkpoint.
+
+    Args:
+        training: The training state.
+        run: The run directory.
+        start: The checkpoint.
+        stop_at: Step of this process in which it receives a signal, from 1.
+        number: The signal.
+    """
+    if stop_at is not None:
+        call_in_step(training, stop_at, lambda: signal.raise_signal(number))
     return loop.train(training, RunPlan(run, "easy", training.recipe, start))
 
 
-def interrupt_after(
-    steps: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGINT
-) -> None:
-    """Send this process a signal while it takes a step."""
-    counter = itertools.count(1)
+def call_in_step(training: TrainState, step: int, action: Callable[[], object]) -> None:
+    """Call a function in a step of this process, counted from 1."""
+    runner, passes = training.runner, itertools.count()
+    first = (step - 1) * training.recipe.train.accumulate
 
-    def step(*arguments: Any) -> None:
-        take_step(*arguments)
-        if next(counter) == steps:
-            signal.raise_signal(number)
+    def run(images: torch.Tensor) -> torch.Tensor:
+        if next(passes) == first:
+            action()
+        return runner(images)
 
-    monkeypatch.setattr(loop, "take_step", step)
+    training.runner = run
+
+
+def crash() -> None:
+    raise RuntimeError("crash")
 
 
 def content(run: Run) -> dict[str, Any]:
-    """Read `last.pt`, without the clock, which no two runs share."""
+    """Return the content of `last.pt` without its training time, which differs between runs."""
     found: dict[str, Any] = torch.load(run.last, weights_only=True)
     del found["seconds"]
     return found
 
 
 def assert_same_run(found: Run, expected: Run) -> None:
-    """Weights, statistics, momentum, average, random states and progress, bit for bit."""
+    """Compare weights, statistics, momentum, EMA, random states and progress bit for bit."""
     one, other = content(found), content(expected)
     assert one.keys() == other.keys() and one["optimiser"]
     _assert_equal(one, other)
