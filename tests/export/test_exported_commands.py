@@ -103,12 +103,12 @@ def test_classes_and_boxes_equal_the_checkpoint(result, exports, command):
 @pytest.mark.parametrize(
     ("task", "form", "words", "message"),
     [
-        ("segmentation", {}, "--compile", "net.onnx: cannot be compiled"),
+        ("segmentation", {}, "--compile", "net.onnx: exported networks cannot be compiled"),
         ("segmentation", {}, "--precision bf16", "--precision bf16: .*net.onnx is fixed"),
-        ("segmentation", {"argmax": True, "normalize": True}, "--ms", "classes alone"),
+        ("segmentation", {"argmax": True, "normalize": True}, "--ms", "class ids only"),
         (
             *("segmentation", {"argmax": True, "normalize": True}),
-            *("--save probabilities", "classes alone"),
+            *("--save probabilities", "class ids only"),
         ),
         ("classification", {}, "--precision fp16", "--precision fp16: .*net.onnx is fixed"),
     ],
