@@ -64,8 +64,7 @@ class TileSizer:
         self._arch, self._device, self._concurrency = arch, device, concurrency
         self._lock = threading.Lock()
         self._budget: float | None = None
-        self._warned_side: int | None = None
-        self._informed = False
+        self._logged: set[object] = set()
         self.side: int | None = None
 
     def side_for(self, height: int, width: int, view: Eval) -> int | None:
@@ -73,32 +72,21 @@ class TileSizer:
         sides = [side for side in (view.tile, self.side) if side is not None]
         largest = height * width * max(view.scales) ** 2
         if view.tile is None:  # a given tile size is used without an estimate
-            fitting = self._fitting_pixels()
+            with self._lock:
+                if self._budget is None:
+                    self._budget = SHARE * available_bytes(self._device) / self._concurrency
+            fitting = self._budget / bytes_per_pixel(self._arch)
             if min([largest, *(side**2 for side in sides)]) > fitting:
                 side = int(math.sqrt(fitting)) // OUTPUT_STRIDE * OUTPUT_STRIDE
                 sides.append(max(MIN_TILE, side))
-                self._inform(height, width, min(sides))
+                self._log_once(
+                    "tiles",
+                    logging.INFO,
+                    "an image of %dx%d does not fit into free memory: using overlapping tiles of "
+                    "%d pixels",
+                    *(width, height, min(sides)),
+                )
         return min(sides, default=None)
-
-    def _inform(self, height: int, width: int, side: int) -> None:
-        """Log the first image that does not fit."""
-        with self._lock:
-            if self._informed:
-                return
-            self._informed = True
-        log.info(
-            "an image of %dx%d does not fit into free memory: using overlapping tiles of %d pixels",
-            width,
-            height,
-            side,
-        )
-
-    def _fitting_pixels(self) -> float:
-        """Return the number of pixels that fit into the memory that was free at the first image."""
-        with self._lock:
-            if self._budget is None:
-                self._budget = SHARE * available_bytes(self._device) / self._concurrency
-        return self._budget / bytes_per_pixel(self._arch)
 
     def shrink(self, tried: int | None, input_side: int) -> bool:
         """Halve the tile size after memory ran out, unless another thread just has.
@@ -119,13 +107,17 @@ class TileSizer:
 
     def warn_once(self, side: int) -> None:
         """Warn that images are tiled because memory ran out, once per tile size."""
-        with self._lock:
-            if self._warned_side == side:
-                return
-            self._warned_side = side
-        log.warning(
+        self._log_once(
+            side,
+            logging.WARNING,
             "out of memory: using overlapping tiles of %d pixels from now on (eval.tile=%d uses "
             "them from the start)",
-            side,
-            side,
+            *(side, side),
         )
+
+    def _log_once(self, key: object, level: int, message: str, *values: int) -> None:
+        with self._lock:
+            if key in self._logged:
+                return
+            self._logged.add(key)
+        log.log(level, message, *values)

@@ -78,27 +78,16 @@ def stream(
 
     images = (result() for _, result in prefetch(read_item, items, READERS))
     if device.type == "cpu":
-        outputs = _predict_in_threads(images, predict, device, len(items))
+        threads = default_concurrency(device, len(items))
+        inner = torch.get_num_threads() // threads if len(items) < torch.get_num_threads() else 1
+        outputs = map_in_threads(
+            lambda image: next(_predict([image], predict)), images, threads, inner
+        )
     else:
         batches = group_by_size(images, batch_size)
         outputs = (pair for batch in batches for pair in _predict(batch, predict))
     for _, result in prefetch(finish_item, outputs, WRITERS):
         yield result()
-
-
-def _predict_in_threads(
-    images: Iterable[DecodedImage[Item]],
-    predict: Callable[[Sequence[Pixels]], Sequence[Output]],
-    device: torch.device,
-    count: int,
-) -> Iterator[tuple[DecodedImage[Item], Output | None]]:
-    def predict_one(image: DecodedImage[Item]) -> tuple[DecodedImage[Item], Output | None]:
-        [pair] = _predict([image], predict)
-        return pair
-
-    threads = default_concurrency(device, count)
-    inner = torch.get_num_threads() // threads if count < torch.get_num_threads() else 1
-    return map_in_threads(predict_one, images, threads, inner)
 
 
 def _predict(
