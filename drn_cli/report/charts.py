@@ -29,7 +29,7 @@ MANY_CLASSES = 40  # above which a confusion matrix has no names, and half of it
 # Those of Okabe and Ito, darkened for contrast with white. In the SVG of a page each is a CSS
 # variable, `--line0` and so on, so that a chart fits the light and the dark theme.
 LINES = ("#0072b2", "#b84a00", "#00704f", "#a3487f", "#8a6100", "#3f6fd1", "#6b6b6b", "#b0203a")
-DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
+DASHES = ("-", (0, (5, 2)))
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "drn",

@@ -53,7 +53,7 @@ SCORES = {
 FORMATS: dict[str, Callable[[float], str]] = {
     **dict.fromkeys(SCORES, partial(percent, digits=2)),
     **dict.fromkeys(("step", "skipped"), "{:,.0f}".format),
-    **dict.fromkeys(("memory", "gpu_memory"), size),
+    "memory": size,
     "seconds": duration,
     "waiting": percent,
 }
@@ -70,12 +70,6 @@ STATES = {
     "interrupted": "❚❚ interrupted",
     "running": "▶ running",
     "unfinished": "… unfinished",
-}
-# Keys of environment.json that need more than their own words.
-NAMES = {
-    "data": "SHA-256 of the data lists",
-    "train_pictures": "training images",
-    "val_pictures": "validation images",
 }
 
 
@@ -161,20 +155,11 @@ def throughput(run: RunSummary) -> Facts:
 
 
 def environment(found: Record) -> Section:
-    """Return versions, device and command as facts, and what is nested as YAML."""
-    facts: Facts = {}
-    nested: list[Block] = []
-    for key, value in found.items():
-        name = NAMES.get(key, key.replace("_", " "))
-        if key == "command" and isinstance(value, list):
-            facts[name] = shlex.join(map(str, value))
-        elif isinstance(value, dict | list) and value:
-            text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-            nested.append(("details", {"summary": name, "pre": text}))
-        elif value not in (None, [], {}):
-            facts[name] = shown(found, key) if key in FORMATS else _text(value)
-    head: Block = ("facts", facts) if facts else ("text", "environment.json is missing or empty.")
-    return Section("environment", "Environment", [head, *nested])
+    """Return environment.json as YAML, the command as one line."""
+    if isinstance(command := found.get("command"), list):
+        found = found | {"command": shlex.join(map(str, command))}
+    text = yaml.safe_dump(found, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    return Section("environment", "Environment", [("pre", text)])
 
 
 def _text(value: Any) -> str:
@@ -258,7 +243,7 @@ def confusion_matrix(scores: Record) -> Matrix | None:
 def _confusion(iou: ClassScores, matrix: Matrix) -> list[Block]:
     """Return the confusion matrix as shares of the labels, and the most frequent confusions."""
     names, places = list(iou), list(range(len(iou)))
-    caption = "Predictions for the pixels of each label, in percent"
+    caption = "Share of each label, in percent"
     if len(names) > MOST_ROWS:
         known = [place for place in places if iou[names[place]] is not None]
         places = sorted(sorted(known, key=lambda place: iou[names[place]] or 0)[:MOST_ROWS])
@@ -321,7 +306,7 @@ def _threshold(threshold: float | None) -> str:
 
 def differences(runs: Mapping[str, RunSummary], scores: Mapping[str, Record]) -> list[Section]:
     """Return what differs from the first run: recipe keys, and the IoU of each class."""
-    changed, code = Markup('<span class="changed">{}</span>'), Markup("<code>{}</code>")
+    changed, code = Markup("<strong>{}</strong>"), Markup("<code>{}</code>")
     rows = [
         [code.format(key)] + [_text(v) if v == row[0] else changed.format(_text(v)) for v in row]
         for key, row in recipe_differences([*runs.values()]).items()
@@ -345,7 +330,7 @@ def differences(runs: Mapping[str, RunSummary], scores: Mapping[str, Record]) ->
             cells.append(cell)
         by_class.append(cells)
     if by_class:
-        caption = f"IoU in the best validation, and its difference to {next(iter(runs))} in points"
+        caption = f"IoU, and its difference to {next(iter(runs))} in points"
         blocks = [table(caption, ["class", *runs], by_class)]
         sections.append(Section("classes", "Classes", blocks))
     return sections

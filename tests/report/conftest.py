@@ -29,7 +29,6 @@ ENVIRONMENT: dict[str, Any] = {
     "drn": "1.2.3",
     "torch": "2.15.0",
     "torchvision": "0.30.0",
-    "gpu_memory": 150_754_820_096,
     "processes": 2,
     "compiled": True,
     "command": ["drn", "train", "easy.yaml", "data.root=/data/my images"],
@@ -38,7 +37,6 @@ ENVIRONMENT: dict[str, Any] = {
     "weights": {"file": "start.pth", "verified": False},
     "data": {"train_images.txt": "0123456789abcdef" * 4},
     "started": "2026-01-31T12:00:00+00:00",
-    "train_pictures": 5,
     "resumed": [{"at": "2026-01-31T13:00:00+00:00", "step": 20}],
 }
 

@@ -1,7 +1,6 @@
 """`drn report RUN`: pages of runs in every state; and the page that `drn train` writes."""
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -180,20 +179,17 @@ def test_throughput_environment_and_reproduction(page: Page, data_folder: Path) 
         "Time waiting for data, median 2.0 %",
         "GPU memory, peak 6.4 GB",
         "One validation, median 2.5 s",
-        "gpu memory 150.8 GB",
-        "compiled true",
-        "training images 5",
-        "weights file: start.pth verified: false",
-        "command drn train easy.yaml 'data.root=/data/my images'",
+        "compiled: true",
+        "weights: {file: start.pth, verified: false}",
+        "command: drn train easy.yaml 'data.root=/data/my images'",
         "pip install torch==2.15.0 torchvision==0.30.0 # drn 1.2.3",
         f"sha256sum {data_folder}/*_*.txt",
         "recipe.yaml --gpus 2",
         "arch: drn_a_18",
-        f"SHA-256 of the data lists train_images.txt: {'0123456789abcdef' * 4}",
-        "resumed - at: '2026-01-31T13:00:00+00:00' step: 20",
+        "data: {train_images.txt: 0123456789abcdef",
+        "resumed: - {at: '2026-01-31T13:00:00+00:00', step: 20}",
     ):
         assert text in page.text
-    assert "revision" not in page.text
 
 
 @pytest.mark.parametrize(
@@ -290,18 +286,6 @@ def test_text_of_files_is_escaped(tmp_path: Path, drn_report: Command) -> None:
     assert page.text.count(evil) > 6
     assert "<img" not in page.html
     assert (tmp_path / "figures" / "class_iou.pdf").is_file()
-
-
-def test_default_is_the_run_that_measured_last(
-    own_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drn_report: Command
-) -> None:
-    for name, time in (("first", 2_000_000_000), ("second", 2_000_000_100)):
-        folder = shutil.copytree(own_run.folder, tmp_path / "runs" / "easy" / name)
-        os.utime(Path(folder) / "metrics.jsonl", (time, time))
-    monkeypatch.chdir(tmp_path)
-    done = drn_report("--images", 0)
-    assert done.stdout == "runs/easy/second/report.html\n"
-    assert not Path("runs/easy/first/report.html").exists()
 
 
 def test_training_ends_with_a_report_or_a_warning(

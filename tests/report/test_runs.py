@@ -211,21 +211,14 @@ def test_pipe_or_dead_link_instead_of_a_file(run: Run, name: str) -> None:
     assert all(problem.startswith("runs/bad_") for problem in problems)
 
 
-@pytest.mark.parametrize(
-    ("lines", "words"),
-    [
-        ([DEEP], "1 line cannot be read (it is left out; "),
-        (["{", "[1]", DEEP], "3 lines cannot be read (they are left out; "),
-    ],
-)
-def test_damaged_lines_give_one_warning_everywhere(run: Run, lines: list[str], words: str) -> None:
-    run.metrics.write_text("\n".join([*lines, LINE]))
+def test_damaged_lines_give_one_warning_everywhere(run: Run) -> None:
+    run.metrics.write_text("\n".join(["{", "[1]", DEEP, LINE]))
     report = ["report", run.folder, "--images", 0]
-    [missing] = json.loads(drn(*report, "--json").stdout)["warnings"]
-    assert missing.startswith(f"runs/a/metrics.jsonl: {words}")
+    [warning] = json.loads(drn(*report, "--json").stdout)["warnings"]
+    assert warning.startswith("runs/a/metrics.jsonl: 3 lines cannot be read (they are left out; ")
     for done in (drn("runs"), drn("runs", "--json"), drn(*report)):
         assert done.exit_code == 0, done.output
-        assert missing in done.stderr
+        assert warning in done.stderr
 
 
 @pytest.mark.parametrize(

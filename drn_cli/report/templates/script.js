@@ -11,7 +11,6 @@ for (const figure of document.querySelectorAll(".chart")) {
   const dots = curves.map(([, color]) => `<circle r="4" style="stroke: var(--line${color})"/>`);
   svg.insertAdjacentHTML("beforeend", `<path class="cursor"/>${dots.join("")}`);
   let selected = null;
-
   const show = (x) => {
     selected = x === null ? null : nearest(xs, x, (each) => each);
     svg.classList.toggle("idle", selected === null);
