@@ -139,9 +139,9 @@ def test_a_pillow_image_of_a_damaged_file_is_refused_as_the_file_is(
     data = bytearray((tmp_path / "a.png").read_bytes())
     data[-30] ^= 1
     (tmp_path / "a.png").write_bytes(data)
-    with pytest.raises(drn_cli.DrnError, match=r"a\.png: broken image: the checksum"):
+    with pytest.raises(drn_cli.DrnError, match=r"a\.png: broken image: wrong checksum"):
         segmenter(tmp_path / "a.png")
-    message = r"a\.png: broken image: the checksum"
+    message = r"a\.png: broken image: wrong checksum"
     with Image.open(tmp_path / "a.png") as opened, pytest.raises(drn_cli.DrnError, match=message):
         segmenter(opened)
 

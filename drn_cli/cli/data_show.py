@@ -66,7 +66,7 @@ def show(
     _refuse_to_overwrite_data(out, root)
     settings = _recipe(root, recipe, overrides or [])
     from drn_cli.data.class_folders import is_class_folder
-    from drn_cli.data.images import write_image
+    from drn_cli.data.images import write_png
     from drn_cli.data.showing.samples import SampleSelection, in_words
 
     if lists is None and settings is not None and settings.data.lists is not None:
@@ -74,7 +74,7 @@ def show(
     make = _class_folder if lists is None and is_class_folder(root) else _list_folder
     with progress_bar() as progress:
         sheet = make(root, lists, split, SampleSelection(count, seed, epoch), settings, progress)
-    write_image(out, sheet.pixels)
+    write_png(out, sheet.pixels)
     if as_json:
         console.emit_json(
             {

@@ -101,7 +101,7 @@ def _write_overview(
     import numpy as np
     from PIL import Image, ImageDraw
 
-    from drn_cli.data.images import read_image, read_label, write_image
+    from drn_cli.data.images import read_image, read_label, write_png
 
     count, scale = OVERVIEW
     palette = np.frombuffer(classes.palette(), np.uint8).reshape(256, 3)
@@ -119,4 +119,4 @@ def _write_overview(
     for number, title in enumerate(("image", "label", "prediction")):
         place = number * sheet.shape[1] // 3 + 2 * scale, 2
         ImageDraw.Draw(titles).text(place, title, "white", font_size=TITLE_HEIGHT * 0.7)
-    write_image(path, np.concatenate([np.asarray(titles), sheet], axis=0))
+    write_png(path, np.concatenate([np.asarray(titles), sheet], axis=0))

@@ -1,8 +1,8 @@
 """Joint augmentation of an image and its label map.
 
-What is drawn (`Draw`) is kept apart from how it is applied (`apply`): the draws are a function of
-the seed, the epoch and the sample alone, so another way to compute the same crop trains on the
-same crops.
+Random parameters (`AugmentParams`) are separate from their application (`apply`): they are a
+function of seed, epoch and sample alone, so every implementation of `apply` trains on the same
+crops.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from drn_cli.data.window import AxisSpan, CropWindow, crop, scaled_length
 
 @dataclass(frozen=True, slots=True)
 class AugmentParams:
-    """One sample's luck.
+    """Random parameters of one sample.
 
     Attributes:
-        angle: Degrees, counter-clockwise.
+        angle: Degrees, counterclockwise.
         ratio: Size after scaling, relative to the image.
-        down, across: Where the crop lies, 0 (top, left) up to but without 1.
-        mirrored: Whether left and right change places.
+        down, across: Position of the crop, in 0..1 (exclusive) from top and left.
+        mirrored: Whether to flip horizontally.
     """
 
     angle: int
@@ -35,13 +35,13 @@ class AugmentParams:
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Rotate, scale, crop and mirror, in this order, as the paper's code does.
+    """Rotate, scale, crop and flip, in this order, as in the paper's code.
 
     Attributes:
         crop: Side of the square crop, in pixels.
         scale: The ratio is uniform in [1/scale, scale].
-        rotate: The angle is a whole number of degrees, uniform in [-rotate, rotate].
-        flip: Whether to mirror with probability one half.
+        rotate: The angle is an integer in degrees, uniform in [-rotate, rotate].
+        flip: Whether to flip horizontally with probability 0.5.
     """
 
     crop: int
@@ -50,10 +50,10 @@ class Augmentation:
     flip: bool = True
 
     def draw(self, seed: int, epoch: int, index: int) -> AugmentParams:
-        """Draw for one sample of one epoch; every call with the same numbers gives the same.
+        """Draw the parameters of a sample in an epoch, a pure function of the arguments.
 
-        Turning one kind off leaves the others alone: all are always drawn, and the angle last,
-        because how much randomness an integer takes depends on its range.
+        Disabling one augmentation does not change the others: all are always drawn, the angle last,
+        because the number of random bits that an integer consumes depends on its range.
         """
         random = np.random.default_rng((seed, epoch, index))
         ratio = float(random.uniform(1 / self.scale, self.scale))
@@ -62,27 +62,27 @@ class Augmentation:
         angle = int(random.integers(-self.rotate, self.rotate, endpoint=True))
         return AugmentParams(angle=angle, ratio=ratio, down=down, across=across, mirrored=mirrored)
 
-    def apply(self, image: Pixels, label: Pixels, draw: AugmentParams) -> tuple[Pixels, Pixels]:
-        """Cut the crop that was drawn.
+    def apply(self, image: Pixels, label: Pixels, params: AugmentParams) -> tuple[Pixels, Pixels]:
+        """Return the augmented crops of an image and its label map.
 
-        Shapes: `(H, W, 3)` and `(H, W)` in, `(crop, crop, 3)` and `(crop, crop)` out. Beyond the
-        image's edge the image is reflected and the label is 255.
+        Shapes: `(H, W, 3)` and `(H, W)` to `(crop, crop, 3)` and `(crop, crop)`. Beyond the edges,
+        the image is reflected and the label is 255.
         """
         (rows, above), (columns, before) = (
-            self._place(scaled_length(length, draw.ratio), at)
-            for length, at in zip(label.shape, (draw.down, draw.across), strict=True)
+            self._place(scaled_length(length, params.ratio), at)
+            for length, at in zip(label.shape, (params.down, params.across), strict=True)
         )
-        image, label = crop(image, label, draw.angle, draw.ratio, CropWindow(rows, columns))
+        image, label = crop(image, label, params.angle, params.ratio, CropWindow(rows, columns))
         image, label = self._pad(image, label, above, before)
-        if draw.mirrored:
+        if params.mirrored:
             image = np.asarray(cv2.flip(image, 1), np.uint8)
             label = np.asarray(cv2.flip(label, 1), np.uint8)
         return np.ascontiguousarray(image), np.ascontiguousarray(label)
 
     def _place(self, length: int, at: float) -> tuple[AxisSpan, int]:
-        """Choose rows or columns of a resized image, and how much goes before them.
+        """Return the rows or columns of the crop, and the padding before them.
 
-        An image smaller than the crop is centred.
+        An image smaller than the crop is centered.
         """
         if length < self.crop:
             return AxisSpan(0, length), (self.crop - length) // 2
@@ -90,7 +90,7 @@ class Augmentation:
         return AxisSpan(start, start + self.crop), 0
 
     def _pad(self, image: Pixels, label: Pixels, above: int, before: int) -> tuple[Pixels, Pixels]:
-        """Bring a window to the size of the crop."""
+        """Pad a window to the size of the crop."""
         height, width = label.shape
         if height == width == self.crop:
             return image, label

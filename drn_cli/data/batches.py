@@ -1,7 +1,7 @@
-"""From samples to batches: read by processes of their own, handed to the device.
+"""From samples to batches: training dataset, data loader and transfer to the device.
 
-Batches hold uint8 pixels as they were decoded; the device turns them into what the network
-takes (`normalise`), which costs the reading processes nothing and moves a quarter of the bytes.
+Batches contain uint8 pixels. They are normalized on the device (`normalize`), which costs the data
+loader workers nothing and transfers a quarter of the bytes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from drn_cli.errors import DrnError
 
 
 class Batch(NamedTuple):
-    """A batch as it was read.
+    """A batch of images and labels.
 
     Attributes:
         images: uint8 `(N, H, W, 3)`.
@@ -35,10 +35,10 @@ class Batch(NamedTuple):
 
 
 class TrainDataset(Dataset[Any]):
-    """Augmented crops.
+    """Augmented crops of images and label maps.
 
-    An item that cannot be read is its error: raised in a reading process, it would reach the user
-    as a page of traceback.
+    For a sample that cannot be read it returns the error: raised in a data loader worker, it would
+    reach the user as a long traceback.
     """
 
     def __init__(
@@ -53,39 +53,39 @@ class TrainDataset(Dataset[Any]):
         self.augmentation, self.seed = augmentation, seed
         self.read = read_pair if cache is None else cache.read
 
-    def __getitem__(self, turn: SampleKey) -> tuple[Pixels, Pixels] | DrnError:
-        sample = self.samples[turn.sample]
-        draw = self.augmentation.draw(self.seed, turn.epoch, turn.sample)
+    def __getitem__(self, key: SampleKey) -> tuple[Pixels, Pixels] | DrnError:
+        params = self.augmentation.draw(self.seed, key.epoch, key.sample)
         try:
-            return self.augmentation.apply(*self.read(sample, self.classes), draw)
+            pair = self.read(self.samples[key.sample], self.classes)
+            return self.augmentation.apply(*pair, params)
         except DrnError as error:
             return error
 
 
 class BatchSampler(Sampler[list[SampleKey]]):
-    """Hands the data loader the turns of one epoch, set before each."""
+    """Sampler whose batches are set before each epoch, so that workers can persist."""
 
     def __init__(self) -> None:
-        self.turns: list[list[SampleKey]] = []
+        self.batches: list[list[SampleKey]] = []
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        return iter(self.turns)
+        return iter(self.batches)
 
     def __len__(self) -> int:
-        return len(self.turns)
+        return len(self.batches)
 
 
 class TrainLoader:
-    """Reads training batches, with processes that live as long as the run.
+    """Loads training batches, with workers that persist between epochs.
 
     Args:
-        dataset: Gives an image and its label or class for a `Turn`, or the error that it met.
-        order: Of the samples.
-        rank: Which process this is.
-        world: Of how many.
-        workers: Reading processes; 0 reads in place.
-        pin: Whether batches come in page-locked memory, from where GPUs copy while they work.
-        start: How reading processes start: `fork`, `spawn` or `forkserver`.
+        dataset: Returns image and label (or class id) for a `SampleKey`, or a DrnError.
+        order: Sample order.
+        rank: Rank of this process.
+        world: World size.
+        workers: Data loader workers; 0 loads in this process.
+        pin: Whether to pin the memory of batches, so that GPUs copy them asynchronously.
+        start: Start method of the workers: `fork`, `spawn` or `forkserver`.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class TrainLoader:
         start: str = "fork",
     ) -> None:
         self.order, self.rank, self.world = order, rank, world
-        self._steps = BatchSampler()
+        self._sampler = BatchSampler()
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
-            batch_sampler=self._steps,
+            batch_sampler=self._sampler,
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin,
@@ -111,18 +111,18 @@ class TrainLoader:
             multiprocessing_context=start if workers > 0 else None,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers > 0 else None,
-            # It draws a number for each epoch; that of others is not touched.
+            # It draws a number per epoch, which must not advance the global generator.
             generator=torch.Generator(),
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield this process's part of each pass of an epoch's batches, from step `start` on.
+        """Yield this rank's part of each micro-batch of an epoch, from step `start` on.
 
         Raises:
-            DrnError: An image or label of the batch cannot be used, or a reading process died.
+            DrnError: An image or label of the batch cannot be used, or a worker died.
         """
         raise_open_file_limit(self._loader.num_workers)
-        self._steps.turns = list(self.order.parts(epoch, self.rank, self.world, start))
+        self._sampler.batches = list(self.order.parts(epoch, self.rank, self.world, start))
         with wrap_worker_errors(self._loader):
             for batch in self._loader:
                 if isinstance(batch, DrnError):
@@ -130,7 +130,7 @@ class TrainLoader:
                 yield batch
             else:
                 return
-        # The error's traceback keeps this object; its processes should end before the program.
+        # The traceback of the error keeps this object alive, but its workers should end now.
         del self._loader
         raise batch
 
@@ -142,25 +142,25 @@ def _collate(items: list[tuple[Pixels, Pixels | int] | DrnError]) -> Batch | Drn
             return item
         good.append(item)
     images, labels = zip(*good, strict=True)
-    return Batch(_stacked(images), _stacked(labels))
+    return Batch(_stack(images), _stack(labels))
 
 
-def _stacked(parts: Sequence[Pixels | int]) -> Tensor:
-    """Copy the parts of a batch together; pixels stay bytes, classes become int64."""
+def _stack(parts: Sequence[Pixels | int]) -> Tensor:
+    """Stack arrays as uint8, or class ids as int64."""
     first = np.asarray(parts[0])
     whole = torch.empty((len(parts), *first.shape), dtype=torch.uint8 if first.ndim else torch.long)
     if get_worker_info() is not None:
-        # Here, where a lack of shared memory is an error, and not in the thread that sends.
+        # Moved here, because in the sending thread a lack of shared memory would not raise.
         whole.share_memory_()
     np.stack(parts, out=whole.numpy())
     return whole
 
 
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Move batches to a device; a GPU copies each while it works on the one before.
+    """Move batches to a device; on a GPU, each copy overlaps with work on the previous batch.
 
-    The copy has a stream of its own, so that it does not queue behind the work. Batches should
-    come in page-locked memory.
+    Copies use a separate CUDA stream, so that they do not queue behind kernels. Batches should be
+    in pinned memory.
     """
     if device.type != "cuda":
         for batch in batches:
@@ -173,18 +173,18 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
         working = torch.cuda.current_stream(device)
         working.wait_stream(copying)
         for part in moved:
-            part.record_stream(working)  # its memory is not given away while it is worked on
+            part.record_stream(working)  # keeps its memory from being reused while it is in use
         yield moved
 
 
 def normalize(images: Tensor, statistics: ChannelStats) -> Tensor:
-    """Turn pixels into what the network takes: in 0..1, minus mean, over std.
+    """Scale pixels to 0..1, subtract the mean and divide by the standard deviation.
 
-    Shapes: `(N, H, W, 3)` in, uint8 or whole floats; float32 `(N, 3, H, W)` in channels-last memory
-    out.
+    Shapes: `(N, H, W, 3)`, uint8 or integral floats, to float32 `(N, 3, H, W)` in channels-last
+    memory format.
     """
     count, height, width, _ = images.shape
-    # A row at a time: with three channels innermost, a CPU would work on three numbers at once.
+    # Whole rows are processed: with 3 channels as last dimension, a CPU would vectorize over 3.
     mean, std = (
         torch.tensor(values, device=images.device).repeat(width)
         for values in (statistics.mean, statistics.std)

@@ -1,8 +1,8 @@
-"""The true boxes around objects of images, in whichever of the usual formats they are.
+"""Ground truth bounding boxes in the usual file formats.
 
 ImageNet's XML files, Kaggle's `LOC_val_solution.csv`, the `val_boxes.csv` that `drn data prepare
-imagenet` writes, and tiny-imagenet's `val_annotations.txt` and `*_boxes.txt`. A box holds its
-corner pixels, as in all of these.
+imagenet` writes, and tiny-imagenet's `val_annotations.txt` and `*_boxes.txt`. As in all of these,
+a box includes its corner pixels.
 """
 
 import csv
@@ -21,11 +21,10 @@ TINY_VAL, TINY_TRAIN = "val_annotations.txt", "_boxes.txt"
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box around an object, in pixels from the upper left corner, corner pixels included.
+    """A bounding box in pixels from the upper left corner of the image, inclusive.
 
     Attributes:
-        name: Of its class: what the class's folder is called.
-        xmin, ymin, xmax, ymax: Its corners.
+        name: Name of the class folder.
     """
 
     name: str
@@ -35,21 +34,21 @@ class Box:
     ymax: float
 
 
-Truth = Mapping[str, Sequence[Box]]  # of each image, by its file's name without ending
+Truth = Mapping[str, Sequence[Box]]  # boxes of each image, by the stem of its file name
 
 
 def read_boxes(path: Path) -> Truth:
-    """Read all boxes of a file, or of all files of one of the formats below a folder.
+    """Read the boxes of a file, or of all files of the first format found below a folder.
 
     Raises:
-        DrnError: There are none, a file cannot be read, or a box is none.
+        DrnError: There are none, a file cannot be read, or a box is invalid.
     """
     boxes: defaultdict[str, list[Box]] = defaultdict(list)
     for file in _files(path):
         for name, box in _read(file):
             boxes[PurePosixPath(name).stem].append(box)
     if not boxes:
-        raise DrnError(f"{path}: holds no boxes")
+        raise DrnError(f"{path}: contains no boxes")
     return boxes
 
 
@@ -62,13 +61,13 @@ def _files(path: Path) -> list[Path]:
         if found := sorted(path.rglob(pattern)):
             return found
     raise DrnError(
-        f"{path}: has no boxes",
-        f"*.xml, LOC_val_solution.csv, val_boxes.csv, {TINY_VAL} and *{TINY_TRAIN} are known",
+        f"{path}: contains no files with boxes",
+        f"*.xml, LOC_val_solution.csv, val_boxes.csv, {TINY_VAL} or *{TINY_TRAIN}",
     )
 
 
 def _read(path: Path) -> Iterator[tuple[str, Box]]:
-    """Give the boxes of a file, each with the name of its image."""
+    """Yield image name and box for each box of a file."""
     if path.suffix.lower() == ".xml":
         for box in parse_xml(read_bytes(path, LARGEST), str(path)):
             yield path.stem, _box(box.wnid, box.corners, str(path))
@@ -89,18 +88,18 @@ def _table(lines: Sequence[str], path: Path) -> Iterator[tuple[str, Box]]:
     header = next(rows, [])
     if len(header) != 6 or tuple(header[2:]) != CORNERS:
         raise DrnError(
-            f"{path}:1: should be the header image,class,{','.join(CORNERS)}, or that of "
+            f"{path}:1: header is neither image,class,{','.join(CORNERS)} nor that of "
             "LOC_val_solution.csv"
         )
     for row in rows:
         where = f"{path}:{rows.line_num}"
         if len(row) != len(header):
-            raise DrnError(f"{where}: has {len(row)} columns, not {len(header)}")
+            raise DrnError(f"{where}: {len(row)} columns, expected {len(header)}")
         yield csv_text(row[0]), _box(csv_text(row[1]), row[2:], where)
 
 
 def _tiny(lines: Iterable[str], path: Path) -> Iterator[tuple[str, Box]]:
-    """Read `NAME [CLASS] xmin ymin xmax ymax`; without a class, the file is called after it."""
+    """Read lines `NAME [CLASS] xmin ymin xmax ymax`; the class may be in the file name instead."""
     for number, line in enumerate(lines, start=1):
         words, where = line.split(), f"{path}:{number}"
         if not words:
@@ -110,7 +109,7 @@ def _tiny(lines: Iterable[str], path: Path) -> Iterator[tuple[str, Box]]:
         elif len(words) == 5 and path.name.endswith(TINY_TRAIN):
             yield words[0], _box(path.name.removesuffix(TINY_TRAIN), words[1:], where)
         else:
-            raise DrnError(f"{where}: `{line[:60]}` is not an image and its box")
+            raise DrnError(f"{where}: `{line[:60]}` is not an image name and its box")
 
 
 def _box(name: str, corners: Sequence[str], where: str) -> Box:
@@ -119,7 +118,7 @@ def _box(name: str, corners: Sequence[str], where: str) -> Box:
         if not all(map(math.isfinite, (xmin, ymin, xmax, ymax))):
             raise ValueError
     except ValueError as error:
-        raise DrnError(f"{where}: `{' '.join(corners)}` are no four numbers") from error
+        raise DrnError(f"{where}: `{' '.join(corners)}` is not four numbers") from error
     if xmax < xmin or ymax < ymin:
-        raise DrnError(f"{where}: the box {' '.join(corners)} has its corners in the wrong order")
+        raise DrnError(f"{where}: the box {' '.join(corners)} has max below min")
     return Box(name, xmin, ymin, xmax, ymax)

@@ -1,11 +1,11 @@
-"""Decoded samples in files that are mapped into memory: a crop reads its own rows and no others.
+"""Cache of decoded samples in memory-mapped files: a crop reads only its own rows.
 
-Each sample has one file: a header, then `H` rows of `W` RGB pixels and, after them in the same row,
-`W` labels: uint8 `(H, 4 * W)`. Its name says which sample it holds and what the source files were
-like, so that a changed source is decoded again. The header has a checksum of itself and its file's
-name, verified on each read, and one of the pixels, verified when a process first uses the file.
-Files are written under another name first: several processes may build the same cache at once, and
-one that is killed leaves nothing that is wrong.
+Each sample has one file: a header, then `H` rows of `W` RGB pixels followed by `W` labels, uint8
+`(H, 4 * W)`. The file name identifies the sample and the state of its source files, so that a
+changed source is decoded again. The header has a checksum of itself and the file name, verified on
+each read, and one of the pixels, verified when a process first uses the file. Files are written
+under a temporary name first, so several processes may fill a cache, and a killed process leaves no
+invalid file.
 """
 
 import hashlib
@@ -36,50 +36,50 @@ from drn_cli.formatting import size
 log = logging.getLogger(__name__)
 
 Kind = Literal["disk", "memory"]
-WITHOUT = "images are decoded each time they are read"
+UNCACHED = "images are decoded each time they are read"
 
-FOLDER = "drn-cache"  # its name, in the folder of the lists
-# MAGIC, height, width, highest label but 255, checksum of the rows; the header's own follows.
+FOLDER = "drn-cache"  # default name, in the folder of the lists
+# MAGIC, height, width, highest label except 255, checksum of the rows, checksum of the header.
 HEAD = struct.Struct("<4s4I4x")
-OWN = struct.Struct("<I")  # the last 4 bytes of HEAD
+OWN = struct.Struct("<I")  # checksum of the header: the last 4 bytes of HEAD
 MAGIC = b"drn2"
-ENTRY = f"{'[0-9a-f]' * 24}-{'[0-9a-f]' * 16}.raw"  # a pattern that nobody else's files have
-ABANDONED = 3600  # seconds after which nobody is still writing a file
+ENTRY = f"{'[0-9a-f]' * 24}-{'[0-9a-f]' * 16}.raw"  # glob pattern of cache files
+ABANDONED = 3600  # seconds after which a temporary file is no longer being written
 
 
 @dataclass(slots=True)
 class DecodedCache:
-    """Decoded samples on a disk, or in memory that looks like one.
+    """A folder of decoded samples, on disk or in shared memory.
 
     Attributes:
-        folder: Where the files are.
-        root: The data folder; samples are known by their paths in it.
-        writable: Whether samples are still kept; not after the first failure.
+        folder: Folder of the cache files.
+        root: Data folder; samples are identified by their paths relative to it.
+        writable: Whether new samples are added; False after the first failure to write.
     """
 
     folder: Path
     root: Path
     writable: bool = True
-    _verified: set[str] = field(default_factory=set, repr=False)  # files whose rows are right
-    _damaged: set[str] = field(default_factory=set, repr=False)  # files that were reported
+    _verified: set[str] = field(default_factory=set, repr=False)  # files with verified pixels
+    _damaged: set[str] = field(default_factory=set, repr=False)  # files with a warning logged
 
     def read(self, sample: Sample, classes: int = IGNORED) -> tuple[Pixels, Pixels]:
-        """Return a sample: mapped if it is kept, or else decoded, and kept for the next time.
+        """Return a cached sample, or decode it and add it to the cache.
 
-        A damaged file is reported, and counts as not kept.
+        A damaged cache file is reported and replaced.
 
-        Shapes: `(H, W, 3)` and `(H, W)`, not to be written to.
+        Shapes: `(H, W, 3)` and `(H, W)`, read-only.
 
         Raises:
             DrnError: The sample cannot be decoded, or a label is neither a class nor 255.
         """
         path = self._path(sample)
-        if (kept := self._mapped(path)) is None:
+        if (cached := self._map(path)) is None:
             image, label = decode(sample)
             highest = int(label[label != IGNORED].max(initial=0))
-            self._keep(path, image, label, highest)
+            self._write(path, image, label, highest)
         else:
-            rows, highest = kept
+            rows, highest = cached
             height, width = rows.shape[0], rows.shape[1] // 4
             image, label = rows[:, : 3 * width].reshape(height, width, 3), rows[:, 3 * width :]
         if highest >= classes:
@@ -97,28 +97,24 @@ class DecodedCache:
             raise DrnError(f"{self.folder}: cannot be written", "is the disk full?")
 
     def holds(self, sample: Sample) -> bool:
-        """Tell whether a sample is kept, as its files are now."""
+        """Whether the current state of a sample is cached."""
         return self._path(sample).is_file()
 
     def sweep(self) -> None:
-        """Remove what processes that were killed had begun to write."""
+        """Remove temporary files of killed processes."""
         for path in self.folder.glob(f".{ENTRY}.*.tmp"):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > ABANDONED:
                     path.unlink()
 
     def remove(self) -> int:
-        """Remove every sample, and the folder unless it holds something else.
-
-        Returns:
-            How many there were.
-        """
-        kept = [*self.folder.glob(ENTRY), *self.folder.glob(f".{ENTRY}.*.tmp")]
-        for path in kept:
+        """Remove all samples, and the folder if it is empty then; return the number of files."""
+        paths = [*self.folder.glob(ENTRY), *self.folder.glob(f".{ENTRY}.*.tmp")]
+        for path in paths:
             path.unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
-        return len(kept)
+        return len(paths)
 
     def _path(self, sample: Sample) -> Path:
         assert sample.label is not None, "the lists were read without labels"
@@ -132,11 +128,10 @@ class DecodedCache:
             state.update(f"{status.st_size}\0{status.st_mtime_ns}\0".encode())
         return self.folder / f"{name.hexdigest()}-{state.hexdigest()}.raw"
 
-    def _mapped(self, path: Path) -> tuple[Pixels, int] | None:
-        """Map a file into memory; None if it is not there or damaged.
+    def _map(self, path: Path) -> tuple[Pixels, int] | None:
+        """Map a file into memory; return its rows `(H, 4 * W)` and highest label.
 
-        Returns:
-            Its rows, `(H, 4 * W)`, and the highest label.
+        Returns None if it is missing or damaged.
         """
         try:
             file = os.open(path, os.O_RDONLY)
@@ -145,23 +140,23 @@ class DecodedCache:
         name = path.name
         try:
             data = mmap.mmap(file, 0, prot=mmap.PROT_READ)
-            fault = _fault(data, name, rows=name not in self._verified)
-        except (OSError, ValueError) as error:  # it cannot be mapped: it is empty, say
-            fault = str(error)
+            problem = _find_damage(data, name, rows=name not in self._verified)
+        except (OSError, ValueError) as error:  # it cannot be mapped, for example if it is empty
+            problem = str(error)
         finally:
             os.close(file)
-        if fault is None:
+        if problem is None:
             self._verified.add(name)
             _, height, width, highest, _ = HEAD.unpack_from(data)
             rows = np.frombuffer(data, np.uint8, offset=HEAD.size)
             return rows.reshape(height, 4 * width), highest
         if name not in self._damaged:
             self._damaged.add(name)
-            log.warning("%s: damaged: %s; its sample is decoded again", path, fault)
+            log.warning("%s: damaged: %s; decoding its sample again", path, problem)
         self._verified.discard(name)
         return None
 
-    def _keep(self, path: Path, image: Pixels, label: Pixels, highest: int) -> None:
+    def _write(self, path: Path, image: Pixels, label: Pixels, highest: int) -> None:
         if not self.writable:
             return
         height, width = label.shape
@@ -169,43 +164,43 @@ class DecodedCache:
             with atomic(path, durable=False) as temporary, temporary.open("wb") as file:
                 rows = np.hstack([image.reshape(height, 3 * width), label]).data
                 header = HEAD.pack(MAGIC, height, width, highest, zlib.crc32(rows))
-                file.write(header[: -OWN.size] + OWN.pack(_own(header, path.name)))
+                file.write(header[: -OWN.size] + OWN.pack(_header_checksum(header, path.name)))
                 file.write(rows)
             for old in self.folder.glob(f"{path.name.partition('-')[0]}-*"):
                 if old != path:
                     old.unlink(missing_ok=True)
         except DrnError as error:
             self.writable = False
-            log.warning("%s; what is not in the cache yet is decoded each time", error.message)
+            log.warning("%s; samples not in the cache yet are decoded each time", error.message)
 
 
-def _own(header: bytes, name: str) -> int:
-    """Return the checksum of a header, which is right under no other name."""
+def _header_checksum(header: bytes, name: str) -> int:
+    """Return the checksum of a header and its file's name, so that renamed files are invalid."""
     return zlib.crc32(name.encode(), zlib.crc32(header[: -OWN.size]))
 
 
-def _fault(data: mmap.mmap, name: str, *, rows: bool) -> str | None:
-    """Return what is wrong with a file, if anything; the rows are checked only if `rows` is set."""
+def _find_damage(data: mmap.mmap, name: str, *, rows: bool) -> str | None:
+    """Describe the damage of a file; None if it is intact. Pixels are checked only with `rows`."""
     if len(data) < HEAD.size:
-        return f"it has {len(data)} bytes"
+        return f"only {len(data)} bytes"
     _, height, width, _, checksum = HEAD.unpack_from(data)
-    if OWN.unpack_from(data, HEAD.size - OWN.size)[0] != _own(data[: HEAD.size], name):
-        return "the checksum of its header is wrong"
+    if OWN.unpack_from(data, HEAD.size - OWN.size)[0] != _header_checksum(data[: HEAD.size], name):
+        return "wrong checksum of its header"
     if len(data) != HEAD.size + 4 * height * width:
-        return f"it has {len(data)} bytes instead of {HEAD.size + 4 * height * width}"
+        return f"{len(data)} bytes instead of {HEAD.size + 4 * height * width}"
     if rows and zlib.crc32(memoryview(data)[HEAD.size :]) != checksum:
-        return "the checksum of its pixels is wrong"
+        return "wrong checksum of its pixels"
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
-    """What a cache lacks.
+    """Samples that a cache lacks, and the space that they need.
 
     Attributes:
-        samples: Those that are not kept yet.
-        bytes: What they take, decoded.
-        free: What there is room for.
+        samples: Samples not cached yet.
+        bytes: Their size, decoded.
+        free: Free space in bytes.
     """
 
     samples: Sequence[Sample]
@@ -218,28 +213,24 @@ class CachePlan:
 
 
 def cache_plan(cache: DecodedCache, samples: Sequence[Sample]) -> CachePlan:
-    """Find out what a cache lacks, from the heads of the images, without decoding any."""
+    """Return the samples that a cache lacks and their size, from headers, without decoding."""
     missing = [sample for sample in samples if not cache.holds(sample)]
-    taken = sum(4 * _pixels(sample.image) + HEAD.size for sample in missing)
-    return CachePlan(missing, taken, free_bytes(cache.folder))
-
-
-def _pixels(path: Path) -> int:
-    try:
-        width, height = read_header(path).size
-        return width * height
-    except DrnError:
-        return 0  # it will be reported when it is decoded
+    needed = HEAD.size * len(missing)
+    for sample in missing:
+        with suppress(DrnError):  # reported when it is decoded
+            width, height = read_header(sample.image).size
+            needed += 4 * width * height
+    return CachePlan(missing, needed, free_bytes(cache.folder))
 
 
 @dataclass(frozen=True, slots=True)
 class CacheHandle:
-    """A cache to read through, if there can be one.
+    """The result of opening a cache.
 
     Attributes:
-        cache: None when every crop is to be decoded.
-        message: What a person should know, in one sentence.
-        refused: Whether a cache was asked for and there is none.
+        cache: The cache; None if it cannot be used.
+        message: A message for the user, in one sentence.
+        refused: Whether the requested cache cannot be used.
     """
 
     cache: DecodedCache | None
@@ -248,13 +239,13 @@ class CacheHandle:
 
 
 def open_cache(kind: Kind, root: Path, folder: Path, samples: Sequence[Sample]) -> CacheHandle:
-    """Find or make room for decoded samples; they are kept as they are first read.
+    """Open or create a cache for samples, which are added when they are first read.
 
     Args:
-        kind: `disk`, or `memory`: a folder in shared memory that goes with the last run using it.
-        root: The data folder.
-        folder: Where files go on a disk.
-        samples: What will be read.
+        kind: `disk`, or `memory`: a folder in shared memory, removed by the last run using it.
+        root: Data folder.
+        folder: Cache folder on disk.
+        samples: Samples that will be read.
     """
     try:
         if kind == "memory":
@@ -262,22 +253,19 @@ def open_cache(kind: Kind, root: Path, folder: Path, samples: Sequence[Sample]) 
         else:
             claim(folder)
     except (OSError, DrnError) as error:
-        found = explained(error)
-        hint = f"; {found.hint}" if found.hint else ""
-        return CacheHandle(
-            None, f"data.cache={kind}: {found.message}; {WITHOUT}{hint}", refused=True
-        )
+        reason = explained(error)
+        hint = f"; {reason.hint}" if reason.hint else ""
+        message = f"data.cache={kind}: {reason.message}; {UNCACHED}{hint}"
+        return CacheHandle(None, message, refused=True)
     if not os.access(folder, os.W_OK):
-        return CacheHandle(
-            None, f"data.cache={kind}: {folder} cannot be written; {WITHOUT}", refused=True
-        )
+        message = f"data.cache={kind}: {folder} cannot be written; {UNCACHED}"
+        return CacheHandle(None, message, refused=True)
     cache = DecodedCache(folder, root)
-    lacking = cache_plan(cache, samples)
-    if not lacking.samples:
-        return CacheHandle(cache, f"all {len(samples)} samples are decoded in {folder}")
-    wants = f"{len(lacking.samples)} samples take {size(lacking.bytes)} decoded in {folder}"
-    if not lacking.fits:
-        return CacheHandle(
-            None, f"{wants}, where {size(lacking.free)} are free; {WITHOUT}", refused=True
-        )
-    return CacheHandle(cache, f"{wants}, and are kept there as they are first read")
+    plan = cache_plan(cache, samples)
+    if not plan.samples:
+        return CacheHandle(cache, f"all {len(samples)} samples are cached in {folder}")
+    message = f"{len(plan.samples)} samples take {size(plan.bytes)} decoded in {folder}"
+    if not plan.fits:
+        message = f"{message}, but {size(plan.free)} are free; {UNCACHED}"
+        return CacheHandle(None, message, refused=True)
+    return CacheHandle(cache, f"{message}; they are cached when first read")

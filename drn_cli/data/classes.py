@@ -1,4 +1,4 @@
-"""Class sets: the names and colours of what a network tells apart."""
+"""Class sets: names and colors of the classes of a network."""
 
 import csv
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class ClassSet:
     """Classes in the order of their train ids.
 
     Attributes:
-        names: One name a class.
-        colours: One RGB colour a class, 0 to 255.
+        names: One name per class.
+        colours: One RGB color per class, 0 to 255.
     """
 
     names: tuple[str, ...]
@@ -29,7 +29,7 @@ class ClassSet:
         return len(self.names)
 
     def palette(self) -> bytes:
-        """Lay the colours out as a PNG palette of 256 entries; all others, 255 too, are black."""
+        """Return the colors as a PNG palette of 256 RGB entries; unused entries are black."""
         table = np.zeros((256, 3), np.uint8)
         table[: len(self)] = self.colours
         return table.tobytes()
@@ -49,16 +49,16 @@ def _class_set(rows: list[dict[str, str]]) -> ClassSet:
 
 @cache
 def camvid() -> ClassSet:
-    """Give the 11 classes that are evaluated on CamVid."""
+    """Return the 11 classes that are evaluated on CamVid."""
     return _class_set(_rows("camvid_classes.csv"))
 
 
 @cache
 def camvid_colours() -> tuple[tuple[str, int, Colour], ...]:
-    """Give name, class id (255 for void) and colour of all that CamVid's colour labels show.
+    """Return name, class id (255 for void) and color of the classes in CamVid's color labels.
 
-    These are the 32 classes of the original labels and the 11 that are evaluated: some copies
-    were painted with the colours of the latter. No colour stands for two ids.
+    These are the 32 classes of the original labels and the 11 evaluated ones, because some copies
+    use the colors of the latter. Each color has one id.
     """
     rows = _rows("camvid_colours.csv") + _rows("camvid_classes.csv")
     return tuple(
@@ -69,61 +69,63 @@ def camvid_colours() -> tuple[tuple[str, int, Colour], ...]:
 
 @cache
 def camvid_split() -> dict[str, str]:
-    """Give the split of each of CamVid's 701 images, by its file name without ending.
+    """Return the split of each of CamVid's 701 images, by the stem of its file name.
 
-    The original release has no split; everybody uses the lists of the SegNet copy.
+    The original release has no split; these are the lists of the SegNet copy, as commonly used.
     """
     return {row["stem"]: row["split"] for row in _rows("camvid_split.csv")}
 
 
 @cache
 def cityscapes() -> ClassSet:
-    """Give the 19 classes that are evaluated on Cityscapes."""
-    rows = [row for row in _rows("cityscapes_labels.csv") if row["ignore_in_eval"] == "false"]
-    return _class_set(sorted(rows, key=lambda row: int(row["train_id"])))
+    """Return the 19 classes that are evaluated on Cityscapes."""
+    return _class_set(_evaluated_on_cityscapes())
 
 
 @cache
 def cityscapes_categories() -> tuple[str, ...]:
-    """Give the category of each of the classes of Cityscapes."""
-    rows = [row for row in _rows("cityscapes_labels.csv") if row["ignore_in_eval"] == "false"]
-    return tuple(row["category"] for row in sorted(rows, key=lambda row: int(row["train_id"])))
+    """Return the category of each of the 19 evaluated classes of Cityscapes."""
+    return tuple(row["category"] for row in _evaluated_on_cityscapes())
 
 
 @cache
 def cityscapes_train_ids() -> npt.NDArray[np.uint8]:
-    """Map each of 256 Cityscapes label ids to its train id; what is not evaluated is 255."""
+    """Return the train id of each Cityscapes label id `(256,)`; 255 if it is not evaluated."""
     table = np.full(256, IGNORED, np.uint8)
-    for row in _rows("cityscapes_labels.csv"):
-        if row["ignore_in_eval"] == "false":
-            table[int(row["id"])] = int(row["train_id"])
+    for row in _evaluated_on_cityscapes():
+        table[int(row["id"])] = int(row["train_id"])
     return table
+
+
+def _evaluated_on_cityscapes() -> list[dict[str, str]]:
+    rows = [row for row in _rows("cityscapes_labels.csv") if row["ignore_in_eval"] == "false"]
+    return sorted(rows, key=lambda row: int(row["train_id"]))
 
 
 @cache
 def cityscapes_label_ids() -> dict[str, int]:
-    """Return the label id of each name, those of labels that are not evaluated too."""
+    """Return the label id of each Cityscapes label by name, including labels not evaluated."""
     return {row["name"]: int(row["id"]) for row in _rows("cityscapes_labels.csv")}
 
 
 @cache
 def imagenet() -> dict[str, str]:
-    """Give what people call each of the 1000 classes of ILSVRC2012, by WNID, in sorted order.
+    """Return the names of the 1000 classes of ILSVRC2012 by WNID, sorted by WNID.
 
-    The WNIDs of our table are those of the list in timm (`imagenet_synsets.txt`), the names those
-    of torchvision's weights in the same order. WordNet's own words agree with all but two: `crane
-    bird`, to tell it from the machine, and `maillot tank suit`.
+    The WNIDs are those of timm's `imagenet_synsets.txt`, the names those of torchvision's weights
+    in the same order. All but two are WordNet's: `crane bird`, to distinguish it from the machine,
+    and `maillot tank suit`.
     """
     return {row["wnid"]: row["name"] for row in _rows("imagenet_classes.csv")}
 
 
 def generic(count: int) -> ClassSet:
-    """Name and colour classes of which only the number is known.
+    """Return names and colors for classes of which only the number is known.
 
-    19 classes are taken for those of Cityscapes and 11 for those of CamVid, because checkpoints of
-    these two carry no names. All others get numbers for names and the Pascal VOC palette, which
-    deals out the bits of a number to red, green and blue from the highest down. Its number 0 is
-    black, so it starts at 1.
+    19 classes are those of Cityscapes and 11 those of CamVid, because their checkpoints contain no
+    names. Otherwise classes are named by number and get the Pascal VOC palette, which distributes
+    the bits of the number over red, green and blue from the highest down. It starts at 1, because
+    0 is black.
     """
     for known in (cityscapes(), camvid()):
         if count == len(known):

@@ -1,7 +1,7 @@
-"""From class samples to what a classifier takes: crops to train on, crops to be tested on.
+"""Datasets of image classification: crops for training and for evaluation.
 
-Both hand over uint8 pixels as they were cut; the device normalises them. An item that cannot be
-read is its error: raised in a reading process, it would reach the user as a page of traceback.
+Both return uint8 pixels, which are normalized on the device. For a sample that cannot be read they
+return its error: raised in a data loader worker, it would reach the user as a long traceback.
 """
 
 from collections.abc import Sequence
@@ -20,33 +20,33 @@ View = Literal["1-crop", "10-crop"]
 
 
 class ClassificationSet(Dataset[Any]):
-    """Random resized crops: `(crop, crop, 3)` and the number of the class."""
+    """Random resized crops `(crop, crop, 3)` and class ids."""
 
     def __init__(self, samples: Sequence[ClassSample], crop: ResizedCrop, seed: int) -> None:
         self.samples, self.crop, self.seed = samples, crop, seed
 
-    def __getitem__(self, turn: SampleKey) -> tuple[Pixels, int] | DrnError:
-        sample = self.samples[turn.sample]
+    def __getitem__(self, key: SampleKey) -> tuple[Pixels, int] | DrnError:
+        sample = self.samples[key.sample]
         try:
             image = read_image(sample.image)
         except DrnError as error:
             return error
-        window = self.crop.draw(self.seed, turn.epoch, turn.sample, *image.shape[:2])
+        window = self.crop.draw(self.seed, key.epoch, key.sample, *image.shape[:2])
         return self.crop.apply(image, window), sample.target
 
 
 class ClassificationTestSet(Dataset[Any]):
-    """The crops that a classifier is tested on, and the number of the class.
+    """Evaluation crops and class ids.
 
     Args:
-        samples: What to read.
-        view: `1-crop`, the centre: `(size, size, 3)`; or `10-crop`, the corners and the centre,
-            and those mirrored: `(10, size, size, 3)`.
+        samples: Samples to read.
+        view: `1-crop`, the center `(size, size, 3)`; or `10-crop`, the corners and the center,
+            also mirrored: `(10, size, size, 3)`.
         size: Side of a crop, in pixels.
-        resize: What the shorter side of each image is brought to before, in pixels.
+        resize: Length that the shorter side of each image is resized to first, in pixels.
 
     Raises:
-        DrnError: There is no such view.
+        DrnError: The view is unknown.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ClassificationTestSet(Dataset[Any]):
         resize: int = 256,
     ) -> None:
         if view not in get_args(View):
-            raise DrnError(f"{view!r} is no view of a test image", "1-crop or 10-crop")
+            raise DrnError(f"{view!r} is not a view of a test image", "1-crop or 10-crop")
         self.samples, self.size, self.resize = samples, size, resize
         self.cut = center_crop if view == "1-crop" else ten_crops
 
@@ -73,6 +73,6 @@ class ClassificationTestSet(Dataset[Any]):
         return self.cut(image, self.size, self.resize), sample.target
 
     def blank(self) -> Pixels:
-        """Return black crops, to stand for an image that cannot be read."""
+        """Return black crops as a placeholder for an unreadable image."""
         side = max(self.size, self.resize)
         return self.cut(np.zeros((side, side, 3), np.uint8), self.size, self.resize)

@@ -1,4 +1,4 @@
-"""A sample's image and label map, decoded and found to fit each other."""
+"""Decoding a sample: image and label map of the same size, with valid labels."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def decode(sample: Sample) -> tuple[Pixels, Pixels]:
     Shapes: `(H, W, 3)` and `(H, W)`.
 
     Raises:
-        DrnError: One is missing or broken, or their sizes differ.
+        DrnError: A file is missing or broken, or their sizes differ.
     """
     assert sample.label is not None, "the lists were read without labels"
     image, label = read_image(sample.image), read_label(sample.label)
@@ -29,12 +29,13 @@ def decode(sample: Sample) -> tuple[Pixels, Pixels]:
 
 
 def read_pair(sample: Sample, classes: int) -> tuple[Pixels, Pixels]:
-    """Read an image and its label map, and look at every label.
+    """Read an image and its label map, and check each label value.
 
     Shapes: `(H, W, 3)` and `(H, W)`.
 
     Raises:
-        DrnError: One is broken, their sizes differ, or a label is neither a class nor 255.
+        DrnError: A file is missing or broken, their sizes differ, or a label is neither a class
+            nor 255.
     """
     image, label = decode(sample)
     check_labels(label, classes, sample.label)
@@ -42,10 +43,11 @@ def read_pair(sample: Sample, classes: int) -> tuple[Pixels, Pixels]:
 
 
 def check_labels(label: Pixels, classes: int, path: Path | None) -> None:
-    """See that each value of a label map, or of a crop of one, is a class or 255.
+    """Check that each value of a label map, or of a crop of one, is a class or 255.
 
     Raises:
-        DrnError: Naming `path`, the first value that is not, and how often it occurs.
+        DrnError: A value is not; the message names `path`, the first invalid value and its number
+            of pixels.
     """
     if classes >= IGNORED or not cv2.hasNonZero(cv2.inRange(label, (classes,), (IGNORED - 1,))):
         return
@@ -53,5 +55,5 @@ def check_labels(label: Pixels, classes: int, path: Path | None) -> None:
     raise DrnError(
         f"{path}: {np.sum(wrong == wrong[0])} pixels have the label {wrong[0]}; "
         f"labels are 0 to {classes - 1}, or 255 for ignored",
-        "are these label ids where train ids are meant, or is data.classes too small?",
+        "are these label ids instead of train ids, or is data.classes too small?",
     )

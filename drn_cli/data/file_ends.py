@@ -1,12 +1,12 @@
-"""Whether an image file is cut short, by its first and last bytes: nothing is decoded.
+"""Detection of truncated image files by their first and last bytes, without decoding.
 
-A download or copy that was interrupted has a good header, and shows only when it is decoded. Most
-formats have a mark at their end or their length at the start, which takes microseconds to compare.
+An interrupted download or copy has a valid header. Most formats have an end marker, or their length
+at the start, which takes microseconds to check.
 """
 
 from pathlib import Path
 
-ENDS = 16  # bytes that are looked at, at either end
+ENDS = 16  # bytes read at either end of a file
 
 PNG_MAGIC, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -14,16 +14,16 @@ GIF, GIF_END = b"GIF8", b"\x3b"
 
 
 def has_end_marker(head: bytes, tail: bytes, size: int) -> bool | None:
-    """Return whether a file has the end that its format asks for.
+    """Whether a file has the end marker, or the length, that its format requires.
 
     Args:
-        head: The first bytes, `ENDS` of them or all.
-        tail: The last bytes, likewise.
-        size: Bytes of the whole file.
+        head: The first `ENDS` bytes, or the whole file if it is shorter.
+        tail: The last `ENDS` bytes, likewise.
+        size: File size in bytes.
 
     Returns:
-        None for a format without such a mark. False does not prove that something is missing:
-        some programs write padding, or data of their own, after the end.
+        None for a format with neither. False does not prove truncation: some programs append
+        padding or private data.
     """
     for start, end in ((PNG_MAGIC, PNG_END), (JPEG, JPEG_END), (GIF, GIF_END)):
         if head.startswith(start):
@@ -36,10 +36,7 @@ def has_end_marker(head: bytes, tail: bytes, size: int) -> bool | None:
 
 
 def may_be_truncated(path: Path) -> bool:
-    """Return whether a file lacks the end that its format asks for; only decoding proves it.
-
-    A file that cannot be read counts as well.
-    """
+    """Whether a file lacks the end of its format, or cannot be read; decoding has to confirm it."""
     try:
         with path.open("rb") as file:
             head = file.read(ENDS)

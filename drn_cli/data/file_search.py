@@ -1,7 +1,7 @@
-"""One search for image files below folders, for all that takes folders.
+"""Recursive search for image files, shared by all commands that take folders.
 
-Linked folders are followed, and each folder is searched once, so that a link back to a folder above
-ends and no image is found under two names. What a search leaves out is counted with the reason.
+Links to folders are followed, and each folder is searched once, so that cycles end and no image is
+found under two names. Skipped files and folders are counted by reason.
 """
 
 import logging
@@ -18,36 +18,36 @@ log = logging.getLogger(__name__)
 
 ENDINGS = tuple(sorted(SUFFIXES))
 
-# Reasons for which a search leaves a file or folder out.
-UNSUPPORTED = "unsupported ending"
+# Reasons for skipping a file or folder.
+UNSUPPORTED = "unsupported extension"
 HIDDEN = "hidden"
 CYCLE = "link to a folder above (cycle)"
-REPEATED = "link to a folder that is searched already"
-DANGLING = "link to nothing"
+REPEATED = "link to a folder already searched"
+DANGLING = "broken link"
 UNREADABLE = "unreadable"
 IRREGULAR = "not a regular file"
 SUBFOLDER = "folder in a class folder"
 PREDICTIONS = "earlier predictions"
 NO_PARTNER = "no partner"
-OUTSIDE = "image in no class folder"
-NO_CLASS = "folder of no class"
-UNNAMED = "name that the data set does not have"
+OUTSIDE = "image outside class folders"
+NO_CLASS = "folder of unknown class"
+UNNAMED = "unknown file name"
 SERIOUS = frozenset({CYCLE, DANGLING, UNREADABLE, IRREGULAR, SUBFOLDER, OUTSIDE, NO_CLASS})
 
 FOLDER, FILE, DEBRIS = "folder", "file", "debris"
 
-# Made by systems and editors in any folder, and never data of anyone: not even counted.
-IN_EVERY_FOLDER = frozenset({".DS_Store", ".ipynb_checkpoints", "Thumbs.db", "__MACOSX"})
+# Files of operating systems and editors, which are not counted.
+SYSTEM_FILES = frozenset({".DS_Store", ".ipynb_checkpoints", "Thumbs.db", "__MACOSX"})
 NAMED = 2  # examples of each reason in a message
 
 Identity = tuple[int, int]  # device and inode of a folder
 
 
 class LeftOut:
-    """What searches passed over: how many files and folders for which reason, and some names.
+    """Skipped files and folders: their number by reason, and some names.
 
     Args:
-        counted: Whether a reason and a name, as `add` gets them, are counted; by default all are.
+        counted: Whether to count a reason and name given to `add`; by default all are counted.
     """
 
     def __init__(self, counted: Callable[[str, str], bool] = lambda reason, name: True) -> None:
@@ -64,7 +64,7 @@ class LeftOut:
             names.append(name)
 
     def merge(self, other: "LeftOut") -> None:
-        """Count what another one has counted, too."""
+        """Add the counts of another one."""
         self.counts += other.counts
         for reason, names in other._names.items():
             self._names[reason] = [*self._names.get(reason, ()), *names][:NAMED]
@@ -83,19 +83,16 @@ class LeftOut:
 
     @property
     def serious(self) -> bool:
-        """Whether it may be something that its owner wants to be used."""
+        """Whether something was skipped that the user probably wants to use."""
         return bool(SERIOUS & self.counts.keys())
 
     @property
     def lost(self) -> int:
-        """Number of files and folders that may be or hold images: all serious ones but cycles."""
+        """Number of skipped files and folders that may contain images: serious ones but cycles."""
         return sum(self.counts[reason] for reason in SERIOUS - {CYCLE})
 
     def log(self, searched: str | Path) -> None:
-        """Log one line, if anything was left out: a warning where it may be wanted.
-
-        Of the processes of a job, which all search the same folders, the first does.
-        """
+        """Log one line if anything was skipped, as a warning if it is serious; rank 0 only."""
         if self and reports_for_all():
             level = logging.WARNING if self.serious else logging.INFO
             log.log(level, "%s: %s", searched, self)
@@ -108,25 +105,25 @@ def search(
     *,
     apart_reason: str | None = None,
 ) -> Iterator[tuple[str, str]]:
-    """Find the image files in a folder and all folders below it, in the order of names.
+    """Find the image files in a folder and all folders below it, sorted by name.
 
     Args:
-        folder: Where to begin; it may be a link.
-        left_out: Collects what is passed over.
-        apart: Folders that are not entered, such as the one of the labels.
-        apart_reason: Why, if that is to be counted.
+        folder: Top folder; it may be a link.
+        left_out: Collects skipped files and folders.
+        apart: Folders to exclude, such as that of the labels.
+        apart_reason: Reason to count excluded folders under; by default they are not counted.
 
     Yields:
-        The path of a file, and its path below the folder, with `/`.
+        The path of a file, and its path relative to the folder, with `/`.
 
     Raises:
-        DrnError: The folder itself cannot be read. Those below it are left out.
+        DrnError: The top folder cannot be read. Unreadable folders below it are skipped.
     """
     top = _Level.open(os.fspath(folder), "")
     outside = {found for path in apart if (found := _identity(path))}
     within = os.path.realpath(top.path)
     searched = {top.identity}
-    levels = [top]  # from the top down to where the search is: paths may be 2,000 folders deep
+    levels = [top]  # a stack instead of recursion: paths may be 2,000 folders deep
     while levels:
         level = levels[-1]
         entry = next(level.entries, None)
@@ -157,20 +154,20 @@ def search(
 
 
 def list_files(folder: Path, left_out: LeftOut, *, below: str) -> list[str]:
-    """Name the image files in a folder, as `list_entries` lists them."""
+    """Return the names of the image files in a folder, as `list_entries` lists them."""
     return [entry.name for entry in list_entries(folder, left_out, below=below)]
 
 
 def list_entries(
     folder: Path, left_out: LeftOut, *, below: str | None, broken_too: bool = False
 ) -> list[os.DirEntry[str]]:
-    """List the image files in a folder, without those below it, in order; none if it is no folder.
+    """List the image files directly in a folder, sorted by name; none if it does not exist.
 
     Args:
-        folder: Where to look.
-        left_out: Collects what is passed over.
-        below: The reason for which folders in it are left out, if that is to be counted.
-        broken_too: Whether links to nothing and the like are listed, if they have an image's name.
+        folder: Folder to list.
+        left_out: Collects skipped files and folders.
+        below: Reason to count folders in it under; None does not count them.
+        broken_too: Whether to list broken links and other irregular files with image names.
 
     Raises:
         DrnError: The folder cannot be read.
@@ -189,9 +186,9 @@ def list_entries(
 
 
 def skip_reason(path: Path, *, hidden_too: bool = False) -> str | None:
-    """Return the reason for which a search leaves one path out; None for an image file.
+    """Return the reason for which a search skips a path; None for an image file.
 
-    `FOLDER` and `DEBRIS` are the reasons for what is not to be counted.
+    The reasons `FOLDER` and `DEBRIS` should not be counted.
     """
     if _is_debris(path.name):
         return DEBRIS
@@ -203,7 +200,9 @@ def skip_reason(path: Path, *, hidden_too: bool = False) -> str | None:
 
 
 def list_folders(folder: Path) -> list[str]:
-    """Name the folders in a folder that are not hidden, in order; none if it is no folder.
+    """Return the sorted names of the folders in a folder that are not hidden.
+
+    The list is empty if the folder does not exist.
 
     Raises:
         DrnError: The folder cannot be read.
@@ -217,7 +216,7 @@ def list_folders(folder: Path) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """A folder that is being searched: its path, and what of it is still to be looked at."""
+    """A folder that is being searched, with the entries that are left."""
 
     path: str
     relative: str
@@ -230,29 +229,27 @@ class _Level:
 
 
 def entries(folder: str | Path, *, missing_ok: bool = False) -> list[os.DirEntry[str]]:
-    """List what is in a folder, in the order of names, without what systems leave in any folder.
+    """List the entries of a folder, sorted by name, without files of operating systems.
 
     Raises:
-        DrnError: It cannot be read, or is no folder and was to be one.
+        DrnError: It cannot be read, or, without `missing_ok`, is not a folder.
     """
     try:
         with os.scandir(folder) as listed:
             found = [entry for entry in listed if not _is_debris(entry.name)]
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if missing_ok:
-            return []
-        raise DrnError(f"{folder}: cannot be read: {error.strerror or error}") from error
     except OSError as error:
+        if missing_ok and isinstance(error, FileNotFoundError | NotADirectoryError):
+            return []
         raise DrnError(f"{folder}: cannot be read: {error.strerror or error}") from error
     return sorted(found, key=lambda entry: entry.name)
 
 
 def _is_debris(name: str) -> bool:
-    return name.startswith("._") or name in IN_EVERY_FOLDER
+    return name.startswith("._") or name in SYSTEM_FILES
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """Return `FOLDER`, `FILE`, or the reason for which it is neither; links count as their end."""
+    """Return `FOLDER`, `FILE`, or the reason why it is neither. Links are followed."""
     try:
         if entry.is_dir():
             return FOLDER
@@ -298,13 +295,13 @@ def _identity(path: str | Path) -> Identity | None:
 
 
 def _leads_above(link: str, folder: str, top: str) -> bool:
-    """Return whether a link leads to the folder that it is in, or to one above it or the top."""
+    """Whether a link leads to the folder that contains it, the top folder, or one above either."""
     end = os.path.realpath(link).rstrip("/")
     return any(f"{place}/".startswith(f"{end}/") for place in (os.path.realpath(folder), top))
 
 
 def _is_below(link: str, top: str) -> bool:
-    """Return whether a link leads to a folder that the search finds by its own name."""
+    """Whether a link leads to a folder that the search also reaches by its own path."""
     end = os.path.realpath(link)
     parts = end.removeprefix(f"{top}/").split("/")
     return end.startswith(f"{top}/") and not any(

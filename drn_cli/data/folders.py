@@ -1,15 +1,15 @@
-"""List folders: text files that name the images and labels of each split, and info.json.
+"""List folders: data folders with text files that list images and labels, and info.json.
 
-The format is a public interface. `{split}_images.txt` and `{split}_labels.txt` hold one path a
-line, relative to the data folder, in the same order; `info.json` holds the mean and standard
-deviation of the training images, in 0..1, and, where `drn` wrote it, class names and colours.
+The format is a public interface. `{split}_images.txt` and `{split}_labels.txt` contain one path per
+line, relative to the data folder, in the same order. `info.json` contains the mean and standard
+deviation of the training images, in 0..1, and optionally class names and colors.
 """
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from drn_cli.data.classes import ClassSet, generic
 from drn_cli.errors import DrnError
@@ -17,12 +17,12 @@ from drn_cli.files import read_json, read_text, require_folder
 
 Split = Literal["train", "val", "test"]
 
-PREPARE_ONE = "prepare one with `drn data prepare`, or name yours with data.root=DIR"
+PREPARE_ONE = "prepare one with `drn data prepare`, or set data.root=DIR"
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image and, where there is one, its label map."""
+    """Paths of an image and its label map; None without one."""
 
     image: Path
     label: Path | None
@@ -36,20 +36,20 @@ class ChannelStats:
     std: tuple[float, float, float]
 
 
-MEANS, DEVIATIONS = (0.0, 1.0), (1e-6, 1.0)  # what they may be, from and to
+MEANS, DEVIATIONS = (0.0, 1.0), (1e-6, 1.0)  # valid ranges
 
-# What published weights were trained with; their files do not say.
+# Statistics that published weights were trained with; their files do not contain them.
 IMAGENET = ChannelStats((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CITYSCAPES = ChannelStats((0.290101, 0.328081, 0.286964), (0.182954, 0.186566, 0.184475))
 
 
 @dataclass(frozen=True, slots=True)
 class ListDataset:
-    """A data folder.
+    """A list folder.
 
     Attributes:
-        root: Where the paths in the lists start.
-        lists: Folder of the lists and of info.json; the root itself if there is no other.
+        root: Folder that the paths in the lists are relative to.
+        lists: Folder of the lists and info.json.
     """
 
     root: Path
@@ -57,7 +57,11 @@ class ListDataset:
 
     @classmethod
     def open(cls, root: str | Path, lists: str | Path | None = None) -> "ListDataset":
-        """Find the folder; raises DrnError if it or its list folder is missing or a file."""
+        """Open a folder whose lists are in itself or in `lists`.
+
+        Raises:
+            DrnError: One of them is missing or not a folder.
+        """
         folder = cls(Path(root), Path(root if lists is None else lists))
         for path in (folder.root, folder.lists):
             require_folder(path, "lists (train_images.txt, ...)", PREPARE_ONE, noun="data folder")
@@ -68,11 +72,11 @@ class ListDataset:
 
         Args:
             split: `train`, `val` or `test`.
-            labels: Whether label maps are needed. Without, they are left out even if they exist.
+            labels: Whether to read label maps; otherwise each sample has None.
 
         Raises:
-            DrnError: A list is missing or empty, the two differ in length, or a file that they
-                name does not exist.
+            DrnError: A list is missing or empty, the two differ in length, or a listed file does
+                not exist.
         """
         images = self._paths(f"{split}_images.txt")
         if not labels:
@@ -80,8 +84,9 @@ class ListDataset:
         maps = self._paths(f"{split}_labels.txt")
         if len(images) != len(maps):
             raise DrnError(
-                f"{self.lists}: {split}_images.txt names {len(images)} files and "
-                f"{split}_labels.txt {len(maps)}; line by line they should belong together"
+                f"{self.lists}: {split}_images.txt lists {len(images)} files, "
+                f"{split}_labels.txt {len(maps)}",
+                "each line of one belongs to the same line of the other",
             )
         return [Sample(image, label) for image, label in zip(images, maps, strict=True)]
 
@@ -104,7 +109,7 @@ class ListDataset:
         """Read mean and std from info.json.
 
         Raises:
-            DrnError: They are missing, or not three numbers in 0..1, the std 1e-6 at least.
+            DrnError: They are missing, or not three numbers each in 0..1, or a std is below 1e-6.
         """
         path = self.lists / "info.json"
         if not path.is_file():
@@ -112,28 +117,29 @@ class ListDataset:
                 f"{path}: no such file",
                 'write {"mean": [r, g, b], "std": [r, g, b]} of the training images, in 0..1',
             )
-        info = self._info()
+        info = read_info(self.lists)
         return ChannelStats(
             _three(info.get("mean"), f"{path}: mean", MEANS),
             _three(info.get("std"), f"{path}: std", DEVIATIONS),
         )
 
     def recorded_statistics(self) -> ChannelStats | None:
-        """Read mean and std from info.json; None if it has neither, or is missing.
+        """Read mean and std from info.json; None if it has neither or does not exist.
 
         Raises:
-            DrnError: It has only one of them, or they are not as `statistics` wants them.
+            DrnError: It has only one of them, or one is invalid, as in `statistics`.
         """
-        return None if self._info().keys().isdisjoint({"mean", "std"}) else self.statistics()
+        recorded = read_info(self.lists).keys() & {"mean", "std"}
+        return self.statistics() if recorded else None
 
     def class_pixels(self, split: Split, classes: int) -> tuple[int, ...] | None:
-        """Read from info.json how many pixels each class has in the labels of a split.
+        """Read the number of label pixels per class in a split from info.json.
 
         Returns:
-            None where preparation did not count them, or the list or the number of classes has
-            changed since.
+            None if preparation did not count them, or the list or the number of classes has changed
+            since.
         """
-        counts = self._info().get("class_pixels")
+        counts = read_info(self.lists).get("class_pixels")
         counted = counts.get(split) if isinstance(counts, dict) else None
         if not isinstance(counted, dict):
             return None
@@ -149,57 +155,62 @@ class ListDataset:
         return tuple(pixels) if counted.get("list") == list_digest(lines) else None
 
     def class_set(self, count: int) -> ClassSet:
-        """Read class names and colours from info.json, or make some up.
+        """Read class names and colors from info.json, or generate them if it has none.
 
         Raises:
-            DrnError: info.json names another number of classes than `count`, or its colours are
-                none.
+            DrnError: info.json has a number of classes other than `count`, or invalid colors.
         """
         named = self.named_classes()
         if named is None:
             return generic(count)
         if len(named) != count:
             raise DrnError(
-                f"{self.lists / 'info.json'}: names {len(named)} classes, the network has {count}",
+                f"{self.lists / 'info.json'}: has {len(named)} classes, the network {count}",
                 f"set data.classes={len(named)}",
             )
         return named
 
     def named_classes(self) -> ClassSet | None:
-        """Read class names and colours from info.json, if it has both.
+        """Read class names and colors from info.json; None unless it has both.
 
         Raises:
-            DrnError: Their numbers differ, or the colours are none.
+            DrnError: Their numbers differ, or a color is invalid.
         """
-        info = self._info()
+        info = read_info(self.lists)
         names, colours = info.get("classes"), info.get("colours")
         if names is None or colours is None:
             return None
         if not isinstance(names, list) or not isinstance(colours, list):
-            raise DrnError(f"{self.lists / 'info.json'}: classes and colours should be lists")
+            raise DrnError(f"{self.lists / 'info.json'}: classes and colours have to be lists")
         if len(names) != len(colours):
             raise DrnError(
-                f"{self.lists / 'info.json'}: names {len(names)} classes and {len(colours)} colours"
+                f"{self.lists / 'info.json'}: has {len(names)} classes and {len(colours)} colours"
             )
         try:
-            # bytes() refuses what is not in 0..255
+            # bytes() raises ValueError for values outside 0..255
             table = tuple((r, g, b) for r, g, b in map(bytes, colours))
         except (TypeError, ValueError) as error:
             raise DrnError(
-                f"{self.lists / 'info.json'}: colours should be [r, g, b] in 0..255 for each class"
+                f"{self.lists / 'info.json'}: colours have to be [r, g, b] in 0..255 per class"
             ) from error
         return ClassSet(tuple(str(name) for name in names), table)
 
-    def _info(self) -> dict[str, object]:
-        path = self.lists / "info.json"
-        info = read_json(path) if path.is_file() else {}
-        if not isinstance(info, dict):
-            raise DrnError(f"{path}: should hold an object with mean and std")
-        return info
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Read the info.json of a folder; an empty dictionary without one.
+
+    Raises:
+        DrnError: It cannot be read, or is not a JSON object.
+    """
+    path = folder / "info.json"
+    info = read_json(path) if path.is_file() else {}
+    if not isinstance(info, dict):
+        raise DrnError(f"{path}: has to be a JSON object")
+    return info
 
 
 def list_digest(lines: Iterable[str]) -> str:
-    """Return 16 hex digits that tell a list of paths from others; empty lines do not count."""
+    """Return the first 16 hex digits of the SHA-256 of a list of paths, without empty lines."""
     paths = "\n".join(path for line in lines if (path := line.strip()))
     return hashlib.sha256(paths.encode()).hexdigest()[:16]
 
@@ -212,4 +223,4 @@ def _three(value: object, where: str, limits: tuple[float, float]) -> tuple[floa
         and all(isinstance(number, int | float) and low <= number <= high for number in value)
     ):
         return (float(value[0]), float(value[1]), float(value[2]))
-    raise DrnError(f"{where} should be three numbers in {low:g}..{high:g}, got {value!r}")
+    raise DrnError(f"{where} has to be three numbers in {low:g}..{high:g}, got {value!r}")

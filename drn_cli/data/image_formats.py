@@ -1,4 +1,4 @@
-"""Which files are images: supported formats, limits, checksums, names of other formats."""
+"""Supported image formats, size limits, PNG checksums, and recognition of other file types."""
 
 import os
 import struct
@@ -14,22 +14,22 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 from drn_cli.data.file_ends import PNG_MAGIC
 from drn_cli.errors import DrnError
 
-# What Pillow may try, the most frequent first. Its other readers start programs (EPS) or are
-# hardly ever looked at by anyone. MPO, several JPEG images in one file, comes with JPEG.
+# Formats that Pillow may try, the most frequent first. Its other readers start programs (EPS) or
+# are hardly maintained. MPO, several JPEG images in one file, comes with JPEG.
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "GIF", "TIFF", "WEBP")
 SUPPORTED = "PNG, JPEG, MPO, BMP, TIFF, WebP, PNM and GIF"
 
 PIXEL_LIMIT = 160_000_000  # the largest cameras have 151 million, a tile of Sentinel-2 121
-# Processes inherit it, however they are started.
+# An environment variable is inherited by child processes of any start method.
 LIMIT_VARIABLE = "DRN_MAX_PIXELS"
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-HEAD = 512  # bytes that tell what a file is
+HEAD = 512  # bytes searched for the start of text formats
 
 CONVERT = "convert it to PNG or JPEG first"
 SAVE = "save its images as PNG files"
 EXTRACT = "extract its frames first, for example with ffmpeg -i FILE frame%05d.png"
-# What files that are not supported begin with, and what they are, by what to do with them.
+# Magic bytes and names of unsupported file types, grouped by what to do with them.
 STARTS: tuple[tuple[str, dict[bytes, str]], ...] = (
     (CONVERT, {
         b"%!PS": "PostScript (EPS) file", b"\xc5\xd0\xd3\xc6": "PostScript (EPS) file",
@@ -52,10 +52,10 @@ STARTS: tuple[tuple[str, dict[bytes, str]], ...] = (
     ("unpack it first", {b"PK\x03\x04": "zip archive", b"\x1f\x8b": "gzip archive"}),
     ("fetch the file itself with git lfs pull", {b"version https://git-lfs": "Git LFS pointer"}),
 )  # fmt: skip
-# The same of files that are known by what stands further behind: at which byte.
+# File types whose magic bytes are at an offset: (offset, magic, name, what to do).
 INSIDE = ((128, b"DICM", "DICOM file", SAVE), (8, b"AVI LIST", "AVI video", EXTRACT))
 TEXTS = ((b"<svg", "SVG drawing", CONVERT), (b"<html", "web page", "download the image itself"))
-# Brands of the containers that phones and cameras write; all others hold video.
+# Image brands of ISO media containers; all other brands are video.
 BRANDS = {
     b"heic": "HEIC", b"heix": "HEIC", b"heim": "HEIC", b"heis": "HEIC", b"hevc": "HEIC",
     b"hevx": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF", b"avis": "AVIF",
@@ -64,7 +64,7 @@ BRANDS = {
 
 
 def pixel_limit() -> int:
-    """Return how many pixels an image may have; raises DrnError where the setting is no number."""
+    """Return the largest allowed number of pixels; raise DrnError if the variable is invalid."""
     text = os.environ.get(LIMIT_VARIABLE)
     if text is None:
         return PIXEL_LIMIT
@@ -74,24 +74,24 @@ def pixel_limit() -> int:
 
 
 def set_pixel_limit(pixels: int) -> None:
-    """Let images have as many pixels, in this process and in those that it starts."""
+    """Set the largest allowed number of pixels for this process and its children."""
     os.environ[LIMIT_VARIABLE] = str(pixels)
 
 
 def too_large_error(size: str, pixels: int) -> DrnError:
-    """Return the error of an image above the limit, without its file."""
+    """Return the error for an image above the limit; the message does not name the file."""
     return DrnError(
         f"{size}{pixels / 1e6:.1f} million pixels; the limit is {pixel_limit() / 1e6:g} million",
-        f"--max-pixels {pixels} reads it, in commands without it {LIMIT_VARIABLE}={pixels}",
+        f"use --max-pixels {pixels}, or {LIMIT_VARIABLE}={pixels} in commands without it",
     )
 
 
 class _WithoutPillowLimits:
-    """A context in which Pillow warns of nothing and refuses no size: ours is checked instead.
+    """A context without Pillow's warnings and size limit; `pixel_limit` is checked instead.
 
-    Python keeps one list of filters for all threads, and Pillow one limit. Threads that each put
-    back what they found would put back the settings of one another: so the first to come in changes
-    them, for all, and the last to leave puts them back.
+    Warning filters and Pillow's limit are global to all threads. If each thread restored what it
+    found, it could restore another's settings, so the first thread to enter changes them and the
+    last to leave restores them.
     """
 
     def __init__(self) -> None:
@@ -116,13 +116,13 @@ class _WithoutPillowLimits:
                 self._before.__exit__(None, None, None)
 
     def _before_fork(self) -> None:
-        self._lock.acquire()  # not while another thread is on its way in or out
+        self._lock.acquire()  # not while another thread enters or leaves
 
     def _in_parent(self) -> None:
         self._lock.release()
 
     def _in_child(self) -> None:
-        """Leave what threads were inside of that the new process does not have."""
+        """Leave the context for threads that do not exist in the child."""
         if self._inside:
             Image.MAX_IMAGE_PIXELS = self._limit
             self._before.__exit__(None, None, None)
@@ -139,18 +139,18 @@ os.register_at_fork(
 
 
 def unsupported_format(data: bytes) -> DrnError:
-    """Return the error of a file that is not a supported image, naming what it is."""
+    """Return the error for a file that is not a supported image, naming its type if known."""
     if not data:
         return DrnError("the file is empty", "copy or download it again")
     name, remedy = _kind(data)
     if not name:
-        return DrnError("not an image in a known format", f"supported are {SUPPORTED}")
+        return DrnError("not an image in a known format", f"supported: {SUPPORTED}")
     return DrnError(f"{name}, which is not a supported image", f"{remedy}; supported: {SUPPORTED}")
 
 
 def _kind(data: bytes) -> tuple[str, str]:
     if data.startswith(TIFF_MAGICS):
-        return f"TIFF {_tiff_pixels(data)}", "save it as a TIFF or PNG of 8 bits a channel"
+        return f"TIFF {_tiff_pixels(data)}", "save it as a TIFF or PNG with 8 bits per channel"
     if data[4:8] == b"ftyp":
         brand = BRANDS.get(data[8:12])
         return (f"{brand} image", CONVERT) if brand else ("MP4 or QuickTime video", EXTRACT)
@@ -169,7 +169,7 @@ def _kind(data: bytes) -> tuple[str, str]:
 
 
 def _tiff_pixels(data: bytes) -> str:
-    """Describe the pixels of a TIFF file that Pillow does not read."""
+    """Describe the pixels of a TIFF file that Pillow cannot read."""
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
         file = BytesIO(data)
@@ -177,17 +177,17 @@ def _tiff_pixels(data: bytes) -> str:
         tags.load(file)
         bits, kinds = tags.get(258, (1,)), tags.get(339, (1,))
         kind = {1: "integers", 2: "signed integers", 3: "floats"}.get(kinds[0], "numbers")
-        return f"of {tags.get(277, 1)} channels of {bits[0]}-bit {kind}"
-    except Exception:  # what a broken file raises has no bounds
-        return "of a kind that cannot be read, or broken"
+        return f"with {tags.get(277, 1)} channels of {bits[0]}-bit {kind}"
+    except Exception:  # broken files raise errors of any type
+        return "of an unsupported kind, or broken"
 
 
 def check_png(data: bytes) -> None:
-    """Hold each chunk of a PNG file against its checksum, and the file against its end.
+    """Verify the checksum of each chunk of a PNG file, and that its end is present.
 
-    Decoders look at some of the checksums: Pillow at those before the pixels, libspng at those of
-    the pixels but for the last. What follows the end of the image does not matter. libdeflate
-    computes CRC-32 in a tenth of the time that zlib takes, which would be 2 % of the reading.
+    Decoders verify only some: Pillow those before the pixels, libspng those of the pixels except
+    the last. Data after the end of the image is ignored. libdeflate computes CRC-32 in a tenth of
+    zlib's time, which would be 2 % of the reading time.
 
     Raises:
         ValueError: A checksum is wrong, or the end is missing.
@@ -202,8 +202,7 @@ def check_png(data: bytes) -> None:
         if imagecodecs.deflate_crc32(data[place + 4 : end - 4]) != expected:
             name = kind.decode("ascii", "replace")
             raise ValueError(
-                f"the checksum of its {name if name.isalnum() else 'next'} chunk, "
-                f"at byte {place}, is wrong"
+                f"wrong checksum of its {name if name.isalnum() else 'next'} chunk at byte {place}"
             )
         if kind == b"IEND":
             return
@@ -212,7 +211,7 @@ def check_png(data: bytes) -> None:
 
 
 def undecoded_png(image: Image.Image) -> IO[bytes] | None:
-    """Return the file of a PNG image that Pillow opened, if its pixels are yet to be read."""
+    """Return the file of a PNG image opened by Pillow whose pixels are not decoded yet."""
     if isinstance(image, PngImagePlugin.PngImageFile) and image.tile:
         return image.fp
     return None

@@ -1,4 +1,4 @@
-"""The order in which an epoch's samples are read, and by which process."""
+"""The order of samples in each epoch, and their distribution over ranks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class SampleKey(NamedTuple):
-    """Which sample, in which epoch: all that its augmentation depends on, with the seed."""
+    """Epoch and sample number, which together with the seed determine the augmentation."""
 
     epoch: int
     sample: int
@@ -19,10 +19,10 @@ class SampleKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EpochSampler:
-    """The order of an epoch's samples: a function of (seed, epoch), whoever reads them.
+    """Sample order as a function of (seed, epoch), independent of ranks and workers.
 
-    Every global batch is cut into contiguous passes, and every pass into one contiguous part for
-    each process; the incomplete last batch is dropped.
+    Each global batch is split into contiguous micro-batches (`passes`), and each of these into one
+    contiguous part per rank. The incomplete last batch is dropped.
     """
 
     samples: int
@@ -32,15 +32,15 @@ class EpochSampler:
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch."""
+        """Number of global batches per epoch."""
         return self.samples // self.batch_size
 
     def batch(self, epoch: int, step: int) -> list[int]:
-        """List the samples of one global batch."""
+        """Return the sample numbers of one global batch."""
         return [int(index) for index in self._batch(self._permutation(epoch), step)]
 
     def parts(self, epoch: int, rank: int, world: int, start: int = 0) -> Iterator[list[SampleKey]]:
-        """Yield a process's part of each pass of each global batch, from step `start` on."""
+        """Yield a rank's part of each micro-batch of each global batch, from step `start` on."""
         permutation = self._permutation(epoch)
         for step in range(start, self.steps):
             for together in np.array_split(self._batch(permutation, step), self.passes):

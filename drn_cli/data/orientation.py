@@ -1,8 +1,8 @@
-"""What EXIF orientation does to an image and its label: the image is turned, a label may not be.
+"""Labels that do not follow the EXIF orientation of their image.
 
-Cameras store pixels as the sensor reads them, with a tag that says how to turn them. Labels are
-often drawn on the pixels as they are stored, and saved without the tag: then they do not fit the
-image that everyone sees. A difference in size shows it; upside down, nothing does but the tag.
+Cameras store pixels as the sensor reads them, with a tag for rotation. Labels are often drawn on
+the stored pixels and saved without the tag, and then do not fit the rotated image. A rotation by 90
+degrees shows in the sizes, one by 180 degrees only in the tags.
 """
 
 from collections.abc import Sequence
@@ -13,66 +13,66 @@ from drn_cli.errors import DrnError
 
 Size = tuple[int, int]  # width and height, upright
 
-TURNS = {
-    2: "mirrors it",
-    3: "turns it by 180 degrees",
-    4: "turns it upside down, mirrored",
-    5: "turns it by 90 degrees, mirrored",
-    6: "turns it by 90 degrees",
-    7: "turns it by 270 degrees, mirrored",
-    8: "turns it by 270 degrees",
+EFFECTS = {
+    2: "flips it horizontally",
+    3: "rotates it by 180 degrees",
+    4: "flips it vertically",
+    5: "rotates it by 90 degrees and flips it",
+    6: "rotates it by 90 degrees",
+    7: "rotates it by 270 degrees and flips it",
+    8: "rotates it by 270 degrees",
 }
 
 
 def size_error(label: Path, label_size: Size, image: Path, image_size: Size) -> DrnError:
-    """Return the error of a label of another size than its image, which orientation may cause."""
+    """Return the error for a label whose size differs from its image's."""
     problem, hint = size_problem(label_size, image, image_size)
     return DrnError(f"{label}: {problem}", hint)
 
 
 def size_problem(label_size: Size, image: Path, image_size: Size) -> tuple[str, str]:
-    """Describe a label of another size than its image, and what the image's orientation has to do.
+    """Describe a label whose size differs from its image's, perhaps due to EXIF orientation.
 
     Returns:
         The problem, to follow the label's name, and what to do.
     """
-    said = "is {}x{}, its image {} {}x{}".format(*label_size, image, *image_size)
-    turned: Header | None
+    problem = "is {}x{}, its image {} is {}x{}".format(*label_size, image, *image_size)
+    header: Header | None
     try:
-        turned = read_header(image)
+        header = read_header(image)
     except DrnError:
-        turned = None
-    if turned and turned.orientation in TURNS and turned.size == label_size:
+        header = None
+    if header and header.orientation in EFFECTS and header.size == label_size:
         return (
-            f"{said} after its EXIF orientation {turned.orientation}, which "
-            f"{TURNS[turned.orientation]}",
-            "turn the label too, or remove the tag from the image",
+            f"{problem} after its EXIF orientation {header.orientation}, which "
+            f"{EFFECTS[header.orientation]}",
+            "rotate the label as well, or remove the tag from the image",
         )
-    return said, "replace the label, or bring it to that size without mixing ids: nearest neighbor"
+    return problem, "replace the label, or resize it with nearest-neighbor interpolation"
 
 
 def orientation_mismatch(image: Header, label: Header) -> str | None:
-    """Return how an image is turned and its label is not, where their sizes do not show it."""
+    """Describe an orientation that the image has and the label lacks, if their sizes agree."""
     if image.upright != label.upright or image.orientation == label.orientation:
         return None
     if label.orientation != 1 or image.size != label.size:
         return None
     return (
-        f"EXIF orientation {image.orientation} {TURNS[image.orientation]}, and its label has none: "
-        "if it was drawn on the pixels as they are stored, it does not fit (look: drn data show)"
+        f"EXIF orientation {image.orientation} {EFFECTS[image.orientation]}, but its label has "
+        "none: if it was drawn on the stored pixels, it does not fit (look: drn data show)"
     )
 
 
 def first_and_count(messages: Sequence[str]) -> str:
-    """Return the first of the messages about images that are turned, and how many there are."""
+    """Return the first of several messages of one kind, and the number of other images."""
     others = len(messages) - 1
-    return messages[0] + (f"; the same of {others:,} other images" if others else "")
+    return messages[0] + (f"; the same for {others:,} other images" if others else "")
 
 
 def find_orientation_mismatch(image: Path, label: Path) -> str | None:
-    """Read two headers for `silent_turn`; None for what cannot be read, which others report."""
+    """Compare the headers of a pair; None for unreadable files, which are reported elsewhere."""
     try:
-        turned = read_header(image)
-        return orientation_mismatch(turned, read_header(label)) if turned.orientation != 1 else None
+        header = read_header(image)
+        return orientation_mismatch(header, read_header(label)) if header.orientation != 1 else None
     except DrnError:
         return None

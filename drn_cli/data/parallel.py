@@ -1,4 +1,4 @@
-"""Work on many images with all cores, and exact statistics of their pixels."""
+"""Parallel processing of many images, and exact pixel statistics."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -16,7 +16,7 @@ from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
 from drn_cli.interrupts import defer_interrupts
 
-FEW = 16  # starting processes takes as long as decoding this many images
+FEW = 16  # images that are decoded in the time that processes take to start
 
 Progress = Callable[[int, int], None]  # called with the number done and the total
 Item = TypeVar("Item")
@@ -30,16 +30,16 @@ def in_parallel(
     *,
     few: int = FEW,
 ) -> Iterator[Result]:
-    """Run `work` over the items on all cores and yield the results in the items' order.
+    """Apply `work` to items on all cores and yield the results in order.
 
-    The processes are spawned, because a forked process can hang if this one has threads. They end
-    with this process, even if it is killed.
+    Processes are spawned, because a forked process can hang if this one has threads. They end with
+    this process, even if it is killed.
 
     Args:
-        work: A function of a module, called in other processes.
-        items: What it is called with, one by one.
+        work: A picklable function.
+        items: Its arguments, one per call.
         progress: Called after each result.
-        few: Up to this many items are processed here, without starting processes.
+        few: Up to this many items are processed in this process.
     """
     if len(items) <= few:
         for done, item in enumerate(items, start=1):
@@ -60,15 +60,15 @@ def in_parallel(
                     progress(done, len(items))
                 yield result
         except BaseException:
-            with defer_interrupts():  # a second Ctrl-C must not interrupt the shutdown
+            with defer_interrupts():  # a second Ctrl-C should not interrupt the shutdown
                 pool.shutdown(cancel_futures=True)
             raise
 
 
 def _end_with_parent() -> None:
-    """End this worker with its parent: a killed parent cannot stop it, and it would wait forever.
+    """End this worker when its parent ends; after a killed parent it would wait forever.
 
-    The parent holds one end of a pipe, which the kernel closes when it ends. (The signal of
+    The parent holds one end of a pipe, which the kernel closes when it ends. (PR_SET_PDEATHSIG of
     prctl follows the thread that started the worker, which may end before the process.)
     """
     parent = multiprocessing.parent_process()
@@ -83,11 +83,11 @@ def _end_with_parent() -> None:
 
 @dataclass(slots=True)
 class RunningStats:
-    """Sums over the pixels of images, as exact integers: any order gives the same statistics.
+    """Sums over pixels of images as exact integers, so that the order does not matter.
 
     Attributes:
         pixels: Number of pixels.
-        sums, squares: int64 `(3,)`, per channel, of values 0 to 255.
+        sums, squares: int64 `(3,)`, sums per channel of values 0 to 255 and of their squares.
     """
 
     pixels: int
@@ -114,6 +114,7 @@ class RunningStats:
         """Return mean and standard deviation per channel, in 0..1, rounded to 8 digits."""
         mean = self.sums / self.pixels
         std = np.sqrt(np.maximum(0, self.squares / self.pixels - mean**2))
-        red, green, blue = (round(float(value), 8) for value in mean / 255)
-        of_red, of_green, of_blue = (round(float(value), 8) for value in std / 255)
-        return ChannelStats((red, green, blue), (of_red, of_green, of_blue))
+        (r, g, b), (std_r, std_g, std_b) = (
+            [round(float(value), 8) for value in values / 255] for values in (mean, std)
+        )
+        return ChannelStats((r, g, b), (std_r, std_g, std_b))

@@ -18,7 +18,7 @@ import numpy as np
 
 from drn_cli.data.audit.labels import LABEL_ID
 from drn_cli.data.classes import IGNORED, cityscapes_train_ids
-from drn_cli.data.images import Pixels, index_png, read_header, read_label
+from drn_cli.data.images import Pixels, encode_png, read_header, read_label
 from drn_cli.data.parallel import Progress
 from drn_cli.errors import DrnError, FaultError
 from drn_cli.files import atomic
@@ -151,7 +151,7 @@ def write_submission(
     ):
         for start in range(0, len(frames), CHUNK):  # not all in memory
             some = frames[start : start + CHUNK]
-            pngs = pool.map(lambda frame: index_png(table[read_label(maps[frame])]), some)
+            pngs = pool.map(lambda frame: encode_png(table[read_label(maps[frame])]), some)
             for done, (frame, content) in enumerate(zip(some, pngs, strict=True), start + 1):
                 # Not compressed again: a PNG is.
                 archive.writestr(zipfile.ZipInfo(f"{frame}_labelIds.png", EPOCH), content)

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from drn_cli.data.classes import ClassSet
-from drn_cli.data.images import Pixels, colored_png, image_png, index_png, overlay
+from drn_cli.data.images import Pixels, colored_png, encode_png, overlay
 from drn_cli.errors import DrnError
 from drn_cli.files import atomic, open_lock
 
@@ -57,11 +57,11 @@ def encode(
         class_set: Names and colors of the classes.
     """
     if kind == "index":
-        return index_png(classes)
+        return encode_png(classes)
     if kind == "colour":
         return colored_png(classes, class_set)
     if kind == "overlay":
-        return image_png(overlay(image, classes, class_set))
+        return encode_png(overlay(image, classes, class_set))
     assert probabilities is not None
     file = io.BytesIO()
     halves = probabilities.half().cpu().numpy()

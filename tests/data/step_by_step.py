@@ -1,6 +1,6 @@
-"""The augmentation step by step on whole images, as the original does it, written with Pillow.
+"""The augmentation step by step on whole images with Pillow, as in the original code.
 
-This is the truth that the quick way is compared with, and the baseline of the benchmark.
+It is the reference for the fast implementation, and the baseline of its benchmark.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def augment(image: np.ndarray, label: np.ndarray, draw: AugmentParams, crop: int) -> Pair:
-    """Rotate, scale, crop and mirror `(H, W, 3)` and `(H, W)`."""
+    """Rotate, scale, crop and flip `(H, W, 3)` and `(H, W)`."""
     if draw.angle:
         image, label = rotate(image, label, draw.angle)
     if draw.ratio != 1:
@@ -27,7 +27,7 @@ def augment(image: np.ndarray, label: np.ndarray, draw: AugmentParams, crop: int
 
 
 def rotate(image: np.ndarray, label: np.ndarray, angle: float) -> Pair:
-    """Reflect the image all around, which makes nine of it, turn these, cut out the middle."""
+    """Extend the image by reflection to 3x3 copies, rotate these, and crop the center."""
     height, width = label.shape
     border = ((height, height), (width, width))
     middle = (width, height, 2 * width, 2 * height)
@@ -40,7 +40,7 @@ def rotate(image: np.ndarray, label: np.ndarray, angle: float) -> Pair:
 
 
 def resize(image: np.ndarray, label: np.ndarray, ratio: float) -> Pair:
-    """Shrink with Lanczos, grow with bicubic; labels nearest. Sizes are truncated."""
+    """Shrink with Lanczos, enlarge with bicubic; labels nearest. Sizes are truncated."""
     size = tuple(max(1, int(side * ratio)) for side in label.shape[::-1])
     kernel = Image.Resampling.LANCZOS if ratio < 1 else Image.Resampling.BICUBIC
     return (
@@ -50,7 +50,7 @@ def resize(image: np.ndarray, label: np.ndarray, ratio: float) -> Pair:
 
 
 def pad(image: np.ndarray, label: np.ndarray, side: int) -> Pair:
-    """Centre an image that is smaller than the crop: reflected around, its label 255."""
+    """Center an image smaller than the crop; pad with reflection, and the label with 255."""
     lacking = [max(0, side - length) for length in label.shape]
     border = [(lack // 2, lack - lack // 2) for lack in lacking]
     return (

@@ -24,7 +24,7 @@ def draws(augmentation: Augmentation, count: int) -> list[AugmentParams]:
 
 
 def decibels(result: np.ndarray, expected: np.ndarray) -> float:
-    """Give the peak signal-to-noise ratio of 8-bit pixels."""
+    """Return the peak signal-to-noise ratio of 8-bit pixels."""
     error = np.mean((result.astype(np.float64) - expected) ** 2)
     return float(10 * np.log10(255**2 / error)) if error else np.inf
 
@@ -50,7 +50,7 @@ PHOTOGRAPHS = ("0001TP_006690", "0006R0_f01920", "0016E5_07961")
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 @pytest.mark.parametrize("ratio", [0.5, 0.61, 0.75, 0.93, 1, 1.07, 1.3, 1.61, 1.9, 2])
-def test_photographs_look_as_if_treated_step_by_step(
+def test_photographs_match_the_steps_done_one_by_one(
     camvid_source: Path, name: str, ratio: float
 ) -> None:
     splits = ("train", "val")
@@ -72,7 +72,7 @@ def test_photographs_look_as_if_treated_step_by_step(
 @pytest.mark.parametrize(("height", "width", "crop"), [(40, 60, 72), (33, 70, 40), (70, 33, 90)])
 @pytest.mark.parametrize("angle", [-10, 7])
 @pytest.mark.parametrize("ratio", [0.5, 1, 1.4])
-def test_reflection_reaches_as_far_as_step_by_step(
+def test_reflection_matches_the_steps_done_one_by_one(
     height: int, width: int, crop: int, angle: int, ratio: float
 ) -> None:
     y, x = np.indices((height, width))
@@ -87,7 +87,7 @@ def test_reflection_reaches_as_far_as_step_by_step(
 
 
 def disc(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a bright disc with a soft edge on black, off the centre, and its label."""
+    """Draw a bright off-center disc with a soft edge on black, and its label."""
     y, x = np.indices((height, width))
     outside = np.hypot(y - 54, x - 75) - 12
     bright = np.clip(0.5 - outside, 0, 1) * 255
@@ -112,7 +112,7 @@ def test_image_and_label_stay_within_half_a_pixel(ratio: float, mirrored: bool) 
         assert 0.85 < area < 1.15
 
 
-def test_image_smaller_than_the_crop_is_centred_and_reflected() -> None:
+def test_image_smaller_than_the_crop_is_centered_and_reflected() -> None:
     image, label = pair(3, 4)
     padded, labels = Augmentation(crop=9).apply(image, label, STILL)
     inside = np.zeros((9, 9), bool)
@@ -126,7 +126,7 @@ def test_image_smaller_than_the_crop_is_centred_and_reflected() -> None:
     assert np.array_equal(padded[3:6, 6], image[:, 2])
 
 
-def test_image_of_one_pixel_can_be_augmented() -> None:
+def test_augments_image_of_one_pixel() -> None:
     image, label = np.array([[[9, 8, 7]]], np.uint8), np.array([[3]], np.uint8)
     augmentation = Augmentation(crop=5, scale=2, rotate=10)
     for draw in draws(augmentation, 3):
@@ -136,14 +136,14 @@ def test_image_of_one_pixel_can_be_augmented() -> None:
         assert set(np.unique(labels)) == {3, 255}
 
 
-def test_mirror_swaps_left_and_right_of_both() -> None:
+def test_flips_image_and_label() -> None:
     image, label = pair(6, 6)
     crop, labels = Augmentation(crop=6).apply(image, label, replace(STILL, mirrored=True))
     assert np.array_equal(crop, image[:, ::-1])
     assert np.array_equal(labels, label[:, ::-1])
 
 
-def test_crops_can_lie_anywhere_up_to_the_last_row_and_column() -> None:
+def test_crops_reach_the_last_row_and_column() -> None:
     image, label = pair(9, 10)
     augmentation = Augmentation(crop=8, flip=False)
     seen = Counter()
@@ -162,7 +162,7 @@ def test_crops_can_lie_anywhere_up_to_the_last_row_and_column() -> None:
     assert min(seen.values()) > 0.7 * 1200 / 6
 
 
-def test_result_can_be_handed_to_torch() -> None:
+def test_result_converts_to_torch() -> None:
     image, label = pair(9, 10)
     for mirrored in (False, True):
         for part in Augmentation(crop=8).apply(image, label, replace(STILL, mirrored=mirrored)):
@@ -178,7 +178,7 @@ def test_draws_are_a_function_of_seed_epoch_and_sample() -> None:
     assert len({augmentation.draw(*number) for number in numbers}) == len(numbers)
 
 
-def test_angles_are_whole_and_uniform_with_both_ends() -> None:
+def test_angles_are_uniform_integers_including_both_ends() -> None:
     angles = Counter(draw.angle for draw in draws(Augmentation(crop=8, rotate=5), 110))
     assert set(angles) == set(range(-5, 6))
     assert all(type(angle) is int for angle in angles)
@@ -186,7 +186,7 @@ def test_angles_are_whole_and_uniform_with_both_ends() -> None:
     assert max(angles.values()) < 1.3 * 200
 
 
-def test_ratios_are_uniform_from_shrinking_to_growing() -> None:
+def test_ratios_are_uniform() -> None:
     ratios = np.array([draw.ratio for draw in draws(Augmentation(crop=8, scale=2), 100)])
     assert ratios.min() >= 0.5
     assert ratios.max() <= 2
@@ -195,7 +195,7 @@ def test_ratios_are_uniform_from_shrinking_to_growing() -> None:
     assert counts.max() < 1.3 * 200
 
 
-def test_places_are_uniform_and_below_one() -> None:
+def test_positions_are_uniform_below_one() -> None:
     drawn = draws(Augmentation(crop=8), 100)
     for values in ([draw.down for draw in drawn], [draw.across for draw in drawn]):
         assert min(values) >= 0
@@ -204,14 +204,14 @@ def test_places_are_uniform_and_below_one() -> None:
         assert counts.min() > 0.7 * 200
 
 
-def test_values_of_a_draw_do_not_depend_on_each_other() -> None:
+def test_parameters_are_independent() -> None:
     drawn = draws(Augmentation(crop=8, scale=2, rotate=90), 100)
     values = [(d.angle, d.ratio, d.down, d.across, d.mirrored) for d in drawn]
     correlation = np.corrcoef(np.array(values, np.float64).T)
     assert np.abs(correlation - np.eye(5)).max() < 0.1
 
 
-def test_about_half_are_mirrored() -> None:
+def test_about_half_are_flipped() -> None:
     mirrored = [draw.mirrored for draw in draws(Augmentation(crop=8), 100)]
     assert 900 < sum(mirrored) < 1100
 
@@ -220,7 +220,7 @@ def test_about_half_are_mirrored() -> None:
     ("change", "field", "value"),
     [({"rotate": 0}, "angle", 0), ({"scale": 1.0}, "ratio", 1), ({"flip": False}, "mirrored", 0)],
 )
-def test_turning_one_kind_off_leaves_the_others_alone(
+def test_disabling_one_augmentation_keeps_the_others(
     change: dict[str, float], field: str, value: float
 ) -> None:
     everything = Augmentation(crop=8, scale=2, rotate=10)

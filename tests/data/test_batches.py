@@ -16,7 +16,7 @@ from drn_cli.data.batches import Batch, TrainDataset, TrainLoader, normalize, on
 from drn_cli.data.cache import DecodedCache
 from drn_cli.data.decoding import decode
 from drn_cli.data.folders import ChannelStats, Sample
-from drn_cli.data.images import write_image, write_index
+from drn_cli.data.images import write_png
 from drn_cli.data.order import EpochSampler, SampleKey
 from drn_cli.errors import DrnError
 
@@ -26,8 +26,8 @@ AUGMENTATION = Augmentation(crop=12, scale=1.5, rotate=10)
 
 def written(folder: Path, name: str, image: np.ndarray, label: np.ndarray) -> Sample:
     sample = Sample(folder / f"{name}.png", folder / f"{name}_label.png")
-    write_image(sample.image, image)
-    write_index(sample.label, label)
+    write_png(sample.image, image)
+    write_png(sample.label, label)
     return sample
 
 
@@ -88,7 +88,7 @@ def test_batches_hold_the_augmented_samples_of_the_order(samples: list[Sample]) 
 @pytest.mark.parametrize(
     ("workers", "start"), [(1, "fork"), (2, "fork"), (4, "fork"), (2, "spawn"), (1, "forkserver")]
 )
-def test_readers_change_nothing(samples: list[Sample], workers: int, start: str) -> None:
+def test_batches_are_the_same_with_workers(samples: list[Sample], workers: int, start: str) -> None:
     alone, together = batches_of(samples, 0), batches_of(samples, workers, start=start)
     for epoch in (0, 1):
         assert same(alone.epoch(epoch), together.epoch(epoch))
@@ -97,7 +97,7 @@ def test_readers_change_nothing(samples: list[Sample], workers: int, start: str)
 
 
 @pytest.mark.parametrize(("workers", "start"), [(0, "fork"), (2, "fork"), (1, "spawn")])
-def test_cache_changes_nothing(
+def test_batches_are_the_same_with_cache(
     samples: list[Sample], tmp_path: Path, workers: int, start: str
 ) -> None:
     cache = DecodedCache(tmp_path / "cache", tmp_path)
@@ -111,14 +111,14 @@ def test_cache_changes_nothing(
     assert same(batches_of(samples, 0, rank=1, world=2).epoch(1), rank.epoch(1))
 
 
-def test_start_at_a_step_gives_the_same_pixels_as_getting_there(samples: list[Sample]) -> None:
+def test_starting_at_a_step_gives_the_same_batches(samples: list[Sample]) -> None:
     whole = list(batches_of(samples, 0, batch_size=2).epoch(1))
     for start in range(4):
         rest = batches_of(samples, 0, batch_size=2).epoch(1, start=start)
         assert same(iter(whole[start:]), rest)
 
 
-def test_processes_read_their_parts_of_the_same_batches(samples: list[Sample]) -> None:
+def test_ranks_read_their_parts_of_the_same_batches(samples: list[Sample]) -> None:
     whole = list(batches_of(samples, 0, batch_size=3).epoch(0))
     parts = [list(batches_of(samples, 0, 3, rank, world=2).epoch(0)) for rank in range(2)]
     for batch, first, second in zip(whole, *parts, strict=True):
@@ -127,7 +127,7 @@ def test_processes_read_their_parts_of_the_same_batches(samples: list[Sample]) -
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_image_is_one_error_that_names_it(samples: list[Sample], workers: int) -> None:
+def test_broken_image_raises_one_error_with_its_name(samples: list[Sample], workers: int) -> None:
     samples[3].image.write_bytes(samples[3].image.read_bytes()[:200])
     with pytest.raises(DrnError, match="broken image") as caught:
         list(batches_of(samples, workers, batch_size=7).epoch(0))
@@ -136,14 +136,14 @@ def test_broken_image_is_one_error_that_names_it(samples: list[Sample], workers:
     assert "Traceback" not in caught.value.message
 
 
-def test_hint_crosses_from_the_reading_process(samples: list[Sample]) -> None:
+def test_hint_of_an_error_in_a_worker_is_kept(samples: list[Sample]) -> None:
     Image.fromarray(np.full((16, 20), 9, np.uint8)).save(samples[3].label)
     with pytest.raises(DrnError, match="have the label 9") as caught:
         list(batches_of(samples, 1, batch_size=7).epoch(0))
     assert "data.classes" in str(caught.value.hint)
 
 
-def test_normalise_is_minus_mean_over_std_channel_by_channel() -> None:
+def test_normalizes_each_channel() -> None:
     images = torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
     )
@@ -160,7 +160,7 @@ def test_normalise_is_minus_mean_over_std_channel_by_channel() -> None:
         assert np.allclose(result[:, channel].numpy(), expected, atol=1e-5)
 
 
-def test_classes_of_whole_images_are_numbers(samples: list[Sample]) -> None:
+def test_class_ids_are_int64(samples: list[Sample]) -> None:
     order = EpochSampler(7, 7, seed=0)
     options = {"rank": 0, "world": 1, "pin": False}
     for workers in (0, 1):
@@ -176,12 +176,12 @@ class Numbers(Dataset[Any]):
         return np.full((4, 4, 3), turn.sample, np.uint8), turn.sample
 
 
-def test_batches_come_to_the_device(samples: list[Sample]) -> None:
+def test_batches_are_moved_to_the_device(samples: list[Sample]) -> None:
     moved = on_device(batches_of(samples, 0).epoch(0), torch.device("cpu"))
     assert same(moved, batches_of(samples, 0).epoch(0))
 
 
-def test_signal_for_all_processes_leaves_the_readers_to_the_parent(samples: list[Sample]) -> None:
+def test_workers_ignore_signals_to_the_process_group(samples: list[Sample]) -> None:
     batches = batches_of(samples, workers=1, batch_size=1).epoch(0)
     seen = [next(batches)]
     for reader in multiprocessing.active_children():
@@ -208,6 +208,6 @@ raise SystemExit(3)
 """
 
 
-def test_readers_end_with_a_program_that_ends_in_the_middle(samples: list[Sample]) -> None:
+def test_workers_end_with_the_program(samples: list[Sample]) -> None:
     command = [sys.executable, "-c", LEFT_OVER, str(samples[0].image), str(samples[0].label)]
     assert subprocess.run(command, timeout=120, check=False).returncode == 3

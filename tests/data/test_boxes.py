@@ -1,4 +1,4 @@
-"""True boxes in each of the formats that people have them in, and what is wrong with others."""
+"""Ground truth boxes in all supported formats, and invalid files."""
 
 import os
 from pathlib import Path
@@ -58,7 +58,7 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_all_boxes_below_a_folder(tmp_path: Path, kind: str) -> None:
+def test_reads_all_boxes_below_a_folder(tmp_path: Path, kind: str) -> None:
     write(tmp_path, {"boxes/readme.txt": "no boxes", "boxes/other.csv": "a,b\n"})
     found = read_boxes(write(tmp_path, {f"boxes/{k}": v for k, v in FORMATS[kind].items()}))
     assert {name: sorted(boxes, key=lambda box: -box.xmax) for name, boxes in found.items()} == {
@@ -79,14 +79,14 @@ def test_all_boxes_below_a_folder(tmp_path: Path, kind: str) -> None:
         ("dogs_boxes.txt", "x.JPEG 5 6 7.5 8\n", {"x": [Box("dogs", 5, 6, 7.5, 8)]}),
     ],
 )
-def test_a_file_that_is_named(
+def test_reads_boxes_of_a_file(
     tmp_path: Path, name: str, text: str, expected: dict[str, list[Box]]
 ) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert read_boxes(tmp_path / name) == expected
 
 
-def test_what_preparing_imagenet_writes(tmp_path: Path) -> None:
+def test_reads_boxes_written_by_imagenet_preparation(tmp_path: Path) -> None:
     path = tmp_path / "val_boxes.csv"
     boxes = {
         "a": [SourceBox(TENCH, ("1", "2", "30", "40")), SourceBox(GOLDFISH, ("5", "6", "7", "8"))],
@@ -98,14 +98,14 @@ def test_what_preparing_imagenet_writes(tmp_path: Path) -> None:
     assert read_boxes(path) == read_boxes(tmp_path) == EXPECTED
 
 
-def test_one_format_of_a_folder_is_read_and_not_two(tmp_path: Path) -> None:
-    """The same boxes may lie there in several: none is read twice."""
+def test_reads_one_format_of_a_folder(tmp_path: Path) -> None:
+    """The same boxes may exist in several formats; none is read twice."""
     for files in FORMATS.values():
         write(tmp_path, files)
     assert {name: len(boxes) for name, boxes in read_boxes(tmp_path).items()} == {"a": 2, "b": 1}
 
 
-def test_one_pixel_is_a_box(tmp_path: Path) -> None:
+def test_box_of_one_pixel(tmp_path: Path) -> None:
     write(tmp_path, {"val_annotations.txt": f"a.JPEG {TENCH} 3 3 3 3\n"})
     assert read_boxes(tmp_path) == {"a": [Box(TENCH, 3, 3, 3, 3)]}
 
@@ -119,53 +119,51 @@ KAGGLE = "ImageId,PredictionString\n"
     [
         ("a.xml", "<annotation>", r"a\.xml: not valid XML"),
         ("a.xml", xml(ONE).replace("<xmax>30</xmax>", ""), r"a\.xml: should be a WNID and four"),
-        ("a.xml", xml(Box(TENCH, 9, 2, 3, 4)), r"a\.xml: the box 9 2 3 4 has its corners in the"),
-        ("a.xml", "<annotation/>", r"a\.xml: holds no boxes"),
-        ("s.csv", "", r"s\.csv:1: should be the header image,class,xmin"),
-        ("s.csv", "image,xmin,ymin,xmax,ymax,wnid\n", r"s\.csv:1: should be the header"),
-        ("s.csv", HEADER, r"s\.csv: holds no boxes"),
-        ("s.csv", f"{HEADER}a,{TENCH},1,2,3,4\na,{TENCH},1,2,3\n", r"s\.csv:3: has 5 columns"),
-        ("s.csv", f"{HEADER}a,{TENCH},1,2,3,x\n", r"s\.csv:2: `1 2 3 x` are no four numbers"),
-        ("s.csv", f"{HEADER}a,{TENCH},1,2,3,\n", r"s\.csv:2: `1 2 3 ` are no four numbers"),
-        ("s.csv", f"{HEADER}a,{TENCH},1,9,3,4\n", r"s\.csv:2: the box 1 9 3 4 has its corners"),
+        ("a.xml", xml(Box(TENCH, 9, 2, 3, 4)), r"a\.xml: the box 9 2 3 4 has max below min"),
+        ("a.xml", "<annotation/>", r"a\.xml: contains no boxes"),
+        ("s.csv", "", r"s\.csv:1: header is neither image,class,xmin"),
+        ("s.csv", "image,xmin,ymin,xmax,ymax,wnid\n", r"s\.csv:1: header is neither"),
+        ("s.csv", HEADER, r"s\.csv: contains no boxes"),
+        ("s.csv", f"{HEADER}a,{TENCH},1,2,3,4\na,{TENCH},1,2,3\n", r"s\.csv:3: 5 columns"),
+        ("s.csv", f"{HEADER}a,{TENCH},1,2,3,x\n", r"s\.csv:2: `1 2 3 x` is not four numbers"),
+        ("s.csv", f"{HEADER}a,{TENCH},1,2,3,\n", r"s\.csv:2: `1 2 3 ` is not four numbers"),
+        ("s.csv", f"{HEADER}a,{TENCH},1,9,3,4\n", r"s\.csv:2: the box 1 9 3 4 has max below min"),
         ("s.csv", f"{KAGGLE}a,{TENCH} 1 2 3 4\nb,{TENCH} 1\n", r"s\.csv:3: should be a WNID and"),
-        ("s.csv", f"{KAGGLE}a,{TENCH} 4 2 3 4\n", r"s\.csv(:2|: a): the box 4 2 3 4 has its"),
+        ("s.csv", f"{KAGGLE}a,{TENCH} 4 2 3 4\n", r"s\.csv(:2|: a): the box 4 2 3 4 has max"),
         ("v.txt", f"a {TENCH} 1 2 3 4\n\na 1 2 3 4\n", r"v\.txt:3: `a 1 2 3 4` is not an image"),
-        ("v.txt", f"a {TENCH} 1 2 3 4 5\n", r"v\.txt:1: .* is not an image and its box"),
-        ("v.txt", f"a {TENCH} 1 2 3 four\n", r"v\.txt:1: `1 2 3 four` are no four numbers"),
-        ("v.txt", f"a {TENCH} 1 2 nan 4\n", r"v\.txt:1: `1 2 nan 4` are no four numbers"),
-        ("v.txt", f"a {TENCH} 1 2 inf 4\n", r"v\.txt:1: `1 2 inf 4` are no four numbers"),
-        ("n1_boxes.txt", "a 5 2 3 4\n", r"n1_boxes\.txt:1: the box 5 2 3 4 has its corners"),
-        ("v.txt", "", r"v\.txt: holds no boxes"),
+        ("v.txt", f"a {TENCH} 1 2 3 4 5\n", r"v\.txt:1: .* is not an image name and its box"),
+        ("v.txt", f"a {TENCH} 1 2 3 four\n", r"v\.txt:1: `1 2 3 four` is not four numbers"),
+        ("v.txt", f"a {TENCH} 1 2 nan 4\n", r"v\.txt:1: `1 2 nan 4` is not four numbers"),
+        ("v.txt", f"a {TENCH} 1 2 inf 4\n", r"v\.txt:1: `1 2 inf 4` is not four numbers"),
+        ("n1_boxes.txt", "a 5 2 3 4\n", r"n1_boxes\.txt:1: the box 5 2 3 4 has max below min"),
+        ("v.txt", "", r"v\.txt: contains no boxes"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_line(
-    tmp_path: Path, name: str, text: str, message: str
-) -> None:
+def test_error_names_file_and_line(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(DrnError, match=message) as told:
+    with pytest.raises(DrnError, match=message) as caught:
         read_boxes(tmp_path / name)
-    assert told.value.message.startswith(f"{tmp_path / name}")
+    assert caught.value.message.startswith(f"{tmp_path / name}")
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_file_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "val_boxes.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DrnError, match=r"val_boxes\.csv:1: not UTF-8 text"):
         read_boxes(tmp_path)
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_missing_file_or_folder_without_boxes(tmp_path: Path) -> None:
     with pytest.raises(DrnError, match="nowhere: no such file or folder"):
         read_boxes(tmp_path / "nowhere")
     write(tmp_path, {"boxes.csv": TABLE})
-    with pytest.raises(DrnError, match="has no boxes") as told:
+    with pytest.raises(DrnError, match="contains no files with boxes") as caught:
         read_boxes(tmp_path)
     for known in ("*.xml", "LOC_val_solution.csv", "val_boxes.csv", "val_annotations.txt"):
-        assert known in (told.value.hint or "")
+        assert known in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("name", ["a.xml", "a.txt", "a.csv"])
-def test_a_pipe_is_refused_and_so_is_what_is_too_large(tmp_path: Path, name: str) -> None:
+def test_pipes_and_large_files_are_rejected(tmp_path: Path, name: str) -> None:
     (tmp_path / "boxes").mkdir()
     os.mkfifo(tmp_path / "boxes" / "a.xml")
     with pytest.raises(DrnError, match=r"a\.xml: is not a regular file"):

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_files import chunk
 from PIL import Image
 
-from drn_cli.data import cache as cache_module
 from drn_cli.data.cache import DecodedCache, cache_plan, open_cache
 from drn_cli.data.decoding import decode
+from drn_cli.data.file_ends import PNG_MAGIC
 from drn_cli.data.folders import ListDataset, Sample
 from drn_cli.errors import DrnError
 
@@ -42,14 +44,15 @@ def files(cache: DecodedCache) -> list[str]:
     return sorted(path.name for path in cache.folder.iterdir())
 
 
-def test_first_reading_decodes_and_later_ones_map(
-    cache: DecodedCache, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_first_read_decodes_and_later_reads_map(cache: DecodedCache, samples: list[Sample]) -> None:
     assert not cache.holds(samples[0])
     assert all(equal(cache, sample) for sample in samples)
     assert len(files(cache)) == len(samples)
     fresh = [decode(sample) for sample in samples]
-    monkeypatch.setattr(cache_module, "decode", None)
+    for sample in samples:  # same size and time, but unreadable
+        status = sample.image.stat()
+        sample.image.write_bytes(bytes(status.st_size))
+        os.utime(sample.image, ns=(status.st_atime_ns, status.st_mtime_ns))
     for sample, (image, label) in zip(samples, fresh, strict=True):
         assert cache.holds(sample)
         kept = cache.read(sample)
@@ -60,7 +63,7 @@ def test_first_reading_decodes_and_later_ones_map(
 
 
 @pytest.mark.parametrize("which", ["image", "label"])
-def test_changed_source_is_decoded_anew_and_the_old_file_goes(
+def test_changed_source_replaces_its_cache_file(
     cache: DecodedCache, samples: list[Sample], which: str
 ) -> None:
     sample = samples[0]
@@ -76,7 +79,7 @@ def test_changed_source_is_decoded_anew_and_the_old_file_goes(
     assert files(cache) != before
 
 
-def test_label_of_no_class_is_an_error_whether_it_is_kept_or_not(
+def test_invalid_label_is_an_error_whether_cached_or_not(
     cache: DecodedCache, samples: list[Sample]
 ) -> None:
     label = np.full((48, 64), 255, np.uint8)
@@ -89,7 +92,7 @@ def test_label_of_no_class_is_an_error_whether_it_is_kept_or_not(
     assert np.array_equal(cache.read(samples[0], 8)[1], label)
 
 
-def test_moved_data_folder_takes_its_cache_along(
+def test_cache_moves_with_the_data_folder(
     cache: DecodedCache, samples: list[Sample], own_data_folder: Path, tmp_path: Path
 ) -> None:
     cache.read(samples[0])
@@ -99,7 +102,7 @@ def test_moved_data_folder_takes_its_cache_along(
 
 
 @pytest.mark.parametrize("kept", [0, 50, 2000])
-def test_file_that_is_not_whole_is_written_anew(
+def test_truncated_cache_file_is_replaced(
     cache: DecodedCache, samples: list[Sample], kept: int
 ) -> None:
     cache.read(samples[0])
@@ -111,7 +114,7 @@ def test_file_that_is_not_whole_is_written_anew(
 
 
 def damages(whole: bytes, other: bytes) -> Iterator[bytes]:
-    """Yield a file with a bit flipped, cut short, longer, with a side swapped, or of another."""
+    """Yield a file with a flipped bit, truncated, extended, transposed, or of another sample."""
     random = np.random.default_rng(0)
     for bit in random.choice(8 * len(whole), 200, replace=False):
         data = bytearray(whole)
@@ -165,10 +168,10 @@ def test_header_is_verified_each_time_and_pixels_once(
         file.seek(8)
         file.write(b"\xff")
     assert equal(cache, samples[0])
-    assert "the checksum of its header is wrong" in caplog.text
+    assert "wrong checksum of its header" in caplog.text
 
 
-def test_entries_of_an_earlier_format_are_replaced(
+def test_files_of_an_earlier_format_are_replaced(
     cache: DecodedCache, samples: list[Sample], caplog: pytest.LogCaptureFixture
 ) -> None:
     cache.read(samples[0])
@@ -181,7 +184,7 @@ def test_entries_of_an_earlier_format_are_replaced(
     assert not caplog.records
 
 
-def test_sample_that_cannot_be_kept_is_read_all_the_same(
+def test_sample_is_read_if_the_cache_cannot_be_written(
     cache: DecodedCache, samples: list[Sample], caplog: pytest.LogCaptureFixture
 ) -> None:
     cache.folder.write_text("in the way")
@@ -194,9 +197,7 @@ def test_sample_that_cannot_be_kept_is_read_all_the_same(
         cache.add(samples[0])
 
 
-def test_broken_image_is_its_own_error_and_nothing_is_kept(
-    cache: DecodedCache, samples: list[Sample]
-) -> None:
+def test_broken_image_is_not_cached(cache: DecodedCache, samples: list[Sample]) -> None:
     samples[0].image.write_bytes(samples[0].image.read_bytes()[:100])
     with pytest.raises(DrnError, match="broken image"):
         cache.read(samples[0])
@@ -206,7 +207,7 @@ def test_broken_image_is_its_own_error_and_nothing_is_kept(
     assert not cache.folder.exists()
 
 
-def test_need_is_what_is_missing_and_what_it_takes(
+def test_plan_counts_missing_samples_and_their_size(
     cache: DecodedCache, samples: list[Sample]
 ) -> None:
     cache.read(samples[0])
@@ -226,7 +227,7 @@ def read_all(folder: Path, root: Path, reversed_: bool) -> bool:
     return all(equal(cache, sample) for sample in (samples[::-1] if reversed_ else samples))
 
 
-def test_several_processes_build_the_same_cache(
+def test_several_processes_fill_the_same_cache(
     cache: DecodedCache, samples: list[Sample], own_data_folder: Path
 ) -> None:
     work = partial(read_all, cache.folder, own_data_folder)
@@ -250,7 +251,7 @@ DecodedCache(root / "drn-cache", root).read(ListDataset.open(root).samples("trai
 """
 
 
-def test_killed_process_leaves_nothing_that_is_wrong(
+def test_killed_process_leaves_no_invalid_file(
     cache: DecodedCache, samples: list[Sample], own_data_folder: Path
 ) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, own_data_folder], check=False)
@@ -259,14 +260,14 @@ def test_killed_process_leaves_nothing_that_is_wrong(
     assert not cache.holds(samples[0])
     assert equal(cache, samples[0])
     cache.sweep()
-    assert left.exists()  # somebody might still be writing it
+    assert left.exists()  # another process might still be writing it
     os.utime(left, (0, 0))
     cache.sweep()
     assert not left.exists()
     assert cache.holds(samples[0])
 
 
-def test_remove_takes_samples_and_nothing_else(cache: DecodedCache, samples: list[Sample]) -> None:
+def test_remove_keeps_other_files(cache: DecodedCache, samples: list[Sample]) -> None:
     for sample in samples:
         cache.read(sample)
     (cache.folder / "notes.raw").write_text("mine")
@@ -278,33 +279,35 @@ def test_remove_takes_samples_and_nothing_else(cache: DecodedCache, samples: lis
 
 
 @pytest.mark.parametrize("kind", ["disk", "memory"])
-def test_opened_cache_says_what_it_takes(
+def test_message_of_opened_cache_contains_its_size(
     own_data_folder: Path, samples: list[Sample], kind: str
 ) -> None:
     place = own_data_folder / "decoded"
     opened = open_cache(kind, own_data_folder, place, samples)
     assert not opened.refused
-    assert "12 samples take 147.7 kB decoded" in opened.message
+    assert "12 samples take 147.7 kB decoded in" in opened.message
     assert equal(opened.cache, samples[0])
     assert place.exists() == (kind == "disk")
     for sample in samples:
         opened.cache.read(sample)
     again = open_cache(kind, own_data_folder, place, samples)
-    assert "all 12 samples are decoded" in again.message
+    assert "all 12 samples are cached" in again.message
 
 
-def test_too_small_a_disk_is_told_and_done_without(
-    own_data_folder: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache_module, "free_bytes", lambda folder: 100_000)
-    opened = open_cache("disk", own_data_folder, own_data_folder / "decoded", samples)
-    assert opened.refused
-    assert opened.cache is None
-    assert "12 samples take 147.7 kB" in opened.message
-    assert "100.0 kB are free" in opened.message
+def test_cache_is_refused_if_the_disk_is_too_small(own_data_folder: Path) -> None:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 12_000, 12_000, 8, 2, 0, 0, 0))
+    image = own_data_folder / "large.png"  # of which only the header is read
+    image.write_bytes(PNG_MAGIC + header + chunk(b"IDAT", b""))
+    count = shutil.disk_usage(own_data_folder).free // 500_000_000 + 2
+    opened = open_cache(
+        "disk", own_data_folder, own_data_folder / "decoded", [Sample(image, image)] * count
+    )
+    assert (opened.cache, opened.refused) == (None, True)
+    assert f"{count} samples take" in opened.message
+    assert "are free; images are decoded each time" in opened.message
 
 
-def test_place_that_cannot_be_written_is_told_and_done_without(
+def test_cache_is_refused_if_its_folder_cannot_be_written(
     own_data_folder: Path, samples: list[Sample]
 ) -> None:
     (own_data_folder / "decoded").write_text("in the way")

@@ -10,7 +10,7 @@ from drn_cli.errors import DrnError
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two classes; images are only named here, nobody opens them."""
+    """Two classes; the images are empty files, which are never opened."""
     folder = tmp_path / "birds"
     for name in (
         "train/n02/b.JPEG",
@@ -42,16 +42,16 @@ def test_classes_are_the_sorted_folders(root: Path) -> None:
     ]
 
 
-def test_class_without_images_keeps_its_number(root: Path) -> None:
+def test_class_without_images_keeps_its_id(root: Path) -> None:
     assert FolderDataset.open(root).samples("val") == [ClassSample(root / "val/n02/v.JPEG", 1)]
 
 
-def test_val_alone_has_classes_too(root: Path) -> None:
+def test_validation_split_alone_defines_classes(root: Path) -> None:
     (root / "train").rename(root / "elsewhere")
     assert FolderDataset.open(root).folders == ("n02",)
 
 
-def test_info_gives_order_and_names(root: Path) -> None:
+def test_info_defines_order_and_names(root: Path) -> None:
     describe(root, folders=["n02", "n01", "n00"], classes=["robin", "wren", "owl"])
     folder = FolderDataset.open(root)
     assert folder.folders == ("n02", "n01", "n00")
@@ -59,7 +59,7 @@ def test_info_gives_order_and_names(root: Path) -> None:
     assert [sample.target for sample in folder.samples("train")] == [0, 0, 1]
 
 
-def test_info_may_name_classes_without_folders(root: Path) -> None:
+def test_info_may_list_classes_without_folders(root: Path) -> None:
     folder = FolderDataset.open(describe(root, classes=["wren", "robin"]))
     assert (folder.folders, folder.names) == (("n01", "n02"), ("wren", "robin"))
 
@@ -67,16 +67,16 @@ def test_info_may_name_classes_without_folders(root: Path) -> None:
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        ({"classes": ["wren"]}, "names 1 classes and 2 folders"),
-        ({"folders": ["n01"]}, "does not name the class folder n02"),
-        ({"folders": ["n01", "n02", "n01"]}, "names the folder n01 twice"),
-        ({"folders": "n01"}, "folders should be a list of names"),
-        ({"folders": 2}, "folders should be a list of names"),
-        ({"classes": ["wren", 7]}, "classes should be a list of names"),
-        ({"classes": None}, "classes should be a list of names"),
+        ({"classes": ["wren"]}, "has 1 classes and 2 folders"),
+        ({"folders": ["n01"]}, "does not list the class folder n02"),
+        ({"folders": ["n01", "n02", "n01"]}, "lists the folder n01 twice"),
+        ({"folders": "n01"}, "folders has to be a list of names"),
+        ({"folders": 2}, "folders has to be a list of names"),
+        ({"classes": ["wren", 7]}, "classes has to be a list of names"),
+        ({"classes": None}, "classes has to be a list of names"),
     ],
 )
-def test_info_that_contradicts_the_folders(
+def test_info_that_does_not_match_the_folders(
     root: Path, info: dict[str, object], message: str
 ) -> None:
     with pytest.raises(DrnError, match=message) as caught:
@@ -84,50 +84,50 @@ def test_info_that_contradicts_the_folders(
     assert str(root / "info.json") in caught.value.message
 
 
-def test_info_that_is_no_object(root: Path) -> None:
+def test_info_that_is_not_an_object(root: Path) -> None:
     (root / "info.json").write_text("[]")
-    with pytest.raises(DrnError, match="should hold an object"):
+    with pytest.raises(DrnError, match="has to be a JSON object"):
         FolderDataset.open(root)
 
 
-def test_statistics_are_those_of_info_or_of_imagenet(root: Path) -> None:
+def test_statistics_default_to_imagenet(root: Path) -> None:
     folder = FolderDataset.open(root)
     assert folder.statistics() == IMAGENET
     describe(root, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
     assert folder.statistics() == ChannelStats((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     describe(root, mean=[0.1, 0.2, 0.3])
-    with pytest.raises(DrnError, match="std should be three numbers"):
+    with pytest.raises(DrnError, match="std has to be three numbers"):
         folder.statistics()
 
 
-def test_folder_that_is_missing_or_has_no_classes(root: Path, tmp_path: Path) -> None:
+def test_missing_folder_or_no_classes(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DrnError, match="no such data folder"):
         FolderDataset.open(tmp_path / "nowhere")
-    with pytest.raises(DrnError, match="has no folders train/CLASS"):
+    with pytest.raises(DrnError, match="contains no folders train/CLASS"):
         FolderDataset.open(root / "val" / "n02")
 
 
-def test_split_that_is_missing_empty_or_strange(root: Path) -> None:
+def test_missing_empty_or_unknown_split(root: Path) -> None:
     folder = FolderDataset.open(root)
     (root / "val/n02/v.JPEG").unlink()
-    with pytest.raises(DrnError, match="val: has no images in class folders"):
+    with pytest.raises(DrnError, match="val: contains no images in class folders"):
         folder.samples("val")
     (root / "val/n99").mkdir()
-    with pytest.raises(DrnError, match=r"val/n99: is no class of"):
+    with pytest.raises(DrnError, match=r"val/n99: is not a class of"):
         folder.samples("val")
     (root / "val/n99").rmdir()
     (root / "val/n02").rmdir()
     (root / "val").rmdir()
-    with pytest.raises(DrnError, match="val: has no images in class folders"):
+    with pytest.raises(DrnError, match="val: contains no images in class folders"):
         folder.samples("val")
 
 
-def test_folder_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_folder(tmp_path: Path) -> None:
     with pytest.raises(DrnError, match="cannot be read: File name too long"):
         is_class_folder(tmp_path / ("x" * 300))
 
 
-def test_kinds_are_told_apart(root: Path, data_folder: Path, tmp_path: Path) -> None:
+def test_recognizes_class_folders(root: Path, data_folder: Path, tmp_path: Path) -> None:
     assert is_class_folder(root)
     assert is_class_folder(str(root))
     assert not is_class_folder(data_folder)
@@ -138,7 +138,7 @@ def test_kinds_are_told_apart(root: Path, data_folder: Path, tmp_path: Path) -> 
     assert not is_class_folder(root)
 
 
-def test_images_beside_lists_make_no_classes(tmp_path: Path) -> None:
+def test_folder_with_lists_is_not_a_class_folder(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.png").touch()
     assert not is_class_folder(tmp_path)

@@ -15,7 +15,7 @@ from drn_cli.data.classes import (
 )
 
 
-def test_cityscapes_ids_map_as_the_shipped_table_says() -> None:
+def test_cityscapes_ids_match_the_table() -> None:
     table = files("drn_cli.data") / "tables" / "cityscapes_labels.csv"
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 35
@@ -31,11 +31,11 @@ def test_cityscapes_ids_map_as_the_shipped_table_says() -> None:
 @pytest.mark.parametrize(
     ("label_id", "train_id"), [(0, 255), (7, 0), (8, 1), (9, 255), (29, 255), (31, 16), (33, 18)]
 )
-def test_cityscapes_ids_that_everybody_knows(label_id: int, train_id: int) -> None:
+def test_well_known_cityscapes_ids(label_id: int, train_id: int) -> None:
     assert cityscapes_train_ids()[label_id] == train_id
 
 
-def test_cityscapes_licence_plate_of_id_minus_one_takes_no_place() -> None:
+def test_license_plate_with_id_minus_one_has_no_entry() -> None:
     mapping = cityscapes_train_ids()
     assert mapping[-1] == 255
     assert sorted(mapping[mapping != 255].tolist()) == list(range(19))
@@ -71,7 +71,7 @@ def test_camvid_classes_are_those_of_the_segnet_copy() -> None:
     assert classes.names[10] == "Bicyclist"
 
 
-def test_camvid_colours_are_the_original_and_the_evaluated_ones() -> None:
+def test_camvid_colors_are_the_original_and_the_evaluated_ones() -> None:
     colours = camvid_colours()
     assert len(colours) == 32 + 11
     assert {number for _, number, _ in colours} == {*range(11), 255}
@@ -92,7 +92,7 @@ def test_camvid_colours_are_the_original_and_the_evaluated_ones() -> None:
     assert evaluated.items() <= by_colour.items()
 
 
-def test_camvid_split_is_that_of_the_field() -> None:
+def test_camvid_split_is_the_usual_one() -> None:
     split = camvid_split()
     counts = [list(split.values()).count(part) for part in ("train", "val", "test")]
     assert counts == [367, 101, 233]
@@ -101,14 +101,14 @@ def test_camvid_split_is_that_of_the_field() -> None:
     assert split["0001TP_008550"] == "test"
 
 
-def test_palette_holds_the_colours_and_is_black_beyond() -> None:
+def test_palette_is_black_beyond_the_classes() -> None:
     palette = ClassSet(("a", "b"), ((1, 2, 3), (250, 251, 252))).palette()
     assert len(palette) == 768
     assert palette[:6] == bytes([1, 2, 3, 250, 251, 252])
     assert not any(palette[6:])
 
 
-def test_made_up_classes_have_one_colour_each_and_none_is_that_of_ignored() -> None:
+def test_generic_colors_are_unique_and_not_that_of_ignored() -> None:
     for count in range(2, 256):
         classes = generic(count)
         assert len(classes) == len(classes.colours) == count
@@ -119,12 +119,12 @@ def test_made_up_classes_have_one_colour_each_and_none_is_that_of_ignored() -> N
             assert (0, 0, 0) not in classes.colours
 
 
-def test_made_up_colours_are_those_of_pascal_voc() -> None:
+def test_generic_colors_are_those_of_pascal_voc() -> None:
     assert generic(4).colours == ((128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128))
     assert generic(20).colours[19] == (0, 64, 128)
 
 
-def test_nineteen_and_eleven_classes_are_taken_for_the_known_sets() -> None:
+def test_19_and_11_classes_are_cityscapes_and_camvid() -> None:
     assert generic(19) == cityscapes()
     assert generic(11) == camvid()
     assert generic(12).names[:2] == ("class 0", "class 1")

@@ -24,7 +24,7 @@ def samples(tmp_path: Path) -> list[ClassSample]:
     return made
 
 
-def test_training_item_is_the_window_of_its_turn(samples: list[ClassSample]) -> None:
+def test_training_item_is_the_crop_of_its_key(samples: list[ClassSample]) -> None:
     crop = ResizedCrop(24)
     dataset = ClassificationSet(samples, crop, seed=3)
     for epoch, number in ((0, 0), (1, 0), (4, 1), (0, 2)):
@@ -37,7 +37,7 @@ def test_training_item_is_the_window_of_its_turn(samples: list[ClassSample]) -> 
         assert target == 5 * number
 
 
-def test_epochs_and_seeds_give_other_crops(samples: list[ClassSample]) -> None:
+def test_crops_differ_by_epoch_and_seed(samples: list[ClassSample]) -> None:
     first, second = (ClassificationSet(samples, ResizedCrop(24), seed) for seed in (0, 1))
     crops = [first[SampleKey(0, 0)][0], first[SampleKey(1, 0)][0], second[SampleKey(0, 0)][0]]
     assert (first[SampleKey(0, 0)][0] == crops[0]).all()
@@ -45,7 +45,7 @@ def test_epochs_and_seeds_give_other_crops(samples: list[ClassSample]) -> None:
     assert not (crops[0] == crops[2]).all()
 
 
-def test_test_items_are_the_fixed_crops(samples: list[ClassSample]) -> None:
+def test_evaluation_items_are_fixed_crops(samples: list[ClassSample]) -> None:
     one = ClassificationTestSet(samples, "1-crop", size=20, resize=28)
     ten = ClassificationTestSet(samples, "10-crop", size=20, resize=28)
     assert len(one) == len(ten) == 3
@@ -60,12 +60,12 @@ def test_test_items_are_the_fixed_crops(samples: list[ClassSample]) -> None:
         assert target == 5 * number
 
 
-def test_test_crops_are_224_of_256_unless_told_otherwise(samples: list[ClassSample]) -> None:
+def test_default_evaluation_crop_is_224_of_256(samples: list[ClassSample]) -> None:
     found, _ = ClassificationTestSet(samples)[0]
     assert (found == center_crop(read_image(samples[0].image), 224, 256)).all()
 
 
-def test_broken_image_is_an_error_that_travels_as_a_value(samples: list[ClassSample]) -> None:
+def test_broken_image_returns_its_error(samples: list[ClassSample]) -> None:
     samples[1].image.write_bytes(samples[1].image.read_bytes()[:200])
     for item in (
         ClassificationSet(samples, ResizedCrop(8), 0)[SampleKey(0, 1)],
@@ -76,6 +76,6 @@ def test_broken_image_is_an_error_that_travels_as_a_value(samples: list[ClassSam
         assert pickle.loads(pickle.dumps(item)).message == item.message
 
 
-def test_view_that_does_not_exist(samples: list[ClassSample]) -> None:
-    with pytest.raises(DrnError, match="'5-crop' is no view"):
+def test_unknown_view(samples: list[ClassSample]) -> None:
+    with pytest.raises(DrnError, match="'5-crop' is not a view"):
         ClassificationTestSet(samples, "5-crop")

@@ -1,4 +1,4 @@
-"""`drn data` where golden tests do not reach: Ctrl-C, links, and training that reads a cache."""
+"""`drn data` beyond golden tests: Ctrl-C, links, and training from a cache."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def write_noise(root: Path, count: int, splits: tuple[str, ...] = ("train",)) -> None:
-    """Write images that take a while to decode, and their lists."""
+    """Write images that are slow to decode, and their lists."""
     root.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3)).astype(np.uint8)
     Image.fromarray(noise).save(root / "0.png", compress_level=1)
@@ -24,7 +24,7 @@ def write_noise(root: Path, count: int, splits: tuple[str, ...] = ("train",)) ->
 
 
 def interrupted(process) -> str:
-    """Interrupt the whole process group as a terminal does, and return what it printed."""
+    """Interrupt the process group, as a terminal does, and return what it printed."""
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (130, ""), stderr
@@ -41,7 +41,7 @@ def test_check_can_be_interrupted(drn, until, tmp_path: Path) -> None:
     interrupted(process)
 
 
-def test_cache_continues_where_it_was_interrupted(drn, until, tmp_path: Path) -> None:
+def test_interrupted_cache_command_resumes(drn, until, tmp_path: Path) -> None:
     write_noise(tmp_path / "data", 40)
     folder = tmp_path / "data" / "drn-cache"
     process = drn.begin("data", "cache", tmp_path / "data")
@@ -86,7 +86,7 @@ def test_training_from_a_cache_has_exactly_the_same_losses(
     assert not any(path.name in done.stderr for path in left)  # memory is given back
 
 
-def test_training_goes_without_a_cache_that_has_no_room(
+def test_trains_without_cache_if_it_does_not_fit(
     drn, recipe_file: Path, own_data_folder: Path
 ) -> None:
     (own_data_folder / "full").write_text("in the way")

@@ -1,4 +1,4 @@
-"""What all searches for images find, and what they say that they left out."""
+"""Searches for images: files found, and messages about skipped ones."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ from drn_cli.inference.inputs import find_images
 
 @pytest.fixture
 def messy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path:
-    """Two images, one behind a linked folder, among all that is left out."""
+    """Two images, one in a linked folder, among all kinds of skipped files."""
     caplog.set_level(logging.INFO, "drn_cli")
     folder, elsewhere = tmp_path / "photos", tmp_path / "disk2"
     for path in (folder / "a.png", elsewhere / "sub" / "b.png"):
@@ -42,11 +42,11 @@ def messy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path:
 
 REASONS = (
     "link to a folder above (cycle) 3 (again/back, root, ...)",
-    "link to a folder that is searched already 1 (more/sub)",
-    "link to nothing 1 (gone.png)",
+    "link to a folder already searched 1 (more/sub)",
+    "broken link 1 (gone.png)",
     "not a regular file 1 (pipe.png)",
     "hidden 1 (.x.png)",
-    "unsupported ending 1 (notes.txt)",
+    "unsupported extension 1 (notes.txt)",
 )
 
 
@@ -71,7 +71,7 @@ def by_eval(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("find", [by_prepare, by_predict, by_eval])
-def test_every_search_follows_links_and_counts_what_it_leaves_out(
+def test_searches_follow_links_and_count_skipped_files(
     messy: Path, find: Callable[[Path], list[Path]], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert find(messy) == [messy / "a.png", messy / "again" / "b.png"]
@@ -81,7 +81,7 @@ def test_every_search_follows_links_and_counts_what_it_leaves_out(
     assert "checkpoint" not in line.getMessage()
 
 
-def test_what_has_no_partner_is_counted(messy: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_without_partner_are_counted(messy: Path, caplog: pytest.LogCaptureFixture) -> None:
     (messy.parent / "masks").mkdir()
     for name in ("a.png", "c.png"):
         (messy.parent / "masks" / name).touch()
@@ -90,7 +90,7 @@ def test_what_has_no_partner_is_counted(messy: Path, caplog: pytest.LogCaptureFi
     assert "no partner 2 (again/b.png, c.png)" in caplog.text
 
 
-def test_class_folders_count_what_they_leave_out(messy: Path) -> None:
+def test_class_folders_count_skipped_files(messy: Path) -> None:
     root = messy.parent / "data"
     (root / "train").mkdir(parents=True)
     (root / "train" / "cat").symlink_to(messy)
@@ -103,11 +103,11 @@ def test_class_folders_count_what_they_leave_out(messy: Path) -> None:
     assert names == ["a.png", "b.png"]
     assert left_out.counts == {
         "folder in a class folder": 5,
-        "link to nothing": 1,
+        "broken link": 1,
         "not a regular file": 1,
         "hidden": 1,
-        "unsupported ending": 1,
-        "image in no class folder": 1,
+        "unsupported extension": 1,
+        "image outside class folders": 1,
     }
 
 
@@ -126,7 +126,7 @@ def test_class_folders_count_what_they_leave_out(messy: Path) -> None:
         ("train", "demo", "data.root=FILE"),
     ],
 )
-def test_a_file_where_a_folder_is_expected_is_called_a_file(
+def test_file_instead_of_folder_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -137,7 +137,7 @@ def test_a_file_where_a_folder_is_expected_is_called_a_file(
     assert str(done.exception).startswith("coco.json: is a file, expected a folder of ")
 
 
-def test_a_file_above_the_folder_is_named(tmp_path: Path) -> None:
+def test_file_as_parent_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "coco.json").write_text("{}")
     with pytest.raises(DrnError, match=r"train: no such folder: .*coco.json is not a folder"):
         pair_folders(tmp_path / "coco.json" / "train", tmp_path)

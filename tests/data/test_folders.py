@@ -12,7 +12,7 @@ INFO = {"mean": [0.29, 0.33, 0.287], "std": [0.18, 0.187, 0.184]}
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Lay out a folder as the original's users have it."""
+    """Make a data folder in the layout of the original code."""
     folder = tmp_path / "cityscapes"
     for split, count in {"train": 3, "val": 2, "test": 1}.items():
         images = [f"leftImg8bit/{split}/a b/{n}.png" for n in range(count)]
@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def test_existing_folder_works_as_it_is(root: Path) -> None:
+def test_reads_folder_of_the_original_code(root: Path) -> None:
     folder = ListDataset.open(root)
     assert folder.samples("train") == [
         Sample(root / f"leftImg8bit/train/a b/{n}.png", root / f"gtFine/train/a b/{n}_trainIds.png")
@@ -41,11 +41,11 @@ def test_existing_folder_works_as_it_is(root: Path) -> None:
     assert folder.class_set(19) == cityscapes()
 
 
-def test_labels_that_are_not_wanted_are_left_out(root: Path) -> None:
+def test_samples_without_labels(root: Path) -> None:
     assert all(s.label is None for s in ListDataset.open(root).samples("val", labels=False))
 
 
-def test_test_images_alone_suffice_to_predict(root: Path) -> None:
+def test_prediction_needs_only_test_images(root: Path) -> None:
     for path in root.glob("*_labels.txt"):
         path.unlink()
     for split in ("train", "val"):
@@ -57,7 +57,7 @@ def test_test_images_alone_suffice_to_predict(root: Path) -> None:
     assert str(root / "test_labels.txt") in str(caught.value)
 
 
-def test_lists_may_lie_in_a_folder_of_their_own(root: Path, tmp_path: Path) -> None:
+def test_lists_in_a_separate_folder(root: Path, tmp_path: Path) -> None:
     lists = tmp_path / "lists"
     lists.mkdir()
     (lists / "val_images.txt").write_text("leftImg8bit/val/a b/1.png\n")
@@ -95,17 +95,17 @@ def test_empty_list_is_an_error(root: Path, text: str) -> None:
     assert str(root / "val_images.txt") in str(caught.value)
 
 
-def test_list_that_is_no_text_is_an_error(root: Path) -> None:
+def test_list_that_is_not_text_is_an_error(root: Path) -> None:
     (root / "val_images.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DrnError, match="not UTF-8 text") as caught:
         ListDataset.open(root).samples("val")
     assert str(root / "val_images.txt") in str(caught.value)
 
 
-def test_lists_of_different_length_are_an_error_with_both_lengths(root: Path) -> None:
+def test_lists_of_different_length_are_an_error(root: Path) -> None:
     (root / "train_labels.txt").write_text("gtFine/train/a b/0_trainIds.png\n")
     with pytest.raises(
-        DrnError, match=r"train_images.txt names 3 files and train_labels.txt 1"
+        DrnError, match=r"train_images.txt lists 3 files, train_labels.txt 1"
     ) as caught:
         ListDataset.open(root).samples("train")
     assert str(root) in str(caught.value)
@@ -124,7 +124,7 @@ def test_missing_file_is_named_with_list_and_line(root: Path) -> None:
         ListDataset.open(root).samples("train")
 
 
-def test_missing_statistics_are_an_error_that_says_what_to_write(root: Path) -> None:
+def test_missing_statistics_have_a_hint(root: Path) -> None:
     (root / "info.json").unlink()
     folder = ListDataset.open(root)
     with pytest.raises(DrnError, match="no such file") as caught:
@@ -138,15 +138,15 @@ def test_missing_statistics_are_an_error_that_says_what_to_write(root: Path) -> 
     ("text", "message"),
     [
         ('{"mean": [0.1,\n', "info.json:2: not valid JSON"),
-        ("[1, 2]", "should hold an object"),
-        ('{"std": [1, 1, 1]}', "mean should be three numbers in 0..1, got None"),
-        ('{"mean": [0.5, 0.5], "std": [1, 1, 1]}', "mean should be three numbers"),
-        ('{"mean": [0.5, 0.5, 0.5], "std": ["a", 1, 1]}', "std should be three numbers"),
-        ('{"mean": [0.5, 0.5, 0.5], "std": 0.2}', "std should be three numbers"),
-        ('{"mean": [123.7, 116.3, 103.5], "std": [1, 1, 1]}', "mean should be three numbers in"),
+        ("[1, 2]", "has to be a JSON object"),
+        ('{"std": [1, 1, 1]}', "mean has to be three numbers in 0..1, got None"),
+        ('{"mean": [0.5, 0.5], "std": [1, 1, 1]}', "mean has to be three numbers"),
+        ('{"mean": [0.5, 0.5, 0.5], "std": ["a", 1, 1]}', "std has to be three numbers"),
+        ('{"mean": [0.5, 0.5, 0.5], "std": 0.2}', "std has to be three numbers"),
+        ('{"mean": [123.7, 116.3, 103.5], "std": [1, 1, 1]}', "mean has to be three numbers in"),
         (
             '{"mean": [0.5, 0.5, 0.5], "std": [0.2, 1e-9, 0.2]}',
-            "info.json: std should be three numbers in 1e-06",
+            "info.json: std has to be three numbers in 1e-06",
         ),
     ],
     ids=["broken", "list", "missing", "two", "text", "scalar", "bytes", "zero"],
@@ -158,7 +158,7 @@ def test_wrong_info_is_an_error_with_the_file(root: Path, text: str, message: st
     assert str(root / "info.json") in str(caught.value)
 
 
-def test_class_names_and_colours_come_from_info(root: Path) -> None:
+def test_reads_class_names_and_colors_from_info(root: Path) -> None:
     extra = {"classes": ["cat", "dog"], "colours": [[1, 2, 3], [4, 5, 6]]}
     (root / "info.json").write_text(json.dumps(INFO | extra))
     classes = ListDataset.open(root).class_set(2)
@@ -166,12 +166,12 @@ def test_class_names_and_colours_come_from_info(root: Path) -> None:
     assert classes.colours == ((1, 2, 3), (4, 5, 6))
 
 
-def test_class_names_without_colours_are_made_up(root: Path) -> None:
+def test_class_names_without_colors_are_not_used(root: Path) -> None:
     (root / "info.json").write_text(json.dumps(INFO | {"classes": 3}))
     assert ListDataset.open(root).class_set(3) == generic(3)
 
 
-def test_classes_are_known_where_names_and_colours_are(root: Path) -> None:
+def test_named_classes_need_names_and_colors(root: Path) -> None:
     folder = ListDataset.open(root)
     for extra in ({}, {"classes": ["cat"]}, {"colours": [[1, 2, 3]]}):
         (root / "info.json").write_text(json.dumps(INFO | extra))
@@ -182,18 +182,18 @@ def test_classes_are_known_where_names_and_colours_are(root: Path) -> None:
     assert folder.named_classes() is None
 
 
-def test_other_number_of_colours_is_an_error_with_both_numbers(root: Path) -> None:
+def test_wrong_number_of_colors_is_an_error(root: Path) -> None:
     extra = {"classes": ["cat", "dog"], "colours": [[1, 2, 3]] * 3}
     (root / "info.json").write_text(json.dumps(INFO | extra))
-    with pytest.raises(DrnError, match="names 2 classes and 3 colours") as caught:
+    with pytest.raises(DrnError, match="has 2 classes and 3 colours") as caught:
         ListDataset.open(root).named_classes()
     assert str(root / "info.json") in caught.value.message
 
 
-def test_other_number_of_classes_is_an_error_with_both_numbers(root: Path) -> None:
+def test_wrong_number_of_classes_is_an_error(root: Path) -> None:
     extra = {"classes": ["cat", "dog"], "colours": [[1, 2, 3]] * 2}
     (root / "info.json").write_text(json.dumps(INFO | extra))
-    with pytest.raises(DrnError, match="names 2 classes, the network has 3") as caught:
+    with pytest.raises(DrnError, match="has 2 classes, the network 3") as caught:
         ListDataset.open(root).class_set(3)
     assert str(root / "info.json") in caught.value.message
     assert "data.classes=2" in str(caught.value.hint)
@@ -203,7 +203,7 @@ def test_other_number_of_classes_is_an_error_with_both_numbers(root: Path) -> No
     "colours",
     [{}, "red", [1, 2], [[1, 2], [3, 4]], [[1, 2, "x"], [1, 2, 3]], [[0, 0, 256], [1, 2, 3]]],
 )
-def test_colours_that_are_none_are_an_error(root: Path, colours: list[object]) -> None:
+def test_invalid_colors_are_an_error(root: Path, colours: list[object]) -> None:
     extra = {"classes": ["cat", "dog"], "colours": colours}
     (root / "info.json").write_text(json.dumps(INFO | extra))
     with pytest.raises(DrnError, match="colours") as caught:

@@ -1,4 +1,4 @@
-"""Warnings that are kept quiet in threads come back afterwards, and only then."""
+"""Pillow's warnings are off in all threads inside the context, and on again afterwards."""
 
 import os
 import threading
@@ -16,14 +16,14 @@ def warn() -> None:
     warnings.warn("odd", UserWarning, stacklevel=1)
 
 
-def test_nothing_warns_inside_and_everything_afterwards() -> None:
+def test_warnings_are_off_only_inside() -> None:
     with without_pillow_limits, without_pillow_limits:
         warn()
     with pytest.raises(UserWarning, match="odd"):  # the tests' own filter
         warn()
 
 
-def test_the_first_thread_to_leave_does_not_speak_for_the_last() -> None:
+def test_warnings_stay_off_until_the_last_thread_leaves() -> None:
     filters = list(warnings.filters)
     first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
 
@@ -47,7 +47,7 @@ def test_the_first_thread_to_leave_does_not_speak_for_the_last() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks, where there are threads
-def test_a_forked_process_has_none_of_what_threads_were_inside_of() -> None:
+def test_forked_process_starts_outside() -> None:
     is_in, is_forked = threading.Event(), threading.Event()
     limit = Image.MAX_IMAGE_PIXELS
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from drn_cli.data import memory_folder as module
 from drn_cli.data.cache import open_cache
 from drn_cli.data.memory_folder import claim, memory_folder
 from drn_cli.errors import DrnError
@@ -53,37 +52,37 @@ def test_processes_share_a_folder_and_the_last_removes_it(place: Path) -> None:
     assert list(place.iterdir()) == []
 
 
-def test_what_a_killed_process_left_goes_when_the_next_comes(place: Path) -> None:
+def test_folder_of_a_killed_process_is_removed_by_the_next(place: Path) -> None:
     killed, folder = hold(place)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert (folder / "kept").is_file()
-    (place / "drn-somebody-else").mkdir()
+    (place / "drn-other-user").mkdir()
     other = memory_folder("other data", place)
-    assert sorted(place.iterdir()) == sorted([other, place / "drn-somebody-else"])
+    assert sorted(place.iterdir()) == sorted([other, place / "drn-other-user"])
 
 
-def test_folder_in_use_is_left_alone(place: Path) -> None:
+def test_folder_in_use_is_kept(place: Path) -> None:
     holder, folder = hold(place)
     memory_folder("other data", place)
     assert (folder / "kept").is_file()
     holder.communicate("")
 
 
-def test_nobody_else_may_look_into_it(place: Path) -> None:
+def test_folder_is_private(place: Path) -> None:
     assert memory_folder("data", place).stat().st_mode & 0o077 == 0
 
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A folder like /dev/shm, in which everyone may write."""
+    """A world-writable folder like /dev/shm."""
     folder = tmp_path / "everyones"
     folder.mkdir()
     folder.chmod(0o1777)
     return folder
 
 
-def test_folder_where_everyone_may_write_is_its_owners_alone(shared: Path) -> None:
+def test_folder_in_world_writable_parent_is_private(shared: Path) -> None:
     claim(shared / "cache")
     assert (shared / "cache").stat().st_mode & 0o777 == 0o700
     (shared / "readable").mkdir(mode=0o755)
@@ -98,10 +97,8 @@ def test_folder_where_everyone_may_write_is_its_owners_alone(shared: Path) -> No
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o777])
-def test_folder_of_a_group_is_taken_where_its_parent_is_not_everyones(
-    place: Path, mode: int
-) -> None:
-    """As with umask 002, and on file systems that have no modes of their own."""
+def test_group_writable_folder_is_accepted_in_a_private_parent(place: Path, mode: int) -> None:
+    """As with umask 002, and on file systems without modes."""
     (place / "cache").mkdir()
     (place / "cache").chmod(mode)
     claim(place / "cache")
@@ -123,21 +120,20 @@ ANOTHER = 54321  # a user
     [
         (
             "owned",
-            f"belongs to another user, number {ANOTHER}; images are .*; remove it or choose",
+            rf"belongs to another user \(uid {ANOTHER}\); images are .*; remove it, or choose",
         ),
-        ("link", "is a link in a folder in which everyone may write"),
-        ("open", "can be changed by other users"),
-        ("linked", f"belongs to another user, number {ANOTHER}"),
-        ("through", "is a link in a folder in which everyone may write"),
-        ("above", f"belongs to another user, number {ANOTHER}"),
+        ("link", "is a link in a world-writable folder"),
+        ("open", "is writable by other users"),
+        ("linked", rf"belongs to another user \(uid {ANOTHER}\)"),
+        ("through", "is a link in a world-writable folder"),
+        ("above", rf"belongs to another user \(uid {ANOTHER}\)"),
     ],
 )
-def test_folder_that_another_user_made_first_is_refused(
-    shared: Path, monkeypatch: pytest.MonkeyPatch, kind: str, made: str, problem: str
+def test_folder_made_by_another_user_is_rejected(
+    shared: Path, kind: str, made: str, problem: str
 ) -> None:
     if os.geteuid() != 0 and made in ("owned", "above", "linked"):
         pytest.skip("only root may give a folder to another user")
-    monkeypatch.setattr(module, "SHARED_MEMORY", shared)
     folder = shared / "above" / "cache" if made == "above" else shared / "cache"
     if kind == "memory":
         if made == "above":
@@ -174,7 +170,7 @@ def test_folder_that_another_user_made_first_is_refused(
     assert not any((shared / "elsewhere").glob("*"))
 
 
-def test_what_another_user_put_among_the_leftovers_stays(shared: Path) -> None:
+def test_link_of_another_user_is_not_followed_at_cleanup(shared: Path) -> None:
     planted = shared / f"drn-{os.getuid()}-0123456789abcdef"
     (shared / "precious").mkdir()
     (shared / "precious" / "file").touch()
@@ -184,6 +180,6 @@ def test_what_another_user_put_among_the_leftovers_stays(shared: Path) -> None:
     assert planted.is_symlink()
 
 
-def test_no_such_place_is_an_error(place: Path) -> None:
+def test_missing_parent_is_an_error(place: Path) -> None:
     with pytest.raises(OSError, match="none"):
         memory_folder("data", place / "none" / "here")

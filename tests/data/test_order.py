@@ -5,7 +5,7 @@ import pytest
 from drn_cli.data.order import EpochSampler, SampleKey
 
 
-def test_every_epoch_is_another_permutation() -> None:
+def test_each_epoch_has_another_permutation() -> None:
     order = EpochSampler(samples=24, batch_size=4, seed=1)
     epochs = []
     for epoch in range(3):
@@ -27,7 +27,7 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
 
 @pytest.mark.parametrize("batch_size", [3, 4, 7, 8])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_parts_of_the_processes_make_up_the_same_batches(batch_size: int, world: int) -> None:
+def test_parts_of_all_ranks_form_the_same_batches(batch_size: int, world: int) -> None:
     order = EpochSampler(samples=30, batch_size=batch_size, seed=1)
     whole = list(order.parts(4, 0, 1))
     parts = [list(order.parts(4, rank, world)) for rank in range(world)]
@@ -45,7 +45,7 @@ def test_incomplete_last_batch_is_dropped(samples: int, steps: int) -> None:
     assert all(len(batch) == 7 for batch in batches)
 
 
-def test_start_in_the_middle_gives_the_rest_of_the_epoch() -> None:
+def test_starting_in_the_middle_gives_the_rest_of_the_epoch() -> None:
     order = EpochSampler(samples=30, batch_size=4, seed=1)
     whole = list(order.parts(3, 1, 2))
     for start in range(order.steps + 1):
@@ -53,8 +53,8 @@ def test_start_in_the_middle_gives_the_rest_of_the_epoch() -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_passes_cut_a_batch_before_processes_do(world: int) -> None:
-    """So that batch norm sees the same images together, however many processes there are."""
+def test_micro_batches_are_split_before_ranks(world: int) -> None:
+    """Batch norm then sees the same images together for any number of processes."""
     plain, split = EpochSampler(30, 8, seed=1), EpochSampler(30, 8, seed=1, passes=2)
     parts = [list(split.parts(2, rank, world, start=1)) for rank in range(world)]
     together = [list(itertools.chain(*pieces)) for pieces in zip(*parts, strict=True)]

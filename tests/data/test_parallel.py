@@ -11,20 +11,20 @@ def square(value: int) -> int:
     return value**2
 
 
-def test_results_come_in_the_order_of_the_items_with_progress() -> None:
+def test_results_are_in_order_with_progress() -> None:
     seen: list[tuple[int, int]] = []
     results = in_parallel(square, range(11), lambda done, count: seen.append((done, count)))
     assert list(results) == [n**2 for n in range(11)]
     assert seen == [(n, 11) for n in range(1, 12)]
 
 
-def test_error_of_a_process_arrives_whole() -> None:
+def test_error_of_a_process_is_raised() -> None:
     with pytest.raises(DrnError) as caught:
         list(in_parallel(square, [1, 13, 2], None))
     assert (caught.value.message, caught.value.hint) == ("13: unlucky", "take 14")
 
 
-def test_statistics_are_those_of_all_pixels_together() -> None:
+def test_statistics_are_over_all_pixels() -> None:
     random = np.random.default_rng(0)
     images = [
         (random.integers(0, 256, (height, 7, 3)) * [1, 0.5, 0.1]).astype(np.uint8)

@@ -46,7 +46,7 @@ except DrnError as error:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_reader_that_is_killed_is_an_error_and_not_a_wait(workers: int) -> None:
+def test_killed_worker_is_an_error(workers: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(workers)],
         capture_output=True,
@@ -54,13 +54,13 @@ def test_reader_that_is_killed_is_an_error_and_not_a_wait(workers: int) -> None:
         timeout=120,
         check=False,
     )
-    assert done.stdout.startswith("a reading process was killed, most often because memory ran out")
+    assert done.stdout.startswith("data loader worker was killed (out of memory?)")
     assert "data.workers" in done.stdout
     assert done.returncode == 0, done.stderr
 
 
 class Killing(io.BytesIO):
-    """A file in whose middle all reading processes are killed."""
+    """A file that kills all workers while it is written."""
 
     def write(self, data: Any) -> int:
         for reader in multiprocessing.active_children():
@@ -76,10 +76,10 @@ class Slow(Dataset[Any]):
         return np.zeros((6, 6, 3), np.uint8), 0
 
 
-def test_reader_that_is_killed_while_a_checkpoint_is_written_is_named() -> None:
-    """PyTorch's writer covers the error that its signal raises."""
+def test_worker_killed_while_a_checkpoint_is_written_is_named() -> None:
+    """PyTorch's file writer replaces the error raised by its signal handler."""
     batches = TrainLoader(Slow(), EpochSampler(600, 1, 0), rank=0, world=1, workers=1, pin=False)
-    with pytest.raises(DrnError, match="a reading process was killed"), wrap_worker_errors():
+    with pytest.raises(DrnError, match="data loader worker was killed"), wrap_worker_errors():
         for _ in batches.epoch(0):
             torch.save({"weight": torch.zeros(9)}, Killing())
 
@@ -87,17 +87,17 @@ def test_reader_that_is_killed_while_a_checkpoint_is_written_is_named() -> None:
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
-        (RuntimeError("can't start new thread"), "reading: no further process or thread"),
-        (BlockingIOError(errno.EAGAIN, "fork"), "reading: no further process or thread"),
-        (OSError(errno.EMFILE, "pipe"), "reading: too many open files: the limit is "),
-        (RuntimeError("received 0 items of ancdata"), "reading: too many open files"),
-        (OSError(errno.ENOMEM, "fork"), "reading: out of memory"),
+        (RuntimeError("can't start new thread"), "data loader: no further process or thread"),
+        (BlockingIOError(errno.EAGAIN, "fork"), "data loader: no further process or thread"),
+        (OSError(errno.EMFILE, "pipe"), "data loader: too many open files: the limit is "),
+        (RuntimeError("received 0 items of ancdata"), "data loader: too many open files"),
+        (OSError(errno.ENOMEM, "fork"), "data loader: out of memory"),
     ],
 )
-def test_readers_that_cannot_be_started_are_an_error(
+def test_workers_that_cannot_start_are_an_error(
     monkeypatch: pytest.MonkeyPatch, failure: Exception, said: str
 ) -> None:
-    """As under a limit of processes, or of memory: a thread's stack takes 8 MiB."""
+    """As under a limit of processes or memory: the stack of a thread takes 8 MiB."""
 
     def limited(_: threading.Thread) -> None:
         raise failure
@@ -106,7 +106,7 @@ def test_readers_that_cannot_be_started_are_an_error(
     batches = TrainLoader(Slow(), EpochSampler(2, 1, 0), rank=0, world=1, workers=1, pin=False)
     with pytest.raises(DrnError, match=said) as caught:
         list(batches.epoch(0))
-    assert caught.value.hint is not None and "data.workers=0 takes the least" in caught.value.hint
+    assert caught.value.hint is not None and "or use data.workers=0" in caught.value.hint
     silent = threading.excepthook, sys.unraisablehook
     monkeypatch.undo()
     mine = print
@@ -117,15 +117,15 @@ def test_readers_that_cannot_be_started_are_an_error(
 
 
 class Ends(Dataset[Any]):
-    """A reading process that ends by itself, as a library with a fatal error does."""
+    """A worker that exits, as after a fatal error in a library."""
 
     def __getitem__(self, turn: SampleKey) -> tuple[np.ndarray, int]:
         os._exit(3)
 
 
-def test_reader_that_ends_is_an_error() -> None:
+def test_worker_that_exits_is_an_error() -> None:
     batches = TrainLoader(Ends(), EpochSampler(2, 1, 0), rank=0, world=1, workers=1, pin=False)
-    with pytest.raises(DrnError, match="a reading process ended"):
+    with pytest.raises(DrnError, match="data loader worker ended"):
         list(batches.epoch(0))
 
 
@@ -134,7 +134,7 @@ class Fails(Dataset[Any]):
         raise RuntimeError("a mistake of the program")
 
 
-def test_mistakes_of_the_program_keep_their_traceback() -> None:
+def test_exceptions_in_workers_keep_their_traceback() -> None:
     batches = TrainLoader(Fails(), EpochSampler(2, 1, 0), rank=0, world=1, workers=1, pin=False)
     with pytest.raises(RuntimeError, match="a mistake of the program"):
         list(batches.epoch(0))
@@ -160,7 +160,7 @@ except DrnError as error:
 
 
 @pytest.mark.parametrize(("size", "words"), [("1m", "1.0 MB"), ("16k", "16.4 kB")])
-def test_too_little_shared_memory_is_an_error_and_not_a_wait(size: str, words: str) -> None:
+def test_full_shared_memory_is_an_error(size: str, words: str) -> None:
     mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
     in_a_mount_of_its_own = ["unshare", "--mount", "sh", "-c"]
     try:
@@ -175,7 +175,7 @@ def test_too_little_shared_memory_is_an_error_and_not_a_wait(size: str, words: s
         timeout=120,
         check=False,
     )
-    assert done.stdout.startswith("a reading process ran out of shared memory"), done.stderr
+    assert done.stdout.startswith("data loader worker ran out of shared memory"), done.stderr
     assert words in done.stdout
     assert "--shm-size" in done.stdout
 
@@ -200,7 +200,7 @@ except DrnError as error:
 """
 
 
-def test_open_files_are_allowed_beyond_what_readers_need() -> None:
+def test_limit_of_open_files_is_raised() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     try:
@@ -216,13 +216,13 @@ def test_open_files_are_allowed_beyond_what_readers_need() -> None:
     [
         (
             24,
-            "data.workers=2 needs 72 open files, and the limit is 24 (raise it with ulimit -n 72, "
-            "or read with fewer data.workers; 0 needs none)\n",
+            "data.workers=2 needs 72 open files, but the limit is 24 (raise it with ulimit -n 72, "
+            "or use fewer data.workers; 0 needs none)\n",
         ),
         (72, "20 batches\n"),  # the soft limit is raised
     ],
 )
-def test_too_few_open_files_is_an_error_and_not_a_wait(limit: int, said: str) -> None:
+def test_too_low_limit_of_open_files_is_an_error(limit: int, said: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FEW_FILES, str(limit)],
         capture_output=True,
@@ -241,7 +241,7 @@ def test_too_few_open_files_is_an_error_and_not_a_wait(limit: int, said: str) ->
         ConnectionResetError("Connection closed by peer"),
     ],
 )
-def test_failures_of_others_stay_what_they_are(failure: Exception) -> None:
+def test_other_errors_are_unchanged(failure: Exception) -> None:
     with pytest.raises(type(failure)) as caught, wrap_worker_errors():
         raise failure
     assert caught.value is failure

@@ -17,14 +17,14 @@ def noise(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("angle", [90, -90, 180])
-def test_rotation_by_degrees_is_counter_clockwise(angle: int) -> None:
+def test_rotation_is_counterclockwise(angle: int) -> None:
     image, label = noise(5, 5)
     turned, labels = crop(image, label, angle, 1, whole(5, 5))
     assert np.array_equal(turned, np.rot90(image, angle // 90))
     assert np.array_equal(labels, np.rot90(label, angle // 90))
 
 
-def test_a_full_turn_is_none() -> None:
+def test_rotation_by_360_degrees_is_identity() -> None:
     image, label = noise(5, 7)
     turned, labels = crop(image, label, 360, 1, whole(5, 7))
     assert np.array_equal(turned, image)
@@ -42,9 +42,7 @@ def test_label_beyond_the_image_is_ignored_after_a_rotation() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (60, 41), (33, 33)])
 @pytest.mark.parametrize("angle", [-180, -135, -45, -10, -1, 1, 10, 30, 135])
-def test_rotation_is_that_of_the_image_reflected_all_around(
-    height: int, width: int, angle: int
-) -> None:
+def test_rotation_is_that_of_the_reflected_image(height: int, width: int, angle: int) -> None:
     image, label = noise(height, width)
     turned, labels = crop(image, label, angle, 1, whole(height, width))
     expected, expected_labels = step_by_step.rotate(image, label, angle)
@@ -84,9 +82,7 @@ def test_rotated_window_equals_the_rotation_of_the_reflected_image(
 
 @pytest.mark.parametrize("ratio", [0.26, 0.5, 0.75, 0.9, 1.1, 4 / 3, 1.9])
 @pytest.mark.parametrize(("height", "width"), [(33, 47), (47, 12), (3, 60)])
-def test_resized_window_is_what_pillow_makes_of_the_whole(
-    height: int, width: int, ratio: float
-) -> None:
+def test_resized_window_matches_pillow(height: int, width: int, ratio: float) -> None:
     image, label = noise(height, width)
     image = 80 + image // 3  # filters overshoot: no clipping between Pillow's two passes
     expected, expected_labels = step_by_step.resize(image, label, ratio)
@@ -104,7 +100,7 @@ def test_resized_window_is_what_pillow_makes_of_the_whole(
 
 @pytest.mark.parametrize("ratio", [0.5, 0.7, 1, 1.6])
 @pytest.mark.parametrize("angle", [0, 8])
-def test_any_window_is_a_part_of_the_whole(ratio: float, angle: int) -> None:
+def test_window_is_part_of_the_whole(ratio: float, angle: int) -> None:
     image, label = noise(61, 83)
     image = 80 + image // 3  # filters overshoot: no clipping between Pillow's two passes
     height, width = scaled_length(61, ratio), scaled_length(83, ratio)
@@ -121,7 +117,7 @@ def test_any_window_is_a_part_of_the_whole(ratio: float, angle: int) -> None:
         assert np.mean(part_labels == window.of(labels)) > 0.97
 
 
-def test_sides_longer_than_opencv_takes() -> None:
+def test_sides_longer_than_opencv_supports() -> None:
     image = np.zeros((4, 40_000, 3), np.uint8)
     image[:, 39_990:] = 250
     label = (image[..., 0] > 0).astype(np.uint8)
@@ -144,7 +140,7 @@ def test_resized_labels_are_labels_and_sizes_are_truncated(ratio: float) -> None
     assert set(np.unique(labels)) <= set(np.unique(label))
 
 
-def test_resize_never_loses_the_image() -> None:
+def test_resized_image_has_at_least_one_pixel() -> None:
     assert scaled_length(1, 0.25) == 1
     image, label = noise(1, 3)
     small, labels = crop(image, label, 0, 0.25, whole(1, 1))

@@ -122,10 +122,10 @@ def test_folders_of_unknown_classes_are_an_error(evaluate: Callable[..., Any], r
 @pytest.mark.parametrize(
     ("place", "link", "reason"),
     [
-        (f"{WNIDS[0]}/b.png", "nothing", "link to nothing"),
+        (f"{WNIDS[0]}/b.png", "nothing", "broken link"),
         (f"{WNIDS[0]}/b.png", "b.png", "unreadable"),
         (f"{WNIDS[0]}/b.png", "/dev/null", "not a regular file"),
-        ("b.png", f"{WNIDS[0]}/a.png", "image in no class folder"),
+        ("b.png", f"{WNIDS[0]}/a.png", "image outside class folders"),
         (f"{WNIDS[0]}/b", "/", "folder in a class folder"),
     ],
 )

@@ -136,7 +136,7 @@ PARTS = {
             path.symlink_to("nothing")
             for path in (MAPS / "a.png", Path("generated/a_generated.png"))
         ],
-        "generated: left out: link to nothing 1 (a_generated.png)",
+        "generated: left out: broken link 1 (a_generated.png)",
         (5, 6, 0),
     ),
     "a broken link": (

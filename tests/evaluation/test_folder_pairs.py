@@ -288,7 +288,7 @@ def test_missing_and_empty_folders_are_errors_with_their_path(
     folders, suffixes = {"images": images, "labels": labels}, {"images": None, "labels": None}
     expected = {
         "missing": "nowhere: no such folder",
-        "empty": "empty: no images here (left out: unsupported ending 1 (notes.txt))",
+        "empty": "empty: no images here (left out: unsupported extension 1 (notes.txt))",
         "suffix": f"{which}: no images here whose name ends with _left",
     }[wrong]
     if wrong == "suffix":

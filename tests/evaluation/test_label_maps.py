@@ -10,7 +10,7 @@ from PIL import Image
 
 from drn_cli.data.classes import camvid, cityscapes
 from drn_cli.data.folders import Sample
-from drn_cli.data.images import write_coloured
+from drn_cli.data.images import colored_png
 from drn_cli.errors import DrnError
 from drn_cli.evaluation.label_maps import (
     SAMPLED,
@@ -108,7 +108,7 @@ def test_train_ids_and_class_ids_are_read_unchanged(tmp_path: Path, ids: str) ->
 
 
 def test_palette_is_ignored(tmp_path: Path) -> None:
-    write_coloured(tmp_path / "a.png", np.array([[0, 10, 255]], np.uint8), camvid())
+    (tmp_path / "a.png").write_bytes(colored_png(np.array([[0, 10, 255]], np.uint8), camvid()))
     assert read_map(tmp_path / "a.png", "class-ids", 11).tolist() == [[0, 10, 255]]
 
 

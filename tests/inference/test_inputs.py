@@ -258,7 +258,7 @@ def test_skipped_files_are_counted_over_all_inputs(
     assert list(found(*inputs)) == ["predictions/color/b.png", "pics/b.png"]
     [said] = caplog.messages
     assert "loop.png" not in said
-    assert "earlier predictions 1 (index/a.png), link to nothing 4 (deep/gone.png, " in said
+    assert "earlier predictions 1 (index/a.png), broken link 4 (deep/gone.png, " in said
     assert list(found("predictions/index", "pics/b.png")) == ["pics/b.png"]
     assert "predictions/index: no images here (check the path)" in caplog.messages
 
@@ -280,10 +280,10 @@ def test_glob_without_match_is_an_error(images: Path, pattern: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "left_out"),
     [
-        ("pics/**/*.png", "link to nothing 1 (gone.png), unreadable 1 (locked)"),
+        ("pics/**/*.png", "broken link 1 (gone.png), unreadable 1 (locked)"),
         ("pics/**/*.jpeg", "unreadable 1 (locked)"),
         ("pics/*ee?/**/*.png", ""),
-        ("pics/*/**/*.txt", "unsupported ending 1 (deep/notes.txt), unreadable 1 (locked)"),
+        ("pics/*/**/*.txt", "unsupported extension 1 (deep/notes.txt), unreadable 1 (locked)"),
     ],
 )
 def test_only_skipped_files_matching_the_glob_are_reported(

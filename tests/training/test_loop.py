@@ -207,7 +207,7 @@ def test_starts_from_weights(prepare, trained):
             4,
             r"by 4 processes \(use --gpus 1, or train.batch_size=4\)",
         ),
-        (["data.classes=4"], 1, "names 3 classes"),
+        (["data.classes=4"], 1, "has 3 classes"),
         (["data.root=nowhere"], 1, "nowhere: no such data folder"),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_worker_skips_the_checks_of_its_launcher(
     assert "none.pth: no such file" in str(worker.exception)
 
 
-BLUE = "train_labels.txt: no training pixel is blue (2): it cannot be learned"
+BLUE = "train_labels.txt: no training pixel of blue (2): it cannot be learned"
 
 
 @pytest.mark.parametrize(
@@ -97,16 +97,16 @@ BLUE = "train_labels.txt: no training pixel is blue (2): it cannot be learned"
         (padded, (), None, None),
         (without_blue, (), None, BLUE),
         (floats(0), (), None, None),
-        (floats(0.5), (), ".tif: a label map has one class id a pixel, and its float at x 0", None),
+        (floats(0.5), (), ".tif: value 255.5 at x=0", None),
         (counts(5, 5, 0), (), None, BLUE),
-        (counts(0, 5, 0), (), "the training labels show green alone; with fewer than 2", None),
+        (counts(0, 5, 0), (), "the training labels contain only green; at least 2 classes", None),
         (counts(5, 5, 0, stale=True), (), None, None),  # counts of another list are not used
         (counts(5, 0), (), None, None),  # of another number of classes
         (counts(5, -5, 0), (), None, None),
         (lambda root: many(root) or counts(5, 5, 0)(root), (), None, BLUE),
         (many, (), None, "info.json: no pixel counts per class"),
         (lambda root: (root / "info.json").write_text('{"mean": [0.5, 0.5, 0.5], '
-         '"std": [0.5, 0.5, 0.5]}'), ("data.classes=1",), "data.classes: 1; with fewer", None),
+         '"std": [0.5, 0.5, 0.5]}'), ("data.classes=1",), "data.classes: 1; at least 2", None),
     ],
 )  # fmt: skip
 def test_segmentation(
@@ -122,7 +122,7 @@ def test_segmentation(
     assert len(found) == (missing is not None), found
     assert len(warned) == (warning is not None), warned
     assert (missing or "") in "".join(found)
-    assert "colour" not in "".join(found)  # where the labels hold values
+    assert "color" not in "".join(found)  # where the labels hold values
     assert (warning or "") in "".join(warned)
 
 
@@ -132,7 +132,7 @@ def test_segmentation(
         ("ab", None, None, None),
         ("ab", "train/b/3.png", "train/b/3.png: broken", None),
         ("abc", None, None, "train: no image of c: cannot be learned"),
-        ("a", None, "data.classes: 1; with fewer than 2 classes", None),
+        ("a", None, "data.classes: 1; at least 2 classes", None),
     ],
 )
 def test_classification(

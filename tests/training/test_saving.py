@@ -158,7 +158,7 @@ def test_a_data_loader_worker_killed_during_a_write_keeps_the_earlier_checkpoint
     monkeypatch.setattr(torch, "save", save_and_kill)
     overrides = "data.workers=1", "train.epochs=2", "train.save_every_steps=2"
     for run in (Run(tmp_path / "first"), Run(tmp_path / "second")):
-        with pytest.raises(DrnError, match=r"^a reading process was killed") as caught:
+        with pytest.raises(DrnError, match=r"^data loader worker was killed") as caught:
             go(prepare(*overrides), run)
         assert killed and "\n" not in str(caught.value)
         assert content(run)["progress"]["steps"] == 0

@@ -106,7 +106,7 @@ def _write(
     options: LocalizeOptions,
 ) -> dict[str, Any]:
     """Write the files of an image; return them and its boxes as JSON fields."""
-    from drn_cli.data.images import image_png
+    from drn_cli.data.images import encode_png
     from drn_cli.files import atomic
     from drn_cli.inference.heat_maps import encode_npz, heat_map_overlay
     from drn_cli.inference.outputs import refuse_symlinks
@@ -117,7 +117,7 @@ def _write(
         if "heatmap" in save:
             name = file.name if len(classes) == 1 else f"{file.name}_{place + 1}"
             drawn = heat_map_overlay(image, found, kind, boxes[place, 0])
-            contents[out / "heatmap" / f"{name}{ENDINGS['heatmap']}"] = image_png(drawn)
+            contents[out / "heatmap" / f"{name}{ENDINGS['heatmap']}"] = encode_png(drawn)
     if "array" in save:
         content = encode_npz(found, classes, classifier.names, boxes, options.thresholds)
         contents[out / "array" / f"{file.name}{ENDINGS['array']}"] = content

@@ -1,1 +1,1 @@
-"""Auditing data folders: everything is read once, and all that is wrong is told at once."""
+"""Checks of data folders: each file is read once, and all problems are reported together."""

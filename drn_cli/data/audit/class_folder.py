@@ -1,10 +1,9 @@
-"""Auditing a class folder: every image of every class."""
+"""Check of a class folder: each image of each class."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from drn_cli.data.audit.duplicates import Occurrence, duplicates
+from drn_cli.data.audit.duplicates import ImageDigest, find_duplicates
 from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.audit.labels import ADD_FOLDER, too_few_classes
 from drn_cli.data.audit.reading import DataFile, Size, read_file_infos
@@ -23,56 +22,43 @@ from drn_cli.data.parallel import Progress, RunningStats
 SPLITS = ("train", "val")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What lies in a split's folder.
-
-    Attributes:
-        images: By the name of the class folder; classes without a folder have none.
-        findings: What is wrong with the folders.
-    """
-
-    images: Mapping[str, Sequence[Path]]
-    findings: Sequence[CheckFinding]
-
-
 def check_class_folder(
     folder: FolderDataset, splits: Sequence[str], progress: Progress | None = None
 ) -> CheckReport:
-    """Read every image once, with all cores, and collect what is wrong.
+    """Read each image once, on all cores, and collect problems.
 
     Args:
         folder: The data folder.
-        splits: Which to look at, training first.
-        progress: Called with images read and images in all.
+        splits: Splits to check, training first.
+        progress: Called with images read and total.
     """
-    places = {split: _look_around(folder, split) for split in splits}
-    findings = [finding for place in places.values() for finding in place.findings]
+    findings: list[CheckFinding] = []
+    images = {split: _list_images(folder, split, findings) for split in splits}
     if len(folder.names) < 2:
         findings.append(too_few_classes("has 1 class folder", folder.root / "train", ADD_FOLDER))
-    items = [
+    files = [
         DataFile(path, sums=split == "train")
-        for split, place in places.items()
-        for paths in place.images.values()
+        for split, by_class in images.items()
+        for paths in by_class.values()
         for path in paths
     ]
     total = RunningStats.total([])
-    # There may be millions: of each image only this much is kept.
-    occurrences: list[Occurrence] = []
+    # There may be millions of images, so only this much of each is kept.
+    digests: list[ImageDigest] = []
     sizes: dict[str, set[Size | None]] = {split: set() for split in splits}
-    for item, seen in read_file_infos(items, progress):
-        split = item.path.relative_to(folder.root).parts[0]
-        sizes[split].add(seen.size)
-        if seen.fault:
-            findings.append(seen.fault)
+    for file, info in read_file_infos(files, progress):
+        split = file.path.relative_to(folder.root).parts[0]
+        sizes[split].add(info.size)
+        if info.fault:
+            findings.append(info.fault)
         else:
-            occurrences.append(Occurrence(split, item.path, seen.digest))
-        if seen.moments:
-            total = RunningStats.total([total, seen.moments])
-    findings += duplicates(occurrences)
+            digests.append(ImageDigest(split, file.path, info.digest))
+        if info.sums:
+            total = RunningStats.total([total, info.sums])
+    findings += find_duplicates(digests)
     counts = {
-        split: [len(place.images[name]) for name in folder.folders]
-        for split, place in places.items()
+        split: [len(by_class[name]) for name in folder.folders]
+        for split, by_class in images.items()
     }
     return CheckReport(
         root=folder.root,
@@ -93,35 +79,39 @@ def check_class_folder(
     )
 
 
-def _look_around(folder: FolderDataset, split: str) -> Place:
+def _list_images(
+    folder: FolderDataset, split: str, findings: list[CheckFinding]
+) -> Mapping[str, Sequence[Path]]:
+    """List the images of a split by class folder, and add problems of its folders to `findings`."""
     place = folder.root / split
     if not place.is_dir():
-        finding = CheckFinding("error", "class-folder", "no such folder; training needs it", place)
-        return Place(dict.fromkeys(folder.folders, ()), [finding])
+        message = "missing folder, required for training"
+        findings.append(CheckFinding("error", "class-folder", message, place))
+        return dict.fromkeys(folder.folders, ())
     left_out = LeftOut()
     images = {name: _images(place / name, left_out) for name in folder.folders}
-    findings = list(_wrong_folders(place, images))
+    findings += _check_folders(place, images)
     if left_out.serious:
         findings.append(CheckFinding("warning", "left-out", str(left_out), place))
     else:
         left_out.log(place)
-    return Place(images, findings)
+    return images
 
 
-def _wrong_folders(place: Path, images: Mapping[str, Sequence[Path]]) -> Iterator[CheckFinding]:
-    loose = _images(place, LeftOut())
-    if loose:
+def _check_folders(place: Path, images: Mapping[str, Sequence[Path]]) -> Iterator[CheckFinding]:
+    outside = _images(place, LeftOut())
+    if outside:
         yield CheckFinding(
             "error",
             "class-folder",
-            f"holds {len(loose)} images in no class folder, {loose[0].name} for instance",
+            f"contains {len(outside)} images outside class folders, such as {outside[0].name}",
             place,
-            "put each into the folder of its class",
+            "move each into the folder of its class",
         )
     for name in list_folders(place):
         if name not in images:
-            message = "is the folder of no class"
-            hint = "classes are the folders in train/, or those that info.json names"
+            message = "is not the folder of a known class"
+            hint = "classes are the folders in train/, or those that info.json lists"
             yield CheckFinding("error", "class-folder", message, place / name, hint)
     for name, paths in images.items():
         if not paths:

@@ -1,6 +1,6 @@
-"""Images that occur twice, under one name or two."""
+"""Duplicate images: listed twice, or two files with the same pixels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from drn_cli.data.audit.findings import CheckFinding, ListLine
 
 
 @dataclass(frozen=True, slots=True)
-class Occurrence:
-    """An image of a split.
+class ImageDigest:
+    """An image of a split and the hash of its pixels.
 
     Attributes:
         split: `train`, `val` or `test`.
         file: The image.
-        digest: Of its pixels; empty if it could not be read.
-        listed: Where a list names it.
+        digest: Hash of its size and pixels; empty if it could not be read.
+        listed: The list and line that contain it.
     """
 
     split: str
@@ -24,36 +24,31 @@ class Occurrence:
     listed: ListLine | None = None
 
 
-def duplicates(images: Iterable[Occurrence]) -> list[CheckFinding]:
-    """Find the images that have occurred before, by their pixels.
+def find_duplicates(images: Iterable[ImageDigest]) -> Iterator[CheckFinding]:
+    """Find images with the same pixels as an earlier one.
 
-    A training image that is validated or tested on is an error, since scores say nothing then;
-    all else is a warning.
+    A training image in the validation or test split is an error, because scores on it are
+    meaningless; other duplicates are warnings.
 
     Args:
         images: Training images first.
     """
-    first: dict[bytes | Path, Occurrence] = {}
-    findings = []
+    first: dict[bytes | Path, ImageDigest] = {}
     for image in images:
-        before = first.setdefault(image.digest or image.file, image)
-        if before is not image:
-            findings.append(_finding(image, before))
-    return findings
-
-
-def _finding(image: Occurrence, before: Occurrence) -> CheckFinding:
-    place = f" ({before.listed})" if before.listed else ""
-    if image.file == before.file:
-        message = f"is named before, among the {before.split} images{place}"
-    else:
-        message = f"shows the same as {before.file}{place}, one of the {before.split} images"
-    leak = before.split == "train" and image.split != "train"
-    return CheckFinding(
-        "error" if leak else "warning",
-        "duplicate",
-        message,
-        image.file,
-        "scores on training images say nothing: take it out of one of the two" if leak else None,
-        image.listed,
-    )
+        other = first.setdefault(image.digest or image.file, image)
+        if other is image:
+            continue
+        place = f" ({other.listed})" if other.listed else ""
+        if image.file == other.file:
+            message = f"is listed twice, also as a {other.split} image{place}"
+        else:
+            message = f"has the same pixels as {other.file}{place}, a {other.split} image"
+        leak = other.split == "train" and image.split != "train"
+        yield CheckFinding(
+            "error" if leak else "warning",
+            "duplicate",
+            message,
+            image.file,
+            "remove it from one split: scores on training images are meaningless" if leak else None,
+            image.listed,
+        )

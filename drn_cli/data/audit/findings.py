@@ -1,4 +1,4 @@
-"""What an audit finds: how bad it is, of which kind, in which file, and what to do."""
+"""Findings of a check: severity, kind, file, message and hint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,24 +9,24 @@ from drn_cli.errors import DrnError
 
 Severity = Literal["error", "warning"]
 
-# Every kind of finding, in the order in which they are shown, with the words over each group.
+# Kinds of findings in the order shown, with the heading of each group.
 KINDS: Mapping[str, str] = {
     "info": "info.json",
     "list": "lists",
-    "missing": "files that are not there",
-    "unreadable": "files that cannot be read",
-    "size": "labels of another size than their image",
-    "orientation": "images that are turned and their labels are not",
+    "missing": "missing files",
+    "unreadable": "unreadable files",
+    "size": "label size differs from image size",
+    "orientation": "rotated images whose labels are not",
     "class-count": "number of classes",
-    "colour-label": "labels that hold colours",
-    "label-ids": "label ids where train ids are meant",
-    "label-values": "label values that are no class",
-    "duplicate": "images that occur twice",
+    "colour-label": "color images as labels",
+    "label-ids": "label ids instead of train ids",
+    "label-values": "invalid label values",
+    "duplicate": "duplicate images",
     "class-folder": "class folders",
-    "left-out": "what is not used",
-    "pairing": "images and labels whose names do not belong together",
-    "lossy-label": "labels in a format that changes values",
-    "void": "labels without a labelled pixel",
+    "left-out": "unused files",
+    "pairing": "image and label names that do not match",
+    "lossy-label": "labels in a lossy format",
+    "void": "labels without labeled pixels",
     "unlabelled-class": "classes without training pixels",
     "statistics": "mean and std",
 }
@@ -34,7 +34,7 @@ KINDS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ListLine:
-    """Where a list names a file: the list's name and the line, counted from 1."""
+    """The list and line, counted from 1, that contain a file."""
 
     name: str
     line: int
@@ -45,17 +45,16 @@ class ListLine:
 
 @dataclass(frozen=True, slots=True)
 class CheckFinding:
-    """One thing that is wrong or odd.
+    """A problem of a data folder.
 
     Attributes:
-        severity: `error` where training would fail or learn something wrong, `warning` where
-            something is odd.
+        severity: `error` if training would fail or learn something wrong, otherwise `warning`.
         kind: One of `KINDS`.
-        message: What is wrong, without the file.
+        message: The problem, without the file.
         file: The file or folder.
         hint: What to do about it, if that is not obvious.
-        listed: Where a list names the file.
-        values: Pixels of each label value that it is about.
+        listed: The list and line that contain the file.
+        values: Number of pixels of each label value concerned.
     """
 
     severity: Severity
@@ -68,7 +67,7 @@ class CheckFinding:
 
     @classmethod
     def of(cls, kind: str, error: DrnError, file: Path) -> "CheckFinding":
-        """Make an error about a file a finding; its message may start with the file's name."""
+        """Convert an error about a file; the file name is removed from its message."""
         return cls("error", kind, error.message.removeprefix(f"{file}: "), file, error.hint)
 
     def __str__(self) -> str:
@@ -76,7 +75,7 @@ class CheckFinding:
         return f"{self.file}{place}: {self.message}"
 
     def error(self) -> DrnError:
-        """Make the finding an error, for whoever cannot go on with it."""
+        """Convert the finding to an exception."""
         return DrnError(str(self), self.hint)
 
     def to_json(self) -> dict[str, Any]:

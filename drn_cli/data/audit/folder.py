@@ -1,4 +1,4 @@
-"""Which kind of folder is this? Audit it accordingly."""
+"""Check of a data folder of any kind."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,18 +23,17 @@ def check_folder(
     splits: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Audit a data folder of either kind.
+    """Check a list folder or class folder.
 
     Args:
         root: A list folder or a class folder.
-        lists: Where the lists are, if not in the folder itself.
-        classes: Number of classes of a list folder, if info.json does not name them.
-        splits: Which to look at; by default all that training wants, and the test split if it is
-            there.
-        progress: Called with files read and files in all.
+        lists: Folder of the lists, if not `root`.
+        classes: Number of classes of a list folder; by default that of info.json.
+        splits: Splits to check; by default all that exist, and `val` if there is `train`.
+        progress: Called with files read and total.
 
     Raises:
-        DrnError: The folder is missing or of neither kind, or has not the splits.
+        DrnError: The folder is missing or of neither kind, or has no such split.
     """
     for path in (root, lists):
         if path is not None:
@@ -42,25 +41,28 @@ def check_folder(
     folder = ListDataset.open(root, lists)
     found = splits_with_lists(folder.lists)
     if found:
-        return check_list_folder(folder, _chosen(folder.lists, found, splits), classes, progress)
+        chosen = _select_splits(folder.lists, found, splits)
+        return check_list_folder(folder, chosen, classes, progress)
     if lists is not None:
-        raise DrnError(f"{lists}: has no lists (train_images.txt, train_labels.txt, ...)")
+        raise DrnError(f"{lists}: contains no lists (train_images.txt, train_labels.txt, ...)")
     if not is_class_folder(root):
         raise DrnError(
-            f"{root}: has neither lists (train_images.txt, ...) nor class folders (train/CLASS)",
+            f"{root}: contains neither lists (train_images.txt, ...) nor class folders "
+            "(train/CLASS)",
             "`drn data prepare` makes data folders",
         )
     if classes is not None:
-        raise DrnError(f"{root}: --classes is for label maps; the folders here are the classes")
+        raise DrnError(f"{root}: --classes is for label maps; here, folders are the classes")
     found = [split for split in CLASS_SPLITS if (root / split).is_dir()]
-    return check_class_folder(FolderDataset.open(root), _chosen(root, found, splits), progress)
+    chosen = _select_splits(root, found, splits)
+    return check_class_folder(FolderDataset.open(root), chosen, progress)
 
 
-def _chosen(place: Path, found: Sequence[str], splits: Sequence[str]) -> list[str]:
-    """Give the splits to look at, training first.
+def _select_splits(place: Path, found: Sequence[str], splits: Sequence[str]) -> list[str]:
+    """Return the splits to check, training first.
 
-    A folder with training images is meant for training, so that it should have validation
-    images too; one without may be for evaluation or prediction only.
+    A folder with training images should have validation images as well; one without may be for
+    evaluation or prediction only.
     """
     for split in splits:
         if split not in found:

@@ -1,4 +1,4 @@
-"""What is wrong with a label map: its size, its kind, its values."""
+"""Checks of label maps: size, format and values."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,67 +9,67 @@ from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.classes import IGNORED, cityscapes_train_ids
 from drn_cli.data.orientation import find_orientation_mismatch, size_problem
 
-LABEL_ID = range(34)  # of Cityscapes; the license plate's is -1, which no PNG holds
+LABEL_ID = range(34)  # label ids of Cityscapes; the license plate has -1, which PNG cannot store
 TRAIN_IDS = 19
 SHOWN = 3  # values in a message
-TOO_FEW = "with fewer than 2 classes there is nothing to tell apart"
-ADD_BACKGROUND = "make what is none of the objects a class of its own, background"
-ADD_FOLDER = "add the class folder of something else"
+TOO_FEW = "at least 2 classes are required"
+ADD_BACKGROUND = "add a background class for all other pixels"
+ADD_FOLDER = "add another class folder"
 
 
-def colour_finding(path: Path, mode: str, *, grey: bool = False) -> CheckFinding:
-    """Tell of a label that is a colour image.
+def color_finding(path: Path, mode: str, *, gray: bool = False) -> CheckFinding:
+    """Return the finding for a label that is a color image.
 
     Args:
         path: The label.
-        mode: What Pillow calls its kind of pixels.
-        grey: Whether its colour channels are equal: then they hold the ids, three times.
+        mode: Pillow mode.
+        gray: Whether its color channels are equal, each with the class ids.
     """
-    if grey:
-        message = f"holds its values in {mode}, a label map has one class id a pixel"
-        hint = "its channels are equal: write one of them as a grey PNG"
+    if gray:
+        message = f"stores its values in {mode}, a label map has one class id per pixel"
+        hint = "its channels are equal: save one of them as a gray PNG"
     else:
-        message = f"is a colour image ({mode}), a label map has one class id a pixel"
-        hint = "convert its colours to class ids first"
+        message = f"is a color image ({mode}), a label map has one class id per pixel"
+        hint = "convert its colors to class ids first"
     return CheckFinding("error", "colour-label", message, path, hint)
 
 
 def size_finding(
     label: Path, label_size: tuple[int, int], image: Path, image_size: tuple[int, int]
 ) -> CheckFinding:
-    """Tell of a label of another size, `(width, height)`, than its image."""
+    """Return the finding for a label whose size `(width, height)` differs from its image's."""
     message, hint = size_problem(label_size, image, image_size)
     return CheckFinding("error", "size", message, label, hint)
 
 
 def orientation_finding(image: Path, label: Path) -> CheckFinding | None:
-    """Warn of an image that EXIF turns without a change of size, and a label without the tag."""
-    turned = find_orientation_mismatch(image, label)
-    return CheckFinding("warning", "orientation", turned, image) if turned else None
+    """Warn of an image that EXIF rotates without changing its size, if the label lacks the tag."""
+    problem = find_orientation_mismatch(image, label)
+    return CheckFinding("warning", "orientation", problem, image) if problem else None
 
 
 def class_count_findings(
     names: Sequence[str], pixels: Sequence[int], labels: Path
 ) -> list[CheckFinding]:
-    """Find what leaves nothing to tell apart, and the classes that cannot be learned.
+    """Find too few classes, and classes without training pixels.
 
     Args:
-        names: Of the classes.
-        pixels: Training pixels of each class; empty if there are no training labels.
+        names: Class names.
+        pixels: Training pixels of each class; empty without training labels.
         labels: The list of the training labels.
     """
     if len(names) < 2:
-        found = "names 1 class" if names else "names no class"
+        found = "has 1 class" if names else "has no classes"
         return [too_few_classes(found, labels.with_name("info.json"))]
     absent = [number for number, count in enumerate(pixels) if not count]
     if pixels and len(pixels) - len(absent) < 2:
-        shown = next((name for name, count in zip(names, pixels, strict=True) if count), "void")
-        return [too_few_classes(f"the training labels show {shown} alone", labels)]
+        only = next((name for name, count in zip(names, pixels, strict=True) if count), "void")
+        return [too_few_classes(f"the training labels contain only {only}", labels)]
     return [
         CheckFinding(
             "warning",
             "unlabelled-class",
-            f"no training pixel is {names[number]} ({number}): it cannot be learned",
+            f"no training pixel of {names[number]} ({number}): it cannot be learned",
             labels,
         )
         for number in absent
@@ -77,15 +77,14 @@ def class_count_findings(
 
 
 def too_few_classes(what: str, file: Path, hint: str = ADD_BACKGROUND) -> CheckFinding:
-    """Refuse what leaves nothing to tell apart."""
     return CheckFinding("error", "class-count", f"{what}; {TOO_FEW}", file, hint)
 
 
 def lossy_findings(labels: Iterable[Path]) -> list[CheckFinding]:
-    """Warn of labels that are JPEGs: class ids do not survive that."""
-    message = "is a JPEG, which does not keep values as they were"
+    """Warn of labels that are JPEG files, which do not preserve class ids."""
+    message = "is a JPEG file, which does not preserve values"
     return [
-        CheckFinding("warning", "lossy-label", message, path, "make label maps PNGs")
+        CheckFinding("warning", "lossy-label", message, path, "save label maps as PNG files")
         for path in labels
         if path.suffix.lower() in {".jpg", ".jpeg"}
     ]
@@ -94,20 +93,20 @@ def lossy_findings(labels: Iterable[Path]) -> list[CheckFinding]:
 def value_findings(
     labels: Sequence[tuple[Path, Mapping[int, int]]], classes: int | None
 ) -> list[CheckFinding]:
-    """Find the label maps whose values are no classes, or nothing but 255.
+    """Find label maps with invalid values, or with 255 only.
 
     Args:
-        labels: The label maps of a split, with the pixels of each value.
-        classes: How many there are; where nobody knows, 0 to 255 are all taken for classes.
+        labels: The label maps of a split, with the number of pixels of each value.
+        classes: Number of classes; if it is unknown, 0 to 255 are valid.
 
     Returns:
-        One finding a file, but for label ids in place of train ids: these are seldom in one file
-        only, and one finding for all of them says more.
+        One finding per file, but a single one for label ids instead of train ids, which usually
+        concern all files.
     """
     ids = _with_label_ids(labels, classes)
     findings = []
     if ids:
-        message = f"{len(ids)} of {len(labels)} labels hold Cityscapes label ids (0 to 33)"
+        message = f"{len(ids)} of {len(labels)} labels contain Cityscapes label ids (0 to 33)"
         hint = (
             "train on the 19 train ids: *_labelTrainIds.png or *_gtFine_trainIds.png, "
             "which `drn data prepare cityscapes` writes"
@@ -115,26 +114,29 @@ def value_findings(
         first, pixels = ids[0]
         outside = _outside(pixels, classes)
         findings.append(CheckFinding("error", "label-ids", message, first, hint, values=outside))
-    told = {path for path, _ in ids}
+    reported = {path for path, _ in ids}
     for path, pixels in labels:
         outside = _outside(pixels, classes)
-        if outside and path not in told:
-            findings.append(_values(path, outside, classes))
+        if outside and path not in reported:
+            findings.append(_value_finding(path, outside, classes))
         if set(pixels) == {IGNORED}:
-            message = f"is {IGNORED} everywhere: nothing to learn from, nothing to score"
+            message = f"is {IGNORED} everywhere: no pixels to learn from or to score"
             findings.append(CheckFinding("warning", "void", message, path))
     return findings
 
 
 def _outside(pixels: Mapping[int, int], classes: int | None) -> dict[int, int]:
-    known = range(256 if classes is None else classes)
-    return {value: n for value, n in pixels.items() if value not in known and value != IGNORED}
+    valid = range(256 if classes is None else classes)
+    return {value: n for value, n in pixels.items() if value not in valid and value != IGNORED}
 
 
 def _with_label_ids(
     labels: Sequence[tuple[Path, Mapping[int, int]]], classes: int | None
 ) -> list[tuple[Path, Mapping[int, int]]]:
-    """Give the labels with Cityscapes label ids, if most are such and show ids of no train id."""
+    """Return the labels with Cityscapes label ids, if they are most and have ids without train id.
+
+    A map that happens to contain only ids below 19 cannot be distinguished.
+    """
     if classes != TRAIN_IDS:
         return []
     found = [
@@ -149,7 +151,7 @@ def _with_label_ids(
     return found
 
 
-def _values(path: Path, outside: Mapping[int, int], classes: int | None) -> CheckFinding:
+def _value_finding(path: Path, outside: Mapping[int, int], classes: int | None) -> CheckFinding:
     parts = [f"{value} ({n} px)" for value, n in list(outside.items())[:SHOWN]]
     if len(outside) > SHOWN:
         parts.append(f"{len(outside) - SHOWN} more up to {max(outside)}")
@@ -157,8 +159,8 @@ def _values(path: Path, outside: Mapping[int, int], classes: int | None) -> Chec
     limits = "0 to 255" if classes is None else f"0 to {classes - 1}, or {IGNORED} for void"
     hint = None
     if classes is not None and classes in outside:
-        hint = f"if {classes} means void here, it has to be {IGNORED}"
+        hint = f"if {classes} means void, change it to {IGNORED}"
     elif classes is not None:
-        hint = "is the number of classes too small, or are these ids of another kind?"
+        hint = "is the number of classes too small, or are these other ids?"
     message = f"has the {noun} {', '.join(parts)}; labels are {limits}"
     return CheckFinding("error", "label-values", message, path, hint, values=dict(outside))

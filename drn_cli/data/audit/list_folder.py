@@ -1,13 +1,13 @@
-"""Auditing a list folder: images, label maps, and what they are together."""
+"""Check of a list folder: images, label maps, and both together."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from drn_cli.data.audit.duplicates import Occurrence, duplicates
+from drn_cli.data.audit.duplicates import ImageDigest, find_duplicates
 from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.audit.frequencies import Frequencies
-from drn_cli.data.audit.info import compare, read_info
+from drn_cli.data.audit.info import check_info, compare_statistics
 from drn_cli.data.audit.labels import (
     class_count_findings,
     lossy_findings,
@@ -26,7 +26,7 @@ from drn_cli.data.parallel import Progress, RunningStats
 
 @dataclass(slots=True)
 class Files:
-    """What reading the files told; those that are not there are left out.
+    """Information on existing files.
 
     Attributes:
         images: By path.
@@ -45,34 +45,37 @@ def check_list_folder(
     classes: int | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Read all that the lists name, once, with all cores, and collect what is wrong.
+    """Read each listed file once, on all cores, and collect problems.
 
     Args:
         folder: The data folder.
-        splits: Which to look at, training first.
-        classes: Number of classes; by default as many as info.json names. If that is not known
-            either, label values are counted but not judged.
-        progress: Called with files read and files in all.
+        splits: Splits to check, training first.
+        classes: Number of classes; by default that of info.json. If it is unknown, label values are
+            counted but not checked.
+        progress: Called with files read and total.
     """
-    info = read_info(folder, classes)
+    info = check_info(folder, classes)
     findings = list(info.findings)
-    lists: dict[str, Lists] = {}
+    lists = {"train": Lists((), ())}  # replaced if it is one of the splits
     for split in splits:
         lists[split], wrong = read_lists(folder, split)
         findings += wrong
     files = _read(lists, progress)
     for split in splits:
-        findings += _in_split(lists[split], files, info.class_set)
-    findings += duplicates(
-        Occurrence(split, entry.file, files.images[entry.file].digest, entry.listed)
+        findings += _check_split(lists[split], files, info.class_set)
+    findings += find_duplicates(
+        ImageDigest(split, entry.file, files.images[entry.file].digest, entry.listed)
         for split in splits
         for entry in lists[split].images
         if entry.file in files.images
     )
     measured = files.training.statistics() if files.training.pixels else None
-    if measured and info.statistics and _all_read(lists["train"], files):
-        findings += compare(folder, info.statistics, measured)
-    frequencies = _frequencies(lists, files)
+    train_images = [files.images.get(entry.file) for entry in lists["train"].images]
+    if measured and info.statistics and all(image and image.size for image in train_images):
+        findings += compare_statistics(folder, info.statistics, measured)
+    frequencies = Frequencies()
+    for path in {entry.file for entry in lists["train"].labels} & files.labels.keys():
+        frequencies.add(files.labels[path].pixels or {})
     table = _table(frequencies, info.class_set)
     if info.class_set:
         findings += class_count_findings(
@@ -81,9 +84,9 @@ def check_list_folder(
             folder.lists / "train_labels.txt",
         )
     elif table and sum(entry.pixels > 0 for entry in table) < 2:
-        found = f"the training labels show {table[-1].name} alone"
+        found = f"the training labels contain only {table[-1].name}"
         findings.append(too_few_classes(found, folder.lists / "train_labels.txt"))
-    values = (value for seen in files.labels.values() for value in seen.pixels or ())
+    values = (value for file in files.labels.values() for value in file.pixels or ())
     return CheckReport(
         root=folder.root,
         splits={split: _summary(lists[split], files) for split in splits},
@@ -98,9 +101,9 @@ def check_list_folder(
 
 
 def _read(lists: Mapping[str, Lists], progress: Progress | None) -> Files:
-    """Read each file once, however many lines name it."""
-    training = {entry.file for entry in lists["train"].images} if "train" in lists else set()
-    items = {
+    """Read each file once, even if it is listed repeatedly."""
+    training = {entry.file for entry in lists["train"].images}
+    unique = {
         DataFile(entry.file, label, sums=not label and entry.file in training): None
         for split in lists.values()
         for label, entries in ((False, split.images), (True, split.labels))
@@ -108,23 +111,18 @@ def _read(lists: Mapping[str, Lists], progress: Progress | None) -> Files:
         if entry.file.is_file()
     }
     files = Files()
-    for item, seen in read_file_infos(list(items), progress):
-        if seen.moments:
-            files.training = RunningStats.total([files.training, seen.moments])
-        kept = files.labels if item.label else files.images
-        kept[item.path] = replace(seen, moments=None)
+    for file, info in read_file_infos(list(unique), progress):
+        if info.sums:
+            files.training = RunningStats.total([files.training, info.sums])
+        infos = files.labels if file.label else files.images
+        infos[file.path] = replace(info, sums=None)
     return files
 
 
-def _all_read(lists: Lists, files: Files) -> bool:
-    seen = [files.images.get(entry.file) for entry in lists.images]
-    return all(image_info and image_info.size for image_info in seen)
-
-
-def _in_split(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterator[CheckFinding]:
-    """Find what is wrong with the files of a split, and with each pair of them."""
+def _check_split(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterator[CheckFinding]:
+    """Find the problems of the files of a split, and of each pair."""
     lines = {entry.file: entry.listed for entry in reversed([*lists.images, *lists.labels])}
-    for finding in _of_files(lists, files, class_set):
+    for finding in _check_files(lists, files, class_set):
         yield replace(finding, listed=lines[finding.file])
     for image, label in lists.pairs():
         image_info, label_info = files.images.get(image.file), files.labels.get(label.file)
@@ -132,31 +130,23 @@ def _in_split(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterato
         if sizes[0] and sizes[1] and sizes[0] != sizes[1]:
             finding = size_finding(label.file, sizes[0], image.file, sizes[1])
             yield replace(finding, listed=label.listed)
-        elif turned := orientation_finding(image.file, label.file):
-            yield replace(turned, listed=image.listed)
+        elif mismatch := orientation_finding(image.file, label.file):
+            yield replace(mismatch, listed=image.listed)
 
 
-def _of_files(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterator[CheckFinding]:
+def _check_files(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterator[CheckFinding]:
     images = {entry.file: files.images.get(entry.file) for entry in lists.images}
     labels = {entry.file: files.labels.get(entry.file) for entry in lists.labels}
-    for seen in (*images.values(), *labels.values()):
-        if seen and seen.fault:
-            yield seen.fault
-    values = [(path, seen.pixels) for path, seen in labels.items() if seen and seen.pixels]
+    for info in (*images.values(), *labels.values()):
+        if info and info.fault:
+            yield info.fault
+    values = [(path, info.pixels) for path, info in labels.items() if info and info.pixels]
     yield from lossy_findings(labels)
     yield from value_findings(values, len(class_set) if class_set else None)
 
 
-def _frequencies(lists: Mapping[str, Lists], files: Files) -> Frequencies:
-    frequencies = Frequencies()
-    training = lists["train"].labels if "train" in lists else ()
-    for path in {entry.file for entry in training} & files.labels.keys():
-        frequencies.add(files.labels[path].pixels or {})
-    return frequencies
-
-
 def _table(frequencies: Frequencies, class_set: ClassSet | None) -> list[ClassPixels]:
-    """Make one entry a class, if there are training labels. Without names, numbers do."""
+    """Return one entry per class, if there are training labels; names default to numbers."""
     highest = frequencies.highest()
     if highest is None:
         return []
@@ -169,6 +159,6 @@ def _table(frequencies: Frequencies, class_set: ClassSet | None) -> list[ClassPi
 
 
 def _summary(lists: Lists, files: Files) -> SplitStats:
-    seen = [files.images.get(entry.file) for entry in lists.images]
-    smallest, largest = extremes(image_info.size for image_info in seen if image_info)
+    infos = [files.images.get(entry.file) for entry in lists.images]
+    smallest, largest = extremes(info.size for info in infos if info)
     return SplitStats(len(lists.images), len(lists.labels), smallest, largest)

@@ -1,4 +1,4 @@
-"""The lists of a data folder, read with patience: what is wrong with them is collected."""
+"""Check of the lists of a data folder: problems are collected instead of raised."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from drn_cli.files import read_text
 
 SPLITS = ("train", "val", "test")
 
-Rest = tuple[str, str]  # of an image's name and its label's
+Endings = tuple[str, str]  # what follows the common prefix of an image name and its label's name
 
 
 @dataclass(frozen=True, slots=True)
 class ListEntry:
-    """A line of a list: the file that it names."""
+    """A line of a list and its file."""
 
     file: Path
     listed: ListLine
@@ -28,15 +28,15 @@ class Lists:
     """The two lists of a split.
 
     Attributes:
-        images: Of `{split}_images.txt`.
-        labels: Of `{split}_labels.txt`; empty if there is none.
+        images: Lines of `{split}_images.txt`.
+        labels: Lines of `{split}_labels.txt`; empty if it does not exist.
     """
 
     images: Sequence[ListEntry]
     labels: Sequence[ListEntry]
 
     def pairs(self) -> list[tuple[ListEntry, ListEntry]]:
-        """Give images with their labels; none at all where the lists differ in length."""
+        """Return images with their labels; an empty list if the lists differ in length."""
         if len(self.images) != len(self.labels):
             return []
         return list(zip(self.images, self.labels, strict=True))
@@ -47,30 +47,30 @@ def list_names(split: str) -> tuple[str, str]:
 
 
 def splits_with_lists(folder: Path) -> list[str]:
-    """Name the splits of which a list is there."""
+    """Return the splits of which a list exists."""
     return [
         split for split in SPLITS if any((folder / name).is_file() for name in list_names(split))
     ]
 
 
 def read_lists(folder: ListDataset, split: str) -> tuple[Lists, list[CheckFinding]]:
-    """Read the lists of a split, and tell what is wrong with them and which files are missing."""
+    """Read the lists of a split; return them and their problems, including missing files."""
     findings: list[CheckFinding] = []
     images_name, labels_name = list_names(split)
     images = _entries(folder, images_name, findings)
-    # Prediction needs no labels: those of the test split may be left out.
-    wanted = split != "test" or (folder.lists / labels_name).is_file()
-    labels = _entries(folder, labels_name, findings) if wanted else []
+    # Labels of the test split are optional, because prediction needs none.
+    required = split != "test" or (folder.lists / labels_name).is_file()
+    labels = _entries(folder, labels_name, findings) if required else []
     lists = Lists(images, labels)
     for entry in (*images, *labels):
         if not entry.file.is_file():
-            message = "is no file" if entry.file.exists() else "does not exist"
-            hint = f"paths in the lists start at {folder.root}"
+            message = "is not a file" if entry.file.exists() else "does not exist"
+            hint = f"paths in the lists are relative to {folder.root}"
             findings.append(
                 CheckFinding("error", "missing", message, entry.file, hint, entry.listed)
             )
     if images and labels:
-        findings += _pairing(lists, folder.lists / labels_name)
+        findings += _check_pairing(lists, folder.lists / labels_name)
     return lists, findings
 
 
@@ -94,62 +94,57 @@ def _entries(folder: ListDataset, name: str, findings: list[CheckFinding]) -> li
     return entries
 
 
-def _pairing(lists: Lists, labels_list: Path) -> list[CheckFinding]:
+def _check_pairing(lists: Lists, labels_list: Path) -> list[CheckFinding]:
     images, labels = lists.images, lists.labels
     pairs = zip(images, labels, strict=False)
-    rests = [_rest(image.file.stem, label.file.stem) for image, label in pairs]
+    endings = [_endings(image.file.stem, label.file.stem) for image, label in pairs]
     if len(images) != len(labels):
         message = (
-            f"names {len(labels)} files, {images[0].listed.name} {len(images)}; "
-            "line by line they should belong together"
+            f"lists {len(labels)} files, {images[0].listed.name} {len(images)}; "
+            "each line of one belongs to the same line of the other"
         )
         hint = None
-        if (part := _parting(rests)) is not None:
-            image, label = images[part], labels[part]
-            hint = (
-                f"they seem to part at line {label.listed.line}: "
-                f"{image.file.name} and {label.file.name}"
-            )
+        if len(set(endings[:2])) == 1:
+            different = (n for n, pair in enumerate(endings) if pair != endings[0])
+            if (first := next(different, None)) is not None:
+                image, label = images[first], labels[first]
+                hint = (
+                    f"the names stop matching at line {label.listed.line}: "
+                    f"{image.file.name} and {label.file.name}"
+                )
         return [CheckFinding("error", "list", message, labels_list, hint)]
     return [
         CheckFinding(
             "warning",
             "pairing",
-            f"is the label of {images[number].file}, other pairs share more of their names",
+            f"is the label of {images[number].file}, but the names of other pairs match better",
             labels[number].file,
             listed=labels[number].listed,
         )
-        for number in _odd_pairs(rests)
+        for number in _unusual_pairs(endings)
     ]
 
 
-def _parting(rests: Sequence[Rest]) -> int | None:
-    """Find the first pair whose names do not belong together as those of the first two do."""
-    if len(set(rests[:2])) > 1:
-        return None
-    return next((n for n, rest in enumerate(rests) if rest != rests[0]), None)
+def _unusual_pairs(endings: Sequence[Endings]) -> list[int]:
+    """Return the pairs whose endings differ from those of most pairs.
 
-
-def _odd_pairs(rests: Sequence[Rest]) -> list[int]:
-    """Find the pairs whose names do not belong together as those of most others do.
-
-    Where no rest is that of most pairs, the names say nothing.
+    If no endings are those of most pairs, names do not tell, and the list is empty.
     """
-    counts = Counter(rests)
-    if 2 * max(counts.values()) <= len(rests):
+    counts = Counter(endings)
+    common, number = counts.most_common(1)[0]
+    if 2 * number <= len(endings):
         return []
-    # A data set may be put together from two, with names of their own.
-    rare = max(2, len(rests) // 20)
-    common = max(counts, key=counts.__getitem__)
-    return [n for n, rest in enumerate(rests) if rest != common and counts[rest] <= rare]
+    # A data set may be composed of two that are named differently.
+    rare = max(2, len(endings) // 20)
+    return [n for n, pair in enumerate(endings) if pair != common and counts[pair] <= rare]
 
 
-def _rest(image: str, label: str) -> Rest:
-    """Give what is left of two names without what they begin with alike.
+def _endings(image: str, label: str) -> Endings:
+    """Return two names without their common prefix.
 
-    Where they belong together, it is the same for all pairs: `_leftImg8bit` and
-    `_gtFine_labelTrainIds` for instance, or nothing and nothing.
+    These endings are the same for all matching pairs: for example `_leftImg8bit` and
+    `_gtFine_labelTrainIds`, or two empty strings.
     """
     letters = enumerate(zip(image, label, strict=False))
-    alike = next((n for n, (a, b) in letters if a != b), min(len(image), len(label)))
-    return image[alike:], label[alike:]
+    shared = next((n for n, (a, b) in letters if a != b), min(len(image), len(label)))
+    return image[shared:], label[shared:]

@@ -1,7 +1,7 @@
-"""The cheap part of the audit, before training: a bad label shows before the first step.
+"""Quick checks before training, so that bad files are found before the first step.
 
-It takes seconds for any data folder: the ends and headers of files, the pixel counts that
-preparation wrote into info.json, and a few labels that are read whole.
+They take seconds for any data folder: they read the ends and headers of files, the pixel counts in
+info.json, and a few whole labels.
 """
 
 from collections import Counter
@@ -20,14 +20,14 @@ from drn_cli.data.images import has_single_channel, read_header
 from drn_cli.data.orientation import first_and_count, orientation_mismatch
 from drn_cli.errors import DrnError
 
-ENDS = 20_000  # files whose two ends are read, and
-SUSPECTS = 64  # of those with another end than their format asks for, how many are read whole
+ENDS = 20_000  # files whose ends are read
+SUSPECTS = 64  # files without the end of their format that are decoded
 HEADERS = 2000  # pairs whose headers are read
-WHOLE = 32  # labels that are read whole
-ENOUGH = 10  # findings after which the rest is as bad
-THREADS = 8  # reading waits for the disk, decoding leaves the interpreter alone
+WHOLE = 32  # labels that are decoded
+ENOUGH = 10  # findings after which the check stops
+THREADS = 8  # reading waits for the disk, and decoding releases the GIL
 
-Thing = TypeVar("Thing")
+Item = TypeVar("Item")
 
 
 def quick_check(
@@ -38,18 +38,18 @@ def quick_check(
     counted: Sequence[int] | None = None,
     listed: Path | None = None,
 ) -> list[CheckFinding]:
-    """Look at the ends and headers of many files and at the values of some labels.
+    """Check the ends and headers of many files, and the values of some labels.
 
     Args:
-        samples: Of one split. Those without a label are left out.
-        classes: How many classes the network has.
-        names: Of the classes, if it is to be found out which of them training can learn.
-        counted: Pixels of each class in all labels, if they were counted; otherwise the classes
-            are judged only if so few labels are there that all of them are read.
-        listed: The list of the labels, for what is wrong with all of them.
+        samples: Samples of one split; labels may be missing.
+        classes: Number of classes.
+        names: Class names, to find classes without pixels.
+        counted: Pixels of each class in all labels, if known; otherwise they are counted if there
+            are few enough labels to read all.
+        listed: The list of the labels, for findings about all of them.
 
     Returns:
-        What is wrong or odd; of a folder in which much is wrong, the beginning.
+        Findings, at most a few more than `ENOUGH`.
     """
     labelled = [(sample.image, sample.label) for sample in samples if sample.label]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -60,23 +60,23 @@ def quick_check(
             ],
             pool,
         )
-        turned = []
+        rotated = []
         known = {finding.file for finding in findings}
-        whole = [pair for pair in labelled if known.isdisjoint(pair)]
-        for found in pool.map(_compare, spaced(whole, HEADERS)):
-            turned += [finding for finding in found if finding.kind == "orientation"]
+        intact = [pair for pair in labelled if known.isdisjoint(pair)]
+        for found in pool.map(_compare, spaced(intact, HEADERS)):
+            rotated += [finding for finding in found if finding.kind == "orientation"]
             findings += [finding for finding in found if finding.kind != "orientation"]
             if len(findings) >= ENOUGH:
                 pool.shutdown(cancel_futures=True)
                 return findings
         known = {finding.file for finding in findings}
         paths = [label for _, label in spaced(labelled, WHOLE) if label not in known]
-        seen = list(pool.map(read_file_info, [DataFile(path, label=True) for path in paths]))
-    if turned:
-        message = first_and_count([finding.message for finding in turned])
-        findings.append(replace(turned[0], message=message))
-    findings += [one.fault for one in seen if one.fault]
-    values = [(path, one.pixels) for path, one in zip(paths, seen, strict=True) if one.pixels]
+        infos = list(pool.map(read_file_info, [DataFile(path, label=True) for path in paths]))
+    if rotated:
+        message = first_and_count([finding.message for finding in rotated])
+        findings.append(replace(rotated[0], message=message))
+    findings += [info.fault for info in infos if info.fault]
+    values = [(path, info.pixels) for path, info in zip(paths, infos, strict=True) if info.pixels]
     if counted is None and len(values) == len(labelled):
         total = sum((Counter(pixels) for _, pixels in values), Counter[int]())
         counted = [total[number] for number in range(classes)]
@@ -87,44 +87,44 @@ def quick_check(
 
 
 def find_truncated(paths: Sequence[Path]) -> list[CheckFinding]:
-    """Find images that end too early, by their last bytes; those that seem to are decoded."""
+    """Find truncated images by their last bytes; suspects are decoded."""
     with ThreadPoolExecutor(THREADS) as pool:
         return _find_truncated([DataFile(path) for path in paths], pool)
 
 
-def _find_truncated(items: Sequence[DataFile], pool: Executor) -> list[CheckFinding]:
-    chosen = spaced(items, ENDS)
-    parts = [chosen[start :: THREADS * 4] for start in range(THREADS * 4)]
-    suspects = [item for part in pool.map(_suspects, parts) for item in part]
-    # Some programs write data of their own after the end, of all images then.
-    faults = [one.fault for one in pool.map(read_file_info, spaced(suspects, SUSPECTS))]
-    return [fault for fault in faults if fault]
+def _find_truncated(files: Sequence[DataFile], pool: Executor) -> list[CheckFinding]:
+    chosen = spaced(files, ENDS)
+    parts = [chosen[start :: THREADS * 4] for start in range(THREADS * 4)]  # few, large tasks
+    suspects = [file for part in pool.map(_suspects, parts) for file in part]
+    # Programs that append private data do so to all images, so only some suspects are decoded.
+    infos = pool.map(read_file_info, spaced(suspects, SUSPECTS))
+    return [info.fault for info in infos if info.fault]
 
 
-def _suspects(items: Sequence[DataFile]) -> list[DataFile]:
-    return [item for item in items if may_be_truncated(item.path)]
+def _suspects(files: Sequence[DataFile]) -> list[DataFile]:
+    return [file for file in files if may_be_truncated(file.path)]
 
 
-def spaced(things: Sequence[Thing], count: int) -> list[Thing]:
-    """Choose `count` things at even distances, the first and the last among them; all if fewer."""
-    if len(things) <= count:
-        return list(things)
-    return [things[n * (len(things) - 1) // (count - 1)] for n in range(count)]
+def spaced(items: Sequence[Item], count: int) -> list[Item]:
+    """Return `count` evenly spaced items, including the first and the last; all if fewer."""
+    if len(items) <= count:
+        return list(items)
+    return [items[n * (len(items) - 1) // (count - 1)] for n in range(count)]
 
 
 def _compare(pair: tuple[Path, Path]) -> list[CheckFinding]:
-    """Find what is wrong with a pair: read whole only if its headers say that something is."""
+    """Compare the headers of a pair; the pixels are read only if the headers show a problem."""
     image, label = pair
     try:
         first, second = read_header(image), read_header(label)
         if first.upright == second.upright and has_single_channel(second.mode):
-            turned = orientation_mismatch(first, second)
-            return [CheckFinding("warning", "orientation", turned, image)] if turned else []
-    except DrnError:  # reading it whole says what is wrong with the pixels, too
+            problem = orientation_mismatch(first, second)
+            return [CheckFinding("warning", "orientation", problem, image)] if problem else []
+    except DrnError:  # reading the pixels gives a more precise error
         pass
-    whole = read_file_info(DataFile(image)), read_file_info(DataFile(label, label=True))
-    sizes = [seen.size for seen in whole]
-    findings = [seen.fault for seen in whole if seen.fault]
+    infos = read_file_info(DataFile(image)), read_file_info(DataFile(label, label=True))
+    sizes = [info.size for info in infos]
+    findings = [info.fault for info in infos if info.fault]
     if sizes[0] and sizes[1] and sizes[0] != sizes[1]:
         findings.append(size_finding(label, sizes[1], image, sizes[0]))
     return findings

@@ -1,4 +1,4 @@
-"""Reading one file of a data folder, whole and once, for all that an audit wants to know of it."""
+"""Reading each file of a data folder once, for all checks."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from drn_cli.data.audit.findings import CheckFinding
-from drn_cli.data.audit.labels import colour_finding
+from drn_cli.data.audit.labels import color_finding
 from drn_cli.data.images import read_header, read_image, read_label, read_label_values
 from drn_cli.data.parallel import Progress, RunningStats, in_parallel
 from drn_cli.errors import DrnError
@@ -23,8 +22,8 @@ class DataFile:
 
     Attributes:
         path: The file.
-        label: Whether it is read as a label map.
-        sums: Whether its sums are wanted; only those of training images are.
+        label: Whether to read it as a label map.
+        sums: Whether to sum its pixels for statistics, as of training images.
     """
 
     path: Path
@@ -34,19 +33,19 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """What reading a file told.
+    """Content of a file, as far as checks need it.
 
     Attributes:
         size: None if it cannot be read.
-        digest: Of an image's size and pixels; empty if there is none.
-        moments: Sums over an image's pixels, if they were asked for.
-        pixels: Pixels of each value in a label map, by rising value.
-        fault: Why it is of no use.
+        digest: Hash of an image's size and pixels; empty for labels and unreadable files.
+        sums: Sums over an image's pixels, if requested.
+        pixels: Number of pixels of each value of a label map, by ascending value.
+        fault: Why it cannot be used.
     """
 
     size: Size | None = None
     digest: bytes = b""
-    moments: RunningStats | None = None
+    sums: RunningStats | None = None
     pixels: Mapping[int, int] | None = None
     fault: CheckFinding | None = None
 
@@ -54,52 +53,48 @@ class FileInfo:
 def read_file_infos(
     items: Sequence[DataFile], progress: Progress | None
 ) -> Iterator[tuple[DataFile, FileInfo]]:
-    """Read files on all cores, and give what each told, in their order."""
+    """Read files on all cores, and yield the information on each in order."""
     if items:
         yield from zip(items, in_parallel(read_file_info, items, progress), strict=True)
 
 
-def read_file_info(item: DataFile) -> FileInfo:
-    """Read a file. One that cannot be read is told, not raised: an audit goes on."""
+def read_file_info(file: DataFile) -> FileInfo:
+    """Read a file; errors are returned as `fault`, because a check continues."""
     try:
-        return _look_at_label(item.path) if item.label else _look_at_image(item)
+        if file.label:
+            return _read_label_info(file.path)
+        image = read_image(file.path)
+        size = (image.shape[1], image.shape[0])
+        digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(image).data)
+        return FileInfo(size, digest.digest(), RunningStats.of(image) if file.sums else None)
     except DrnError as error:
-        return FileInfo(fault=CheckFinding.of("unreadable", error, item.path))
-    except Exception as error:  # decoders have their own ways to fail on broken files
+        return FileInfo(fault=CheckFinding.of("unreadable", error, file.path))
+    except Exception as error:  # decoders raise errors of any type for broken files
         message = f"broken image: {type(error).__name__}: {error}"
-        return FileInfo(fault=CheckFinding("error", "unreadable", message, item.path))
+        return FileInfo(fault=CheckFinding("error", "unreadable", message, file.path))
 
 
-def _look_at_image(item: DataFile) -> FileInfo:
-    image = read_image(item.path)
-    size = (image.shape[1], image.shape[0])
-    digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image).data)
-    return FileInfo(size, digest.digest(), RunningStats.of(image) if item.sums else None)
-
-
-def _look_at_label(path: Path) -> FileInfo:
+def _read_label_info(path: Path) -> FileInfo:
     try:
         label = read_label(path)
     except DrnError as error:
-        return _look_at_no_label_map(path, error)
-    return FileInfo((label.shape[1], label.shape[0]), pixels=_counts(np.bincount(label.ravel())))
+        return _explain_invalid_label(path, error)
+    counts = np.bincount(label.ravel())
+    pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    return FileInfo((label.shape[1], label.shape[0]), pixels=pixels)
 
 
-def _look_at_no_label_map(path: Path, error: DrnError) -> FileInfo:
-    """Tell why a file is no label map: it raises if the file is not even an image."""
+def _explain_invalid_label(path: Path, error: DrnError) -> FileInfo:
+    """Return why a file is not a label map; raise DrnError if it is not even an image."""
     header = read_header(path)
     mode = header.mode
-    if mode == "F":  # what `read_label` says of it, with the value that is none
+    if mode == "F":  # the error of `read_label` names the invalid value
         return FileInfo(header.upright, fault=CheckFinding.of("unreadable", error, path))
     image = read_image(path)
     size = (image.shape[1], image.shape[0])
-    if mode.startswith("I"):  # more than 8 bits, with values that do not fit into 8
+    if mode.startswith("I"):  # more than 8 bits, with values above 255
         values, counts = np.unique(read_label_values(path), return_counts=True)
         return FileInfo(size, pixels=dict(zip(values.tolist(), counts.tolist(), strict=True)))
-    grey = bool((image == image[..., :1]).all())
-    return FileInfo(size, fault=colour_finding(path, mode, grey=grey))
-
-
-def _counts(pixels: npt.NDArray[np.int64]) -> dict[int, int]:
-    return {int(value): int(pixels[value]) for value in np.flatnonzero(pixels)}
+    gray = bool((image == image[..., :1]).all())
+    return FileInfo(size, fault=color_finding(path, mode, gray=gray))

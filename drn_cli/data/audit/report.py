@@ -1,4 +1,4 @@
-"""What an audit says in the end."""
+"""Report of a check: splits, classes, statistics and findings."""
 
 import statistics as numbers
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,13 +13,13 @@ from drn_cli.data.folders import ChannelStats
 
 @dataclass(frozen=True, slots=True)
 class ClassPixels:
-    """How often a class occurs in the training labels.
+    """Frequency of a class in the training labels.
 
     Attributes:
-        name: What people call it.
-        pixels: Its pixels.
-        share: Of all training pixels that have a class.
-        images: Label maps in which it occurs.
+        name: Class name.
+        pixels: Number of its pixels.
+        share: Share of all training pixels with a class.
+        images: Number of label maps that contain it.
     """
 
     name: str
@@ -30,12 +30,12 @@ class ClassPixels:
 
 @dataclass(frozen=True, slots=True)
 class ClassImages:
-    """How many images a class has in each split.
+    """Number of images of a class.
 
     Attributes:
-        name: What people call it.
+        name: Class name.
         folder: Name of its folder.
-        images: By the name of the split.
+        images: Number of images by split.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ClassImages:
 
 @dataclass(frozen=True, slots=True)
 class ClassStats:
-    """Images of a class, over the classes of a split."""
+    """Number of images per class, over the classes of a split."""
 
     min: int
     median: float
@@ -58,14 +58,14 @@ class ClassStats:
 
 @dataclass(frozen=True, slots=True)
 class SplitStats:
-    """The files of a split.
+    """Files of a split.
 
     Attributes:
-        images: How many there should be.
-        labels: How many label maps there should be.
-        smallest: Of the images that can be read, by their area; None if none can.
-        largest: Likewise.
-        per_class: In class folders.
+        images: Number of images, including missing and unreadable ones.
+        labels: Number of label maps, likewise.
+        smallest: Size of the smallest readable image by area; None without one.
+        largest: Size of the largest, likewise.
+        per_class: Images per class; None in list folders.
     """
 
     images: int
@@ -76,7 +76,7 @@ class SplitStats:
 
 
 def extremes(sizes: Iterable[Size | None]) -> tuple[Size | None, Size | None]:
-    """Find the smallest and the largest of sizes by area, leaving out what could not be read."""
+    """Return the smallest and the largest size by area, ignoring None."""
     known = {size for size in sizes if size}
     if not known:
         return None, None
@@ -85,25 +85,25 @@ def extremes(sizes: Iterable[Size | None]) -> tuple[Size | None, Size | None]:
 
 
 def in_order(findings: Iterable[CheckFinding]) -> list[CheckFinding]:
-    """Sort findings: errors first, then by kind; within a kind they stay as they were found."""
+    """Sort findings: errors first, then by kind; stable within a kind."""
     kinds = list(KINDS)
     return sorted(findings, key=lambda f: (f.severity != "error", kinds.index(f.kind)))
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """The result of an audit.
+    """Result of a check.
 
     Attributes:
         root: The data folder.
-        splits: By name.
-        statistics: Mean and std, measured on the training images; None without any.
-        recorded: The same as info.json has it; None if it has not, or is not used.
-        classes: One entry a class; empty if there are no training labels.
-        class_weights: One weight a class, by the name of the formula.
-        highest_label: The highest label value but 255, over all labels; None without labels.
-        class_count: How many classes there are, if anybody says so; labels are judged by it.
-        findings: What is wrong, as `in_order` puts it.
+        splits: Statistics of each split by name.
+        statistics: Mean and std measured on the training images; None without any.
+        recorded: Mean and std in info.json; None if missing or unused.
+        classes: One entry per class; empty without training labels.
+        class_weights: One weight per class, by name of the formula.
+        highest_label: Highest label value except 255; None without labels.
+        class_count: Number of classes that labels are checked against, if known.
+        findings: Problems, sorted by `in_order`.
     """
 
     root: Path

@@ -19,7 +19,7 @@ from drn_cli.data.classes import IGNORED, cityscapes, cityscapes_train_ids
 from drn_cli.data.file_ends import PNG_END, PNG_MAGIC
 from drn_cli.data.file_search import LeftOut
 from drn_cli.data.folders import CITYSCAPES
-from drn_cli.data.images import read_label, write_index
+from drn_cli.data.images import read_label, write_png
 from drn_cli.data.orientation import size_error
 from drn_cli.data.parallel import Progress, in_parallel
 from drn_cli.data.prepare.archives import unpack
@@ -209,7 +209,7 @@ def _convert(root: Path, task: Task) -> npt.NDArray[np.int64] | None:
             "remove it if its *_gtFine_labelIds.png is there: it is made again",
         )
     if needed:
-        write_index(root / frame.label, label)
+        write_png(root / frame.label, label)
     return pixels
 
 

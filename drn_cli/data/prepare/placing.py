@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drn_cli.data.classes import IGNORED, ClassSet
-from drn_cli.data.images import Pixels, read_image, write_index
+from drn_cli.data.images import Pixels, read_image, write_png
 from drn_cli.data.orientation import find_orientation_mismatch, first_and_count, size_error
 from drn_cli.data.parallel import RunningStats
 from drn_cli.data.prepare.common import count_pixels, place, write_info, write_list
@@ -70,7 +70,7 @@ def place_pair(
             sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in (ids, decoded)]
             raise size_error(label, sizes[0], image, sizes[1])
         pixels = np.bincount(ids.ravel(), minlength=256)
-        write_index(folder / placed.label, ids)
+        write_png(folder / placed.label, ids)
     turned = find_orientation_mismatch(image, label) if label else None
     return Seen(RunningStats.of(decoded), pixels, turned and f"{image}: {turned}")
 

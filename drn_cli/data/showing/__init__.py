@@ -1,1 +1,1 @@
-"""A contact sheet of a data folder: what is on it, and how it is laid out."""
+"""Contact sheets of data folders: content and layout."""

@@ -1,24 +1,25 @@
-"""Samples on a contact sheet, whatever their kind: which are chosen, and what is told of them."""
+"""Samples on a contact sheet: selection, and their data in JSON."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from drn_cli.data.images import Pixels
 from drn_cli.data.parallel import Progress
-from drn_cli.data.showing.contact_sheet import Cell, LegendEntry, draw_sheet
+from drn_cli.data.showing.contact_sheet import Cell, LegendEntry, draw_sheet, thumbnail
 
-CROPS = 3  # epochs that a training sample is shown in
+CROPS = 3  # epochs of which crops are shown
 
 
 @dataclass(frozen=True, slots=True)
 class SampleSelection:
-    """Which samples are shown, and in which epochs.
+    """Samples and epochs to show.
 
     Attributes:
-        count: How many, evenly spaced over the split.
-        seed: Of the run whose crops are shown.
-        epoch: The first of those that are shown.
+        count: Number of samples, evenly spaced over the split.
+        seed: Seed of the run whose crops are shown.
+        epoch: First epoch shown.
     """
 
     count: int = 6
@@ -30,33 +31,33 @@ class SampleSelection:
         return range(self.epoch, self.epoch + CROPS)
 
     def of(self, total: int) -> list[int]:
-        """Choose among `total` samples, the first and the last among them."""
+        """Return the numbers of the samples to show out of `total`, including first and last."""
         count = min(self.count, total)
         return [round(n * (total - 1) / max(1, count - 1)) for n in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """A sample on the sheet.
+    """The cells of one sample.
 
     Attributes:
-        tiles: Its images.
-        facts: The same in words and numbers.
+        cells: Its images.
+        facts: Description of the sample for JSON.
     """
 
-    tiles: list[Cell]
+    cells: list[Cell]
     facts: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ContactSheet:
-    """A contact sheet and what is on it.
+    """A contact sheet and its description.
 
     Attributes:
         pixels: uint8 `(H, W, 3)`.
-        images: How many the split has.
-        classes: Names of all classes; none if there are no labels.
-        settings: What the crops are drawn with; none if there are no crops.
+        images: Number of images in the split.
+        classes: Names of all classes; empty without labels.
+        settings: Augmentation of the crops; None without crops.
         samples: Facts of each sample shown.
     """
 
@@ -67,10 +68,20 @@ class ContactSheet:
     samples: list[dict[str, Any]]
 
 
+def image_row(
+    number: int, path: Path, image: Pixels, facts: dict[str, Any], prefix: str = ""
+) -> SampleRow:
+    """Return the row of a sample with its image as the first cell."""
+    height, width = image.shape[:2]
+    caption = f"{prefix}{path.name} ({width}x{height})"
+    facts = {"sample": number, "image": str(path), **facts, "width": width, "height": height}
+    return SampleRow([Cell(thumbnail(image), caption)], facts)
+
+
 def render_each(
     numbers: Sequence[int], show: Callable[[int], SampleRow], progress: Progress | None
 ) -> list[SampleRow]:
-    """Show samples one by one, and tell how many are done."""
+    """Render samples one by one, reporting progress."""
     shown = []
     for done, number in enumerate(numbers, start=1):
         shown.append(show(number))
@@ -88,15 +99,17 @@ def make_sheet(
     settings: dict[str, Any] | None = None,
     keys: Sequence[LegendEntry] = (),
 ) -> ContactSheet:
-    """Draw the sheet of some samples of `total`, under a title that says what they are."""
+    """Draw a sheet of samples out of `total`, with a title."""
     title = f"{where}: {len(shown)} of {total} images"
     if settings is not None:
         title += f"; {in_words(settings)}"
-    pixels = draw_sheet(title, [one.tiles for one in shown], keys)
-    return ContactSheet(pixels, total, classes, settings, [one.facts for one in shown])
+    pixels = draw_sheet(title, [row.cells for row in shown], keys)
+    return ContactSheet(pixels, total, classes, settings, [row.facts for row in shown])
 
 
 def in_words(settings: dict[str, Any]) -> str:
-    """Say settings as a recipe does: `crop 320, scale 1.5, rotate 5, flip on`."""
-    said = {name: ("off", "on")[v] if isinstance(v, bool) else v for name, v in settings.items()}
-    return ", ".join(f"{name} {value}" for name, value in said.items())
+    """Format settings as `crop 320, scale 1.5, rotate 5, flip on`."""
+    return ", ".join(
+        f"{name} {('off', 'on')[value] if isinstance(value, bool) else value}"
+        for name, value in settings.items()
+    )

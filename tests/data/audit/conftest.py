@@ -1,4 +1,4 @@
-"""A small list folder without a fault, for tests to spoil, and reading in this process."""
+"""Small valid data folders for tests to damage, and reading in this process."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ CLASSES = ["red", "green", "blue"]
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read files in this process: starting others takes most of the time of a small audit."""
+    """Read files in this process: starting others takes most of the time of a small check."""
 
     def serial(
         work: Callable[[Any], Any],
@@ -34,7 +34,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Images of 8x6 in `images/`, their labels in `labels/`, named alike, 0 to 6."""
+    """Images of 8x6 in `images/` and their labels in `labels/`, with equal names, 0 to 6."""
     root, random = tmp_path / "data", np.random.default_rng(0)
     (root / "images").mkdir(parents=True)
     (root / "labels").mkdir()
@@ -67,7 +67,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def class_folder(tmp_path: Path) -> Path:
-    """Three images of two classes to train on, and one each to validate on."""
+    """Three training images and one validation image for each of two classes."""
     root, random = tmp_path / "classes", np.random.default_rng(1)
     for split, count in (("train", 3), ("val", 1)):
         for name in ("cat", "dog"):

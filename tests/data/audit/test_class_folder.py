@@ -20,7 +20,7 @@ def only(report: CheckReport) -> CheckFinding:
     return report.findings[0]
 
 
-def test_folder_without_a_fault_is_described(class_folder: Path) -> None:
+def test_valid_folder_is_reported_without_findings(class_folder: Path) -> None:
     info = {"folders": ["cat", "dog"], "classes": ["Katze", "Hund"]}
     (class_folder / "info.json").write_text(json.dumps(info))
     (class_folder / "train" / "cat" / "notes.txt").write_text("no image, and no matter")
@@ -45,28 +45,28 @@ def test_folder_without_a_fault_is_described(class_folder: Path) -> None:
     assert (document["classes"], document["class_weights"]) == (2, {})
 
 
-def test_image_that_cannot_be_read(class_folder: Path) -> None:
+def test_unreadable_image(class_folder: Path) -> None:
     path = class_folder / "train" / "dog" / "1.png"
     path.write_bytes(path.read_bytes()[:70])
     finding = only(check_folder(class_folder))
     assert (finding.severity, finding.kind, finding.file) == ("error", "unreadable", path)
 
 
-def test_training_image_that_is_validated_on(class_folder: Path) -> None:
+def test_training_image_in_validation_split(class_folder: Path) -> None:
     path = class_folder / "val" / "dog" / "other.png"
     shutil.copy(class_folder / "train" / "dog" / "2.png", path)
     finding = only(check_folder(class_folder))
     assert (finding.severity, finding.kind, finding.file) == ("error", "duplicate", path)
 
 
-def test_image_in_two_classes_is_odd(class_folder: Path) -> None:
+def test_image_in_two_classes_is_a_warning(class_folder: Path) -> None:
     shutil.copy(class_folder / "train/cat/0.png", class_folder / "train/dog/9.png")
     finding = only(check_folder(class_folder))
     assert (finding.severity, finding.kind) == ("warning", "duplicate")
     assert str(class_folder / "train" / "cat" / "0.png") in finding.message
 
 
-def test_classes_without_images_are_odd(class_folder: Path) -> None:
+def test_classes_without_images_are_warnings(class_folder: Path) -> None:
     (class_folder / "train" / "fox").mkdir()
     shutil.rmtree(class_folder / "val" / "cat")
     report = check_folder(class_folder)
@@ -82,22 +82,22 @@ def test_classes_without_images_are_odd(class_folder: Path) -> None:
     ]
 
 
-def test_class_that_is_only_validated_on(class_folder: Path) -> None:
+def test_class_only_in_validation(class_folder: Path) -> None:
     (class_folder / "val" / "fox").mkdir()
     finding = only(check_folder(class_folder))
     assert (finding.severity, finding.file) == ("error", class_folder / "val" / "fox")
 
 
-def test_images_in_no_class_folder(class_folder: Path) -> None:
+def test_images_outside_class_folders(class_folder: Path) -> None:
     (class_folder / "val" / "dog" / "0.png").rename(class_folder / "val" / "a.JPEG")
     (class_folder / "val" / "cat" / "0.png").rename(class_folder / "val" / "b.JPEG")
     report = check_folder(class_folder)
     error = report.findings[0]
     assert (error.severity, error.file) == ("error", class_folder / "val")
-    assert "holds 2 images in no class folder, a.JPEG" in error.message
+    assert "contains 2 images outside class folders, such as a.JPEG" in error.message
 
 
-def test_what_is_left_out_is_said_once(
+def test_skipped_files_are_reported_once(
     class_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "drn_cli")
@@ -109,7 +109,7 @@ def test_what_is_left_out_is_said_once(
         class_folder / "val",
     )
     assert caplog.messages == [
-        f"{class_folder / 'train'}: left out: unsupported ending 1 (dog/notes.txt)"
+        f"{class_folder / 'train'}: left out: unsupported extension 1 (dog/notes.txt)"
     ]
 
 
@@ -122,12 +122,12 @@ def test_training_needs_a_validation_split(class_folder: Path) -> None:
     assert check_folder(class_folder, splits=["train"]).findings == []
 
 
-def test_number_of_classes_is_that_of_the_folders(class_folder: Path) -> None:
+def test_option_classes_is_rejected(class_folder: Path) -> None:
     with pytest.raises(DrnError, match="--classes is for label maps"):
         check_folder(class_folder, classes=2)
 
 
-def test_split_that_is_not_there(class_folder: Path) -> None:
+def test_missing_split(class_folder: Path) -> None:
     with pytest.raises(DrnError, match="has no test split"):
         check_folder(class_folder, splits=["test"])
 
@@ -139,5 +139,5 @@ def test_folder_of_neither_kind(class_folder: Path, tmp_path: Path) -> None:
     assert "drn data prepare" in str(caught.value.hint)
     with pytest.raises(DrnError, match="no such folder"):
         check_folder(tmp_path / "absent")
-    with pytest.raises(DrnError, match="has no lists"):
+    with pytest.raises(DrnError, match="contains no lists"):
         check_folder(class_folder, lists=tmp_path / "other")

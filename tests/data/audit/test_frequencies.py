@@ -14,7 +14,7 @@ def frequencies() -> Frequencies:
     return counted
 
 
-def test_shares_leave_void_out(frequencies: Frequencies) -> None:
+def test_shares_exclude_void(frequencies: Frequencies) -> None:
     assert frequencies.shares(4) == pytest.approx([90 / 120, 20 / 120, 0, 10 / 120])
     assert frequencies.images[:4].tolist() == [2, 1, 0, 1]
     assert frequencies.highest() == 3
@@ -31,13 +31,13 @@ def test_enet_weights_follow_the_formula(frequencies: Frequencies) -> None:
     assert frequencies.weights(4)["enet"] == frequencies.enet(4)
 
 
-def test_bounds_of_enet_weights_are_as_told() -> None:
+def test_bounds_of_enet_weights_are_as_documented() -> None:
     single = Frequencies()
     single.add({0: 5})
     assert [round(weight, 2) for weight in single.enet(2)] == [1.42, 50.5]
 
 
-def test_nothing_but_void_has_no_frequencies() -> None:
+def test_void_only_has_no_frequencies() -> None:
     void = Frequencies()
     void.add({255: 7})
     assert void.highest() is None
@@ -45,7 +45,7 @@ def test_nothing_but_void_has_no_frequencies() -> None:
     assert void.median_frequency(2) == [0, 0]
 
 
-def test_values_that_fit_into_no_class_do_not_count() -> None:
+def test_values_above_255_are_not_counted() -> None:
     odd = Frequencies()
     odd.add({-1: 3, 300: 4, 254: 5})
     assert odd.pixels.sum() == 5

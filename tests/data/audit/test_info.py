@@ -1,4 +1,4 @@
-"""What an audit says of info.json."""
+"""Checks of info.json."""
 
 import json
 from pathlib import Path
@@ -26,17 +26,22 @@ def change_info(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "severity", "kind", "words"),
     [
-        ({"mean": [0.1, 0.5, 0.5]}, "warning", "statistics", "says mean 0.1000, 0.5000, 0.5000"),
-        ({"std": [0.3, 0.3, 0.1]}, "warning", "statistics", "says std 0.3000, 0.3000, 0.1000"),
-        ({"mean": None}, "error", "info", "mean should be three numbers"),
-        ({"std": [0, 0.3, 0.3]}, "error", "info", "std should be three numbers in 1e-06..1"),
-        ({"colours": [[0, 0, 0]]}, "error", "info", "names 3 classes and 1 colours"),
-        ({"colours": [[0, 0, 300]] * 3}, "error", "info", "colours should be"),
-        ({"classes": ["a"] * 4, "colours": [[0, 0, 0]] * 4}, "error", "info", "4 classes, not 3"),
-        ({"classes": ["a"] * 4, "colours": None}, "warning", "info", "names 4 classes, not 3"),
+        ({"mean": [0.1, 0.5, 0.5]}, "warning", "statistics", "mean is 0.1000, 0.5000, 0.5000"),
+        ({"std": [0.3, 0.3, 0.1]}, "warning", "statistics", "std is 0.3000, 0.3000, 0.1000"),
+        ({"mean": None}, "error", "info", "mean has to be three numbers"),
+        ({"std": [0, 0.3, 0.3]}, "error", "info", "std has to be three numbers in 1e-06..1"),
+        ({"colours": [[0, 0, 0]]}, "error", "info", "has 3 classes and 1 colours"),
+        ({"colours": [[0, 0, 300]] * 3}, "error", "info", "colours have to be"),
+        (
+            {"classes": ["a"] * 4, "colours": [[0, 0, 0]] * 4},
+            "error",
+            "info",
+            "expected 3",
+        ),
+        ({"classes": ["a"] * 4, "colours": None}, "warning", "info", "has 4 classes, expected 3"),
     ],
 )
-def test_info_that_is_wrong(
+def test_invalid_info(
     folder: Path, changes: dict[str, object], severity: str, kind: str, words: str
 ) -> None:
     change_info(folder, **changes)
@@ -46,13 +51,13 @@ def test_info_that_is_wrong(
     assert finding.file == folder / "info.json"
 
 
-def test_small_difference_in_mean_is_none(folder: Path) -> None:
+def test_small_difference_in_mean_is_tolerated(folder: Path) -> None:
     mean = json.loads((folder / "info.json").read_text())["mean"]
     change_info(folder, mean=[value + 0.009 for value in mean])
     assert check_folder(folder).findings == []
 
 
-def test_mean_of_some_training_images_is_not_compared(folder: Path) -> None:
+def test_mean_is_not_compared_if_images_are_unreadable(folder: Path) -> None:
     change_info(folder, mean=[0.1, 0.1, 0.1])
     (folder / "images" / "0.png").write_bytes(b"")
     report = check_folder(folder)
@@ -61,9 +66,9 @@ def test_mean_of_some_training_images_is_not_compared(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "no such file"), ("{", "not valid JSON"), ("[]", "an object")]
+    ("content", "words"), [(None, "no such file"), ("{", "not valid JSON"), ("[]", "a JSON object")]
 )
-def test_info_that_is_missing_or_broken_is_told_once(
+def test_missing_or_broken_info_is_reported_once(
     folder: Path, content: str | None, words: str
 ) -> None:
     (folder / "info.json").unlink()

@@ -23,21 +23,19 @@ def test_label_ids_replace_the_findings_of_their_files_only() -> None:
     [
         ([LABEL_IDS, {0: 1}], 19),  # no more than half
         ([LABEL_IDS], 21),  # not the classes of Cityscapes
-        ([{7: 4, 21: 5, 33: 2}], 19),  # nothing that is no train id in Cityscapes
-        ([LABEL_IDS | {34: 1}], 19),  # no label id
+        ([{7: 4, 21: 5, 33: 2}], 19),  # all have a train id in Cityscapes
+        ([LABEL_IDS | {34: 1}], 19),  # not a label id
     ],
 )
-def test_other_values_are_not_taken_for_label_ids(
-    labels: list[dict[int, int]], classes: int
-) -> None:
+def test_other_values_are_not_label_ids(labels: list[dict[int, int]], classes: int) -> None:
     assert kinds(labels, classes) == ["label-values"]
 
 
-def test_train_ids_are_no_label_ids() -> None:
+def test_train_ids_are_not_label_ids() -> None:
     assert kinds([dict.fromkeys(range(19), 1) | {255: 3}] * 3, 19) == []
 
 
-def test_many_values_are_told_in_short_and_kept_whole() -> None:
+def test_many_values_are_abbreviated_in_the_message_only() -> None:
     pixels = dict.fromkeys(range(10), 2)
     (finding,) = value_findings([(PATH, pixels)], 3)
     assert (
@@ -49,11 +47,11 @@ def test_many_values_are_told_in_short_and_kept_whole() -> None:
 
 def test_first_value_above_the_classes_may_be_void() -> None:
     (finding,) = value_findings([(PATH, {0: 3, 11: 4})], 11)
-    assert finding.hint == "if 11 means void here, it has to be 255"
+    assert finding.hint == "if 11 means void, change it to 255"
     (finding,) = value_findings([(PATH, {0: 3, 12: 4})], 11)
     assert "void" not in str(finding.hint)
 
 
-def test_negative_values_are_no_classes() -> None:
+def test_negative_values_are_invalid() -> None:
     (finding,) = value_findings([(PATH, {-1: 3, 0: 4})], None)
     assert finding.values == {-1: 3}

@@ -1,4 +1,4 @@
-"""Each fault planted in a folder without one: it is found, and nothing else is."""
+"""Each fault planted in a valid folder is found, and nothing else."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def change_info(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({key: value for key, value in info.items() if value is not None}))
 
 
-def test_folder_without_a_fault_is_described(folder: Path) -> None:
+def test_valid_folder_is_reported_without_findings(folder: Path) -> None:
     seen: list[tuple[int, int]] = []
     report = check_folder(folder, progress=lambda done, total: seen.append((done, total)))
     assert report.findings == []
@@ -84,7 +84,7 @@ def text(path: Path) -> None:
     [(half, "broken image: "), (empty, "the file is empty"), (text, "not an image in a known")],
 )
 @pytest.mark.parametrize("kind", ["images", "labels"])
-def test_file_that_cannot_be_read(
+def test_unreadable_file(
     folder: Path, kind: str, spoil: Callable[[Path], None], problem: str
 ) -> None:
     path = folder / kind / "4.png"
@@ -97,7 +97,7 @@ def test_file_that_cannot_be_read(
     assert str(finding).count(str(path)) == 1
 
 
-def test_missing_files_are_all_told_with_their_lines(folder: Path) -> None:
+def test_missing_files_are_reported_with_their_lines(folder: Path) -> None:
     (folder / "images" / "1.png").unlink()
     (folder / "labels" / "5.png").unlink()
     (folder / "images" / "6.png").unlink()
@@ -109,26 +109,26 @@ def test_missing_files_are_all_told_with_their_lines(folder: Path) -> None:
         ("error", "missing", "labels", "val_labels.txt:2"),
         ("error", "missing", "images", "test_images.txt:1"),
     ]
-    assert report.findings[2].message == "is no file"
+    assert report.findings[2].message == "is not a file"
     assert str(folder) in str(report.findings[0].hint)
     assert report.splits["test"].smallest is None
 
 
-def test_lines_are_counted_with_empty_ones(folder: Path) -> None:
+def test_line_numbers_include_empty_lines(folder: Path) -> None:
     (folder / "val_images.txt").write_text("\nimages/4.png\n\nimages/x.png\n")
     assert str(only(check_folder(folder)).listed) == "val_images.txt:4"
 
 
-def test_missing_line_is_told_with_where_the_lists_part(folder: Path) -> None:
+def test_missing_line_is_located(folder: Path) -> None:
     (folder / "train_labels.txt").write_text("labels/0.png\nlabels/1.png\nlabels/3.png\n")
     finding = only(check_folder(folder))
     assert (finding.severity, finding.kind) == ("error", "list")
     assert finding.file == folder / "train_labels.txt"
-    assert "names 3 files, train_images.txt 4" in finding.message
-    assert finding.hint == "they seem to part at line 3: 2.png and 3.png"
+    assert "lists 3 files, train_images.txt 4" in finding.message
+    assert finding.hint == "the names stop matching at line 3: 2.png and 3.png"
 
 
-def test_missing_line_at_the_end_leaves_nothing_to_point_at(folder: Path) -> None:
+def test_missing_last_line_has_no_hint(folder: Path) -> None:
     (folder / "train_labels.txt").write_text("labels/0.png\nlabels/1.png\nlabels/2.png\n")
     assert only(check_folder(folder)).hint is None
 
@@ -138,9 +138,7 @@ def test_missing_line_at_the_end_leaves_nothing_to_point_at(folder: Path) -> Non
     [(None, "no such list"), (b"", "the list is empty"), (b"\xff\xfe", "not UTF-8 text")],
 )
 @pytest.mark.parametrize("name", ["train_labels.txt", "val_images.txt"])
-def test_list_that_cannot_be_used(
-    folder: Path, name: str, content: bytes | None, message: str
-) -> None:
+def test_unusable_list(folder: Path, name: str, content: bytes | None, message: str) -> None:
     path = folder / name
     path.unlink()
     if content is not None:
@@ -167,11 +165,11 @@ def test_label_of_another_size(folder: Path) -> None:
     path = write_label(folder, "2.png", np.zeros((8, 6), np.uint8))
     finding = only(check_folder(folder))
     assert (finding.severity, finding.kind, finding.file) == ("error", "size", path)
-    assert finding.message == f"is 6x8, its image {folder / 'images' / '2.png'} 8x6"
+    assert finding.message == f"is 6x8, its image {folder / 'images' / '2.png'} is 8x6"
     assert str(finding.listed) == "train_labels.txt:3"
 
 
-def test_image_that_exif_turns_fits_its_upright_label(folder: Path) -> None:
+def test_image_rotated_by_exif_fits_its_upright_label(folder: Path) -> None:
     stored = Image.fromarray(np.random.default_rng(3).integers(0, 256, (8, 6, 3)).astype(np.uint8))
     exif = Image.Exif()
     exif[ORIENTATION] = 6
@@ -182,7 +180,7 @@ def test_image_that_exif_turns_fits_its_upright_label(folder: Path) -> None:
     assert report.splits["val"].largest == (8, 6)
 
 
-def test_value_that_is_no_class(folder: Path) -> None:
+def test_invalid_value(folder: Path) -> None:
     label = np.zeros((6, 8), np.uint8)
     label[2, :5], label[3, 0] = 200, 3
     path = write_label(folder, "1.png", label)
@@ -193,7 +191,7 @@ def test_value_that_is_no_class(folder: Path) -> None:
     assert "0 to 2, or 255" in finding.message
 
 
-def test_value_above_255_is_no_class_whatever_their_number(folder: Path) -> None:
+def test_value_above_255_is_invalid_without_number_of_classes(folder: Path) -> None:
     label = np.zeros((6, 8), np.uint16)
     label[0, :2] = 300
     path = folder / "labels" / "0.png"
@@ -206,18 +204,18 @@ def test_value_above_255_is_no_class_whatever_their_number(folder: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("grey", "words"), [(False, "colour image (RGB)"), (True, "its values in RGB")]
+    ("gray", "words"), [(False, "color image (RGB)"), (True, "its values in RGB")]
 )
-def test_label_in_colours(folder: Path, grey: bool, words: str) -> None:
-    pixels = np.random.default_rng(2).integers(0, 3, (6, 8, 1 if grey else 3)).astype(np.uint8)
+def test_color_label(folder: Path, gray: bool, words: str) -> None:
+    pixels = np.random.default_rng(2).integers(0, 3, (6, 8, 1 if gray else 3)).astype(np.uint8)
     path = write_label(folder, "5.png", np.broadcast_to(pixels, (6, 8, 3)).copy())
     finding = only(check_folder(folder))
     assert (finding.severity, finding.kind, finding.file) == ("error", "colour-label", path)
     assert words in finding.message
-    assert ("channels are equal" in str(finding.hint)) is grey
+    assert ("channels are equal" in str(finding.hint)) is gray
 
 
-def test_label_in_colours_and_of_another_size_is_both(folder: Path) -> None:
+def test_color_label_of_another_size_has_two_findings(folder: Path) -> None:
     write_label(folder, "5.png", np.random.default_rng(2).integers(0, 9, (3, 3, 3), np.uint8))
     assert [finding.kind for finding in check_folder(folder).findings] == ["size", "colour-label"]
 
@@ -236,7 +234,7 @@ def test_label_ids_are_one_finding(folder: Path) -> None:
     assert str(finding.listed) == "train_labels.txt:1"
 
 
-def test_training_image_that_is_validated_on_under_another_name(folder: Path) -> None:
+def test_training_image_in_validation_split_under_another_name(folder: Path) -> None:
     shutil.copy(folder / "images" / "3.png", folder / "images" / "5.png")
     finding = only(check_folder(folder))
     assert (finding.severity, finding.kind) == ("error", "duplicate")
@@ -245,7 +243,7 @@ def test_training_image_that_is_validated_on_under_another_name(folder: Path) ->
     assert f"{folder / 'images' / '3.png'} (train_images.txt:4)" in finding.message
 
 
-def test_same_pixels_in_another_format_are_the_same_image(folder: Path) -> None:
+def test_same_pixels_in_another_format_are_a_duplicate(folder: Path) -> None:
     Image.open(folder / "images" / "0.png").save(folder / "images" / "6.bmp")
     (folder / "test_images.txt").write_text("images/6.bmp\n")
     assert only(check_folder(folder)).severity == "error"
@@ -257,11 +255,11 @@ def test_same_path_in_two_splits(folder: Path) -> None:
             file.write(f"{kind}/0.png\n")
     finding = only(check_folder(folder))
     assert (finding.severity, finding.kind) == ("error", "duplicate")
-    assert finding.message == "is named before, among the train images (train_images.txt:1)"
+    assert finding.message == "is listed twice, also as a train image (train_images.txt:1)"
     assert str(finding.listed) == "val_images.txt:3"
 
 
-def test_image_twice_in_a_split_or_in_val_and_test_is_only_odd(folder: Path) -> None:
+def test_duplicates_without_training_images_are_warnings(folder: Path) -> None:
     shutil.copy(folder / "images" / "4.png", folder / "images" / "5.png")
     shutil.copy(folder / "images" / "4.png", folder / "images" / "6.png")
     report = check_folder(folder)
@@ -269,7 +267,7 @@ def test_image_twice_in_a_split_or_in_val_and_test_is_only_odd(folder: Path) -> 
     assert {(f.severity, f.kind) for f in report.findings} == {("warning", "duplicate")}
 
 
-def test_label_without_a_labelled_pixel(folder: Path) -> None:
+def test_label_without_labeled_pixels(folder: Path) -> None:
     path = write_label(folder, "4.png", np.full((6, 8), 255, np.uint8))
     finding = only(check_folder(folder))
     assert (finding.severity, finding.kind, finding.file) == ("warning", "void", path)
@@ -285,14 +283,14 @@ def test_class_without_training_pixels(folder: Path) -> None:
     assert [entry.images for entry in report.classes] == [4, 0, 4]
 
 
-def test_jpeg_label_is_odd(folder: Path) -> None:
+def test_jpeg_label_is_a_warning(folder: Path) -> None:
     Image.fromarray(np.ones((6, 8), np.uint8)).save(folder / "labels" / "5.jpg", quality=100)
     (folder / "val_labels.txt").write_text("labels/4.png\nlabels/5.jpg\n")
     finding = only(check_folder(folder))
     assert (finding.severity, finding.kind) == ("warning", "lossy-label")
 
 
-def test_swapped_lines_are_odd(folder: Path) -> None:
+def test_swapped_lines_are_warnings(folder: Path) -> None:
     for kind in ("images", "labels"):
         for number in range(10, 16):
             noise = np.random.default_rng(number).integers(0, 3, (6, 8, 3)).astype(np.uint8)
@@ -307,7 +305,7 @@ def test_swapped_lines_are_odd(folder: Path) -> None:
     assert [str(f.listed) for f in report.findings] == ["val_labels.txt:2", "val_labels.txt:5"]
 
 
-def test_without_a_number_of_classes_values_are_only_counted(folder: Path) -> None:
+def test_values_are_not_checked_without_number_of_classes(folder: Path) -> None:
     change_info(folder, classes=None)
     write_label(folder, "0.png", np.full((6, 8), 7, np.uint8))
     report = check_folder(folder)
@@ -320,7 +318,7 @@ def test_without_a_number_of_classes_values_are_only_counted(folder: Path) -> No
     assert "if 7 means void" in str(judged.findings[0].hint)
 
 
-def test_lists_may_lie_elsewhere(folder: Path, tmp_path: Path) -> None:
+def test_lists_in_another_folder(folder: Path, tmp_path: Path) -> None:
     lists = tmp_path / "lists"
     lists.mkdir()
     for path in [*folder.glob("*.txt"), folder / "info.json"]:
@@ -332,7 +330,7 @@ def test_lists_may_lie_elsewhere(folder: Path, tmp_path: Path) -> None:
     assert only(check_folder(folder, lists=lists)).file == lists / "val_labels.txt"
 
 
-def test_only_the_chosen_splits_are_read(folder: Path) -> None:
+def test_reads_only_the_chosen_splits(folder: Path) -> None:
     (folder / "images" / "0.png").unlink()
     report = check_folder(folder, splits=["val"])
     assert report.findings == []
@@ -343,7 +341,7 @@ def test_only_the_chosen_splits_are_read(folder: Path) -> None:
     assert caught.value.hint == "it has train, val"
 
 
-def test_nothing_to_read_is_no_crash(folder: Path) -> None:
+def test_folder_without_readable_files(folder: Path) -> None:
     shutil.rmtree(folder / "images")
     shutil.rmtree(folder / "labels")
     report = check_folder(folder)
@@ -351,8 +349,10 @@ def test_nothing_to_read_is_no_crash(folder: Path) -> None:
     assert len(report.findings) == 13
 
 
-def test_all_faults_at_once_are_all_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()  # in processes, as it really is
+def test_many_faults_in_one_folder_are_all_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # in processes, as in reality
     half(folder / "images" / "6.png")
     label = np.zeros((6, 8), np.uint8)
     label[:, 0] = 200

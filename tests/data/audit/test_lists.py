@@ -7,7 +7,7 @@ from drn_cli.data.folders import ListDataset
 
 
 def doubts(root: Path, images: list[str], labels: list[str]) -> list[int]:
-    """Give the lines of the pairs whose names are doubted."""
+    """Return the lines of the pairs whose names are reported."""
     for name in {*images, *labels}:
         (root / name).touch()
     (root / "val_images.txt").write_text("\n".join(images))
@@ -21,11 +21,11 @@ def doubts(root: Path, images: list[str], labels: list[str]) -> list[int]:
     ("lost", "hint"),
     [
         (0, None),  # nothing to compare with
-        (2, "they seem to part at line 3: f_0060.png and f_0090.png"),
+        (2, "the names stop matching at line 3: f_0060.png and f_0090.png"),
         (5, None),
     ],
 )
-def test_line_that_one_list_has_lost(tmp_path: Path, lost: int, hint: str | None) -> None:
+def test_line_missing_in_one_list(tmp_path: Path, lost: int, hint: str | None) -> None:
     names = [f"f_{n:04}.png" for n in range(0, 180, 30)]
     for name in names:
         (tmp_path / name).touch()
@@ -41,7 +41,7 @@ CITYSCAPES = ("{}_leftImg8bit.png", "{}_gtFine_labelTrainIds.png")
 @pytest.mark.parametrize(
     "pattern", [CITYSCAPES, ("{}.jpg", "{}.png"), ("{}.png", "{}_L.png"), ("{}.png", "{}p.png")]
 )
-def test_pair_of_another_pattern_is_doubted(tmp_path: Path, pattern: tuple[str, str]) -> None:
+def test_pair_with_an_unusual_name_is_reported(tmp_path: Path, pattern: tuple[str, str]) -> None:
     names = [f"aachen_{n:06}_{n % 7:06}" for n in range(0, 300, 10)]
     images, labels = ([form.format(name) for name in names] for form in pattern)
     assert doubts(tmp_path, images, labels) == []
@@ -49,12 +49,12 @@ def test_pair_of_another_pattern_is_doubted(tmp_path: Path, pattern: tuple[str, 
     assert doubts(tmp_path, images, labels) == [4, 9]
 
 
-def test_names_without_anything_in_common_say_nothing(tmp_path: Path) -> None:
+def test_unrelated_names_are_not_reported(tmp_path: Path) -> None:
     images = [f"image{n}.png" for n in range(20)]
     assert doubts(tmp_path, images, [f"label{n}.png" for n in reversed(range(20))]) == []
 
 
-def test_two_patterns_in_one_list_are_no_doubt(tmp_path: Path) -> None:
+def test_two_naming_patterns_are_not_reported(tmp_path: Path) -> None:
     images = [f"{n:03}.png" for n in range(30)] + [f"x{n:03}_rgb.png" for n in range(10)]
     labels = [f"{n:03}_L.png" for n in range(30)] + [f"x{n:03}_gt.png" for n in range(10)]
     assert doubts(tmp_path, images, labels) == []

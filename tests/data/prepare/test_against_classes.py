@@ -115,7 +115,7 @@ def test_floats_are_ids_if_they_are_whole_numbers() -> None:
     assert np.unique(read_label(Path("out/labels/0.png"))).tolist() == [0, 1, 2]
     masks([0.0, 0.5, 2.0], "tiff")
     assert isinstance(refused := prepare("--out", "other").exception, DrnError)
-    assert "its float at x 1, y 0 is 0.5" in refused.message
+    assert "value 0.5 at x=1, y=0 is not a class id" in refused.message
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,10 @@ def test_floats_are_ids_if_they_are_whole_numbers() -> None:
         (
             6,
             True,
-            "which turns it by 90 degrees (turn the label too, or remove the tag from the image)",
+            "which rotates it by 90 degrees (rotate the label as well, or remove the tag from the "
+            "image)",
         ),
-        (3, False, "i/0.png: EXIF orientation 3 turns it by 180 degrees, and its label has none"),
+        (3, False, "i/0.png: EXIF orientation 3 rotates it by 180 degrees, but its label has none"),
         (1, False, ""),
     ],
 )

@@ -162,7 +162,7 @@ def test_label_of_another_size_is_an_error_with_file_and_sizes(
 ) -> None:
     path = source / "trainannot" / "0.png"
     Image.fromarray(np.zeros((5, 8), np.uint8)).save(path)
-    error = fails(source, tmp_path / "camvid", r"is 8x5, its image .*train/0.png 8x6")
+    error = fails(source, tmp_path / "camvid", r"is 8x5, its image .*train/0.png is 8x6")
     assert str(path) in error.message
 
 

@@ -345,7 +345,7 @@ def test_broken_file_is_an_error_with_its_path(root: Path, name: str) -> None:
 def test_label_of_another_size_is_an_error_with_file_and_sizes(root: Path, kind: str) -> None:
     path = root / TRAIN.format(1, kind)
     Image.fromarray(np.zeros((47, 96), np.uint8)).save(path)
-    with pytest.raises(DrnError, match=r"is 96x47, its image .* 96x48") as caught:
+    with pytest.raises(DrnError, match=r"is 96x47, its image .* is 96x48") as caught:
         prepare(root)
     assert str(path) in caught.value.message
 

@@ -82,8 +82,8 @@ def test_linked_folders_are_followed_and_what_is_no_file_of_the_release_is_count
     assert copy.frames == before.frames
     assert copy.passed_over["leftImg8bit"].counts == {
         "link to a folder above (cycle)": 1,
-        "link to nothing": 1,
-        "name that the data set does not have": 1,
+        "broken link": 1,
+        "unknown file name": 1,
     }
     assert not copy.passed_over["gtFine"]
     assert "leftImg8bit: left out: link to a folder above (cycle) 1 (train/round)" in caplog.text

@@ -154,7 +154,7 @@ def test_unknown_colour_is_an_error_or_void(source: Path, tmp_path: Path) -> Non
 def test_label_of_another_size_names_both(source: Path, tmp_path: Path) -> None:
     Image.fromarray(label(0)[:5]).save(source / f"masks/{NAMES[0]}_mask.png")
     folders = match_folders(source / "photos", source / "masks")
-    with pytest.raises(DrnError, match=r"000_mask.png: is 8x5, its image .*/000.png 8x6"):
+    with pytest.raises(DrnError, match=r"000_mask.png: is 8x5, its image .*/000.png is 8x6"):
         prepare_pairs(folders, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -1,4 +1,4 @@
-"""What the contact sheet of a class folder shows."""
+"""Contact sheets of class folders."""
 
 import json
 from dataclasses import asdict
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> FolderDataset:
 
 
 def is_on(sheet: np.ndarray, tile: np.ndarray) -> bool:
-    """Look for a tile: for its first pixels, then for the rest."""
+    """Whether a cell is on the sheet: compare its first pixels, then the rest."""
     height, width = tile.shape[:2]
     starts = np.lib.stride_tricks.sliding_window_view(sheet, (16, 3), axis=(1, 2))[:, :, 0]
     found = np.argwhere((starts == tile[0, :16]).all(axis=(-1, -2)))
@@ -41,7 +41,7 @@ def is_on(sheet: np.ndarray, tile: np.ndarray) -> bool:
     )
 
 
-def test_training_samples_come_with_the_crops_of_training(folder: FolderDataset) -> None:
+def test_training_samples_show_the_crops_of_training(folder: FolderDataset) -> None:
     sheet = class_folder_sheet(folder, "train", SampleSelection(2, seed=3, epoch=5), CROP)
     assert sheet.images == 3
     assert sheet.classes == ("robin", "wren")
@@ -63,7 +63,7 @@ def test_training_samples_come_with_the_crops_of_training(folder: FolderDataset)
         assert not is_on(sheet.pixels, thumbnail(training[SampleKey(8, number)][0]))
 
 
-def test_val_samples_come_with_the_crop_they_are_tested_on(folder: FolderDataset) -> None:
+def test_validation_samples_show_the_evaluation_crop(folder: FolderDataset) -> None:
     sheet = class_folder_sheet(folder, "val", SampleSelection(), CROP)
     assert sheet.settings is None
     assert [facts["class"] for facts in sheet.samples] == ["wren"]
@@ -72,7 +72,7 @@ def test_val_samples_come_with_the_crop_they_are_tested_on(folder: FolderDataset
     assert is_on(sheet.pixels, thumbnail(tested[0][0]))
 
 
-def test_broken_image_is_named(folder: FolderDataset) -> None:
+def test_error_names_the_broken_image(folder: FolderDataset) -> None:
     (folder.root / "val" / "wren" / "4.png").write_bytes(b"no image")
     with pytest.raises(DrnError, match=r"4\.png: not an image"):
         class_folder_sheet(folder, "val", SampleSelection(), CROP)

@@ -22,7 +22,7 @@ def plain(height: int, width: int, colour: tuple[int, int, int]) -> np.ndarray:
 
 
 def box(sheet: np.ndarray, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    """Find where a colour is: top, left, height and width; all of it must be that colour."""
+    """Return top, left, height and width of a color, which has to fill this box."""
     rows, columns = np.nonzero((sheet == colour).all(axis=-1))
     assert len(rows), f"{colour} is not on the sheet"
     top, left = rows.min(), columns.min()
@@ -48,15 +48,13 @@ def ink(part: np.ndarray) -> int:
         ((1, 5000), (1, 440)),
     ],
 )
-def test_tiles_have_one_height_within_a_bound(
-    size: tuple[int, int], expected: tuple[int, int]
-) -> None:
+def test_thumbnails_have_bounded_size(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert thumbnail(np.zeros((*size, 3), np.uint8)).shape == (*expected, 3)
     assert label_thumbnail(np.zeros(size, np.uint8)).shape == expected
     assert expected[0] <= TALLEST and expected[1] <= WIDEST
 
 
-def test_images_are_averaged_and_labels_are_not() -> None:
+def test_thumbnails_average_images_but_not_labels() -> None:
     stripes = np.zeros((880, 880), np.uint8)
     stripes[:, ::2] = 200
     assert (thumbnail(np.stack([stripes] * 3, axis=-1)) == 100).all()
@@ -66,7 +64,7 @@ def test_images_are_averaged_and_labels_are_not() -> None:
     assert (enlarged == tiny.repeat(110, 0).repeat(110, 1)).all()
 
 
-def test_rows_columns_and_legend_have_their_places() -> None:
+def test_layout_of_rows_columns_and_legend() -> None:
     rows = [
         [Cell(plain(100, 300, (250, 0, n)), "a"), Cell(plain(120, 50, (0, 250, n)), "b")] * 2
         for n in (10, 20)
@@ -91,7 +89,7 @@ def test_rows_columns_and_legend_have_their_places() -> None:
     assert (sheet[0] == PAPER).all() and (sheet[:, -1] == PAPER).all()
 
 
-def test_samples_of_few_tiles_share_a_row() -> None:
+def test_samples_with_few_cells_share_a_row() -> None:
     colours = [(250, 0, 10 * n) for n in range(8)]
     sheet = draw_sheet("", [[Cell(plain(20, 20, colour), "")] for colour in colours], [])
     boxes = [box(sheet, colour) for colour in colours]
@@ -102,7 +100,7 @@ def test_samples_of_few_tiles_share_a_row() -> None:
     assert lefts[1] - lefts[0] > NARROWEST
 
 
-def test_long_captions_do_not_reach_the_next_column() -> None:
+def test_long_captions_stay_in_their_column() -> None:
     tiles = [
         Cell(plain(20, 20, (250, 0, 0)), "long " * 100),
         Cell(plain(20, 20, (0, 250, 0)), ""),
@@ -128,7 +126,7 @@ def test_legend_breaks_into_lines() -> None:
     assert count == 60 * SWATCH**2
 
 
-def test_text_is_cut_in_its_middle() -> None:
+def test_ellipsis_replaces_the_middle_of_a_text() -> None:
     assert ellipsize("short", 5, len) == "short"
     assert ellipsize("aachen_000019.png", 9, len) == "aach….png"
     assert ellipsize("aachen_000019.png", 1, len) == "…"

@@ -11,13 +11,13 @@ def halves() -> np.ndarray:
     return np.repeat(np.array([0, 1], np.uint8), 10)[:, None].repeat(20, axis=1)
 
 
-def test_classes_have_their_colours() -> None:
+def test_classes_have_their_colors() -> None:
     painted = colorize(halves(), CLASSES)
     assert (painted[:10] == (200, 40, 40)).all()
     assert (painted[10:] == (40, 200, 40)).all()
 
 
-def test_ignored_pixels_are_striped_and_nothing_else_is() -> None:
+def test_only_ignored_pixels_are_hatched() -> None:
     label = halves()
     label[:, :10] = 255
     for made in (
@@ -33,19 +33,19 @@ def test_ignored_pixels_are_striped_and_nothing_else_is() -> None:
     assert (colorize(label, CLASSES)[:, 10:] == colorize(halves(), CLASSES)[:, 10:]).all()
 
 
-def test_some_of_the_image_shines_through_the_stripes() -> None:
+def test_hatching_is_translucent() -> None:
     label = np.full((8, 8), 255, np.uint8)
     dark, light = (hatch(np.full((8, 8, 3), grey, np.uint8), label) for grey in (0, 200))
     assert (light.astype(int) - dark == 50).all()
 
 
-def test_colours_lie_over_the_image() -> None:
+def test_overlay_blends_class_colors() -> None:
     mixed = overlay(np.full((20, 20, 3), 100, np.uint8), halves(), CLASSES)
     assert (mixed[:10] == (150, 70, 70)).all()
     assert (mixed[10:] == (70, 150, 70)).all()
 
 
-def test_lines_are_drawn_where_classes_meet() -> None:
+def test_outline_marks_class_boundaries() -> None:
     image = np.full((20, 20, 3), 100, np.uint8)
     drawn = outline(image, halves(), CLASSES)
     assert (drawn[9] == (200, 40, 40)).all()

@@ -1,4 +1,4 @@
-"""What the contact sheet of a list folder shows."""
+"""Contact sheets of list folders."""
 
 import json
 from dataclasses import asdict
@@ -24,7 +24,7 @@ AUGMENTATION = Augmentation(40, scale=1.4, rotate=10)
 
 
 def is_on(sheet: np.ndarray, tile: np.ndarray) -> bool:
-    """Look for a tile: for its first pixels, then for the rest."""
+    """Whether a cell is on the sheet: compare its first pixels, then the rest."""
     height, width = tile.shape[:2]
     starts = np.lib.stride_tricks.sliding_window_view(sheet, (16, 3), axis=(1, 2))[:, :, 0]
     found = np.argwhere((starts == tile[0, :16]).all(axis=(-1, -2)))
@@ -33,7 +33,7 @@ def is_on(sheet: np.ndarray, tile: np.ndarray) -> bool:
     )
 
 
-def test_training_samples_come_with_the_crops_of_training(data_folder: Path) -> None:
+def test_training_samples_show_the_crops_of_training(data_folder: Path) -> None:
     folder = ListDataset.open(data_folder)
     sheet = list_folder_sheet(folder, "train", SampleSelection(2, seed=3, epoch=5), AUGMENTATION)
     assert sheet.images == 12
@@ -59,7 +59,7 @@ def test_training_samples_come_with_the_crops_of_training(data_folder: Path) -> 
         )
 
 
-def test_facts_say_what_a_sample_is_and_what_was_drawn(data_folder: Path) -> None:
+def test_facts_describe_sample_and_augmentation(data_folder: Path) -> None:
     folder = ListDataset.open(data_folder)
     sheet = list_folder_sheet(folder, "train", SampleSelection(1, seed=3), AUGMENTATION)
     (facts,) = sheet.samples
@@ -68,13 +68,15 @@ def test_facts_say_what_a_sample_is_and_what_was_drawn(data_folder: Path) -> Non
     assert facts["label"] == str(data_folder / "labels" / "0.png")
     assert (facts["width"], facts["height"]) == (64, 48)
     assert facts["ignored"] == pytest.approx((label == 255).mean())
-    assert facts["classes"] == [("red", "green", "blue")[n] for n in np.unique(label[label < 255])]
+    assert facts["class_names"] == [
+        ("red", "green", "blue")[n] for n in np.unique(label[label < 255])
+    ]
     expected = [{"epoch": n, **asdict(AUGMENTATION.draw(3, n, 0))} for n in range(3)]
     assert facts["crops"] == expected
     json.dumps(facts)
 
 
-def test_samples_are_spread_evenly(data_folder: Path) -> None:
+def test_samples_are_evenly_spaced(data_folder: Path) -> None:
     folder = ListDataset.open(data_folder)
 
     def numbers(count: int) -> list[int]:
@@ -105,7 +107,7 @@ def test_split_without_labels_shows_images(own_data_folder: Path) -> None:
     assert is_on(sheet.pixels, thumbnail(read_image(own_data_folder / "images" / "104.png")))
 
 
-def test_without_settings_crops_suit_the_images(data_folder: Path) -> None:
+def test_default_augmentation_depends_on_image_size(data_folder: Path) -> None:
     sheet = list_folder_sheet(ListDataset.open(data_folder), "train", SampleSelection(1))
     assert sheet.settings == asdict(default_augmentation(48, 64))
     assert default_augmentation(48, 64) == default_augmentation(64, 48)
@@ -114,16 +116,16 @@ def test_without_settings_crops_suit_the_images(data_folder: Path) -> None:
     assert default_augmentation(3, 900).crop == 8
 
 
-def test_progress_is_told(data_folder: Path) -> None:
-    told: list[tuple[int, int]] = []
+def test_progress_is_reported(data_folder: Path) -> None:
+    calls: list[tuple[int, int]] = []
     folder = ListDataset.open(data_folder)
     list_folder_sheet(
-        folder, "val", SampleSelection(3), progress=lambda done, total: told.append((done, total))
+        folder, "val", SampleSelection(3), progress=lambda done, total: calls.append((done, total))
     )
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_classes_are_counted_where_nobody_names_them(own_data_folder: Path) -> None:
+def test_classes_are_counted_in_labels_without_info(own_data_folder: Path) -> None:
     (own_data_folder / "info.json").unlink()
     folder = ListDataset.open(own_data_folder)
     sheet = list_folder_sheet(folder, "train", SampleSelection(12))
@@ -131,16 +133,16 @@ def test_classes_are_counted_where_nobody_names_them(own_data_folder: Path) -> N
     assert len(list_folder_sheet(folder, "train", SampleSelection(12), classes=5).classes) == 5
 
 
-def test_void_alone_is_shown_too(own_data_folder: Path) -> None:
+def test_split_with_void_only(own_data_folder: Path) -> None:
     (own_data_folder / "info.json").unlink()
     for path in (own_data_folder / "labels").iterdir():
         Image.fromarray(np.full((48, 64), 255, np.uint8)).save(path)
     sheet = list_folder_sheet(ListDataset.open(own_data_folder), "train", SampleSelection(1))
-    assert sheet.samples[0]["classes"] == []
+    assert sheet.samples[0]["class_names"] == []
     assert sheet.samples[0]["ignored"] == 1
 
 
-def test_legend_of_many_classes_has_those_that_are_shown(own_data_folder: Path) -> None:
+def test_legend_of_many_classes_is_limited_to_those_shown(own_data_folder: Path) -> None:
     (own_data_folder / "info.json").unlink()
     folder = ListDataset.open(own_data_folder)
     few, many = (list_folder_sheet(folder, "val", SampleSelection(5), classes=n) for n in (40, 41))
@@ -152,14 +154,14 @@ def test_legend_of_many_classes_has_those_that_are_shown(own_data_folder: Path) 
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-def test_number_of_classes_that_does_not_fit(data_folder: Path, classes: int) -> None:
-    with pytest.raises(DrnError, match="names 3 classes"):
+def test_wrong_number_of_classes(data_folder: Path, classes: int) -> None:
+    with pytest.raises(DrnError, match="has 3 classes"):
         list_folder_sheet(
             ListDataset.open(data_folder), "train", SampleSelection(1), classes=classes
         )
 
 
-def test_label_that_is_no_class(own_data_folder: Path) -> None:
+def test_invalid_label(own_data_folder: Path) -> None:
     Image.fromarray(np.full((48, 64), 9, np.uint8)).save(own_data_folder / "labels" / "0.png")
     with pytest.raises(DrnError, match=r"0\.png: 3072 pixels have the label 9"):
         list_folder_sheet(ListDataset.open(own_data_folder), "train", SampleSelection(1))

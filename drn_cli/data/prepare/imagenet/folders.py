@@ -60,7 +60,7 @@ class Listing:
 def class_folders(folder: Path, left_out: LeftOut) -> Iterator[list[Image]]:
     """Yield the images of `folder/WNID/`, one list a class, in the order of their names.
 
-    A link to nothing is listed, and found broken when it is placed. `left_out` collects what is
+    A broken link is listed, and found broken when it is placed. `left_out` collects what is
     passed over.
 
     Raises:

@@ -362,13 +362,13 @@ def test_linked_folders_are_followed_and_what_is_left_out_of_folders_is_counted(
         made = prepare_imagenet(source, out, partial_copy=True)
         assert made.counts == {"train": 2}
         assert made.left_out["train"].counts == {
-            "image in no class folder": 1,
+            "image outside class folders": 1,
             "folder in a class folder": 1,
-            "unsupported ending": 1,
-            "folder of no class": 1,
+            "unsupported extension": 1,
+            "folder of unknown class": 1,
         }
         assert f"{source}: left out: link to a folder above (cycle) 1 (round), " in caplog.text
-        assert "link to a folder that is searched already 1 (twice)" in caplog.text
+        assert "link to a folder already searched 1 (twice)" in caplog.text
         assert f"{source / 'train'}: left out: " in caplog.text
 
 
