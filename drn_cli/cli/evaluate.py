@@ -32,13 +32,13 @@ from drn_cli.cli.source import (
 
 EPILOG = """[bold]Examples[/]
 
-  drn eval                                         the newest run with a best network
+  drn eval                        the newest run with a best network
 
-  drn eval runs/drn_d_22_camvid/2026-01-31_12-00-00 --ms --csv images.csv --report eval.html
+  drn eval runs/trial --ms --csv images.csv --report eval.html
 
-  drn eval drn-d-105_ms_cityscapes.pth --data /data/cityscapes --ms --gpus auto
+  drn eval drn-d-105_ms_cityscapes.pth --data /data/cityscapes --ms
 
-  drn eval --images generated/ --labels gtFine/val --weights drn-d-105_ms_cityscapes.pth --ms
+  drn eval drn-d-105_ms_cityscapes.pth --images generated/ --labels gtFine/val
 
   drn eval --predictions predictions/index --labels data/camvid/valannot
 

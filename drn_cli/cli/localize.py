@@ -26,15 +26,15 @@ EPILOG = """[bold]Examples[/]
 
   drn localize photos/ --weights drn_d_22
 
-  drn localize dog.jpg --weights drn_d_54 --class 'Labrador retriever' --save heatmap,array
+  drn localize dog.jpg --class 'Labrador retriever' --save heatmap,array
 
-  drn localize /data/imagenet/val --eval --boxes /data/imagenet/val_boxes.csv --weights drn_c_26
+  drn localize val/ --eval --boxes val_boxes.csv --weights drn_c_26
 
-  drn localize tiny/val/images --eval --boxes tiny/val/val_annotations.txt --weights runs/tiny \\
-      --thresholds 0:20:0.5 --csv boxes.csv --report boxes.html
+  drn localize val/ --eval --boxes val_boxes.csv --thresholds 0:20:0.5
 
-The box of a class is the smallest one around the positions where the class scores higher than all
-others, and higher than the threshold. Works with any DRN classifier, without training.
+The box of a class is the smallest one around the positions where the class
+scores higher than all others, and higher than the threshold. Works with any
+DRN classifier, without training.
 """
 
 NONE = float("-inf")

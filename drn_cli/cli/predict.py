@@ -30,20 +30,21 @@ EPILOG = """[bold]Examples[/]
 
   drn predict street.jpg
 
-  drn predict photos/ 'videos/**/frame_*.jpg' --out segmented --gpus auto --skip-existing
+  drn predict photos/ 'videos/**/frame_*.jpg' --gpus auto --skip-existing
 
-  drn predict night/ --weights drn-d-105_ms_cityscapes.pth --ms --save index,probabilities
+  drn predict night/ --weights runs/trial --ms --save index,probabilities
 
   drn predict - --out - < street.jpg > segmented.png
 
-  drn predict cs/leftImg8bit/test --weights best.safetensors --cityscapes-submission results.zip
+  drn predict leftImg8bit/test --cityscapes-submission results.zip
 
   drn predict photos/ --weights drn_d_22 --top-k 3 --csv classes.csv
 
-A segmenter writes the kinds of --save to subfolders of --out, with the folder structure of the
-input: index (gray PNG of class ids), colour (the same ids with a palette), overlay (colors over the
-image) and probabilities (npz: float16 per class and pixel). A classifier prints the most probable
-classes. An image that cannot be read is reported and skipped, and the exit code is 1.
+A segmenter writes the kinds of --save to subfolders of --out, with the folder
+structure of the input: index (gray PNG of class ids), colour (the same ids
+with a palette), overlay (colors over the image) and probabilities (npz:
+float16 per class and pixel). A classifier prints the most probable classes.
+An image that cannot be read is reported and skipped; the exit code is then 1.
 """
 
 KINDS = ("index", "colour", "overlay", "probabilities")

@@ -1,14 +1,20 @@
-"""Recorded output fits a terminal of 80 columns, and its JSON is documented."""
+"""Recorded output fits 80 columns and its JSON is documented; examples of the help fit too."""
 
 import re
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+import typer
 import yaml
+from rich.text import Text
+
+from drn_cli.cli.app import app
 
 from .test_golden import HERE
 
 COLUMNS = 80
+MARGIN = 2  # columns that the help leaves free
 BETWEEN = re.compile(r"\S {2,}\S")  # two columns of a table
 SCHEMAS = ("recipes schema", "recipes show")  # their keys are those of a recipe
 
@@ -19,6 +25,12 @@ def recorded(key: str) -> Iterator[tuple[str, str, Any]]:
         for case in yaml.load(path.read_text(), yaml.CSafeLoader):
             if key in case:
                 yield f"{path.stem}: {case['name']}", case["drn"], case[key]
+
+
+def commands(command: Any, name: str = "drn") -> Iterator[Any]:
+    yield pytest.param(command, id=name)
+    for word, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, f"{name} {word}")
 
 
 def test_tables_fit():
@@ -42,3 +54,11 @@ def test_json_keys_are_documented():
         if key not in documented and not command.startswith(SCHEMAS)
     }
     assert not unknown
+
+
+@pytest.mark.parametrize("command", list(commands(typer.main.get_command(app))))
+def test_examples_fit(command):
+    epilog = Text.from_markup(command.epilog or "").plain
+    assert re.search(r"\bdrn \w", epilog), "no examples"
+    wide = [line for line in epilog.splitlines() if len(line) > COLUMNS - MARGIN]
+    assert not wide, "\n".join(wide)

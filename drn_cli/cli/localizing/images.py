@@ -176,10 +176,12 @@ def _report(
         document = {**about, "of": options.of, "view": options.see}
         console.emit_json(document | {"results": list(found), "failed": list(failed)})
     else:
-        if len(rows) <= SHOWN:
+        if 0 < len(rows) <= SHOWN:
             _print(rows)
         folders = ", ".join(str(out / kind) for kind in save)
-        console.out.print(f"{len(found)} images localized: {folders}", soft_wrap=True)
+        images = "1 image" if len(found) == 1 else f"{len(found)} images"
+        where = f": {folders}" if found else ""
+        console.out.print(f"{images} localized{where}", soft_wrap=True)
     if failed:
         console.note(f"{len(failed)} of {len(found) + len(failed)} images failed")
 

@@ -267,8 +267,10 @@ def report(
         )
     else:
         existing = f", {skipped} skipped (already exist)" if skipped else ""
+        images, where = "image" if done == 1 else "images", where if done or skipped else ""
         console.out.print(
-            f"{done} images {verb}, {done / seconds:.1f} images/s{existing}{where}", soft_wrap=True
+            f"{done} {images} {verb}, {done / seconds:.1f} images/s{existing}{where}",
+            soft_wrap=True,
         )
     if failed:
         console.note(f"{len(failed)} of {done + skipped + len(failed)} images failed")

@@ -59,7 +59,7 @@ def test_file_to_stdout_with_view(predict, photos):
 def test_stdin_to_folder(predict, photos):
     result = predict("-", "--save", "index", stdin=(photos / "a.png").read_bytes())
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("1 images segmented")
+    assert result.stdout.startswith("1 image segmented")
     found = np.asarray(Image.open("predictions/index/stdin.png"))
     expected = predict("photos/a.png", "--save", "index", "--out", "-").stdout_bytes
     assert np.array_equal(found, np.asarray(Image.open(io.BytesIO(expected))))
