@@ -14,6 +14,7 @@ from drn_cli.errors import DrnError
 from drn_cli.files import open_lock, require_folder
 
 RUNS = Path("runs")
+DEMO_RUNS = Path("drn-demo/runs")  # of `drn demo`, which other commands do not search
 DEPTH = 3  # folders between a root and a run, at most: sweep/recipe/time
 
 
@@ -164,9 +165,12 @@ def newest_run(root: Path = RUNS) -> Run:
         return max(trained, key=_checkpoint_time)
     unvalidated = [run for run in runs if run.last.is_file()]
     if not unvalidated:
+        demo = find_runs(DEMO_RUNS) if DEMO_RUNS.is_dir() else []
+        example = f", such as {demo[-1].folder}" if demo else ""
         raise DrnError(
             f"{root}: no trained run",
-            "train one (`drn train drn_d_22_camvid`), or name a run directory or a checkpoint file",
+            "train one (`drn train drn_d_22_camvid`), or name a run directory or a checkpoint file"
+            f"{example}",
         )
     folder = max(unvalidated, key=_checkpoint_time).folder
     raise DrnError(
