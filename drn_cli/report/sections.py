@@ -155,11 +155,13 @@ def throughput(run: RunSummary) -> Facts:
 
 
 def environment(found: Record) -> Section:
-    """Return environment.json as YAML, the command as one line."""
+    """Return what is known of environment.json as YAML, the command as one line."""
     if isinstance(command := found.get("command"), list):
         found = found | {"command": shlex.join(map(str, command))}
-    text = yaml.safe_dump(found, sort_keys=False, allow_unicode=True, default_flow_style=None)
-    return Section("environment", "Environment", [("pre", text)])
+    known = {key: value for key, value in found.items() if value not in (None, [], {})}
+    text = yaml.safe_dump(known, sort_keys=False, allow_unicode=True, width=10_000)
+    block: Block = ("pre", text) if known else ("text", "environment.json is missing or empty.")
+    return Section("environment", "Environment", [block])
 
 
 def _text(value: Any) -> str:
