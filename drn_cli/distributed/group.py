@@ -1,4 +1,4 @@
-"""The processes of a job: who is who, sums over all of them, and fair shares of the work."""
+"""The process group of a job: rank and world size, reductions, and sharding without padding."""
 
 import os
 import re
@@ -25,19 +25,19 @@ from drn_cli.errors import DrnError, FaultError, started_by_torchrun
 
 Item = TypeVar("Item")
 
-FAILED = "drn/failed"  # in the store: how many processes have failed
-ATTEMPT = "DRN_ATTEMPT"  # set by `drn_cli.distributed.agent`: the name of this attempt
+FAILED = "drn/failed"  # key in the store: number of processes that have failed
+ATTEMPT = "DRN_ATTEMPT"  # set by `drn_cli.distributed.agent`: id of this attempt
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """This process's place in the job.
+    """The processes of a job, as seen by one of them.
 
     Attributes:
-        rank: Number of this process, from 0.
-        world: Number of processes.
-        device: Where this process computes.
-        progress: Where an agent of ours watches the processes, what it is shown.
+        rank: Rank of this process.
+        world: World size.
+        device: Device of this process.
+        progress: Progress reports for `ElasticAgent`; None if no such agent watches this process.
     """
 
     rank: int
@@ -47,37 +47,37 @@ class Group:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """Whether this is rank 0, which writes files and prints results."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Add a tensor up over all processes, in place."""
+        """Sum a tensor over all processes, in place."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Tell whether the flag is up in any process, without waiting for the GPU."""
+        """Return whether the flag is set in any process. Runs on the CPU, without a GPU sync."""
         return bool(self.sum(torch.tensor(int(flag))).item())
 
     def all_reduce_max(self, number: int) -> int:
-        """Give the largest of the processes' numbers, without waiting for the GPU."""
+        """Return the maximum over all processes. Runs on the CPU, without a GPU sync."""
         if self.world == 1:
             return number
-        box = torch.tensor(number)
-        dist.all_reduce(box, dist.ReduceOp.MAX)
-        return int(box)
+        largest = torch.tensor(number)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
 
-    def broadcast_object(self, text: str) -> str:
-        """Give the first process's text to all."""
+    def broadcast_object(self, value: Item) -> Item:
+        """Return rank 0's value in every process."""
         if self.world == 1:
-            return text
-        box = [text]
-        dist.broadcast_object_list(box, device=torch.device("cpu"))
-        return box[0]
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, device=torch.device("cpu"))
+        return values[0]
 
     def gather_objects(self, value: Item) -> list[Item]:
-        """Give the values of all processes, by rank, to all."""
+        """Return the values of all processes, ordered by rank, in every process."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -85,23 +85,23 @@ class Group:
         return values
 
     def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
-        """Give the first process's tensors to all, in place."""
+        """Replace tensors by those of rank 0, in place."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
     def barrier(self) -> None:
-        """Return when every process has come here."""
+        """Wait until every process has called this."""
         self.any(False)
 
     def watch(self, limit: float | None) -> None:
-        """Let the agent end a process that holds the others up for longer than `limit` seconds.
+        """Make the agent kill a rank that blocks the others for more than `limit` seconds.
 
-        From here on, `advance` has to be called whenever work was done. None ends the watch.
+        From then on, `advance` must be called for every piece of work. None stops the watch.
         """
         if self.progress is None:
             return
-        # Of both limits, ours is the one that names the process.
+        # Longer than the agent's limit, whose error names the rank that hangs.
         patience = timedelta(seconds=LONG if limit is None else 2 * max(LONG, limit))
         if self.world > 1:
             set_timeout = (
@@ -111,37 +111,37 @@ class Group:
         self.progress.start(limit)
 
     def advance(self, doing: str | None = None, step: int | None = None) -> None:
-        """Report that the work advanced: what comes next, after which step, if that is new."""
+        """Report progress to the agent; None keeps the last reported activity or step."""
         if self.progress is not None:
             self.progress.report(doing, step)
 
     def shard(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Take this process's share: every item belongs to exactly one process, none twice."""
+        """Return this process's items: every item goes to exactly one process, without padding."""
         return items[self.rank :: self.world]
 
 
 @cache
 def is_first_failure() -> bool:
-    """Tell whether no process of the job failed before this one, which failed; later, the same.
+    """Count this process as failed, and return whether it is the first of the job.
 
-    What fails one process fails them all, and the user should read it once.
+    An error usually fails every rank; only the first one prints it. Later calls return the same.
     """
     if not started_by_torchrun():
         return True
     attempt = _attempt() or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         return _store(attempt, timedelta(seconds=10)).add(FAILED, 1) == 1
-    except (KeyError, RuntimeError):  # twice is better than not at all
+    except (KeyError, RuntimeError):  # no store: an error printed twice is better than none
         return True
 
 
 @contextmanager
 def join() -> Iterator[Group]:
-    """Become part of the job that torchrun or `srun` started; alone, be the whole job.
+    """Join the process group of torchrun or `srun`; outside of both, yield a group of one process.
 
-    A process that fails says so before it leaves: the others fail when they miss it. An agent of
-    ours watches the processes until they have met, and then those that call `Group.watch`.
-    CPU tensors are reduced by gloo and GPU tensors by NCCL, in the same job.
+    A process that fails registers its failure before it exits, because its absence makes the
+    others fail too. `ElasticAgent` watches the rendezvous, and later the ranks that call
+    `Group.watch`. CPU tensors are reduced by gloo and GPU tensors by NCCL, in the same job.
 
     Raises:
         DrnError: Another process of the job was lost, or there is no GPU for this one.
@@ -153,19 +153,19 @@ def join() -> Iterator[Group]:
         return
     device = torch.device("cpu")
     if on_gpu:
-        device = torch.device("cuda", _own_gpu(int(os.environ.get("LOCAL_RANK", "0"))))
+        device = torch.device("cuda", gpu_index(int(os.environ.get("LOCAL_RANK", "0"))))
         torch.cuda.set_device(device)
-    with _losses_told():
+    with _explain_lost_processes():
         progress = None
         if ATTEMPT in os.environ and (attempt := _attempt()) is not None:
             progress = Progress(_store(attempt, timedelta(minutes=5)), int(os.environ["RANK"]))
             progress.start(LONG)
-        _meet("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+        _init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
         group = Group(dist.get_rank(), dist.get_world_size(), device, progress)
         group.watch(None)
         try:
             yield group
-            group.barrier()  # `srun --kill-on-bad-exit` ends all when the first leaves with a code
+            group.barrier()  # `srun --kill-on-bad-exit` kills all tasks at the first exit code > 0
         except Exception:
             is_first_failure()
             raise
@@ -173,17 +173,16 @@ def join() -> Iterator[Group]:
             dist.destroy_process_group()
 
 
-def _meet(backend: str) -> None:
-    """Form the group, apart from what an earlier attempt left in the store.
+def _init_process_group(backend: str) -> None:
+    """Initialize the process group with a store prefix for this attempt.
 
-    torch's agent keeps the store when it starts processes again, and torch's own way of meeting
-    may read the addresses of the attempt before and wait for them in vain.
+    torchrun's agent keeps the store across restarts. Without a prefix, processes may read the
+    addresses of the previous attempt and wait for processes that no longer exist.
     """
-    # Our own agent watches the processes that it starts.
-    watched = ATTEMPT in os.environ
+    watched = ATTEMPT in os.environ  # by our own agent
     expected = None if watched else expected_processes()
     attempt = _attempt()
-    # The agent, which names the process that is missing, comes first.
+    # Longer than the agent's limit, whose error names the rank that is missing.
     patience = timedelta(seconds=2 * LONG if watched else LONG)
     try:
         with log_waiting(expected):
@@ -198,23 +197,23 @@ def _meet(backend: str) -> None:
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         if "EADDRINUSE" in str(error):
             port = os.environ["MASTER_PORT"]
-            raise DrnError(f"port {port} is in use", "set MASTER_PORT to another") from error
+            raise DrnError(f"port {port} is in use", "set MASTER_PORT to a free port") from error
         if expected is None or expected.by_agent:
             raise
         raise DrnError(f"gave up {expected.text}", expected.remedy) from error
 
 
 def _attempt() -> str | None:
-    """Name the attempt that this process belongs to, where a store outlives it.
+    """Return the id of the current attempt; None if no store is kept across restarts.
 
-    Our own agent gives it a name. torchrun counts attempts, but each machine counts its own.
+    Our own agent sets it. torchrun counts restarts, but each node counts its own.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     if ATTEMPT in os.environ:
         return os.environ[ATTEMPT]
-    one_machine = os.environ.get("GROUP_WORLD_SIZE") == "1"
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT") if one_machine else None
+    single_node = os.environ.get("GROUP_WORLD_SIZE") == "1"
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT") if single_node else None
 
 
 def _store(attempt: str, timeout: timedelta) -> PrefixStore:
@@ -224,28 +223,28 @@ def _store(attempt: str, timeout: timedelta) -> PrefixStore:
 
 
 def attempt_store(attempt: str, address: str, port: int, timeout: timedelta) -> PrefixStore:
-    """Reach what an attempt keeps in the store of the job."""
+    """Connect to the store of the job, with the keys of one attempt."""
     return PrefixStore(attempt, TCPStore(address, port, timeout=timeout))
 
 
-def _own_gpu(number: int) -> int:
-    """Choose the GPU of this machine's process `number`.
+def gpu_index(local_rank: int) -> int:
+    """Return the index of the GPU for a local rank.
 
     Raises:
         DrnError: There are fewer GPUs than processes.
     """
-    there = torch.cuda.device_count()
-    if number < there:
-        return number
-    if there == 1 and slurm_tasks() > 1:
-        return 0  # SLURM shows each task its own
+    gpus = torch.cuda.device_count()
+    if local_rank < gpus:
+        return local_rank
+    if gpus == 1 and slurm_tasks() > 1:
+        return 0  # SLURM makes only one GPU visible to each task
     raise DrnError(
-        f"process {number} of this machine has no GPU: there are {there}",
-        f"start at most {there} processes a machine",
+        f"local rank {local_rank} has no GPU: this node has {gpus}",
+        f"start at most {gpus} processes per node",
     )
 
 
-# What gloo, NCCL and the store say when the other end is gone.
+# Errors of gloo, NCCL and the store when the peer is gone.
 _LOST = re.compile(
     r"connection (closed|reset|refused)|closed by peer|broken pipe|socket (closed|timeout)"
     r"|remote process exited|ncclRemoteError|communicator was aborted|got 0 bytes"
@@ -255,8 +254,8 @@ _LOST = re.compile(
 
 
 @contextmanager
-def _losses_told() -> Iterator[None]:
-    """Turn what gloo and NCCL raise when another process is gone into one line."""
+def _explain_lost_processes() -> Iterator[None]:
+    """Replace the errors of gloo and NCCL about a lost peer by a one-line error."""
     try:
         yield
     except RuntimeError as error:
@@ -264,5 +263,5 @@ def _losses_told() -> Iterator[None]:
             raise
         raise FaultError(
             f"another process of the job was lost ({found[0].lower()})",
-            "what it said itself stands above, or where its machine writes",
+            "its own error is above, or in the output of its node",
         ) from error

@@ -1,9 +1,8 @@
-"""Progress of the ranks: reported to the store by their work, watched by the agent beside it.
+"""Detection of hanging ranks: the ranks report progress to the store, the agent watches it.
 
-A rank can hang without an end: stopped (SIGSTOP), or waiting for a file system that is gone. The
-others then wait for it in the next exchange of gradients. A thread for the heartbeat alone would
-miss the file system, so the work itself reports: each batch read, each pass, validation image and
-checkpoint.
+A rank can hang forever: suspended (SIGSTOP), or waiting for a file system that is gone. The others
+then wait for it in the next all-reduce. A heartbeat thread would not notice a hanging file system,
+so the work itself reports: each batch read, micro-batch, validation image and checkpoint.
 """
 
 import json
@@ -20,10 +19,10 @@ START, READING, TRAINING, COMPILATION = "start", "reading data", "training", "co
 VALIDATION, CHECKPOINT = "validation", "checkpoint"
 
 LONG = 1800.0  # seconds without progress that a start (with downloads) or a compilation may take
-POLL = 1.0  # seconds between two looks at the store and the processes
-GRACE = 60.0  # seconds that other machines get to end a rank of theirs
-UNINTERRUPTIBLE = 60.0  # seconds in state D after which a rank hangs, where no limit is known
-SILENT = json.dumps([0, 0, 0, START]).encode()  # stands for a rank that has not reported yet
+POLL = 1.0  # seconds between two polls of the store and the processes
+GRACE = 60.0  # seconds that the agents of other nodes get to kill a hanging rank of theirs
+UNINTERRUPTIBLE = 60.0  # seconds in state D after which a rank counts as hanging, without a limit
+SILENT = json.dumps([0, 0, 0, START]).encode()  # of a rank that has not reported yet
 
 
 def _key(rank: int) -> str:
@@ -31,14 +30,15 @@ def _key(rank: int) -> str:
 
 
 class Progress:
-    """What one rank reports.
+    """Progress reports of one rank.
 
     Args:
-        store: Of this attempt of the job.
-        rank: Of this process.
+        store: Store of this attempt of the job.
+        rank: Rank of this process.
 
     Attributes:
-        limit: Seconds without progress of all ranks after which one hangs; None reports no work.
+        limit: Seconds without progress in all ranks after which one counts as hanging; None
+            disables reports.
     """
 
     def __init__(self, store: Store, rank: int) -> None:
@@ -47,12 +47,12 @@ class Progress:
         self.limit: float | None = None
 
     def start(self, limit: float | None) -> None:
-        """Report the start, from which on `limit` holds; None ends the watch over this rank."""
+        """Report the start and set the limit; None stops watching this rank."""
         self.limit = limit
         self._write(START)
 
     def report(self, doing: str | None, step: int | None) -> None:
-        """Report that the work advanced; what and which step stay as they were if None."""
+        """Report progress; None keeps the last reported activity or step."""
         if self.limit is None:
             return
         self._step = self._step if step is None else step
@@ -68,11 +68,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """Ranks that hold the job up.
+    """Ranks that block the job.
 
     Attributes:
-        ranks: Their numbers.
-        text: One line about them.
+        ranks: The hanging ranks.
+        text: Message about them, one line.
         overdue: Seconds beyond the limit.
     """
 
@@ -82,13 +82,13 @@ class Stall:
 
 
 class Watch:
-    """Notices that no rank of a job advances any more, and finds the one that is the reason.
+    """Detects that no rank of a job makes progress, and which ranks are the cause.
 
     Args:
-        connect: Opens the store that the ranks report to; None where no store outlives them.
-        world: Number of ranks.
-        local: Process ids of this machine's ranks.
-        clock: Seconds since any moment.
+        connect: Opens the store that the ranks report to; None if no store outlives them.
+        world: World size.
+        local: Process ids of the ranks on this node.
+        clock: Monotonic clock in seconds.
     """
 
     def __init__(
@@ -107,14 +107,14 @@ class Watch:
         self._clock, self._polled, self._limit = 0.0, clock(), 0.0
 
     def stall(self) -> Stall | None:
-        """Return what holds the job up, if nothing advanced for longer than the ranks' limit.
+        """Return the hanging ranks if no rank has made progress for longer than the limit.
 
-        A rank that has not reported yet may take as long as any start.
+        Until every rank has reported, the limit is at least `LONG`.
         """
         now = self._time()
         if now - self._polled < POLL:
             return None
-        # Where this process itself was stopped, as by `scontrol suspend`, the ranks were, too.
+        # If this process was suspended, as by `scontrol suspend`, the ranks were, too.
         self._clock += min(now - self._polled, 5 * POLL)
         self._polled = now
         for rank, process in self._local.items():
@@ -124,8 +124,8 @@ class Watch:
                 self._uninterruptible.pop(rank, None)
         try:
             self._read()
-        except RuntimeError:  # the store's machine does not answer: nothing advances here either
-            self._store = None  # a late answer would be taken for that to the next question
+        except RuntimeError:  # the node of the store does not answer: no progress here, either
+            self._store = None  # a late reply would be mistaken for that to the next request
         reports = [json.loads(report) for report in self._reports]
         self._limit = max(limit for _, limit, *_ in reports)
         limit = self._limit
@@ -141,17 +141,17 @@ class Watch:
         text = f"{subject} made no progress for {seconds:.0f} s (last: step {step}, {doing})"
         return Stall(tuple(ranks), text, idle - limit)
 
-    def deaf(self) -> Stall | None:
-        """Return the ranks of this machine that no signal reaches.
+    def unresponsive(self) -> Stall | None:
+        """Return the ranks of this node that cannot handle signals.
 
-        Those that are stopped (state T) at once; those in uninterruptible sleep (D), where a
-        healthy rank is while it writes a checkpoint, only after the limit without progress.
+        Suspended ranks (state T) count immediately; ranks in uninterruptible sleep (state D), as
+        healthy ones are while they write a checkpoint, only after the limit without progress.
         """
-        if stopped := [rank for rank, process in self._local.items() if _state(process) == "T"]:
-            return Stall(tuple(stopped), f"{_subject(stopped, 'is', 'are')} stopped", 0.0)
+        if stopped := self._suspended():
+            return Stall(tuple(stopped), f"{_subject(stopped, 'is', 'are')} suspended", 0.0)
         if asleep := self._asleep(self._limit or UNINTERRUPTIBLE):
-            subject = _subject(asleep, "waits", "wait")
-            text = f"{subject} for a disk or file system that does not answer"
+            subject = _subject(asleep, "is", "are")
+            text = f"{subject} waiting for a disk or file system that does not answer"
             return Stall(tuple(asleep), text, 0.0)
         return None
 
@@ -173,24 +173,26 @@ class Watch:
     def _culprits(self, doing: Sequence[str], limit: float) -> list[int]:
         """Choose the ranks that the others wait for.
 
-        A process that cannot run is one for certain, and so is one that has not reported yet: all
-        report before they meet. One that reads data waits for no other rank, nor does rank 0 that
-        writes a checkpoint. Of the rest, those that advanced longest ago.
+        Certain are processes that cannot run, and ranks that have not reported yet: all report
+        before the rendezvous. Next come ranks that wait for no other rank: those that read data,
+        and rank 0 while it writes a checkpoint. Otherwise the ranks without progress for longest.
         """
         ranks = list(range(len(doing)))
-        stopped = [rank for rank, process in self._local.items() if _state(process) == "T"]
         silent = [rank for rank in ranks if self._reports[rank] == SILENT]
         alone = [
             rank
             for rank in ranks
             if doing[rank] == READING or (doing[rank] == CHECKPOINT and rank == 0)
         ]
-        chosen = stopped or self._asleep(limit / 2) or silent or alone or ranks
+        chosen = self._suspended() or self._asleep(limit / 2) or silent or alone or ranks
         oldest = min(self._changed[rank] for rank in chosen)
         return [rank for rank in chosen if self._changed[rank] <= oldest + 2 * POLL]
 
+    def _suspended(self) -> list[int]:
+        return [rank for rank, process in self._local.items() if _state(process) == "T"]
+
     def _asleep(self, limit: float) -> list[int]:
-        """Find the ranks that were in state D at every poll since, and made no progress either."""
+        """Return local ranks in state D, without progress, at every poll for `limit` seconds."""
         return [
             rank
             for rank, since in self._uninterruptible.items()
@@ -199,13 +201,13 @@ class Watch:
 
 
 def _subject(ranks: Sequence[int], one: str, several: str) -> str:
-    """Name ranks, with the verb that follows."""
+    """Return `rank 1 is` or `ranks 1, 2 are`."""
     names = few_of(ranks, most=8)
     return f"rank {names} {one}" if len(ranks) == 1 else f"ranks {names} {several}"
 
 
 def _state(process: int) -> str:
-    """Read a process's state, a letter (see `man 5 proc_pid_stat`); "" if it is gone."""
+    """Return the state letter of a process (see `man 5 proc_pid_stat`), "" if it has exited."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""Start many processes of `drn`, on this machine and on others, through torchrun's own agent."""
+"""Launch `drn` in several processes, on one or more nodes, with torchrun's elastic agent."""
 
 import logging
 import os
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from drn_cli.distributed.cluster import slurm_tasks
 from drn_cli.errors import DrnError
 from drn_cli.files import write_text
+from drn_cli.formatting import first_line
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -26,38 +27,36 @@ if TYPE_CHECKING:
 EXIT_CODE_FILE = "DRN_EXIT_CODE_FILE"
 TORCHRUN = "torch.distributed.elastic"
 PORT = 29500  # torchrun's default
-JOB = "drn"  # its id, where --rdzv-id gives none
+JOB = "drn"  # default of --rdzv-id
 
 logger = logging.getLogger(__name__)
 
-# Ctrl-C; what clusters and `kill` send; what SLURM sends some time before the limit; and what
-# comes when the terminal or the SSH connection closes.
+# Ctrl-C; `kill` and clusters; SLURM before the time limit (--signal); a closed terminal or SSH.
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Signals that ask this process to stop; not SIGHUP where `nohup` has it ignored."""
+    """Return the signals that ask this process to stop, without SIGHUP if `nohup` ignores it."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in STOP if not (ignored and number == signal.SIGHUP)]
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchOptions:
-    """What torchrun's options of the same names say.
+    """Options of the launcher, most of them named as in torchrun.
 
     Attributes:
-        gpus: Processes on this machine: one to a GPU, or all on the CPU where there is none;
-            "auto" is one for each GPU there is.
-        nnodes: Machines, "2", or from how many to how many, "1:4"; None is this machine alone.
-        node_rank: Number of this machine, from 0, the one that `rdzv_endpoint` names. Without
-            it, machines are numbered as they meet.
-        rdzv_endpoint: Where machines meet, "HOST[:PORT]"; HOST is one of them.
-        rdzv_id: Name of the job, the same on all machines.
-        max_restarts: How often all processes are started again after one has failed.
-        master_port: Port at which the processes of a single machine meet; by default a free one.
+        gpus: Number of processes on this node, one per GPU, or CPU processes if there is no GPU;
+            "auto" is one per visible GPU.
+        nnodes: Number of nodes, "2", or a range for elastic training, "1:4"; None is this node.
+        node_rank: Rank of this node; 0 is the rendezvous host. None assigns ranks at rendezvous.
+        rdzv_endpoint: Rendezvous endpoint, "HOST[:PORT]"; HOST is one of the nodes.
+        rdzv_id: Job id, identical on all nodes.
+        max_restarts: Number of times all processes are restarted after a failure.
+        master_port: Rendezvous port of a single-node job; None chooses a free one.
 
     Raises:
-        DrnError: The options do not go together.
+        DrnError: Options that exclude each other, or a value out of range.
     """
 
     gpus: int | Literal["auto"] = 1
@@ -71,65 +70,72 @@ class LaunchOptions:
     def __post_init__(self) -> None:
         least, most = self.node_range
         if not 1 <= least <= most:
-            raise DrnError(f"--nnodes {self.nnodes}: neither a number, as 2, nor a range, as 1:4")
+            raise DrnError(
+                f"--nnodes {self.nnodes}: not a number of nodes", "use a number, 2, or a range, 1:4"
+            )
         if self.nnodes is None:
             for name in ("node_rank", "rdzv_endpoint", "rdzv_id"):
                 if getattr(self, name) is not None:
                     raise DrnError(
-                        f"--{name.replace('_', '-')} is for several machines", "add --nnodes N"
+                        f"--{name.replace('_', '-')}: only for multi-node jobs", "add --nnodes N"
                     )
         if most > 1:
-            self._check_several(least, most)
+            self._check_multi_node(least, most)
 
-    def _check_several(self, least: int, most: int) -> None:
+    def _check_multi_node(self, least: int, most: int) -> None:
         nnodes = f"--nnodes {self.nnodes}"
         if self.rdzv_endpoint is None:
             raise DrnError(
-                f"{nnodes}: the machines need a place to meet",
-                "--rdzv-endpoint HOST:PORT, the same for all; HOST is one of them",
+                f"{nnodes}: the rendezvous endpoint is missing",
+                "add --rdzv-endpoint HOST:PORT, identical on all nodes; HOST is one of them",
             )
         if self.master_port is not None:
             raise DrnError(
-                "--master-port is for a single machine",
-                f"--rdzv-endpoint {host_and_port(self.rdzv_endpoint)[0]}:{self.master_port}",
+                "--master-port: only for single-node jobs",
+                f"use --rdzv-endpoint {host_and_port(self.rdzv_endpoint)[0]}:{self.master_port}",
             )
         if self.node_rank is None:
             return
-        if least < most or self.node_rank >= most:
-            numbers = f"--nnodes {most}, --node-rank 0 to {most - 1}"
-            raise DrnError(f"{nnodes} --node-rank {self.node_rank} do not go together", numbers)
+        if least < most:
+            raise DrnError(
+                f"{nnodes}: elastic training assigns the node ranks itself", "leave out --node-rank"
+            )
+        if self.node_rank >= most:
+            raise DrnError(
+                f"--node-rank {self.node_rank}: out of range for {nnodes}", f"use 0 to {most - 1}"
+            )
         if self.max_restarts:
             raise DrnError(
-                "--max-restarts: machines with fixed numbers cannot meet again",
+                "--max-restarts: nodes with a fixed rank cannot rejoin the rendezvous",
                 "leave out --node-rank",
             )
 
     @property
     def node_range(self) -> tuple[int, int]:
-        """The least and the greatest number of machines; (0, 0) if `nnodes` is neither form."""
+        """Minimum and maximum number of nodes; (0, 0) if `nnodes` is malformed."""
         found = re.fullmatch(r"(\d+)(?::(\d+))?", self.nnodes or "1")
         return (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
 
     @property
     def processes(self) -> int:
-        """Processes of the job, if all machines come and have as many as this one."""
+        """World size with the maximum number of nodes, all with as many processes as this one."""
         return self.node_range[1] * resolve_nproc(self.gpus)
 
     @property
     def needs_launcher(self) -> bool:
-        """Whether this command line asks for other processes than the one it runs in."""
+        """Whether the job cannot run in this process: several processes, or restarts."""
         return self.processes > 1 or self.max_restarts > 0
 
 
 def host_and_port(endpoint: str) -> tuple[str, int]:
-    """Split HOST or HOST:PORT; an IPv6 address stands in brackets.
+    """Split HOST or HOST:PORT; IPv6 addresses are in brackets.
 
     Raises:
-        DrnError: It is neither.
+        DrnError: The endpoint is malformed.
     """
     found = re.fullmatch(r"(\[[^\]]+\]|[^:\s]+)(?::(\d{1,5}))?", endpoint)
     if found is None:
-        raise DrnError(f"--rdzv-endpoint {endpoint}: not of the form HOST:PORT")
+        raise DrnError(f"--rdzv-endpoint {endpoint}: not HOST:PORT")
     return found[1], int(found[2] or PORT)
 
 
@@ -137,7 +143,7 @@ def rendezvous_config(options: LaunchOptions) -> "RendezvousParameters":
     """Return torchrun's parameters for the rendezvous of all processes.
 
     Raises:
-        DrnError: The endpoint is not of the form HOST[:PORT], or there is no such host.
+        DrnError: The endpoint is not HOST[:PORT], or the host is unknown.
     """
     from torch.distributed.elastic.rendezvous import RendezvousParameters
 
@@ -174,7 +180,7 @@ def local_address_for(host: str, port: int) -> str:
     except OSError as error:
         raise DrnError(
             f"--rdzv-endpoint {host}:{port}: {error.strerror or error}",
-            "it has to be the name or address of one of the machines",
+            "use the name or address of one of the nodes",
         ) from error
     # The rendezvous host itself keeps the name that all nodes were given.
     return host if local == remote else str(local)
@@ -187,20 +193,20 @@ def rendezvous_error(options: LaunchOptions, error: Exception) -> DrnError:
     endpoint = options.rdzv_endpoint or f"127.0.0.1:{options.master_port or 0}"
     if isinstance(error, RendezvousClosedError):
         return DrnError(
-            f"{endpoint}: the job {options.rdzv_id or JOB!r} has ended on another machine",
-            "a new one needs another --rdzv-id",
+            f"{endpoint}: the job {options.rdzv_id or JOB!r} has ended on another node",
+            "use another --rdzv-id for a new job",
         )
-    text = next(iter(str(error).splitlines()), type(error).__name__)
+    text = first_line(error)
     if "EADDRINUSE" in text:
-        return DrnError(f"{endpoint}: the port is in use", "choose another")
+        return DrnError(f"{endpoint}: the port is in use", "choose another port")
     if isinstance(error, RendezvousTimeoutError):
-        text = f"fewer machines came than --nnodes {options.nnodes} says"
-    hint = "is the same said on all machines, and can they reach it?" if options.nnodes else None
-    return DrnError(f"{endpoint}: the processes did not meet: {text}", hint)
+        text = f"timeout with fewer nodes than --nnodes {options.nnodes}"
+    hint = "use the same --rdzv-endpoint on all nodes, and check that they can reach it"
+    return DrnError(f"{endpoint}: rendezvous failed: {text}", hint if options.nnodes else None)
 
 
 def resolve_nproc(gpus: int | Literal["auto"]) -> int:
-    """Give the number of processes: with "auto" one for each GPU there is, and at least one."""
+    """Return the number of processes on this node; "auto" is one per visible GPU, at least one."""
     if gpus != "auto":
         return gpus
     import torch
@@ -209,34 +215,34 @@ def resolve_nproc(gpus: int | Literal["auto"]) -> int:
 
 
 def check_nproc(processes: int) -> None:
-    """See that every process gets a GPU of its own, or that there is none at all.
+    """Check that there is a GPU for every process, or no GPU at all.
 
     Raises:
-        DrnError: There are GPUs, but too few.
+        DrnError: There are fewer GPUs than processes.
     """
     import torch
 
-    there = torch.cuda.device_count()
-    if 0 < there < processes:
-        raise DrnError(f"--gpus {processes}: this machine has {there}", f"--gpus {there}")
+    visible = torch.cuda.device_count()
+    if 0 < visible < processes:
+        raise DrnError(f"--gpus {processes}: this node has {visible}", f"use --gpus {visible}")
 
 
 def started_by_launch() -> bool:
-    """Whether `launch` started this process, and its command has shown what it found before."""
+    """Return whether `launch` started this process; its command has printed the warnings."""
     return EXIT_CODE_FILE in os.environ
 
 
 def report_exit_code(code: int) -> None:
-    """Tell `launch`, where it waits, how this process ends, and not to start it again."""
+    """Report the exit code of this process to `launch`, which then does not restart it."""
     if started_by_launch():
         write_text(Path(os.environ[EXIT_CODE_FILE]), str(code))
 
 
 def worker_exit_code(code: int) -> int:
-    """Give the code with which a process that was asked to stop has to exit.
+    """Return the code with which a process that was asked to stop must exit.
 
-    torchrun's agent takes any code but 0 for a failure, and starts failed processes again. So
-    where `launch` waits, it is told the code by a file, and the process exits with 0.
+    torchrun's agent restarts processes that exit with another code than 0. Below `launch`, the
+    code is therefore written to a file, and the process exits with 0.
     """
     if not started_by_launch():
         return code
@@ -245,43 +251,61 @@ def worker_exit_code(code: int) -> int:
 
 
 def launch(arguments: Sequence[str], options: LaunchOptions) -> int:
-    """Run `drn ARGUMENTS` in several processes that form one job, and wait for them.
+    """Run `drn ARGUMENTS` in several processes of one job, and wait for them.
 
-    SIGINT, SIGTERM, SIGUSR1 and SIGHUP are passed on to the processes, which may take their time to
-    leave; a second SIGINT gives them 30 seconds.
+    SIGINT, SIGTERM, SIGUSR1 and SIGHUP are forwarded to the processes, which may finish their step;
+    after a second SIGINT they are killed within 30 seconds.
 
     Args:
         arguments: The command line after `drn`.
-        options: How many processes, and where the other machines are.
+        options: Number of processes and nodes.
 
     Returns:
         The exit code: 0, what a process reported with `report_exit_code`, 128 + the signal that
         ended the job, or the code of the process that failed first.
 
     Raises:
-        DrnError: A process was killed by a signal, or the machines did not meet.
+        DrnError: A process was killed by a signal, the rendezvous failed, or each task of an `srun`
+            would start the same job.
     """
-    _check_tasks(options)
+    tasks = slurm_tasks()
+    least, most = options.node_range
+    if tasks > 1 and not least <= tasks <= most:
+        raise DrnError(
+            f"srun started {tasks} tasks, each of which would start its own job",
+            "use one task per node with --nnodes and --rdzv-endpoint, or one task per GPU "
+            "without --gpus and --max-restarts",
+        )
     processes = resolve_nproc(options.gpus)
     check_nproc(processes)
 
     from torch.distributed import DistError
+    from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-    from drn_cli.distributed.agent import ElasticAgent, worker_spec
+    from drn_cli.distributed.agent import ElasticAgent
 
-    # Left alone, torchrun gives each process a single thread.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // processes)))
-    _hush()
+    # torchrun's default is a single thread per process.
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    for name in (TORCHRUN, *logging.root.manager.loggerDict):
+        if name.startswith(TORCHRUN):  # it would repeat the errors of the processes, at length
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="drn-launch-") as folder:
         code_file = Path(folder) / "exit_code"
         os.environ[EXIT_CODE_FILE] = str(code_file)
-        words = ("-P", "-u", "-m", "drn_cli", *arguments)  # nothing from the current folder
         try:
-            rendezvous = get_rendezvous_handler(rendezvous_config(options))
-            spec = worker_spec(sys.executable, words, processes, rendezvous, options.max_restarts)
+            spec = WorkerSpec(
+                role="drn",
+                local_world_size=processes,
+                rdzv_handler=get_rendezvous_handler(rendezvous_config(options)),
+                entrypoint=sys.executable,
+                # -P: imports nothing from the current folder
+                args=("-P", "-u", "-m", "drn_cli", *arguments),
+                max_restarts=options.max_restarts,
+            )
             agent = ElasticAgent(spec, DefaultLogsSpecs(log_dir=folder), code_file, stop_signals())
             failures = agent.work()
         except SignalException as received:
@@ -293,45 +317,22 @@ def launch(arguments: Sequence[str], options: LaunchOptions) -> int:
         return int(code_file.read_text()) if code_file.is_file() else 0
 
 
-def _check_tasks(options: LaunchOptions) -> None:
-    """Refuse to let each task of an `srun` start a job of its own, all for the same work."""
-    tasks = slurm_tasks()
-    least, most = options.node_range
-    if tasks > 1 and not least <= tasks <= most:
-        raise DrnError(
-            f"srun started {tasks} tasks, and each would start a job of its own",
-            "either one task a machine with --nnodes and --rdzv-endpoint, or one task a GPU "
-            "without --gpus and --max-restarts",
-        )
-
-
 def _exit_code(failures: "Mapping[int, ProcessFailure]", agent: "ElasticAgent") -> int:
-    from drn_cli.distributed.agent import ending, first_failure
+    from drn_cli.distributed.agent import first_failure, how_it_ended
 
     rank, failure = first_failure(failures)
-    asked, stall = agent.asked, agent.stall
-    if stall is not None and asked is not None:
-        logger.warning("%s; it was killed, without a checkpoint of its last step", stall.text)
+    received, stall = agent.received, agent.stall
+    if stall is not None and received is not None:
+        logger.warning("%s; killed without a checkpoint of its last step", stall.text)
     elif stall is not None:
         raise DrnError(
             stall.text,
-            "does its machine or file system hang? train.timeout is the limit; --max-restarts N "
-            "starts all again, and --resume goes on from the last checkpoint",
+            "check its node and file system; train.timeout is the limit, --max-restarts N restarts "
+            "all processes, --resume continues from the last checkpoint",
         )
     if failure.exitcode > 0:
         return failure.exitcode
-    if asked is not None:  # and the process had not yet learnt to take the signal as a wish
-        return 128 + asked
-    hint = "was memory short?" if failure.exitcode == -signal.SIGKILL else None
-    raise DrnError(f"process {rank} {ending(failure)}", hint)
-
-
-def _hush() -> None:
-    """Silence torchrun: the processes say what went wrong, and it would again, at length."""
-    for name in (TORCHRUN, *logging.root.manager.loggerDict):
-        if name.startswith(TORCHRUN):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # each has a level of its own
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    if received is not None:  # before the process had installed its signal handler
+        return 128 + received
+    hint = "out of memory?" if failure.exitcode == -signal.SIGKILL else None
+    raise DrnError(f"rank {rank} {how_it_ended(failure)}", hint)

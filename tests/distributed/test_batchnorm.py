@@ -21,7 +21,7 @@ STEPS = 3
 def network(name: str) -> nn.Module:
     torch.manual_seed(1)
     if name != "stack":
-        # In double: through twenty layers, float's rounding alone grows beyond the tolerance.
+        # In double: over twenty layers, rounding in float32 alone exceeds the tolerance.
         model = create_model(name, "segmentation", CLASSES).double()
         model.register_forward_pre_hook(lambda _, x: (x[0].double(),))
         return model
@@ -37,7 +37,7 @@ def network(name: str) -> nn.Module:
 
 
 def batches(size: int) -> list[tuple[Tensor, Tensor]]:
-    """Make whole batches whose images differ in mean and in the number of ignored pixels."""
+    """Return batches whose images differ in mean and in the number of ignored pixels."""
     random = torch.Generator().manual_seed(2)
     made = []
     for _ in range(STEPS):
@@ -51,7 +51,7 @@ def batches(size: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def learn(group: Group, name: str, parts: Sequence[int], synced: bool = True) -> dict[str, Any]:
-    """Take steps with this process's part of each batch; the loss is that of all processes."""
+    """Train on this process's part of each batch, with the loss of all processes."""
     model = network(name)
     if synced and group.world > 1:
         convert_sync_batchnorm(model, CPU)
@@ -105,7 +105,7 @@ def close(found: Any, expected: Any) -> None:
         ("drn_a_18", (2, 1, 1)),
     ],
 )
-def test_processes_learn_what_one_does(spawn, name, parts):
+def test_several_processes_train_as_one_does(spawn, name, parts):
     expected = alone(name, sum(parts))
     found = spawn(learn, len(parts), name, parts)
     for step in range(STEPS):
@@ -118,7 +118,7 @@ def test_processes_learn_what_one_does(spawn, name, parts):
     assert counters and all(int(value) == STEPS for value in counters)
 
 
-def test_without_synchronisation_they_do_not(spawn):
+def test_without_synchronization_they_do_not(spawn):
     expected = alone("stack", 4)
     found = spawn(learn, 2, "stack", (3, 1), False)
     assert not torch.allclose(found[0]["outputs"][0], expected["outputs"][0][:3], atol=1e-3)
@@ -128,7 +128,7 @@ def test_without_synchronisation_they_do_not(spawn):
 
 
 def whole_batch(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Make maps far from zero, where sums of squares would lose digits, and an outer gradient."""
+    """Return maps far from zero, where sums of squares lose precision, and a gradient."""
     random = torch.Generator().manual_seed(3)
     x = torch.randn(7, 4, 5, 6, generator=random, dtype=torch.float64) * 2 + 30
     x += torch.arange(7).view(7, 1, 1, 1)
@@ -151,7 +151,7 @@ def normalise_once(
     parts: Sequence[int],
     passes: int = 1,
 ) -> dict[str, Any]:
-    """Pass this process's part of `x` through, and the gradient back."""
+    """Run this process's part of `x` forward, and the gradient backward."""
     start = sum(parts[: group.rank])
     mine = slice(start, start + parts[group.rank])
     model = nn.Sequential(copy.deepcopy(norm))
@@ -203,8 +203,8 @@ def test_cumulative_statistics(spawn):
         assert one["buffers"]["0.num_batches_tracked"] == 3
 
 
-def test_bfloat16_maps_lose_no_more_than_in_plain_batch_norm(spawn):
-    """Under autocast the maps are bfloat16, weights and statistics are not."""
+def test_bfloat16_is_as_accurate_as_in_plain_batch_norm(spawn):
+    """Under autocast, the maps are bfloat16, and weights and statistics are not."""
     x, grad = whole_batch(torch.bfloat16)
     expected = normalise_once(Group(0, 1, CPU), plain_norm(), x, grad, [7])
     found = spawn(normalise_once, 2, plain_norm(), x, grad, (5, 2))
@@ -220,7 +220,7 @@ def test_bfloat16_maps_lose_no_more_than_in_plain_batch_norm(spawn):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_alone_it_is_plain_batch_norm(training):
+def test_a_single_process_uses_plain_batch_norm(training):
     plain = network("drn_d_22").train(training)
     synced = convert_sync_batchnorm(copy.deepcopy(plain), CPU)
     x = torch.randn(2, 3, 32, 32)
@@ -231,16 +231,16 @@ def test_alone_it_is_plain_batch_norm(training):
 def evaluate_twice(group: Group, x: Tensor) -> dict[str, Tensor]:
     plain = network("drn_a_18").eval()
     synced = convert_sync_batchnorm(copy.deepcopy(plain), CPU)
-    # Only the first process runs: evaluation must not wait for the others.
+    # Only rank 0 runs: evaluation must not wait for the others.
     return {"plain": plain(x), "synced": synced(x)} if group.is_main else {}
 
 
-def test_evaluation_in_a_job_is_plain_and_waits_for_nobody(spawn):
+def test_evaluation_does_not_communicate(spawn):
     found, _ = spawn(evaluate_twice, 2, torch.randn(1, 3, 32, 32))
     assert torch.equal(found["plain"], found["synced"])
 
 
-def test_synchronise_keeps_the_state_dict_and_the_settings():
+def test_convert_keeps_state_dict_and_settings():
     plain = network("drn_d_22").eval()
     plain.backbone.requires_grad_(False)  # type: ignore[union-attr]
     before = {key: value.clone() for key, value in plain.state_dict().items()}
@@ -257,7 +257,7 @@ def test_synchronise_keeps_the_state_dict_and_the_settings():
     assert (stack[4].eps, stack[4].momentum) == (1e-3, 0.3)  # type: ignore[index]
 
 
-def test_synchronise_twice_changes_nothing():
+def test_converting_twice_changes_nothing():
     once = convert_sync_batchnorm(network("stack"), CPU)
     norms = [module for module in once.modules() if isinstance(module, SyncBatchNormCPU)]
     again = convert_sync_batchnorm(once, CPU)

@@ -20,9 +20,9 @@ from drn_cli.distributed.cluster import (
 )
 from drn_cli.errors import DrnError
 
-WANTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
-# What srun says to the sixth of seven tasks, on the second machine of two.
+# The variables of the sixth of seven tasks, on the second of two nodes.
 SIXTH = {
     "SLURM_JOB_ID": "4711",
     "SLURM_STEP_ID": "3",
@@ -37,9 +37,9 @@ SIXTH = {
 
 @pytest.fixture
 def slurm(monkeypatch):
-    """Set SLURM's variables; leave none of torchrun's behind."""
-    for name in WANTED:
-        monkeypatch.setenv(name, "")  # so that it is put back, whatever sets it
+    """Return a function that sets variables of SLURM, without those of torchrun."""
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")  # so that monkeypatch restores it
         monkeypatch.delenv(name)
 
     def set_all(**variables: str) -> None:
@@ -49,8 +49,8 @@ def slurm(monkeypatch):
     return set_all
 
 
-def found() -> dict[str, str]:
-    return {name: os.environ[name] for name in WANTED if name in os.environ}
+def rendezvous_variables() -> dict[str, str]:
+    return {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
 
 @pytest.mark.parametrize(
@@ -71,24 +71,24 @@ def test_host_names(nodes, hosts):
 
 
 @pytest.mark.parametrize("nodes", ["", "a[1-2", "a]", "a[]", "a[x-y]", "a,,b"])
-def test_not_a_list_of_machines(nodes):
-    with pytest.raises(DrnError, match="as SLURM writes"):
+def test_rejects_malformed_node_lists(nodes):
+    with pytest.raises(DrnError, match="SLURM node list"):
         host_names(nodes)
 
 
 @pytest.mark.parametrize(
     ("counts", "tasks"), [("8", [8]), ("4(x2),3", [4, 4, 3]), ("1(x3)", [1, 1, 1])]
 )
-def test_tasks_of_nodes(counts, tasks):
+def test_tasks_per_node(counts, tasks):
     assert tasks_per_node(counts) == tasks
 
 
-def test_a_task_becomes_a_process_of_the_job(slurm):
+def test_sets_the_rendezvous_variables(slurm):
     slurm(**SIXTH)
     assert slurm_tasks() == 7
     init_from_slurm()
     port = FIRST_PORT + (4711 * 1009 + 3) % PORTS
-    assert found() == {
+    assert rendezvous_variables() == {
         "RANK": "5",
         "WORLD_SIZE": "7",
         "LOCAL_RANK": "1",
@@ -99,30 +99,30 @@ def test_a_task_becomes_a_process_of_the_job(slurm):
     assert 1024 < FIRST_PORT <= port < FIRST_PORT + PORTS < 32768
 
 
-def test_what_the_user_set_stays(slurm):
+def test_keeps_the_address_of_the_user(slurm):
     slurm(**SIXTH, MASTER_ADDR="10.0.0.7", MASTER_PORT="1234")
     init_from_slurm()
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("10.0.0.7", "1234")
 
 
-def test_torchruns_variables_come_first(slurm):
+def test_keeps_the_variables_of_torchrun(slurm):
     slurm(**SIXTH, RANK="0", WORLD_SIZE="2")
     init_from_slurm()
-    assert found() == {"RANK": "0", "WORLD_SIZE": "2"}
+    assert rendezvous_variables() == {"RANK": "0", "WORLD_SIZE": "2"}
 
 
-def test_a_single_task_is_alone(slurm):
+def test_a_single_task_needs_no_rendezvous(slurm):
     slurm(**SIXTH | {"SLURM_STEP_NUM_TASKS": "1"})
     init_from_slurm()
-    assert found() == {}
+    assert rendezvous_variables() == {}
 
 
 @pytest.mark.parametrize("name", ["SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID"])
-def test_several_tasks_never_do_the_same_work_for_want_of_a_variable(slurm, name):
+def test_a_missing_variable_is_an_error(slurm, name):
     slurm(**SIXTH | {name: ""})
     with pytest.raises(DrnError, match=f"srun started 7 tasks, but {name} is not set"):
         init_from_slurm()
-    assert found() == {}
+    assert rendezvous_variables() == {}
 
 
 TASK = """
@@ -133,8 +133,8 @@ with join() as group:
 """
 
 
-def free_job_number() -> int:
-    """Find a job whose port is free."""
+def job_with_free_port() -> int:
+    """Return a job id whose port is free."""
     for job in range(PORTS):
         with socket.socket() as probe:
             try:
@@ -145,10 +145,10 @@ def free_job_number() -> int:
     raise AssertionError("no free port")
 
 
-def test_two_tasks_form_a_group():
-    kept = {k: v for k, v in os.environ.items() if k not in WANTED}
+def test_two_tasks_form_a_process_group():
+    kept = {k: v for k, v in os.environ.items() if k not in VARIABLES}
     step = {
-        "SLURM_JOB_ID": str(free_job_number()),
+        "SLURM_JOB_ID": str(job_with_free_port()),
         "SLURM_STEP_ID": "0",
         "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_STEP_TASKS_PER_NODE": "2",
@@ -178,14 +178,12 @@ SHELL = {**SIXTH, "SLURM_PROCID": "0", "SLURM_NODEID": "0"}
     ("variables", "text", "remedy"),
     [
         (LEFT_OVER, "3 more processes at localhost:29400 because WORLD_SIZE=4", "unset RANK"),
-        ({**LEFT_OVER, "RANK": "2"}, "process 0 at localhost:29400 because WORLD", "unset RANK"),
+        ({**LEFT_OVER, "RANK": "2"}, "rank 0 at localhost:29400 because WORLD", "unset RANK"),
         (SHELL, "6 more processes at gpu07:", "unset SLURM_STEP_NUM_TASKS RANK"),
         (SHELL, "because SLURM_STEP_NUM_TASKS=7 is set", "unset SLURM_STEP_NUM_TASKS RANK"),
     ],
 )
-def test_what_is_waited_for_is_said_and_then_how_to_leave(
-    slurm, caplog, until, variables, text, remedy
-):
+def test_logs_what_it_waits_for_and_then_the_remedy(slurm, caplog, until, variables, text, remedy):
     slurm(**variables)
     with caplog.at_level("INFO"), log_waiting(expected_processes(), 0.05):
         until(lambda: len(caplog.records) == 2)
@@ -197,16 +195,16 @@ def test_what_is_waited_for_is_said_and_then_how_to_leave(
 @pytest.mark.parametrize(
     "variables",
     [{}, {**LEFT_OVER, "WORLD_SIZE": "1"}],
-    ids=["alone", "world of one"],
+    ids=["no variables", "world size 1"],
 )
-def test_nothing_to_wait_for(slurm, caplog, variables):
+def test_a_single_process_waits_for_nothing(slurm, caplog, variables):
     slurm(**variables)
     with caplog.at_level("INFO"), log_waiting(expected_processes(), 0):
         time.sleep(0.1)
     assert not caplog.records
 
 
-HASTY = f"""
+IMPATIENT = f"""
 import logging, threading
 logging.basicConfig()
 timer = threading.Timer
@@ -215,27 +213,27 @@ threading.Timer = lambda seconds, function: timer(0.1, function)
 """
 
 
-@pytest.mark.parametrize("machines", ["1", "2"])
-def test_variables_left_over_from_torchrun_are_named_after_a_while(machines):
-    """As in a script under torchrun that runs a command of ours in one of its processes."""
+@pytest.mark.parametrize("nodes", ["1", "2"])
+def test_names_variables_inherited_from_torchrun(nodes):
+    """As when a script under torchrun runs `drn` in one of its processes."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     inherited = LEFT_OVER | {
         "MASTER_PORT": str(store.port),
-        "GROUP_WORLD_SIZE": machines,
+        "GROUP_WORLD_SIZE": nodes,
         "TORCHELASTIC_RUN_ID": "x",
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
-    command = [sys.executable, "-c", HASTY]
+    command = [sys.executable, "-c", IMPATIENT]
     running = subprocess.Popen(
         command, env=os.environ | inherited, stderr=subprocess.PIPE, text=True
     )
     assert running.stderr is not None
-    said = running.stderr.readline()
+    line = running.stderr.readline()
     running.kill()
     running.communicate()
-    assert f"still waiting for 3 more processes at localhost:{store.port} because" in said
-    assert "unset RANK WORLD_SIZE" in said
+    assert f"still waiting for 3 more processes at localhost:{store.port} because" in line
+    assert "unset RANK WORLD_SIZE" in line
 
 
 @pytest.mark.parametrize(
@@ -246,25 +244,25 @@ def test_variables_left_over_from_torchrun_are_named_after_a_while(machines):
         ("RANK", "first", "RANK is 'first', not a number"),
     ],
 )
-def test_variables_that_name_no_job(slurm, name, value, problem):
+def test_rejects_incomplete_variables(slurm, name, value, problem):
     slurm(**LEFT_OVER | {name: value})
     with pytest.raises(DrnError, match=problem):
         expected_processes()
 
 
-def test_a_command_with_left_over_variables_says_so_at_once(drn, recipe_file, until, tmp_path):
-    """Also the dry run, which does not wait."""
+def test_commands_warn_of_left_over_variables_before_they_wait(drn, recipe_file, until, tmp_path):
+    """Also a dry run, which does not wait."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     variables = (f"{name}={value}" for name, value in (LEFT_OVER | {"MASTER_PORT": port}).items())
     drn = type(drn)(drn.cwd, ("env", *variables, *drn.start))
-    said = f"waiting for 3 more processes at localhost:{port} because WORLD_SIZE=4 is set"
+    expected = f"waiting for 3 more processes at localhost:{port} because WORLD_SIZE=4 is set"
     shown = drn("train", recipe_file, "--dry-run", "--json")
-    assert (shown.returncode, json.loads(shown.stdout)["waits_for"]) == (0, said)
-    assert said in shown.stderr and "unset RANK" in shown.stderr
+    assert (shown.returncode, json.loads(shown.stdout)["waits_for"]) == (0, expected)
+    assert expected in shown.stderr and "unset RANK" in shown.stderr
     running = drn.begin("train", recipe_file)
     assert running.stderr is not None
-    assert said in running.stderr.readline()
+    assert expected in running.stderr.readline()
     running.kill()
     running.communicate()

@@ -11,8 +11,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import drn_cli.distributed.group as group_module
-from drn_cli.distributed.group import ATTEMPT, Group, attempt_store, is_first_failure, join
+from drn_cli.distributed.group import (
+    ATTEMPT,
+    Group,
+    attempt_store,
+    gpu_index,
+    is_first_failure,
+    join,
+)
 from drn_cli.distributed.heartbeat import LONG, Progress, Watch
 from drn_cli.errors import DrnError, started_by_torchrun
 
@@ -21,14 +27,14 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [0, 1, 5, 8, 101])
-def test_shares_hold_every_item_once(count, world):
+def test_every_item_is_in_exactly_one_shard(count, world):
     items = list(range(count))
-    shares = [Group(rank, world, CPU).shard(items) for rank in range(world)]
-    assert sorted(item for share in shares for item in share) == items
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    shards = [Group(rank, world, CPU).shard(items) for rank in range(world)]
+    assert sorted(item for shard in shards for item in shard) == items
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-def test_alone_without_torchrun(monkeypatch):
+def test_single_process_without_torchrun(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert not started_by_torchrun()
@@ -42,41 +48,46 @@ def test_alone_without_torchrun(monkeypatch):
         group.barrier()
 
 
-def talk(group: Group) -> dict:
+def reduce_and_exchange(group: Group) -> dict:
     assert started_by_torchrun()
     counts = torch.tensor([2**40 + group.rank, group.rank])
     given = group.sum(counts)
     return {
         "rank": group.rank,
         "world": group.world,
-        "first": group.is_main,
+        "is_main": group.is_main,
         "device": str(group.device),
         "sum": counts.tolist(),
         "in_place": given is counts,
         "any": [group.any(group.rank == 1), group.any(False), group.any(True)],
-        "told": group.broadcast_object(f"from {group.rank}: ü"),
+        "broadcast": group.broadcast_object(f"from {group.rank}: ü"),
         "gathered": group.gather_objects({"rank": group.rank}),
-        "share": list(group.shard(range(5))),
+        "shard": list(group.shard(range(5))),
         "pid": os.getpid(),
     }
 
 
-def test_two_processes(spawn):
-    first, second = spawn(talk, 2)
+def test_collectives_of_two_processes(spawn):
+    first, second = spawn(reduce_and_exchange, 2)
     assert first["pid"] != second["pid"]
-    assert (first["rank"], first["first"], second["rank"], second["first"]) == (0, True, 1, False)
+    assert (first["rank"], first["is_main"], second["rank"], second["is_main"]) == (
+        0,
+        True,
+        1,
+        False,
+    )
     for answer in (first, second):
         assert answer["world"] == 2
         assert answer["device"] == "cpu"
         assert answer["sum"] == [2**41 + 1, 1]
         assert answer["in_place"]
         assert answer["any"] == [True, False, True]
-        assert answer["told"] == "from 0: ü"
+        assert answer["broadcast"] == "from 0: ü"
         assert answer["gathered"] == [{"rank": 0}, {"rank": 1}]
-    assert (first["share"], second["share"]) == ([0, 2, 4], [1, 3])
+    assert (first["shard"], second["shard"]) == ([0, 2, 4], [1, 3])
 
 
-def agree(group: Group) -> dict:
+def broadcast_and_fail(group: Group) -> dict:
     own = torch.tensor([group.rank + 1.0])
     group.broadcast_tensors([own, torch.zeros(0)])
     if group.rank == 1:
@@ -86,8 +97,8 @@ def agree(group: Group) -> dict:
         group.barrier()
         failed_first = is_first_failure()
     return {
-        "aligned": own.item(),
-        "most": [
+        "broadcast": own.item(),
+        "max": [
             group.all_reduce_max(group.rank),
             group.all_reduce_max(5 - group.rank),
             group.all_reduce_max(-3),
@@ -97,16 +108,16 @@ def agree(group: Group) -> dict:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_processes_agree(spawn, world):
-    answers = spawn(agree, world)
+def test_rank_1_fails_first(spawn, world):
+    answers = spawn(broadcast_and_fail, world)
     for rank, answer in enumerate(answers):
-        assert answer["aligned"] == 1
-        assert answer["most"] == [world - 1, 5, -3]
-        # The second process failed before all others; asked again, each says the same.
+        assert answer["broadcast"] == 1
+        assert answer["max"] == [world - 1, 5, -3]
+        # Later calls return the same.
         assert answer["failed_first"] == [rank == 1] * 2
 
 
-def test_alone_every_failure_is_the_first_and_nothing_is_exchanged(monkeypatch):
+def test_a_single_process_exchanges_nothing(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     is_first_failure.cache_clear()
     assert is_first_failure()
@@ -124,11 +135,11 @@ AGENT = {"TORCHELASTIC_USE_AGENT_STORE": "True"}
     [
         (AGENT | {ATTEMPT: "named", "TORCHELASTIC_RESTART_COUNT": "7"}, {"named"}),
         (AGENT | {"TORCHELASTIC_RESTART_COUNT": "7", "GROUP_WORLD_SIZE": "1"}, {"7"}),
-        # torchrun on several machines: each counts its own attempts, and torch's own way is taken.
+        # torchrun on several nodes, each of which counts its own restarts: no prefix.
         (AGENT | {"TORCHELASTIC_RESTART_COUNT": "7", "GROUP_WORLD_SIZE": "2"}, {"7", "default_pg"}),
     ],
 )
-def test_each_attempt_has_a_part_of_the_store_of_its_own(monkeypatch, variables, prefixes):
+def test_store_keys_are_prefixed_by_attempt(monkeypatch, variables, prefixes):
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     known = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     for name in ("TORCHELASTIC_RESTART_COUNT", "GROUP_WORLD_SIZE", ATTEMPT):
@@ -142,13 +153,13 @@ def test_each_attempt_has_a_part_of_the_store_of_its_own(monkeypatch, variables,
     is_first_failure.cache_clear()
     keys = store.list_keys()
     assert {key.partition("/")[0] for key in keys} == prefixes
-    # An agent of ours, which names its attempts, watches the progress of the processes.
+    # Only our own agent, which sets an id, watches progress.
     watched = [key for key in keys if "progress" in key]
     assert watched == ["named/drn/progress/0"] * (prefixes == {"named"})
 
 
-def lag(group: Group) -> int:
-    """Rank 1 works for longer than the others, once the limit is set."""
+def be_slow(group: Group) -> int:
+    """Let rank 1 work for longer than the limit."""
     watched = replace(group, progress=Progress(dist.HashStore(), group.rank))
     watched.watch(1.0)
     if group.rank == 1:
@@ -156,15 +167,15 @@ def lag(group: Group) -> int:
     return watched.all_reduce_max(group.rank)
 
 
-def test_processes_wait_for_longer_than_the_agent_does(spawn):
-    assert spawn(lag, 2) == [1, 1]
+def test_timeout_of_collectives_exceeds_the_limit_of_the_agent(spawn):
+    assert spawn(be_slow, 2) == [1, 1]
 
 
 @pytest.mark.parametrize(
     ("limit", "reported"), [(None, [0, 0, "start"]), (60.0, [60.0, 3, "training"])]
 )
-def test_progress_is_reported_once_there_is_a_limit(limit, reported):
-    Group(0, 1, CPU).watch(limit)  # nothing watches: nothing happens
+def test_reports_progress_only_with_a_limit(limit, reported):
+    Group(0, 1, CPU).watch(limit)  # does nothing without an agent
     store = dist.HashStore()
     group = Group(0, 1, CPU, Progress(store, 0))
     group.watch(limit)
@@ -177,7 +188,7 @@ ALONE = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", ATTEMPT, "SLURM_
 
 @pytest.fixture
 def second_of_two(monkeypatch):
-    """The environment of rank 1 of 2, and a port that is taken."""
+    """The environment of rank 1 of 2; yields the port, which is in use."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for name in ALONE:
         monkeypatch.delenv(name, raising=False)
@@ -189,15 +200,22 @@ def second_of_two(monkeypatch):
     is_first_failure.cache_clear()
 
 
-MEET = "from drn_cli.distributed.group import join\nwith join(): pass"
+def failing_init(monkeypatch, error: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(dist, "init_process_group", fail)
 
 
-def test_a_process_reports_before_it_meets_the_others(monkeypatch, second_of_two, until):
-    """So that those that wait are told from the one that they wait for, rank 0 here."""
+JOIN = "from drn_cli.distributed.group import join\nwith join(): pass"
+
+
+def test_reports_progress_before_the_rendezvous(monkeypatch, second_of_two, until):
+    """So that the watch finds the rank that is missing, rank 0 here."""
     for name, value in (AGENT | {ATTEMPT: "named"}).items():
         monkeypatch.setenv(name, value)
     store = attempt_store("named", "127.0.0.1", second_of_two, timedelta(seconds=60))
-    waiting = subprocess.Popen([sys.executable, "-c", MEET])
+    waiting = subprocess.Popen([sys.executable, "-c", JOIN])
     until(lambda: waiting.poll() is not None or store.check(["drn/progress/1"]))
     seconds = itertools.count()
     watch = Watch(lambda: store, 2, {}, lambda: float(next(seconds)))
@@ -209,7 +227,7 @@ def test_a_process_reports_before_it_meets_the_others(monkeypatch, second_of_two
 
 
 @pytest.mark.parametrize("agent", [None, "False"])
-def test_a_port_in_use_is_named(monkeypatch, second_of_two, agent):
+def test_a_port_in_use_is_an_error(monkeypatch, second_of_two, agent):
     monkeypatch.setenv("RANK", "0")
     if agent is not None:
         monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", agent)
@@ -220,15 +238,12 @@ def test_a_port_in_use_is_named(monkeypatch, second_of_two, agent):
 @pytest.mark.parametrize(
     ("by_agent", "problem"),
     [
-        (False, "gave up waiting for process 0 at 127.0.0.1:{} because WORLD_SIZE=2 is set"),
+        (False, "gave up waiting for rank 0 at 127.0.0.1:{} because WORLD_SIZE=2 is set"),
         (True, "another process of the job was lost (timed out after)"),
     ],
 )
-def test_processes_that_do_not_come_are_an_error(monkeypatch, second_of_two, by_agent, problem):
-    def refuse(*_: object, **__: object) -> None:
-        raise dist.DistNetworkError("The client socket has timed out after 1800000ms")
-
-    monkeypatch.setattr(dist, "init_process_group", refuse)
+def test_missing_processes_are_an_error(monkeypatch, second_of_two, by_agent, problem):
+    failing_init(monkeypatch, dist.DistNetworkError("The client socket has timed out after 1800s"))
     if by_agent:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
     with pytest.raises(DrnError) as caught, join():
@@ -236,12 +251,12 @@ def test_processes_that_do_not_come_are_an_error(monkeypatch, second_of_two, by_
     assert caught.value.message == problem.format(second_of_two)
 
 
-def test_a_failure_is_reported_where_the_others_cannot_be_asked(monkeypatch, second_of_two):
+def test_without_a_store_every_failure_is_the_first(monkeypatch, second_of_two):
     monkeypatch.delenv("MASTER_ADDR")
     assert is_first_failure()
 
 
-# As gloo, the store and NCCL say it, shortened.
+# Shortened messages of gloo, the store and NCCL.
 @pytest.mark.parametrize(
     "text",
     [
@@ -253,12 +268,10 @@ def test_a_failure_is_reported_where_the_others_cannot_be_asked(monkeypatch, sec
         "NCCL error: ncclRemoteError: A call failed possibly due to a network error",
     ],
 )
-def test_a_lost_process_is_told_in_one_line(text):
-    with (
-        pytest.raises(DrnError, match=r"^another process of the job was lost \(.*\)"),
-        group_module._losses_told(),
-    ):
-        raise RuntimeError(text)
+def test_explains_lost_processes(monkeypatch, second_of_two, text):
+    failing_init(monkeypatch, RuntimeError(text))
+    with pytest.raises(DrnError, match=r"^another process of the job was lost \(.*\)"), join():
+        pass
 
 
 @pytest.mark.parametrize(
@@ -271,24 +284,26 @@ def test_a_lost_process_is_told_in_one_line(text):
     ],
     ids=lambda error: str(error)[:12],
 )
-def test_other_failures_stay_what_they_are(error):
-    with pytest.raises(type(error)) as raised, group_module._losses_told():
-        raise error
+def test_does_not_change_other_errors(monkeypatch, second_of_two, error):
+    failing_init(monkeypatch, error)
+    with pytest.raises(type(error)) as raised, join():
+        pass
     assert raised.value is error
 
 
 @pytest.mark.parametrize(
-    ("number", "there", "tasks", "gpu"), [(0, 1, 1, 0), (3, 4, 4, 3), (3, 1, 4, 0), (1, 1, 2, 0)]
+    ("local_rank", "gpus", "tasks", "index"),
+    [(0, 1, 1, 0), (3, 4, 4, 3), (3, 1, 4, 0), (1, 1, 2, 0)],
 )
-def test_each_process_has_a_gpu_of_its_own(monkeypatch, number, there, tasks, gpu):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+def test_gpu_of_a_local_rank(monkeypatch, local_rank, gpus, tasks, index):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(tasks))
-    assert group_module._own_gpu(number) == gpu
+    assert gpu_index(local_rank) == index
 
 
-@pytest.mark.parametrize(("number", "there", "tasks"), [(1, 1, 1), (2, 2, 4), (0, 0, 2)])
-def test_too_few_gpus(monkeypatch, number, there, tasks):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+@pytest.mark.parametrize(("local_rank", "gpus", "tasks"), [(1, 1, 1), (2, 2, 4), (0, 0, 2)])
+def test_too_few_gpus(monkeypatch, local_rank, gpus, tasks):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(tasks))
-    with pytest.raises(DrnError, match=f"process {number} of this machine has no GPU"):
-        group_module._own_gpu(number)
+    with pytest.raises(DrnError, match=f"local rank {local_rank} has no GPU: this node has {gpus}"):
+        gpu_index(local_rank)

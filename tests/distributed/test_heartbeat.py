@@ -1,4 +1,4 @@
-"""Who is found to hold a job up: reports over real stores, real processes, and a clock by hand."""
+"""Detection of hanging ranks, with real stores, real processes and a simulated clock."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ LIMIT = 20.0
 
 
 class Job:
-    """Ranks that report to a store, and the watch over those of this machine."""
+    """Ranks that report to a store, and the watch of this node."""
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class Job:
         )
 
     def report(self, *doing: str | None, step: int = 7) -> None:
-        """Let each rank report, but those with None."""
+        """Report for each rank whose activity is not None."""
         for rank, what in zip(self.ranks, doing, strict=True):
             if what is not None:
                 rank.report(what, step)
 
     def wait(self, seconds: float) -> Stall | None:
-        """Look at the job once a second."""
+        """Poll once a second, and return the last result."""
         found = None
         for _ in range(round(seconds)):
             self.seconds += 1
@@ -61,25 +61,28 @@ class Job:
 @pytest.mark.parametrize(
     ("doing", "culprits"),
     [
-        ((TRAINING, READING, TRAINING), (1,)),  # the others wait for it in the exchange
-        ((CHECKPOINT, TRAINING, TRAINING), (0,)),  # so they do for what rank 0 writes
-        ((TRAINING, CHECKPOINT, CHECKPOINT), (0, 1, 2)),  # the rest only wait for rank 0's
+        ((TRAINING, READING, TRAINING), (1,)),  # the others wait for it in the all-reduce
+        ((CHECKPOINT, TRAINING, TRAINING), (0,)),  # the others wait for rank 0
+        (
+            (TRAINING, CHECKPOINT, CHECKPOINT),
+            (0, 1, 2),
+        ),  # only rank 0 writes
         ((TRAINING, TRAINING, TRAINING), (0, 1, 2)),
     ],
 )
-def test_the_rank_that_the_others_wait_for_is_named(doing, culprits):
+def test_names_the_rank_that_blocks_the_others(doing, culprits):
     job = Job(3)
     job.report(*doing)
     assert job.wait(LIMIT) is None
     stall = job.wait(2)
     assert stall is not None and stall.ranks == culprits
     names = "rank {} has" if len(culprits) == 1 else "ranks {} have"
-    said = names.format(", ".join(map(str, culprits)))
-    assert stall.text == f"{said} made no progress for 21 s (last: step 7, {doing[culprits[0]]})"
+    subject = names.format(", ".join(map(str, culprits)))
+    assert stall.text == f"{subject} made no progress for 21 s (last: step 7, {doing[culprits[0]]})"
     assert stall.overdue == 1
 
 
-def test_of_ranks_that_do_the_same_the_one_that_stopped_first_is_named():
+def test_names_the_rank_without_progress_for_longest():
     job = Job(3)
     job.report(TRAINING, TRAINING, TRAINING)
     job.wait(5)
@@ -92,8 +95,8 @@ def test_of_ranks_that_do_the_same_the_one_that_stopped_first_is_named():
 
 
 @pytest.mark.parametrize(("doing", "culprits"), [((START, None), (1,)), ((None, None), (0, 1))])
-def test_a_rank_that_never_reported_is_named(doing, culprits):
-    """Whether the others wait for it, or all hang before they meet."""
+def test_names_ranks_that_never_reported(doing, culprits):
+    """One that the others wait for, or all of them, before the rendezvous."""
     job = Job(2)
     job.report(*doing)
     assert job.wait(LONG) is None
@@ -102,8 +105,8 @@ def test_a_rank_that_never_reported_is_named(doing, culprits):
     assert stall.text.endswith(" made no progress for 1802 s (last: step 0, start)")
 
 
-def test_a_rank_that_is_watched_no_more_is_not_named():
-    """As a command that reports no work, once the processes have met."""
+def test_ignores_ranks_that_are_not_watched_any_more():
+    """As in commands that report no progress after the rendezvous."""
     job = Job(1)
     job.ranks[0].start(LONG)
     job.wait(1)
@@ -113,14 +116,14 @@ def test_a_rank_that_is_watched_no_more_is_not_named():
 
 
 @pytest.mark.parametrize("slow", [COMPILATION, START])
-def test_a_compilation_and_a_download_may_take_long(slow):
+def test_compilation_and_start_have_a_longer_limit(slow):
     job = Job(2)
     job.report(slow, TRAINING)
     assert job.wait(LONG) is None
     assert job.wait(2) is not None
 
 
-def test_a_watch_that_was_stopped_itself_does_not_count_that_time():
+def test_ignores_the_time_in_which_the_agent_itself_was_suspended():
     job = Job(1)
     job.report(TRAINING)
     job.wait(1)
@@ -128,8 +131,8 @@ def test_a_watch_that_was_stopped_itself_does_not_count_that_time():
     assert job.watch.stall() is None
 
 
-def test_a_dead_store_ends_no_watch():
-    """Nothing advances where it is dead; and answers of a new connection count again."""
+def test_detects_hangs_while_the_store_is_unreachable():
+    """An unreachable store counts as no progress; reports over a new connection count again."""
     dead = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     client = dist.TCPStore("127.0.0.1", dead.port, timeout=timedelta(seconds=1))
     clients: list[dist.Store] = [client]
@@ -153,11 +156,11 @@ def test_a_dead_store_ends_no_watch():
     assert job.wait(1) is None
 
 
-def test_no_store_no_limit():
+def test_without_a_store_nothing_hangs():
     job = Job(1)
     watch = Watch(None, 1, {}, lambda: job.seconds)
     job.seconds = LONG
-    assert watch.stall() is None and watch.deaf() is None
+    assert watch.stall() is None and watch.unresponsive() is None
 
 
 UNINTERRUPTIBLE = """
@@ -199,9 +202,9 @@ def start(until) -> Iterator[Start]:
 @pytest.mark.parametrize(
     ("doing", "limit"),
     [((READING, TRAINING), LIMIT), ((None, None), LONG)],
-    ids=["reads", "never reported"],
+    ids=["reading", "never reported"],
 )
-def test_a_rank_that_cannot_run_comes_before_one_that_can(start, state, doing, limit):
+def test_prefers_ranks_that_cannot_run(start, state, doing, limit):
     job = Job(2, {0: start("S"), 1: start(state)})
     job.report(*doing)
     stall = job.wait(limit + 2)
@@ -210,33 +213,34 @@ def test_a_rank_that_cannot_run_comes_before_one_that_can(start, state, doing, l
 
 @pytest.mark.parametrize(
     ("states", "ranks", "text"),
-    [("DT", (1,), "rank 1 is stopped"), ("TT", (0, 1), "ranks 0, 1 are stopped")],
+    [("DT", (1,), "rank 1 is suspended"), ("TT", (0, 1), "ranks 0, 1 are suspended")],
 )
-def test_only_a_stopped_rank_is_deaf_at_once(start, states, ranks, text):
+def test_only_suspended_ranks_are_unresponsive_immediately(start, states, ranks, text):
     job = Job(2, {rank: start(state) for rank, state in enumerate(states)})
-    deaf = job.watch.deaf()
-    assert deaf is not None and (deaf.ranks, deaf.text) == (ranks, text)
+    unresponsive = job.watch.unresponsive()
+    assert unresponsive is not None and (unresponsive.ranks, unresponsive.text) == (ranks, text)
 
 
 @pytest.mark.parametrize("limit", [LIMIT, None])
-def test_a_rank_that_writes_is_deaf_only_after_the_limit(start, limit):
-    """It is in state D most of the time; each report says that it lives."""
+def test_a_rank_in_state_d_is_unresponsive_only_after_the_limit(start, limit):
+    """A rank that writes is in state D most of the time; its reports restart the limit."""
     job = Job(1, {0: start("D")})
     job.ranks[0].limit = limit
     patience = limit or 60
     job.report(CHECKPOINT)
     job.wait(patience)
-    assert job.watch.deaf() is None
+    assert job.watch.unresponsive() is None
     if limit:
         job.report(CHECKPOINT)
         job.wait(patience)
-        assert job.watch.deaf() is None
+        assert job.watch.unresponsive() is None
     job.wait(2)
-    deaf = job.watch.deaf()
-    assert deaf is not None and deaf.ranks == (0,) and "does not answer" in deaf.text
+    unresponsive = job.watch.unresponsive()
+    assert unresponsive is not None and unresponsive.ranks == (0,)
+    assert "does not answer" in unresponsive.text
 
 
-def test_a_rank_that_wakes_is_not_deaf(start):
+def test_a_rank_that_leaves_state_d_is_responsive(start):
     local = {0: start("D")}
     job = Job(1, local)
     job.ranks[0].limit = None
@@ -245,4 +249,4 @@ def test_a_rank_that_wakes_is_not_deaf(start):
     job.wait(1)
     local[0] = asleep
     job.wait(50)
-    assert job.watch.deaf() is None
+    assert job.watch.unresponsive() is None

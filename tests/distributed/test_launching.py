@@ -29,17 +29,17 @@ CLUSTERS = Path(__file__).parents[2] / "docs" / "clusters.md"
 @pytest.fixture
 def variables(monkeypatch):
     for name in (*TORCHRUN, *SLURM):
-        monkeypatch.setenv(name, "")  # so that it is put back, whatever sets it
+        monkeypatch.setenv(name, "")  # so that monkeypatch restores it
         monkeypatch.delenv(name)
     return monkeypatch.setenv
 
 
-def test_alone_there_is_nothing_to_launch(variables):
+def test_a_single_process_launches_nothing(variables):
     assert not should_launch(launch_options())
     assert "RANK" not in os.environ
 
 
-def test_what_is_launched(variables):
+def test_options_that_launch_processes(variables):
     assert should_launch(launch_options(2))
     assert should_launch(launch_options(max_restarts=1))
     assert should_launch(launch_options(nnodes="2", rdzv_endpoint="head"))
@@ -51,7 +51,7 @@ def test_a_process_of_the_job_launches_nothing(variables):
     assert not should_launch(launch_options(2, max_restarts=1))
 
 
-def test_a_task_of_srun_is_a_process_of_the_job(variables):
+def test_a_task_of_srun_becomes_a_rank(variables):
     for name, value in SLURM.items():
         variables(name, value)
     assert not should_launch(launch_options("auto" if torch.cuda.device_count() < 2 else 1))
@@ -66,7 +66,7 @@ def test_gpus_is_a_number_or_auto(verb, gpus):
     assert gpus in result.stderr
 
 
-def sbatch_files() -> list[str]:
+def sbatch_scripts() -> list[str]:
     blocks = re.findall(r"```bash\n(.*?)```", CLUSTERS.read_text(), re.DOTALL)
     return [block for block in blocks if block.startswith("#!/bin/bash\n#SBATCH")]
 
@@ -82,15 +82,15 @@ if [ "$1" = show ]; then echo node003; echo node004; else echo "$@" > scontrol.t
 
 @pytest.fixture
 def cluster(tmp_path):
-    """A cluster whose `srun` notes what it was to start, and ends with a code."""
+    """Fake `srun` and `scontrol`, which record their arguments; `srun` exits with a code."""
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
 
     def run(script: str, code: int) -> subprocess.CompletedProcess:
-        for note in ("srun.txt", "scontrol.txt"):
-            (tmp_path / note).unlink(missing_ok=True)
+        for record in ("srun.txt", "scontrol.txt"):
+            (tmp_path / record).unlink(missing_ok=True)
         (tmp_path / "code").write_text(str(code))
         job = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[003-004]"}
         return subprocess.run(
@@ -105,15 +105,15 @@ def cluster(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["a-task-a-machine", "a-task-a-gpu"])
-def test_the_sbatch_files_of_the_handbook(cluster, tmp_path, number):
-    script = sbatch_files()[number]
+@pytest.mark.parametrize("number", [0, 1], ids=["task-per-node", "task-per-gpu"])
+def test_sbatch_scripts_of_the_docs(cluster, tmp_path, number):
+    script = sbatch_scripts()[number]
     done = cluster(script, 0)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     words = (tmp_path / "srun.txt").read_text().splitlines()
     command = words[words.index("drn") + 1 :]
     assert command[0] == "train"
-    # Every option is one that there is.
+    # Every option exists.
     known = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).stdout
     options = [word for word in command if word.startswith("--")]
     assert options and all(option in known for option in options)
@@ -125,16 +125,16 @@ def test_the_sbatch_files_of_the_handbook(cluster, tmp_path, number):
 
 
 @pytest.mark.parametrize(("code", "again"), [(138, True), (1, False), (143, False)])
-@pytest.mark.parametrize("number", [0, 1], ids=["a-task-a-machine", "a-task-a-gpu"])
-def test_a_job_at_its_limit_queues_again(cluster, tmp_path, number, code, again):
-    done = cluster(sbatch_files()[number], code)
+@pytest.mark.parametrize("number", [0, 1], ids=["task-per-node", "task-per-gpu"])
+def test_a_job_at_its_time_limit_is_requeued(cluster, tmp_path, number, code, again):
+    done = cluster(sbatch_scripts()[number], code)
     assert done.returncode == (0 if again else code)
     assert (tmp_path / "scontrol.txt").exists() == again
     if again:
         assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"
 
 
-# What the processes import, and Python itself where it starts others.
+# Modules that the processes import, and that Python imports to start other processes.
 SHADOWED = ("yaml", "torch", "typing_extensions", "numpy", "multiprocessing", "socket", "drn_cli")
 MARK = "open('imported', 'a').write(__name__)\nraise SystemExit(99)"
 
@@ -161,8 +161,8 @@ def test_no_process_imports_from_the_current_folder(
     assert "Traceback" not in done.stderr and done.returncode < 2
 
 
-def test_python_m_imports_only_itself_from_the_current_folder(drn, tmp_path):
-    """`python -m` looks there before our first line runs; after it, nothing does."""
+def test_python_m_imports_nothing_else_from_the_current_folder(drn, tmp_path):
+    """`python -m` searches it for `drn_cli` itself, before our first line runs."""
     for name in ("typer", "rich", "torch", "yaml", "typing_extensions"):
         (tmp_path / f"{name}.py").write_text(MARK)
     done = drn("recipes", "list")

@@ -221,7 +221,7 @@ def test_two_processes_stop_together_and_resume_exactly(
     os.kill(rank_pids(second)[1], signal.SIGKILL)
     code, _, err = wait_for_end(second)
     assert code == 1
-    assert errors(err)[-1] == "error: process 1 was ended by SIGKILL -> was memory short?"
+    assert errors(err)[-1] == "error: rank 1 was killed by SIGKILL -> out of memory?"
 
     third = drn.begin("train", "--resume", "run", "--gpus", "2")
     wait_until_training(third, run, resumed=2)
@@ -248,7 +248,7 @@ def test_a_job_restarts_after_kills_and_ends_with_the_same_weights(
         os.kill(rank_pids(running)[rank], signal.SIGKILL)
     code, _, err = wait_for_end(running)
     assert code == 0, err
-    assert err.count("was ended by SIGKILL; all start again") == 2
+    assert err.count("was killed by SIGKILL; restarting all processes") == 2
     assert len(resumptions(run)) == 2
     assert_same_run(run, uninterrupted_in_two)
     assert_same_best(run, uninterrupted_in_two)
@@ -275,7 +275,7 @@ def test_a_rank_without_progress_is_named_and_killed(
     line = r"rank 1 has made no progress for \d+ s \(last: step \d, [a-z ]+\)"
     if restarts:
         assert code == 0 and not errors(err), err
-        assert re.search(rf"{line}; all start again \(1 of 1\)", err)
+        assert re.search(rf"{line}; restarting all processes \(1 of 1\)", err)
         assert_same_best(run, uninterrupted_in_two)
     else:
         assert code == 1
@@ -291,7 +291,7 @@ def test_a_job_with_a_stopped_rank_ends_on_sigterm(drn, recipe_file, run, wait_u
     running.send_signal(signal.SIGTERM)
     code, _, err = wait_for_end(running)
     assert code == 128 + signal.SIGTERM
-    assert "rank 1 is stopped, and cannot answer SIGTERM" in err and not errors(err)
+    assert "rank 1 is suspended, and cannot handle SIGTERM" in err and not errors(err)
 
 
 # Full disks.
