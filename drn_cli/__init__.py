@@ -1,9 +1,9 @@
-"""Dilated Residual Networks (Yu, Koltun, Funkhouser, CVPR 2017), ready to use.
+"""Dilated Residual Networks (Yu, Koltun, Funkhouser, CVPR 2017).
 
 >>> import drn_cli
 >>> model = drn_cli.create_model("drn_d_22", task="segmentation", classes=19)
 
-The names below are imported when first used, so that `import drn_cli` does not import torch.
+The names below are imported on first use, so that `import drn_cli` does not import torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""`python -m drn_cli`, which is also what torchrun starts."""
+"""Entry point of `python -m drn_cli`, which torchrun runs, too."""
 
 import os
 import sys
@@ -7,19 +7,20 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 
-def _leave_out_current_folder() -> None:
-    """Import nothing from the current folder, here and in every process that this one starts.
+def _exclude_current_folder() -> None:
+    """Import nothing from the current folder, in this process and in all that it starts.
 
-    `python -m` and `python -c` look there first, so that a `yaml.py` beside the data would run:
-    with `-m` here, and with `-c` in each process that multiprocessing spawns. Empty parts of
-    PYTHONPATH mean the current folder too; one that names it in full is meant.
+    `python -m` and `python -c` put the current folder first in `sys.path`, so that a `yaml.py`
+    beside the data would be imported: with `-m` in this process, with `-c` in each process that
+    multiprocessing spawns. Empty and relative (`.`) entries of PYTHONPATH are removed, too; an
+    absolute path to the current folder is kept.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
-    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    kept = [name for name in named if os.path.normpath(name) != "."]
-    if kept != named and "PYTHONPATH" in os.environ:
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    kept = [name for name in entries if os.path.normpath(name) != "."]
+    if kept != entries and "PYTHONPATH" in os.environ:
         os.environ["PYTHONPATH"] = os.pathsep.join(kept)
-    with suppress(FileNotFoundError):  # a current folder that was removed
+    with suppress(FileNotFoundError):  # the current folder was removed
         current = str(Path.cwd())
         if not sys.flags.safe_path and sys.path[0] in ("", current):
             del sys.path[0]
@@ -32,9 +33,9 @@ def _leave_out_current_folder() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
-_leave_out_current_folder()
+_exclude_current_folder()
 
-from drn_cli.cli.app import main  # noqa: E402 (imports only what comes from elsewhere)
+from drn_cli.cli.app import main  # noqa: E402 (after the change of sys.path)
 
 if __name__ == "__main__":
     main()

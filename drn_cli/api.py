@@ -1,4 +1,4 @@
-"""One line in a notebook: a network of any kind, and what it says of an image.
+"""Python API for prediction, for notebooks and scripts.
 
 >>> import drn_cli
 >>> drn_cli.Predictor("model.onnx")("street.jpg").overlay.save("seen.png")
@@ -24,7 +24,7 @@ from drn_cli.errors import DrnError
 from drn_cli.inference.classifier import ClassificationPredictor, topk
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.inference.normalization import user_normalization
-from drn_cli.inference.opening import OpenedNetwork, open_network
+from drn_cli.inference.opening import open_network
 from drn_cli.inference.runtimes import ExportedNetwork
 from drn_cli.inference.score_maps import ViewScores, argmax_classes, name_in_errors, probabilities
 from drn_cli.inference.source import find_source
@@ -36,12 +36,12 @@ ImageInput = (
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a segmenter says of an image.
+    """Result of a segmenter for an image.
 
     Attributes:
-        image: What it saw, uint8 `(H, W, 3)`.
-        index: The class of each pixel, uint8 `(H, W)`.
-        class_set: Names and colours of the classes.
+        image: The image, uint8 `(H, W, 3)`.
+        index: Class of each pixel, uint8 `(H, W)`.
+        class_set: Names and colors of the classes.
     """
 
     image: Pixels
@@ -51,22 +51,22 @@ class Prediction:
 
     @property
     def colours(self) -> Image.Image:
-        """The index map as an image with the classes' palette; its pixels are the ids."""
+        """The index map as a palette image with the colors of the classes."""
         image = Image.fromarray(self.index)
         image.putpalette(self.class_set.palette())
         return image
 
     @property
     def overlay(self) -> Image.Image:
-        """The colours laid over the image."""
+        """The colors of the classes blended over the image."""
         return Image.fromarray(overlay(self.image, self.index, self.class_set))
 
     @cached_property
     def probabilities(self) -> npt.NDArray[np.float32]:
-        """The probability of each class in each pixel, float32 `(classes, H, W)`.
+        """Probability of each class in each pixel, float32 `(classes, H, W)`.
 
         Raises:
-            DrnError: The network outputs class ids only.
+            DrnError: The network was exported with --argmax.
         """
         if self._maps is None:
             raise DrnError(
@@ -76,7 +76,7 @@ class Prediction:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Which part of the image each class that occurs takes up, the largest first."""
+        """Fraction of pixels of each class that occurs, in descending order."""
         ids, counts = np.unique(self.index, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         names = self.class_set.names
@@ -85,43 +85,44 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """What a classifier says of an image.
+    """Result of a classifier for an image.
 
     Attributes:
-        names: Of its classes.
-        probabilities: Of each, float64 `(classes,)`.
+        names: Names of the classes.
+        probabilities: Probability of each class, float64 `(classes,)`.
     """
 
     names: tuple[str, ...]
     probabilities: npt.NDArray[np.float64]
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """Give the likeliest classes with their probabilities, the first of equals first."""
+        """Return the most likely classes with their probabilities; ties by class number."""
         order = topk(torch.from_numpy(self.probabilities)[None], count)[0].tolist()
         return [(self.names[k], float(self.probabilities[k])) for k in order]
 
 
 class Predictor:
-    """A network that is ready for images: a segmenter or a classifier, of any file.
+    """Segments or classifies images with a network from a file of any supported format.
 
     Args:
         source: A run folder, a checkpoint of any known format, an exported network (.onnx, .xml,
             .pt2), or the name of a network with published weights; None is the newest run
             that has a best network.
         device: `cuda`, `cuda:1`, `cpu`; by default a GPU if there is one.
-        scales: Sizes that a segmenter sees an image at, `drn_cli.MULTI_SCALE` being the paper's;
-            by default as in the run's recipe, or once.
-        flip: Whether it sees the mirrored image too.
-        tile: Longest side of the tiles it sees, in pixels; by default as large as memory allows.
-        ten_crop: Whether a classifier averages over ten crops.
-        precision: What it computes in; auto is 16 bits on GPUs.
-        mean: Mean of each channel that inputs are normalized with, three numbers in 0..1; `std`
-            goes with it. By default as in its file.
+        scales: Scales for multi-scale segmentation, for instance `drn_cli.MULTI_SCALE`, those of
+            the paper; by default those of the run's recipe, or 1.
+        flip: Whether segmentation averages with the horizontally flipped image.
+        tile: Tile size for sliding-window segmentation, in pixels; by default as large as memory
+            allows.
+        ten_crop: Whether classification averages over ten crops.
+        precision: Precision of the computation; auto is 16 bits on GPUs.
+        mean: Mean of each channel for normalization, three numbers in 0..1, together with `std`.
+            By default that of the file.
         std: Standard deviation of each channel, three numbers in 1e-6..1.
-        stats: A data folder whose info.json has both, instead of them.
+        stats: A data folder whose info.json has mean and std, instead of the two.
 
     Raises:
-        DrnError: There is no such network, or it cannot do what is asked of it.
+        DrnError: There is no such network, or it does not support the options.
     """
 
     def __init__(
@@ -141,32 +142,39 @@ class Predictor:
         given = user_normalization(None if stats is None else Path(stats), mean, std)
         found = find_source(None if source is None else Path(source))
         network = open_network(found.checkpoint)
-        _check(network, ten_crop, (scales, flip, tile) != (None, None, None), precision)
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        kind = autocast_type(resolve_precision(precision, place))
-        computing: dict[str, Any] = {"autocast": kind, "given": given}
+        if ten_crop and network.task == "segmentation":
+            raise DrnError("ten_crop: only for classification, and this is a segmenter")
+        if (scales, flip, tile) != (None, None, None) and network.task == "classification":
+            raise DrnError("scales, flip, tile: only for segmentation, and this is a classifier")
+        if isinstance(network, ExportedNetwork) and precision not in ("auto", "fp32"):
+            raise DrnError(
+                f"precision={precision!r}: the precision of {network.path} is fixed by its export"
+            )
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = autocast_type(resolve_precision(precision, target))
+        options: dict[str, Any] = {"autocast": dtype, "given": given}
         self.arch, self.task = network.arch, network.task
         self._network = (
             load_classifier(
                 network,
-                place,
+                target,
                 view="10-crop" if ten_crop else "1-crop",
                 **found.crop_settings(),
-                **computing,
+                **options,
             )
             if network.task == "classification"
             else load_predictor(
                 network,
-                place,
+                target,
                 view=found.view(None if scales is None else tuple(scales), flip, tile),
                 concurrency=1,
-                **computing,
+                **options,
             )
         )
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of its classes."""
+        """Names of the classes."""
         network = self._network
         return (
             network.names
@@ -183,7 +191,7 @@ class Predictor:
     def __call__(
         self, image: ImageInput | list[ImageInput] | tuple[ImageInput, ...]
     ) -> Prediction | Classification | list[Prediction | Classification]:
-        """Predict the class of each pixel of an image, or the class of an image; or of several.
+        """Segment or classify an image, or each image of a list.
 
         Args:
             image: A path, the content of a file, a file opened in binary mode, a Pillow image, or
@@ -191,29 +199,29 @@ class Predictor:
                 Pillow image that is opened from it give the same result.
 
         Returns:
-            One result, or a list of them for a list.
+            One result, or a list for a list.
 
         Raises:
-            DrnError: An image cannot be read, an array is of another shape or type, scores are not
-                finite, or memory does not suffice.
-            TypeError: It is something else.
+            DrnError: An image cannot be read, an array has another shape or type, scores are not
+                finite, or out of memory.
+            TypeError: Another type of image.
         """
         if isinstance(image, list | tuple):
             count = len(image)
             return [self._predict(one, f"image {n} of {count}") for n, one in enumerate(image, 1)]
         return self._predict(image)
 
-    def _predict(self, image: ImageInput, place: str | None = None) -> Prediction | Classification:
-        """Predict an image, whose place in a list names it where no file does."""
+    def _predict(self, image: ImageInput, label: str | None = None) -> Prediction | Classification:
+        """Predict an image; `label` is its name in messages if it is not a file."""
         name = source_name(image)
         try:
             pixels = _pixels(image)
         except DrnError as error:
-            if name is not None or place is None:
+            if name is not None or label is None:
                 raise
             problem = error.message.removeprefix("image: ")
-            raise DrnError(f"{place}: {problem}", error.hint) from error
-        name = name or place or "the image"
+            raise DrnError(f"{label}: {problem}", error.hint) from error
+        name = name or label or "the image"
         network = self._network
         if isinstance(network, ClassificationPredictor):
             crops = torch.from_numpy(np.array(network.crops(pixels)))[None].to(network.device)
@@ -228,24 +236,12 @@ class Predictor:
         )
 
 
-def _check(network: OpenedNetwork, ten_crop: bool, viewed: bool, precision: str) -> None:
-    """See that nothing is asked for that means nothing for a network."""
-    if ten_crop and network.task == "segmentation":
-        raise DrnError("ten_crop: is for classifiers, and this is a segmenter")
-    if viewed and network.task == "classification":
-        raise DrnError("scales, flip, tile: are for segmenters, and this is a classifier")
-    if isinstance(network, ExportedNetwork) and precision not in ("auto", "fp32"):
-        raise DrnError(
-            f"precision={precision!r}: {network.path} computes in what it was exported in"
-        )
-
-
 def _pixels(image: ImageInput) -> Pixels:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise DrnError(
-                f"an array of {image.dtype} {image.shape}: RGB pixels are uint8 (H, W, 3)",
-                "a path, a file's content or a Pillow image will do, too",
+                f"array of {image.dtype} {image.shape}: RGB pixels must be uint8 (H, W, 3)",
+                "or use a path, the content of a file, or a Pillow image",
             )
         return image
     if isinstance(image, str | os.PathLike):

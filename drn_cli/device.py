@@ -1,6 +1,6 @@
-"""Questions about the device and its memory: precision, compilation, what is free, what ran out.
+"""Device settings and memory: precision, compilation, free memory and out-of-memory errors.
 
-torch is imported where it is used, so that `drn doctor` can ask about memory without it.
+torch is imported only in the functions that need it, as `drn doctor` reads memory limits without.
 """
 
 import shutil
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
-MIN_STEPS_TO_COMPILE = 5000  # compiling a deep network takes minutes and saves a part of each step
+MIN_STEPS_TO_COMPILE = 5000  # compilation takes minutes, which shorter runs do not make up for
 SHARED_MEMORY = Path("/dev/shm")
 CGROUP = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 
-# torch.OutOfMemoryError is for GPUs only. The CPU allocator and the libraries below it raise
-# RuntimeErrors that differ in their text only.
+# torch.OutOfMemoryError is for GPUs only. The CPU allocator and other libraries raise RuntimeErrors
+# that can only be recognized by their text.
 OUT_OF_MEMORY = (
     "can't allocate memory",  # PyTorch on CPUs
-    "not enough memory",  # the same, on systems other than Linux
+    "not enough memory",  # PyTorch on CPUs, on other systems than Linux
     "out of memory",  # the CUDA driver
     "bad_alloc",  # C++
     "could not create a memory object",  # oneDNN
@@ -31,15 +31,15 @@ OUT_OF_MEMORY = (
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-# oneDNN, when it cannot allocate its generated code. Its message for an unsupported operation
-# begins with the same words and goes on.
+# oneDNN, when it cannot allocate memory for generated code. The message for an unsupported
+# operation begins with the same words and is longer.
 ONEDNN_OUT_OF_MEMORY = "could not create a primitive"
 
 
 def resolve_precision(
     precision: Literal["auto", "fp32", "bf16", "fp16"], device: "torch.device"
 ) -> Precision:
-    """Return the precision that a device supports: bf16 needs no loss scaling, fp16 is second."""
+    """Return the precision to use; "auto" on GPUs prefers bf16, which needs no loss scaling."""
     import torch
 
     if device.type == "cpu":
@@ -52,13 +52,13 @@ def resolve_precision(
 def resolve_compile(
     compile_: bool | Literal["auto"], device: "torch.device", steps: int, *, checkpointing: bool
 ) -> bool:
-    """Decide on torch.compile; `auto` compiles on GPUs when the run is long enough.
+    """Return whether to use torch.compile; `auto` is for long runs on GPUs.
 
     Args:
         compile_: The setting.
-        device: Where the run computes.
+        device: Device of the run.
         steps: Optimizer steps of the whole run.
-        checkpointing: Whether activations are recomputed; `auto` does not compile then.
+        checkpointing: Whether activation checkpointing is enabled; `auto` does not compile then.
     """
     if compile_ != "auto":
         return compile_
@@ -66,14 +66,14 @@ def resolve_compile(
 
 
 def autocast_type(precision: Precision) -> "torch.dtype | None":
-    """Return the type that autocast computes in; None is no autocast."""
+    """Return the type for autocast; None disables it."""
     import torch
 
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def autocast(device: "torch.device", precision: Precision) -> AbstractContextManager[None]:
-    """Compute in 16 bits where that is safe."""
+    """Return the autocast context of a precision."""
     import torch
 
     dtype = autocast_type(precision)
@@ -81,7 +81,7 @@ def autocast(device: "torch.device", precision: Precision) -> AbstractContextMan
 
 
 def set_matmul_precision(*, tf32: bool) -> None:
-    """Allow or forbid TF32 in this process, and let cuDNN search the fastest convolutions."""
+    """Allow or forbid TF32 in this process, and enable cuDNN's benchmark mode."""
     import torch
 
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -90,7 +90,7 @@ def set_matmul_precision(*, tf32: bool) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that GPU or main memory is used up."""
+    """Return whether an error means that GPU or main memory is exhausted."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -102,7 +102,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> int:
-    """Return the bytes of main memory that the machine, or the container around us, has left."""
+    """Return the free main memory of the machine or container, in bytes."""
     limits = []
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
@@ -114,9 +114,9 @@ def free_memory() -> int:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the bytes that can still be written below a folder, which need not exist.
+    """Return the free disk space for a folder, which need not exist, in bytes.
 
-    Files in shared memory take memory, so the free memory is a limit there as well.
+    In /dev/shm, the free main memory is a limit as well.
     """
     existing = folder.absolute()
     while not existing.exists():
@@ -126,7 +126,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def core_limit(root: Path = CGROUP, process: Path = OWN_CGROUP) -> float | None:
-    """Return the CPU time limit that control groups set, in cores; None is no limit."""
+    """Return the CPU limit of the control groups, in cores; None is no limit."""
     limits = []
     for folder in _control_groups(root, process):
         with suppress(OSError, ValueError):  # no such file, or "max"
@@ -140,7 +140,7 @@ def core_limit(root: Path = CGROUP, process: Path = OWN_CGROUP) -> float | None:
 
 
 def memory_limit(root: Path = CGROUP, process: Path = OWN_CGROUP) -> int | None:
-    """Return the memory limit that control groups set, in bytes; None is no limit."""
+    """Return the memory limit of the control groups, in bytes; None is no limit."""
     limits = []
     for folder in _control_groups(root, process):
         with suppress(OSError, ValueError):
@@ -149,7 +149,7 @@ def memory_limit(root: Path = CGROUP, process: Path = OWN_CGROUP) -> int | None:
 
 
 def _control_groups(root: Path, process: Path) -> list[Path]:
-    """List the process's own control group and those above it, each of which may have limits."""
+    """Return the folders of the process's control group and of its ancestors."""
     own = ""
     with suppress(OSError):
         for line in process.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Where something was computed: versions, machine, command line, Git commit of this code."""
+"""Environment of runs and measurements: versions, machine, command line, Git commit."""
 
 import os
 import platform
@@ -20,12 +20,12 @@ SOURCE_ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineInfo:
-    """Device, threads and versions, without which a measured time means nothing.
+    """Device, threads and versions, which are reported with measured times.
 
     Attributes:
-        device: Name of the GPU or the processor.
-        cores: Cores that this process may use.
-        threads: Threads that PyTorch computes with on the CPU.
+        device: Name of the GPU or CPU.
+        cores: Number of cores available to this process.
+        threads: Number of CPU threads of PyTorch.
         torch, python, drn: Versions.
         cuda, cudnn: Versions; None on CPUs.
     """
@@ -52,7 +52,7 @@ class MachineInfo:
 
 
 def machine_info(device: torch.device) -> MachineInfo:
-    """Describe the machine and the device that this process computes on."""
+    """Return machine and versions of this process."""
     on_gpu = device.type == "cuda"
     return MachineInfo(
         device=torch.cuda.get_device_name(device) if on_gpu else _processor(),
@@ -67,7 +67,7 @@ def machine_info(device: torch.device) -> MachineInfo:
 
 
 def _processor() -> str:
-    """Return the processor's name from the kernel, or else its architecture."""
+    """Return the name of the CPU as the kernel reports it, or else its architecture."""
     if CPU_INFO.is_file():
         for line in CPU_INFO.read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
@@ -77,7 +77,7 @@ def _processor() -> str:
 
 
 def run_environment(device: torch.device) -> dict[str, Any]:
-    """Describe what this process runs on and how it was started, ready for JSON."""
+    """Return versions, device and command line of this process, for environment.json."""
     on_gpu = device.type == "cuda"
     return {
         "drn": __version__,
@@ -96,7 +96,7 @@ def run_environment(device: torch.device) -> dict[str, Any]:
 
 
 def git_commit(root: Path = SOURCE_ROOT) -> str | None:
-    """Return the Git commit of this code, if it runs from a checkout."""
+    """Return the Git commit of this code; None outside of a checkout."""
     if not (root / ".git").exists():
         return None
     try:

@@ -1,7 +1,7 @@
-"""Read files that may be broken; write so that a reader sees the old file or the new one.
+"""Validated reading and atomic writing of files.
 
-Nothing here writes through a symbolic link that lies in place of a file: `atomic` replaces the
-link, `open_lock`, `open_part` and `open_append` refuse it.
+Nothing here writes through a symbolic link: `atomic` replaces the link, `open_lock`, `open_part`
+and `open_append` refuse it.
 """
 
 import codecs
@@ -26,27 +26,26 @@ from drn_cli.errors import DrnError
 
 log = logging.getLogger(__name__)
 
-FORMULA = re.compile(r"'*[=+\-@\t]")  # text that spreadsheets compute, or that was kept from it
-TEXT = 2**28  # bytes of a list or table: that of ImageNet has 10**8
-csv.field_size_limit(TEXT)  # Python's own, 128 KiB a cell, is an error that names no file
-NAME_MAX = 255  # bytes of a file's name, on every file system in use
+FORMULA = re.compile(r"'*[=+\-@\t]")  # cells that spreadsheets evaluate, escaped or not
+TEXT = 2**28  # bytes, limit of text files; lists of ImageNet have 10**8
+csv.field_size_limit(TEXT)  # the default, 128 KiB per cell, raises an error without file name
+NAME_MAX = 255  # bytes of a file name, on all common file systems
 
 
 @contextmanager
 def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
+    """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds.
 
-    On any failure the temporary file goes and `path` is left as it was.
+    On any failure the temporary file is removed and `path` is not changed.
 
     Args:
-        path: The final file. Its folder is made when it is missing.
-        durable: Wait until the bytes and the new name are on the disk. Images by the thousand can
-            do without.
+        path: The final file. Its folder is created if it is missing.
+        durable: Sync file and folder to the disk. Not needed for thousands of images.
 
     Raises:
-        DrnError: The folder cannot be made or written.
+        DrnError: The folder cannot be created or written.
     """
-    # Named before it is made: an interrupt between the two leaves nothing behind.
+    # Named before it is created, so that an interrupt in between leaves nothing behind.
     temporary = hidden_beside(path, f"{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,12 +66,12 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; rename it to `path` if the block succeeds.
+    """Yield a temporary folder beside `path`, and rename it to `path` if the block succeeds.
 
-    On any failure, an interrupt too, the temporary folder goes.
+    On any failure, including interrupts, the temporary folder is removed.
 
     Raises:
-        DrnError: `path` exists and holds something, or cannot be written.
+        DrnError: `path` exists and is not empty, or cannot be written.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise DrnError(f"{path}: exists already", "remove it or choose another folder")
@@ -84,10 +83,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """Make a temporary folder beside `path` for the block.
+    """Create a temporary folder beside `path` for the block.
 
     Raises:
-        DrnError: It cannot be made, or the block ends with an OSError.
+        DrnError: The folder cannot be created, or the block raises an OSError.
     """
     temporary = hidden_beside(path, f"{secrets.token_hex(4)}.tmp")
     try:
@@ -100,14 +99,14 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until names that were made, replaced or removed in a folder are on the disk.
+    """Sync the entries of a folder to the disk, if the file system supports it.
 
     Raises:
-        OSError: The disk failed. A file system that has no such operation is no failure.
+        OSError: The disk failed.
     """
     try:
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:  # a folder that may be written but not listed
+    except PermissionError:  # a folder that is writable but not readable
         return
     try:
         os.fsync(opened)
@@ -119,7 +118,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def hidden_beside(path: Path, ending: str) -> Path:
-    """Name a hidden file beside `path`, `.NAME.ENDING`; a NAME too long for that is cut short."""
+    """Return the path of a hidden file beside `path`, `.NAME.ENDING`, with NAME cut if too long."""
     name = path.name
     while len(os.fsencode(f".{name}.{ending}")) > NAME_MAX:
         name = name[:-1]
@@ -127,30 +126,27 @@ def hidden_beside(path: Path, ending: str) -> Path:
 
 
 def open_lock(path: Path) -> IO[bytes]:
-    """Open a lock file, made when it is missing, as it is: neither emptied nor through a link.
-
-    Raises:
-        DrnError: It is a link or no regular file, or it cannot be opened.
-    """
+    """Open a lock file, created if it is missing, without truncating it; raises as `open_part`."""
     return os.fdopen(_open_own(path, os.O_RDWR), "r+b", buffering=0)
 
 
 @contextmanager
 def locked(path: Path, busy: DrnError) -> Iterator[bool]:
-    """Hold a lock file, made for the block and removed after it, in a folder that may be missing.
+    """Hold a lock file, which is created for the block and removed afterwards.
 
-    The lock is flock's, which belongs to the opened file: two threads of one process exclude each
-    other, and no other use of the file drops it. A process that is killed leaves the file alone.
+    The lock is that of flock(2), which belongs to the open file: it also excludes other threads of
+    the process, and closing another handle of the file does not release it. A killed process leaves
+    the unlocked file behind.
 
     Args:
-        path: The file.
-        busy: What is raised where another process holds it.
+        path: The lock file, in a folder that may be missing.
+        busy: Error to raise if another process holds the lock.
 
     Yields:
-        False where the file system has no locks, so that nothing is known of others.
+        Whether the lock was acquired; False if the file system does not support locks.
 
     Raises:
-        DrnError: `busy`, or the folder or the file cannot be made.
+        DrnError: `busy`, or the folder or file cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,20 +154,20 @@ def locked(path: Path, busy: DrnError) -> Iterator[bool]:
         raise DrnError(f"{path.parent}: cannot be written: {error.strerror or error}") from error
     while True:
         with open_lock(path) as file:
-            alone = True
+            acquired = True
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise busy from error
             except OSError:
-                alone = False
+                acquired = False
             try:
                 current = path.stat().st_ino == os.fstat(file.fileno()).st_ino
             except FileNotFoundError:
                 current = False
-            if current:  # and not one that its last owner has just removed
+            if current:  # not the file that its last owner has just removed
                 try:
-                    yield alone
+                    yield acquired
                 finally:
                     path.unlink(missing_ok=True)
                 return
@@ -180,43 +176,39 @@ def locked(path: Path, busy: DrnError) -> Iterator[bool]:
 def clear_leftovers(path: Path) -> None:
     """Remove temporary folders that killed processes left beside `path`.
 
-    The caller holds a lock without which none is made: a file beside `path` with an ending of 12
-    characters, the length of a temporary ending. Then a long name is cut at the same place in
-    both, so who clears temporary folders holds the lock of all that they may be of.
+    The caller must hold the lock that guards their creation: a `hidden_beside` file with an ending
+    of 12 characters, the length of temporary endings. Long names are then cut at the same character
+    in both, so that names which share a temporary folder share the lock.
     """
     ending = "00000000.tmp"
     start = hidden_beside(path, ending).name.removesuffix(ending)
     pattern = re.compile(rf"{re.escape(start)}[0-9a-f]{{8}}\.tmp")
     try:
         beside = sorted(path.parent.iterdir())
-    except OSError:  # a folder that may be written and not listed
+    except OSError:  # a folder that is writable but not readable
         return
     for found in beside:
         if pattern.fullmatch(found.name) and found.is_dir() and not found.is_symlink():
-            log.info("%s: removed, a killed run left it", found)
+            log.info("%s: removed leftover of a killed run", found)
             shutil.rmtree(found, ignore_errors=True)
 
 
 def open_part(path: Path) -> IO[bytes]:
-    """Open a binary file that grows, made when it is missing, at its end, never through a link.
+    """Open a binary file for appending, created if it is missing.
 
     Raises:
-        DrnError: It is a link or no regular file, or it cannot be opened.
+        DrnError: It is a link or not a regular file, or it cannot be opened.
     """
     return os.fdopen(_open_own(path, os.O_WRONLY | os.O_APPEND), "ab")
 
 
 def open_append(path: Path) -> IO[str]:
-    """Open a text file to add lines to, made when it is missing, never through a link.
-
-    Raises:
-        DrnError: It is a link or no regular file, or it cannot be opened.
-    """
+    """Open a text file for appending, created if it is missing; raises as `open_part`."""
     return os.fdopen(_open_own(path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8", newline="")
 
 
 def _open_own(path: Path, flags: int) -> int:
-    # O_NONBLOCK: a named pipe in place of the file fails, instead of waiting for a reader.
+    # O_NONBLOCK: opening a named pipe fails instead of waiting for a reader.
     flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         opened = os.open(path, flags, 0o666)
@@ -235,7 +227,7 @@ def _open_own(path: Path, flags: int) -> int:
 
 def write_text(path: Path, text: str) -> None:
     with atomic(path) as temporary:
-        # Names of files need not be UTF-8.
+        # File names in the text need not be UTF-8.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
@@ -244,7 +236,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table whose text no spreadsheet computes: formulas get an apostrophe in front."""
+    """Write a CSV file in which cells that look like formulas are prefixed by an apostrophe."""
     with (
         atomic(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="", errors="backslashreplace") as file,
@@ -257,7 +249,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 def _csv_cell(cell: object) -> object:
     if not isinstance(cell, str):
         return cell
-    cell = cell.replace("\r", "\\r")  # the writer would not quote it, and readers end a row there
+    cell = cell.replace("\r", "\\r")  # csv does not quote it, and readers take it for a row end
     if not FORMULA.match(cell):
         return cell
     try:
@@ -268,12 +260,12 @@ def _csv_cell(cell: object) -> object:
 
 
 def csv_text(cell: str) -> str:
-    """Return the text that `write_csv` wrote as a cell."""
+    """Return the original text of a cell that `write_csv` wrote."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def sha256(path: Path) -> str:
-    """Give a file's SHA-256 in hexadecimal digits; raises DrnError if it cannot be read."""
+    """Return the SHA-256 of a file in hexadecimal; raises DrnError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -282,41 +274,41 @@ def sha256(path: Path) -> str:
 
 
 def user_path(name: str | Path) -> Path:
-    """Return a path with `~` replaced by the user's folder.
+    """Return a path with `~` replaced by the home folder.
 
     Raises:
-        DrnError: No one knows where that folder is, as in containers with a foreign user id.
+        DrnError: The home folder is unknown, as in containers with an unknown user id.
     """
     path = Path(name)
     try:
         return path.expanduser()
     except RuntimeError as error:
         raise DrnError(
-            f"{path}: no home folder is known for {path.parts[0]}", "set HOME, or name the folder"
+            f"{path}: unknown home folder {path.parts[0]}", "set HOME, or use an absolute path"
         ) from error
 
 
 def require_folder(
     path: Path, wanted: str, hint: str | None = None, *, noun: str = "folder"
 ) -> None:
-    """Refuse what is not a folder.
+    """Check that a path is a folder.
 
     Args:
-        path: What was given.
-        wanted: What it should be a folder of, for the message: `images`.
-        hint: What to do where nothing is there.
-        noun: What is missing then.
+        path: The path.
+        wanted: Expected content, for the message: `images`.
+        hint: Hint for a missing folder.
+        noun: Name of the folder in the message about a missing one.
 
     Raises:
-        DrnError: Nothing is there, or it is a file, or it cannot be looked at.
+        DrnError: The path is missing, is a file, or cannot be read.
     """
     try:
         found = path.stat()
     except FileNotFoundError as error:
         raise DrnError(f"{path}: no such {noun}", hint) from error
     except NotADirectoryError as error:
-        above = next(one for one in path.parents if os.path.lexists(one))
-        raise DrnError(f"{path}: no such {noun}: {above} is not a folder", hint) from error
+        parent = next(one for one in path.parents if os.path.lexists(one))
+        raise DrnError(f"{path}: no such {noun}: {parent} is not a folder", hint) from error
     except OSError as error:
         raise DrnError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not stat.S_ISDIR(found.st_mode):
@@ -324,14 +316,14 @@ def require_folder(
 
 
 def read_bytes(path: Path, largest: int | None = None) -> bytes:
-    """Read a whole file; raises DrnError if it is missing, no regular file or cannot be read.
+    """Read a file; raises DrnError if it is missing, not a regular file, or cannot be read.
 
     Args:
         path: The file.
-        largest: The most bytes that it may have, by which a sparse file is refused unread.
+        largest: Maximum size in bytes; larger files are refused before they are read.
     """
     try:
-        # A named pipe would wait for a writer for ever, and a device might never end.
+        # O_NONBLOCK: opening a named pipe must not wait for a writer.
         with open(
             path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
         ) as file:
@@ -353,12 +345,12 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
 
 
 def read_text(path: Path, limit: int = TEXT) -> str:
-    """Read a text file in UTF-8, with a byte order mark or without; raises as `read_bytes` does."""
+    """Read a UTF-8 text file, with or without byte order mark; raises as `read_bytes` does."""
     return decode_text(read_bytes(path, limit).removeprefix(codecs.BOM_UTF8), str(path))
 
 
 def decode_text(content: bytes, where: str) -> str:
-    """Decode UTF-8; raises DrnError naming the line and the byte that is not."""
+    """Decode UTF-8; raises DrnError with the line and the invalid byte."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -368,19 +360,19 @@ def decode_text(content: bytes, where: str) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raises DrnError naming the file and line when it is not one."""
+    """Read a JSON file; raises DrnError with file and line if it is invalid."""
     return _parse(decode_text(read_bytes(path, TEXT), str(path)), str(path), lines=True)
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """Parse JSON that is a part of something; NaN and Infinity are numbers, as Python writes them.
+    """Parse JSON inside of a file; NaN and Infinity are accepted, as Python writes them.
 
     Args:
-        text: The JSON; bytes have to be UTF-8.
-        where: What names it in a message: `FILE:LINE`, or `FILE: metadata KEY`.
+        text: The JSON; bytes must be UTF-8.
+        where: Location for messages: `FILE:LINE`, or `FILE: metadata KEY`.
 
     Raises:
-        DrnError: It is not JSON, is nested too deep, or has a number of thousands of digits.
+        DrnError: Not JSON, nested too deep, or with a number of thousands of digits.
     """
     decoded = decode_text(text, where) if isinstance(text, bytes) else text
     return _parse(decoded, where, lines=False)
@@ -396,7 +388,7 @@ def _parse(text: str, where: str, *, lines: bool) -> Any:
         raise DrnError(f"{at(error.lineno)}: not valid JSON: {error.msg}") from error
     except RecursionError as error:
         raise DrnError(f"{where}: not usable JSON: nested too deep") from error
-    except ValueError as error:  # Python refuses to convert whole numbers that take it too long
+    except ValueError as error:  # Python limits the number of digits of integers
         digits = re.search(rf"\d{{{sys.get_int_max_str_digits() + 1},}}", text)
         line = text.count("\n", 0, digits.start()) + 1 if digits else 1
         many = f"a number of {len(digits[0])} digits" if digits else str(error)

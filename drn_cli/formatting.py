@@ -1,4 +1,4 @@
-"""Numbers and texts as people read them; names that cannot act on the terminal."""
+"""Formatting of numbers and text for people, and safe output of names on a terminal."""
 
 import math
 import re
@@ -9,25 +9,25 @@ from typing import NoReturn
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-# Control characters (escape sequences begin with one), line separators, what turns the direction
-# of writing round, and bytes of file names that are not UTF-8.
+# Control characters (also the start of escape sequences), line separators, characters that change
+# the direction of text, and bytes of file names that are not UTF-8.
 _ACTIVE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _ACTIVE_OR_LINE = re.compile(f"{_ACTIVE.pattern[:-1]}\n\t]")
 
 
 def visible(text: str, *, one_line: bool = False) -> str:
-    r"""Show characters that act on a terminal as escapes, such as \x1b.
+    r"""Escape characters that control a terminal, for instance \x1b.
 
     Args:
-        text: What holds names that others chose.
-        one_line: Whether line ends and tabs are shown like that too.
+        text: Text with untrusted names.
+        one_line: Whether line breaks and tabs are escaped, too.
     """
     return (_ACTIVE_OR_LINE if one_line else _ACTIVE).sub(_escape, text)
 
 
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is not UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8 (surrogateescape)
         return f"\\x{code - 0xDC00:02x}"
     return found[0].encode("unicode_escape").decode()
 
@@ -38,7 +38,7 @@ def first_line(error: BaseException | str) -> str:
 
 
 def percent(fraction: float, digits: int = 1) -> str:
-    """Format a fraction of 1: `41.3 %`."""
+    """Format a fraction: `41.3 %`."""
     return f"{100 * fraction:.{digits}f} %"
 
 
@@ -56,7 +56,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Format a number of bytes, in powers of 1000: `8.4 MB`."""
+    """Format a number of bytes: `8.4 MB`, in powers of 1000."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
@@ -65,7 +65,7 @@ def size(count: float) -> str:
 
 
 def four_digits(value: float) -> str:
-    """Format a measured number in four digits: `0.4123`, `3.921`, `1200`, `5.2e-5`."""
+    """Format a number with four significant digits: `0.4123`, `3.921`, `1200`, `5.2e-5`."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if 1000 <= abs(value) < 1e7:
@@ -75,12 +75,12 @@ def four_digits(value: float) -> str:
 
 
 class Terminal(Console):
-    """A console that prints text as it is: no markup, no emoji codes, nothing active in it.
+    """A console without markup and emoji codes, which escapes control characters.
 
-    Styles are for `rich.text.Text`, which never reads a name as markup.
+    Styled output uses `rich.text.Text`, which does not interpret names as markup.
 
     Args:
-        stderr: Whether it prints to stderr.
+        stderr: Print to stderr.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -104,6 +104,6 @@ class Terminal(Console):
                 yield Segment(visible(segment.text), segment.style)
 
     def on_broken_pipe(self) -> NoReturn:
-        # rich would end the process here. It calls this where it handles the error.
+        # rich would exit the process here. It calls this method while it handles the error.
         self.quiet = True
         raise  # noqa: PLE0704

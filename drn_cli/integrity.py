@@ -1,6 +1,6 @@
-"""Checksums of what is read: zip archives, files with a digest beside them, bytes in general.
+"""Checksums: of zip archives, of files with a digest beside them, and of bytes.
 
-CRC-32 is meant against damage (a flipped bit, a file cut short), not against forgery.
+CRC-32 detects damage (a flipped bit, a truncated file), not forgery.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ from typing import IO
 from drn_cli.errors import DrnError, FaultError, limit_reached, refused_by_system, remedy
 from drn_cli.files import read_bytes
 
-# What zipfile raises for an archive that is damaged, encrypted, or packed in a way of its own.
+# Exceptions of zipfile for an archive that is damaged, encrypted, or has an unknown compression.
 ZIP_DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, NotImplementedError, RuntimeError, ValueError),
 )
 ZIP_ERRORS = (*ZIP_DAMAGE, OSError)
 BLOCK = 1 << 20
-# Weights hardly compress (pytorchcv's archives: to 93 %); a bomb does to a thousandth.
+# Weights hardly compress (pytorchcv's archives: to 93 %); zip bombs to a thousandth.
 LARGEST_RATIO = 20
-SMALL = 64 << 20  # bytes that may be unpacked whatever the ratio
+SMALL = 64 << 20  # bytes that may be unpacked at any ratio
 LARGEST = 8 << 30
 MOST_RECORDS = 50_000
-LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature; lengths of the name and of extra fields
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature; lengths of name and extra fields
 
 
 def crc32(chunks: Iterable[bytes | bytearray | memoryview]) -> str:
@@ -45,17 +45,17 @@ def crc32(chunks: Iterable[bytes | bytearray | memoryview]) -> str:
 def check_zip(source: Path | IO[bytes], path: Path, *, stored: bool = False) -> bool:
     """Check the sizes in the index of a zip archive, then the CRC-32 of every record.
 
-    Nothing is unpacked whose index asks for too much: more than 64 MiB and 20 times the size of
-    the archive, 8 GiB, or 50,000 records.
+    Archives whose index exceeds the limits are refused before anything is unpacked: more than
+    64 MiB and 20 times the size of the archive, 8 GiB, or 50,000 records.
 
     Args:
-        source: The archive, or an open file of it (which is left open, anywhere).
-        path: Its name in messages.
-        stored: Whether compressed records are refused, because the writer never makes them.
+        source: The archive, or an open file (which stays open, at any position).
+        path: The archive, for messages.
+        stored: Whether to refuse compressed records, because the writer never creates them.
 
     Returns:
-        Whether the archive has checksums: `torch.serialization.set_crc32_options(False)` writes
-        zeros in their place.
+        Whether the archive has checksums: after `torch.serialization.set_crc32_options(False)`,
+        torch writes zeros instead.
 
     Raises:
         DrnError: Damaged, cut short, or refused.
@@ -77,21 +77,21 @@ def check_zip(source: Path | IO[bytes], path: Path, *, stored: bool = False) -> 
 
 
 def check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
-    """Check the sizes in the index of an open archive alone, as `check_zip`."""
+    """Check only the sizes in the index of an open archive, see `check_zip`."""
     file = archive.fp
     assert file is not None
     _check_index(archive.infolist(), file.seek(0, 2), path, stored=False)
 
 
 def damaged(path: Path, error: Exception | str) -> DrnError:
-    """Return the error for a file whose content is not what was written, in one line.
+    """Return the error for a damaged file, or for the system error that is the actual cause.
 
-    What the operating system refuses (permission, open files, a failing disk) is no damage.
+    Permissions, the limit of open files or a failing disk are no damage.
     """
     if fault := fault_of(path, error):
         return fault
     lines = [line.strip() for line in str(error).splitlines()]
-    # OpenVINO and PyTorch begin with places in their own code.
+    # OpenVINO and PyTorch prepend locations in their own code.
     lines = [
         line.partition("] ")[2].lstrip(". ") if line.startswith("[enforce fail at ") else line
         for line in lines
@@ -102,8 +102,8 @@ def damaged(path: Path, error: Exception | str) -> DrnError:
 
 
 def fault_of(path: Path, error: Exception | str) -> FaultError | None:
-    """Return the error where a machine's limit or its system is the cause; None for damage."""
-    # zipfile and PyTorch cover some of these errors with others.
+    """Return the error for a resource limit or system error; None for damage."""
+    # zipfile and PyTorch replace some of these errors by their own.
     for one in (error, getattr(error, "__context__", None)):
         if isinstance(one, Exception) and (limit := limit_reached(one)):
             return FaultError(f"{path}: {limit.message}", limit.hint)
@@ -113,7 +113,7 @@ def fault_of(path: Path, error: Exception | str) -> FaultError | None:
 
 
 def content_start(file: IO[bytes], record: zipfile.ZipInfo) -> int:
-    """Return where a record's content begins: after a header that the index does not describe."""
+    """Return the offset of a record's content, after its local header, whose size may vary."""
     file.seek(record.header_offset)
     signature, name, extra = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
     if signature != b"PK\3\4":
@@ -122,11 +122,11 @@ def content_start(file: IO[bytes], record: zipfile.ZipInfo) -> int:
 
 
 def open_regular(path: Path, what: str) -> IO[bytes]:
-    """Open a file to read it; a FIFO or device is refused, where opening could wait forever.
+    """Open a regular file for reading; pipes and devices are refused, as opening could block.
 
     Args:
         path: The file.
-        what: What it should be, for messages: `a file of weights`.
+        what: Expected content, for messages: `a weight file`.
 
     Raises:
         DrnError: No such file, a folder, not a regular file, or it cannot be read.
@@ -146,12 +146,12 @@ def open_regular(path: Path, what: str) -> IO[bytes]:
 
 
 def digest_file(path: Path) -> Path:
-    """Return the name of the file beside `path` that records its SHA-256, as `sha256sum` does."""
+    """Return the path of the file beside `path` with its SHA-256, in the format of sha256sum."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def recorded_digest(path: Path) -> str | None:
-    """Return the SHA-256 that is recorded for a file, or None."""
+    """Return the SHA-256 recorded beside a file, or None."""
     try:
         content = read_bytes(digest_file(path), BLOCK)
     except DrnError:
@@ -161,10 +161,10 @@ def recorded_digest(path: Path) -> str | None:
 
 
 def check_recorded_digest(file: IO[bytes], path: Path) -> bool:
-    """Compare an open file with the SHA-256 recorded beside it; return whether there is one.
+    """Verify the SHA-256 recorded beside a file; return whether there is one.
 
     Raises:
-        DrnError: They differ, or the file cannot be read.
+        DrnError: The digests differ, or the file cannot be read.
     """
     recorded = recorded_digest(path)
     if recorded is None:
@@ -176,7 +176,7 @@ def check_recorded_digest(file: IO[bytes], path: Path) -> bool:
         raise damaged(path, error) from error
     if found != recorded:
         raise DrnError(
-            f"{path}: its SHA-256 is {found}, and {digest_file(path).name} records {recorded}",
+            f"{path}: its SHA-256 is {found}, but {digest_file(path).name} has {recorded}",
             f"copy or download it again, or remove {digest_file(path)}",
         )
     return True
@@ -186,12 +186,14 @@ def _check_index(records: list[zipfile.ZipInfo], size: int, path: Path, *, store
     if len(records) > MOST_RECORDS:
         raise DrnError(f"{path}: refused: {len(records):,} records, more than {MOST_RECORDS:,}")
     if len({record.filename for record in records}) < len(records):
-        # Readers differ in which of them they take.
-        raise DrnError(f"{path}: refused: two records of one name", "copy or download it again")
+        # Readers differ in which of them they use.
+        raise DrnError(
+            f"{path}: refused: two records of the same name", "copy or download it again"
+        )
     for record in records if stored else ():
         if record.compress_type != zipfile.ZIP_STORED:
             raise DrnError(
-                f"{path}: refused: {record.filename!r} is compressed, which PyTorch never does",
+                f"{path}: refused: {record.filename!r} is compressed, unlike in files of PyTorch",
                 "unpack the archive and pack it again without compression",
             )
     total = sum(record.file_size for record in records)
@@ -203,7 +205,7 @@ def _check_index(records: list[zipfile.ZipInfo], size: int, path: Path, *, store
 
 
 def _check_record(archive: zipfile.ZipFile, file: IO[bytes], record: zipfile.ZipInfo) -> None:
-    # Opening compares the name with that of the record's own header, and finds overlaps.
+    # Opening compares the name with that in the local header, and detects overlapping records.
     with archive.open(record) as opened:
         if record.compress_type != zipfile.ZIP_STORED:
             while opened.read(BLOCK):  # checks the CRC at the end
@@ -211,7 +213,7 @@ def _check_record(archive: zipfile.ZipFile, file: IO[bytes], record: zipfile.Zip
             return
     if record.file_size != record.compress_size:
         raise zipfile.BadZipFile(f"two sizes for {record.filename!r}")
-    # As zipfile does it, without its copies: three times as fast.
+    # As zipfile does, but without its copies: three times faster.
     file.seek(content_start(file, record))
     value, left, block = 0, record.file_size, memoryview(bytearray(min(BLOCK, record.file_size)))
     while left:

@@ -1,4 +1,4 @@
-"""Holding Ctrl-C back while something must not be cut in two, such as the start of processes."""
+"""Deferring Ctrl-C during operations that must not be interrupted, such as starting processes."""
 
 import signal
 import threading
@@ -8,15 +8,19 @@ from contextlib import contextmanager
 
 @contextmanager
 def defer_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C back; processes that start in here never see it: their parent stops them.
+    """Defer SIGINT to the end of the block; processes started in it ignore it permanently.
 
-    A new process inherits what its parent's thread blocks. The parent may have other threads that
-    the signal can reach, so its handler has to wait as well; only the main thread can set it.
+    New processes inherit the signal mask of the thread, so that only their parent stops them. Other
+    threads of this process may still receive the signal, so its handler is replaced as well, which
+    only the main thread can do.
+
+    Raises:
+        KeyboardInterrupt: At the end of the block, if a SIGINT was received.
     """
-    held_back: list[int] = []
+    deferred: list[int] = []
     main = threading.current_thread() is threading.main_thread()
     if main:
-        handler = signal.signal(signal.SIGINT, lambda number, _: held_back.append(number))
+        handler = signal.signal(signal.SIGINT, lambda number, _: deferred.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -24,5 +28,5 @@ def defer_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if main:
             signal.signal(signal.SIGINT, handler)
-    if held_back:
+    if deferred:
         raise KeyboardInterrupt

@@ -1,8 +1,8 @@
-"""Replace files that belong together, so that a kill leaves the old ones or the new ones.
+"""Atomic replacement of several files that belong together.
 
-The old files stay as hidden backups beside them until all new ones are in place. A hidden mark
-beside the last file stands from before the first is renamed until after the last: who finds it
-knows that a replacement goes on or was killed.
+Until all new files are in place, the old ones are kept as hidden backups beside them. From before
+the first file is renamed until after the last, a hidden marker file exists beside the last one: it
+shows that a replacement is in progress or was killed.
 """
 
 import os
@@ -16,14 +16,14 @@ from drn_cli.files import hidden_beside, sync_folder
 
 
 def move_together(scratch: Path, places: Sequence[Path]) -> None:
-    """Replace files that belong together by those of the same names in `scratch`, in this order.
+    """Replace files by those of the same names in `scratch`, in this order.
 
-    A process that is killed meanwhile leaves the old files or the new ones, or some of both and a
-    hidden mark beside the last of them: `restore_together` then brings the old ones back. The
-    caller holds a lock, if others may do the same.
+    If the process is killed meanwhile, the old files or the new ones are left, or some of both and
+    the marker: then `restore_together` restores the old ones. The caller must hold a lock if other
+    processes may replace the same files.
 
     Args:
-        scratch: A folder of the same disk.
+        scratch: A folder on the same file system.
         places: The files, all in one folder.
 
     Raises:
@@ -37,9 +37,9 @@ def move_together(scratch: Path, places: Sequence[Path]) -> None:
             _backup(place).unlink(missing_ok=True)
         for place in places:
             if os.path.lexists(place):
-                _same(place, _backup(place))
+                _link_or_copy(place, _backup(place))
         sync_folder(last.parent)
-        _mark(last).touch(exist_ok=False)
+        _marker(last).touch(exist_ok=False)
         sync_folder(last.parent)
         for place in places:
             (scratch / place.name).replace(place)
@@ -52,12 +52,10 @@ def move_together(scratch: Path, places: Sequence[Path]) -> None:
 
 
 def restore_together(places: Sequence[Path]) -> bool:
-    """Bring back the old files if a `move_together` was killed before all new ones were in place.
-
-    Nothing but `places` is touched, whatever lies in the folder: the mark has no content.
+    """Restore the old files if `move_together` was killed before all new ones were in place.
 
     Returns:
-        Whether there was such a thing to do.
+        Whether files were restored.
 
     Raises:
         DrnError: The folder cannot be written.
@@ -67,13 +65,13 @@ def restore_together(places: Sequence[Path]) -> bool:
     try:
         for place in places:
             if not os.path.lexists(_backup(place)):
-                place.unlink(missing_ok=True)  # a new file, where there was none
-            else:  # backups stay until the mark is gone: this may be killed as well
+                place.unlink(missing_ok=True)  # a new file without predecessor
+            else:  # backups are kept until the marker is gone, as this may be killed as well
                 restored = hidden_beside(place, "restored")
                 restored.unlink(missing_ok=True)
-                _same(_backup(place), restored)
+                _link_or_copy(_backup(place), restored)
                 restored.replace(place)
-                restored.unlink(missing_ok=True)  # renaming one file to itself leaves both names
+                restored.unlink(missing_ok=True)  # renaming a file to its own hard link is a no-op
         sync_folder(places[-1].parent)
         _finish(places)
     except OSError as error:
@@ -84,11 +82,11 @@ def restore_together(places: Sequence[Path]) -> bool:
 
 
 def half_replaced(last: Path) -> bool:
-    """Whether a `move_together` to files of which this is the last goes on, or was killed."""
-    return os.path.lexists(_mark(last))
+    """Return whether a `move_together` of files, of which this is the last, was not finished."""
+    return os.path.lexists(_marker(last))
 
 
-def _mark(last: Path) -> Path:
+def _marker(last: Path) -> Path:
     return hidden_beside(last, "replacing")
 
 
@@ -97,14 +95,14 @@ def _backup(path: Path) -> Path:
 
 
 def _finish(places: Sequence[Path]) -> None:
-    _mark(places[-1]).unlink()
+    _marker(places[-1]).unlink()
     sync_folder(places[-1].parent)
     for place in places:
         _backup(place).unlink(missing_ok=True)
 
 
-def _same(path: Path, other: Path) -> None:
-    """Make `other` another name of a file, or a copy where the file system has no links."""
+def _link_or_copy(path: Path, other: Path) -> None:
+    """Create a hard link, or a copy if the file system does not support links."""
     try:
         os.link(path, other, follow_symlinks=False)
     except OSError:

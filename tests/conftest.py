@@ -1,4 +1,4 @@
-"""What several folders of tests share: a tiny data folder, a trained run, and real processes."""
+"""Shared fixtures: a small data folder, a trained run, and real processes."""
 
 import contextlib
 import io
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Before torch is imported anywhere. The number of threads changes the order of sums, and results
-# are compared bit for bit, here and in the processes that the tests start.
+# Set before torch is imported. The number of threads changes the order of sums, and results
+# are compared bit for bit, in this process and in those that the tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
@@ -26,12 +26,12 @@ from PIL import Image
 
 CLASSES = ("red", "green", "blue")
 COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200))
-TRAIN, VAL = 12, 5  # with an odd number to score, two processes get unequal shares
-TIMEOUT = 300  # seconds, for a process that should take a few
+TRAIN, VAL = 12, 5  # odd, so that two processes get unequal shards
+TIMEOUT = 300  # seconds; processes should take a few
 
 
 def easy_pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw an image whose colours are its classes, and its label map with some void, 64x48."""
+    """Return a 64x48 image whose colors are its classes, and its label map with some void."""
     random = np.random.default_rng(seed)
     blocks = random.integers(0, len(CLASSES), (3, 4))
     label = blocks.repeat(16, 0).repeat(16, 1).astype(np.uint8)
@@ -64,13 +64,13 @@ def make_data_folder(root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder that is only read."""
+    """A data folder for tests that only read it."""
     return make_data_folder(tmp_path_factory.mktemp("data") / "easy")
 
 
 @pytest.fixture
 def own_data_folder(data_folder: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil."""
+    """A copy of the data folder that a test may change."""
     return Path(shutil.copytree(data_folder, tmp_path / "own_data"))
 
 
@@ -94,14 +94,14 @@ def write_recipe(folder: Path, data_folder: Path, width: float) -> Path:
 
 @pytest.fixture(scope="session")
 def recipe_file(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three steps an epoch, four epochs."""
+    """A recipe with four epochs of three steps."""
     return write_recipe(tmp_path_factory.mktemp("recipe"), data_folder, 1.0)
 
 
-# It does not ask for `recipe_file`, which modules replace by this one.
+# It does not use `recipe_file`, which some modules replace by this fixture.
 @pytest.fixture(scope="session")
 def thin_recipe_file(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with a network of width 1/16, where only the pipeline matters."""
+    """The same with width 1/16, for tests of the pipeline."""
     return write_recipe(tmp_path_factory.mktemp("thin_recipe"), data_folder, 0.0625)
 
 
@@ -113,7 +113,7 @@ def environ() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Drn:
-    """`python -m drn_cli` in a process of its own, started in a folder."""
+    """`python -m drn_cli` in another process, started in a folder."""
 
     cwd: Path
     start: tuple[str, ...] = (sys.executable, "-m", "drn_cli")
@@ -130,7 +130,7 @@ class Drn:
         )
 
     def begin(self, *words: str | Path, terminal: int | None = None) -> subprocess.Popen[str]:
-        """Start it and come back at once; it leads a process group and a session of its own."""
+        """Start it without waiting, as leader of a new session and process group."""
         return subprocess.Popen(
             [*self.start, *map(str, words)],
             cwd=self.cwd,
@@ -169,7 +169,7 @@ def drn_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def run_main(*words: str | Path) -> tuple[int, str, str]:
-    """Run `drn` in this process as its console script does; return exit code, stdout, stderr."""
+    """Run the console script `drn` in this process; return exit code, stdout and stderr."""
     from drn_cli.cli.app import main
 
     logger, environ = logging.getLogger("drn_cli"), dict(os.environ)
@@ -197,7 +197,7 @@ def run_main(*words: str | Path) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="session")
 def drn_in() -> type[Drn]:
-    """Make a `drn` that starts in a given folder, for fixtures that several tests share."""
+    """The class of `drn`, for fixtures that start it in another folder."""
     return Drn
 
 
@@ -210,7 +210,7 @@ def torchrun(tmp_path: Path) -> Drn:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run of `recipe_file`, below the folder it was started in."""
+    """A finished run of `recipe_file`, in the folder in which it was started."""
 
     cwd: Path
     folder: Path
@@ -227,19 +227,19 @@ def train_in(cwd: Path, recipe_file: Path) -> Trained:
 
 @pytest.fixture(scope="session")
 def trained(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """The one full training; it is only read."""
+    """A finished run of `recipe_file`, for tests that only read it."""
     return train_in(tmp_path_factory.mktemp("trained"), recipe_file)
 
 
 @pytest.fixture(scope="session")
 def thin_trained(thin_recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A finished run of `thin_recipe_file`; it is only read."""
+    """A finished run of `thin_recipe_file`, for tests that only read it."""
     return train_in(tmp_path_factory.mktemp("thin"), thin_recipe_file)
 
 
 @pytest.fixture(scope="session")
 def until() -> Callable[[Callable[[], Any]], Any]:
-    """Wait for a condition to give something, however slow the machine."""
+    """Wait until a condition is true, and return its value."""
 
     def wait(condition: Callable[[], Any]) -> Any:
         end = time.monotonic() + TIMEOUT
@@ -254,7 +254,7 @@ def until() -> Callable[[Callable[[], Any]], Any]:
 
 @pytest.fixture(scope="session")
 def read_metrics() -> Callable[[Path], list[dict[str, Any]]]:
-    """Read a run's metrics, without the times, which no two runs share."""
+    """Read the metrics of a run, without times, which differ between runs."""
 
     def read(folder: Path) -> list[dict[str, Any]]:
         lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -272,17 +272,17 @@ Spawn = Callable[..., list[Any]]
 
 @pytest.fixture
 def spawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spawn]:
-    """Call `function(group, *arguments)` in processes of one job and give what each returned.
+    """Call `function(group, *arguments)` in the processes of a job, and return their results.
 
     This process holds the store at which they meet, so the port is never taken.
     """
     import torch
     import torch.distributed as dist
 
-    # The processes find `tests.conftest` and the test's module, wherever pytest was started.
+    # So that the processes can import `tests.conftest` and the test module from any folder.
     monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[1])])
     context = multiprocessing.get_context("forkserver")
-    # What takes seconds to import is imported once; the optimiser wants torch._dynamo.
+    # Import slow modules once, before the fork; optimizers need torch._dynamo.
     context.set_forkserver_preload(["torch", "torch._dynamo", "drn_cli.training.loop", "pytest"])
     children: list[Any] = []
 

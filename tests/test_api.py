@@ -1,4 +1,4 @@
-"""The Python API: one call from an image to what a network says of it."""
+"""The Python API: `Predictor` and its results."""
 
 import io
 import subprocess
@@ -37,7 +37,7 @@ def classifier(exports: Exports) -> drn_cli.Predictor:
     return drn_cli.Predictor(exports.run("classification"), device="cpu")
 
 
-def seen(predictor: drn_cli.Predictor, image: Any = PIXELS) -> drn_cli.Prediction:
+def segmented(predictor: drn_cli.Predictor, image: Any = PIXELS) -> drn_cli.Prediction:
     found = predictor(image)
     assert isinstance(found, drn_cli.Prediction)
     return found
@@ -49,10 +49,10 @@ def classified(predictor: drn_cli.Predictor, image: Any = PIXELS) -> drn_cli.Cla
     return found
 
 
-def test_a_segmenter_labels_each_pixel(segmenter: drn_cli.Predictor) -> None:
+def test_segmentation_of_an_image(segmenter: drn_cli.Predictor) -> None:
     assert (segmenter.arch, segmenter.task) == ("drn_a_18", "segmentation")
     assert segmenter.classes == CLASS_SET.names
-    found = seen(segmenter)
+    found = segmented(segmenter)
     logits, _ = expected("segmentation", PIXELS[None])
     assert (found.index.dtype, found.index.shape) == (np.uint8, (48, 64))
     assert (found.index == logits[0].argmax(0)).mean() > 0.999
@@ -64,7 +64,7 @@ def test_a_segmenter_labels_each_pixel(segmenter: drn_cli.Predictor) -> None:
 
 
 def test_colours_and_overlay_show_the_classes(segmenter: drn_cli.Predictor) -> None:
-    found = seen(segmenter)
+    found = segmented(segmenter)
     assert found.colours.mode == "P"
     assert np.array_equal(np.asarray(found.colours), found.index)
     painted = np.array(CLASS_SET.colours, np.uint8)[found.index]
@@ -73,32 +73,32 @@ def test_colours_and_overlay_show_the_classes(segmenter: drn_cli.Predictor) -> N
     assert np.abs(np.asarray(found.overlay) - (PIXELS / 2 + painted / 2)).max() <= 1
 
 
-def test_shares_of_the_classes_that_occur(segmenter: drn_cli.Predictor) -> None:
-    found = seen(segmenter)
+def test_shares_of_occurring_classes(segmenter: drn_cli.Predictor) -> None:
+    found = segmented(segmenter)
     assert list(found.shares.values()) == sorted(found.shares.values(), reverse=True)
     assert sum(found.shares.values()) == pytest.approx(1)
     assert len(found.shares) == 3
     for name, share in found.shares.items():
         assert share == pytest.approx((found.index == CLASS_SET.names.index(name)).mean())
-    assert len(seen(segmenter, noise(1, 1)).shares) == 1
+    assert len(segmented(segmenter, noise(1, 1)).shares) == 1
 
 
-def test_images_of_every_kind(segmenter: drn_cli.Predictor, tmp_path: Path) -> None:
+def test_types_of_images(segmenter: drn_cli.Predictor, tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     Image.fromarray(PIXELS).save(file)
-    right = seen(segmenter).index
+    right = segmented(segmenter).index
     with Image.open(file) as opened:
         for image in (file, str(file), opened, Image.fromarray(PIXELS), PIXELS[:, :, :]):
-            assert np.array_equal(seen(segmenter, image).index, right)
-    mirrored = seen(segmenter, PIXELS[:, ::-1]).index  # in memory that runs backwards
-    assert np.array_equal(mirrored, seen(segmenter, PIXELS[:, ::-1].copy()).index)
+            assert np.array_equal(segmented(segmenter, image).index, right)
+    mirrored = segmented(segmenter, PIXELS[:, ::-1]).index  # with a negative stride
+    assert np.array_equal(mirrored, segmented(segmenter, PIXELS[:, ::-1].copy()).index)
     assert not np.array_equal(mirrored, right)
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """Files whose pixels Pillow gives otherwise than they are to be seen."""
+    """Files for which Pillow's pixels differ from ours: rotated, in 16 bits, and so on."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     deep = (PIXELS[..., 0].astype(np.uint16) << 8) + 7
     made: dict[str, tuple[Image.Image, dict[str, Any]]] = {
         "turned.jpg": (Image.fromarray(PIXELS), {"exif": exif, "quality": 95}),
@@ -114,11 +114,11 @@ def files(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in made}
 
 
-def test_a_file_its_content_and_its_pillow_image_are_the_same(
+def test_file_content_and_pillow_image_give_the_same_result(
     segmenter: drn_cli.Predictor, tmp_path: Path
 ) -> None:
     for name, path in files(tmp_path).items():
-        right = seen(segmenter, path)
+        right = segmented(segmenter, path)
         with path.open("rb") as file, Image.open(path) as unread, Image.open(path) as read:
             read.load()
             before = (read.size, read.mode, dict(read.info))
@@ -132,7 +132,7 @@ def test_a_file_its_content_and_its_pillow_image_are_the_same(
     assert segmenter(()) == []
 
 
-def test_a_pillow_image_of_a_damaged_file_is_refused_as_the_file_is(
+def test_refuses_pillow_images_of_damaged_files(
     segmenter: drn_cli.Predictor, tmp_path: Path
 ) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
@@ -149,9 +149,7 @@ def test_a_pillow_image_of_a_damaged_file_is_refused_as_the_file_is(
 @pytest.mark.parametrize(
     "image", [None, 3, PIXELS.tolist(), torch.zeros(3), io.StringIO("a"), {"a": 1}, [PIXELS, None]]
 )
-def test_another_type_is_a_type_error_that_names_what_is_accepted(
-    segmenter: drn_cli.Predictor, image: Any
-) -> None:
+def test_other_types_are_a_type_error(segmenter: drn_cli.Predictor, image: Any) -> None:
     with pytest.raises(TypeError, match=r"a path, bytes, a file .*, a PIL image, or a uint8 array"):
         segmenter(image)
 
@@ -161,9 +159,9 @@ def test_grey_and_palette_images_become_rgb(segmenter: drn_cli.Predictor) -> Non
     palette = Image.fromarray(PIXELS).quantize(16)
     clear = Image.fromarray(PIXELS).convert("RGBA")
     for image in (grey, palette, clear):
-        found = seen(segmenter, image)
+        found = segmented(segmenter, image)
         assert np.array_equal(found.image, np.asarray(image.convert("RGB")))
-        assert np.array_equal(found.index, seen(segmenter, found.image).index)
+        assert np.array_equal(found.index, segmented(segmenter, found.image).index)
 
 
 @pytest.mark.parametrize(
@@ -178,20 +176,20 @@ def test_grey_and_palette_images_become_rgb(segmenter: drn_cli.Predictor) -> Non
     ],
     ids=lambda array: f"{array.dtype} {array.shape}",
 )
-def test_other_arrays_are_refused(segmenter: drn_cli.Predictor, array: Any) -> None:
-    with pytest.raises(drn_cli.DrnError, match=r"RGB pixels are uint8 \(H, W, 3\)") as raised:
+def test_refuses_other_arrays(segmenter: drn_cli.Predictor, array: Any) -> None:
+    with pytest.raises(drn_cli.DrnError, match=r"RGB pixels must be uint8 \(H, W, 3\)") as raised:
         segmenter(array)
     assert f"{array.dtype} {array.shape}" in str(raised.value)
 
 
-def test_what_cannot_be_read_is_a_mistake_in_a_line(
+def test_unreadable_images_are_an_error_in_one_line(
     segmenter: drn_cli.Predictor, tmp_path: Path
 ) -> None:
     with pytest.raises(drn_cli.DrnError, match="image: has no pixels: 0x4"):
         segmenter(Image.new("RGB", (0, 4)))
     with pytest.raises(drn_cli.DrnError, match=r"^image 2 of 3: has no pixels: 0x4"):
         segmenter([PIXELS, Image.new("RGB", (0, 4)), PIXELS])
-    with pytest.raises(drn_cli.DrnError, match=r"^image 1 of 1: an array of uint8"):
+    with pytest.raises(drn_cli.DrnError, match=r"^image 1 of 1: array of uint8"):
         segmenter([PIXELS[0]])
     (tmp_path / "broken.png").write_bytes(b"noise")
     for name in ("none.png", "broken.png"):
@@ -202,25 +200,25 @@ def test_what_cannot_be_read_is_a_mistake_in_a_line(
 
 
 @pytest.mark.parametrize("format_", [*RUNTIMES, "fyu"])
-def test_exported_networks_say_the_same(
+def test_exported_networks_give_the_same_result(
     exports: Exports, segmenter: drn_cli.Predictor, format_: str
 ) -> None:
     exported = drn_cli.Predictor(str(exports(format=format_)), device="cpu")
     assert exported.classes == segmenter.classes
-    found, right = seen(exported), seen(segmenter)
+    found, right = segmented(exported), segmented(segmenter)
     assert (found.index == right.index).mean() > 0.999
     assert np.abs(found.probabilities - right.probabilities).max() < 1e-4
 
 
-def test_a_network_of_classes_alone_has_no_probabilities(
+def test_argmax_exports_have_no_probabilities(
     exports: Exports, segmenter: drn_cli.Predictor
 ) -> None:
     file = exports(format="onnx", argmax=True, normalize=True)
-    found = seen(drn_cli.Predictor(file, device="cpu"))
-    assert (found.index == seen(segmenter).index).mean() > 0.999
+    found = segmented(drn_cli.Predictor(file, device="cpu"))
+    assert (found.index == segmented(segmenter).index).mean() > 0.999
     assert set(found.shares) == set(CLASS_SET.names)
     assert found.overlay.size == (64, 48)
-    with pytest.raises(drn_cli.DrnError, match=r"classes alone .*without --argmax"):
+    with pytest.raises(drn_cli.DrnError, match=r"class ids only .*without --argmax"):
         _ = found.probabilities
     with pytest.raises(drn_cli.DrnError, match="outputs class ids only"):
         drn_cli.Predictor(file, device="cpu", flip=True)
@@ -229,7 +227,7 @@ def test_a_network_of_classes_alone_has_no_probabilities(
 def test_views(exports: Exports) -> None:
     checkpoint = exports.run() / "checkpoints" / "best.safetensors"
     options: dict[str, Any] = {"scales": (0.5, 1.5), "flip": True, "tile": 64}
-    found = seen(drn_cli.Predictor(checkpoint, device="cpu", **options), noise(48, 80))
+    found = segmented(drn_cli.Predictor(checkpoint, device="cpu", **options), noise(48, 80))
     right = load_predictor(checkpoint, CPU, view=Eval(**options)).with_probabilities(noise(48, 80))
     assert np.array_equal(found.index, right[0].numpy())
     assert np.array_equal(found.probabilities, right[1].numpy())
@@ -237,7 +235,7 @@ def test_views(exports: Exports) -> None:
 
 
 @pytest.mark.parametrize("ten", [False, True])
-def test_a_classifier_says_what_it_shows(exports: Exports, ten: bool) -> None:
+def test_classification_of_an_image(exports: Exports, ten: bool) -> None:
     run = exports.run("classification")
     predictor = drn_cli.Predictor(run, device="cpu", ten_crop=ten)
     assert (predictor.task, predictor.classes) == ("classification", CLASS_SET.names)
@@ -252,14 +250,14 @@ def test_a_classifier_says_what_it_shows(exports: Exports, ten: bool) -> None:
     assert [share for _, share in found.top(2)] == pytest.approx(shares[order[:2]], abs=1e-5)
 
 
-def test_the_first_of_equal_classes_comes_first() -> None:
+def test_ties_are_ordered_by_class() -> None:
     found = drn_cli.Classification(
         names=("a", "b", "c", "d"), probabilities=np.array([0.1, 0.4, 0.1, 0.4])
     )
     assert found.top(3) == [("b", 0.4), ("d", 0.4), ("a", 0.1)]
 
 
-def test_an_exported_classifier_sees_images_as_its_run_did(
+def test_an_exported_classifier_uses_the_crops_of_its_run(
     exports: Exports, classifier: drn_cli.Predictor
 ) -> None:
     exported = drn_cli.Predictor(exports("classification", format="onnx"), device="cpu")
@@ -271,16 +269,16 @@ def test_an_exported_classifier_sees_images_as_its_run_did(
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [
-        ("segmentation", {"ten_crop": True}, "ten_crop: is for classifiers"),
-        ("classification", {"flip": False}, "scales, flip, tile: are for segmenters"),
-        ("classification", {"scales": (1,)}, "scales, flip, tile: are for segmenters"),
+        ("segmentation", {"ten_crop": True}, "ten_crop: only for classification"),
+        ("classification", {"flip": False}, "scales, flip, tile: only for segmentation"),
+        ("classification", {"scales": (1,)}, "scales, flip, tile: only for segmentation"),
         ("segmentation", {"mean": (0, 0, 0)}, "^mean and std: only one of them is given"),
         ("segmentation", {"mean": (0, 0, 0), "std": (1, 1, 255)}, "^std 1,1,255: should be three"),
         ("classification", {"stats": "nowhere"}, "nowhere: no such data folder"),
-        ("classification", {"precision": "bf16"}, r"net\.onnx computes in what it was exported in"),
+        ("classification", {"precision": "bf16"}, r"the precision of .*net\.onnx is fixed"),
     ],
 )
-def test_what_means_nothing_for_a_network_is_refused(
+def test_refuses_options_of_the_other_task(
     exports: Exports, task: Any, options: dict[str, Any], message: str
 ) -> None:
     source = exports(task, format="onnx") if "precision" in options else exports.run(task)
@@ -288,7 +286,7 @@ def test_what_means_nothing_for_a_network_is_refused(
         drn_cli.Predictor(source, device="cpu", **options)
 
 
-def test_mean_and_std_can_be_stated(exports: Exports, segmenter: drn_cli.Predictor) -> None:
+def test_mean_and_std_options(exports: Exports, segmenter: drn_cli.Predictor) -> None:
     source = exports.run("segmentation")
     stated = drn_cli.Predictor(source, device="cpu", mean=(0.9, 0.9, 0.9), std=(0.1, 0.1, 0.1))
     assert not np.array_equal(stated(PIXELS).probabilities, segmenter(PIXELS).probabilities)
@@ -296,7 +294,7 @@ def test_mean_and_std_can_be_stated(exports: Exports, segmenter: drn_cli.Predict
         stated(np.zeros((0, 5, 3), np.uint8))
 
 
-def test_names_are_there_without_importing_torch() -> None:
+def test_public_names_without_importing_torch() -> None:
     code = (
         "import sys, drn_cli; print(sorted(set(drn_cli.__all__) - set(dir(drn_cli))),"
         " 'torch' in sys.modules, drn_cli.__version__); drn_cli.Predictor;"
@@ -307,7 +305,7 @@ def test_names_are_there_without_importing_torch() -> None:
 
 
 @pytest.mark.parametrize("name", drn_cli.__all__)
-def test_every_name_is_found(name: str) -> None:
+def test_public_names_can_be_imported(name: str) -> None:
     assert getattr(drn_cli, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = drn_cli.nothing

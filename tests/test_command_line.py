@@ -27,7 +27,7 @@ finally:
 
 
 def verbs() -> list[tuple[str, ...]]:
-    """List every command there is, groups opened up."""
+    """Return all commands, including those of groups."""
     found: list[tuple[str, ...]] = []
 
     def walk(command, path):
@@ -63,7 +63,7 @@ def test_help_and_version_import_nothing_heavy(drn, words):
     imported = {name.partition(".")[0] for name in modules.split()}
     assert "typer" in imported
     assert not imported & HEAVY
-    if len(words) == 1:  # before a verb's options typer itself imports pydantic
+    if len(words) == 1:  # typer itself imports pydantic for the options of a verb
         assert "pydantic" not in imported
 
 
@@ -73,7 +73,7 @@ def test_version(drn):
     assert done.stderr == ""
 
 
-def test_help_names_every_verb_and_where_to_start():
+def test_help_lists_all_verbs_and_first_steps():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
     for verb in {path[0] for path in verbs()}:
@@ -104,7 +104,7 @@ def test_every_verb_has_examples(path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_the_command_line_gets_wrong_is_refused_before_torch_is_imported(drn, words, code):
+def test_usage_errors_do_not_import_torch(drn, words, code):
     done = type(drn)(drn.cwd, (sys.executable, "-c", LIGHT))(*words)
     assert (done.returncode, done.stdout) == (code, "")
     *lines, modules = done.stderr.splitlines()
@@ -114,13 +114,13 @@ def test_what_the_command_line_gets_wrong_is_refused_before_torch_is_imported(dr
     assert not imported & {"torch", "torchvision", "numpy"}
 
 
-def test_without_words_it_shows_the_help(drn):
+def test_without_arguments_it_prints_the_help(drn):
     done = drn()
     assert "Usage: " in done.stdout + done.stderr
     assert "predict" in done.stdout + done.stderr
 
 
-def test_a_users_mistake_ends_with_1_in_a_line(drn):
+def test_user_errors_exit_with_1_and_one_line(drn):
     done = drn("eval", "no [bold]such[/] file")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: no [bold]such[/] file: no such run directory or checkpoint file\n"
@@ -136,14 +136,14 @@ def test_a_users_mistake_ends_with_1_in_a_line(drn):
 
 
 @pytest.mark.parametrize("words", [["--debug", "eval", "x"], ["eval", "x", "--debug"]], ids=str)
-def test_debug_shows_the_traceback(drn, words):
+def test_debug_prints_the_traceback(drn, words):
     done = drn(*words)
     assert done.returncode == 1
     assert "Traceback (most recent call last)" in done.stderr
     assert "DrnError: x: no such run directory" in done.stderr
 
 
-def test_debug_reaches_the_processes(drn, trained, data_folder, tmp_path):
+def test_debug_applies_to_launched_processes(drn, trained, data_folder, tmp_path):
     (tmp_path / "noise").write_bytes(b"noise" * 100)
     done = drn("eval", "noise", "--data", data_folder, "--gpus", "2", "--debug")
     assert done.returncode == 1
@@ -166,12 +166,12 @@ app.main()
     [
         (
             "ZeroDivisionError('first line\\nsecond line')",
-            "unexpected: ZeroDivisionError: first line -> run again with --debug to see where",
+            "unexpected error: ZeroDivisionError: first line -> see the traceback with --debug",
         ),
         (
             "OSError(errno.EIO, 'Input/output error', 'a\\x1b.png')",
-            "a\\x1b.png: Input/output error -> the disk or the network file system failed; the "
-            "kernel's log (dmesg) may say why",
+            "a\\x1b.png: Input/output error -> the disk or network file system failed: check the "
+            "kernel log (dmesg)",
         ),
         (
             "PermissionError(errno.EACCES, 'Permission denied', 'a')",
@@ -183,26 +183,25 @@ app.main()
         ),
         (
             "OSError(errno.ELOOP, 'Too many levels of symbolic links', 'a')",
-            "a: Too many levels of symbolic links -> symbolic links lead round in a circle: remove "
-            "one",
+            "a: Too many levels of symbolic links -> symbolic links form a loop: remove one",
         ),
-        # A worker's pipe: not that of stdout, which would end without a word.
+        # The pipe of a worker; for stdout, the command would exit silently.
         (
             "BrokenPipeError(errno.EPIPE, 'Broken pipe')",
-            "unexpected: BrokenPipeError: [Errno 32] Broken pipe -> run again with --debug to see "
-            "where",
+            "unexpected error: BrokenPipeError: [Errno 32] Broken pipe -> see the traceback with "
+            "--debug",
         ),
     ],
     ids=lambda value: value.partition("(")[0],
 )
-def test_what_no_one_handled_is_a_line_with_a_remedy(drn, error, line):
+def test_unhandled_exceptions_are_one_line_with_a_hint(drn, error, line):
     done = type(drn)(drn.cwd, (sys.executable, "-c", BROKEN.format(error=error)))()
     assert (done.returncode, done.stderr) == (1, f"error: {line}\n")
 
 
 @pytest.mark.parametrize("verb", ["recipes list", "recipes schema", "recipes show demo", "--help"])
-def test_a_closed_pipe_is_quiet(drn, tmp_path, verb):
-    """The reader is gone before the first word, which `| head` alone would leave to chance."""
+def test_a_closed_pipe_is_no_error(drn, tmp_path, verb):
+    """The reader exits before the first output, unlike `| head`, which may read some."""
     running = drn.begin(*verb.split())
     assert running.stdout is not None and running.stderr is not None
     running.stdout.close()
@@ -213,13 +212,13 @@ def test_a_closed_pipe_is_quiet(drn, tmp_path, verb):
 
 
 def in_shell(drn, command):
-    """Run a line of the shell in which `drn` is ours."""
+    """Run a shell command in which `drn` is this package."""
     script = f'drn() {{ "{sys.executable}" -m drn_cli "$@"; }}; {command}'
     return type(drn)(drn.cwd, ("bash", "-c", script))()
 
 
 @pytest.mark.parametrize("verb", ["recipes list", "recipes schema", "recipes show demo", "--help"])
-def test_a_full_disk_below_stdout_is_a_line(drn, verb):
+def test_a_full_disk_for_stdout_is_one_line(drn, verb):
     done = in_shell(drn, f"drn {verb} > /dev/full")
     assert (done.returncode, done.stderr) == (
         1,
@@ -229,13 +228,13 @@ def test_a_full_disk_below_stdout_is_a_line(drn, verb):
 
 
 @pytest.mark.parametrize("closed", ["<&- >&-", "2>&-"])
-def test_streams_that_are_closed_are_no_failure(drn, closed):
+def test_closed_streams_are_no_error(drn, closed):
     done = in_shell(drn, f"drn recipes list {closed}")
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8:strict"])
-def test_a_terminal_of_another_encoding_loses_no_message(drn, encoding):
+def test_messages_in_other_terminal_encodings(drn, encoding):
     drn.cwd.joinpath("名\u202e.yaml").write_text("task: 名\n")
     done = in_shell(drn, f"PYTHONIOENCODING={encoding} drn recipes check *.yaml")
     assert done.returncode == 1
@@ -261,16 +260,16 @@ SHOWN = r"e\x1b[31m\rl\x9b2J\u202e:smile:[bold]x[/y]"
     ],
     ids=["run", "recipe", "override", "verb", "verb of a group", "option", "value"],
 )
-def test_names_do_not_act_on_the_terminal(drn, words):
+def test_control_characters_in_names_are_escaped(drn, words):
     done = drn(*words)
     assert done.returncode in (1, 2)
     shown = "".join(line.strip(" │") for line in done.stderr.splitlines())
-    own = words[0] == "train" and len(words) == 2  # typer has escapes of its own for options
+    own = words[0] == "train" and len(words) == 2  # typer escapes options itself
     assert (SHOWN[-18:] if own else SHOWN) in shown.replace(" ", "")
     assert not set(done.stderr) & {"\x1b", "\r", "\x9b", "\u202e"}
 
 
-def test_names_in_tables_and_json_are_what_they_are(drn, tmp_path):
+def test_names_in_tables_and_json_are_complete(drn, tmp_path):
     folder = tmp_path / "runs" / f"a\n{HOSTILE.replace('/', '')}"
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("no JSON\n")
@@ -283,8 +282,8 @@ def test_names_in_tables_and_json_are_what_they_are(drn, tmp_path):
     assert folder.name in run["run"]
 
 
-def test_a_user_without_a_home_and_a_name(drn):
-    """As in a container that runs with `--user 54321`."""
+def test_a_user_without_home_and_name(drn):
+    """As in a container with `--user 54321`."""
     as_no_one = ("unshare", "--user", "--map-user=54321")
     if not shutil.which("unshare") or subprocess.run([*as_no_one, "true"], check=False).returncode:
         pytest.skip("needs user namespaces")
@@ -303,7 +302,7 @@ def test_a_user_without_a_home_and_a_name(drn):
     done = run()
     assert (done.returncode, done.stderr) == (
         1,
-        "error: ~/.cache/drn: no home folder is known for ~ -> set DRN_CACHE to a folder for "
+        "error: ~/.cache/drn: unknown home folder ~ -> set DRN_CACHE to a folder for "
         "weights, or set HOME\n",
     )
     done = run(DRN_CACHE="/proc/nowhere")
@@ -311,7 +310,7 @@ def test_a_user_without_a_home_and_a_name(drn):
 
 
 @pytest.mark.parametrize("rest", ["", ".", "./", "{cwd}"])
-def test_nothing_is_imported_from_the_current_folder_unless_it_is_named(tmp_path, rest):
+def test_imports_nothing_from_the_current_folder_unless_on_pythonpath(tmp_path, rest):
     (tmp_path / "typer.py").write_text("raise SystemExit('from the current folder')")
     tree = str(Path(drn_cli.__file__).parents[1])
     done = subprocess.run(

@@ -18,7 +18,7 @@ from drn_cli.device import (
 )
 from drn_cli.errors import DrnError
 
-# Each is asked for more than the process may have.
+# Each allocation exceeds the limit of the process.
 PROVOKE = """
 import resource
 import numpy as np
@@ -93,7 +93,7 @@ def test_auto_compiles_long_runs_on_gpus(setting, device, steps, checkpointing, 
     assert resolve_compile(setting, place, steps, checkpointing=checkpointing) is compiled
 
 
-def test_the_cpu_computes_in_fp32_unless_asked() -> None:
+def test_default_precision_of_the_cpu_is_fp32() -> None:
     cpu = torch.device("cpu")
     assert [resolve_precision(p, cpu) for p in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]
     assert resolve_precision("fp16", torch.device("cuda")) == "fp16"
@@ -117,7 +117,7 @@ def test_no_cgroup_limit(tmp_path: Path, process: Path) -> None:
     assert core_limit(tmp_path / "none", tmp_path / "none") is None
 
 
-def test_the_lowest_limit_of_the_nested_cgroups_holds(tmp_path: Path, process: Path) -> None:
+def test_the_lowest_limit_of_nested_cgroups_applies(tmp_path: Path, process: Path) -> None:
     root = tmp_path / "root"
     (root / "cpu.max").write_text("800000 100000\n")
     (root / "job" / "cpu.max").write_text("250000 100000\n")

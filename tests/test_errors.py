@@ -12,7 +12,7 @@ import pytest
 from drn_cli.errors import DrnError, explained, limit_reached, warn_for_all
 
 
-def test_text_is_the_message_with_the_hint_in_brackets() -> None:
+def test_text_is_the_message_with_the_hint_in_parentheses() -> None:
     assert str(DrnError("a.png: no such file")) == "a.png: no such file"
     error = DrnError("a.png: no such file", "look elsewhere")
     assert str(error) == "a.png: no such file (look elsewhere)"
@@ -20,7 +20,7 @@ def test_text_is_the_message_with_the_hint_in_brackets() -> None:
 
 
 @pytest.mark.parametrize("hint", [None, "look elsewhere"])
-def test_error_crosses_processes_whole(hint: str | None) -> None:
+def test_errors_can_be_pickled(hint: str | None) -> None:
     error = pickle.loads(pickle.dumps(DrnError("a.png: no such file", hint)))
     assert type(error) is DrnError
     assert (error.message, error.hint) == ("a.png: no such file", hint)
@@ -37,16 +37,18 @@ def test_error_crosses_processes_whole(hint: str | None) -> None:
         (BaseException("PyObject pointer is null"), "out of memory"),  # safetensors
     ],
 )
-def test_a_limit_of_the_machine_has_a_name(error: BaseException, message: str) -> None:
+def test_recognizes_limits_of_the_machine(error: BaseException, message: str) -> None:
     found = limit_reached(error)
     assert found is not None and found.message.startswith(message) and found.hint
 
 
-def test_other_errors_are_no_limits() -> None:
+def test_other_errors_are_not_limits() -> None:
     assert limit_reached(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
     blocked = BlockingIOError(errno.EAGAIN, "write could not complete without blocking", 4096)
     assert limit_reached(blocked) is None
-    assert explained(blocked).message.startswith("output: is non-blocking, and its reader is")
+    assert explained(blocked).message.startswith(
+        "output: the stream is non-blocking, and its reader is"
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,10 +57,10 @@ def test_other_errors_are_no_limits() -> None:
         ({}, True),
         ({"RANK": "0", "WORLD_SIZE": "2"}, True),
         ({"RANK": "1", "WORLD_SIZE": "2"}, False),
-        ({"RANK": "1"}, True),  # left over: this process is alone
+        ({"RANK": "1"}, True),  # left over, as WORLD_SIZE is missing
     ],
 )
-def test_of_the_ranks_of_a_job_the_first_warns(
+def test_only_rank_0_warns(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     variables: dict[str, str],
@@ -72,8 +74,8 @@ def test_of_the_ranks_of_a_job_the_first_warns(
     assert caplog.messages == ["a.pth: not verified"] * warned
 
 
-def test_too_little_address_space_is_a_line(drn, recipe_file) -> None:
-    """PyTorch's library cannot be mapped."""
+def test_too_little_address_space_is_one_line(drn, recipe_file) -> None:
+    """So little that PyTorch's library cannot be mapped."""
     limited = type(drn)(drn.cwd, ("prlimit", "--as=400000000", *drn.start))
     done = limited("train", recipe_file, "--dry-run")
     assert done.returncode == 1
@@ -83,7 +85,7 @@ def test_too_little_address_space_is_a_line(drn, recipe_file) -> None:
 
 @pytest.fixture
 def few_processes() -> Iterator[Path]:
-    """A control group whose limit of processes and threads is to be written to `pids.max`."""
+    """A control group, whose limit of processes and threads can be written to `pids.max`."""
     for root in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
         group = root / f"drn-test-{os.getpid()}"
         try:
@@ -99,7 +101,7 @@ def few_processes() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("limit", [3, 9])
-def test_too_few_processes_are_a_line(drn, recipe_file, few_processes: Path, limit: int) -> None:
+def test_too_few_processes_are_one_line(drn, recipe_file, few_processes: Path, limit: int) -> None:
     (few_processes / "pids.max").write_text(str(limit))
     enter = f'echo $$ > {few_processes}/cgroup.procs && exec "$@"'
     limited = type(drn)(drn.cwd, ("sh", "-c", enter, "sh", *drn.start))
@@ -124,10 +126,10 @@ print(explained(SystemError("error return without exception set")))
 """
 
 
-def test_any_error_near_the_address_limit_is_one_of_memory() -> None:
-    """Libraries hide a failed allocation behind errors of any kind."""
+def test_any_error_near_the_address_limit_is_out_of_memory() -> None:
+    """Libraries report failed allocations as arbitrary errors."""
     done = subprocess.run(
         [sys.executable, "-c", NEAR_THE_LIMIT], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("out of memory: ulimit -v is 1048576 (SystemError: error return")
-    assert explained(SystemError("error")).message == "unexpected: SystemError: error"
+    assert explained(SystemError("error")).message == "unexpected error: SystemError: error"

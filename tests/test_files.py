@@ -44,21 +44,19 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_block_that_succeeds_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_atomic_replaces_the_file(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
     with atomic(path) as temporary:
         temporary.write_text("new")
-        assert temporary.parent == tmp_path  # a rename works within one file system only
+        assert temporary.parent == tmp_path  # on the same file system, for the rename
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert names(tmp_path) == ["file.txt"]
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_block_that_fails_leaves_the_old_file_whole(
-    tmp_path: Path, failure: type[BaseException]
-) -> None:
+def test_atomic_keeps_the_old_file_on_failure(tmp_path: Path, failure: type[BaseException]) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(failure), atomic(path) as temporary:
@@ -68,7 +66,7 @@ def test_block_that_fails_leaves_the_old_file_whole(
     assert names(tmp_path) == ["file.txt"]
 
 
-def test_system_error_in_the_block_is_told_with_the_final_path(tmp_path: Path) -> None:
+def test_system_errors_name_the_final_path(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     with pytest.raises(DrnError, match="cannot be written: No space") as caught, atomic(path):
         raise OSError(28, "No space left on device")
@@ -76,7 +74,7 @@ def test_system_error_in_the_block_is_told_with_the_final_path(tmp_path: Path) -
     assert names(tmp_path) == []
 
 
-def test_missing_folders_are_made(tmp_path: Path) -> None:
+def test_creates_missing_folders(tmp_path: Path) -> None:
     write_text(tmp_path / "a" / "b" / "file.txt", "text äöü")
     assert (tmp_path / "a" / "b" / "file.txt").read_text(encoding="utf-8") == "text äöü"
 
@@ -90,7 +88,7 @@ def test_permissions_follow_the_umask(tmp_path: Path, umask: str, file: int, fol
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == folder
 
 
-def test_file_where_a_folder_should_be_is_an_error_with_the_path(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "inner" / "a.txt"
     with pytest.raises(DrnError, match="cannot be written") as caught:
@@ -102,7 +100,7 @@ def test_file_where_a_folder_should_be_is_an_error_with_the_path(tmp_path: Path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_folder_without_write_permission_is_an_error(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_an_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(DrnError, match="Permission denied"):
@@ -113,7 +111,7 @@ def test_folder_without_write_permission_is_an_error(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_folder_in_place_of_the_file_is_an_error_and_stays(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(DrnError, match="cannot be written"):
         write_text(tmp_path / "taken", "text")
@@ -122,9 +120,9 @@ def test_folder_in_place_of_the_file_is_an_error_and_stays(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_folder_appears_only_when_the_block_is_done(tmp_path: Path, exists: bool) -> None:
+def test_atomic_folder_appears_after_the_block(tmp_path: Path, exists: bool) -> None:
     path = tmp_path / "deep" / "folder"
-    if exists:  # an empty one is taken
+    if exists:  # an empty one is replaced
         path.mkdir(parents=True)
     with atomic_folder(path) as temporary:
         (temporary / "a.txt").write_text("a")
@@ -134,9 +132,7 @@ def test_folder_appears_only_when_the_block_is_done(tmp_path: Path, exists: bool
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
-def test_failure_or_interrupt_leaves_no_folder(
-    tmp_path: Path, failure: type[BaseException]
-) -> None:
+def test_failures_leave_no_folder(tmp_path: Path, failure: type[BaseException]) -> None:
     with pytest.raises(failure), atomic_folder(tmp_path / "folder") as temporary:
         (temporary / "inner").mkdir()
         (temporary / "inner" / "a.txt").write_text("a")
@@ -144,7 +140,7 @@ def test_failure_or_interrupt_leaves_no_folder(
     assert names(tmp_path) == []
 
 
-def test_folder_that_holds_something_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "mine.txt").write_text("mine")
     with pytest.raises(DrnError, match="exists already"), atomic_folder(tmp_path / "folder"):
@@ -153,14 +149,14 @@ def test_folder_that_holds_something_is_refused_and_left_alone(tmp_path: Path) -
     assert names(tmp_path / "folder") == ["mine.txt"]
 
 
-def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_refuses_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("mine")
     with pytest.raises(DrnError, match="exists already"), atomic_folder(tmp_path / "folder"):
         pytest.fail("the block must not run")
     assert (tmp_path / "folder").read_text() == "mine"
 
 
-def test_folder_that_someone_fills_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+def test_does_not_overwrite_a_folder_that_is_filled_meanwhile(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     with pytest.raises(DrnError, match="cannot be written"), atomic_folder(path) as temporary:
         (temporary / "a.txt").write_text("a")
@@ -170,7 +166,7 @@ def test_folder_that_someone_fills_meanwhile_is_not_overwritten(tmp_path: Path) 
     assert names(tmp_path) == ["folder"]
 
 
-def test_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_json_round_trip(tmp_path: Path) -> None:
     value = {"mean": [0.1, 0.2], "name": "Zürich", "none": None}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value
@@ -179,8 +175,8 @@ def test_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert text.endswith("}\n")
 
 
-def spoil(folder: Path) -> Path:
-    """Write files that are no JSON, by what is wrong with each."""
+def invalid_json(folder: Path) -> Path:
+    """Write invalid JSON files, named by their problem."""
     for name, content in {
         "syntax": b'{\n  "mean": 1,\n  oops\n}\n',
         "latin": b'\n"Z\xfcrich"',
@@ -211,10 +207,10 @@ def spoil(folder: Path) -> Path:
         ("device", ": is not a regular file"),
     ],
 )
-def test_json_that_cannot_be_used_is_an_error_with_file_and_line(
+def test_invalid_json_is_an_error_with_file_and_line(
     tmp_path: Path, name: str, message: str
 ) -> None:
-    path = spoil(tmp_path) / f"{name}.json"
+    path = invalid_json(tmp_path) / f"{name}.json"
     with pytest.raises(DrnError) as caught:
         read_json(path)
     assert str(caught.value) == f"{path}{message}"
@@ -229,7 +225,7 @@ def test_json_that_cannot_be_used_is_an_error_with_file_and_line(
         ("1" * 5_000, "not usable JSON: a number of 5000 digits"),
     ],
 )
-def test_json_inside_of_something_is_an_error_with_what_names_it(
+def test_invalid_json_in_a_file_is_an_error_with_its_location(
     text: str | bytes, message: str
 ) -> None:
     with pytest.raises(DrnError) as caught:
@@ -239,12 +235,12 @@ def test_json_inside_of_something_is_an_error_with_what_names_it(
 
 
 def longest(ending: str = "") -> str:
-    """The longest name a file may have: 255 bytes, most of them in characters of two."""
+    """Return the longest possible file name: 255 bytes, mostly two per character."""
     return "é" * ((255 - len(ending)) // 2) + ending
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_names_as_long_as_names_may_be_are_kept(tmp_path: Path, durable: bool) -> None:
+def test_supports_the_longest_names(tmp_path: Path, durable: bool) -> None:
     with atomic(tmp_path / longest(".png"), durable=durable) as temporary:
         temporary.write_text("file")
     with atomic_folder(tmp_path / longest()):
@@ -253,9 +249,7 @@ def test_names_as_long_as_names_may_be_are_kept(tmp_path: Path, durable: bool) -
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_link_in_place_of_the_file_is_replaced_and_what_it_names_stays(
-    tmp_path: Path, durable: bool
-) -> None:
+def test_atomic_replaces_a_link_but_not_its_target(tmp_path: Path, durable: bool) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "file").symlink_to("precious")
     with atomic(tmp_path / "file", durable=durable) as temporary:
@@ -266,7 +260,7 @@ def test_link_in_place_of_the_file_is_replaced_and_what_it_names_stays(
 
 
 @pytest.mark.parametrize("opened", [open_lock, open_append])
-def test_what_stays_open_is_made_kept_as_it_is_and_never_a_link(
+def test_open_functions_create_files_and_refuse_links(
     tmp_path: Path, opened: Callable[[Path], IO]
 ) -> None:
     path = tmp_path / "file"
@@ -288,7 +282,7 @@ def test_what_stays_open_is_made_kept_as_it_is_and_never_a_link(
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_files_that_belong_together_are_moved_in_order(tmp_path: Path) -> None:
+def test_move_together_in_order(tmp_path: Path) -> None:
     scratch, folder = tmp_path / "scratch", tmp_path / "folder"
     for where in (scratch, folder):
         where.mkdir()
@@ -324,7 +318,7 @@ else:
 
 
 @pytest.mark.parametrize("old", [(), ("a.bin", "a.xml"), ("a.bin", "a.json", "a.xml")])
-def test_a_process_killed_between_two_calls_leaves_the_old_files_or_the_new_ones(
+def test_a_kill_at_any_call_leaves_the_old_files_or_the_new_ones(
     tmp_path: Path, old: tuple[str, ...]
 ) -> None:
     whole = {"a.bin", "a.json", "a.xml"}
@@ -352,21 +346,21 @@ def test_a_process_killed_between_two_calls_leaves_the_old_files_or_the_new_ones
         assert done.returncode == -signal.SIGKILL
     assert {(False, False), (True, False), (False, True)} <= set(outcomes)
     assert outcomes[-1] == (False, True)
-    assert set(names(folder / "out")) == whole  # neither journal nor backups
+    assert set(names(folder / "out")) == whole  # neither marker nor backups
 
-    for name in whole:  # the next run clears what a killed one left
+    for name in whole:  # the next run removes leftovers
         (tmp_path / "1" / "scratch" / name).write_text("newer")
     places = [tmp_path / "1" / "out" / name for name in ("a.bin", "a.json", "a.xml")]
     move_together(tmp_path / "1" / "scratch", places)
     assert set(names(tmp_path / "1" / "out")) == whole
 
 
-def test_a_restoration_that_is_killed_is_repeated_and_touches_no_other_file(tmp_path: Path) -> None:
+def test_a_killed_restoration_is_repeated(tmp_path: Path) -> None:
     def run(folder: Path, calls: int, *what: str) -> int:
         command = [sys.executable, "-c", KILLED, folder, str(calls), *what]
         return subprocess.run(command, check=False).returncode
 
-    for calls in range(3, 100):  # until it is killed before the last of the files
+    for calls in range(3, 100):  # until the kill comes before the last file
         half = tmp_path / f"half{calls}"
         for name in ("scratch", "out"):
             (half / name).mkdir(parents=True)
@@ -395,7 +389,7 @@ def test_a_restoration_that_is_killed_is_repeated_and_touches_no_other_file(tmp_
     assert names(folder / "out") == sorted(old)
 
 
-def test_files_that_cannot_be_moved_are_told(tmp_path: Path) -> None:
+def test_move_errors(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("new")
     with pytest.raises(DrnError, match=r"nowhere.*: cannot be written: No such file"):
         move_together(tmp_path, [tmp_path / "nowhere" / "a"])
@@ -411,7 +405,7 @@ def test_files_that_cannot_be_moved_are_told(tmp_path: Path) -> None:
     [lambda folder: Run(folder).claimed(), output_directory],
     ids=["run", "predictions"],
 )
-def test_lock_of_a_folder_that_is_a_link_leaves_what_it_names(
+def test_a_lock_file_that_is_a_link_is_refused(
     tmp_path: Path, lock: Callable[[Path], AbstractContextManager]
 ) -> None:
     (tmp_path / "precious").write_text("precious")
@@ -422,7 +416,7 @@ def test_lock_of_a_folder_that_is_a_link_leaves_what_it_names(
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+a", "-a.png", "@SUM(1)", "\t=1", "'=1", "''-a"])
-def test_csv_files_hold_formulas_as_text_that_can_be_read_back(tmp_path: Path, text: str) -> None:
+def test_csv_formulas_are_escaped_and_can_be_read_back(tmp_path: Path, text: str) -> None:
     write_csv(tmp_path / "a.csv", ["name", text], [(text, -0.5), ("it's\r", "-0.250000")])
     with (tmp_path / "a.csv").open(newline="") as file:
         header, row, plain = csv.reader(file)

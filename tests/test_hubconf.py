@@ -1,4 +1,4 @@
-"""Networks by `torch.hub.load`, from a checkout."""
+"""`torch.hub.load` from a checkout."""
 
 import importlib.util
 import re
@@ -23,7 +23,7 @@ def load(name: str, **options: Any) -> DRN:
 
 @pytest.fixture
 def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take back what torch.hub does to the path of imports."""
+    """Undo torch.hub's changes of sys.path and sys.modules."""
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
@@ -40,7 +40,7 @@ def hubconf() -> Any:
 
 
 def test_every_architecture_has_an_entry_point_with_help(hubconf: Any) -> None:
-    """As `torch.hub.list` and `torch.hub.help` find them."""
+    """As `torch.hub.list` and `torch.hub.help` print them."""
     entries = {name: value for name, value in vars(hubconf).items() if callable(value)}
     public = [name for name in entries if not name.startswith("_")]
     assert sorted(public) == sorted(drn_cli.list_models())
@@ -49,7 +49,7 @@ def test_every_architecture_has_an_entry_point_with_help(hubconf: Any) -> None:
         assert "weights" in entries[name].__doc__
 
 
-def test_a_classifier_and_a_segmenter() -> None:
+def test_both_tasks() -> None:
     classifier = load("drn_d_22")
     assert (classifier.arch, classifier.task, classifier.classes) == (
         "drn_d_22",
@@ -74,8 +74,8 @@ def test_weights_of_a_file(exports: Exports) -> None:
     torch.testing.assert_close(found.state_dict(), right.state_dict(), rtol=0, atol=0)
 
 
-def test_what_it_needs_is_installed_with_drn(hubconf: Any) -> None:
-    """torch.hub looks whether these are there, and says which one is not."""
+def test_dependencies_are_those_of_the_package(hubconf: Any) -> None:
+    """torch.hub checks that they are installed, and names missing ones."""
     assert all(importlib.util.find_spec(name) for name in hubconf.dependencies)
     names = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -36,7 +36,7 @@ def twice() -> bytes:
 
 
 def overlapping() -> bytes:
-    """Return an archive whose index lists its one record again and again."""
+    """Return an archive whose index lists its only record repeatedly."""
     content = archive({"a000": b"x" * 4000})
     start = content.rindex(b"PK\x01\x02")
     end = content.rindex(b"PK\x05\x06")
@@ -55,7 +55,7 @@ def test_crc32_of_chunks() -> None:
 
 
 def damages(content: bytes, count: int) -> Iterator[bytes]:
-    """Flip bits, cut and blank a file at random places."""
+    """Flip bits, truncate and zero bytes at random positions."""
     draw = random.Random(0)
     for number in range(count):
         spoilt = bytearray(content)
@@ -71,7 +71,7 @@ def damages(content: bytes, count: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
-def test_no_damage_changes_a_record(kind: int) -> None:
+def test_detects_damage_of_records(kind: int) -> None:
     records = {f"data/{n}": random.Random(n).randbytes(300) for n in range(4)}
     content = archive(records, kind)
     assert check_zip(io.BytesIO(content), NAME)
@@ -107,11 +107,11 @@ def test_an_archive_without_checksums_is_not_verified(tmp_path: Path) -> None:
          "damaged or cut short: file is not one"),
     ],
 )  # fmt: skip
-def test_what_the_system_refuses_is_no_damage(error: Exception, message: str) -> None:
+def test_system_errors_are_not_damage(error: Exception, message: str) -> None:
     assert str(damaged(NAME, error)).startswith(f"{NAME}: {message} (")
 
 
-def test_a_pipe_in_place_of_a_digest_is_none(tmp_path: Path) -> None:
+def test_a_pipe_is_not_a_digest_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.pth.sha256")
     assert recorded_digest(tmp_path / "x.pth") is None
 
@@ -126,13 +126,13 @@ def test_a_pipe_in_place_of_a_digest_is_none(tmp_path: Path) -> None:
             r"refused: an archive of 1\d\d,\d+ bytes that unpacks to 104,857,600",
         ),
         (overlapping(), True, "that unpacks to 4,000,000"),
-        (twice(), False, "two records of one name"),
+        (twice(), False, "two records of the same name"),
         (archive({f"{n}": b"" for n in range(50_001)}), False, "50,001 records"),
         (b"PK\x03\x04 and no more", False, "damaged or cut short"),
     ],
     ids=["compressed", "bomb", "overlap", "one name", "records", "no archive"],
 )
-def test_refuses(content: bytes, stored: bool, message: str) -> None:
+def test_refuses_archives(content: bytes, stored: bool, message: str) -> None:
     with pytest.raises(DrnError, match=message) as caught:
         check_zip(io.BytesIO(content), NAME, stored=stored)
     assert str(caught.value).startswith("weights.pth: ")

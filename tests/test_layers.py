@@ -1,4 +1,4 @@
-"""Module dependencies: imports go down the layers only, and there is no circle."""
+"""Module dependencies: no imports of higher layers, and no circular imports."""
 
 import ast
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import drn_cli
 
 PACKAGE = Path(drn_cli.__file__).parent
 
-# From top to bottom. A name with a dot is a part of a package with a layer of its own.
+# From top to bottom. A name with a dot is a module in another layer than its package.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("api", "serve"),
@@ -29,8 +29,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
 )
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
-FOUNDATION = len(LAYERS) - 1  # the only layer whose members import each other
-# The two that stand outside: what Python starts, and the names that `import drn_cli` offers.
+FOUNDATION = len(LAYERS) - 1  # the only layer with imports within
+# Outside of the layers: the entry point, and the public names of `import drn_cli`.
 ENTRY, FACADE = "__main__", "__init__"
 
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
@@ -76,14 +76,14 @@ def allowed(importer: str, imported: str) -> bool:
     if above not in DEPTH or below not in DEPTH:
         return False
     if below == "networks.catalog" and above in ("data", "distributed"):
-        return False  # data sets and processes know nothing of architectures
+        return False  # data and distributed do not depend on architectures
     if above == below or DEPTH[above] == DEPTH[below] == FOUNDATION:
         return True
     return DEPTH[above] < DEPTH[below]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
-def test_a_module_imports_from_its_own_layer_or_a_lower_one(path):
+def test_imports_come_from_the_same_or_a_lower_layer(path):
     importer = dotted(path)
     assert unit(importer) in {*DEPTH, ENTRY, FACADE}, f"{importer}: belongs to no layer"
     wrong = [
@@ -94,8 +94,8 @@ def test_a_module_imports_from_its_own_layer_or_a_lower_one(path):
     assert not wrong, "\n".join(wrong)
 
 
-def test_no_module_imports_itself_through_others():
-    """Imports for type checkers and in functions count as well."""
+def test_no_circular_imports():
+    """Including imports for type checkers and in functions."""
     graph = {
         dotted(path).removesuffix(".__init__"): {
             name.removesuffix(".__init__") for _, name in imports(path)
@@ -116,8 +116,8 @@ def test_no_module_imports_itself_through_others():
         visit(module, ())
 
 
-def test_imports_are_found():
-    """A parser that finds nothing would pass the tests above."""
+def test_parser_finds_imports():
+    """The tests above would pass if it found none."""
     found = {(dotted(path), name) for path in MODULES for _, name in imports(path)}
     assert ("recipe.schema", "networks.catalog") in found
     assert ("training.tasks", "evaluation.segmentation") in found

@@ -1,4 +1,4 @@
-"""The wheel works where there is no checkout: the recipes are in it, and the whole road runs."""
+"""The wheel works without a checkout: its files, and the demo."""
 
 import os
 import subprocess
@@ -24,15 +24,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def drn(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel into a new environment, which borrows this one's torch and the like."""
+    """Install the wheel in a new environment that uses the dependencies of this one."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps"]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)
     (site_packages,) = folder.glob("lib/python*/site-packages")
-    # A path in a .pth file is searched, but its own .pth files are not followed: an editable
-    # install of the checkout stays out of sight.
+    # Paths in a .pth file are searched, but .pth files in these folders are not read: an editable
+    # install of the checkout is not found.
     (site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
     return folder / "bin" / "drn"
 
@@ -51,7 +51,7 @@ def run(drn: Path, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_the_wheel_holds_recipes_tables_and_the_type_marker(wheel: Path) -> None:
+def test_the_wheel_has_recipes_tables_and_the_type_marker(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {path.name for path in (CHECKOUT / "recipes").glob("*.yaml")}
     assert {f"drn_cli/recipes/{name}" for name in shipped} <= set(names)

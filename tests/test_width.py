@@ -1,4 +1,4 @@
-"""A run of another width, from training to the files that are made of it."""
+"""A run with another width, from training to exports."""
 
 import json
 import shutil
@@ -35,20 +35,20 @@ def refusal(*words: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def thin(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of width 1/16; it is only read."""
+    """A finished run of width 1/16, for tests that only read it."""
     folder = tmp_path_factory.mktemp("thin") / "run"
     document("train", recipe_file, f"model.width={WIDTH}", "train.epochs=1", "--run-dir", folder)
     return Run(folder)
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.safetensors"])
-def test_checkpoints_record_it(thin: Run, name: str) -> None:
+def test_checkpoints_record_the_width(thin: Run, name: str) -> None:
     assert read_checkpoint(thin.folder / "checkpoints" / name).metadata["width"] == str(WIDTH)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("format_", ["safetensors", "pt2", "onnx", "openvino"])
-def test_exports_record_it(thin: Run, tmp_path: Path, format_: str) -> None:
+def test_exports_record_the_width(thin: Run, tmp_path: Path, format_: str) -> None:
     report = document("export", thin.folder, "--format", format_, "--out",
                       tmp_path / f"x.{'xml' if format_ == 'openvino' else format_}")  # fmt: skip
     assert (report["arch"], report["width"]) == ("drn_a_18", WIDTH)
@@ -58,7 +58,7 @@ def test_exports_record_it(thin: Run, tmp_path: Path, format_: str) -> None:
     assert json.loads(file.read_text())["width"] == WIDTH
 
 
-def test_json_of_the_verbs_has_it(thin: Run, recipe_file: Path) -> None:
+def test_json_documents_have_the_width(thin: Run, recipe_file: Path) -> None:
     (row,) = document("runs", thin.folder)
     assert (row["arch"], row["width"]) == ("drn_a_18", WIDTH)
     checked = ("recipes", "check", recipe_file, f"model.width={WIDTH}")
@@ -69,11 +69,10 @@ def test_json_of_the_verbs_has_it(thin: Run, recipe_file: Path) -> None:
     assert (measured["arch"], measured["width"]) == ("drn_a_18", WIDTH)
 
 
-def test_the_original_s_format_has_width_1_only(thin: Run, tmp_path: Path) -> None:
+def test_the_original_format_has_width_1_only(thin: Run, tmp_path: Path) -> None:
     message = refusal("export", thin.folder, "--format", "fyu", "--out", tmp_path / "x.pth")
     assert message == (
-        f"drn_a_18 (width {WIDTH}): the original code has width 1.0 only "
-        "(--format safetensors takes any width)"
+        f"drn_a_18 (width {WIDTH}): the original code has width 1.0 only (use --format safetensors)"
     )
     assert not list(tmp_path.iterdir())
 
@@ -84,7 +83,7 @@ def test_a_run_keeps_its_width(thin: Run, tmp_path: Path) -> None:
     assert f"was trained with other settings:\n  model.width: {WIDTH} -> 0.5" in message
 
 
-def test_training_starts_from_weights_of_its_own_width(thin: Run, recipe_file: Path) -> None:
+def test_initial_weights_must_have_the_width_of_the_run(thin: Run, recipe_file: Path) -> None:
     weights = thin.folder / "checkpoints" / "best.safetensors"
     message = refusal("train", recipe_file, "model.width=0.5", f"model.weights={weights}")
-    assert f"file holds drn_a_18 of width {WIDTH}, the network has width 0.5" in message
+    assert f"contains drn_a_18 of width {WIDTH}, but the network has width 0.5" in message

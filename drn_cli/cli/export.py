@@ -146,7 +146,7 @@ def export(
         licence=licence,
         given=user_normalization(stats, mean, std),
         force=force,
-        tell=console.note,
+        on_step=console.note,
     )
     _report(done, found, form, as_json)
 

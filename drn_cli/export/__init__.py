@@ -1,1 +1,1 @@
-"""Networks that leave the house: files for other runtimes and for the original code."""
+"""Export of networks to files for other runtimes and for the original code."""

@@ -1,4 +1,4 @@
-"""From a checkpoint to an exported file that was found to answer as it does, or to no file."""
+"""Export a checkpoint to another format, verify the result, and write it only if it matches."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from drn_cli.data.folders import ChannelStats
 from drn_cli.data.images import Pixels
 from drn_cli.errors import DrnError
-from drn_cli.export.facts import describe
+from drn_cli.export.facts import export_metadata
 from drn_cli.export.form import ENDINGS, WEIGHTS_ONLY, ExportConfig
 from drn_cli.export.int8 import calibration_inputs, quantize_onnx
 from drn_cli.export.parity import Parity, compare
@@ -32,20 +32,20 @@ from drn_cli.replacing import half_replaced, move_together, restore_together
 
 log = logging.getLogger(__name__)
 
-IMAGES, IMAGES_FOR_INT8 = 2, 8  # that are compared, of each size
-CALIBRATING = 30  # images that the ranges of whole numbers are taken from
-LOCK = "exports.lock"  # as `clear_leftovers` wants it
-REPORT = ".parity.json"  # behind the file's own name
+IMAGES, IMAGES_FOR_INT8 = 2, 8  # number of images of the parity check, at each size
+CALIBRATION_IMAGES = 30
+LOCK = "exports.lock"  # 12 characters, which `clear_leftovers` requires
+REPORT = ".parity.json"  # appended to the name of the file
 
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """A file that was written.
+    """An exported network.
 
     Attributes:
-        files: The file itself comes last, after what lies beside it.
-        network: What it was made of.
-        parity: How alike it answers.
+        files: All files that were written, the main file last.
+        network: The network that was exported.
+        parity: Result of the parity check.
     """
 
     files: list[Path]
@@ -55,7 +55,7 @@ class ExportResult:
 
 def export(
     source: Source,
-    form: ExportConfig,
+    config: ExportConfig,
     out: Path | None = None,
     *,
     images: Sequence[str] = (),
@@ -63,135 +63,136 @@ def export(
     licence: str | None = None,
     given: Normalization | None = None,
     force: bool = False,
-    tell: Callable[[str], object] = lambda _: None,
+    on_step: Callable[[str], object] = lambda _: None,
 ) -> ExportResult:
-    """Write a network in another format, load it back, and compare.
+    """Write a network in another format, load it back, and compare the outputs.
 
     Args:
         source: The checkpoint.
-        form: What it is to become.
-        out: The file; by default the architecture's name, in the current folder.
-        images: Files, folders or globs to compare on; by default some of the run's validation
-            images, or drawn ones.
-        calibration: The same for int8; by default some of the run's training images.
-        licence: Of the weights.
-        given: Mean and standard deviation, whatever the checkpoint says.
-        force: Whether what is there may be replaced.
-        tell: Called with each step, in words.
+        config: Format, precision, inputs and outputs.
+        out: The file; by default the name of the architecture, in the current folder.
+        images: Files, folders or globs for the parity check; by default some of the run's
+            validation images, or synthetic scenes.
+        calibration: Files, folders or globs for int8; by default some of the run's training images.
+        licence: License of the weights.
+        given: Mean and standard deviation, instead of those of the checkpoint.
+        force: Whether existing files are replaced.
+        on_step: Called with a description of each step.
 
     Raises:
-        DrnError: The checkpoint, an image or the form cannot be used, something is not installed,
-            the file cannot be written, or it answers differently: then nothing is left of it.
+        DrnError: The checkpoint, an image or the configuration cannot be used, a package is
+            missing, or the file cannot be written or fails the parity check. No file is left then.
     """
     network = read_network(source.checkpoint)
-    form.check(network.task)
-    out = out or Path(network.arch + ENDINGS[form.format])
-    places = _places(out, form)
+    config.check(network.task)
+    out = out or Path(network.arch + ENDINGS[config.format])
+    files = _output_files(out, config)
     if not force:
-        _check_absent(places)
-    count = IMAGES if form.precision != "int8" else IMAGES_FOR_INT8
-    probes = parity_inputs(example_images(images, source, "val", count), form)
-    calibrating = _calibrating(source, calibration) if form.precision == "int8" else []
-    strings, statistics = describe(network, source, form, licence, given)
-    check_metadata(strings, out, writing=True)  # what cannot be read back is not written
+        _check_absent(files)
+    count = IMAGES if config.precision != "int8" else IMAGES_FOR_INT8
+    inputs = parity_inputs(*example_images(images, source, "val", count), config)
+    calibration_images = []
+    if config.precision == "int8":
+        _, examples = example_images(calibration, source, "train", CALIBRATION_IMAGES)
+        if not examples:
+            raise DrnError(
+                "--int8: calibration images are missing", "add about 30 images: --calibration DIR"
+            )
+        calibration_images = [downscale(image) for image in examples.values()]
+    metadata, statistics = export_metadata(network, source, config, licence, given)
+    check_metadata(metadata, out, writing=True)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
     busy = DrnError(f"{out}: another process is exporting to it", "wait for it, or use --out")
-    with locked(hidden_beside(out, LOCK), busy) as alone:
-        if alone:
+    with locked(hidden_beside(out, LOCK), busy) as exclusive:
+        if exclusive:
             clear_leftovers(out)
-        if force and restore_together(places):
-            log.warning("%s: what a killed export had half replaced was undone", out)
+        if force and restore_together(files):
+            log.warning("%s: the old files that a killed export had replaced were restored", out)
         with scratch_folder(out) as folder:
-            made = folder / out.name
-            tell(f"writing {out.name}")
-            _write(made, network, statistics, form, strings, calibrating)
-            tell("comparing it with PyTorch")
-            parity = compare(
-                network, open_network(made, quiet=True), statistics, form.precision, probes
-            )
+            written = folder / out.name
+            on_step(f"writing {out.name}")
+            _write(written, network, statistics, config, metadata, calibration_images)
+            on_step("comparing it with PyTorch")
+            exported = open_network(written, quiet=True)
+            parity = compare(network, exported, statistics, config.precision, inputs)
             if not parity.passed:
                 raise DrnError(
                     f"{out}: not written: in {parity.runtime}, {parity.worst}",
-                    "another precision or format may do",
+                    "try another precision or format",
                 )
-            sums = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-            what = {"files": sums, "verified": network.verified, "arch": network.arch}
-            what |= {"width": network.architecture.width, "task": network.task}
-            what |= {"form": asdict(form)} | parity.to_json()
-            write_json(folder / f"{out.name}{REPORT}", what)
+            report = {
+                "files": {path.name: sha256(path) for path in sorted(folder.iterdir())},
+                "verified": network.verified,
+                "arch": network.arch,
+                "width": network.architecture.width,
+                "task": network.task,
+                "form": asdict(config),
+            }
+            write_json(folder / f"{out.name}{REPORT}", report | parity.to_json())
             if not force:
-                _check_absent(places)  # another export may have ended since
-            move_together(folder, places)
-    return ExportResult(places, network, parity)
+                _check_absent(files)  # another export may have finished meanwhile
+            move_together(folder, files)
+    return ExportResult(files, network, parity)
 
 
-def _places(out: Path, form: ExportConfig) -> list[Path]:
-    """Return all files of an export, itself last."""
+def _output_files(out: Path, config: ExportConfig) -> list[Path]:
+    """Return all files of an export, the main file last."""
     report = out.with_name(f"{out.name}{REPORT}")
     size = len(os.fsencode(report.name))
     if size > NAME_MAX:
         raise DrnError(
-            f"{out}: the name is too long by {size - NAME_MAX} bytes: {REPORT} is added to it",
-            "--out names another",
+            f"{out}: file name is {size - NAME_MAX} bytes too long ({REPORT} is appended)",
+            "use a shorter --out",
         )
-    # An .xml has its weights beside it.
-    return [*([out.with_suffix(".bin")] if form.format == "openvino" else []), report, out]
+    # OpenVINO writes the weights to a .bin beside the .xml.
+    return [*([out.with_suffix(".bin")] if config.format == "openvino" else []), report, out]
 
 
-def _check_absent(places: Sequence[Path]) -> None:
-    """Check that an export replaces nothing."""
-    for path in places:
+def _check_absent(files: Sequence[Path]) -> None:
+    for path in files:
         if os.path.lexists(path):
-            problem = "exists already"
-            if half_replaced(places[-1]):
-                problem = "an interrupted export left it half replaced"
-            raise DrnError(f"{path}: {problem}", "--force replaces it, --out names another")
-
-
-def _calibrating(source: Source, named: Sequence[str]) -> list[Pixels]:
-    examples = example_images(named, source, "train", CALIBRATING)
-    if examples is None:
-        raise DrnError(
-            "--int8: needs images like those that it will see",
-            "name some thirty: --calibration DIR",
-        )
-    return [downscale(image) for image in examples.images]
+            problem = "already exists"
+            if half_replaced(files[-1]):
+                problem = "half replaced by an interrupted export"
+            raise DrnError(
+                f"{path}: {problem}", "use --force to overwrite, or --out for another path"
+            )
 
 
 def _write(
     path: Path,
     network: TrainedNetwork,
     statistics: ChannelStats,
-    form: ExportConfig,
-    strings: dict[str, str],
-    calibrating: Sequence[Pixels],
+    config: ExportConfig,
+    metadata: dict[str, str],
+    calibration_images: Sequence[Pixels],
 ) -> None:
-    """Write a network in its form; what a format needs is imported for it alone."""
-    half = form.precision == "float16"
-    if form.format in WEIGHTS_ONLY:
+    """Write a network. Imports are local, as a format needs only its own packages."""
+    half = config.precision == "float16"
+    if config.format in WEIGHTS_ONLY:
         from drn_cli.export.weights import write_original, write_safetensors
 
-        write = write_original if form.format == "fyu" else write_safetensors
-        write(path, network.model, strings, half=half)
+        write = write_original if config.format == "fyu" else write_safetensors
+        write(path, network.model, metadata, half=half)
         return
     from drn_cli.export.program import trace, write_program
 
-    program = trace(network.model, statistics, form)
-    inputs = calibration_inputs(calibrating, statistics, form)
-    if form.format == "pt2":
-        write_program(path, program, strings)
-    elif form.format == "openvino":
+    program = trace(network.model, statistics, config)
+    calibration = calibration_inputs(calibration_images, statistics, config)
+    if config.format == "pt2":
+        write_program(path, program, metadata)
+    elif config.format == "openvino":
         from drn_cli.export.openvino import write_openvino
 
-        write_openvino(path, program, form.outputs, strings, half=half, calibrating=inputs)
+        write_openvino(path, program, config.outputs, metadata, half=half, calibration=calibration)
     else:
         from drn_cli.export.onnx import write_onnx
 
-        write_onnx(path, program, form.outputs, strings)
-        if inputs:
-            quantize_onnx(path, inputs)
-    if form.format != "pt2":  # whose records have checksums
+        write_onnx(path, program, config.outputs, metadata)
+        if calibration:
+            quantize_onnx(path, calibration)
+    if config.format != "pt2":  # a zip archive, whose records have checksums
         append_checksum(path)

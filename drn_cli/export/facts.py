@@ -1,4 +1,4 @@
-"""What an exported file says of itself."""
+"""Metadata of exported files: normalization, classes, license, provenance."""
 
 import json
 from datetime import UTC, datetime
@@ -20,83 +20,78 @@ from drn_cli.networks.published import is_start, published_as
 from drn_cli.runs import Run
 from drn_cli.version import __version__
 
-# What is taken over from a run's environment.json.
+# Keys of a run's environment.json that are copied.
 TRAINING = (
     *("drn", "torch", "torchvision", "device", "processes", "precision", "revision", "seed"),
     *("data", "started", "train_pictures", "val_pictures"),
 )
-# What an export says of itself, whatever it is made of says.
-OF_FORM = (GUESS, "size", "input", "outputs")
-# Where things lay on the machine that trained says nothing to others.
+# Keys of the source that are not copied, because they describe its own format.
+OF_FORMAT = (GUESS, "size", "input", "outputs")
+# Paths on the training machine, which are left out of the recipe.
 PLACES = {"data": {"root", "lists", "cache_folder"}, "model": {"weights"}}
 
 
-def describe(
+def export_metadata(
     network: TrainedNetwork,
     source: Source,
-    form: ExportConfig,
+    config: ExportConfig,
     licence: str | None,
     given: Normalization | None = None,
 ) -> tuple[dict[str, str], ChannelStats]:
-    """Give the strings of a file, and the statistics that are among them.
+    """Return the metadata of an exported file, and the mean and standard deviation in them.
 
     Args:
-        network: What is exported.
-        source: Where it comes from.
-        form: What it becomes.
-        licence: Of the weights, if it is known.
-        given: Mean and standard deviation, if they were stated.
+        network: The network.
+        source: Its checkpoint.
+        config: Format, precision, inputs and outputs.
+        licence: License of the weights; None takes that of the checkpoint.
+        given: Mean and standard deviation, instead of those of the checkpoint.
     """
     normalized, class_set = normalization_and_classes(network, given=given)
     statistics = normalized.statistics
     folders = read_strings(network.metadata, "class_folders")
     if network.task == "classification" and "class_names" not in network.metadata:
-        class_set, folders = _named(network.classes)
-    inherited = {key: text for key, text in network.metadata.items() if key not in OF_FORM}
-    strings = inherited | to_metadata(network.model, statistics, class_set, folders)
+        names, folders = tuple(f"class {n}" for n in range(network.classes)), None
+        if network.classes == len(imagenet()):
+            names, folders = tuple(imagenet().values()), tuple(imagenet())
+        class_set = ClassSet(names, generic(network.classes).colours)
+    inherited = {key: text for key, text in network.metadata.items() if key not in OF_FORMAT}
+    metadata = inherited | to_metadata(network.model, statistics, class_set, folders)
     if normalized.guessed:
-        strings[GUESS] = normalized.source
+        metadata[GUESS] = normalized.source
     if network.task == "classification":
-        strings |= {key: str(pixels) for key, pixels in source.crop_settings().items()}
+        metadata |= {key: str(pixels) for key, pixels in source.crop_settings().items()}
     known = published_as(source.checkpoint.name, network.metadata.get("source"))
-    strings |= {
+    metadata |= {
         "drn": __version__,
-        "precision": form.precision,
+        "precision": config.precision,
         "licence": licence
         or network.metadata.get("licence")
         or (known.licence if known else "not stated"),
         "provenance": json.dumps(_provenance(source)),
     }
     if is_start(source.checkpoint.name):
-        strings["source"] = source.checkpoint.name  # as `drn models import` does
-    if form.format not in WEIGHTS_ONLY:
-        strings["input"] = UINT8 if form.normalize else "normalised"
-        strings["outputs"] = ",".join(form.outputs)
-        if form.size is not None:
-            strings["size"] = "{}x{}".format(*form.size)
-    return strings, statistics
-
-
-def _named(classes: int) -> tuple[ClassSet, tuple[str, ...] | None]:
-    """Name the classes of a classifier whose file does not: a thousand are ImageNet's."""
-    plain = generic(classes)
-    if classes != len(imagenet()):
-        return ClassSet(tuple(f"class {n}" for n in range(classes)), plain.colours), None
-    return ClassSet(tuple(imagenet().values()), plain.colours), tuple(imagenet())
+        metadata["source"] = source.checkpoint.name  # as `drn models import` does
+    if config.format not in WEIGHTS_ONLY:
+        metadata["input"] = UINT8 if config.normalize else "normalised"
+        metadata["outputs"] = ",".join(config.outputs)
+        if config.size is not None:
+            metadata["size"] = "{}x{}".format(*config.size)
+    return metadata, statistics
 
 
 def _provenance(source: Source) -> dict[str, Any]:
-    """Say what the weights are, and how their run came about, as far as its folder tells."""
+    """Return digest, versions and recipe of the weights, and the environment of their run."""
     run = Run(source.checkpoint.parent.parent)
-    made: dict[str, Any] = {
+    provenance: dict[str, Any] = {
         "checkpoint": source.checkpoint.name,
         "sha256": sha256(source.checkpoint),
         "exported": datetime.now(UTC).isoformat(timespec="seconds"),
         "exported_with": {"drn": __version__, "torch": torch.__version__},
     }
     if source.recipe is not None:
-        made["recipe"] = source.recipe.model_dump(mode="json", exclude=PLACES)
-    if source.recipe is not None and run.environment.is_file():
-        environment = read_json(run.environment)
-        made["training"] = {key: environment[key] for key in TRAINING if key in environment}
-    return made
+        provenance["recipe"] = source.recipe.model_dump(mode="json", exclude=PLACES)
+        if run.environment.is_file():
+            environment = read_json(run.environment)
+            provenance["training"] = {k: environment[k] for k in TRAINING if k in environment}
+    return provenance

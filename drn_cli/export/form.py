@@ -1,4 +1,4 @@
-"""What is asked of an exported network."""
+"""Configuration of an export: format, precision, inputs and outputs."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,20 +16,20 @@ ENDINGS: dict[Format, str] = {
     "fyu": ".pth",
     "safetensors": ".safetensors",
 }
-WEIGHTS_ONLY = ("fyu", "safetensors")  # formats of tensors, without the network's computation
-INT8 = ("onnx", "openvino")  # formats whose runtimes compute in whole numbers
+WEIGHTS_ONLY = ("fyu", "safetensors")  # formats without the computation graph
+INT8 = ("onnx", "openvino")  # formats whose runtimes support int8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportConfig:
-    """What an exported network takes and gives, and computes in.
+    """Format, precision, inputs and outputs of an exported network.
 
     Attributes:
-        format: What it is for.
-        argmax: Whether it gives the index map instead of scores (segmenters).
-        normalize: Whether it takes pixels, with mean and standard deviation inside.
-        precision: What it computes in, or keeps its weights in.
-        size: The one height and width that it takes; None is any.
+        format: File format.
+        argmax: Whether the output is the index map instead of scores (segmenters only).
+        normalize: Whether the input is uint8 pixels, which the network normalizes itself.
+        precision: Precision of the computation, or of the weights.
+        size: Fixed height and width of the input; None allows any.
     """
 
     format: Format
@@ -39,25 +39,25 @@ class ExportConfig:
     size: tuple[int, int] | None = None
 
     def check(self, task: Task) -> None:
-        """See that a format can have what is asked of it.
+        """Check that format and task support the options.
 
         Raises:
-            DrnError: It cannot.
+            DrnError: They do not.
         """
         graph = {"--argmax": self.argmax, "--normalize": self.normalize, "--size": self.size}
         if self.format in WEIGHTS_ONLY:
             for option, given in graph.items():
                 if given:
                     raise DrnError(
-                        f"{option}: a file of weights has no input and output",
-                        f"{option} is for onnx, pt2 and openvino",
+                        f"{option}: not supported by {self.format}, which contains weights only",
+                        "use onnx, pt2 or openvino",
                     )
         if self.precision == "int8" and self.format not in INT8:
-            raise DrnError(f"--int8: is for {' and '.join(INT8)}, not for {self.format}")
+            raise DrnError(f"--int8: not supported by {self.format}", f"use {' or '.join(INT8)}")
         if self.argmax and task == "classification":
-            raise DrnError("--argmax: is for segmenters, and this is a classifier")
+            raise DrnError("--argmax: only for segmentation, and this is a classifier")
 
     @property
     def outputs(self) -> list[str]:
-        """Names of what the network gives."""
+        """Names of the outputs."""
         return ["classes"] if self.argmax else ["logits", "scores"]

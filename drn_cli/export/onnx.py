@@ -1,4 +1,4 @@
-"""ONNX files, by way of PyTorch's dynamo exporter."""
+"""ONNX files, written by PyTorch's dynamo exporter."""
 
 import logging
 import re
@@ -19,25 +19,25 @@ def write_onnx(
     path: Path,
     program: torch.export.ExportedProgram,
     outputs: Sequence[str],
-    told: Mapping[str, str],
+    metadata: Mapping[str, str],
 ) -> None:
-    """Write a program as ONNX.
+    """Write an exported program as ONNX.
 
     Args:
         path: The file.
-        program: What was traced.
+        program: The exported program.
         outputs: Names of its outputs.
-        told: Strings for the file's metadata.
+        metadata: Metadata of the file.
 
     Raises:
-        DrnError: What writes ONNX is not installed.
+        DrnError: onnx or onnxscript is not installed.
     """
     for package in ("onnx", "onnxscript"):
         require_package(package, "onnx", "--format onnx")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch, about itself
-        made = torch.onnx.export(
+        warnings.simplefilter("ignore")  # about PyTorch's own code
+        exported = torch.onnx.export(
             program,
             (),
             dynamo=True,
@@ -46,14 +46,14 @@ def write_onnx(
             opset_version=OPSET,
             verbose=False,
         )
-    assert made is not None
-    _clean(made.model)
-    made.model.metadata_props.update(told)
-    made.save(path, external_data=False)
+    assert exported is not None
+    _clean(exported.model)
+    exported.model.metadata_props.update(metadata)
+    exported.save(path, external_data=False)
 
 
 def _clean(model: Any) -> None:
-    """Call free axes by their names, and drop where in our code each node comes from."""
+    """Name the dynamic axes, and remove the source locations of nodes."""
     axes = dict(zip(map(str, model.graph.inputs[0].shape), AXES, strict=True))
     names = {symbol: name for symbol, name in axes.items() if name and not symbol.isdigit()}
     for node in model.graph:

@@ -1,4 +1,4 @@
-"""Whether an exported network answers as the one that it was made of."""
+"""Parity check: compare the outputs of an exported network with those of the original."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,23 +16,23 @@ from drn_cli.export.probes import ParityInput
 from drn_cli.inference.opening import OpenedNetwork, TrainedNetwork
 from drn_cli.inference.runtimes import UINT8_STATISTICS, ExportedNetwork
 from drn_cli.inference.score_maps import NonFiniteScoresError, check_classes, check_finite
-from drn_cli.networks.models import DRN, upsample
+from drn_cli.networks.models import upsample
 
-DIFFERENCE = 1e-4  # in float32, of the largest score, or of 1 where all are smaller
+DIFFERENCE = 1e-4  # limit in float32, relative to the largest logit, at least 1
 AGREEMENT: Mapping[Precision, float] = {"float32": 0.999, "float16": 0.999, "int8": 0.98}
 
 
 @dataclass(frozen=True, slots=True)
 class OutputDifference:
-    """How alike two networks answer to one probe.
+    """Difference between the outputs of two networks for the same inputs.
 
     Attributes:
-        inputs: What was seen.
-        real: Whether it was images of something.
-        shape: `(N, 3, H, W)`.
-        difference: The largest one between their logits; None where there are no logits.
-        largest: The largest logit, without its sign.
-        agreement: Share of the pixels (of a classifier: of the images) with the same class.
+        inputs: Kind of the inputs.
+        real: Whether the inputs are images rather than random pixels.
+        shape: Shape of the inputs, `(N, 3, H, W)`.
+        difference: Largest absolute difference of logits or scores; None without them.
+        largest: Largest absolute logit.
+        agreement: Fraction of pixels (or of images, for a classifier) with the same class.
     """
 
     inputs: str
@@ -43,10 +43,9 @@ class OutputDifference:
     agreement: float
 
     def passes(self, precision: Precision) -> bool:
-        """Tell whether it is within what a precision allows.
+        """Return whether the difference is within the limits of a precision.
 
-        Whole numbers are calibrated on images, so random pixels say nothing of them. NaN and
-        infinity never pass.
+        int8 is calibrated on images, so random pixels are ignored. NaN and infinity never pass.
         """
         if self.difference is not None and not math.isfinite(self.difference):
             return False
@@ -59,13 +58,13 @@ class OutputDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
-    """What came of all comparisons.
+    """Result of the parity check.
 
     Attributes:
-        runtime: What ran the exported network.
-        original: What ran the other one.
-        precision: What the exported one computes in.
-        comparisons: One for each probe.
+        runtime: Runtime of the exported network.
+        original: Runtime and precision of the original network.
+        precision: Precision of the exported network.
+        comparisons: Difference for each input.
     """
 
     runtime: str
@@ -79,12 +78,12 @@ class Parity:
 
     @property
     def worst(self) -> str:
-        """Say in words how the exported network fails, or nearly does."""
+        """Description of the worst difference."""
         one = min(self.comparisons, key=lambda one: (one.passes(self.precision), one.agreement))
         count, _, height, width = one.shape
-        apart = "" if one.difference is None else f"logits differ by {one.difference:.2g}, and "
+        logits = "" if one.difference is None else f"logits differ by {one.difference:.2g}, and "
         return (
-            f"{apart}{100 * one.agreement:.3f} % of the classes are the same on {one.inputs} "
+            f"{logits}{100 * one.agreement:.3f} % of the classes agree on {one.inputs} "
             f"({count} of {width}x{height})"
         )
 
@@ -94,39 +93,40 @@ class Parity:
         return asdict(self) | {"allowed": allowed}
 
 
-Answer = Callable[[Tensor], dict[str, Tensor]]  # from uint8 `(N, H, W, 3)` to outputs by name
+Run = Callable[[Tensor], dict[str, Tensor]]  # from uint8 `(N, H, W, 3)` to outputs by name
 
 
-def run_network(found: OpenedNetwork, statistics: ChannelStats) -> Answer:
-    """Give what a network answers to pixels: classes, and logits and scores where it has them."""
+def run_network(found: OpenedNetwork, statistics: ChannelStats) -> Run:
+    """Return a function from pixels to classes and, unless they are exported alone, scores."""
     if not isinstance(found, ExportedNetwork):
-        return lambda pixels: _answered(found.model, normalize(pixels, statistics))
-    run = found.session(torch.device("cpu"), 1)
-    inside = UINT8_STATISTICS if found.takes_uint8 else statistics
 
-    def answer(pixels: Tensor) -> dict[str, Tensor]:
-        x = normalize(pixels, inside)
+        def run_model(pixels: Tensor) -> dict[str, Tensor]:
+            model, x = found.model, normalize(pixels, statistics)
+            scores = model.scores(x)
+            if model.task == "classification":
+                return _outputs(model(x), scores)
+            return _outputs(upsample(scores, x.shape[-2], x.shape[-1]), scores)
+
+        return run_model
+    session = found.session(torch.device("cpu"), 1)
+    normalization = UINT8_STATISTICS if found.takes_uint8 else statistics
+
+    def run_session(pixels: Tensor) -> dict[str, Tensor]:
+        x = normalize(pixels, normalization)
         if found.outputs_classes:
-            return {"classes": run(x, "classes")}
-        return _outputs(run(x, "logits"), run(x, "scores"))
+            return {"classes": session(x, "classes")}
+        return _outputs(session(x, "logits"), session(x, "scores"))
 
-    return answer
-
-
-def _answered(model: DRN, x: Tensor) -> dict[str, Tensor]:
-    scores = model.scores(x)
-    if model.task == "classification":
-        return _outputs(model(x), scores)
-    return _outputs(upsample(scores, x.shape[-2], x.shape[-1]), scores)  # as it does itself
+    return run_session
 
 
 def _outputs(logits: Tensor, scores: Tensor) -> dict[str, Tensor]:
     return {"logits": logits, "scores": scores, "classes": logits.max(1).indices}
 
 
-def _finite(answer: Answer, probe: ParityInput, classes: int, network: str) -> dict[str, Tensor]:
-    """Ask a network for all of its outputs, none of which may have a value that is not finite."""
-    outputs = answer(torch.from_numpy(probe.pixels))
+def _checked(run: Run, inputs: ParityInput, classes: int, network: str) -> dict[str, Tensor]:
+    """Return the outputs of a network, all values of which must be finite."""
+    outputs = run(torch.from_numpy(inputs.pixels))
     try:
         check_classes(outputs["classes"], classes)
         for output in outputs.values():
@@ -134,9 +134,8 @@ def _finite(answer: Answer, probe: ParityInput, classes: int, network: str) -> d
                 check_finite([output])
     except NonFiniteScoresError as error:
         raise DrnError(
-            f"{probe.names[error.number]}: not finite: the scores of {network}",
-            "there are classes for finite scores alone: check the checkpoint, or export it "
-            "without --half",
+            f"{inputs.names[error.number]}: the scores of {network} are not finite",
+            "check the checkpoint, or export it without --half",
         ) from None
     return outputs
 
@@ -147,38 +146,41 @@ def compare(
     exported: OpenedNetwork,
     statistics: ChannelStats,
     precision: Precision,
-    probes: Sequence[ParityInput],
+    inputs: Sequence[ParityInput],
 ) -> Parity:
-    """Show two networks the same inputs.
+    """Compare the outputs of two networks.
 
     Args:
-        original: What is right.
-        exported: What was made of it.
-        statistics: What pixels are normalised with.
-        precision: What the exported one computes in.
-        probes: The inputs.
+        original: The network that was exported.
+        exported: The exported network.
+        statistics: Mean and standard deviation for normalization.
+        precision: Precision of the exported network.
+        inputs: Inputs for both.
 
     Raises:
-        DrnError: Scores of either are NaN or infinite; it names the image.
+        DrnError: Scores of either are NaN or infinite; the message names the image.
     """
-    right, other = run_network(original, statistics), run_network(exported, statistics)
+    run_original = run_network(original, statistics)
+    run_exported = run_network(exported, statistics)
     comparisons, classes = [], original.classes
-    for probe in probes:
-        expected = _finite(right, probe, classes, f"the network, {original.path}")
-        given = _finite(other, probe, classes, f"the exported network, in {exported.runtime}")
-        apart = [
-            (given[name] - expected[name]).abs().max()
+    for one in inputs:
+        expected = _checked(run_original, one, classes, f"the network, {original.path},")
+        actual = _checked(run_exported, one, classes, f"the export, in {exported.runtime},")
+        differences = [
+            (actual[name] - expected[name]).abs().max()
             for name in ("logits", "scores")
-            if name in given
+            if name in actual
         ]
-        same = given["classes"].long() == expected["classes"]
-        count, height, width, _ = probe.pixels.shape
+        same = actual["classes"].long() == expected["classes"]
+        count, height, width, _ = one.pixels.shape
+        # The maximum of tensors keeps a NaN.
+        largest_difference = float(torch.stack(differences).max()) if differences else None
         comparisons.append(
             OutputDifference(
-                inputs=probe.kind,
-                real=probe.real,
+                inputs=one.kind,
+                real=one.real,
                 shape=(count, 3, height, width),
-                difference=float(torch.stack(apart).max()) if apart else None,  # keeps a NaN
+                difference=largest_difference,
                 largest=float(expected["logits"].abs().max()),
                 agreement=float(same.double().mean()),
             )

@@ -1,6 +1,6 @@
-"""Inputs on which an exported network is compared with the one that it was made of."""
+"""Inputs of the parity check and of int8 calibration."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,20 +19,20 @@ from drn_cli.inference.views import resize_image
 
 Split = Literal["train", "val"]
 
-SIZES = ((193, 257), (264, 200))  # height and width; neither was traced, and one is odd
-DRAWN = 2  # street scenes, where there are no images
-LARGEST = 640  # the longer side of an image that calibrates, in pixels
+SIZES = ((193, 257), (264, 200))  # height and width; other than in tracing, and one is odd
+SYNTHETIC = 2  # number of synthetic scenes if there are no images
+LARGEST = 640  # pixels, longer side of a calibration image
 
 
 @dataclass(frozen=True, slots=True)
 class ParityInput:
-    """Some images of one size.
+    """A batch of images of one size.
 
     Attributes:
-        kind: What they are, in words.
-        real: Whether they are images of something.
+        kind: Description of the images.
+        real: Whether they are images rather than random pixels.
         pixels: uint8 `(N, H, W, 3)`.
-        names: What messages call each image.
+        names: Name of each image, for messages.
     """
 
     kind: str
@@ -41,73 +41,65 @@ class ParityInput:
     names: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Images:
-    """Images, where they are from, in words, and what messages call each."""
+def example_images(
+    named: Sequence[str], source: Source, split: Split, count: int
+) -> tuple[str, dict[str, Pixels]]:
+    """Read up to `count` evenly spaced images: of `named`, or else of the run's data.
 
-    kind: str
-    images: list[Pixels]
-    names: list[str]
-
-
-def example_images(named: Sequence[str], source: Source, split: Split, count: int) -> Images | None:
-    """Find some images: those that were named, else some of the run's data.
-
-    They are spread evenly over what there is. None if nothing was named and the run's data is not
-    here.
+    Returns:
+        Description of the images, and the images by path; none if nothing is named and the run's
+        data are not available.
 
     Raises:
-        DrnError: What was named cannot be read.
+        DrnError: A named image cannot be read.
     """
     if named:
         paths = [Path(image.path) for image in find_images(named)]
         kind = "photographs"
     else:
-        try:
-            paths = _of_run(source, split)
-        except DrnError:  # its data need not be on this machine
-            return None
         kind = f"{split} images of the run"
+        if source.recipe is None:
+            return kind, {}
+        data = source.recipe.data
+        dataset: FolderDataset | ListDataset
+        try:
+            if source.recipe.task == "classification":
+                dataset = FolderDataset.open(Path(data.root))
+            else:
+                dataset = ListDataset.open(Path(data.root), data.lists)
+            paths = [sample.image for sample in dataset.samples(split)]
+        except DrnError:  # the data need not be on this machine
+            return kind, {}
     step = max(1, len(paths) // count)
-    paths = paths[::step][:count]
-    images = [read_image(path) for path in paths]
-    return Images(kind, images, [str(path) for path in paths]) if images else None
+    return kind, {str(path): read_image(path) for path in paths[::step][:count]}
 
 
-def _of_run(source: Source, split: Split) -> list[Path]:
-    recipe = source.recipe
-    if recipe is None:
-        return []
-    root = Path(recipe.data.root)
-    if recipe.task == "classification":
-        return [sample.image for sample in FolderDataset.open(root).samples(split)]
-    return [sample.image for sample in ListDataset.open(root, recipe.data.lists).samples(split)]
-
-
-def parity_inputs(examples: Images | None, form: ExportConfig, seed: int = 0) -> list[ParityInput]:
-    """Make inputs at two sizes, or at the one that the form has: images, and random pixels.
+def parity_inputs(
+    kind: str, images: Mapping[str, Pixels], config: ExportConfig, seed: int = 0
+) -> list[ParityInput]:
+    """Return images and random pixels at two sizes, or at the fixed size of the export.
 
     Args:
-        examples: Images; without any, street scenes are drawn.
-        form: What the network was exported as.
-        seed: Of the random pixels.
+        kind: Description of the images.
+        images: Images by name; if there are none, synthetic scenes are used.
+        config: Configuration of the export.
+        seed: Seed of the random pixels.
     """
-    if examples is None:
-        drawn = [draw_scene(number, 320, 240)[0] for number in range(DRAWN)]
-        names = [f"drawn street scene {number}" for number in range(DRAWN)]
-        examples = Images("drawn street scenes", drawn, names)
+    if not images:
+        kind = "synthetic scenes"
+        images = {f"synthetic scene {n}": draw_scene(n, 320, 240)[0] for n in range(SYNTHETIC)}
     random = np.random.default_rng(seed)
-    probes = []
-    for count, size in enumerate((form.size,) if form.size else SIZES, start=1):
-        pixels = np.stack([resize_image(image, *size) for image in examples.images])
-        probes.append(ParityInput(examples.kind, True, pixels, examples.names))
+    inputs = []
+    for count, size in enumerate((config.size,) if config.size else SIZES, start=1):
+        pixels = np.stack([resize_image(image, *size) for image in images.values()])
+        inputs.append(ParityInput(kind, True, pixels, list(images)))
         noise = random.integers(0, 256, (count, *size, 3), np.uint8)
-        probes.append(ParityInput("random pixels", False, noise, ["random pixels"] * count))
-    return probes
+        inputs.append(ParityInput("random pixels", False, noise, ["random pixels"] * count))
+    return inputs
 
 
 def downscale(image: Pixels) -> Pixels:
-    """Bring an image down to the size that calibration needs at most."""
+    """Downscale an image so that its longer side is at most `LARGEST`."""
     height, width = image.shape[:2]
     scale = min(1.0, LARGEST / max(height, width))
     return resize_image(image, max(1, round(height * scale)), max(1, round(width * scale)))

@@ -1,4 +1,4 @@
-"""A network as a program: what is traced for every format that has a computation in it."""
+"""Tracing with torch.export, which all formats with a computation graph are made from."""
 
 import io
 import json
@@ -16,76 +16,78 @@ from drn_cli.inference.runtimes import METADATA_KEY
 from drn_cli.inference.score_maps import NO_CLASS
 from drn_cli.networks.models import DRN, upsample
 
-TRACED = (2, 3, 66, 91)  # any size would do
+TRACED = (2, 3, 66, 91)  # shape of the example input; batch and size become dynamic
 
 
 class Deployed(nn.Module):
-    """A network with what its form puts before and behind it, batch norms folded.
+    """A network for deployment: batch norm folded, with optional normalization and argmax.
 
-    Shapes: `images` `(N, 3, H, W)` in: float32 and normalised, or uint8. Out, of a segmenter:
-    `logits` `(N, classes, H, W)` and `scores`, the same at an eighth of the size; or the index map
-    `(N, H, W)`, uint8 up to 256 classes. Of a classifier: `logits` `(N, classes)` and `scores` at
-    each position, whose mean they are. All but the index map are float32.
+    Shapes: `images` `(N, 3, H, W)` in, float32 and normalized, or uint8. Segmenters return `logits`
+    `(N, classes, H, W)` and `scores` at output stride 8, or the index map `(N, H, W)`, uint8 up to
+    256 classes. Classifiers return `logits` `(N, classes)` and `scores` at output stride 8, of
+    which the logits are the mean. All but the index map are float32.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: DRN, statistics: ChannelStats, form: ExportConfig) -> None:
+    def __init__(self, model: DRN, statistics: ChannelStats, config: ExportConfig) -> None:
         super().__init__()
         self.network = fold_batchnorm(model)
-        self.form = form
-        # OpenVINO keeps weights in 16 bits and computes in 32, which it does itself.
-        self.halved = form.precision == "float16" and form.format != "openvino"
-        if self.halved:
+        self.config = config
+        # OpenVINO itself converts the weights to 16 bits when it writes the file.
+        self.half_precision = config.precision == "float16" and config.format != "openvino"
+        if self.half_precision:
             self.network.half()
         for name, values in (("mean", statistics.mean), ("std", statistics.std)):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         x = images
-        if self.form.normalize:
+        if self.config.normalize:
             x = (x.float() - self.mean) / self.std
-        if self.halved:
+        if self.half_precision:
             x = x.half()
         scores = self.network.scores(x).float()
         if self.network.task == "classification":
             return scores.mean(dim=(2, 3)), scores
         logits = upsample(scores, images.shape[-2], images.shape[-1])
-        if not self.form.argmax:
+        if not self.config.argmax:
             return logits, scores
         classes = logits.argmax(1)
-        if self.network.classes > NO_CLASS:  # no value is left to mark a pixel with
+        if self.network.classes > NO_CLASS:  # the value that marks pixels is a class
             return (classes.to(torch.uint8 if self.network.classes == 256 else torch.int32),)
-        # Zero, or NaN where a score of any class is not finite; it spreads as scores do.
+        # Zero, or NaN if the score of any class is not finite; upsampled like the scores.
         zeros = (scores - scores).sum(1, keepdim=True)
         finite = upsample(zeros, images.shape[-2], images.shape[-1])[:, 0] == 0
         return (torch.where(finite, classes.to(torch.uint8), NO_CLASS),)
 
 
-def trace(model: DRN, statistics: ChannelStats, form: ExportConfig) -> torch.export.ExportedProgram:
-    """Make a program of a network, for any batch, height and width unless its form freezes them."""
+def trace(
+    model: DRN, statistics: ChannelStats, config: ExportConfig
+) -> torch.export.ExportedProgram:
+    """Trace a network, with dynamic batch size and, unless `config` fixes it, image size."""
     count, channels, *size = TRACED
-    x = torch.zeros(count, channels, *(form.size or size))
-    dynamic = (0,) if form.size else (0, 2, 3)
+    x = torch.zeros(count, channels, *(config.size or size))
+    dynamic = (0,) if config.size else (0, 2, 3)
     shapes = (dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC),)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch, about itself
+        warnings.simplefilter("ignore")  # about PyTorch's own code
         program = torch.export.export(
-            Deployed(model, statistics, form).eval(),
-            (x.to(torch.uint8) if form.normalize else x,),
+            Deployed(model, statistics, config).eval(),
+            (x.to(torch.uint8) if config.normalize else x,),
             dynamic_shapes=shapes,
         )
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # where our code lies on this machine
+        node.meta.pop("stack_trace", None)  # contains paths of this machine
     return program
 
 
 def write_program(
-    path: Path, program: torch.export.ExportedProgram, told: Mapping[str, str]
+    path: Path, program: torch.export.ExportedProgram, metadata: Mapping[str, str]
 ) -> None:
-    """Write a program of torch.export, with what it says of itself."""
-    program.example_inputs = None  # PyTorch would unpickle them when it loads the file
-    buffer = io.BytesIO()  # PyTorch ends the process where it cannot write to the disk itself
-    torch.export.save(program, buffer, extra_files={f"{METADATA_KEY}.json": json.dumps(told)})
+    """Write a torch.export program with its metadata."""
+    program.example_inputs = None  # PyTorch would unpickle them when loading
+    buffer = io.BytesIO()  # PyTorch aborts the process if it cannot write to the disk
+    torch.export.save(program, buffer, extra_files={f"{METADATA_KEY}.json": json.dumps(metadata)})
     path.write_bytes(buffer.getbuffer())

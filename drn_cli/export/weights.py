@@ -1,4 +1,4 @@
-"""Files of weights alone: ours, and those of the original code."""
+"""Weight files: our format, and that of the original code."""
 
 import io
 from collections import OrderedDict
@@ -15,28 +15,28 @@ from drn_cli.networks.metadata import check_metadata
 from drn_cli.networks.models import DRN
 
 
-def write_safetensors(path: Path, model: DRN, told: Mapping[str, str], *, half: bool) -> None:
-    """Write our own format, with what the file says of itself."""
+def write_safetensors(path: Path, model: DRN, metadata: Mapping[str, str], *, half: bool) -> None:
+    """Write our own format, safetensors with metadata."""
     tensors = model.state_dict()
-    path.write_bytes(encode(_halved(tensors) if half else tensors, told, path))
+    path.write_bytes(encode(_halved(tensors) if half else tensors, metadata, path))
 
 
-def write_original(path: Path, model: DRN, told: Mapping[str, str], *, half: bool) -> None:
-    """Write a plain state dict with the original's names, in a way that old PyTorch reads.
+def write_original(path: Path, model: DRN, metadata: Mapping[str, str], *, half: bool) -> None:
+    """Write a state dict with the original's keys, in the legacy format that old PyTorch reads.
 
     Raises:
-        DrnError: The original code does not have such a network.
+        DrnError: The original code does not have the architecture.
     """
     if model.width != 1:
         raise DrnError(
             f"{model.architecture.label}: the original code has width 1.0 only",
-            "--format safetensors takes any width",
+            "use --format safetensors",
         )
     if model.architecture.family == "B":
-        raise DrnError(f"{model.arch}: the original code has no DRN-B", "the others can be given")
+        raise DrnError(f"{model.arch}: the original code has no DRN-B", "use another format")
     tensors = to_original_keys(model)
     state = OrderedDict(_halved(tensors) if half else tensors)
-    strings = check_metadata(told, path, writing=True)
+    strings = check_metadata(metadata, path, writing=True)
     strings[CHECKSUM] = checksum(state, strings)
     setattr(state, VERSIONS, OrderedDict({ATTACHED: strings}))
     buffer = io.BytesIO()

@@ -29,14 +29,14 @@ def create_model(
         task: `forward` returns logits: `(N, classes)` for classification and
             `(N, classes, H, W)`, at the input's size, for segmentation.
         classes: Number of classes; 1000 for classification and 19 for segmentation if left out.
-        weights: `None` for a fresh network, `"imagenet"` for the published weights (looked for in
-            the cache folder, then downloaded), or a checkpoint file of any known format.
+        weights: `None` for random initialization, `"imagenet"` for the published weights (cached,
+            or else downloaded), or a checkpoint file of any known format.
         width: Channel multiplier, an extension that is not in the paper: channels are scaled and
             rounded to a multiple of 8, at least 8. Published weights need 1.0.
 
     Raises:
-        DrnError: Unknown architecture or task, a width out of range, a file that cannot be read or
-            does not fit.
+        DrnError: Unknown architecture or task, a width out of range, or a file that cannot be read
+            or does not fit.
     """
     from drn_cli.networks.models import build  # torch takes a second: not for `drn --help`
 

@@ -1,4 +1,4 @@
-"""DRN-A, B, C and D: from an image to a feature map of an eighth of its size.
+"""The backbones DRN-A, B, C and D: from an image to a feature map at output stride 8.
 
 Source: Yu, Koltun, Funkhouser, "Dilated Residual Networks", CVPR 2017, sections 2 to 4.
 """
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from drn_cli.networks.catalog import Architecture
 
-# Levels 1 to 8 of B, C and D. Levels 5 and 6 are dilated where a ResNet would stride; 7 and 8
-# step the dilation down again, which takes the grid pattern out of the map.
+# Levels 1 to 8 of B, C and D. Levels 5 and 6 are dilated where a ResNet has a stride; levels 7 and
+# 8 reduce the dilation again, which removes gridding artifacts.
 CHANNELS = (16, 32, 64, 128, 256, 512, 512, 512)
 STRIDES = (1, 2, 2, 2, 1, 1, 1, 1)
 DILATIONS = (1, 1, 1, 1, 2, 4, 2, 1)
-RESIDUAL_LEVELS = range(3, 7)  # the levels that are bottlenecks in the deep nets
+RESIDUAL_LEVELS = range(3, 7)  # the levels of several blocks, bottlenecks in the deep networks
 
 
 def convolution(
     in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, dilation: int = 1
 ) -> nn.Conv2d:
-    """Make a convolution that keeps the size, up to its stride."""
+    """Build a convolution with "same" padding and without bias."""
     return nn.Conv2d(
         in_channels,
         out_channels,
@@ -34,7 +34,7 @@ def convolution(
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, with or without a shortcut around them."""
+    """Two 3x3 convolutions, with or without a shortcut."""
 
     expansion = 1
 
@@ -64,7 +64,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with a shortcut; the 3x3 strides and dilates."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; stride and dilation are in the 3x3."""
 
     expansion = 4
 
@@ -95,10 +95,11 @@ class Bottleneck(nn.Module):
 
 
 class StridedProjection(nn.Conv2d):
-    """1x1 convolution of every `step`-th position, which is what a stride computes.
+    """1x1 convolution with stride `step`, computed by slicing the input.
 
-    For channels that are no multiple of 16. With 8, the backward pass of oneDNN (PyTorch 2.14) for
-    a strided 1x1 convolution in channels-last memory writes past its buffer and ends the process.
+    For channels that are not a multiple of 16. With 8 channels, the backward pass of oneDNN
+    (PyTorch 2.14) for a strided 1x1 convolution in channels-last memory writes past its buffer and
+    crashes the process.
     """
 
     def __init__(self, in_channels: int, out_channels: int, step: int) -> None:
@@ -110,17 +111,14 @@ class StridedProjection(nn.Conv2d):
 
 
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
-    """Make the shortcut's 1x1 convolution, where the two sides of a block differ in shape."""
+    """Build the 1x1 convolution of a shortcut; None if input and output have the same shape."""
     if stride == 1 and in_channels == out_channels:
         return None
     if stride > 1 and in_channels % 16:
         shortcut: nn.Conv2d = StridedProjection(in_channels, out_channels, stride)
     else:
         shortcut = convolution(in_channels, out_channels, kernel=1, stride=stride)
-    return nn.Sequential(
-        shortcut,
-        nn.BatchNorm2d(out_channels),
-    )
+    return nn.Sequential(shortcut, nn.BatchNorm2d(out_channels))
 
 
 def conv_level(
@@ -151,7 +149,7 @@ def residual_level(
     first: int,
     rest: int,
 ) -> nn.Sequential:
-    """Stack residual blocks: the first one strides and has a dilation of its own."""
+    """Stack residual blocks: the first one has the stride and the dilation `first`."""
     out_channels = channels * block.expansion
     return nn.Sequential(
         block(in_channels, channels, stride, first),
@@ -160,14 +158,14 @@ def residual_level(
 
 
 class Backbone(nn.Module):
-    """A DRN without its classifier.
+    """A DRN without its head.
 
     `layer0` is the stem; `layer1` and up are the levels of the paper (in family A, those of
     ResNet, with the max-pool before `layer1`).
 
     Shapes: `(N, 3, H, W)` in, `(N, out_channels, ceil(H / 8), ceil(W / 8))` out, for any size.
-    Every layer pads by itself, so a side that is no multiple of 8 is padded by its border of
-    zeros, on the right and at the bottom, as each stride needs it.
+    Sides that are not a multiple of 8 need no padding of the input: each strided layer rounds up,
+    with its own zero padding on the right and at the bottom.
     """
 
     def __init__(self, arch: Architecture) -> None:
@@ -188,7 +186,7 @@ class Backbone(nn.Module):
             self.level_names.append(name)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
-        """Give the map of each level, by name, from `layer0` on.
+        """Return the feature map of each level, by name, from `layer0` on.
 
         Shapes: `(N, 3, H, W)` in, `(N, C, ceil(H / s), ceil(W / s))` out, where s goes from 1
         (2 in family A) to 8.
@@ -214,13 +212,13 @@ def _stem(channels: int, stride: int) -> nn.Sequential:
 
 
 def _levels_a(arch: Architecture) -> Iterator[nn.Module]:
-    """ResNet's four levels; the last two dilate by 2 and 4, except in their first block."""
+    """ResNet's four levels; the last two have dilation 2 and 4, except in their first block."""
     block = Bottleneck if arch.bottleneck else BasicBlock
     in_channels = arch.channels(64)
     for blocks, stock, stride, dilation in zip(
         arch.blocks, (64, 128, 256, 512), (1, 2, 1, 1), (1, 1, 2, 4), strict=True
     ):
-        channels = arch.channels(stock)  # the inner ones of a bottleneck, which has 4 times as many
+        channels = arch.channels(stock)  # of a bottleneck, the inner channels: it has 4 times more
         yield residual_level(block, in_channels, channels, blocks, stride, 1, dilation)
         in_channels = channels * block.expansion
 
@@ -238,16 +236,16 @@ def _levels_bcd(arch: Architecture) -> Iterator[nn.Module]:
             if arch.family == "D":
                 yield conv_level(in_channels, channels, blocks, stride, dilation)
             else:
-                # C takes the shortcuts away where they would carry the grid to the output.
+                # C omits the shortcuts of levels 7 and 8, which would propagate gridding artifacts.
                 shortcut = arch.family == "B" or number < 7
                 yield nn.Sequential(BasicBlock(in_channels, channels, stride, dilation, shortcut))
             in_channels = channels
 
 
 def initialize(model: nn.Module) -> None:
-    """Draw convolutions from normal(0, 2 / (k * k * out_channels)); batch norm is 1 and 0."""
+    """Initialize convolutions from N(0, 2 / (k * k * out_channels)), as the original code does."""
     for module in model.modules():
-        # Without content there is nothing to draw; that torch draws it takes a second to import.
+        # Skip the meta device, on which the first random operation takes a second to import.
         if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
             nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))

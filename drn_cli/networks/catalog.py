@@ -1,4 +1,4 @@
-"""Every architecture of the paper, as data."""
+"""The architectures of the paper, as data."""
 
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -11,7 +11,7 @@ Family = Literal["A", "B", "C", "D"]
 Kind = Literal["original", "retrained"]
 
 MAX_WIDTH = 4.0
-# Names of published weights, and the kind of file that each stands for.
+# Keywords for published weights, and the kind of file that each selects.
 KEYWORDS: dict[str, Kind] = {"imagenet": "original", "imagenet-retrained": "retrained"}
 
 
@@ -25,19 +25,19 @@ class PublishedErrors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """What defines a network.
+    """An architecture of the paper, or one with other channels.
 
     Attributes:
-        name: As in the paper's code, `drn_d_22`.
+        name: Name as in the original code, `drn_d_22`.
         width: Channel multiplier. The paper has 1.0 only; other widths are an extension.
         family: A: a dilated ResNet. B: no max-pool, eight levels. C: B without the last
             shortcuts ("degridding"). D: C with plain convolutions at both ends.
         bottleneck: Whether the residual blocks of the middle levels are bottlenecks.
-        blocks: Blocks (or plain convolutions) in each level: levels 1 to 4 in family A, which
-            keeps ResNet's numbering, and 1 to 8 in the others.
+        blocks: Number of blocks (or plain convolutions) per level: levels 1 to 4 in family A, as in
+            ResNet, and 1 to 8 in the others.
         one_crop: Published errors for one 224x224 centre crop.
         ten_crop: Published errors over ten crops.
-        miou: Published mIoU of the segmenter on the validation images of Cityscapes, in percent.
+        miou: Published mIoU of the segmenter on the Cityscapes validation set, in percent.
     """
 
     name: str
@@ -50,9 +50,9 @@ class Architecture:
     width: float = 1.0
 
     def channels(self, stock: int) -> int:
-        """Return the paper's number of channels scaled by `width`: a multiple of 8, at least 8.
+        """Return the paper's number of channels times `width`, rounded to a multiple of 8.
 
-        The nearest multiple; a tie goes to an even multiple of 8 (20 to 16, 28 to 32).
+        At least 8; a tie goes to an even multiple of 8 (20 to 16, 28 to 32).
         """
         return max(8, 8 * round(stock * self.width / 8))
 
@@ -63,11 +63,11 @@ class Architecture:
 
     @property
     def label(self) -> str:
-        """The name, with the width where it is not the paper's: `drn_d_22 (width 0.5)`."""
+        """The name, with any other width than 1.0: `drn_d_22 (width 0.5)`."""
         return label(self.name, self.width)
 
 
-# The paper and its code give them for these six, each as its authors evaluated it.
+# From the paper and the README of its code.
 _MIOU = {"a_50": 67.3, "c_26": 68.0, "c_42": 70.9, "d_22": 68.0, "d_38": 71.4, "d_105": 75.6}
 
 
@@ -111,17 +111,17 @@ ARCHITECTURES = _architectures()
 
 
 def label(name: str, width: float) -> str:
-    """Return the name of an architecture, with the width where it is not the paper's."""
+    """Return the name of an architecture, with any other width than 1.0."""
     return name if width == 1 else f"{name} (width {width!r})"
 
 
 def list_models() -> list[str]:
-    """Name every architecture that `create_model` builds."""
+    """Return the names of all architectures."""
     return list(ARCHITECTURES)
 
 
 def check_width(width: float, weights: str | None) -> None:
-    """Check that a network which starts from published weights has their width.
+    """Check that a network with published weights has width 1.0.
 
     Raises:
         DrnError: `weights` is one of `KEYWORDS`, and the width is not 1.0.
@@ -129,7 +129,7 @@ def check_width(width: float, weights: str | None) -> None:
     if weights in KEYWORDS and width != 1:
         raise DrnError(
             f"the published {weights} weights need width 1.0, not {width!r}",
-            "train from scratch with weights null (None in Python), or use width 1.0",
+            "use width 1.0, or train from scratch with weights null (None in Python)",
         )
 
 
@@ -138,14 +138,16 @@ def architecture(name: str, width: float = 1.0) -> Architecture:
 
     Args:
         name: `drn-d-22`, `DRN_D_22` and `drn_d_22` are the same.
-        width: Channel multiplier, above 0 and at most `MAX_WIDTH`. The paper's scores are left out
-            of an architecture of another width than 1.0.
+        width: Channel multiplier, above 0 and at most `MAX_WIDTH`. With any other width than 1.0,
+            the published scores are None.
 
     Raises:
         DrnError: Unknown name, or a width out of range.
     """
     if not 0 < width <= MAX_WIDTH:
-        raise DrnError(f"width {width!r}: out of range", f"above 0, at most {MAX_WIDTH:g}")
+        raise DrnError(
+            f"width {width!r}: out of range", f"use a width above 0, at most {MAX_WIDTH:g}"
+        )
     key = name.lower().replace("-", "_")
     if key in ARCHITECTURES:
         stock = ARCHITECTURES[key]

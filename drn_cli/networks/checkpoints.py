@@ -1,7 +1,7 @@
-"""Reading weights from any file without running what is in it, and writing our own.
+"""Read weight files of any format without executing code, and write our own.
 
-Read: safetensors, PyTorch's zip and legacy formats, and a zip archive around one `.pth`.
-Written: safetensors with a few strings that say what the tensors are, a checksum among them.
+Read are safetensors, PyTorch's zip and legacy formats, and zip archives that hold one `.pth`.
+Written are safetensors with metadata that describe the tensors, including a checksum.
 """
 
 import io
@@ -38,22 +38,24 @@ from drn_cli.networks.pickles import PICKLE, ZIP, load_pickle
 logger = logging.getLogger(__name__)
 
 NESTED = ("state_dict", "model", "net")
-# What DataParallel, DistributedDataParallel and torch.compile put before each key.
-WRAPPERS = ("module.", "_orig_mod.")
+# Prefixes that DataParallel, DistributedDataParallel and torch.compile add to each key.
+WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 OWN_METADATA = ("format", "arch", "width", "task", "classes")
-CHECKSUM = "checksum"  # among the metadata: `crc32:` and 8 hexadecimal digits
-LONGEST_HEADER = 16 << 20  # bytes; ours have some ten thousand
-# Where modules keep the versions of their formats in a state dict, and our strings' name there:
-# whoever loads one looks for names of modules alone.
+CHECKSUM = "checksum"  # metadata key; the value is `crc32:` and 8 hexadecimal digits
+LONGEST_HEADER = 16 << 20  # bytes; our headers have about ten thousand
+# Attribute of a state dict in which modules keep their versions, and our entry there for metadata.
+# `load_state_dict` only reads the entries of modules, so it ignores ours.
 VERSIONS, ATTACHED = "_metadata", "drn"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Tensors by name, as the file names them, and the strings that lie beside them.
+    """Content of a weight file.
 
     Attributes:
-        verified: Whether a checksum shows that the file is as it was written.
+        tensors: Tensors by the keys of the file.
+        metadata: Metadata of the file.
+        verified: Whether a checksum confirms that the file is as it was written.
     """
 
     tensors: dict[str, Tensor]
@@ -62,44 +64,44 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path, *, quiet: bool = False) -> Checkpoint:
-    """Read a file of weights, recognised by its content.
+    """Read a weight file, whose format is recognized by its content.
 
-    A state dict may lie under `state_dict`, `model` or `net`; prefixes of wrappers are taken off.
-    Checksums are verified: that in the metadata, the CRC-32 of zip records, or else a SHA-256 in
-    `FILE.sha256`. A file without any is read, and a warning says so.
+    The state dict may be nested under `state_dict`, `model` or `net`; prefixes of wrappers are
+    removed. Checksums are verified: the one in the metadata, the CRC-32 of zip records, or a
+    SHA-256 in `FILE.sha256`. For a file without checksum, a warning is logged.
 
     Args:
         path: The file.
-        quiet: Whether nothing is warned of.
+        quiet: Log no warnings.
 
     Raises:
-        DrnError: No such file, not a checkpoint, damaged, metadata that is not what it must be, or
-            a pickle that would run code.
+        DrnError: No such file, not a checkpoint, damaged, invalid metadata, or a pickle that could
+            execute code.
     """
     path = Path(path)
-    with open_regular(path, "a file of weights") as file:
+    with open_regular(path, "a weight file") as file:
         found = _read(file, path)
         verified = found.verified or check_recorded_digest(file, path)
     metadata = check_metadata(found.metadata, path)
     if not (verified or quiet):
         warn_for_all(
             logger,
-            f"{path}: not verified, as it holds no checksum (`drn models import` writes one that "
-            "does)",
+            f"{path}: not verified: the file has no checksum (`drn models import` adds one)",
         )
     if metadata.get("steps") == "0" and not quiet:
-        warn_for_all(logger, f"{path}: checkpoint of step 0: this network has not been trained")
-    return Checkpoint(_without_wrappers(found.tensors), metadata, verified)
+        warn_for_all(logger, f"{path}: checkpoint of step 0: the network has not been trained")
+    tensors = {WRAPPERS.sub("", key): value for key, value in found.tensors.items()}
+    return Checkpoint(tensors, metadata, verified)
 
 
 def save_weights(path: Path, model: DRN, extra: Mapping[str, str] | None = None) -> None:
-    """Write a network's weights as safetensors, the whole file or nothing.
+    """Write the weights of a network as safetensors, atomically.
 
     Args:
         path: The file.
-        model: The bare network, without DDP or compile around it.
-        extra: More strings for the metadata: `class_names`, `mean`, `std` and so on. They cannot
-            replace `format`, `arch`, `width`, `task` and `classes`, which come from the network.
+        model: The network, not wrapped by DDP or torch.compile.
+        extra: Further metadata: `class_names`, `mean`, `std` and so on. `format`, `arch`, `width`,
+            `task` and `classes` always come from the network.
 
     Raises:
         DrnError: The file cannot be written.
@@ -108,17 +110,17 @@ def save_weights(path: Path, model: DRN, extra: Mapping[str, str] | None = None)
     metadata = dict(extra or {}) | dict(zip(OWN_METADATA, values, strict=True))
     content = encode(model.state_dict(), metadata, path)
     with atomic(path) as temporary:
-        # Not save_file, which writes a temporary file of its own and has errors of its own.
+        # Not save_file, which writes another temporary file and raises other errors.
         temporary.write_bytes(content)
 
 
 def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> bytes:
-    """Return a file of safetensors with a checksum in its metadata.
+    """Return the content of a safetensors file with a checksum in its metadata.
 
     Args:
-        tensors: On any device, of any layout.
-        metadata: Strings for it.
-        path: The file that it is for, for messages.
+        tensors: Tensors on any device, with any layout.
+        metadata: Metadata without the checksum.
+        path: The file, for messages.
 
     Raises:
         DrnError: Metadata that could not be read back.
@@ -129,9 +131,9 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Pat
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return a checksum over names, types, shapes and bytes of tensors, and over metadata.
+    """Return a checksum of the names, types, shapes and bytes of tensors, and of metadata.
 
-    A checksum among the metadata is left out. Order does not matter.
+    It does not depend on the order, nor on a checksum in the metadata.
     """
     names = sorted(tensors)
     described = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in names]
@@ -147,7 +149,7 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 
 def archived_weights(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
-    """Find the one `.pth` of a zip archive; raises DrnError if there is none or several."""
+    """Return the only `.pth` of a zip archive; raises DrnError if there is none or several."""
     members = [
         member
         for member in archive.infolist()
@@ -155,8 +157,8 @@ def archived_weights(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     ]
     if len(members) != 1:
         raise DrnError(
-            f"{path}: a zip archive with {len(members)} .pth files, where one is expected",
-            "unpack it and give the file you mean",
+            f"{path}: a zip archive with {len(members)} .pth files, expected one",
+            "unpack it and use one of the files",
         )
     return members[0]
 
@@ -168,7 +170,7 @@ def _read(file: IO[bytes], path: Path) -> Checkpoint:
         raise damaged(path, error) from error
     if start.startswith(ZIP):
         return _read_zip(file, path)
-    if start[8:9] == b"{":  # before pickles: the length that comes first may look like one
+    if start[8:9] == b"{":  # before pickles, as the length in front may look like one
         return _read_safetensors(path, int.from_bytes(start[:8], "little"))
     if start.startswith(PICKLE):
         return _unwrap(load_pickle(file, path), path, verified=False)
@@ -182,8 +184,8 @@ def _read_zip(file: IO[bytes], path: Path) -> Checkpoint:
             names = [name.rpartition("/")[2] for name in archive.namelist()]
             if "constants.pkl" in names:
                 raise DrnError(
-                    f"{path}: refused: a TorchScript program, which is code and not only weights",
-                    "give the state dict that it was made from",
+                    f"{path}: refused: a TorchScript program, which contains code",
+                    "use the state dict that it was created from",
                 )
             if "data.pkl" not in names:
                 return _read_archived(archive, path)
@@ -194,11 +196,11 @@ def _read_zip(file: IO[bytes], path: Path) -> Checkpoint:
 
 
 def _read_archived(archive: zipfile.ZipFile, path: Path) -> Checkpoint:
-    """Read the one file in a zip archive, whose CRC-32 is verified on the way."""
+    """Read the only weight file in a zip archive, which verifies its CRC-32."""
     member = archived_weights(archive, path)
     inner, content = path / member.filename, io.BytesIO()
     with archive.open(member) as packed:
-        shutil.copyfileobj(packed, content)  # piece by piece, and never more than the index says
+        shutil.copyfileobj(packed, content)  # in chunks, and never more than the index states
     start = content.getvalue()[:256]
     if start.startswith(ZIP):
         check_zip(content, inner, stored=True)
@@ -214,27 +216,27 @@ def _read_safetensors(path: Path, header: int) -> Checkpoint:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
-    except Exception as error:  # what a damaged header raises has no bounds
+    except Exception as error:  # a damaged header can raise anything
         raise damaged(path, error) from error
     return _verified(tensors, metadata, path)
 
 
 def _verified(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> Checkpoint:
-    """Compare tensors and metadata with the checksum of ours that lies beside them, if any."""
+    """Compare tensors and metadata with our checksum in the metadata, if any."""
     written = metadata.pop(CHECKSUM, "")
     if not re.fullmatch("crc32:[0-9a-f]{8}", written):
         if written and (metadata.get("format") == OURS or written.startswith("crc32")):
             raise damaged(path, f"its checksum is {written[:20]!a}, which is not a checksum")
-        return Checkpoint(tensors, metadata)  # of another kind, in the files of others
+        return Checkpoint(tensors, metadata)  # none, or that of another program
     if (found := checksum(tensors, metadata)) != written:
         raise damaged(path, f"its checksum is {found}, not {written}")
     return Checkpoint(tensors, metadata, verified=True)
 
 
 def _unwrap(content: Any, path: Path, *, verified: bool) -> Checkpoint:
-    """Find the state dict in what a training program saved."""
+    """Find the state dict and the metadata in the checkpoint of a training program."""
     if not isinstance(content, Mapping):
-        raise DrnError(f"{path}: holds a {type(content).__name__}, not a state dict")
+        raise DrnError(f"{path}: contains a {type(content).__name__}, not a state dict")
     metadata = {
         key: value
         for key, value in content.items()
@@ -249,11 +251,11 @@ def _unwrap(content: Any, path: Path, *, verified: bool) -> Checkpoint:
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise DrnError(
-                f"{path}: holds no state dict: {key!r} is of type {type(value).__name__}",
-                f"tensors by name are expected, or a dict with them under {', '.join(NESTED)}",
+                f"{path}: contains no state dict: {key!r} is of type {type(value).__name__}",
+                f"expected tensors by name, at the top or under {', '.join(NESTED)}",
             )
     if not content:
-        raise DrnError(f"{path}: holds no tensors")
+        raise DrnError(f"{path}: contains no tensors")
     versions = getattr(content, VERSIONS, None)
     attached = versions.get(ATTACHED) if isinstance(versions, Mapping) else None
     if not isinstance(attached, Mapping):
@@ -261,16 +263,6 @@ def _unwrap(content: Any, path: Path, *, verified: bool) -> Checkpoint:
     strings = {k: v for k, v in attached.items() if isinstance(k, str) and isinstance(v, str)}
     found = _verified(dict(content), strings, path)
     return Checkpoint(found.tensors, metadata | found.metadata, verified or found.verified)
-
-
-def _without_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    bare = {}
-    for key, value in tensors.items():
-        name = key
-        while name.startswith(WRAPPERS):
-            name = name.partition(".")[2]
-        bare[name] = value
-    return bare
 
 
 def _not_a_checkpoint(start: bytes, path: Path) -> DrnError:
@@ -283,6 +275,6 @@ def _not_a_checkpoint(start: bytes, path: Path) -> DrnError:
     if start.startswith(b"version https://git-lfs"):
         return DrnError(f"{path}: a Git LFS pointer, not the weights", "run: git lfs pull")
     return DrnError(
-        f"{path}: not a file of weights",
-        "safetensors, torch.save (.pth, .pt) and a .zip with one .pth are read",
+        f"{path}: not a weight file",
+        "supported are safetensors, torch.save (.pth, .pt) and a .zip with one .pth",
     )

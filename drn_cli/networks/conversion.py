@@ -1,8 +1,8 @@
-"""Other people's names for the same tensors, and ours.
+"""Conversion between our state dict keys and those of other implementations.
 
-Ours are `backbone.layerL...` and `head.weight`, `head.bias`, for both tasks. A file is recognised
-by its keys: for each known way of naming, every architecture predicts the keys that it would
-have, and the one that predicts the file's keys is what the file holds.
+Our keys are `backbone.layerL...`, `head.weight` and `head.bias`, for both tasks. A file is
+recognized by its keys: each architecture predicts its keys in each known naming scheme, and the
+prediction that fits identifies the architecture.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,21 +21,21 @@ from drn_cli.networks.checkpoints import Checkpoint
 from drn_cli.networks.models import DRN, OUTPUT_STRIDE, build
 
 HEAD = ("head.weight", "head.bias")
-COUNTER = ".num_batches_tracked"  # newer than the original; nothing here depends on it
-SHOWN = 5
+COUNTER = ".num_batches_tracked"  # does not exist in files of old PyTorch, and is not needed
+SHOWN = 5  # keys in a message
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """Weights under our names.
+    """Weights under our keys.
 
     Attributes:
         format: `drn`, `original`, `original segmentation`, `pytorchcv` or `torchvision`.
-        archs: Architectures that the tensors fit, the likeliest first. More than one only for
+        archs: Architectures that the tensors fit, the most likely first. More than one only for
             B-26 and C-26, which differ in their shortcuts and not in their weights.
-        width: Channel multiplier; 1.0 in files that do not state one.
-        task: None if the file does not tell.
-        classes: None if the file has no head.
+        width: Channel multiplier; 1.0 if the file does not state one.
+        task: Task; None if the file does not state it.
+        classes: Number of classes; None if the file has no head.
         tensors: `backbone.*`, and `head.weight` `(classes, C, 1, 1)` and `head.bias` if present.
         verified: As in `Checkpoint.verified`.
     """
@@ -50,17 +50,13 @@ class Conversion:
 
 
 @dataclass(frozen=True, slots=True)
-class _Naming:
-    """A way of naming: how it is told, what it says of the task, and its name for our key."""
+class _KeyMap:
+    """A naming scheme: prefixes that identify it, its task, and the key that it has for ours."""
 
     format: str
     prefixes: tuple[str, ...]
     task: Task | None
     rename: Callable[[str, Architecture], str]
-
-
-def _ours(key: str, arch: Architecture) -> str:
-    return key
 
 
 def _original(key: str, arch: Architecture) -> str:
@@ -73,7 +69,7 @@ def _original(key: str, arch: Architecture) -> str:
 
 
 def _original_segmentation(key: str, arch: Architecture) -> str:
-    """Name a tensor as the original's segmenter does: by its place among the backbone's modules."""
+    """Return the key in the original's segmenter: by position among the backbone's modules."""
     if key.startswith("head."):
         return key.replace("head.", "seg.", 1)
     level, rest = _split(key)
@@ -81,12 +77,12 @@ def _original_segmentation(key: str, arch: Architecture) -> str:
         return f"base.{level}.{rest}"
     if level == 0:
         return f"base.{rest}"
-    # Convolution, batch norm and ReLU stand before level 1, and in family A a pool as well.
+    # Before level 1 are a convolution, batch norm and ReLU, in family A also a max-pool.
     return f"base.{level + (3 if arch.family == 'A' else 2)}.{rest}"
 
 
 def _pytorchcv(key: str, arch: Architecture) -> str:
-    """Name a tensor as pytorchcv does: stage 4 is levels 4 to 8 in a row, units count from 1."""
+    """Return the key in pytorchcv: stage 4 is levels 4 to 8, units are numbered from 1."""
     if key.startswith("head."):
         return key.replace("head.", "output.", 1)
     level, rest = _split(key)
@@ -114,55 +110,72 @@ def _split(key: str) -> tuple[int, str]:
     return int(level), rest
 
 
-ORIGINAL = _Naming("original", ("layer0.", "conv1.", "bn1."), "classification", _original)
-ORIGINAL_SEGMENTATION = _Naming(
+ORIGINAL = _KeyMap("original", ("layer0.", "conv1.", "bn1."), "classification", _original)
+ORIGINAL_SEGMENTATION = _KeyMap(
     "original segmentation", ("base.",), "segmentation", _original_segmentation
 )
-NAMINGS = (
-    _Naming("drn", ("backbone.",), None, _ours),
+KEY_MAPS = (
+    _KeyMap("drn", ("backbone.",), None, lambda key, arch: key),
     ORIGINAL_SEGMENTATION,
-    _Naming("pytorchcv", ("features.",), "classification", _pytorchcv),
+    _KeyMap("pytorchcv", ("features.",), "classification", _pytorchcv),
     ORIGINAL,
 )
 
 
 def convert(checkpoint: Checkpoint, path: Path) -> Conversion:
-    """Recognise a checkpoint's format and architecture, and give its tensors our names.
+    """Recognize format and architecture of a checkpoint, and rename its tensors to our keys.
 
     Raises:
-        DrnError: Not a DRN's weights, or keys that are missing, unknown or of another shape.
+        DrnError: Not the weights of a DRN, or keys that are missing, unknown or of another shape.
     """
     keys = checkpoint.tensors.keys()
-    naming = next((n for n in NAMINGS if any(k.startswith(n.prefixes) for k in keys)), None)
-    if naming is None:
-        raise _foreign(keys, path)
-    fits = sorted(
-        (_compare(naming, arch, keys) for arch in _candidates(checkpoint, naming, path)),
-        # A foreign file that fits both is C: nobody published weights for B.
-        key=lambda fit: (len(fit.missing) + len(fit.unknown), fit.arch.family == "B"),
+    key_map = next((m for m in KEY_MAPS if any(k.startswith(m.prefixes) for k in keys)), None)
+    if key_map is None:
+        raise _not_drn(keys, path)
+    # The architectures that the file may hold. A file of ours states its own.
+    if checkpoint.metadata.get("format") == "drn":
+        width = float(checkpoint.metadata.get("width", 1.0))
+        candidates = [architecture(checkpoint.metadata["arch"], width)]
+    else:
+        candidates = list(ARCHITECTURES.values())
+        if key_map.format == "pytorchcv":  # has no family A; its ResNets have other keys
+            candidates = [arch for arch in candidates if arch.family != "A"]
+    matches = sorted(
+        (_match(key_map, arch, keys) for arch in candidates),
+        # Files of others that fit both B and C are C: there are no published weights for B.
+        key=lambda match: (len(match.missing) + len(match.unknown), match.arch.family == "B"),
     )
-    best = fits[0]
+    best = matches[0]
     if best.missing or best.unknown:
         if len(best.missing) * 2 > len(best.names):
-            raise _foreign(keys, path)
-        raise DrnError(f"{path}: nearly a {best.arch.name}, but {_differences(best)}")
+            raise _not_drn(keys, path)
+        problems = [
+            f"{len(names)} keys are {kind}: {_list(names)}"
+            for kind, names in (("missing", best.missing), ("unknown", best.unknown))
+            if names
+        ]
+        raise DrnError(f"{path}: nearly a {best.arch.name}, but {' and '.join(problems)}")
     tensors = {
         ours: checkpoint.tensors[theirs]
         for theirs, ours in best.names.items()
         if theirs in checkpoint.tensors
     }
     classes = _check_shapes(tensors, best.arch, path)
-    said = checkpoint.metadata.get("classes")
-    if classes is not None and said is not None and int(said) != classes:
+    stated = checkpoint.metadata.get("classes")
+    if classes is not None and stated is not None and int(stated) != classes:
         raise DrnError(
-            f"{path}: metadata classes: {said}, and its head has {classes}",
-            "the file was changed or badly written: make it or copy it again",
+            f"{path}: metadata classes: {stated}, but its head has {classes}",
+            "the file was edited or written incorrectly: create or copy it again",
         )
+    task = key_map.task or next(
+        (known for known in get_args(Task) if known == checkpoint.metadata.get("task")), None
+    )
+    torchvision = key_map is ORIGINAL and best.arch.family == "A"
     return Conversion(
-        format="torchvision" if naming is ORIGINAL and best.arch.family == "A" else naming.format,
-        archs=tuple(fit.arch.name for fit in fits if not fit.missing and not fit.unknown),
+        format="torchvision" if torchvision else key_map.format,
+        archs=tuple(one.arch.name for one in matches if not one.missing and not one.unknown),
         width=best.arch.width,
-        task=None if classes is None else naming.task or _own_task(checkpoint),
+        task=None if classes is None else task,
         classes=classes,
         tensors=tensors,
         verified=checkpoint.verified,
@@ -170,15 +183,15 @@ def convert(checkpoint: Checkpoint, path: Path) -> Conversion:
 
 
 def to_original_keys(model: DRN) -> dict[str, Tensor]:
-    """Give a network's tensors the original's names and shapes, for a file that its code reads.
+    """Return the state dict of a network with the keys and shapes of the original code.
 
-    That takes what we leave out: the fixed up-sampling of a segmenter, and a shortcut of C-58
-    that the original computes and throws away, as zeros. Tensors share the network's memory.
+    It has what our networks omit: the fixed upsampling of a segmenter, and (as zeros) a shortcut of
+    C-58 that the original computes and does not use. Tensors share the network's memory.
     """
     arch = model.architecture
-    naming = ORIGINAL if model.task == "classification" else ORIGINAL_SEGMENTATION
+    key_map = ORIGINAL if model.task == "classification" else ORIGINAL_SEGMENTATION
     tensors = {
-        naming.rename(key, arch): value.detach()
+        key_map.rename(key, arch): value.detach()
         for key, value in model.state_dict().items()
         if not key.endswith(COUNTER)
     }
@@ -186,7 +199,7 @@ def to_original_keys(model: DRN) -> dict[str, Tensor]:
         tensors["fc.weight"] = tensors["fc.weight"].flatten(1)
     if arch.name == "drn_c_58":
         weight = model.head.weight.detach()
-        prefix = naming.rename("backbone.layer7.0.downsample.", arch)
+        prefix = key_map.rename("backbone.layer7.0.downsample.", arch)
         tensors[f"{prefix}0.weight"] = weight.new_zeros(512, 2048, 1, 1)
         for name in ("weight", "bias", "running_mean", "running_var"):
             tensors[f"{prefix}1.{name}"] = weight.new_zeros(512)
@@ -196,15 +209,15 @@ def to_original_keys(model: DRN) -> dict[str, Tensor]:
 
 
 def upsampling_weight(classes: int) -> Tensor:
-    """Make the original's fixed up-sampling, `(classes, 1, 16, 16)`: bilinear, by 8."""
+    """Return the original's fixed bilinear upsampling by 8, `(classes, 1, 16, 16)`."""
     steps = torch.arange(2 * OUTPUT_STRIDE)
     profile = 1 - (steps / OUTPUT_STRIDE - (2 * OUTPUT_STRIDE - 1) / (2 * OUTPUT_STRIDE)).abs()
     return torch.outer(profile, profile).repeat(classes, 1, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class _Fit:
-    """How an architecture's keys and a file's compare; `names` are theirs to ours."""
+class _Match:
+    """Comparison of the keys of an architecture with those of a file; `names`: theirs to ours."""
 
     arch: Architecture
     names: dict[str, str]
@@ -212,41 +225,40 @@ class _Fit:
     unknown: list[str]
 
 
-def _compare(naming: _Naming, arch: Architecture, keys: Iterable[str]) -> _Fit:
+def _match(key_map: _KeyMap, arch: Architecture, keys: Iterable[str]) -> _Match:
     present = set(keys)
-    names = {naming.rename(key, arch): key for key in (*_shapes(arch), *HEAD)}
+    names = {key_map.rename(key, arch): key for key in (*_shapes(arch), *HEAD)}
     heads = {theirs for theirs, ours in names.items() if ours in HEAD}
-    # A backbone alone is welcome; half a head is not.
+    # The head may be missing as a whole, not in part.
     optional = heads if present.isdisjoint(heads) else set()
     missing = [
         key
         for key in names
         if key not in present and key not in optional and not key.endswith(COUNTER)
     ]
-    useless = ["up."]
+    unused = ["up."]
     if arch.name == "drn_c_58":
-        useless.append(naming.rename("backbone.layer7.0.downsample.0.", arch))
-        useless.append(naming.rename("backbone.layer7.0.downsample.1.", arch))
-    unknown = [key for key in present if key not in names and not key.startswith(tuple(useless))]
-    return _Fit(arch, names, missing, sorted(unknown))
+        unused += [key_map.rename(f"backbone.layer7.0.downsample.{n}.", arch) for n in (0, 1)]
+    unknown = [key for key in present if key not in names and not key.startswith(tuple(unused))]
+    return _Match(arch, names, missing, sorted(unknown))
 
 
 @cache
 def _shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
-    """Give the shapes of a backbone's tensors under our names."""
+    """Return the shapes of a backbone's tensors, by our keys."""
     with torch.device("meta"):
         state = build(arch, "classification", 1).state_dict()
     return {key: tuple(value.shape) for key, value in state.items() if key not in HEAD}
 
 
 def _check_shapes(tensors: dict[str, Tensor], arch: Architecture, path: Path) -> int | None:
-    """Compare all shapes, make the head a convolution, and give the number of classes."""
+    """Check all shapes, reshape a linear head to a 1x1 convolution, and return its classes."""
     classes = None
     expected = dict(_shapes(arch))
     weight = tensors.get("head.weight")
     if weight is not None:
         classes = weight.shape[0] if weight.dim() else 0
-        if tuple(weight.shape) == (classes, arch.out_channels):  # a Linear, in family A
+        if tuple(weight.shape) == (classes, arch.out_channels):  # nn.Linear, in family A
             tensors["head.weight"] = weight[:, :, None, None]
         expected["head.weight"] = (classes, arch.out_channels, 1, 1)
         expected["head.bias"] = (classes,)
@@ -263,34 +275,10 @@ def _check_shapes(tensors: dict[str, Tensor], arch: Architecture, path: Path) ->
     return classes
 
 
-def _candidates(checkpoint: Checkpoint, naming: _Naming, path: Path) -> Iterable[Architecture]:
-    """Give the architectures that a file may hold; a file of ours says which one it is."""
-    if checkpoint.metadata.get("format") == "drn":
-        width = float(checkpoint.metadata.get("width", 1.0))
-        return [architecture(checkpoint.metadata["arch"], width)]
-    if naming.format == "pytorchcv":  # has no family A, and names its ResNets in another way
-        return [arch for arch in ARCHITECTURES.values() if arch.family != "A"]
-    return ARCHITECTURES.values()
-
-
-def _own_task(checkpoint: Checkpoint) -> Task | None:
-    task = checkpoint.metadata.get("task")
-    return next((known for known in get_args(Task) if known == task), None)
-
-
-def _differences(fit: _Fit) -> str:
-    parts = []
-    if fit.missing:
-        parts.append(f"{len(fit.missing)} keys are missing: {_list(fit.missing)}")
-    if fit.unknown:
-        parts.append(f"{len(fit.unknown)} keys are unknown: {_list(fit.unknown)}")
-    return " and ".join(parts)
-
-
-def _foreign(keys: Iterable[str], path: Path) -> DrnError:
+def _not_drn(keys: Iterable[str], path: Path) -> DrnError:
     return DrnError(
         f"{path}: not the weights of a DRN: its keys are {_list(sorted(keys))}",
-        "files of drn, of the original code, of pytorchcv and of torchvision's ResNets are known",
+        "supported are files of drn, the original code, pytorchcv and torchvision's ResNets",
     )
 
 

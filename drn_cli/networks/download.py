@@ -1,4 +1,4 @@
-"""Published weights from a mirror into the cache folder, checked and resumed."""
+"""Download of published weights into the cache folder, with mirrors, checksums and resumption."""
 
 import fcntl
 import hashlib
@@ -27,20 +27,20 @@ from drn_cli.version import __version__
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT = 20.0  # seconds without a byte, after which a mirror counts as dead
-CONNECTING = 60.0  # seconds until the headers of the answer have to be there
-SLOWEST = 1024  # bytes a second, on average over each WINDOW
+TIMEOUT = 20.0  # seconds without data after which a mirror is given up
+CONNECTING = 60.0  # seconds until the headers of the response
+SLOWEST = 1024  # bytes per second, on average over each WINDOW
 WINDOW = 30.0  # seconds
-CHUNK = 1 << 20
-LARGEST = 1 << 30  # bytes of a file whose size is not known; the largest has some 220 million
+CHUNK = 1 << 20  # bytes
+LARGEST = 1 << 30  # bytes, limit of files of unknown size; the largest has about 220 million
 
 
 class _WrongContentError(Exception):
-    """What came is not the file that was asked for."""
+    """The file is not the published one."""
 
 
 def cache_folder() -> Path:
-    """Give the folder for what can be had again: `$DRN_CACHE`, or `drn` in the user's cache."""
+    """Return the cache folder: `$DRN_CACHE`, or `drn` in the user's cache folder."""
     if folder := os.environ.get("DRN_CACHE"):
         return user_path(folder)
     base = os.environ.get("XDG_CACHE_HOME")
@@ -55,79 +55,86 @@ def cache_folder() -> Path:
 
 
 def weights_folder() -> Path:
+    """Return the folder of cached weights."""
     return cache_folder() / "weights"
 
 
 def verify_checksum(path: Path, file: WeightFile) -> bool:
-    """Return whether a file on disk is the published one: its checksum, size and digest.
+    """Return whether a file is the published one: by its size, checksum and digest.
 
-    A SHA-256 that was recorded when the file was verified for the first time must fit as well.
+    The SHA-256 that was recorded when the file was first verified must match as well.
     """
-    return _why_wrong(path, file, path) is None
+    return _mismatch(path, file, path) is None
 
 
-def _why_wrong(path: Path, file: WeightFile, place: Path) -> str | None:
-    """Return what about a file is not as published, or as recorded beside its place."""
-    recorded = recorded_digest(place) if file.digest is None else None
+def _mismatch(path: Path, file: WeightFile, cached: Path) -> str | None:
+    """Return how a file differs from the published one, or from the digest recorded in the cache.
+
+    Args:
+        path: The file.
+        file: The published file.
+        cached: Path of the file in the cache, beside which its SHA-256 is recorded.
+    """
+    recorded = recorded_digest(cached) if file.digest is None else None
     if file.size is not None and path.stat().st_size != file.size:
         return f"it has {path.stat().st_size:,} bytes, not {file.size:,}"
-    # A recorded digest is of a file that had the short checksum.
-    fast = recorded is not None and file.algorithm != "sha256"
-    wanted = [] if fast else [(str(file.algorithm), file.checksum)]
+    # A recorded SHA-256 implies the checksum; comparing both would read the file a second time.
+    implied = recorded is not None and file.algorithm != "sha256"
+    expected = [] if implied else [(str(file.algorithm), file.checksum)]
     if file.digest is not None:
         algorithm, _, digits = file.digest.partition(":")
-        wanted.append((algorithm, digits))
+        expected.append((algorithm, digits))
     if recorded is not None:
-        wanted.append(("sha256", recorded))
+        expected.append(("sha256", recorded))
     found: dict[str, str] = {}
-    for algorithm in {algorithm for algorithm, _ in wanted}:
+    for algorithm in {algorithm for algorithm, _ in expected}:
         with path.open("rb") as opened:
             found[algorithm] = hashlib.file_digest(opened, algorithm).hexdigest()
-    for algorithm, digits in wanted:
+    for algorithm, digits in expected:
         if found[algorithm].startswith(digits):
             continue
         if digits == recorded:
             return (
-                f"its SHA-256 is not the one that {digest_file(place)} records (remove that file "
-                "to compare with the published digits alone)"
+                f"its SHA-256 is not the one in {digest_file(cached)} (remove that file to compare "
+                "with the published digits only)"
             )
         return f"its {algorithm.upper()} does not begin with {digits}"
     return None
 
 
 def _record(path: Path, file: WeightFile) -> None:
-    """Record the SHA-256 of a file that was found to be the published one, for later reads."""
+    """Record the SHA-256 of a verified file for later reads."""
     recorded = recorded_digest(path)
     if recorded is not None and file.digest in (None, f"sha256:{recorded}"):
         return
     then = f"its SHA-256 is recorded in {digest_file(path).name} and compared from now on"
     try:
         write_text(digest_file(path), f"{sha256(path)}  {path.name}\n")
-    except DrnError as error:  # a cache folder that is only read
-        then = f"its SHA-256 is not recorded: {error.message}"
+    except DrnError as error:  # a read-only cache folder
+        then = f"its SHA-256 could not be recorded: {error.message}"
     if file.digest is None:
         size = "" if file.size is None else " and its size"
         logger.warning(
-            "%s: of its %s only the first %s digits%s could be compared, which can be forged (%s)",
-            *(path, file.algorithm.upper(), len(file.checksum), size, then),
+            "%s: only the first %s digits of its %s%s were compared, which can be forged (%s)",
+            *(path, len(file.checksum), file.algorithm.upper(), size, then),
         )
 
 
 def download_weights(files: Sequence[WeightFile], folder: Path | None = None) -> Path:
-    """Give the first of some equivalent files that can be had, downloading it if need be.
+    """Return the first available of several equivalent files, downloading it if necessary.
 
-    In order: sound files in the cache; the base addresses in `DRN_MIRRORS` (separated by
-    spaces); each file's own addresses. An interrupted download leaves `NAME.part` and is resumed
-    the next time. Processes that want the same file wait for one another; a server that is slower
-    than 1 KiB a second is given up. The SHA-256 of a file is recorded in `NAME.sha256` when it is
-    verified first, and compared from then on.
+    Tried are, in this order, intact files in the cache, the base URLs in `DRN_MIRRORS` (separated
+    by spaces), and the URLs of each file. An interrupted download leaves `NAME.part` and is resumed
+    later. Processes that need the same file wait for each other; a server that sends less than
+    1 KiB per second is given up. The SHA-256 of a file is recorded in `NAME.sha256` when it is
+    first verified, and compared from then on.
 
     Args:
         files: Files of one architecture, in order of preference.
-        folder: The cache folder for weights, unless it is to be another.
+        folder: Folder for the files; by default the cache.
 
     Raises:
-        DrnError: None can be had; the error says what was tried and what to put where.
+        DrnError: No file could be downloaded; the message lists the URLs and the folder.
     """
     folder = folder or weights_folder()
     for file in files:
@@ -135,31 +142,32 @@ def download_weights(files: Sequence[WeightFile], folder: Path | None = None) ->
         if path.is_file() and verify_checksum(path, file):
             _record(path, file)
             return path
-    with _alone(folder):
+    with _locked(folder):
         return _from_folder(files, folder) or _from_mirrors(files, folder)
 
 
 def candidate_urls(files: Sequence[WeightFile]) -> list[tuple[WeightFile, str]]:
-    """List what to try, in order: the user's own mirrors are near, so they go before all else."""
+    """Return the URLs to try, in order: first the mirrors of the user."""
     mirrors = os.environ.get("DRN_MIRRORS", "").split()
-    near = [
+    mirrored = [
         (file, f"{mirror.rstrip('/')}/{name}")
         for mirror in mirrors
         for file in files
         for name in file.download_names
     ]
-    return near + [(file, url) for file in files for url in file.urls]
+    return mirrored + [(file, url) for file in files for url in file.urls]
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time work in the folder: all ranks of a run want the same file."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock the folder for this process: all ranks of a job need the same file."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open_lock(folder / ".lock")
     except OSError as error:
         raise DrnError(
-            f"{folder}: cannot be written: {error.strerror or error}", "set DRN_CACHE to a folder"
+            f"{folder}: cannot be written: {error.strerror or error}",
+            "set DRN_CACHE to another folder",
         ) from error
     with lock:
         with suppress(OSError):  # some network file systems have no locks
@@ -168,16 +176,16 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _from_folder(files: Sequence[WeightFile], folder: Path) -> Path | None:
-    """Look again, now that no process writes, also for archives that were put here by hand."""
+    """Return the first intact file, also from an archive that the user has placed in the folder."""
     for file in files:
         path = folder / file.name
         if path.is_file():
-            wrong = _why_wrong(path, file, path)
-            if wrong is None:
+            mismatch = _mismatch(path, file, path)
+            if mismatch is None:
                 _record(path, file)
                 return path
             logger.warning(
-                "%s: %s: it is not used, and replaced if a mirror has the right one", path, wrong
+                "%s: %s: not used (it is replaced if the download succeeds)", path, mismatch
             )
         for name in file.download_names:
             archive = folder / name
@@ -185,7 +193,7 @@ def _from_folder(files: Sequence[WeightFile], folder: Path) -> Path | None:
                 try:
                     return _accept(file, archive, folder)
                 except _WrongContentError as error:
-                    logger.warning("%s: %s: it is not used", archive, error)
+                    logger.warning("%s: %s: not used", archive, error)
     return None
 
 
@@ -194,24 +202,23 @@ def _from_mirrors(files: Sequence[WeightFile], folder: Path) -> Path:
     for file, url in candidate_urls(files):
         try:
             path = _download_from(file, url, folder)
-            _remove_parts(files, folder)
+            for name in [name for file in files for name in file.download_names]:
+                with suppress(OSError):
+                    (folder / f"{name}.part").unlink()
             return path
         except (OSError, HTTPException, ValueError, _WrongContentError) as error:
-            failures.append(f"{url}: {_reason(error)}")
+            reason = str(error) or type(error).__name__
+            if isinstance(error, HTTPError):
+                reason = f"HTTP {error.code}"
+            elif isinstance(error, URLError):
+                reason = str(error.reason)
+            failures.append(f"{url}: {reason}")
             logger.info("%s", failures[-1])
     names = [name for file in files for name in dict.fromkeys((file.name, *file.download_names))]
     raise DrnError(
         f"the weights of {files[0].arch} could not be downloaded: {'; '.join(failures)}",
-        f"put {' or '.join(names)} into {folder}, or name a mirror in DRN_MIRRORS",
+        f"copy {' or '.join(names)} to {folder}, or set DRN_MIRRORS to the URL of a mirror",
     )
-
-
-def _remove_parts(files: Sequence[WeightFile], folder: Path) -> None:
-    """Remove what was received of files that will not be continued."""
-    for file in files:
-        for name in file.download_names:
-            with suppress(OSError):
-                (folder / f"{name}.part").unlink()
 
 
 def _download_from(file: WeightFile, url: str, folder: Path) -> Path:
@@ -225,7 +232,7 @@ def _download_from(file: WeightFile, url: str, folder: Path) -> Path:
         except _WrongContentError:
             if not resumed:
                 raise
-        # The beginning may be from another mirror and be what is wrong.
+        # The first part may come from another mirror and be the wrong one.
         part.unlink()
         _receive(url, part, limit)
         return _accept(file, part, folder)
@@ -235,7 +242,7 @@ def _download_from(file: WeightFile, url: str, folder: Path) -> Path:
 
 
 def _receive(url: str, part: Path, limit: int) -> bool:
-    """Download to `part`, from its end on if the server can; return whether it did so."""
+    """Download to `part`, resuming if the server supports it; return whether it was resumed."""
     have = 0
     if os.path.lexists(part):
         with open_part(part) as begun:
@@ -247,14 +254,14 @@ def _receive(url: str, part: Path, limit: int) -> bool:
         response = _opened(request)
     except HTTPError as error:
         error.close()
-        if have and error.code == 416:  # nothing lies beyond what we have: the checksum decides
+        if have and error.code == 416:  # the file has no more bytes: the checksum decides
             return True
         raise
     with response:
         sent = str(response.headers.get("Content-Range", ""))
         resumed = sent.startswith(f"bytes {have}-")
         if response.status == 206 and not resumed:
-            raise OSError("the server sent another range than asked for")
+            raise OSError("the server sent another range than requested")
         length = response.headers.get("Content-Length")
         expected = None if length is None else int(length) + (have if resumed else 0)
         if expected is not None and expected > limit:
@@ -267,14 +274,14 @@ def _receive(url: str, part: Path, limit: int) -> bool:
                 initial=have if resumed else 0,
                 unit="B",
                 unit_scale=True,
-                disable=None,  # no bar where stderr is no terminal
+                disable=None,  # no bar unless stderr is a terminal
             ) as bar,
         ):
             if not resumed:
                 out.truncate(0)
             size = mark = have if resumed else 0
             since = time.monotonic()
-            # Not read, which would wait for the whole chunk, however slowly it comes.
+            # Not read(), which waits for the whole chunk, however slowly it arrives.
             while chunk := response.read1(CHUNK):
                 size += len(chunk)
                 if size > limit:
@@ -292,56 +299,49 @@ def _receive(url: str, part: Path, limit: int) -> bool:
 
 
 def _opened(request: Request) -> Any:
-    """Open an address; headers that come one byte at a time do not keep it waiting for ever."""
-    answer: list[Any] = []
+    """Open a URL, with a limit for all headers together; urllib's limit is for each read."""
+    responses: list[Any] = []
 
-    def ask() -> None:
+    def request_headers() -> None:
         try:
-            answer.append(urlopen(request, timeout=TIMEOUT))
-        except Exception as error:  # raised below, where someone waits for it
-            answer.append(error)
+            responses.append(urlopen(request, timeout=TIMEOUT))
+        except Exception as error:  # raised below, in the thread of the caller
+            responses.append(error)
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=request_headers, daemon=True)
     thread.start()
     thread.join(CONNECTING)
-    if not answer:
-        raise TimeoutError(f"no answer within {CONNECTING:.0f} s")
-    if isinstance(answer[0], Exception):
-        raise answer[0]
-    return answer[0]
+    if not responses:
+        raise TimeoutError(f"no response within {CONNECTING:.0f} s")
+    if isinstance(responses[0], Exception):
+        raise responses[0]
+    return responses[0]
 
 
-def _accept(file: WeightFile, arrived: Path, folder: Path) -> Path:
-    """Check what arrived and put it in its place; raises _WrongContentError and leaves it."""
+def _accept(file: WeightFile, download: Path, folder: Path) -> Path:
+    """Verify a downloaded file or archive, and move the weights to the cache.
+
+    Raises:
+        _WrongContentError: It is not the published file.
+    """
     target = folder / file.name
     with atomic(target) as temporary:
         if file.archived:
-            _unpack(arrived, temporary)
+            _unpack(download, temporary)
         else:
-            shutil.copyfile(arrived, temporary)
-        wrong = _why_wrong(temporary, file, target)
-        if wrong is not None:
-            raise _WrongContentError(wrong)
+            shutil.copyfile(download, temporary)
+        mismatch = _mismatch(temporary, file, target)
+        if mismatch is not None:
+            raise _WrongContentError(mismatch)
     _record(target, file)
     return target
 
 
-def _unpack(arrived: Path, target: Path) -> None:
+def _unpack(download: Path, target: Path) -> None:
     try:
-        with (
-            zipfile.ZipFile(arrived) as archive,
-            target.open("wb") as out,
-        ):
-            check_sizes(archive, arrived)
-            with archive.open(archived_weights(archive, arrived)) as packed:
+        with zipfile.ZipFile(download) as archive, target.open("wb") as out:
+            check_sizes(archive, download)
+            with archive.open(archived_weights(archive, download)) as packed:
                 shutil.copyfileobj(packed, out)
     except (*ZIP_ERRORS, DrnError) as error:
-        raise _WrongContentError(f"not the archive that was expected: {error}") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, HTTPError):
-        return f"HTTP {error.code}"
-    if isinstance(error, URLError):
-        return str(error.reason)
-    return str(error) or type(error).__name__
+        raise _WrongContentError(f"not the expected archive: {error}") from error

@@ -1,5 +1,6 @@
-"""Someone else's weight file made ours, after proof that it works."""
+"""`drn models import`: convert a weight file of another program, after a test run."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +15,16 @@ from drn_cli.networks.download import weights_folder
 from drn_cli.networks.models import DRN, build
 from drn_cli.networks.weights import load_converted
 
-ENDINGS = (".zip", ".tar", ".safetensors", ".pth", ".pt")
+ENDINGS = re.compile(r"(\.(zip|tar|safetensors|pth|pt))+$")
 PROBE = (1, 3, 40, 56)  # small, but with more than one position in the last map
 
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What was found in the file, and the file made of it.
+    """Content of the source, and the file that was written.
 
     Attributes:
-        verified: Whether a checksum shows that the source is as it was written.
+        verified: Whether a checksum confirms that the source is as it was written.
     """
 
     format: str
@@ -44,34 +45,38 @@ def import_weights(
     task: Task | None = None,
     force: bool = False,
 ) -> ImportResult:
-    """Read a file, prove that the network runs with it, and write it as safetensors.
+    """Read a weight file, check that the network runs with it, and write it as safetensors.
 
     Args:
         source: A file of any known format.
-        out: The file to write; in the cache folder, under the source's name, if left out.
-        arch: Needed only for B-26, whose weights cannot be told from those of C-26.
-        task: Needed only for a file that has our keys and does not say its task.
+        out: The file to write; by default in the cache folder, with the name of the source.
+        arch: Needed only for B-26, whose weights have the same keys and shapes as those of C-26.
+        task: Needed only for a file with our keys that does not state its task.
         force: Replace `out` if it exists.
 
     Raises:
-        DrnError: The file cannot be read, fits no network, has no head, makes the network answer
-            with infinities or NaN; `out` exists or cannot be written.
+        DrnError: The file cannot be read, fits no network, has no head, or gives NaN or infinite
+            outputs; `out` exists or cannot be written.
     """
     checkpoint = read_checkpoint(source)
-    target = out or weights_folder() / f"{_stem(source.name)}.safetensors"
+    target = out or weights_folder() / f"{ENDINGS.sub('', source.name)}.safetensors"
     if target.exists() and not force:
-        raise DrnError(f"{target}: is there already", "--force replaces it, --out names another")
+        raise DrnError(
+            f"{target}: already exists", "use --force to overwrite, or --out for another path"
+        )
     converted = convert(checkpoint, source)
     if converted.width != 1:
         raise DrnError(
-            f"{source}: a network of width {converted.width!r} is drn's own, and there is nothing "
-            "to convert",
-            "use the file as it is, or `drn export FILE --format safetensors`",
+            f"{source}: width {converted.width!r} exists in files of drn only: nothing to convert",
+            "use the file directly, or `drn export FILE --format safetensors`",
         )
     model = _network(converted, source, arch, task)
     extra = {key: text for key, text in checkpoint.metadata.items() if key not in OWN_METADATA}
     load_converted(model, converted, source)
-    _prove(model, source)
+    with torch.inference_mode():
+        output = model.eval()(torch.randn(PROBE, generator=torch.Generator().manual_seed(0)))
+    if not output.isfinite().all():
+        raise DrnError(f"{source}: the outputs are NaN or infinite", "the weights are broken")
     save_weights(target, model, {"source": source.name, "source_format": converted.format} | extra)
     return ImportResult(
         format=converted.format,
@@ -88,31 +93,15 @@ def import_weights(
 def _network(converted: Conversion, source: Path, arch: str | None, task: Task | None) -> DRN:
     name = architecture(arch).name if arch else converted.archs[0]
     if name not in converted.archs:
-        raise DrnError(f"{source}: file holds {' or '.join(converted.archs)}, not {name}")
+        raise DrnError(f"{source}: contains {' or '.join(converted.archs)}, not {name}")
     if converted.classes is None:
         raise DrnError(
-            f"{source}: has no head, only a backbone",
-            "create_model and recipes take it as it is; there is nothing to convert",
+            f"{source}: a backbone without head: nothing to convert",
+            "use the file directly, in create_model or as model.weights",
         )
     if task and converted.task and task != converted.task:
         raise DrnError(f"{source}: its task is {converted.task}, not {task}")
     known = converted.task or task
     if known is None:
-        raise DrnError(f"{source}: does not say what its task is", "say it with --task")
+        raise DrnError(f"{source}: the task is not stated", "add --task")
     return build(architecture(name), known, converted.classes)
-
-
-@torch.inference_mode()
-def _prove(model: DRN, source: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    output = model.eval()(torch.randn(PROBE, generator=generator))
-    if not output.isfinite().all():
-        raise DrnError(
-            f"{source}: the network answers with infinities or NaN: the weights are broken"
-        )
-
-
-def _stem(name: str) -> str:
-    while name.endswith(ENDINGS):
-        name = name.rpartition(".")[0]
-    return name

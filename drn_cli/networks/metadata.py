@@ -1,11 +1,10 @@
-"""Metadata of weights, checkpoints and exports: one schema for every format, read or written.
+"""Metadata of weights, checkpoints and exports: one schema for all formats, read or written.
 
-Metadata is strings by name, because that is all that safetensors and ONNX hold. Lists and numbers
-are JSON in such a string. Keys that are not listed here belong to others and are left alone.
+Metadata are strings by key, as safetensors and ONNX support nothing else; lists and numbers are
+encoded as JSON. Keys that are not in the schema belong to other programs and are not validated.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -14,19 +13,19 @@ from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, model_
 from drn_cli.errors import DrnError
 from drn_cli.networks.catalog import ARCHITECTURES, MAX_WIDTH, Task
 
-LONGEST = 64 << 20  # characters of a value; the longest of ours, provenance, has some thousand
+LONGEST = 64 << 20  # characters of a value; our longest, provenance, has a few thousand
 OURS = "drn"  # the value of `format` in files that drn wrote
 SHOWN = 60  # characters of a value in a message
-# Other programs keep strings of these names with other meanings at the top of their checkpoints,
-# also such as fit by chance. All files that drn wrote say so, but older exports, which it knows
-# by their formats. A mean and a std of others that fit both are what everybody means by them.
+# Keys that other programs use at the top of their checkpoints with other meanings, even with values
+# that are valid by chance. They are only read from files that drn wrote, which state so (`format`;
+# older exports are recognized by theirs). A valid pair of mean and std has the same meaning in all.
 AMBIGUOUS = {
     *("width", "classes", "class_names", "class_folders", "colours", "crop", "resize", "size"),
     *("input", "outputs", "provenance", "mean_std_guess"),
 }
 
-# Of pixels in 0..1, the same ranges as in data.folders. In float32, dividing by a smaller deviation
-# would give infinities.
+# Of pixels in 0..1, with the ranges of data.folders. Dividing by a smaller deviation would overflow
+# float32.
 _Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 _Deviation = Annotated[float, Field(ge=1e-6, le=1, allow_inf_nan=False, strict=True)]
 _Width = Annotated[float, Field(gt=0, le=MAX_WIDTH, allow_inf_nan=False, strict=True)]
@@ -39,7 +38,7 @@ _Outputs = Annotated[str, Field(pattern=r"^(logits|scores|classes)(,(logits|scor
 
 
 class _Metadata(BaseModel):
-    """The keys that `drn` reads, each of them optional, with what messages say is expected."""
+    """The keys that `drn` reads, all of them optional; descriptions are used in messages."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -70,8 +69,8 @@ class _Metadata(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> "_Metadata":
         if (self.mean is None) != (self.std is None):
-            given, other = ("mean", "std") if self.std is None else ("std", "mean")
-            raise ValueError(f"{given} is given without {other}")
+            stated, missing = ("mean", "std") if self.std is None else ("std", "mean")
+            raise ValueError(f"{stated} without {missing}")
         lists = {"class_names": self.class_names, "class_folders": self.class_folders}
         counts = {key: len(value) for key, value in lists.items() if value is not None}
         if self.colours is not None:
@@ -87,29 +86,37 @@ class _Metadata(BaseModel):
 def check_metadata(
     strings: Mapping[str, str], path: Path, *, ours: bool = False, writing: bool = False
 ) -> dict[str, str]:
-    """Validate metadata that was read from a file, or is about to be written to one.
+    """Validate metadata that were read from a file, or are about to be written to one.
 
     Args:
-        strings: All of the file's strings, those of others among them.
+        strings: All metadata of the file, including those of other programs.
         path: The file, for messages.
-        ours: Whether `drn` wrote the file, also where `format` does not say so.
-        writing: Whether they are about to be written.
+        ours: Whether `drn` wrote the file, although `format` does not state it.
+        writing: Whether the metadata are about to be written.
 
     Returns:
-        The same strings, without those that may mean something else in the files of others.
+        The metadata, without keys that may have another meaning in files of other programs.
 
     Raises:
-        DrnError: A value that `drn` reads is not what it must be, or a string is not valid Unicode.
+        DrnError: A value is invalid, a key that our files have is missing, or a string is not valid
+            Unicode.
     """
     ours = ours or strings.get("format") == OURS
-    wrong = partial(_wrong, path, writing)
+
+    def invalid(key: str, problem: str) -> DrnError:
+        subject = f"{path}: metadata {key}".rstrip()
+        hint = "the file was edited or written incorrectly: create or copy it again"
+        if writing:
+            hint = "nothing was written: correct info.json of the data folder, or the source file"
+        return DrnError(f"{subject}: {problem}", hint)
+
     for key, value in strings.items():
         if len(value) > LONGEST:
-            raise wrong(key, f"{len(value):,} characters")
+            raise invalid(key, f"{len(value):,} characters")
         try:
             f"{key}{value}".encode()
         except UnicodeEncodeError as error:
-            raise wrong(ascii(key), "not valid Unicode") from error
+            raise invalid(ascii(key), "not valid Unicode") from error
     foreign = not (ours or writing)
     if foreign:
         strings = {key: value for key, value in strings.items() if key not in AMBIGUOUS}
@@ -120,44 +127,31 @@ def check_metadata(
         key = str(first["loc"][0]) if first["loc"] else ""
         if foreign:
             return {k: text for k, text in strings.items() if k not in ("mean", "std")}
-        raise wrong(key, _problem(key, strings.get(key), first["msg"])) from error
+        if key in strings:
+            expected = _Metadata.model_fields[key].description
+            raise invalid(key, f"expected {expected}, not {_shown(strings[key])}") from error
+        raise invalid(key, first["msg"].removeprefix("Value error, ")) from error
     if ours:
-        _check_own(strings, path, wrong)
+        _check_own(strings, path, invalid)
     return dict(strings)
 
 
 def _check_own(
-    strings: Mapping[str, str], path: Path, wrong: Callable[[str, str], DrnError]
+    strings: Mapping[str, str], path: Path, invalid: Callable[[str, str], DrnError]
 ) -> None:
-    """Check the keys that files of others may hold with another meaning."""
+    """Check the keys that every file of ours has."""
     for key in ("arch", "task", "classes"):
         if key not in strings:
-            raise wrong(key, "is missing")
+            raise invalid(key, "is missing")
     if strings["task"] not in get_args(Task):
-        raise wrong(
+        raise invalid(
             "task", f"expected {' or '.join(get_args(Task))}, not {_shown(strings['task'])}"
         )
     if strings["arch"] not in ARCHITECTURES:
         raise DrnError(
-            f"{path}: holds an architecture that this drn does not know: {_shown(strings['arch'])}",
-            "a newer drn may",
+            f"{path}: unknown architecture {_shown(strings['arch'])}", "written by a newer drn?"
         )
-
-
-def _problem(key: str, value: str | None, message: str) -> str:
-    if value is None:  # what concerns several keys
-        return message.removeprefix("Value error, ")
-    return f"expected {_Metadata.model_fields[key].description}, not {_shown(value)}"
 
 
 def _shown(value: str) -> str:
     return ascii(value if len(value) <= SHOWN else f"{value[:SHOWN]}...")
-
-
-def _wrong(path: Path, writing: bool, key: str, problem: str) -> DrnError:
-    return DrnError(
-        f"{f'{path}: metadata {key}'.rstrip()}: {problem}",
-        "not written: correct info.json of the data folder, or the file that it comes from"
-        if writing
-        else "the file was changed or badly written: make it or copy it again",
-    )

@@ -1,4 +1,4 @@
-"""A backbone with a head: a classifier or a segmenter."""
+"""The networks: a backbone with a head, for classification or segmentation."""
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,13 @@ OUTPUT_STRIDE = 8
 
 
 class DRN(nn.Module):
-    """What classifiers and segmenters have in common.
+    """Base class of classifiers and segmenters.
 
     Attributes:
         architecture: The architecture, with its width.
-        arch: The architecture's name.
-        width: The architecture's channel multiplier.
-        task: What the network answers.
+        arch: Name of the architecture.
+        width: Channel multiplier.
+        task: The task.
         classes: Number of classes.
         backbone: The network without its head.
         head: 1x1 convolution from the last feature map to class scores.
@@ -36,11 +36,11 @@ class DRN(nn.Module):
         initialize(self)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
-        """Give the map of each level of the backbone, by name; see `Backbone.features`."""
+        """Return the feature map of each level, by name; see `Backbone.features`."""
         return self.backbone.features(x)
 
     def scores(self, x: Tensor) -> Tensor:
-        """Score each class at each position, `(N, classes, ceil(H / 8), ceil(W / 8))`."""
+        """Return class scores at output stride 8, `(N, classes, ceil(H / 8), ceil(W / 8))`."""
         scores: Tensor = self.head(self.backbone(x))
         return scores
 
@@ -51,7 +51,7 @@ class Classifier(DRN):
     task: Task = "classification"
 
     def forward(self, x: Tensor) -> Tensor:
-        # Pooling before the head is the same and cheaper: the head is linear.
+        # Pooling before the linear head gives the same result and is cheaper.
         pooled = self.backbone(x).mean(dim=(2, 3), keepdim=True)
         return self.head(pooled).flatten(1)  # type: ignore[no-any-return]
 
@@ -66,23 +66,23 @@ class Segmenter(DRN):
 
 
 def upsample(scores: Tensor, height: int, width: int) -> Tensor:
-    """Bring class scores back to the image's size.
+    """Upsample class scores to the size of the image.
 
-    The original does it with a fixed transposed convolution (kernel 16, stride 8, padding 4)
-    whose profile is `1 - |i / 8 - 15 / 16|`. That is bilinear interpolation of a map bordered by
-    zeros, which is faster and has no weights to carry about.
+    The original code uses a fixed transposed convolution (kernel 16, stride 8, padding 4) with the
+    profile `1 - |i / 8 - 15 / 16|`. This is bilinear interpolation of a zero-padded map, which is
+    faster and has no weights.
 
     Shapes: `(N, C, ceil(height / 8), ceil(width / 8))` in, `(N, C, height, width)` out.
     """
-    bordered = F.pad(scores, (1, 1, 1, 1))
-    size = (OUTPUT_STRIDE * bordered.shape[-2], OUTPUT_STRIDE * bordered.shape[-1])
-    grown = F.interpolate(bordered, size=size, mode="bilinear", align_corners=False)
-    inside = slice(OUTPUT_STRIDE, OUTPUT_STRIDE + height)
-    return grown[..., inside, OUTPUT_STRIDE : OUTPUT_STRIDE + width]
+    padded = F.pad(scores, (1, 1, 1, 1))
+    size = (OUTPUT_STRIDE * padded.shape[-2], OUTPUT_STRIDE * padded.shape[-1])
+    upsampled = F.interpolate(padded, size=size, mode="bilinear", align_corners=False)
+    rows = slice(OUTPUT_STRIDE, OUTPUT_STRIDE + height)
+    return upsampled[..., rows, OUTPUT_STRIDE : OUTPUT_STRIDE + width]
 
 
 def build(arch: Architecture, task: Task, classes: int) -> DRN:
-    """Make a network with fresh weights."""
+    """Build a network with random weights."""
     return (Classifier if task == "classification" else Segmenter)(arch, classes)
 
 

@@ -1,8 +1,8 @@
-"""Pickles of torch.save, read without running what is in them and without letting them take memory.
+"""Safe reading of the pickles of torch.save: no code execution, no exhaustion of memory.
 
-PyTorch's restricted reader calls what is on its list alone. But that list holds functions that make
-much out of little (`bytearray(2**36)`), so each pickle is scanned for a shorter list before it is
-read, and tensors that claim more elements than they have bytes are refused.
+PyTorch's restricted unpickler calls only functions on its allow-list. Some of these can allocate
+much memory from few bytes (`bytearray(2**36)`), so each pickle is first scanned against a shorter
+allow-list, and tensors with more elements than their storage are refused.
 """
 
 import io
@@ -24,10 +24,10 @@ from drn_cli.integrity import damaged
 ZIP = b"PK\x03\x04"
 PICKLE = b"\x80"
 
-# What state dicts, the states of optimizers and schedulers, and numpy numbers are pickled with.
-ENCODE = "_codecs.encode"  # how pickles before protocol 3 keep bytes
+# The globals in pickles of state dicts, of optimizer and scheduler states, and of numpy numbers.
+ENCODE = "_codecs.encode"  # bytes, before protocol 3
 REBUILD = "torch._utils._rebuild_tensor_v2"
-REBUILD_AS = "torch._tensor._rebuild_from_type_v2"  # with attributes, as torch.export keeps some
+REBUILD_AS = "torch._tensor._rebuild_from_type_v2"  # tensors with attributes, as in torch.export
 TENSOR = "torch.Tensor"
 NUMPY_SCALARS = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
 CONTAINERS = ("collections.OrderedDict", "collections.Counter", "builtins.set", "__builtin__.set")
@@ -39,8 +39,8 @@ ALLOWED = frozenset(
     }
 )
 STORAGES = re.compile(r"torch\.(cuda\.)?[A-Z][A-Za-z0-9]*Storage")
-# What has to follow some of them, as operations, names or texts. Other arguments make much out of
-# little: a codec doubles a text again and again; a container lists the rows of an expanded tensor.
+# What must follow some of these, as opcodes, globals or strings. With other arguments they could
+# allocate much memory: by repeated encoding, or as a container with all rows of an expanded tensor.
 FOLLOWED: dict[str, tuple[frozenset[str], ...]] = {
     ENCODE: tuple(frozenset({step}) for step in ("BINUNICODE", "'latin1'", "TUPLE2", "REDUCE")),
     REBUILD_AS: tuple(frozenset({step}) for step in ("MARK", REBUILD, TENSOR)),
@@ -49,44 +49,44 @@ FOLLOWED: dict[str, tuple[frozenset[str], ...]] = {
 STATES = ("EMPTY_DICT", "SETITEM", "SETITEMS", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 PUTS, GETS = ("BINPUT", "LONG_BINPUT"), ("BINGET", "LONG_BINGET")
 LATER = ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX")
-OLD_PICKLES = 5  # before the data in PyTorch's legacy format
-# How PyTorch's restricted reader says that it will not make or call something.
+OLD_PICKLES = 5  # pickles before the data in PyTorch's legacy format
+# Messages of PyTorch's restricted unpickler about globals that are not on its allow-list.
 REFUSAL = re.compile(
     r"unsupported (?:global: )?GLOBAL (\S+)|unrecognized function (.+)|but got (<class .+?>|\S+)",
     re.IGNORECASE,
 )
 REMEDY = (
-    "where it came from, and only if you trust it, save model.state_dict() alone with torch.save "
-    "or safetensors"
+    "if you trust it: load it where it was created, and save only model.state_dict() with "
+    "torch.save or safetensors"
 )
 
 
 def load_pickle(file: IO[bytes], path: Path) -> Any:
-    """Read what torch.save wrote, in its zip or legacy format: tensors and plain data.
+    """Read tensors and plain data that torch.save wrote, in its zip or legacy format.
 
     Args:
-        file: The open file, which may stand anywhere.
-        path: Its name in messages.
+        file: The open file, at any position.
+        path: The file, for messages.
 
     Raises:
-        DrnError: Damaged, cut short, or refused because it could run code or fill memory.
+        DrnError: Damaged, cut short, or refused because it could execute code or exhaust memory.
     """
     try:
         _scan(file, path)
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
-            warnings.simplefilter("ignore")  # about old formats, which we read on purpose
+            warnings.simplefilter("ignore")  # about old formats
             content = torch.load(file, map_location="cpu", weights_only=True)
     except DrnError:
         raise
-    except Exception as error:  # what a damaged pickle raises has no bounds
+    except Exception as error:  # a damaged pickle can raise anything
         text = str(error)
         if refused := REFUSAL.search(text):
             raise _refused(path, next(filter(None, refused.groups()))) from error
-        if "Unsupported operand" in text:  # pickle's protocol 3 and later, or garbage
-            raise _later(path) from error
-        # A paragraph of advice, which fits no one here.
+        if "Unsupported operand" in text:  # pickle protocol 3 or later, or garbage
+            raise _unsupported(path) from error
+        # PyTorch's paragraph of advice does not apply here.
         cut = "Weights only load failed" in text
         raise damaged(path, "not a complete pickle of tensors" if cut else error) from error
     _check_sizes(content, size, path)
@@ -94,26 +94,24 @@ def load_pickle(file: IO[bytes], path: Path) -> Any:
 
 
 def _scan(file: IO[bytes], path: Path) -> None:
-    """Check the names of all classes and functions in the pickles that PyTorch will read."""
+    """Check all globals in the pickles that PyTorch will read against the allow-list."""
     file.seek(0)
     if file.read(len(ZIP)) == ZIP:
         file.seek(0)
-        # PyTorch's reader, as others may find another record of that name.
+        # PyTorch's own reader: others may choose another record of the same name.
         content = torch._C.PyTorchFileReader(file).get_record("data.pkl")
         _scan_one(io.BytesIO(content), path)
         return
     file.seek(0)
-    if tarfile.is_tarfile(file):  # PyTorch tries that first
-        raise DrnError(
-            f"{path}: refused: a tar archive, as PyTorch wrote before version 0.1.10", REMEDY
-        )
+    if tarfile.is_tarfile(file):  # PyTorch tries this format first
+        raise DrnError(f"{path}: refused: a tar archive, of PyTorch before 0.1.10", REMEDY)
     file.seek(0)
     for _ in range(OLD_PICKLES):
         _scan_one(file, path)
 
 
 def _scan_one(file: IO[bytes], path: Path) -> None:
-    memo: dict[Any, str] = {}  # the names and texts that it holds
+    memo: dict[Any, str] = {}  # globals and strings in the memo of the pickle
     text, before = "", ""
     expected: tuple[frozenset[str], ...] = ()
     try:
@@ -123,7 +121,7 @@ def _scan_one(file: IO[bytes], path: Path) -> None:
                 memo[argument] = text
                 continue
             if name in LATER:
-                raise _later(path)
+                raise _unsupported(path)
             text = ""
             if name == "GLOBAL":
                 text = str(argument).replace(" ", ".", 1)
@@ -131,7 +129,11 @@ def _scan_one(file: IO[bytes], path: Path) -> None:
                 text = memo.get(argument, "")
             elif name == "BINUNICODE":
                 text = f"'{argument}'"
-            if name == "GLOBAL" and not _allowed(text):
+            if name == "GLOBAL" and not (
+                text in ALLOWED
+                or STORAGES.fullmatch(text)
+                or isinstance(getattr(torch, text.removeprefix("torch."), None), torch.dtype)
+            ):
                 raise _refused(path, text)
             if expected:
                 if not {name, text} & expected[0]:
@@ -146,16 +148,8 @@ def _scan_one(file: IO[bytes], path: Path) -> None:
         raise damaged(path, "not a complete pickle of tensors") from error
 
 
-def _allowed(name: str) -> bool:
-    return (
-        name in ALLOWED
-        or STORAGES.fullmatch(name) is not None
-        or isinstance(getattr(torch, name.removeprefix("torch."), None), torch.dtype)
-    )
-
-
 def _check_sizes(content: Any, size: int, path: Path) -> None:
-    """Check that tensors have no more elements than their storages, and these than the file."""
+    """Check that tensors are not larger than their storages, and these not than the file."""
     storages = {}
     for tensor in _tensors(content):
         storage = tensor.untyped_storage()
@@ -174,7 +168,7 @@ def _check_sizes(content: Any, size: int, path: Path) -> None:
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
-    """List the tensors in nested dicts and lists, however deep."""
+    """Yield the tensors in nested dicts and lists of any depth."""
     left, seen = [content], set()
     while left:
         value = left.pop()
@@ -186,11 +180,10 @@ def _tensors(content: Any) -> Iterator[Tensor]:
 
 
 def _numpy_scalars() -> list[Any]:
-    """List what a numpy number needs to be unpickled.
+    """Return the globals that are needed to unpickle a numpy number.
 
-    The original's training checkpoints keep their best precision as one. The function that
-    rebuilds it makes a number out of bytes and can do nothing else. numpy 2 moved it; files
-    name either place.
+    Training checkpoints of the original code have one (best_prec1). The function that rebuilds it
+    only converts bytes to a number. numpy 2 moved it, so files have either of two names.
     """
     scalar = np.float64(0).__reduce__()[0]
     kinds = (np.dtype(kind) for kind in ("f2", "f4", "f8", "i4", "i8", "?"))
@@ -199,14 +192,13 @@ def _numpy_scalars() -> list[Any]:
 
 def _refused(path: Path, name: str) -> DrnError:
     return DrnError(
-        f"{path}: refused: the file holds something other than tensors, which could run code or "
-        f"fill memory when it is read ({name})",
+        f"{path}: refused: contains more than tensors, which could execute code or exhaust memory "
+        f"({name})",
         REMEDY,
     )
 
 
-def _later(path: Path) -> DrnError:
+def _unsupported(path: Path) -> DrnError:
     return DrnError(
-        f"{path}: refused: damaged, or pickled in a way that could run code when it is read",
-        REMEDY,
+        f"{path}: refused: damaged, or a kind of pickle that could execute code", REMEDY
     )

@@ -1,7 +1,4 @@
-"""Floating-point operations and activation memory of a network, without computing anything.
-
-Networks run on tensors that have a shape and a type, but no content.
-"""
+"""FLOPs and activation memory of a network, measured on meta and fake tensors."""
 
 import weakref
 from collections.abc import Callable, Iterable
@@ -18,7 +15,7 @@ from drn_cli.networks.catalog import Architecture, Task
 from drn_cli.networks.models import DRN, build
 from drn_cli.networks.recomputation import enable_activation_checkpointing
 
-SIDE = 224  # pixels, of the image on which classifiers are compared
+SIDE = 224  # pixels, side of the image for which FLOPs are usually stated
 
 
 @lru_cache
@@ -30,46 +27,36 @@ def forward_flops(
     height: int = SIDE,
     width: int = SIDE,
 ) -> int:
-    """Return the operations of a forward pass of one image, 2 for each multiply-add.
+    """Return the FLOPs of a forward pass of one image, 2 per multiply-add.
 
-    As in `torch.utils.flop_counter`, and everywhere in the field, convolutions count; batch norm,
-    ReLU and resizing do not.
+    As in `torch.utils.flop_counter`, only convolutions count; batch norm, ReLU and resizing do not.
     """
-    model, image = _without_content(arch, task, classes, height, width)
     counts: list[int] = []
 
     def count(module: nn.Module, _: object, output: Tensor) -> None:
         assert isinstance(module, nn.Conv2d)
         counts.append(2 * output.numel() * module.weight[0].numel())
 
-    _remove_batch_norm(model)  # without content it takes a second to import
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        model.eval()(image)
+    with torch.device("meta"), torch.no_grad():
+        model = build(arch, task, classes).eval()
+        _remove_batch_norm(model)  # whose meta implementation takes a second to import
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(count)
+        model(torch.empty(1, 3, height, width))
     return sum(counts)
 
 
 @lru_cache
 def step_flops(arch: Architecture, task: Task, classes: int, *, height: int, width: int) -> int:
-    """Return the operations of a forward and a backward pass of one image, as in training.
+    """Return the FLOPs of a forward and a backward pass of one image, without recomputation."""
+    from torch.utils.flop_counter import FlopCounterMode  # its import takes a second
 
-    What activation checkpointing computes a second time is not counted.
-    """
-    from torch.utils.flop_counter import FlopCounterMode  # a second that lists do not need
-
-    model, image = _without_content(arch, task, classes, height, width)
-    with FlopCounterMode(display=False) as counter:
-        model.train()(image).sum().backward()
-    return int(counter.get_total_flops())
-
-
-def _without_content(
-    arch: Architecture, task: Task, classes: int, height: int, width: int
-) -> tuple[DRN, Tensor]:
     with torch.device("meta"):
-        return build(arch, task, classes), torch.empty(1, 3, height, width)
+        model, image = build(arch, task, classes), torch.empty(1, 3, height, width)
+    with FlopCounterMode(display=False) as counter:
+        model(image).sum().backward()
+    return int(counter.get_total_flops())
 
 
 def _remove_batch_norm(model: DRN) -> None:
@@ -79,13 +66,13 @@ def _remove_batch_norm(model: DRN) -> None:
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Sums up the storages that exist, as operations allocate them and Python frees them.
-
-    Attributes:
-        peak: The most bytes at a time.
+    """Tracks the memory of tensors, as operations allocate them and Python frees them.
 
     Args:
-        held: Tensors from before, which do not count.
+        held: Existing tensors, which are not counted.
+
+    Attributes:
+        peak: Peak memory in bytes.
     """
 
     def __init__(self, held: Iterable[Tensor]) -> None:
@@ -99,7 +86,7 @@ class MemoryTracker(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
-            # The storage of a view, or of an operation in place, is known.
+            # Views and in-place operations return known storages.
             if isinstance(leaf, Tensor) and leaf.untyped_storage() not in self._known:
                 storage = leaf.untyped_storage()
                 self._known.add(storage)
@@ -113,11 +100,11 @@ class MemoryTracker(TorchDispatchMode):
 
 
 class ActivationBytes(NamedTuple):
-    """Memory of a pass beside weights and gradients.
+    """Memory of a forward (and backward) pass in bytes, without weights and gradients.
 
     Attributes:
-        peak: The most bytes at a time: images, activations, outputs, and what is temporary.
-        saved: Bytes that a forward pass keeps for its backward pass; 0 in inference.
+        peak: Peak memory of inputs, activations, outputs and temporary tensors.
+        saved: Tensors that are kept for the backward pass; 0 in inference.
     """
 
     peak: int
@@ -135,44 +122,40 @@ def activation_bytes(
     loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     checkpointing: bool = False,
 ) -> ActivationBytes:
-    """Run a pass without content and measure its activations.
+    """Measure the activation memory of a pass over fake tensors.
 
-    It runs on fake CPU tensors, also for GPUs and in 16 bits: autocast gives convolutions, batch
-    norms and all between them the same types on both. Up-sampling is in float32 on CPUs only, which
-    is one more map of the size of the logits. What libraries take besides, such as copies in other
-    memory formats, is not counted.
+    The fake tensors are on the CPU, also for GPUs: autocast selects the same types on both, except
+    for upsampling, which is in float32 on CPUs (one more map of the size of the logits). Memory of
+    libraries, such as copies in other memory formats, is not counted.
 
     Args:
         arch: Architecture.
-        task: What the network predicts.
+        task: Task of the network.
         classes: Number of classes.
         shape: Batch size, height and width of the images.
-        dtype: Of autocast; None is float32. Its copies of the weights count in training, in
-            `peak`; in inference the weights are in that type themselves.
-        folded: Whether batch norm is part of the convolutions and makes no maps of its own.
+        dtype: Type of autocast; None is float32. In training, `peak` includes autocast's copies of
+            the weights; in inference the weights themselves have this type.
+        folded: Whether batch norm is folded into the convolutions.
         loss: Training loss, the first result of a call with logits and labels; None measures
             inference, up to the scores of a segmenter or the logits of a classifier.
-        checkpointing: Whether activations are recomputed in the backward pass.
+        checkpointing: Whether activation checkpointing is enabled.
     """
     from torch._subclasses import FakeTensorMode
 
     saved: dict[int, int] = {}
-
-    shapes = set[torch.Size]()
-
-    def save(tensor: Tensor) -> Tensor:
-        if tensor.dtype != dtype or tensor.shape not in shapes:  # no copy of a weight
-            saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    batch, *size = shape
-    with FakeTensorMode(allow_non_fake_inputs=True):  # class weights of the loss
+    with FakeTensorMode(allow_non_fake_inputs=True):  # class weights of the loss are real
         model = build(arch, task, classes).train(loss is not None)
         convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-        shapes.update(module.weight.shape for module in convolutions)
-        for module in convolutions if loss is None else ():
-            for name, weight in list(module.named_parameters()):  # loaded in the type of autocast
-                setattr(module, name, nn.Parameter(weight.detach().to(dtype)))
+        shapes = {module.weight.shape for module in convolutions}
+
+        def save(tensor: Tensor) -> Tensor:
+            if tensor.dtype != dtype or tensor.shape not in shapes:  # not a copy of a weight
+                saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        if loss is None and dtype is not None:
+            for module in convolutions:
+                module.to(dtype)
         if folded:
             _remove_batch_norm(model)
         if checkpointing:
@@ -182,15 +165,17 @@ def activation_bytes(
             for parameter in model.parameters():
                 parameter.grad = torch.zeros_like(parameter)
                 held.append(parameter.grad)
+        batch, *size = shape
+        autocast = torch.autocast("cpu", dtype, enabled=dtype is not None)
         with MemoryTracker(held) as tracker, torch.inference_mode(loss is None):
-            autocast = torch.autocast("cpu", dtype, enabled=dtype is not None)
             if loss is None:
                 images = torch.empty(batch, 3, *size)
                 with autocast:
                     model(images) if task == "classification" else model.scores(images)
             else:
-                labels_size = size if task == "segmentation" else ()
-                labels = torch.empty(batch, *labels_size, dtype=torch.long)
+                labels = torch.empty(
+                    batch, *(size if task == "segmentation" else ()), dtype=torch.long
+                )
                 with saved_tensors_hooks(save, lambda tensor: tensor):
                     with autocast:
                         logits = model(torch.empty(batch, 3, *size))

@@ -1,7 +1,7 @@
-"""Weight files that others published, as data.
+"""Published weight files, as data.
 
-The original host no longer answers, so a set of weights is a list: the authors' file first, then
-the same numbers as pytorchcv keeps them under names of its own.
+The host of the authors is offline. A set of weights is therefore a list of equivalent files: first
+that of the authors, then the same weights as redistributed by pytorchcv with other keys.
 """
 
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ class WeightFile:
 
     Attributes:
         arch: The architecture.
-        kind: `original`: the numbers of the paper's authors (in family A, of the ResNet that it
-            is built on). `retrained`: trained again by others.
+        kind: `original`: the weights of the paper's authors (in family A, of the ResNet that it is
+            based on). `retrained`: retrained by others.
         name: File name in the cache folder.
-        urls: Where it can be had.
-        archived: Whether the addresses serve a zip archive around the file.
-        algorithm: Of the checksum.
-        checksum: Leading hexadecimal digits of it, of the unpacked file. They find damage, but a
-            file that has them can be made in an hour.
-        digest: The whole digest of the unpacked file with its algorithm, `sha256:...` or
-            `sha384:...`, where several parties state the same one.
-        size: Of the unpacked file in bytes, where it is known.
-        top1: Validation error in percent for one centre crop, as the source states it.
+        urls: Download URLs.
+        archived: Whether the URLs serve a zip archive that contains the file.
+        algorithm: Algorithm of the checksum.
+        checksum: Leading hexadecimal digits of the checksum of the unpacked file. They detect
+            damage, but can be forged within an hour.
+        digest: Full digest of the unpacked file, `sha256:...` or `sha384:...`, if several sources
+            confirm it.
+        size: Size of the unpacked file in bytes, if known.
+        top1: ImageNet validation error in percent for one center crop, as stated by the source.
         top5: Likewise.
-        source: Who made it.
-        licence: Of the code that it came with; ImageNet's own terms are not touched by it.
+        source: Publisher of the file.
+        licence: License of the publisher's code; the terms of ImageNet apply besides.
     """
 
     arch: str
@@ -50,7 +50,7 @@ class WeightFile:
 
     @property
     def download_names(self) -> tuple[str, ...]:
-        """Names under which a mirror may serve it."""
+        """File names on a mirror."""
         return (f"{self.name}.zip",) if self.archived else (self.name,)
 
 
@@ -61,7 +61,7 @@ def _original(arch: str, checksum: str) -> WeightFile:
         arch=arch,
         kind="original",
         name=name,
-        # The host has not answered for years; should it come back, encrypted if it can.
+        # Offline for years. HTTPS first, in case the host comes back.
         urls=(f"https://dl.yf.io/drn/{name}", f"http://dl.yf.io/drn/{name}"),
         algorithm="sha256",
         checksum=checksum,
@@ -73,7 +73,7 @@ def _original(arch: str, checksum: str) -> WeightFile:
 
 
 def _pytorchcv(arch: str, kind: Kind, tag: str, error: str, checksum: str) -> WeightFile:
-    """Describe a file of pytorchcv's releases; `error` is the top-5 error in 1/100 percent."""
+    """Return a file of pytorchcv's releases; `error` is the top-5 error in 1/100 percent."""
     name = f"{arch.replace('_', '')}-{error}-{checksum}.pth"
     return WeightFile(
         arch=arch,
@@ -92,8 +92,8 @@ def _pytorchcv(arch: str, kind: Kind, tag: str, error: str, checksum: str) -> We
 def _torchvision(
     arch: str, kind: Kind, resnet: str, digest: str, size: int | None = None
 ) -> WeightFile:
-    """Describe a file of torchvision; `digest` is its SHA-256, whole or the first 8 digits."""
-    # No errors here: torchvision's are those of a ResNet, whose last levels are not dilated.
+    """Return a file of torchvision; `digest` is its SHA-256, in full or its first 8 digits."""
+    # Without errors: those of torchvision are for the ResNet, whose last levels are not dilated.
     checksum = digest[:8]
     name = f"{resnet}-{checksum}.pth"
     return WeightFile(
@@ -114,7 +114,7 @@ RESNET_18 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
 RESNET_50 = "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a"
 RESNET_50_RETRAINED = "11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca"
 
-# What is said beside the paper's errors of an architecture that is `start_only`.
+# Note beside the paper's errors of an architecture that is `start_only`.
 START_ONLY = "paper; the available weights are a ResNet start, not this classifier"
 
 PUBLISHED = (
@@ -147,50 +147,50 @@ PUBLISHED = (
 
 
 def known_files(arch: str) -> tuple[WeightFile, ...]:
-    """Give every file of an architecture, those to be tried first at the front."""
+    """Return all files of an architecture, in order of preference."""
     return tuple(file for file in PUBLISHED if file.arch == arch)
 
 
 def published(arch: str, keyword: str = "imagenet") -> tuple[WeightFile, ...]:
-    """Give the files that `imagenet` or `imagenet-retrained` stands for, in order of preference.
+    """Return the files for `imagenet` or `imagenet-retrained`, in order of preference.
 
     Raises:
-        DrnError: Nobody published such weights.
+        DrnError: There are none for the architecture.
     """
     kind = KEYWORDS[keyword]
     files = tuple(file for file in known_files(arch) if file.kind == kind)
     if not files:
         others = list(dict.fromkeys(file.arch for file in PUBLISHED if file.kind == kind))
         raise DrnError(
-            f"nobody published {keyword} weights for {arch}",
-            f"there are some for {', '.join(others)}; or give a file of your own",
+            f"no {keyword} weights are published for {arch}",
+            f"they exist for {', '.join(others)}; or use a weight file",
         )
     return files
 
 
 def published_as(*names: str | None) -> WeightFile | None:
-    """Return the published file of one of these names, which may be that of an archive around it.
+    """Return the published file with one of these names, or with that of its archive.
 
     Args:
-        names: Of a file, and the `source` in its metadata, where `drn models import` keeps the name
-            of what it was made of.
+        names: Name of a file, and the `source` in its metadata, which is the name of the file that
+            `drn models import` has read.
     """
     bare = {name.removesuffix(".zip") for name in names if name is not None}
     return next((file for file in PUBLISHED if file.name in bare), None)
 
 
 def is_start(*names: str | None) -> bool:
-    """Return whether published weights of these names are only a start, as of `start_only`."""
+    """Return whether a file with one of these names has ResNet weights, see `start_only`."""
     known = published_as(*names)
     return known is not None and known.source == "torchvision"
 
 
 def start_only(arch: str) -> bool:
-    """Return whether the published weights of an architecture are no classifier, only a start.
+    """Return whether the published weights of an architecture are only a start for training.
 
-    Those of family A are of torchvision's ResNets. A DRN-A has the same tensors but other
-    dilations, so with these weights it does not compute the classifier whose errors the paper
-    states; a segmenter may be trained from them, as the original did. Evaluation,
-    prediction and localization warn of it (`load_classifier`).
+    Those of family A are torchvision's ResNets. A DRN-A has the same tensors but other dilations,
+    so with these weights it is not the classifier whose errors the paper states. They initialize
+    the training of a segmenter, as in the original code. Evaluation, prediction and localization
+    warn about them (`load_classifier`).
     """
     return any(file.source == "torchvision" for file in known_files(arch))

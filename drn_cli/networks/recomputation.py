@@ -1,4 +1,4 @@
-"""Activations that are computed again in the backward pass instead of being kept."""
+"""Activation checkpointing: recompute activations in the backward pass instead of keeping them."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,18 +15,18 @@ from drn_cli.networks.models import DRN
 
 
 def enable_activation_checkpointing(model: DRN) -> None:
-    """Let a network keep only what goes into its units while it trains, in place.
+    """Enable activation checkpointing for every unit of the backbone, in place.
 
-    A unit is a residual block, or a whole level of plain convolutions. In the backward pass each
-    is run once more, so that training takes about a third more arithmetic. Outputs, gradients and
-    the statistics of batch norm stay the same (on CPUs bit for bit), and so do the names of the
-    tensors. In evaluation, and without gradients, nothing changes.
+    A unit is a residual block, or a level of plain convolutions. Only its input is kept for the
+    backward pass, which runs it once more: training takes about a third more operations. Outputs,
+    gradients and batch norm statistics do not change (on CPUs bit for bit), nor do the keys of the
+    state dict. Evaluation and forward passes without gradients are not affected.
 
-    To be called after batch norm has been synchronised, if it is, and before the network is
-    wrapped for several processes.
+    Call this after batch norm has been converted to synchronized batch norm, if at all, and before
+    the network is wrapped in DDP.
     """
     for unit in _units(model.backbone):
-        # A bound method, not a closure: a copy of the network gets one that is bound to the copy.
+        # A bound method, not a closure, so that a deep copy of the network runs its own units.
         unit.forward = MethodType(_forward, unit)
 
 
@@ -40,7 +40,7 @@ def _units(backbone: Backbone) -> Iterator[nn.Module]:
 
 
 def _forward(self: nn.Module, x: Tensor) -> Tensor:
-    """Run the class's own forward, and keep nothing of it but `x`."""
+    """Run the forward method of the class, keeping only `x` for the backward pass."""
     run = partial(type(self).forward, self)
     if not (self.training and torch.is_grad_enabled()):
         return run(x)  # type: ignore[no-any-return]
@@ -54,16 +54,16 @@ def _forward(self: nn.Module, x: Tensor) -> Tensor:
 
 
 def _contexts(unit: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Give what surrounds the first run, and the second."""
-    return nullcontext(), _statistics_at_rest(unit)
+    """Return the contexts of the first and the second run."""
+    return nullcontext(), _frozen_statistics(unit)
 
 
 @contextmanager
-def _statistics_at_rest(unit: nn.Module) -> Iterator[None]:
-    """Keep batch norm from counting the same batch twice.
+def _frozen_statistics(unit: nn.Module) -> Iterator[None]:
+    """Prevent batch norm from counting the same batch twice: the second run updates copies.
 
-    The second run moves copies. To switch the tracking off would be simpler, but batch norm then
-    keeps fewer tensors for the backward pass, and `checkpoint` insists on the same as before.
+    Disabling the tracking would be simpler, but batch norm then saves fewer tensors for the
+    backward pass, and `checkpoint` requires the same number in both runs.
     """
     norms = [module for module in unit.modules() if isinstance(module, _BatchNorm)]
     real = [dict(norm.named_buffers()) for norm in norms]

@@ -1,4 +1,4 @@
-"""Weights into a network: from a file of any known format, all of them or none."""
+"""Load weights into a network, from a file of any known format."""
 
 import logging
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What was loaded.
+    """Result of loading a weight file.
 
     Attributes:
         path: The file.
         format: As in `Conversion.format`.
         arch: The network's architecture.
-        task: The file's task, if it tells.
-        classes: Classes of the file's head, if it has one.
-        new_head: Whether the network's head was left as it was.
-        verified: Whether a checksum shows that the file is as it was written.
-        message: The same in a line of plain words.
+        task: Task of the file, if it states one.
+        classes: Number of classes of the file's head, if it has one.
+        new_head: Whether the head was not loaded.
+        verified: Whether a checksum confirms that the file is as it was written.
+        message: Summary in one line.
     """
 
     path: Path
@@ -45,63 +45,66 @@ class LoadReport:
 
 
 def weights_file(arch: Architecture, weights: str) -> Path:
-    """Find the file that `weights` means for an architecture.
+    """Return the weight file for an architecture, downloading it if necessary.
 
     Args:
         arch: The architecture.
-        weights: `imagenet` (as published by the authors), `imagenet-retrained` (trained again by
-            others, with lower errors), or a file. The first two are looked for in the cache
-            folder, then downloaded.
+        weights: `imagenet` (as published by the authors), `imagenet-retrained` (retrained by
+            others, with lower errors), or a file. The first two are cached, or else downloaded.
 
     Raises:
-        DrnError: Nothing is published for the architecture or its width, no mirror answers, or no
-            such file.
+        DrnError: No weights are published for the architecture or its width, the download failed,
+            or no such file.
     """
     if weights in KEYWORDS:
         check_width(arch.width, weights)
         return download_weights(published(arch.name, weights))
     path = user_path(weights)
     if not path.exists():
-        raise DrnError(f"{path}: no such file", f"give a file, {' or '.join(KEYWORDS)}")
+        raise DrnError(f"{path}: no such file", f"use a weight file, {' or '.join(KEYWORDS)}")
     return path
 
 
 def load_weights(model: DRN, path: str | Path) -> LoadReport:
-    """Load a file into a network.
+    """Load a weight file into a network.
 
-    The head is loaded if task and number of classes agree. Otherwise the backbone alone is, the
-    head stays as it is, and a warning says so. On an error the network is left untouched.
+    The head is loaded if task and number of classes match. Otherwise only the backbone is loaded,
+    and a warning is logged. On errors the network is not changed.
 
     Raises:
-        DrnError: The file cannot be read, holds another architecture, or does not fit.
+        DrnError: The file cannot be read, contains another architecture, or does not fit.
     """
     path = Path(path)
     return load_converted(model, convert(read_checkpoint(path), path), path)
 
 
 def load_converted(model: DRN, converted: Conversion, path: Path) -> LoadReport:
-    """Load what was read from `path` already; otherwise as `load_weights`."""
+    """Load weights that have been read from `path`, as `load_weights` does."""
     if model.arch not in converted.archs:
         raise DrnError(
-            f"{path}: file holds {' or '.join(converted.archs)}, the network is {model.arch}"
+            f"{path}: contains {' or '.join(converted.archs)}, but the network is {model.arch}"
         )
     if model.width != converted.width:
         raise DrnError(
-            f"{path}: file holds {model.arch} of width {converted.width!r}, the network has width "
-            f"{model.width!r}",
-            f"set its width (model.width of a recipe) to {converted.width!r}",
+            f"{path}: contains {model.arch} of width {converted.width!r}, but the network has "
+            f"width {model.width!r}",
+            f"use width {converted.width!r} (model.width in a recipe)",
         )
     new_head = converted.classes != model.classes or converted.task not in (None, model.task)
-    # Keys that the file may lack (a head, batch norm's counters) keep their values.
+    # Tensors that the file may lack (head, counters of batch norm) keep their values.
     state = model.state_dict()
     state |= {
         key: value for key, value in converted.tensors.items() if not (new_head and key in HEAD)
     }
     model.load_state_dict(state)
     if new_head:
+        head = "no head"
+        if converted.classes is not None:
+            head = f"a head of {converted.classes} classes"
+            head += f" for {converted.task}" if converted.task else ""
         message = (
-            f"{path.name}: {_head_of(converted.classes, converted.task)}, this network has "
-            f"{model.classes} for {model.task}: backbone loaded, head starts anew"
+            f"{path.name}: the file has {head}, the network {model.classes} classes for "
+            f"{model.task}: loaded the backbone, not the head"
         )
         logger.warning("%s", message)
     else:
@@ -119,9 +122,3 @@ def load_converted(model: DRN, converted: Conversion, path: Path) -> LoadReport:
         verified=converted.verified,
         message=message,
     )
-
-
-def _head_of(classes: int | None, task: Task | None) -> str:
-    if classes is None:
-        return "it has no head"
-    return f"its head has {classes} classes" + (f" for {task}" if task else "")

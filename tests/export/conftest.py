@@ -1,4 +1,4 @@
-"""Exported networks that are only read, and small images to compare those that tests export."""
+"""Exported networks for tests that only read them, and small images for the parity check."""
 
 import pytest
 from exported_networks import SMALL, Exports
@@ -13,5 +13,5 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare small images: those of the real size take seconds."""
+    """Use small images in the parity check: those of the real size take seconds."""
     monkeypatch.setattr(probes, "SIZES", SMALL)

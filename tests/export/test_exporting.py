@@ -1,4 +1,4 @@
-"""A file that answers as its checkpoint does, or no file."""
+"""`export`: the file agrees with its checkpoint, or no file is written."""
 
 import errno
 import fcntl
@@ -30,7 +30,7 @@ from drn_cli.networks.checkpoints import save_weights
 
 pytestmark = pytest.mark.usefixtures("quick")
 
-# Where each format's file is written, and the place of the network or program among the arguments.
+# Module and function that write each format.
 WRITERS: dict[str, tuple[Any, str]] = {
     "safetensors": (weights, "write_safetensors"),
     "fyu": (weights, "write_original"),
@@ -47,14 +47,14 @@ def source(exports: Exports) -> Source:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """A folder whose content a test looks at."""
+    """A folder whose content is checked."""
     folder = tmp_path / "out"
     folder.mkdir()
     return folder
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Give all that is in a folder, hidden or not."""
+    """Return all files in a folder, including hidden ones."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
         for path in folder.rglob("*")
@@ -62,7 +62,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def write_another(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
-    """Let a file be written that was made of another network."""
+    """Make `export` write a file of another network."""
 
     def copy(path: Path, *_: Any) -> None:
         shutil.copy(file, path)
@@ -74,7 +74,7 @@ def write_another(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
 
 @torch.no_grad()
 def shifted(folder: Path, change: float) -> Source:
-    """Make a network with one other weight."""
+    """Return a checkpoint in which one weight is changed."""
     model = lively("segmentation")
     model.backbone.layer4[0].conv1.weight[3, 4, 1, 1] += change
     save_weights(folder / "shifted.safetensors", model, to_metadata(model, STATISTICS, CLASS_SET))
@@ -82,7 +82,7 @@ def shifted(folder: Path, change: float) -> Source:
 
 
 @pytest.mark.parametrize("format_", list(ENDINGS))
-def test_the_report_says_what_was_compared(exports: Exports, format_: str) -> None:
+def test_parity_report(exports: Exports, format_: str) -> None:
     file = exports(format=format_)
     others = {".bin"} if format_ == "openvino" else set()
     assert {path.suffix for path in file.parent.iterdir()} == {file.suffix, ".json", *others}
@@ -97,8 +97,8 @@ def test_the_report_says_what_was_compared(exports: Exports, format_: str) -> No
     names = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
     assert report["runtime"].startswith(names.get(format_, "PyTorch"))
     assert report["original"].startswith("PyTorch")
-    seen = [tuple(one["shape"][2:]) for one in report["comparisons"]]
-    assert seen == [SMALL[0]] * 2 + [SMALL[1]] * 2
+    sizes = [tuple(one["shape"][2:]) for one in report["comparisons"]]
+    assert sizes == [SMALL[0]] * 2 + [SMALL[1]] * 2
     assert [one["real"] for one in report["comparisons"]] == [True, False] * 2
     for one in report["comparisons"]:
         limit = report["allowed"]["difference"] * max(1, one["largest"])
@@ -106,19 +106,19 @@ def test_the_report_says_what_was_compared(exports: Exports, format_: str) -> No
         assert one["agreement"] > 0.999
 
 
-def test_what_comes_back(source: Source, out: Path) -> None:
-    said: list[str] = []
+def test_result_and_steps(source: Source, out: Path) -> None:
+    steps: list[str] = []
     done = export(
-        source, ExportConfig(format="safetensors"), out / "a.safetensors", tell=said.append
+        source, ExportConfig(format="safetensors"), out / "a.safetensors", on_step=steps.append
     )
     assert isinstance(done, ExportResult)
     assert done.files == [out / "a.safetensors.parity.json", out / "a.safetensors"]
     assert sorted(content(out)) == ["a.safetensors", "a.safetensors.parity.json"]
     assert (done.network.arch, done.parity.passed) == ("drn_a_18", True)
-    assert said == ["writing a.safetensors", "comparing it with PyTorch"]
+    assert steps == ["writing a.safetensors", "comparing it with PyTorch"]
 
 
-def test_the_name_is_the_architectures_and_folders_are_made(
+def test_default_name_and_missing_folders(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -128,7 +128,7 @@ def test_the_name_is_the_architectures_and_folders_are_made(
     assert (tmp_path / "deep" / "er" / "net.pth").is_file()
 
 
-def test_images_that_were_named_are_compared(source: Source, out: Path) -> None:
+def test_compares_named_images(source: Source, out: Path) -> None:
     Image.fromarray(noise(60, 40)).save(out / "photo.png")
     form = ExportConfig(format="safetensors")
     done = export(source, form, out / "a.safetensors", images=[str(out)])
@@ -139,7 +139,7 @@ def test_images_that_were_named_are_compared(source: Source, out: Path) -> None:
     ("format_", "older"),
     [("onnx", False), ("pt2", False), ("safetensors", False), ("fyu", True), ("openvino", True)],
 )
-def test_a_file_that_answers_differently_is_not_left_and_an_older_one_is(
+def test_a_file_that_differs_is_not_written(
     exports: Exports,
     tmp_path: Path,
     out: Path,
@@ -152,31 +152,31 @@ def test_a_file_that_answers_differently_is_not_left_and_an_older_one_is(
         (out / each).write_text(f"older {each}")
     before = content(out)
     write_another(monkeypatch, exports(format=format_))
-    message = rf"{name}: not written: in .*, logits differ by .* \(another precision or format may"
+    message = rf"{name}: not written: in .*, logits differ by .* \(try another precision or format"
     with pytest.raises(DrnError, match=message) as raised:
         export(shifted(tmp_path, 1.0), ExportConfig(format=format_), out / name, force=older)
     assert "\n" not in str(raised.value)
     assert content(out) == before
 
 
-def test_a_copy_would_have_passed(
+def test_a_file_that_agrees_is_written(
     exports: Exports, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test above would be content with an export that always fails."""
+    """The test above would also pass if every export failed."""
     write_another(monkeypatch, exports(format="onnx"))
     export(shifted(tmp_path, 0.0), ExportConfig(format="onnx"), out / "a.onnx")
     assert sorted(content(out)) == ["a.onnx", "a.onnx.parity.json"]
 
 
-def test_nan_is_not_left(tmp_path: Path, out: Path) -> None:
-    with pytest.raises(DrnError, match="drawn street scene 0: not finite: the scores of"):
+def test_non_finite_scores_are_an_error(tmp_path: Path, out: Path) -> None:
+    with pytest.raises(DrnError, match=r"synthetic scene 0: the scores of .* are not finite"):
         export(
             shifted(tmp_path, math.nan), ExportConfig(format="safetensors"), out / "a.safetensors"
         )
     assert content(out) == {}
 
 
-def test_half_precision_does_not_pass_for_single(
+def test_float16_does_not_pass_as_float32(
     source: Source, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = weights.write_safetensors
@@ -195,7 +195,7 @@ def test_half_precision_does_not_pass_for_single(
     ("format_", "error"),
     [*((format_, KeyboardInterrupt) for format_ in ENDINGS), ("fyu", RuntimeError)],
 )
-def test_nothing_is_left_when_writing_ends_early(
+def test_an_interrupted_write_leaves_nothing(
     source: Source,
     out: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -217,7 +217,7 @@ def test_nothing_is_left_when_writing_ends_early(
     assert content(out) == {older.name: b"older"}
 
 
-def test_nothing_is_left_when_the_comparison_is_interrupted(
+def test_an_interrupted_comparison_leaves_nothing(
     source: Source, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any) -> None:
@@ -229,32 +229,32 @@ def test_nothing_is_left_when_the_comparison_is_interrupted(
     assert content(out) == {}
 
 
-@pytest.mark.parametrize("there", ["a.xml", "a.xml.parity.json", "a.bin"])
-def test_what_is_there_is_kept_unless_it_may_be_replaced(
-    source: Source, out: Path, there: str
+@pytest.mark.parametrize("existing", ["a.xml", "a.xml.parity.json", "a.bin"])
+def test_existing_files_are_replaced_only_with_force(
+    source: Source, out: Path, existing: str
 ) -> None:
-    (out / there).write_text("older")
-    with pytest.raises(DrnError, match=rf"{there}: exists already \(--force replaces it"):
+    (out / existing).write_text("older")
+    with pytest.raises(DrnError, match=rf"{existing}: already exists \(use --force to overwrite"):
         export(source, ExportConfig(format="openvino"), out / "a.xml")
-    assert content(out) == {there: b"older"}
+    assert content(out) == {existing: b"older"}
 
 
-def test_what_another_export_wrote_meanwhile_is_kept(source: Source, out: Path) -> None:
+def test_a_file_that_appears_meanwhile_is_kept(source: Source, out: Path) -> None:
     file = out / "a.safetensors"
 
-    def also(step: str) -> None:
+    def interfere(step: str) -> None:
         if step.startswith("comparing"):
             with pytest.raises(DrnError, match=r"a\.safetensors: another process is exporting"):
                 export(source, ExportConfig(format="safetensors"), file, force=True)
             file.write_text("of another")
 
-    with pytest.raises(DrnError, match=r"a\.safetensors: exists already \(--force"):
-        export(source, ExportConfig(format="safetensors"), file, tell=also)
+    with pytest.raises(DrnError, match=r"a\.safetensors: already exists \(use --force"):
+        export(source, ExportConfig(format="safetensors"), file, on_step=interfere)
     assert content(out) == {file.name: b"of another"}
 
 
 @pytest.mark.parametrize("locks", [True, False])
-def test_what_killed_exports_left(
+def test_removes_leftovers_of_killed_exports(
     source: Source, out: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
 ) -> None:
     if not locks:
@@ -274,19 +274,17 @@ def test_what_killed_exports_left(
 
 
 @pytest.mark.parametrize(("length", "fits"), [(243, True), (244, False)])
-def test_names_that_are_as_long_as_they_may_be(
-    source: Source, out: Path, length: int, fits: bool
-) -> None:
+def test_length_of_file_names(source: Source, out: Path, length: int, fits: bool) -> None:
     name = "a" * (length - len(".safetensors")) + ".safetensors"
     if fits:
         export(source, ExportConfig(format="safetensors"), out / name)
         assert set(content(out)) == {name, f"{name}.parity.json"}
     else:
-        with pytest.raises(DrnError, match=r"safetensors: the name is too long by 1 bytes: "):
+        with pytest.raises(DrnError, match=r"safetensors: file name is 1 bytes too long "):
             export(source, ExportConfig(format="safetensors"), out / name)
 
 
-def test_a_half_replaced_export_is_replaced_with_force_alone(
+def test_a_partly_replaced_export_is_replaced_only_with_force(
     source: Source, out: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("drn_cli"), "propagate", True)
@@ -295,23 +293,26 @@ def test_a_half_replaced_export_is_replaced_with_force_alone(
     (out / f".{file.name}.old").write_text("older")
     file.write_text("new")
     before = content(out)
-    with pytest.raises(DrnError, match=r"an interrupted export left it half replaced \(--force"):
+    with pytest.raises(DrnError, match=r"half replaced by an interrupted export \(use --force"):
         export(source, ExportConfig(format="safetensors"), file)
     assert content(out) == before
     export(source, ExportConfig(format="safetensors"), file, force=True)
-    assert "a.safetensors: what a killed export had half replaced was undone" in caplog.text
+    assert (
+        "a.safetensors: the old files that a killed export had replaced were restored"
+        in caplog.text
+    )
     assert set(content(out)) == {file.name, f"{file.name}.parity.json"}
     assert open_network(file).classes == 3
 
 
 @pytest.mark.parametrize("format_", ["safetensors", "fyu"])
-def test_a_checkpoint_of_step_0_is_warned_of_once(
+def test_warns_once_about_a_checkpoint_of_step_0(
     out: Path, format_: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("drn_cli"), "propagate", True)
     model = lively("segmentation")
-    told = to_metadata(model, STATISTICS, CLASS_SET) | {"steps": "0"}
-    save_weights(out / "untrained.safetensors", model, told)
+    metadata = to_metadata(model, STATISTICS, CLASS_SET) | {"steps": "0"}
+    save_weights(out / "untrained.safetensors", model, metadata)
     export(
         find_source(out / "untrained.safetensors"), ExportConfig(format=format_), out / "made.any"
     )
@@ -319,7 +320,7 @@ def test_a_checkpoint_of_step_0_is_warned_of_once(
     assert "untrained.safetensors: checkpoint of step 0" in line
 
 
-def test_force_replaces_all_of_it(source: Source, out: Path) -> None:
+def test_force_replaces_all_files(source: Source, out: Path) -> None:
     for name in ("a.safetensors", "a.safetensors.parity.json"):
         (out / name).write_text("older")
     export(source, ExportConfig(format="safetensors"), out / "a.safetensors", force=True)
@@ -327,13 +328,13 @@ def test_force_replaces_all_of_it(source: Source, out: Path) -> None:
     assert json.loads((out / "a.safetensors.parity.json").read_text())["arch"] == "drn_a_18"
 
 
-def test_an_exported_network_is_not_exported_again(exports: Exports, out: Path) -> None:
-    with pytest.raises(DrnError, match=r"net\.pt2: is an exported network.*give the checkpoint"):
+def test_rejects_exported_networks(exports: Exports, out: Path) -> None:
+    with pytest.raises(DrnError, match=r"net\.pt2: an exported network cannot be used"):
         export(find_source(exports(format="pt2")), ExportConfig(format="safetensors"), out / "a")
     assert content(out) == {}
 
 
-def test_the_original_code_has_no_b(out: Path) -> None:
+def test_original_format_rejects_drn_b(out: Path) -> None:
     save_weights(out / "b.safetensors", lively("segmentation", "drn_b_26"))
     before = content(out)
     with pytest.raises(DrnError, match="drn_b_26: the original code has no DRN-B"):
@@ -341,8 +342,8 @@ def test_the_original_code_has_no_b(out: Path) -> None:
     assert content(out) == before
 
 
-def test_int8_needs_images(source: Source, out: Path) -> None:
-    with pytest.raises(DrnError, match=r"--int8: needs images .*--calibration DIR"):
+def test_int8_needs_calibration_images(source: Source, out: Path) -> None:
+    with pytest.raises(DrnError, match="--int8: calibration images are missing"):
         export(source, ExportConfig(format="onnx", precision="int8"), out / "a.onnx")
     assert content(out) == {}
 
@@ -351,7 +352,7 @@ def test_int8_needs_images(source: Source, out: Path) -> None:
     ("format_", "package", "extra"),
     [("onnx", "onnx", "onnx"), ("onnx", "onnxscript", "onnx"), ("openvino",) * 3],
 )
-def test_what_writes_a_format_may_be_missing(
+def test_a_missing_package_is_an_error(
     source: Source,
     out: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -366,14 +367,14 @@ def test_what_writes_a_format_may_be_missing(
     assert content(out) == {}
 
 
-def test_a_folder_that_cannot_be_made(source: Source, out: Path) -> None:
+def test_a_folder_that_cannot_be_created(source: Source, out: Path) -> None:
     (out / "file").write_text("in the way")
     with pytest.raises(DrnError, match=r"a\.safetensors: cannot be written: "):
         export(source, ExportConfig(format="safetensors"), out / "file" / "a.safetensors")
 
 
 @pytest.mark.parametrize("format_", list(ENDINGS))
-def test_a_full_disk_is_one_line(source: Source, out: Path, format_: Any) -> None:
+def test_a_full_disk_is_an_error(source: Source, out: Path, format_: Any) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:

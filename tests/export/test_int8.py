@@ -1,4 +1,4 @@
-"""8-bit and 16-bit networks: found to agree on real images, or not written."""
+"""Exports in int8 and float16, and calibration."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -13,59 +13,45 @@ from exported_networks import STATISTICS, noise, normal
 
 from drn_cli.data.images import read_image
 from drn_cli.errors import DrnError
-from drn_cli.export import int8, parity
+from drn_cli.export import parity
 from drn_cli.export.exporting import export
 from drn_cli.export.form import ExportConfig
 from drn_cli.export.int8 import calibration_inputs, quantize_onnx
 from drn_cli.inference.loading import load_predictor
-from drn_cli.inference.runtimes import INPUT
 from drn_cli.inference.source import find_source
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("form", "shape", "kind"),
+    ("config", "shape", "kind"),
     [
         ({}, (1, 3, 20, 30), np.float32),
         ({"normalize": True}, (1, 3, 20, 30), np.uint8),
         ({"size": (16, 24)}, (1, 3, 16, 24), np.float32),
     ],
 )
-def test_calibration_sees_what_the_network_takes(
-    form: dict[str, Any], shape: tuple[int, ...], kind: Any
-) -> None:
-    [found] = calibration_inputs([noise(20, 30)], STATISTICS, ExportConfig(format="onnx", **form))
+def test_calibration_inputs(config: dict[str, Any], shape: tuple[int, ...], kind: Any) -> None:
+    [found] = calibration_inputs([noise(20, 30)], STATISTICS, ExportConfig(format="onnx", **config))
     assert (found.shape, found.dtype) == (shape, kind)
-    if "normalize" in form:
+    if "normalize" in config:
         assert np.array_equal(found[0].transpose(1, 2, 0), noise(20, 30))
-    elif not form:
+    elif not config:
         assert np.allclose(found, normal(noise(20, 30)[None]), atol=1e-5)
 
 
-def test_images_are_handed_over_one_by_one_and_in_parts() -> None:
-    images = [np.full((1, 3, 2, 2), number) for number in range(5)]
-    reader = int8._Reader(images)
-    assert len(reader) == 5
-    reader.set_range(1, 3)
-    seen = []
-    while (given := reader.get_next()) is not None:
-        seen.append(int(given[INPUT].max()))
-    assert seen == [1, 2]
-
-
 class Unreadable(list[Any]):
-    """Inputs that fail without a word."""
+    """Inputs that fail without an error message."""
 
     def __getitem__(self, _: object) -> Any:
         raise ValueError
 
 
 PIXELS = noise(8, 8).transpose(2, 0, 1)[None] / np.float32(255)
-CHECKPOINT = "the network computes NaN or infinity from an image: check the checkpoint"
+CHECKPOINT = "the network computes NaN or infinity for an image: check the checkpoint"
 OTHERS = (
-    "if the network computes NaN or infinity, check the checkpoint; else use other images for "
-    "--calibration, or another precision or format"
+    "if the network computes NaN or infinity, check the checkpoint; otherwise use other images "
+    "for --calibration, or another precision or format"
 )
 
 
@@ -88,7 +74,7 @@ OTHERS = (
         (Unreadable(), "ValueError", OTHERS),
     ],
 )
-def test_ranges_that_cannot_be_found_are_explained_by_what_is_known(
+def test_explains_a_failed_calibration(
     inputs: list[Any], problem: str, hint: str, tmp_path: Path
 ) -> None:
     names = ["images", *(f"x{number}" for number in range(6))]
@@ -108,11 +94,11 @@ def test_ranges_that_cannot_be_found_are_explained_by_what_is_known(
     )
     with pytest.raises(DrnError) as caught:
         quantize_onnx(tmp_path / "a.onnx", inputs)
-    assert str(caught.value).startswith(f"--int8: cannot be calibrated: {problem}")
+    assert str(caught.value).startswith(f"--int8: calibration failed: {problem}")
     assert caught.value.hint == hint
 
 
-def assert_scores_as_its_run(weights: Path, run: Path, data: Path, least: float) -> None:
+def assert_agrees_with_its_run(weights: Path, run: Path, data: Path, least: float) -> None:
     exported, right = (load_predictor(find_source(one).checkpoint, CPU) for one in (weights, run))
     names = (data / "val_images.txt").read_text().split()
     images = [read_image(data / name) for name in names]
@@ -122,12 +108,12 @@ def assert_scores_as_its_run(weights: Path, run: Path, data: Path, least: float)
 
 @pytest.fixture
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let networks pass that were trained for seconds, and are hardly sure of anything."""
+    """Lower the limits for networks that were trained for seconds only."""
     monkeypatch.setattr(parity, "AGREEMENT", {"int8": 0.9, "float16": 0.99})
 
 
 @pytest.mark.slow
-def test_onnx_in_8_bits(
+def test_onnx_int8(
     trained: Any,
     data_folder: Path,
     tmp_path: Path,
@@ -151,11 +137,11 @@ def test_onnx_in_8_bits(
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     inside = [producers.get(node.input[1]) == "DequantizeLinear" for node in convolutions]
     assert inside == [False] * 3 + [True] * (len(inside) - 5) + [False] * 2
-    assert_scores_as_its_run(file, trained.folder, data_folder, 0.95)
+    assert_agrees_with_its_run(file, trained.folder, data_folder, 0.95)
 
 
 @pytest.mark.slow
-def test_openvino_in_8_bits(
+def test_openvino_int8(
     trained: Any,
     data_folder: Path,
     tmp_path: Path,
@@ -170,12 +156,12 @@ def test_openvino_in_8_bits(
     model = openvino.Core().read_model(tmp_path / "a.xml")
     assert any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
     assert (tmp_path / "a.bin").stat().st_size < 0.45 * 44e6
-    assert_scores_as_its_run(tmp_path / "a.xml", trained.folder, data_folder, 0.95)
+    assert_agrees_with_its_run(tmp_path / "a.xml", trained.folder, data_folder, 0.95)
 
 
 @pytest.mark.slow
-def test_onnx_in_16_bits(trained: Any, data_folder: Path, tmp_path: Path, lenient: None) -> None:
+def test_onnx_float16(trained: Any, data_folder: Path, tmp_path: Path, lenient: None) -> None:
     form = ExportConfig(format="onnx", precision="float16", size=(48, 64))
     file = export(find_source(trained.folder), form, tmp_path / "a.onnx").files[-1]
     assert file.stat().st_size < 0.52 * 44.8e6
-    assert_scores_as_its_run(file, trained.folder, data_folder, 0.99)
+    assert_agrees_with_its_run(file, trained.folder, data_folder, 0.99)

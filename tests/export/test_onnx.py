@@ -1,4 +1,4 @@
-"""ONNX files, as somebody uses them who knows nothing of drn."""
+"""ONNX files, used without drn."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def axes(values: Any) -> dict[str, list[int | str]]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_it_is_valid_and_its_axes_have_names(exports: Exports, task: Task) -> None:
+def test_is_valid_and_names_the_dynamic_axes(exports: Exports, task: Task) -> None:
     file = exports(task, format="onnx")
     model = onnx.load(file)
     onnx.checker.check_model(model, full_check=True)
@@ -51,20 +51,22 @@ def test_it_is_valid_and_its_axes_have_names(exports: Exports, task: Task) -> No
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_it_says_what_it_is_and_not_where_it_was_made(exports: Exports, task: Task) -> None:
+def test_has_metadata_without_paths(exports: Exports, task: Task) -> None:
     file = exports(task, format="onnx")
-    told = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
-    assert (told["arch"], told["task"], told["classes"]) == ("drn_a_18", task, "3")
-    assert json.loads(told["class_names"]) == ["red", "green", "blue"]
-    assert json.loads(told["mean"]) == list(STATISTICS.mean)
-    assert told["licence"] == "not stated"
-    assert json.loads(told["provenance"])["recipe"]["train"]["epochs"] == 7
+    metadata = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    assert (metadata["arch"], metadata["task"], metadata["classes"]) == ("drn_a_18", task, "3")
+    assert json.loads(metadata["class_names"]) == ["red", "green", "blue"]
+    assert json.loads(metadata["mean"]) == list(STATISTICS.mean)
+    assert metadata["licence"] == "not stated"
+    assert json.loads(metadata["provenance"])["recipe"]["train"]["epochs"] == 7
     assert places(file) == []
 
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("shape", [(3, 33, 47), (1, 1, 1), (2, 7, 90)])
-def test_it_answers_as_pytorch(exports: Exports, task: Task, shape: tuple[int, int, int]) -> None:
+def test_outputs_agree_with_pytorch(
+    exports: Exports, task: Task, shape: tuple[int, int, int]
+) -> None:
     pixels = np.stack([noise(*shape[1:], seed) for seed in range(shape[0])])
     found = session(exports, task).run(["logits", "scores"], {"images": normal(pixels)})
     for given, right in zip(found, expected(task, pixels), strict=True):
@@ -79,12 +81,12 @@ def test_index_maps_of_pixels(exports: Exports) -> None:
     assert (classes.dtype, classes.shape) == (np.uint8, (2, 48, 64))
     assert (classes == expected("segmentation", pixels)[0].argmax(1)).mean() > 0.999
     assert set(np.unique(classes)) == {0, 1, 2}
-    told = ready.get_modelmeta().custom_metadata_map
-    assert (told["input"], told["outputs"]) == ("uint8", "classes")
+    metadata = ready.get_modelmeta().custom_metadata_map
+    assert (metadata["input"], metadata["outputs"]) == ("uint8", "classes")
     assert [one.name for one in ready.get_outputs()] == ["classes"]
 
 
-def test_a_frozen_size_is_in_the_shape(tmp_path: Path) -> None:
+def test_fixed_size(tmp_path: Path) -> None:
     layer = nn.Conv2d(3, 5, 3, padding=1)
     x, free = torch.zeros(2, 3, 24, 40), ({0: torch.export.Dim.DYNAMIC},)
     program = torch.export.export(layer, (x,), dynamic_shapes=free)

@@ -1,4 +1,4 @@
-"""OpenVINO's files, as somebody uses them who knows nothing of drn."""
+"""OpenVINO files, used without drn."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_it_answers_as_pytorch_at_any_size(exports: Exports, task: Task) -> None:
+def test_outputs_agree_with_pytorch_at_any_size(exports: Exports, task: Task) -> None:
     ready = openvino.Core().compile_model(exports(task, format="openvino"), "CPU", EXACT)
     assert [one.any_name for one in ready.inputs] == ["images"]
     assert [one.any_name for one in ready.outputs] == ["logits", "scores"]
@@ -34,10 +34,14 @@ def test_it_answers_as_pytorch_at_any_size(exports: Exports, task: Task) -> None
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_it_says_what_it_is_and_not_where_it_was_made(exports: Exports, task: Task) -> None:
+def test_has_metadata_without_paths(exports: Exports, task: Task) -> None:
     file = exports(task, format="openvino")
-    told = json.loads(openvino.Core().read_model(file).get_rt_info(["drn"]).value)
-    assert (told["arch"], told["task"], told["outputs"]) == ("drn_a_18", task, "logits,scores")
+    metadata = json.loads(openvino.Core().read_model(file).get_rt_info(["drn"]).value)
+    assert (metadata["arch"], metadata["task"], metadata["outputs"]) == (
+        "drn_a_18",
+        task,
+        "logits,scores",
+    )
     assert places(file) == []
 
 
@@ -46,7 +50,7 @@ def test_half_precision_halves_the_weights(tmp_path: Path) -> None:
     program = torch.export.export(layer, (torch.zeros(1, 64, 8, 8),))
     for half in (False, True):
         file = tmp_path / f"{half}.xml"
-        write_openvino(file, program, ["logits"], METADATA, half=half, calibrating=[])
+        write_openvino(file, program, ["logits"], METADATA, half=half, calibration=[])
         size = file.with_suffix(".bin").stat().st_size
         assert size == pytest.approx((2 if half else 4) * layer.weight.numel(), rel=0.01)
         assert open_exported(file, quiet=True).metadata == METADATA

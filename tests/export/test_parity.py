@@ -1,4 +1,4 @@
-"""Whether two networks answer alike, and what counts as alike."""
+"""Comparison of two networks, and its limits."""
 
 import math
 from dataclasses import replace
@@ -22,7 +22,7 @@ from drn_cli.networks.models import DRN
 SAME = OutputDifference(
     inputs="photographs", real=True, shape=(2, 3, 40, 56), difference=0.0, largest=20, agreement=1.0
 )
-PROBES = [
+INPUTS = [
     ParityInput(
         "images", True, np.stack([noise(33, 47, seed) for seed in (1, 2)]), ["a.png", "b.png"]
     ),
@@ -54,18 +54,18 @@ PROBES = [
         ("int8", {"real": False, "difference": math.nan}, False),
     ],
 )
-def test_what_passes(precision: Any, change: dict[str, Any], passes: bool) -> None:
+def test_limits(precision: Any, change: dict[str, Any], passes: bool) -> None:
     assert replace(SAME, **change).passes(precision) is passes
 
 
-def test_the_worst_comparison_is_told() -> None:
+def test_describes_the_worst_difference() -> None:
     bad = replace(SAME, inputs="random pixels", shape=(1, 3, 8, 9), difference=2.5, agreement=0.75)
     parity = Parity(
         runtime="this", original="that", precision="float32", comparisons=[SAME, bad, SAME]
     )
     assert not parity.passed
     assert parity.worst == (
-        "logits differ by 2.5, and 75.000 % of the classes are the same on random pixels (1 of 9x8)"
+        "logits differ by 2.5, and 75.000 % of the classes agree on random pixels (1 of 9x8)"
     )
     indices = replace(bad, difference=None)
     assert replace(parity, comparisons=[indices]).worst.startswith("75.000 % of the classes")
@@ -77,9 +77,9 @@ def network(task: Task) -> tuple[TrainedNetwork, DRN]:
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
-def test_a_network_answers_as_itself(task: Task) -> None:
+def test_a_network_agrees_with_itself(task: Task) -> None:
     one, _ = network(task)
-    parity = compare(one, one, STATISTICS, "float32", PROBES)
+    parity = compare(one, one, STATISTICS, "float32", INPUTS)
     assert parity.passed
     assert [found.difference for found in parity.comparisons] == [0.0, 0.0]
     assert [found.agreement for found in parity.comparisons] == [1.0, 1.0]
@@ -90,14 +90,14 @@ def test_a_network_answers_as_itself(task: Task) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 @pytest.mark.parametrize("change", ["one weight", "constant"])
-def test_another_network_is_noticed(task: Task, change: str) -> None:
+def test_detects_other_weights(task: Task, change: str) -> None:
     one, _ = network(task)
     other, model = network(task)
     if change == "one weight":
         model.backbone.layer4[0].conv1.weight[3, 4, 1, 1] += 1
     else:
         model.head.weight.zero_()
-    parity = compare(one, other, STATISTICS, "float32", PROBES)
+    parity = compare(one, other, STATISTICS, "float32", INPUTS)
     assert not parity.passed
     assert "logits differ by" in parity.worst
 
@@ -106,19 +106,19 @@ def test_another_network_is_noticed(task: Task, change: str) -> None:
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("which", ["original", "exported"])
-def test_scores_that_are_not_finite_are_an_error_that_names_the_image(
+def test_non_finite_scores_are_an_error_with_the_image(
     task: Task, value: float, which: str
 ) -> None:
     one, _ = network(task)
     other, model = network(task)
     model.head.bias[1] = value
     pair = (other, one) if which == "original" else (one, other)
-    called = "the network, weights.pth" if which == "original" else "the exported network, in"
-    with pytest.raises(DrnError, match=f"a.png: not finite: the scores of {called}"):
-        compare(*pair, STATISTICS, "float32", PROBES)
+    called = "the network, weights.pth," if which == "original" else "the export, in .*"
+    with pytest.raises(DrnError, match=f"a.png: the scores of {called} are not finite"):
+        compare(*pair, STATISTICS, "float32", INPUTS)
 
 
-def test_index_maps_with_marks_are_an_error_that_names_the_image() -> None:
+def test_index_maps_with_marked_pixels_are_an_error_with_the_image() -> None:
     one, _ = network("segmentation")
 
     def run(x: Tensor, _: str) -> Tensor:
@@ -130,5 +130,5 @@ def test_index_maps_with_marks_are_an_error_that_names_the_image() -> None:
     other = ExportedNetwork(
         path=Path("a.onnx"), metadata=metadata, runtime="R", start=lambda *_: run
     )
-    with pytest.raises(DrnError, match=r"b\.png: not finite: the scores of the exported network"):
-        compare(one, other, STATISTICS, "float32", PROBES)
+    with pytest.raises(DrnError, match=r"b\.png: the scores of the export, in R, are not finite"):
+        compare(one, other, STATISTICS, "float32", INPUTS)

@@ -1,4 +1,4 @@
-"""Programs of torch.export, as somebody uses them who has PyTorch alone."""
+"""torch.export programs, used without drn."""
 
 import json
 import zipfile
@@ -25,7 +25,7 @@ TASKS = ["segmentation", "classification"]
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_it_answers_as_pytorch_at_any_size(exports: Exports, task: Task) -> None:
+def test_outputs_agree_with_pytorch_at_any_size(exports: Exports, task: Task) -> None:
     program = torch.export.load(exports(task, format="pt2")).module()
     for count, height, width in ((3, 33, 47), (1, 90, 17)):
         pixels = np.stack([noise(height, width, seed) for seed in range(count)])
@@ -36,18 +36,22 @@ def test_it_answers_as_pytorch_at_any_size(exports: Exports, task: Task) -> None
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_it_says_what_it_is_and_not_where_it_was_made(exports: Exports, task: Task) -> None:
+def test_has_metadata_without_paths(exports: Exports, task: Task) -> None:
     file = exports(task, format="pt2")
     files = {"drn.json": ""}
     torch.export.load(file, extra_files=files)
-    told = json.loads(files["drn.json"])
-    assert (told["arch"], told["task"], told["input"]) == ("drn_a_18", task, "normalised")
+    metadata = json.loads(files["drn.json"])
+    assert (metadata["arch"], metadata["task"], metadata["input"]) == (
+        "drn_a_18",
+        task,
+        "normalised",
+    )
     assert places(file) == []
-    with zipfile.ZipFile(file) as archive:  # so that the search above sees it all
+    with zipfile.ZipFile(file) as archive:  # so that the search above covers all bytes
         assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
 
 
-def test_a_frozen_size_leaves_the_batch_free(exports: Exports) -> None:
+def test_a_fixed_size_has_a_dynamic_batch(exports: Exports) -> None:
     program = torch.export.load(exports(format="pt2", size=FIXED)).module()
     assert program(torch.zeros(5, 3, *FIXED))[0].shape == (5, 3, *FIXED)
     with pytest.raises(RuntimeError, match="equal to 64, but got 72"):
@@ -57,18 +61,18 @@ def test_a_frozen_size_leaves_the_batch_free(exports: Exports) -> None:
 @pytest.mark.parametrize(
     ("classes", "kind"), [(3, torch.uint8), (256, torch.uint8), (257, torch.int32)]
 )
-def test_index_maps_are_as_small_as_they_can_be(classes: int, kind: torch.dtype) -> None:
+def test_type_of_index_maps(classes: int, kind: torch.dtype) -> None:
     model = lively("segmentation", classes=classes)
-    form = ExportConfig(format="pt2", argmax=True, normalize=True)
+    config = ExportConfig(format="pt2", argmax=True, normalize=True)
     x = torch.from_numpy(noise(20, 30)).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        [found] = Deployed(model, STATISTICS, form)(x)
+        [found] = Deployed(model, STATISTICS, config)(x)
         right = model(torch.from_numpy(normal(noise(20, 30)[None]))).argmax(1)
     assert (found.dtype, found.shape) == (kind, (1, 20, 30))
     assert (found == right).float().mean() > 0.999
 
 
-def test_half_precision_is_inside_and_its_ends_are_not() -> None:
+def test_half_precision_has_float32_inputs_and_outputs() -> None:
     model = lively("segmentation", "drn_d_22")
     program = trace(model, STATISTICS, ExportConfig(format="pt2", precision="float16"))
     kinds = {name: value.dtype for name, value in program.state_dict.items()}

@@ -1,4 +1,4 @@
-"""Files of weights: those that the original code reads, and ours in half the size."""
+"""Weight files: those for the original code, and ours in half precision."""
 
 import hashlib
 import json
@@ -24,14 +24,14 @@ CLASSES = {"segmentation": 19, "classification": 1000}
 
 
 def digest(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Sum up keys and shapes, as was done with the original code."""
+    """Return a digest of keys and shapes, computed as for the original code."""
     lines = sorted(f"{key}:{list(value.shape)}" for key, value in tensors.items())
     return {"count": len(lines), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
 
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("arch", ["drn_a_18", "drn_c_58", "drn_d_22"])
-def test_keys_and_shapes_are_the_originals(tmp_path: Path, arch: str, task: Task) -> None:
+def test_has_keys_and_shapes_of_the_original(tmp_path: Path, arch: str, task: Task) -> None:
     model = create_model(arch, task, CLASSES[task])
     write_original(tmp_path / "a.pth", model, {"arch": arch}, half=False)
     assert not zipfile.is_zipfile(tmp_path / "a.pth")  # which PyTorch before 1.4 cannot read
@@ -41,7 +41,7 @@ def test_keys_and_shapes_are_the_originals(tmp_path: Path, arch: str, task: Task
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_our_reader_gets_all_of_it_back(exports: Exports, task: Task) -> None:
+def test_can_be_read_back(exports: Exports, task: Task) -> None:
     file = exports(task, format="fyu")
     found = read_network(file)
     right = lively(task)
@@ -54,7 +54,7 @@ def test_our_reader_gets_all_of_it_back(exports: Exports, task: Task) -> None:
     assert json.loads(found.metadata["provenance"])["recipe"]["train"]["epochs"] == 7
 
 
-def test_what_it_says_does_not_disturb_code_that_loads_it_strictly(exports: Exports) -> None:
+def test_metadata_do_not_break_strict_loading(exports: Exports) -> None:
     state = torch.load(exports("classification", format="fyu"), weights_only=True)
     theirs = torchvision.models.resnet18(num_classes=3)
     loaded = theirs.load_state_dict(state, strict=True)
@@ -66,7 +66,7 @@ def test_what_it_says_does_not_disturb_code_that_loads_it_strictly(exports: Expo
 
 
 @pytest.mark.parametrize("format_", ["fyu", "safetensors"])
-def test_half_precision_halves_the_file_and_reads_as_floats(tmp_path: Path, format_: str) -> None:
+def test_half_precision_halves_the_file_and_loads_as_float32(tmp_path: Path, format_: str) -> None:
     model = lively("segmentation", "drn_d_22")
     write: Any = write_original if format_ == "fyu" else write_safetensors
     strings = {"format": "drn", "arch": "drn_d_22", "task": "segmentation", "classes": "3"}

@@ -220,7 +220,7 @@ def test_exported_class_maps_are_checked(photos: Path, format_: Any, normalize: 
     elif format_ == "pt2":
         write_program(file, program, strings)
     else:
-        write_openvino(file, program, form.outputs, strings, half=False, calibrating=[])
+        write_openvino(file, program, form.outputs, strings, half=False, calibration=[])
     result = drn("predict", "photos", "--weights", file, "--json")
     assert result.exit_code == 1
     assert f"error: photos/{FAILS}" in result.stderr
@@ -248,7 +248,7 @@ def test_argmax_export_overflowing_in_16_bits_is_refused(tmp_path: Path) -> None
     )
     result = drn("export", tmp_path / "net.safetensors", *options)
     assert isinstance(result.exception, DrnError)
-    assert "drawn street scene 0: not finite: the scores of the exp" in str(result.exception)
+    assert "synthetic scene 0: the scores of the export, in" in str(result.exception)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.safetensors"]
 
 

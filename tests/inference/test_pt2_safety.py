@@ -379,7 +379,7 @@ def test_duplicate_records(rewritten: Any) -> None:
     file = rewritten(lambda _: None)
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(GRAPH, b"{}")
-    with pytest.raises(DrnError, match=r"net\.pt2: refused: two records of one name"):
+    with pytest.raises(DrnError, match=r"net\.pt2: refused: two records of the same name"):
         open_exported(file)
 
 

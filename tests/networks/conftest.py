@@ -15,7 +15,7 @@ from drn_cli.networks.models import DRN
 
 
 def fill(key: str, shape: tuple[int, ...]) -> Tensor:
-    """Draw a tensor from its name, as those were that gave the golden numbers."""
+    """Return values computed from the key, as for the golden numbers."""
     random = np.random.RandomState(zlib.crc32(key.encode()))
     if key == "up.weight":
         profile = 1 - np.abs(np.arange(16) / 8 - 15 / 16)
@@ -32,7 +32,7 @@ def fill(key: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def filled_file(arch: str, task: str = "classification") -> dict[str, Tensor]:
-    """Make the state dict of an original file, with weights by formula."""
+    """Return a state dict of the original code, with weights by formula."""
     with torch.device("meta"):
         shapes = to_original_keys(create_model(arch, task))
     return {key: fill(key, tuple(value.shape)) for key, value in shapes.items()}

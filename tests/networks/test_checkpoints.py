@@ -1,4 +1,4 @@
-"""Any file of weights is read; nothing in it is run."""
+"""Reading weight files of any format without executing code."""
 
 import codecs
 import errno
@@ -26,7 +26,7 @@ TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
 
 class Trap:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = str(target)
@@ -55,7 +55,7 @@ def assert_read(path: Path) -> None:
     ],
     ids=["plain", "state_dict", "model", "net", "ddp", "compiled ddp", "ddp of compiled"],
 )
-def test_reads_what_training_programs_save(tmp_path: Path, content: dict, new_format: bool) -> None:
+def test_reads_nested_state_dicts(tmp_path: Path, content: dict, new_format: bool) -> None:
     path = tmp_path / "x.pth"
     torch.save(content, path, _use_new_zipfile_serialization=new_format)
     assert_read(path)
@@ -127,7 +127,7 @@ def test_reads_safetensors_whose_length_looks_like_a_pickle(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("wrapped", ["new", "legacy", "zip of new", "zip of legacy", "pickle"])
-def test_runs_nothing(tmp_path: Path, wrapped: str) -> None:
+def test_does_not_execute_code(tmp_path: Path, wrapped: str) -> None:
     sprung = tmp_path / "sprung"
     content = {"state_dict": TENSORS, "extra": Trap(sprung)}
     path = tmp_path / "evil.pth"
@@ -139,16 +139,16 @@ def test_runs_nothing(tmp_path: Path, wrapped: str) -> None:
         with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
             archive.write(path, "evil.pth")
         path = tmp_path / "evil.zip"
-    with pytest.raises(DrnError, match=r"evil.*refused.*run code.*mkdir.*only if you trust"):
+    with pytest.raises(DrnError, match=r"evil.*refused.*execute code.*mkdir.*if you trust"):
         read_checkpoint(path)
     assert not sprung.exists()
-    # The trap works, or its silence would prove nothing.
+    # Check that the trap works.
     pickle.loads(pickle.dumps(Trap(sprung)))
     assert sprung.exists()
 
 
 class Call:
-    """Calls something with arguments when it is unpickled."""
+    """Calls a function with arguments when it is unpickled."""
 
     def __init__(self, *call: object) -> None:
         self.call = call
@@ -161,20 +161,20 @@ class Call:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (Call(bytearray, 1 << 36), "fill memory when it is read .*builtin.*bytearray"),
-        (Call(torch.FloatTensor, 1 << 34), "fill memory when it is read .*FloatTensor"),
-        (Call(codecs.encode, b"a", "hex"), "fill memory when it is read .*_codecs.encode"),
-        (Call(OrderedDict, torch.zeros(1).expand(1 << 40, 2)), "fill memory .*OrderedDict"),
+        (Call(bytearray, 1 << 36), "exhaust memory .*builtin.*bytearray"),
+        (Call(torch.FloatTensor, 1 << 34), "exhaust memory .*FloatTensor"),
+        (Call(codecs.encode, b"a", "hex"), "exhaust memory .*_codecs.encode"),
+        (Call(OrderedDict, torch.zeros(1).expand(1 << 40, 2)), "exhaust memory .*OrderedDict"),
         (torch.zeros(1).expand(1 << 20, 1 << 20), "a tensor of shape .* in 4 bytes"),
     ],
     ids=["bytearray", "tensor", "codec", "rows", "stride 0"],
 )
-def test_refuses_what_takes_all_memory(
+def test_refuses_pickles_that_exhaust_memory(
     tmp_path: Path, content: object, message: str, new_format: bool
 ) -> None:
     path = tmp_path / "x.pth"
     state = OrderedDict(TENSORS | {"large": content})
-    if isinstance(content, Tensor):  # so that a checksum would be computed
+    if isinstance(content, Tensor):  # so that a checksum is computed
         state._metadata = {"drn": {"checksum": "crc32:00000000"}}  # type: ignore[attr-defined]
     torch.save(state, path, _use_new_zipfile_serialization=new_format)
     assert path.stat().st_size < 10_000
@@ -191,17 +191,17 @@ def test_refuses_whole_modules(tmp_path: Path, new_format: bool) -> None:
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_refuses_later_pickles(tmp_path: Path, protocol: int) -> None:
+def test_refuses_newer_pickle_protocols(tmp_path: Path, protocol: int) -> None:
     path = tmp_path / "x.pth"
     path.write_bytes(pickle.dumps(Trap(tmp_path / "sprung"), protocol=protocol))
-    with pytest.raises(DrnError, match=r"refused: .*could run code"):
+    with pytest.raises(DrnError, match=r"refused: .*could execute code"):
         read_checkpoint(path)
     assert not (tmp_path / "sprung").exists()
 
 
 def test_refuses_programs(tmp_path: Path) -> None:
     path = tmp_path / "script.pt"
-    with zipfile.ZipFile(path, "w") as archive:  # what marks a TorchScript file
+    with zipfile.ZipFile(path, "w") as archive:  # which identifies a TorchScript file
         archive.writestr("script/constants.pkl", b"")
         archive.writestr("script/data.pkl", b"")
     with pytest.raises(DrnError, match="refused: a TorchScript program"):
@@ -214,11 +214,11 @@ def test_refuses_programs(tmp_path: Path) -> None:
         (b"", "the file is empty"),
         (b"\n<!DOCTYPE html><html>Moved</html>", "a web page, not weights"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"hello, world, I am a text", "not a file of weights"),
-        (b"abc", "not a file of weights"),
+        (b"hello, world, I am a text", "not a weight file"),
+        (b"abc", "not a weight file"),
     ],
 )
-def test_says_what_is_no_checkpoint(tmp_path: Path, content: bytes, message: str) -> None:
+def test_explains_other_files(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "x.pth"
     path.write_bytes(content)
     with pytest.raises(DrnError, match=message) as caught:
@@ -231,7 +231,7 @@ def test_says_what_is_no_checkpoint(tmp_path: Path, content: bytes, message: str
 
 
 @pytest.mark.parametrize("place", [0, 8])
-def test_refuses_a_checksum_that_is_none(tmp_path: Path, place: int) -> None:
+def test_refuses_malformed_checksums(tmp_path: Path, place: int) -> None:
     path = tmp_path / "x.safetensors"
     save_weights(path, create_model("drn_a_18", "segmentation", 2))
     content = bytearray(path.read_bytes())
@@ -242,13 +242,13 @@ def test_refuses_a_checksum_that_is_none(tmp_path: Path, place: int) -> None:
 
 
 class Failing(io.BytesIO):
-    """A file on a disk that fails."""
+    """A file on a failing disk."""
 
     def read(self, size: int | None = -1) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def test_what_the_system_refuses_is_no_damage(tmp_path: Path) -> None:
+def test_system_errors_are_not_damage(tmp_path: Path) -> None:
     with pytest.raises(DrnError, match=r"x: cannot be read: Input/output error .*disk") as caught:
         check_zip(Failing(bytes(99)), Path("x"))
     assert "damaged" not in str(caught.value)
@@ -268,19 +268,19 @@ def test_what_the_system_refuses_is_no_damage(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_says_that_there_is_no_file(tmp_path: Path) -> None:
+def test_explains_missing_and_special_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(DrnError, match="fifo: a pipe or device, not a file of weights"):
+    with pytest.raises(DrnError, match="fifo: a pipe or device, not a weight file"):
         read_checkpoint(tmp_path / "fifo")
     with pytest.raises(DrnError, match=r"none\.pth: no such file"):
         read_checkpoint(tmp_path / "none.pth")
-    with pytest.raises(DrnError, match="a folder, not a file of weights"):
+    with pytest.raises(DrnError, match="a folder, not a weight file"):
         read_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["new", "legacy", "zip", "safetensors"])
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.999])
-def test_says_that_a_file_is_cut_short(tmp_path: Path, kind: str, kept: float) -> None:
+def test_detects_truncated_files(tmp_path: Path, kind: str, kept: float) -> None:
     path = tmp_path / "whole"
     large = {"weight": torch.randn(64, 64)}
     if kind == "safetensors":
@@ -299,7 +299,7 @@ def test_says_that_a_file_is_cut_short(tmp_path: Path, kind: str, kept: float) -
     assert len(caught.value.message) < len(str(cut)) + 200
 
 
-def test_says_that_an_archive_is_damaged_inside(tmp_path: Path) -> None:
+def test_detects_damage_inside_of_archives(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(64, 64)}, tmp_path / "x.pth")
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -312,7 +312,7 @@ def test_says_that_an_archive_is_damaged_inside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("members", [[], ["a.pth", "b.pth"]])
-def test_says_that_an_archive_is_not_one_file(tmp_path: Path, members: list[str]) -> None:
+def test_an_archive_must_have_one_weight_file(tmp_path: Path, members: list[str]) -> None:
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name in [*members, "readme.txt"]:
@@ -324,20 +324,20 @@ def test_says_that_an_archive_is_not_one_file(tmp_path: Path, members: list[str]
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([torch.ones(1)], "holds a list, not a state dict"),
-        ({"epoch": 3, "weights": TENSORS}, "holds no state dict: 'epoch' is of type int"),
-        ({"state_dict": {**TENSORS, "step": 3}}, "holds no state dict: 'step' is of type int"),
-        ({}, "holds no tensors"),
-        ({"state_dict": {}}, "holds no tensors"),
+        ([torch.ones(1)], "contains a list, not a state dict"),
+        ({"epoch": 3, "weights": TENSORS}, "contains no state dict: 'epoch' is of type int"),
+        ({"state_dict": {**TENSORS, "step": 3}}, "contains no state dict: 'step' is of type int"),
+        ({}, "contains no tensors"),
+        ({"state_dict": {}}, "contains no tensors"),
     ],
 )
-def test_says_that_there_is_no_state_dict(tmp_path: Path, content: object, message: str) -> None:
+def test_explains_files_without_state_dict(tmp_path: Path, content: object, message: str) -> None:
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(DrnError, match=message):
         read_checkpoint(tmp_path / "x.pth")
 
 
-def test_writes_weights_that_say_what_they_are(tmp_path: Path) -> None:
+def test_writes_metadata(tmp_path: Path) -> None:
     model = create_model("drn_d_22", "segmentation", 3)
     model.to(memory_format=torch.channels_last)
     path = tmp_path / "new" / "best.safetensors"
@@ -360,7 +360,7 @@ def test_writes_weights_that_say_what_they_are(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["best.safetensors"]
 
 
-def test_says_that_weights_cannot_be_written(tmp_path: Path) -> None:
+def test_write_errors(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DrnError, match="cannot be written"):
         save_weights(tmp_path / "file" / "x.safetensors", create_model("drn_d_22"))

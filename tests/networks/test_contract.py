@@ -1,4 +1,4 @@
-"""What every network promises, whatever its depth: sizes, layouts, precision, compilers."""
+"""Properties of all networks: sizes, memory formats, precision, compilers."""
 
 import pytest
 import torch
@@ -10,11 +10,11 @@ from drn_cli.networks.models import DRN
 
 CLASSES = 5
 TASKS = ("classification", "segmentation")
-# One of each family for both tasks; in the others only the number of blocks is new.
+# One of each family for both tasks; the others differ only in the number of blocks.
 BOTH = ("drn_a_18", "drn_b_26", "drn_c_26", "drn_d_22")
 EACH = [(arch, task) for arch in list_models() for task in TASKS]
 TRACED = [(arch, task) for arch, task in EACH if task == "segmentation" or arch in BOTH]
-# Inductor takes ten seconds and more for one; the other networks go through the tracer alone.
+# Inductor takes ten seconds or more per network; the others are only traced.
 INDUCTOR = [
     ("drn_a_18", "segmentation"),
     ("drn_c_26", "segmentation"),
@@ -31,7 +31,7 @@ def models(cases: list[tuple[str, str]]) -> pytest.MarkDecorator:
 
 @pytest.fixture(scope="module")
 def model(request: pytest.FixtureRequest) -> DRN:
-    """Build a network with weights small enough for activations to stay small at any depth.
+    """Build a network with small weights, so that activations stay small at any depth.
 
     With those of a fresh network they grow, and the least difference with them.
     """
@@ -55,7 +55,7 @@ def expected_shape(model: DRN, x: Tensor) -> tuple[int, ...]:
 
 
 def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Compare, as a part of the largest value: single logits may be close to zero."""
+    """Compare relative to the largest value, as single logits may be close to zero."""
     assert found.shape == expected.shape
     assert found.isfinite().all()
     difference = (found.float() - expected).abs().max().item()
@@ -65,7 +65,7 @@ def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
 @torch.no_grad()
 @models(EACH)
 @pytest.mark.parametrize("size", [(37, 53), (1, 1), (8, 9), (64, 32)])
-def test_takes_any_size(model: DRN, size: tuple[int, int]) -> None:
+def test_supports_any_size(model: DRN, size: tuple[int, int]) -> None:
     x = images(2, 3, *size)
     logits = model(x)
     assert tuple(logits.shape) == expected_shape(model, x)
@@ -75,7 +75,7 @@ def test_takes_any_size(model: DRN, size: tuple[int, int]) -> None:
 
 @torch.no_grad()
 @models(SEGMENTERS)
-def test_gives_the_map_of_each_level(model: DRN) -> None:
+def test_features_of_each_level(model: DRN) -> None:
     arch = ARCHITECTURES[model.arch]
     expansion = 4 if arch.bottleneck else 1
     if arch.family == "A":
@@ -95,7 +95,7 @@ def test_gives_the_map_of_each_level(model: DRN) -> None:
 
 @torch.no_grad()
 @models(EACH)
-def test_channels_last_gives_the_same(model: DRN) -> None:
+def test_channels_last_gives_the_same_output(model: DRN) -> None:
     x = images(2, 3, 37, 53)
     expected = model(x)
     model.to(memory_format=torch.channels_last)
@@ -108,12 +108,12 @@ def test_channels_last_gives_the_same(model: DRN) -> None:
 
 @torch.no_grad()
 @models(EACH)
-def test_bfloat16_is_near(model: DRN) -> None:
+def test_bfloat16_is_close(model: DRN) -> None:
     x = images(2, 3, 37, 53)
     with torch.autocast("cpu", torch.bfloat16):
         found = model(x)
     assert_near(found, model(x), 0.03)
-    assert not torch.equal(found.float(), model(x))  # or autocast did nothing
+    assert not torch.equal(found.float(), model(x))  # autocast has an effect
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_compiles_in_one_graph(model: DRN) -> None:
     assert_compiles(model, "aot_eager", 1e-5)
 
 
-# Inductor asks for modules that warn of their own age as they are imported.
+# Inductor imports modules that emit deprecation warnings.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.slow
 @models(INDUCTOR)

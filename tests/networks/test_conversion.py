@@ -1,4 +1,4 @@
-"""Files of others are recognised by their keys and give the same outputs under our names."""
+"""Files of other implementations are recognized by their keys and give the same outputs."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def own_keys(model: nn.Module) -> set[str]:
 
 
 def disturb(model: nn.Module) -> nn.Module:
-    """Give batch norm numbers of its own, so that no two layers can be mistaken for each other."""
+    """Set random batch norm parameters, so that confused layers change the output."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1)
@@ -42,10 +42,10 @@ def disturb(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("arch", list_models())
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
-def test_recognises_the_original_files(arch: str, task: str) -> None:
+def test_recognizes_files_of_the_original(arch: str, task: str) -> None:
     model = meta(arch, task, 7)
     found = converted(to_original_keys(model))
-    # Nobody can tell B-26 by its weights; such a file is taken for C-26.
+    # B-26 has the same keys and shapes as C-26, for which it is taken.
     twins = ("drn_c_26", "drn_b_26")
     assert found.archs == (twins if arch in twins else (arch,))
     assert (found.task, found.classes) == (task, 7)
@@ -58,7 +58,7 @@ def test_recognises_the_original_files(arch: str, task: str) -> None:
 
 @pytest.mark.parametrize("arch", ["drn_a_18", "drn_c_58", "drn_d_24"])
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
-def test_no_tensor_changes_place_on_the_way_there_and_back(arch: str, task: str) -> None:
+def test_converts_to_the_original_and_back(arch: str, task: str) -> None:
     model = disturb(create_model(arch, task, 3))
     found = converted(to_original_keys(model)).tensors
     assert found.keys() == own_keys(model)
@@ -66,7 +66,7 @@ def test_no_tensor_changes_place_on_the_way_there_and_back(arch: str, task: str)
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
-def test_c_58_gives_and_drops_the_shortcut_that_is_never_used(task: str) -> None:
+def test_c_58_has_the_unused_shortcut_only_in_original_files(task: str) -> None:
     prefix = "layer7.0.downsample." if task == "classification" else "base.9.0.downsample."
     tensors = to_original_keys(create_model("drn_c_58", task))
     unused = {key: value for key, value in tensors.items() if key.startswith(prefix)}
@@ -74,13 +74,13 @@ def test_c_58_gives_and_drops_the_shortcut_that_is_never_used(task: str) -> None
     assert not any(value.any() for value in unused.values())
     tensors[f"{prefix}1.num_batches_tracked"] = torch.tensor(3)
     assert converted(tensors).archs == ("drn_c_58",)
-    # In C-42, which has no such keys, they are a sign of another network.
+    # In C-42 these keys are unknown.
     with pytest.raises(DrnError, match=r"nearly a drn_c_42, but 5 keys are unknown"):
         converted(to_original_keys(meta("drn_c_42", task)) | unused)
 
 
 @pytest.mark.parametrize("name", PYTORCHCV)
-def test_recognises_pytorchcv(name: str) -> None:
+def test_recognizes_pytorchcv(name: str) -> None:
     with torch.device("meta"):
         theirs = pytorchcv.model_provider.get_model(name)
     arch = f"drn_{name[3]}_{name[4:]}"
@@ -92,7 +92,7 @@ def test_recognises_pytorchcv(name: str) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["drnc26", "drnc58", "drnd22"])
-def test_computes_what_pytorchcv_computes_bit_for_bit(name: str) -> None:
+def test_agrees_with_pytorchcv_bit_for_bit(name: str) -> None:
     torch.manual_seed(0)
     theirs = disturb(pytorchcv.model_provider.get_model(name))
     ours = create_model(f"drn_{name[3]}_{name[4:]}").eval()
@@ -102,13 +102,13 @@ def test_computes_what_pytorchcv_computes_bit_for_bit(name: str) -> None:
     features = ours.backbone(x)
     assert torch.equal(features, theirs.features[:-1](x))
     assert torch.equal(ours.head(F.avg_pool2d(features, 28)).flatten(1), expected)
-    # `forward` takes the mean, for any size, which adds in another order than that pool.
+    # `forward` takes the mean, which sums in another order than the pooling layer.
     assert (ours(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
-def test_takes_a_resnet_of_torchvision(name: str) -> None:
+def test_reads_resnets_of_torchvision(name: str) -> None:
     theirs = disturb(getattr(torchvision.models, name)(num_classes=10))
     found = converted(theirs.state_dict())
     assert (found.format, found.archs) == ("torchvision", (f"drn_a_{name[6:]}",))
@@ -121,7 +121,7 @@ def test_takes_a_resnet_of_torchvision(name: str) -> None:
     assert torch.equal(ours.head.weight.flatten(1), theirs.fc.weight)
 
 
-def test_own_files_say_what_they_are() -> None:
+def test_own_files_state_architecture_and_task() -> None:
     model = meta("drn_b_26", "segmentation", 4)
     found = converted(
         model.state_dict(), format="drn", arch="drn_b_26", task="segmentation", classes="4"
@@ -133,21 +133,21 @@ def test_own_files_say_what_they_are() -> None:
     assert (bare.format, bare.task, bare.classes) == ("drn", None, 4)
 
 
-def test_a_backbone_alone_is_welcome() -> None:
+def test_reads_backbones_without_head() -> None:
     tensors = to_original_keys(meta("drn_d_22", "segmentation"))
     found = converted({key: v for key, v in tensors.items() if key.startswith("base.")})
     assert (found.archs, found.task, found.classes) == (("drn_d_22",), None, None)
     assert not {"head.weight", "head.bias"} & found.tensors.keys()
 
 
-def test_half_a_head_is_not() -> None:
+def test_refuses_half_a_head() -> None:
     tensors = to_original_keys(meta("drn_d_22"))
     del tensors["fc.bias"]
     with pytest.raises(DrnError, match=r"nearly a drn_d_22, but 1 keys are missing: fc\.bias"):
         converted(tensors)
 
 
-def test_names_keys_that_are_missing_or_unknown() -> None:
+def test_names_missing_and_unknown_keys() -> None:
     tensors = to_original_keys(meta("drn_d_22"))
     for index in range(7):
         tensors[f"extra{index}"] = torch.ones(1)
@@ -195,9 +195,9 @@ def test_refuses_other_heads(key: str, shape: tuple[int, ...]) -> None:
         converted(tensors)
 
 
-def test_refuses_an_own_file_that_lies() -> None:
+def test_refuses_own_files_with_wrong_metadata() -> None:
     state = meta("drn_d_22").state_dict()
     with pytest.raises(DrnError, match=r"nearly a drn_d_24, but .* keys are missing"):
         converted(state, format="drn", arch="drn_d_24")
-    with pytest.raises(DrnError, match="metadata classes: 19, and its head has 1000"):
+    with pytest.raises(DrnError, match="metadata classes: 19, but its head has 1000"):
         converted(state, format="drn", arch="drn_d_22", classes="19")

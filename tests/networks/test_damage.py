@@ -1,4 +1,4 @@
-"""Damage to a file of weights changes nothing in silence: it is refused, or was no damage."""
+"""Damaged weight files are refused, or read with the original content."""
 
 import hashlib
 import logging
@@ -35,7 +35,7 @@ def by_torch(path: Path) -> None:
 
 
 def by_training(path: Path) -> None:
-    """Write what `last.pt` is made of."""
+    """Write a file like `last.pt`."""
     state = {"state": {0: {"exp_avg": torch.ones(4)}}}
     torch.save({**STRINGS, "model": TENSORS, "optimiser": state, "progress": {"epoch": 3}}, path)
 
@@ -57,7 +57,7 @@ WRITERS = [by_drn, by_torch, by_training, by_archive, by_publisher]
 
 
 def damages(content: bytes) -> Iterator[bytes]:
-    """Flip bits, cut, and blank, a third each, at places drawn over the whole file."""
+    """Flip bits, truncate, and zero bytes, a third each, at random positions."""
     draw = random.Random(content[:64])
     for number in range(DAMAGES):
         spoilt, place = bytearray(content), draw.randrange(len(content))
@@ -85,7 +85,7 @@ def equal(one: Tensor, other: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_no_damage_is_used_in_silence(
+def test_damage_is_never_used(
     tmp_path: Path, write: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "weights"
@@ -107,7 +107,7 @@ def test_no_damage_is_used_in_silence(
     assert refused > DAMAGES / 2
 
 
-def test_the_original_format_is_covered_when_we_write_it(
+def test_our_files_in_the_original_format_have_a_checksum(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "weights.pth"
@@ -142,7 +142,7 @@ def without_crc(path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [without_checksum, legacy, without_crc])
-def test_files_without_a_checksum_are_read_with_one_line(
+def test_warns_once_about_files_without_checksum(
     tmp_path: Path, write: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "weights"
@@ -155,15 +155,15 @@ def test_files_without_a_checksum_are_read_with_one_line(
     assert record.getMessage().startswith(f"{path}: not verified")
 
 
-def test_a_recorded_digest_is_compared(tmp_path: Path) -> None:
+def test_verifies_a_recorded_digest(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     by_publisher(path)
     path.with_name("weights.pth.sha256").write_text("0" * 64)
-    with pytest.raises(DrnError, match=r"weights\.pth: its SHA-256 is .* records 0000"):
+    with pytest.raises(DrnError, match=r"weights\.pth: its SHA-256 is .* has 0000"):
         read_checkpoint(path)
 
 
-def test_refuses_what_is_too_large_before_it_is_read(tmp_path: Path) -> None:
+def test_refuses_excessive_sizes_before_reading(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes((1 << 40).to_bytes(8, "little") + b'{"a":')
     with pytest.raises(DrnError, match="a header of 1,099,511,627,776 bytes"):

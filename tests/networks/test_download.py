@@ -1,4 +1,4 @@
-"""Downloads from real servers on this machine: mirrors, resuming, checksums, archives."""
+"""Downloads from local HTTP servers: mirrors, resumption, checksums, archives."""
 
 import hashlib
 import io
@@ -34,14 +34,14 @@ def zipped(content: bytes, name: str = "x.pth") -> bytes:
 
 @dataclass
 class Mirror:
-    """A server of some files that notes what it was asked and can behave badly."""
+    """A server that records requests and can misbehave."""
 
     files: dict[str, bytes]
     ranges: bool = True
     breaks_after: int | None = None
     delay: float = 0
-    pause: float = 0  # seconds between one byte and the next
-    length: bool = True  # whether it says how long a file is
+    pause: float = 0  # seconds between two bytes
+    length: bool = True  # whether it sends Content-Length
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     address: str = ""
 
@@ -67,7 +67,7 @@ def handler(mirror: Mirror) -> type[BaseHTTPRequestHandler]:
             if mirror.length:
                 self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
-            with suppress(ConnectionError):  # whoever asked may have given up
+            with suppress(ConnectionError):  # the client may have given up
                 if not mirror.pause:
                     self.wfile.write(content[start:][: mirror.breaks_after])
                     return
@@ -123,8 +123,8 @@ def weight_file(*mirrors: Mirror, name: str = "x.pth", archived: bool = False) -
     )
 
 
-def left_in(folder: Path) -> set[str]:
-    """Name the files in the cache folder, but for locks and recorded digests."""
+def files_in(folder: Path) -> set[str]:
+    """Return the files in the cache folder, without locks and recorded digests."""
     return {path.name for path in folder.iterdir() if path.suffix not in ("", ".sha256")}
 
 
@@ -135,27 +135,27 @@ def test_downloads_once(serve, folder: Path) -> None:
         assert path == folder / "x.pth"
         assert path.read_bytes() == CONTENT
     assert mirror.requests == [("/x.pth", None)]
-    assert left_in(folder) == {"x.pth"}
+    assert files_in(folder) == {"x.pth"}
 
 
 def test_unpacks_archives(serve, folder: Path) -> None:
     mirror = serve(Mirror({"x.pth.zip": zipped(CONTENT, "other.pth")}))
     path = download_weights([weight_file(mirror, archived=True)])
     assert path.read_bytes() == CONTENT
-    assert left_in(folder) == {"x.pth"}
+    assert files_in(folder) == {"x.pth"}
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_resumes_where_it_stopped(serve, folder: Path, ranges: bool) -> None:
+def test_resumes_a_partial_download(serve, folder: Path, ranges: bool) -> None:
     mirror = serve(Mirror({"x.pth": CONTENT}, ranges=ranges))
     folder.mkdir()
     (folder / "x.pth.part").write_bytes(CONTENT[:1000])
     assert download_weights([weight_file(mirror)]).read_bytes() == CONTENT
     assert mirror.requests == [("/x.pth", "bytes=1000-")]
-    assert left_in(folder) == {"x.pth"}
+    assert files_in(folder) == {"x.pth"}
 
 
-def test_a_broken_connection_is_resumed_next_time(serve, folder: Path) -> None:
+def test_resumes_after_a_broken_connection(serve, folder: Path) -> None:
     mirror = serve(Mirror({"x.pth": CONTENT}, breaks_after=5000))
     with pytest.raises(DrnError, match="could not be downloaded"):
         download_weights([weight_file(mirror)])
@@ -165,7 +165,7 @@ def test_a_broken_connection_is_resumed_next_time(serve, folder: Path) -> None:
     assert mirror.requests == [("/x.pth", None), ("/x.pth", "bytes=5000-")]
 
 
-def test_an_interrupt_leaves_the_part(serve, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_keeps_the_part(serve, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror = serve(Mirror({"x.pth": CONTENT}))
 
     class Interrupted(download.tqdm):
@@ -179,11 +179,11 @@ def test_an_interrupt_leaves_the_part(serve, folder: Path, monkeypatch: pytest.M
     received = (folder / "x.pth.part").read_bytes()
     assert received
     assert CONTENT.startswith(received)
-    assert left_in(folder) == {"x.pth.part"}
+    assert files_in(folder) == {"x.pth.part"}
 
 
-def test_a_whole_part_is_accepted(serve, folder: Path) -> None:
-    """As an interrupt in the last moment leaves it; the server has nothing more to send."""
+def test_accepts_a_complete_part(serve, folder: Path) -> None:
+    """As after an interrupt at the end of the download; the server answers 416."""
     mirror = serve(Mirror({"x.pth": CONTENT}))
     folder.mkdir()
     (folder / "x.pth.part").write_bytes(CONTENT)
@@ -192,17 +192,17 @@ def test_a_whole_part_is_accepted(serve, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [1000, len(CONTENT), len(CONTENT) + 10])
-def test_a_wrong_part_is_started_again(serve, folder: Path, length: int) -> None:
+def test_restarts_after_a_wrong_part(serve, folder: Path, length: int) -> None:
     mirror = serve(Mirror({"x.pth": CONTENT}))
     folder.mkdir()
     (folder / "x.pth.part").write_bytes(b"?" * length)
     assert download_weights([weight_file(mirror)]).read_bytes() == CONTENT
     assert [asked for _, asked in mirror.requests] == [f"bytes={length}-", None]
-    assert left_in(folder) == {"x.pth"}
+    assert files_in(folder) == {"x.pth"}
 
 
 @pytest.mark.parametrize("content", [b"precious", CONTENT])
-def test_nothing_is_received_through_a_link(serve, folder: Path, content: bytes) -> None:
+def test_does_not_write_through_a_link(serve, folder: Path, content: bytes) -> None:
     folder.mkdir()
     (folder / "precious").write_bytes(content)
     (folder / "x.pth.part").symlink_to("precious")
@@ -211,30 +211,30 @@ def test_nothing_is_received_through_a_link(serve, folder: Path, content: bytes)
     assert (folder / "precious").read_bytes() == content
 
 
-def test_goes_to_the_next_mirror(serve, folder: Path) -> None:
+def test_tries_the_next_mirror(serve, folder: Path) -> None:
     missing = serve(Mirror({}))
     wrong = serve(Mirror({"x.pth": b"<html>log in</html>"}))
     right = serve(Mirror({"x.pth": CONTENT}))
     unused = serve(Mirror({"x.pth": CONTENT}))
     path = download_weights([weight_file(missing, wrong, right, unused)])
     assert path.read_bytes() == CONTENT
-    # Nothing of the wrong file was kept, or the right mirror would be asked for the rest.
+    # The wrong file was not kept: the right mirror gets no Range request.
     assert right.requests == [("/x.pth", None)]
     assert not unused.requests
-    assert left_in(folder) == {"x.pth"}
+    assert files_in(folder) == {"x.pth"}
 
 
 @pytest.mark.parametrize("served", [b"not a zip", zipped(b"other"), zipped(CONTENT, "x.txt")])
-def test_goes_to_the_next_file(serve, folder: Path, served: bytes) -> None:
+def test_tries_the_next_file(serve, folder: Path, served: bytes) -> None:
     first = serve(Mirror({"y.pth.zip": served}))
     second = serve(Mirror({"x.pth": CONTENT}))
     files = [weight_file(first, name="y.pth", archived=True), weight_file(second)]
     assert download_weights(files) == folder / "x.pth"
     assert len(first.requests) == 1
-    assert left_in(folder) == {"x.pth"}
+    assert files_in(folder) == {"x.pth"}
 
 
-def test_says_what_was_tried_and_what_to_do(serve, folder: Path) -> None:
+def test_lists_all_failures_and_the_remedy(serve, folder: Path) -> None:
     missing = serve(Mirror({}))
     wrong = serve(Mirror({"x.pth": b"wrong"}))
     closed = Mirror({}, address="http://127.0.0.1:9")
@@ -254,12 +254,12 @@ def test_says_what_was_tried_and_what_to_do(serve, folder: Path) -> None:
     assert "nonsense/x.pth: unknown url type" in message
     assert f"{missing.address}/y.pth.zip: HTTP 404" in message
     assert hint == (
-        f"put x.pth or y.pth or y.pth.zip into {folder}, or name a mirror in DRN_MIRRORS"
+        f"copy x.pth or y.pth or y.pth.zip to {folder}, or set DRN_MIRRORS to the URL of a mirror"
     )
-    assert left_in(folder) == set()
+    assert files_in(folder) == set()
 
 
-def test_asks_own_mirrors_first(serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tries_mirrors_of_the_user_first(serve, monkeypatch: pytest.MonkeyPatch) -> None:
     near = serve(Mirror({"drn/y.pth.zip": zipped(CONTENT)}))
     far = serve(Mirror({"x.pth": CONTENT}))
     monkeypatch.setenv("DRN_MIRRORS", f"{near.address}/empty  {near.address}/drn/")
@@ -274,7 +274,7 @@ def test_asks_own_mirrors_first(serve, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not far.requests
 
 
-def test_a_wrong_file_in_the_cache_is_named_and_replaced(
+def test_warns_about_and_replaces_a_wrong_cached_file(
     serve, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     mirror = serve(Mirror({}))
@@ -283,12 +283,12 @@ def test_a_wrong_file_in_the_cache_is_named_and_replaced(
     with caplog.at_level(logging.WARNING), pytest.raises(DrnError, match="HTTP 404"):
         download_weights([weight_file(mirror)])
     assert f"{folder / 'x.pth'}: its SHA256 does not begin with" in caplog.text
-    assert (folder / "x.pth").read_bytes() == b"wrong"  # the user's, until there is a better one
+    assert (folder / "x.pth").read_bytes() == b"wrong"  # kept until the download succeeds
     mirror.files["x.pth"] = CONTENT
     assert download_weights([weight_file(mirror)]).read_bytes() == CONTENT
 
 
-def test_takes_what_was_put_into_the_folder(folder: Path) -> None:
+def test_uses_archives_placed_in_the_folder(folder: Path) -> None:
     nowhere = Mirror({}, address="http://127.0.0.1:9")
     files = [weight_file(nowhere), weight_file(nowhere, name="y.pth", archived=True)]
     folder.mkdir()
@@ -298,7 +298,7 @@ def test_takes_what_was_put_into_the_folder(folder: Path) -> None:
     assert download_weights(files) == folder / "x.pth"
 
 
-def test_processes_that_want_the_same_file_wait_for_one_another(serve, folder: Path) -> None:
+def test_concurrent_downloads_of_the_same_file_wait(serve, folder: Path) -> None:
     mirror = serve(Mirror({"x.pth": CONTENT}, delay=0.2))
     with ThreadPoolExecutor(4) as pool:
         paths = list(pool.map(lambda _: download_weights([weight_file(mirror)]), range(4)))
@@ -306,16 +306,14 @@ def test_processes_that_want_the_same_file_wait_for_one_another(serve, folder: P
     assert len(mirror.requests) == 1
 
 
-def test_a_silent_server_is_given_up(serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gives_up_a_silent_server(serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "TIMEOUT", 0.1)
     silent = serve(Mirror({"x.pth": CONTENT}, delay=0.5))
     with pytest.raises(DrnError, match="timed out"):
         download_weights([weight_file(silent)])
 
 
-def test_says_that_the_cache_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_only_cache_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DRN_CACHE", str(tmp_path / "file"))
     with pytest.raises(DrnError, match=r"cannot be written: .*set DRN_CACHE"):
@@ -344,7 +342,7 @@ def test_addresses_of_published_files_in_order() -> None:
     assert (retrained.name, retrained.top5) == ("drnd22-0758-02cb44bd.pth", 7.58)
 
 
-def test_published_files_are_described_in_full() -> None:
+def test_published_files_are_complete() -> None:
     names = [file.name for file in PUBLISHED]
     assert len(set(names)) == len(names)
     for file in PUBLISHED:
@@ -366,17 +364,17 @@ def test_the_first_download_records_its_digest(
     path = download_weights([file])
     digest = hashlib.sha256(CONTENT).hexdigest()
     assert (folder / "x.pth.sha256").read_text() == f"{digest}  x.pth\n"
-    assert "of its SHA1 only the first 8 digits could be compared" in caplog.text
+    assert "only the first 8 digits of its SHA1 were compared" in caplog.text
     caplog.clear()
     assert download_weights([file]) == path
     assert not caplog.records
-    # Who forges the short checksum does not have the recorded digest.
+    # A file with a forged short checksum has another digest than the recorded one.
     (folder / "x.pth.sha256").write_text("0" * 64)
-    with pytest.raises(DrnError, match=r"is not the one that .*x\.pth\.sha256 records \(remove"):
+    with pytest.raises(DrnError, match=r"is not the one in .*x\.pth\.sha256 \(remove"):
         download_weights([file])
     assert (
         download_weights([replace(file, digest=f"sha256:{digest}")]) == path
-    )  # the published one decides
+    )  # a published digest takes precedence
     assert (folder / "x.pth.sha256").read_text() == f"{digest}  x.pth\n"
 
 
@@ -393,7 +391,7 @@ def test_the_first_download_records_its_digest(
     ],
     ids=["sha256", "sha384", "size", "other sha256", "other sha384", "larger", "smaller"],
 )
-def test_whole_digests_and_sizes_are_compared(
+def test_compares_full_digests_and_sizes(
     serve,
     folder: Path,
     caplog: pytest.LogCaptureFixture,
@@ -408,29 +406,27 @@ def test_whole_digests_and_sizes_are_compared(
         return
     with pytest.raises(DrnError, match=message):
         download_weights([file])
-    assert left_in(folder) == set()
+    assert files_in(folder) == set()
 
 
-def test_a_file_without_end_is_given_up(serve, folder: Path) -> None:
+def test_gives_up_a_file_without_end(serve, folder: Path) -> None:
     mirror = serve(Mirror({"x.pth": CONTENT * 9}, length=False))
     with pytest.raises(DrnError, match="more than 131,072 bytes"):
         download_weights([replace(weight_file(mirror), size=len(CONTENT))])
-    assert left_in(folder) == set()
+    assert files_in(folder) == set()
 
 
-def test_a_server_that_drips_is_given_up(
-    serve, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gives_up_a_slow_server(serve, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "WINDOW", 0.2)
     slow, right = serve(Mirror({"x.pth": CONTENT}, pause=0.02)), serve(Mirror({"x.pth": CONTENT}))
     assert download_weights([weight_file(slow, right)]).read_bytes() == CONTENT
     assert right.requests[0][1].startswith("bytes=")
-    assert left_in(folder) == {"x.pth"}
+    assert files_in(folder) == {"x.pth"}
 
 
-def test_parts_that_will_not_be_resumed_are_removed(serve, folder: Path) -> None:
+def test_removes_parts_that_are_not_needed(serve, folder: Path) -> None:
     broken = serve(Mirror({"y.pth.zip": zipped(CONTENT)}, breaks_after=100))
     right = serve(Mirror({"x.pth": CONTENT}))
     files = [weight_file(broken, name="y.pth", archived=True), weight_file(right)]
     assert download_weights(files) == folder / "x.pth"
-    assert left_in(folder) == {"x.pth"}
+    assert files_in(folder) == {"x.pth"}

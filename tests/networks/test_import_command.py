@@ -1,4 +1,4 @@
-"""`drn models import`: the tensors of what it writes, and files that other tests do not make."""
+"""`drn models import`: the tensors that it writes, and special cases of its input."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ def metadata(path: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
-def test_a_file_of_the_original_code_becomes_the_same_network(imported, tmp_path, task) -> None:
+def test_imports_files_of_the_original(imported, tmp_path, task) -> None:
     model = create_model("drn_d_22", task, 6)
     state = {f"module.{key}": value for key, value in to_original_keys(model).items()}
     file = tmp_path / "old.pth.tar"
@@ -48,20 +48,20 @@ def test_a_file_of_the_original_code_becomes_the_same_network(imported, tmp_path
         "task": task,
         "classes": 6,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "path": str(made),
+        "out": str(made),
         "sha256": hashlib.sha256(made.read_bytes()).hexdigest(),
         "verified": True,
     }
     facts = {"format": "drn", "task": task, "classes": "6", "source": "old.pth.tar"}
-    assert facts.items() <= metadata(found["path"]).items()
+    assert facts.items() <= metadata(found["out"]).items()
     again = create_model("drn_d_22", task, 6)
     assert not load_weights(again, made).new_head
     state = model.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
 
 
-def test_a_start_for_training_is_known_after_import_and_export(imported, drn_here, tmp_path):
-    """By the name of the file that was imported, whatever the new one is called."""
+def test_recognizes_resnet_weights_after_import_and_export(imported, drn_here, tmp_path):
+    """By the name of the imported file, which the metadata keep."""
     file = published("drn_a_18", "imagenet")[0].name
     torch.save(to_original_keys(create_model("drn_a_18", "classification", 1000)), tmp_path / file)
     imported("--task", "classification", "--out", "a.safetensors", file=file)
@@ -72,41 +72,41 @@ def test_a_start_for_training_is_known_after_import_and_export(imported, drn_her
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "x.png")
     for one in ("a.safetensors", "b.safetensors"):
         _, _, stderr = drn_here("predict", "x.png", "--weights", one)
-        assert "the weights of a ResNet are a start for training drn_a_18" in stderr
+        assert "these are ResNet weights for initializing drn_a_18" in stderr
 
 
-def test_two_architectures_that_look_the_same(imported, tmp_path: Path) -> None:
+def test_b_26_needs_the_option_arch(imported, tmp_path: Path) -> None:
     torch.save(to_original_keys(create_model("drn_b_26", "segmentation", 6)), tmp_path / "x.pth")
     assert imported()["arch"] == "drn_c_26"
     found = imported("--arch", "drn-b-26", "--force")
     assert found["arch"] == "drn_b_26"
-    load_weights(create_model("drn_b_26", "segmentation", 6), found["path"])
+    load_weights(create_model("drn_b_26", "segmentation", 6), found["out"])
     wrong = imported("--arch", "drn_d_22", "--force")
-    assert "file holds drn_c_26 or drn_b_26, not drn_d_22" in wrong
+    assert "contains drn_c_26 or drn_b_26, not drn_d_22" in wrong
 
 
-def test_a_file_that_does_not_name_its_task(imported, tmp_path: Path) -> None:
+def test_a_file_without_task_needs_the_option(imported, tmp_path: Path) -> None:
     state = create_model("drn_d_22", "segmentation", 6).state_dict()
     torch.save({"model": state}, tmp_path / "x.pth")
-    assert "does not say what its task is -> say it with --task" in imported()
+    assert "the task is not stated -> add --task" in imported()
     assert imported("--task", "segmentation")["task"] == "segmentation"
 
 
-def test_metadata_of_an_own_file_is_kept(imported, tmp_path: Path) -> None:
+def test_keeps_the_metadata_of_own_files(imported, tmp_path: Path) -> None:
     model = create_model("drn_d_22", "segmentation", 2)
     save_weights(tmp_path / "best.safetensors", model, {"class_names": '["a", "b"]'})
     found = imported(file="best.safetensors")
-    assert metadata(found["path"])["class_names"] == '["a", "b"]'
+    assert metadata(found["out"])["class_names"] == '["a", "b"]'
 
 
 @pytest.mark.parametrize(
     ("flaw", "message"),
     [
-        ("not finite", "x.pth: the network answers with infinities or NaN: the weights are broken"),
-        ("no head", "x.pth: has no head, only a backbone"),
+        ("not finite", "x.pth: the outputs are NaN or infinite -> the weights are broken"),
+        ("no head", "x.pth: a backbone without head: nothing to convert"),
     ],
 )
-def test_weights_that_cannot_work_are_refused(imported, tmp_path, flaw, message) -> None:
+def test_refuses_unusable_weights(imported, tmp_path, flaw, message) -> None:
     tensors = to_original_keys(create_model("drn_d_22"))
     if flaw == "no head":
         tensors = {key: value for key, value in tensors.items() if not key.startswith("fc.")}

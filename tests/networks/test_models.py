@@ -1,4 +1,4 @@
-"""The networks compute what the original code computes, and are what the paper says."""
+"""The networks agree with the original code and with the paper."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from drn_cli.networks.conversion import to_original_keys, upsampling_weight
 from drn_cli.networks.models import parameters, upsample
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
-UNUSED_SHORTCUT = 1_049_600  # of drn_c_58, which the original counts and does not use
+UNUSED_SHORTCUT = 1_049_600  # parameters in drn_c_58 that the original does not use
 
 
 def image(seed: int, height: int, width: int) -> Tensor:
@@ -24,7 +24,7 @@ def image(seed: int, height: int, width: int) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def test_the_golden_numbers_cover_all_networks_that_the_original_has() -> None:
+def test_golden_numbers_cover_all_networks_of_the_original() -> None:
     assert set(list_models()) == set(GOLDEN) | {"drn_b_26"}
     assert len(list_models()) == 15
 
@@ -37,7 +37,7 @@ def test_classifies_as_the_original(arch: str, filled_network) -> None:
     assert logits.shape == (1000,)
     torch.testing.assert_close(logits[:8], torch.tensor(golden["first8"]), atol=1e-4, rtol=0)
     assert int(logits.argmax()) == golden["argmax"]
-    # A thousand logits, each within the tolerance, do not all err to the same side.
+    # Errors of a thousand logits cancel out.
     assert logits.sum().item() == pytest.approx(golden["sum"], abs=1e-2)
 
 
@@ -54,21 +54,21 @@ def test_segments_as_the_original(arch: str, filled_network) -> None:
 
 
 @pytest.mark.parametrize("arch", GOLDEN)
-def test_has_the_original_parameters(arch: str) -> None:
+def test_has_as_many_parameters_as_the_original(arch: str) -> None:
     unused = UNUSED_SHORTCUT if arch == "drn_c_58" else 0
     assert parameters(ARCHITECTURES[arch]) == GOLDEN[arch]["params"] - unused
 
 
 @pytest.mark.parametrize("arch", GOLDEN)
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
-def test_has_the_original_keys_and_shapes(arch: str, task: str, keys_digest) -> None:
+def test_has_the_keys_and_shapes_of_the_original(arch: str, task: str, keys_digest) -> None:
     with torch.device("meta"):
         tensors = to_original_keys(create_model(arch, task))
     assert keys_digest(tensors) == GOLDEN[arch][task]["keys"]
 
 
-def test_b_26_is_c_26_with_shortcuts_to_the_end() -> None:
-    """A block whose last batch norm is zero passes its input on in B, and nothing in C."""
+def test_b_26_is_c_26_with_shortcuts_in_the_last_levels() -> None:
+    """A block with a zero last batch norm returns its input in B, and zeros in C."""
     assert parameters(ARCHITECTURES["drn_b_26"]) == 21_126_584
     for arch, passes_on in (("drn_b_26", True), ("drn_c_26", False)):
         model = create_model(arch).eval()
@@ -89,7 +89,7 @@ def test_upsampling_is_the_original_transposed_convolution(size: tuple[int, int]
     torch.testing.assert_close(upsample(scores, *size), expected)
 
 
-def test_fresh_weights_have_the_published_spread() -> None:
+def test_initialization_has_the_published_deviation() -> None:
     torch.manual_seed(0)
     model = create_model("drn_d_22", "segmentation", 11)
     convolution = model.backbone.get_submodule("layer7.0")
@@ -106,6 +106,6 @@ def test_fresh_weights_have_the_published_spread() -> None:
         (("drn_d_22", "segmentation", 0), "classes=0"),
     ],
 )
-def test_says_what_cannot_be_built(arguments: tuple, message: str) -> None:
+def test_rejects_invalid_arguments(arguments: tuple, message: str) -> None:
     with pytest.raises(DrnError, match=message):
         create_model(*arguments)

@@ -1,4 +1,4 @@
-"""Arithmetic of the networks, against torch's counter."""
+"""FLOPs of the networks, compared with torch's counter."""
 
 import pytest
 import torch
@@ -30,14 +30,14 @@ def test_agrees_with_torch_on_real_passes() -> None:
         model.train()(image).sum().backward()
     step = step_flops(arch, "segmentation", 5, height=48, width=64)
     assert step == counter.get_total_flops()
-    # Backwards there are two products for each one forwards; the image alone needs no gradient.
+    # The backward pass has two products per convolution, except for the input image.
     assert step == 3 * forward - 2 * 7 * 7 * 3 * 16 * 48 * 64
 
 
-def test_usual_is_a_classifier_of_imagenet() -> None:
+def test_defaults_are_those_of_imagenet() -> None:
     arch = architecture("drn_a_50")
     assert forward_flops(arch) == forward_flops(arch, "classification", 1000, height=224, width=224)
-    # A dilated ResNet-50: 4.1 billion multiply-adds become 19.1 on maps that stay large.
+    # A dilated ResNet-50: 19.1 instead of 4.1 GMACs, because of its larger maps.
     assert forward_flops(arch) == pytest.approx(2 * 19.1e9, rel=0.01)
 
 

@@ -43,7 +43,7 @@ def learn(
     batches: list[tuple[Tensor, Tensor]],
     dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
-    """Add up gradients over passes; of several processes, the last pass exchanges them."""
+    """Accumulate gradients over micro-batches; DDP reduces them in the last one."""
     losses = []
     for number, (images, targets) in enumerate(batches, start=1):
         parallel = isinstance(runner, DistributedDataParallel) and number < len(batches)
@@ -68,7 +68,7 @@ def same(found: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("arch", "dtype"), [*((arch, None) for arch in ARCHITECTURES), ("drn_d_22", torch.bfloat16)]
 )
-def test_learning_is_the_same_bit_for_bit(arch, dtype):
+def test_training_is_identical_bit_for_bit(arch, dtype):
     plain, recomputing = network(arch), network(arch, enable_activation_checkpointing)
     expected = learn(plain, plain, make_batches(), dtype)
     found = learn(recomputing, recomputing, make_batches(), dtype)
@@ -78,7 +78,7 @@ def test_learning_is_the_same_bit_for_bit(arch, dtype):
     assert counters and all(value == 2 for value in counters)
 
 
-def test_with_batch_norm_of_several_gpus():
+def test_with_synchronized_batch_norm_of_gpus():
     plain = network("drn_d_22", nn.SyncBatchNorm.convert_sync_batchnorm)
     assert any(isinstance(module, nn.SyncBatchNorm) for module in plain.modules())
     recomputing = copy.deepcopy(plain)
@@ -88,19 +88,19 @@ def test_with_batch_norm_of_several_gpus():
 
 
 def learn_together(group: Group, arch: str) -> list[dict[str, Any]]:
-    """Learn without and with recomputation."""
+    """Train without and with activation checkpointing."""
     found = []
     for recompute in (lambda _: None, enable_activation_checkpointing):
         model = network(arch, lambda model: convert_sync_batchnorm(model, CPU))
         recompute(model)
         runner = DistributedDataParallel(model, gradient_as_bucket_view=True, bucket_cap_mb=1)
-        # Shares of different sizes.
+        # Shards of different sizes.
         part = slice(0, 2) if group.is_main else slice(2, 3)
         found.append(learn(model, runner, make_batches(part)))
     return found
 
 
-def test_several_processes_with_one_batch_norm(spawn):
+def test_several_processes_with_synchronized_batch_norm(spawn):
     first, second = spawn(learn_together, 2, "drn_a_18")
     for expected, found in (first, second):
         same(found, expected)
@@ -109,9 +109,9 @@ def test_several_processes_with_one_batch_norm(spawn):
 
 
 def kept_bytes(model: DRN, images: Tensor) -> int:
-    """Count what a forward pass keeps for the backward pass, besides the weights."""
+    """Return the bytes that a forward pass saves for the backward pass, without weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, Tensor] = {}  # holds them, so that no address comes twice
+    kept: dict[int, Tensor] = {}  # references, so that no address is reused
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor
@@ -127,14 +127,14 @@ def kept_bytes(model: DRN, images: Tensor) -> int:
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_less_is_kept(arch):
+def test_saves_fewer_activations(arch):
     images = make_batches()[0][0]
     plain = kept_bytes(network(arch), images)
     assert 0 < kept_bytes(network(arch, enable_activation_checkpointing), images) < plain / 2
 
 
 def count_runs(model: DRN) -> list[str]:
-    """List the convolutions of the backbone as they run from now on."""
+    """Return a list that records the convolutions of the backbone as they run."""
     runs: list[str] = []
     for name, module in model.backbone.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -142,7 +142,7 @@ def count_runs(model: DRN) -> list[str]:
     return runs
 
 
-def test_every_unit_runs_twice_in_training_and_once_otherwise():
+def test_units_run_twice_in_training_only():
     model = network("drn_d_22", enable_activation_checkpointing)
     runs = count_runs(model)
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.backbone.modules())
@@ -159,7 +159,7 @@ def test_every_unit_runs_twice_in_training_and_once_otherwise():
         assert len(runs) == convolutions
 
 
-def test_evaluation_and_features_are_the_same():
+def test_evaluation_is_identical():
     images = make_batches()[0][0]
     plain = network("drn_d_22").eval()
     recomputing = network("drn_d_22", enable_activation_checkpointing).eval()
@@ -167,7 +167,7 @@ def test_evaluation_and_features_are_the_same():
     same(recomputing.features(images), plain.features(images))
 
 
-def test_a_copy_runs_on_its_own_weights():
+def test_a_deep_copy_uses_its_own_weights():
     model = network("drn_a_18", enable_activation_checkpointing)
     twin = copy.deepcopy(model)
     with torch.no_grad():
@@ -181,7 +181,7 @@ def test_a_copy_runs_on_its_own_weights():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_failure_in_the_second_run_leaves_the_statistics_in_place():
+def test_a_failing_backward_pass_restores_the_statistics():
     model = network("drn_a_18", enable_activation_checkpointing)
     buffers = dict(model.named_buffers())
     out = model(make_batches()[0][0])

@@ -1,4 +1,4 @@
-"""Weights get into a network wholly or not at all, and what was left out is said."""
+"""Loading weights: completely or not at all, with a warning about what is skipped."""
 
 import logging
 from pathlib import Path
@@ -26,14 +26,14 @@ def differing(model: DRN, other: dict[str, Tensor]) -> set[str]:
 
 def original_file(path: Path, arch: str, task: str, classes: int) -> Path:
     model = create_model(arch, task, classes)
-    torch.nn.init.uniform_(model.head.bias)  # or a fresh head's bias would look loaded
+    torch.nn.init.uniform_(model.head.bias)  # zero biases would look as if they were loaded
     torch.save(to_original_keys(model), path)
     return path
 
 
 @pytest.mark.parametrize("arch", ["drn_a_18", "drn_d_22"])
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
-def test_loads_all_of_a_file_that_fits(
+def test_loads_matching_files_completely(
     tmp_path: Path, arch: str, task: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = original_file(tmp_path / "x.pth", arch, task, 5)
@@ -48,9 +48,9 @@ def test_loads_all_of_a_file_that_fits(
     assert not caplog.records
 
 
-def test_own_files_come_back_bit_for_bit(tmp_path: Path) -> None:
+def test_own_files_round_trip_bit_for_bit(tmp_path: Path) -> None:
     saved = create_model("drn_c_26", "segmentation", 4)
-    saved.train()(torch.randn(2, 3, 32, 32))  # moves batch norm's averages and counters
+    saved.train()(torch.randn(2, 3, 32, 32))  # updates the statistics of batch norm
     save_weights(tmp_path / "best.safetensors", saved)
     model = create_model("drn_c_26", "segmentation", 4, weights=tmp_path / "best.safetensors")
     assert not differing(model, snapshot(saved))
@@ -62,13 +62,13 @@ def test_own_files_come_back_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "classes", "said"),
     [
-        ("segmentation", 1000, "its head has 1000 classes for classification, this network has "
-         "1000 for segmentation: backbone loaded, head starts anew"),
-        ("classification", 11, "its head has 1000 classes for classification, this network has "
-         "11 for classification: backbone loaded, head starts anew"),
+        ("segmentation", 1000, "the file has a head of 1000 classes for classification, the "
+         "network 1000 classes for segmentation: loaded the backbone, not the head"),
+        ("classification", 11, "the file has a head of 1000 classes for classification, the "
+         "network 11 classes for classification: loaded the backbone, not the head"),
     ],
 )  # fmt: skip
-def test_keeps_the_backbone_of_another_task(
+def test_loads_only_the_backbone_for_another_task(
     tmp_path: Path, task: str, classes: int, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = original_file(tmp_path / "drn_d_22-4bd2f8ea.pth", "drn_d_22", "classification", 1000)
@@ -85,25 +85,25 @@ def test_keeps_the_backbone_of_another_task(
     assert torch.equal(model.backbone.layer0[0].weight, theirs["layer0.0.weight"])
 
 
-def test_says_that_a_file_has_no_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_about_files_without_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tensors = to_original_keys(create_model("drn_d_22"))
     torch.save({k: v for k, v in tensors.items() if not k.startswith("fc.")}, tmp_path / "x.pth")
     report = load_weights(create_model("drn_d_22"), tmp_path / "x.pth")
     assert report.new_head
     assert report.classes is None
-    assert "x.pth: it has no head, this network has 1000" in caplog.text
+    assert "x.pth: the file has no head, the network 1000 classes" in caplog.text
 
 
-@pytest.mark.parametrize("damage", ["another network", "a key less", "another shape"])
-def test_leaves_the_network_alone_on_an_error(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["another network", "a missing key", "another shape"])
+def test_errors_leave_the_network_unchanged(tmp_path: Path, damage: str) -> None:
     model = create_model("drn_d_22", "classification", 5)
     before = snapshot(model)
     path = original_file(tmp_path / "x.pth", "drn_d_22", "classification", 5)
     tensors = torch.load(path, weights_only=True)
     if damage == "another network":
         original_file(path, "drn_d_24", "classification", 5)
-        expected = r"x\.pth: file holds drn_d_24, the network is drn_d_22$"
-    elif damage == "a key less":
+        expected = r"x\.pth: contains drn_d_24, but the network is drn_d_22$"
+    elif damage == "a missing key":
         del tensors["layer8.1.bias"]
         torch.save(tensors, path)
         expected = r"1 keys are missing: layer8\.1\.bias$"
@@ -116,14 +116,14 @@ def test_leaves_the_network_alone_on_an_error(tmp_path: Path, damage: str) -> No
     assert not differing(model, before)
 
 
-def test_b_26_and_c_26_load_foreign_files_but_not_each_others(tmp_path: Path) -> None:
+def test_b_26_and_c_26_load_files_of_others_but_not_of_each_other(tmp_path: Path) -> None:
     path = original_file(tmp_path / "x.pth", "drn_c_26", "classification", 5)
     for arch in ("drn_b_26", "drn_c_26"):
         model = create_model(arch, "classification", 5, weights=path)
         assert not load_weights(model, path).new_head
     own = tmp_path / "own.safetensors"
     save_weights(own, create_model("drn_c_26", "classification", 5))
-    with pytest.raises(DrnError, match="file holds drn_c_26, the network is drn_b_26"):
+    with pytest.raises(DrnError, match="contains drn_c_26, but the network is drn_b_26"):
         load_weights(create_model("drn_b_26", "classification", 5), own)
 
 
@@ -141,12 +141,12 @@ def test_finds_files_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "x.pth").write_bytes(b"")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert weights_file(architecture("drn_d_22"), "~/x.pth") == tmp_path / "x.pth"
-    with pytest.raises(DrnError, match=r"imagnet: no such file \(give a file, imagenet or"):
+    with pytest.raises(DrnError, match=r"imagnet: no such file \(use a weight file, imagenet or"):
         weights_file(architecture("drn_d_22"), "imagnet")
 
 
 @pytest.mark.parametrize("arch", ["drn_b_26", "drn_d_24", "drn_d_40", "drn_d_56", "drn_d_107"])
 @pytest.mark.parametrize("keyword", ["imagenet", "imagenet-retrained"])
-def test_says_that_nothing_was_published(arch: str, keyword: str) -> None:
-    with pytest.raises(DrnError, match=f"nobody published {keyword} weights for {arch} .*drn_d_22"):
+def test_unpublished_weights_are_an_error(arch: str, keyword: str) -> None:
+    with pytest.raises(DrnError, match=f"no {keyword} weights are published for {arch} .*drn_d_22"):
         weights_file(architecture(arch), keyword)

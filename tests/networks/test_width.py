@@ -1,4 +1,4 @@
-"""Channel multipliers: the channels of each level, and what files and messages say of them."""
+"""Channel multipliers: channels of each level, files and messages."""
 
 import subprocess
 import sys
@@ -75,14 +75,14 @@ for arch in ("drn_d_22", "drn_a_18"):
 
 
 def test_training_in_channels_last_memory_does_not_crash() -> None:
-    """In a process of its own: a library that writes past its buffers would end this one."""
+    """In a separate process, as a library that writes past its buffers would crash this one."""
     done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("width", [0, -0.5, 4.1, float("nan"), float("inf")])
 def test_width_out_of_range(width: float) -> None:
-    with pytest.raises(DrnError, match=r"width .*: out of range \(above 0, at most 4\)"):
+    with pytest.raises(DrnError, match=r"width .*: out of range \(use a width above 0"):
         create_model("drn_d_22", width=width)
 
 
@@ -103,7 +103,7 @@ def test_files_keep_the_width(thin: Path) -> None:
     assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
 
 
-def test_files_without_a_width_have_the_paper_s(tmp_path: Path) -> None:
+def test_files_without_width_have_width_1(tmp_path: Path) -> None:
     model = create_model("drn_a_18", "segmentation", 3)
     torch.save(
         {"format": "drn", "arch": "drn_a_18", "task": "segmentation", "classes": "3",
@@ -115,18 +115,20 @@ def test_files_without_a_width_have_the_paper_s(tmp_path: Path) -> None:
 def test_weights_of_another_width(thin: Path, width: float, other: float) -> None:
     with pytest.raises(
         DrnError,
-        match=rf"thin\.safetensors: file holds drn_d_22 of width {other}, the network has width "
-        rf"{width} \(set its width \(model\.width of a recipe\) to {other}\)",
+        match=rf"thin\.safetensors: contains drn_d_22 of width {other}, but the network has width "
+        rf"{width} \(use width {other} \(model\.width in a recipe\)\)",
     ):
         load_weights(create_model("drn_d_22", "segmentation", 3, width=width), thin)
 
 
-def test_published_weights_need_the_paper_s_width() -> None:
+def test_published_weights_need_width_1() -> None:
     with pytest.raises(DrnError, match=r"the published imagenet weights need width 1\.0, not 0\.5"):
         create_model("drn_d_22", weights="imagenet", width=0.5)
 
 
 def test_import_of_another_width(thin: Path, tmp_path: Path) -> None:
-    with pytest.raises(DrnError, match=r"width 0\.0625 is drn's own.*drn export FILE --format"):
+    with pytest.raises(
+        DrnError, match=r"width 0\.0625 exists in files of drn only.*drn export FILE"
+    ):
         import_weights(thin, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()

@@ -100,7 +100,7 @@ def test_killed_preparation_takes_its_workers_along_and_the_next_clears_up(
     other.mkdir()
     done = CliRunner().invoke(app, ["data", "prepare", *SCENES])
     assert done.exit_code == 0, done.exception
-    assert "a killed run left it" in caplog.text
+    assert "removed leftover of a killed run" in caplog.text
     left = sorted(path.name for path in source.iterdir())
     assert left == sorted([other.name, "i", "m", "out"])
 
