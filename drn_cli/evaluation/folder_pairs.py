@@ -114,7 +114,7 @@ def _pair(
         label_suffix,
     )
     return _folder_pairs(
-        {images / match.image: labels / match.label for match in matching.matches},
+        {images / pair.image: labels / pair.label for pair in matching.pairs},
         f"name ({matching})",
         [images / name for name in matching.without_label],
         [labels / name for name in matching.without_image],

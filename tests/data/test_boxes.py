@@ -118,7 +118,7 @@ KAGGLE = "ImageId,PredictionString\n"
     ("name", "text", "message"),
     [
         ("a.xml", "<annotation>", r"a\.xml: not valid XML"),
-        ("a.xml", xml(ONE).replace("<xmax>30</xmax>", ""), r"a\.xml: should be a WNID and four"),
+        ("a.xml", xml(ONE).replace("<xmax>30</xmax>", ""), r"a\.xml: expected a WNID and four"),
         ("a.xml", xml(Box(TENCH, 9, 2, 3, 4)), r"a\.xml: the box 9 2 3 4 has max below min"),
         ("a.xml", "<annotation/>", r"a\.xml: contains no boxes"),
         ("s.csv", "", r"s\.csv:1: header is neither image,class,xmin"),
@@ -128,7 +128,7 @@ KAGGLE = "ImageId,PredictionString\n"
         ("s.csv", f"{HEADER}a,{TENCH},1,2,3,x\n", r"s\.csv:2: `1 2 3 x` is not four numbers"),
         ("s.csv", f"{HEADER}a,{TENCH},1,2,3,\n", r"s\.csv:2: `1 2 3 ` is not four numbers"),
         ("s.csv", f"{HEADER}a,{TENCH},1,9,3,4\n", r"s\.csv:2: the box 1 9 3 4 has max below min"),
-        ("s.csv", f"{KAGGLE}a,{TENCH} 1 2 3 4\nb,{TENCH} 1\n", r"s\.csv:3: should be a WNID and"),
+        ("s.csv", f"{KAGGLE}a,{TENCH} 1 2 3 4\nb,{TENCH} 1\n", r"s\.csv:3: expected a WNID and"),
         ("s.csv", f"{KAGGLE}a,{TENCH} 4 2 3 4\n", r"s\.csv(:2|: a): the box 4 2 3 4 has max"),
         ("v.txt", f"a {TENCH} 1 2 3 4\n\na 1 2 3 4\n", r"v\.txt:3: `a 1 2 3 4` is not an image"),
         ("v.txt", f"a {TENCH} 1 2 3 4 5\n", r"v\.txt:1: .* is not an image name and its box"),

@@ -55,7 +55,7 @@ def by_prepare(folder: Path) -> list[Path]:
     (labels / "again").mkdir(parents=True)
     for name in ("a.png", "again/b.png"):
         (labels / name).touch()
-    return [folder / match.image for match in match_folders(folder, labels).matching.matches]
+    return [folder / match.image for match in match_folders(folder, labels).pairing.pairs]
 
 
 def by_predict(folder: Path) -> list[Path]:

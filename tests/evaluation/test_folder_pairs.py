@@ -251,14 +251,14 @@ def test_names_differ_by_nothing_but_given_suffixes(images: Path, labels: Path) 
     touch(images, "a_right.png")
     touch(labels, "a_night_coarse.png")
     assert len(pair_folders(images, labels).samples) == 1
-    with pytest.raises(DrnError, match="no label is named as an image is"):
+    with pytest.raises(DrnError, match="no label name matches an image name"):
         pair_folders(images, labels, "_right", "_coarse")
 
 
 def test_no_pair_is_an_error(images: Path, labels: Path) -> None:
     touch(images, "a.png", "b.png")
     touch(labels, "x.png", "y.png")
-    with pytest.raises(DrnError, match="no label is named as an image is"):
+    with pytest.raises(DrnError, match="no label name matches an image name"):
         pair_folders(images, labels)
 
 

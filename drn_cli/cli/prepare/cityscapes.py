@@ -73,7 +73,7 @@ def cityscapes(
                 "cities": made.cities,
                 "expected": {"images": EXPECTED},
                 "images_without_label": made.left_out,
-                "left_out": files_left_out(made.passed_over),
+                "left_out": files_left_out(made.other_files),
             }
         )
         return

@@ -91,7 +91,7 @@ def pairs(
     as_json: AsJson = False,
 ) -> None:
     """Folders of your own images and label maps."""
-    from drn_cli.data.prepare.label_reading import look, write_class_file
+    from drn_cli.data.prepare.label_reading import scan_labels, write_class_file
     from drn_cli.data.prepare.pairs import match_folders, prepare_pairs
     from drn_cli.data.prepare.splits import SplitRatios
     from drn_cli.files import read_json
@@ -103,15 +103,15 @@ def pairs(
         label_suffix=label_suffix,
         skip_unmatched=skip_unmatched,
     )
-    found = folders.matching
+    found = folders.pairing
     console.note(str(found))
     if write_classes is not None:
         with progress_bar("label") as progress:
-            count = write_class_file(write_classes, look(folders.label_files(), progress))
+            count = write_class_file(write_classes, scan_labels(folders.label_files(), progress))
         _report_classes(write_classes, count, as_json)
         return
     given = {"val": val, "test": test, "seed": seed, "group": group}
-    shares: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    ratios: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     with progress_bar("file") as progress:
         made = prepare_pairs(
             folders,
@@ -120,7 +120,7 @@ def pairs(
             classes=classes,
             ignore=ignore or (),
             unknown_as_void=unknown_as_void,
-            shares=SplitRatios(**shares) if shares else None,
+            ratios=SplitRatios(**ratios) if ratios else None,
             keep_split=split == "keep",
         )
     info = read_json(made.out / "info.json")

@@ -1,8 +1,8 @@
-"""Zip archives of data sets: what they hold, and unpacking a part of it on all cores."""
+"""Zip archives of data sets: list their entries, and unpack some of them on all cores."""
 
 import shutil
 import stat
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,9 +13,9 @@ from drn_cli.errors import DrnError
 from drn_cli.files import atomic
 from drn_cli.integrity import ZIP_DAMAGE
 
-AGAIN = "download the archive again"
-LARGEST = 2**28  # bytes of an image; one of which the index says more would fill the disk
-OTHER = "this is not the official archive: get it from where the data set is published"
+DOWNLOAD_AGAIN = "download the archive again"
+NOT_OFFICIAL = "this is not the official archive: download it from the data set's website"
+LARGEST = 2**28  # bytes of an unpacked image; a larger size in the index would fill the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Entry:
 
     Attributes:
         archive: The archive.
-        name: Its path in there, `leftImg8bit/train/aachen/...`.
-        size: Bytes when it is unpacked.
+        name: Path in the archive, `leftImg8bit/train/aachen/...`.
+        size: Uncompressed size in bytes.
     """
 
     archive: Path
@@ -34,11 +34,11 @@ class Entry:
 
 
 def list_entries(archive: Path) -> list[Entry]:
-    """List the files of an archive, in the order of their names.
+    """List the files of an archive, sorted by name.
 
     Raises:
-        DrnError: The archive is missing or broken, or one of its entries would be written outside
-            of the folder it is unpacked to, is a link, which can lead there, or is too large.
+        DrnError: The archive is missing or damaged, or an entry is unsafe: its path points outside
+            the target folder, it is a link, or it is too large.
     """
     try:
         with ZipFile(archive) as opened:
@@ -48,20 +48,19 @@ def list_entries(archive: Path) -> list[Entry]:
     except OSError as error:
         raise DrnError(f"{archive}: cannot be read: {error.strerror or error}") from error
     except ZIP_DAMAGE as error:
-        raise DrnError(f"{archive}: not a whole zip archive: {error}", AGAIN) from error
+        problem = f"{archive}: damaged, or not a zip archive: {error}"
+        raise DrnError(problem, DOWNLOAD_AGAIN) from error
     for info in infos:
-        reason = _unsafe(info)
-        if reason:
+        if reason := _unsafe(info):
             raise DrnError(
-                f"{archive}: the entry {info.filename!r} {reason}; nothing was unpacked",
-                OTHER,
+                f"{archive}: entry {info.filename!r} {reason}; nothing was unpacked", NOT_OFFICIAL
             )
     files = {info.filename: info.file_size for info in infos if not info.is_dir()}
     return [Entry(archive, name, size) for name, size in sorted(files.items())]
 
 
 def _unsafe(info: ZipInfo) -> str | None:
-    """Say why an entry is refused. A backslash is a separator on some systems, so it counts."""
+    """Return why an entry is refused. A backslash is a separator on some systems."""
     name = info.filename
     if stat.S_ISLNK(info.external_attr >> 16):
         return "is a link"
@@ -70,50 +69,58 @@ def _unsafe(info: ZipInfo) -> str | None:
     if name.startswith("/"):
         return "has an absolute path"
     if ".." in name.split("/"):
-        return "leads out of the folder"
+        return "points outside the folder"
     if info.file_size > LARGEST:
-        return f"unpacks to {info.file_size / 1e9:.1f} GB, no image does"
+        return f"unpacks to {info.file_size / 1e9:.1f} GB, too large for an image"
     return None
 
 
 def unpack(entries: Sequence[Entry], folder: Path, progress: Progress | None = None) -> None:
-    """Unpack entries, whose paths start with the folder's name, and call them `folder` at the end.
+    """Unpack entries whose paths start with the folder's name.
 
-    Until then they lie in a folder beside it, `NAME.unpacking`. What an interrupted run has left
-    there is kept, so that the next one goes on from it.
+    They are unpacked to `NAME.unpacking` beside the folder, which is renamed at the end. Entries
+    that an interrupted run has unpacked there are kept.
 
     Args:
-        entries: What to unpack, of one archive or several.
-        folder: What the entries' paths start with, and where it goes. It does not exist yet.
-        progress: Called with files unpacked and files in all.
+        entries: Entries of one or several archives.
+        folder: The folder to create.
+        progress: Called with the number of files unpacked and their total.
 
     Raises:
-        DrnError: The disk has too little space, an entry is broken, `NAME.unpacking` is or holds
-            a link in place of a folder, or the folder cannot be written.
+        DrnError: Not enough disk space, a damaged entry, a symbolic link at or in
+            `NAME.unpacking` where a folder is expected, or a folder that is not writable.
     """
     unfinished = folder.with_name(f"{folder.name}.unpacking")
     targets = {entry: _target(unfinished, entry) for entry in entries}
     for path in sorted({unfinished, *(above for to in targets.values() for above in to.parents)}):
         if path.is_relative_to(unfinished) and path.is_symlink():
             raise DrnError(f"{path}: is a symbolic link, not a folder", "remove it")
-    missing = [entry for entry, path in targets.items() if not _is_there(entry, path)]
+    # Files get their final name when they are complete, so comparing the size is enough.
+    missing = [
+        entry
+        for entry, path in targets.items()
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != entry.size
+    ]
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(unfinished).free
     except OSError as error:
-        raise DrnError(f"{folder}: cannot be made: {error.strerror or error}") from error
+        raise DrnError(f"{folder}: cannot be created: {error.strerror or error}") from error
     needed = sum(entry.size for entry in missing)
     if needed > free:
         raise DrnError(
-            f"{folder}: the {len(missing)} files to unpack take {needed / 1e9:.1f} GB, "
-            f"the disk has {free / 1e9:.1f} GB left"
+            f"{folder}: not enough disk space: unpacking {len(missing)} files needs "
+            f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
         )
     if missing:
         done = len(entries) - len(missing)
         for number, _ in enumerate(in_parallel(partial(_unpack, unfinished), missing, None), 1):
             if progress is not None:
                 progress(done + number, len(entries))
-    _remove_others(unfinished, set(targets.values()))
+    complete = set(targets.values())
+    for path in unfinished.rglob("*"):  # temporary files of a killed run
+        if path not in complete and (path.is_symlink() or not path.is_dir()):
+            path.unlink()
     try:
         unfinished.replace(folder)
     except OSError as error:
@@ -122,11 +129,6 @@ def unpack(entries: Sequence[Entry], folder: Path, progress: Progress | None = N
 
 def _target(folder: Path, entry: Entry) -> Path:
     return folder.joinpath(*PurePosixPath(entry.name).parts[1:])
-
-
-def _is_there(entry: Entry, path: Path) -> bool:
-    """Tell whether an entry is unpacked; a file with its final name is whole: size is enough."""
-    return path.is_file() and not path.is_symlink() and path.stat().st_size == entry.size
 
 
 def _unpack(folder: Path, entry: Entry) -> None:
@@ -138,17 +140,11 @@ def _unpack(folder: Path, entry: Entry) -> None:
         ):
             shutil.copyfileobj(packed, unpacked, 1 << 20)
     except ZIP_DAMAGE as error:
-        raise DrnError(f"{entry.archive}: {entry.name} is broken: {error}", AGAIN) from error
+        problem = f"{entry.archive}: entry {entry.name!r} is damaged: {error}"
+        raise DrnError(problem, DOWNLOAD_AGAIN) from error
 
 
 @lru_cache(maxsize=1)
 def _opened(archive: Path) -> ZipFile:
-    """Open an archive once a process, not once an entry: all of its table of contents is read."""
+    """Open an archive once per process: opening reads its whole index."""
     return ZipFile(archive)
-
-
-def _remove_others(folder: Path, wanted: Collection[Path]) -> None:
-    """Remove what a killed run has left half-written."""
-    for path in folder.rglob("*"):
-        if path not in wanted and (path.is_symlink() or not path.is_dir()):
-            path.unlink()

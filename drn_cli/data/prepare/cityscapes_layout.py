@@ -1,8 +1,8 @@
-"""The layout of Cityscapes: which images and labels a copy has, in folders or still in the zips.
+"""Find the images and labels of a copy of Cityscapes, in its folders or zip archives.
 
-`leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` are the images, `gtFine/SPLIT/CITY/*_gtFine_*.png` the
-labels. Those of the test images were never published: files of that name hold nothing and are
-not looked at.
+Images are `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png`, labels `gtFine/SPLIT/CITY/*_gtFine_*.png`.
+The labels of the test images were never published: the files with these names are empty masks,
+which are not used.
 """
 
 import re
@@ -13,15 +13,15 @@ from pathlib import Path
 
 from drn_cli.data.file_search import UNNAMED, LeftOut, search
 from drn_cli.data.prepare.archives import Entry, list_entries
+from drn_cli.data.prepare.common import SPLITS
 from drn_cli.errors import DrnError
 from drn_cli.files import require_folder
 
-SPLITS = ("train", "val", "test")
 EXPECTED = {"train": 2975, "val": 500, "test": 1525}  # images of the release
 IMAGES, LABELS = "leftImg8bit", "gtFine"
 CONTENT = f"Cityscapes, with {IMAGES} and {LABELS}"
 
-_NAME = r"[^/.][^/]*"  # of no hidden file: some systems leave those everywhere
+_NAME = r"[^/.][^/]*"  # not a hidden file
 _IMAGE = re.compile(
     rf"{IMAGES}/(?P<split>train|val|test)/(?P<city>{_NAME})/(?P<stem>{_NAME})_leftImg8bit\.png"
 )
@@ -29,8 +29,8 @@ _LABEL = re.compile(
     rf"{LABELS}/(train|val)/{_NAME}/{_NAME}_gtFine_(labelIds|labelTrainIds|trainIds)\.png"
 )
 _PATTERNS = {IMAGES: _IMAGE, LABELS: _LABEL}
-# Files of the release below gtFine, and those that its scripts make, of which no use is made.
-_OTHERS = re.compile(
+# Files of the release in gtFine, and of its scripts: not reported as left out.
+_RELEASED = re.compile(
     rf"(train|val|test)/{_NAME}/{_NAME}_gtFine_"
     r"((color|instanceIds|labelIds|\w*[tT]rainIds)\.png|polygons\.json)"
 )
@@ -38,14 +38,14 @@ _OTHERS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """An image and its label, as paths below the data folder.
+    """An image and its label, as paths relative to the data folder.
 
     Attributes:
         split: `train`, `val` or `test`.
-        city: Folder that it is in.
+        city: Name of the city, and of the folder.
         image: The image.
-        label: Its train ids; none for a test image.
-        label_ids: The label ids that `label` is made from, unless it came with the data.
+        label: Train ids of the image; None for a test image.
+        label_ids: Label ids to convert to `label`; None if the copy has train ids only.
     """
 
     split: str
@@ -57,19 +57,19 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class CityscapesRoot:
-    """What somebody has of Cityscapes.
+    """The files of a copy of Cityscapes.
 
     Attributes:
-        frames: Images in the order of their paths.
-        left_out: Number of train and val images that are left out for want of a label.
-        packed: `leftImg8bit` and `gtFine`, as far as they are to be unpacked, and from what.
-        passed_over: What lies in the two folders and is no file of the release.
+        frames: Images, sorted by path.
+        left_out: Number of train and val images left out because they have no label.
+        packed: Archive entries to unpack to `leftImg8bit` and `gtFine`, if a folder is missing.
+        other_files: Files in the two folders that are not part of the release.
     """
 
     frames: list[Frame]
     left_out: int
     packed: Mapping[str, list[Entry]]
-    passed_over: Mapping[str, LeftOut] = field(compare=False)
+    other_files: Mapping[str, LeftOut] = field(compare=False)
 
     def cities(self) -> dict[str, dict[str, int]]:
         """Count the images of each city of each split."""
@@ -80,19 +80,19 @@ class CityscapesRoot:
         }
 
 
-def find_copy(root: Path, zips: Path | None, *, partial: bool) -> CityscapesRoot:
-    """See what there is; nothing is written.
+def find_root(root: Path, zips: Path | None, *, partial: bool) -> CityscapesRoot:
+    """Find the files of Cityscapes without writing anything.
 
-    A folder that exists is taken as it is; for one that does not, its archive is looked for.
+    A folder that exists is used; otherwise its archive is.
 
     Args:
         root: The data folder. With `zips`, it need not exist.
-        zips: Where to look for archives, besides the data folder.
+        zips: Folder of the archives, if they are not in the data folder.
         partial: Whether images and labels may be missing.
 
     Raises:
-        DrnError: Another layout, a broken or unsafe archive, or, unless that may be, a missing
-            label or another number of images than the release has.
+        DrnError: Another layout, a damaged or unsafe archive, or, unless `partial`, a missing
+            label or another number of images than in the release.
     """
     if zips is None or root.exists():
         require_folder(root, CONTENT)
@@ -100,21 +100,23 @@ def find_copy(root: Path, zips: Path | None, *, partial: bool) -> CityscapesRoot
         require_folder(zips, "zip archives")
     names: set[str] = set()
     packed = {}
-    passed_over = {}
+    other_files = {}
     for top in (IMAGES, LABELS):
+        archives = [folder / _zip_name(top) for folder in (root, zips) if folder is not None]
         if (root / top).is_dir():
-            passed_over[top] = LeftOut(lambda _, name: not _OTHERS.fullmatch(name))
-            names |= _names(root, top, passed_over[top])
-        elif archive := _archive(top, root, zips):
-            packed[top] = _of_use(archive, top)
+            other_files[top] = LeftOut(lambda _, name: not _RELEASED.fullmatch(name))
+            names |= _names(root, top, other_files[top])
+        elif archive := next((path for path in archives if path.is_file()), None):
+            packed[top] = _needed(archive, top)
             names |= {entry.name for entry in packed[top]}
         elif top == IMAGES or not partial:
-            raise DrnError(f"{root}: has no folder {top} and no {_zip_name(top)}", _hint(root, top))
-    copy = CityscapesRoot(*_frames(root, names, partial=partial), packed, passed_over)
-    if not copy.frames:
+            problem = f"{root}: contains no folder {top} and no {_zip_name(top)}"
+            raise DrnError(problem, _hint(root, top))
+    found = CityscapesRoot(*_frames(root, names, partial=partial), packed, other_files)
+    if not found.frames:
         wanted = f"{IMAGES}/train/CITY/*_leftImg8bit.png, with labels in {LABELS}"
-        raise DrnError(f"{root}: has no images {wanted}", _hint(root, IMAGES))
-    return copy
+        raise DrnError(f"{root}: contains no images {wanted}", _hint(root, IMAGES))
+    return found
 
 
 def _names(root: Path, top: str, left_out: LeftOut) -> set[str]:
@@ -132,15 +134,10 @@ def _zip_name(top: str) -> str:
     return f"{top}_trainvaltest.zip"
 
 
-def _archive(top: str, *places: Path | None) -> Path | None:
-    paths = [place / _zip_name(top) for place in places if place is not None]
-    return next((path for path in paths if path.is_file()), None)
+def _needed(archive: Path, top: str) -> list[Entry]:
+    """List the entries to unpack: no polygons, color and instance maps, or test labels.
 
-
-def _of_use(archive: Path, top: str) -> list[Entry]:
-    """Choose what is needed: no polygons, colours, instances or labels of test images.
-
-    Train ids, which no official archive holds, are made anew.
+    Train ids are converted again, because no official archive contains them.
     """
     entries = list_entries(archive)
     wanted = [
@@ -152,19 +149,19 @@ def _of_use(archive: Path, top: str) -> list[Entry]:
         return wanted
     first = next((entry.name for entry in entries if entry.name.endswith(".png")), None)
     raise DrnError(
-        f"{archive}: should hold {top}/train/CITY/*.png, "
-        + (f"its first image is {first}" if first else "it has no images"),
-        f"unpack it yourself so that {top} lies in the data folder",
+        f"{archive}: expected {top}/train/CITY/*.png, "
+        + (f"but its first image is {first}" if first else "but it contains no images"),
+        f"unpack it, and move {top} to the data folder",
     )
 
 
 def _hint(root: Path, top: str) -> str:
-    """Say what to do, with what is seen where people put the folders by mistake."""
+    """Return what to do about missing images, after a look at likely other folders."""
     if root.resolve().name in (IMAGES, LABELS):
-        return f"give the folder that {root.resolve().name} is in: {root.resolve().parent}"
+        return f"use the folder above: {root.resolve().parent}"
     for path in sorted(root.glob(f"*/{top}")):
         if (path / "train").is_dir():
-            return f"there is {path}: move it, or give {path.parent}"
+            return f"found {path}: use {path.parent}, or move it"
     return (
         f"put the folders {IMAGES} and {LABELS} there, or {_zip_name(IMAGES)} and "
         f"{_zip_name(LABELS)} from cityscapes-dataset.com, or name their folder with --zips"
@@ -172,11 +169,20 @@ def _hint(root: Path, top: str) -> str:
 
 
 def _frames(root: Path, names: Iterable[str], *, partial: bool) -> tuple[list[Frame], int]:
-    """Put images and labels together, and count the images that have to be left out."""
+    """Pair images and labels, and count the images left out."""
     names = set(names)
     images = [found for name in sorted(names) if (found := _IMAGE.fullmatch(name))]
-    if not partial and images:
-        _check_counts(root, Counter(found["split"] for found in images))
+    counts = Counter(found["split"] for found in images)
+    wrong = [
+        f"{counts[split]} {split} images instead of {expected}"
+        for split, expected in EXPECTED.items()
+        if counts[split] != expected
+    ]
+    if wrong and images and not partial:
+        raise DrnError(
+            f"{root}: Cityscapes is incomplete: {', '.join(wrong)}",
+            "use --partial for a part of the data set",
+        )
     frames = []
     for found in images:
         split, city, stem = found.group("split", "city", "stem")
@@ -187,16 +193,16 @@ def _frames(root: Path, names: Iterable[str], *, partial: bool) -> tuple[list[Fr
                 continue
             if label is None:
                 raise DrnError(
-                    f"{root / found[0]}: its label is missing, "
+                    f"{root / found[0]}: label is missing, "
                     f"{LABELS}/{split}/{city}/{stem}_gtFine_labelIds.png",
-                    "with --partial, images without a label are left out",
+                    "use --partial to leave out images without a label",
                 )
         frames.append(Frame(split, city, found[0], label, label_ids))
     return frames, len(images) - len(frames)
 
 
 def _label(start: str, names: set[str]) -> tuple[str | None, str | None]:
-    """Choose the train ids of an image, and the label ids that they have to be made from."""
+    """Return the train ids of an image, and the label ids from which to make them, if any."""
     ids, ours, official = (
         f"{start}{kind}.png" for kind in ("labelIds", "trainIds", "labelTrainIds")
     )
@@ -205,16 +211,3 @@ def _label(start: str, names: set[str]) -> tuple[str | None, str | None]:
     if ids in names:
         return ours, ids
     return (ours if ours in names else None), None
-
-
-def _check_counts(root: Path, found: Mapping[str, int]) -> None:
-    wrong = [
-        f"{found.get(split, 0)} {split} images instead of {expected}"
-        for split, expected in EXPECTED.items()
-        if found.get(split, 0) != expected
-    ]
-    if wrong:
-        raise DrnError(
-            f"{root}: is not all of Cityscapes: {', '.join(wrong)}",
-            "--partial takes what there is",
-        )

@@ -1,4 +1,4 @@
-"""Files in which people name their classes: CSV, `R G B name` lines, plain names, or JSON."""
+"""Class files: CSV, `R G B name` lines, one name per line, or JSON."""
 
 import csv
 import json
@@ -12,16 +12,16 @@ from drn_cli.data.classes import Colour
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json, read_text
 
-FORMS = (
+FORMATS = (
     "a class file is CSV with the header name,r,g,b (and id, if label values are not 0, 1, 2, ...),"
-    " or lines `R G B name`, or one name a line, or a JSON list"
+    " or lines `R G B name`, or one name per line, or a JSON list"
 )
 HEADER = {
     **{"name": "name", "class": "name", "label": "name"},
     **{"r": "r", "g": "g", "b": "b", "red": "r", "green": "g", "blue": "b"},
     **{"id": "id", "value": "id"},
 }
-COLOUR_LINE = re.compile(r"(\d+)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\S.*)")
+COLOR_LINE = re.compile(r"(\d+)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\S.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,46 +29,46 @@ class NamedClass:
     """One row of a class file.
 
     Attributes:
-        name: As it is written there, without spaces around it.
-        colour: What shows it in colour labels, if the file says so.
-        value: What stands for it in labels of single values, if the file says so.
+        name: Class name, stripped.
+        color: RGB color of the class in color labels, if the file has colors.
+        value: Label value of the class, if the file has ids.
         where: File and line, for messages.
     """
 
     name: str
-    colour: Colour | None
+    color: Colour | None
     value: int | None
     where: str
 
 
 def read_class_file(path: Path) -> list[NamedClass]:
-    """Read the classes that a file names, in its order. Several rows may share a name.
+    """Read the rows of a class file in order. Several rows may have the same name.
 
     Raises:
-        DrnError: The file is missing, empty or of another form; a colour or value is out of
-            range, is given twice, or is given for some rows only.
+        DrnError: The file is missing, empty or has another format; or a color or id is out of
+            range, belongs to two classes, or is missing in some rows only.
     """
     rows = _json(path) if path.suffix.lower() == ".json" else _lines(path)
     if not rows:
-        raise DrnError(f"{path}: names no class", FORMS)
-    nameless = [row.where for row in rows if not row.name]
-    if nameless:
-        raise DrnError(f"{nameless[0]}: has no name", FORMS)
-    _check(rows, "a colour", lambda row: row.colour)
-    _check(rows, "an id", lambda row: row.value)
+        raise DrnError(f"{path}: contains no classes", FORMATS)
+    if nameless := [row.where for row in rows if not row.name]:
+        raise DrnError(f"{nameless[0]}: class name missing", FORMATS)
+    _check(rows, "color", lambda row: row.color)
+    _check(rows, "id", lambda row: row.value)
     return rows
 
 
-def _check(rows: Sequence[NamedClass], what: str, part: Callable[[NamedClass], Any]) -> None:
-    """Refuse what only some rows have, and what two rows of different names share."""
-    without = [row for row in rows if part(row) is None]
+def _check(rows: Sequence[NamedClass], what: str, get: Callable[[NamedClass], Any]) -> None:
+    """Check that all rows or none have a field, and that no two classes share its value."""
+    without = [row for row in rows if get(row) is None]
     if without and len(without) < len(rows):
-        raise DrnError(f"{without[0].where}: {without[0].name} has not {what}, others have")
+        row = without[0]
+        raise DrnError(f"{row.where}: {row.name} has no {what}, but other classes have one")
     first: dict[Any, NamedClass] = {}
     for row in rows if not without else ():
-        before = first.setdefault(part(row), row)
+        before = first.setdefault(get(row), row)
         if before.name != row.name:
-            raise DrnError(f"{row.where}: {row.name} has {what} that {before.name} has already")
+            raise DrnError(f"{row.where}: {row.name} has the same {what} as {before.name}")
 
 
 def _lines(path: Path) -> list[NamedClass]:
@@ -80,11 +80,16 @@ def _lines(path: Path) -> list[NamedClass]:
     header = [HEADER.get(cell.lower()) for cell in _cells(lines[0][1])]
     if "name" in header:
         return [_table_row(header, line, where) for where, line in lines[1:]]
-    if all(COLOUR_LINE.fullmatch(line) for _, line in lines):
-        return [_colour_row(line, where) for where, line in lines]
-    for where, line in lines:
-        if "," in line or COLOUR_LINE.fullmatch(line):
-            raise DrnError(f"{where}: {line!r} is no class name", FORMS)
+    matches = [COLOR_LINE.fullmatch(line) for _, line in lines]
+    if all(matches):
+        return [
+            NamedClass(match[4], _color(match.groups()[:3], where), None, where)
+            for match, (where, _) in zip(matches, lines, strict=True)
+            if match
+        ]
+    for match, (where, line) in zip(matches, lines, strict=True):
+        if match or "," in line:
+            raise DrnError(f"{where}: {line!r} is not a class name", FORMATS)
     return _distinct([NamedClass(line, None, None, where) for where, line in lines])
 
 
@@ -95,27 +100,23 @@ def _cells(line: str) -> list[str]:
 def _table_row(header: list[str | None], line: str, where: str) -> NamedClass:
     cells = _cells(line)
     if len(cells) < len(header):
-        raise DrnError(f"{where}: {line!r} has {len(cells)} cells, the header {len(header)}", FORMS)
+        raise DrnError(
+            f"{where}: {line!r} has {len(cells)} columns, the header has {len(header)}", FORMATS
+        )
     row = {key: cell for key, cell in zip(header, cells, strict=False) if key}
-    colour = [row[key] for key in "rgb" if key in row]
+    color = [row[key] for key in "rgb" if key in row]
     return NamedClass(
         row["name"],
-        _colour(colour, where) if colour else None,
+        _color(color, where) if color else None,
         _number(row["id"], where) if "id" in row else None,
         where,
     )
 
 
-def _colour_row(line: str, where: str) -> NamedClass:
-    match = COLOUR_LINE.fullmatch(line)
-    assert match is not None
-    return NamedClass(match[4], _colour(match.groups()[:3], where), None, where)
-
-
 def _json(path: Path) -> list[NamedClass]:
     entries = read_json(path)
     if not isinstance(entries, list):
-        raise DrnError(f"{path}: should hold a list", FORMS)
+        raise DrnError(f"{path}: expected a list of classes", FORMATS)
     named = [(f"{path}: entry {number}", entry) for number, entry in enumerate(entries, start=1)]
     if all(isinstance(entry, str) for entry in entries):
         return _distinct([NamedClass(entry.strip(), None, None, where) for where, entry in named])
@@ -125,23 +126,23 @@ def _json(path: Path) -> list[NamedClass]:
 def _object(entry: Any, where: str) -> NamedClass:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise DrnError(
-            f"{where}: {json.dumps(entry)} is no class",
-            'write names, or {"name": "road", "color": [128, 64, 128], "id": 7}',
+            f"{where}: {json.dumps(entry)} is not a class",
+            'use names, or {"name": "road", "color": [128, 64, 128], "id": 7}',
         )
-    colour = next((entry[key] for key in ("color", "colour", "rgb") if key in entry), None)
-    if colour is not None and not isinstance(colour, list):
-        raise DrnError(f"{where}: {json.dumps(colour)} is no colour; write [red, green, blue]")
+    color = next((entry[key] for key in ("color", "colour", "rgb") if key in entry), None)
+    if color is not None and not isinstance(color, list):
+        raise DrnError(f"{where}: {json.dumps(color)} is not a color", "use [red, green, blue]")
     return NamedClass(
         entry["name"].strip(),
-        None if colour is None else _colour(colour, where),
+        None if color is None else _color(color, where),
         _number(entry["id"], where) if "id" in entry else None,
         where,
     )
 
 
-def _colour(parts: Sequence[Any], where: str) -> Colour:
+def _color(parts: Sequence[Any], where: str) -> Colour:
     if len(parts) != 3:
-        raise DrnError(f"{where}: a colour has three parts, red, green and blue", FORMS)
+        raise DrnError(f"{where}: a color needs three values: red, green and blue", FORMATS)
     red, green, blue = (_number(part, where) for part in parts)
     return (red, green, blue)
 
@@ -149,14 +150,16 @@ def _colour(parts: Sequence[Any], where: str) -> Colour:
 def _number(part: Any, where: str) -> int:
     text = str(part).strip()
     if not re.fullmatch(r"\d{1,3}", text, re.ASCII) or int(text) > 255:
-        raise DrnError(f"{where}: {text!r} should be a whole number from 0 to 255")
+        raise DrnError(f"{where}: expected an integer from 0 to 255, got {text!r}")
     return int(text)
 
 
 def _distinct(rows: list[NamedClass]) -> list[NamedClass]:
-    """Refuse a name that comes twice where nothing but its place stands for it."""
+    """Check that names are unique in a file in which the position of a name is its id."""
     seen: dict[str, NamedClass] = {}
     for row in rows:
         if seen.setdefault(row.name, row) is not row:
-            raise DrnError(f"{row.where}: names {row.name} again, after {seen[row.name].where}")
+            raise DrnError(
+                f"{row.where}: duplicate class {row.name}, first in {seen[row.name].where}"
+            )
     return rows

@@ -1,4 +1,4 @@
-"""From the classes that a file names, or from numbers alone, to ids of colours and label values."""
+"""Map colors and label values to class ids, from a class file or from the label values alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,36 +11,36 @@ VOID_NAMES = frozenset({"void", "ignore", "ignored", "unlabeled", "unlabelled"})
 
 
 @dataclass(frozen=True, slots=True)
-class Classes:
-    """Classes, and what stands for each in labels; 255 stands for what is ignored.
+class ClassMapping:
+    """Class ids of the colors and values in labels; ignored ones map to 255.
 
     Attributes:
-        class_set: Their names and colours, without those that are ignored.
-        colours: The id of each colour; empty if no colours are named.
-        values: The id of each label value.
-        has_values: Whether somebody gave these values; otherwise they count from 0.
+        class_set: Names and colors of the classes, without ignored ones.
+        colors: Class id of each color; empty if the class file has no colors.
+        values: Class id of each label value.
+        has_values: Whether the class file has label values; otherwise they count from 0.
     """
 
     class_set: ClassSet
-    colours: Mapping[Colour, int]
+    colors: Mapping[Colour, int]
     values: Mapping[int, int]
     has_values: bool
 
 
-def named(
+def map_named_classes(
     rows: Sequence[NamedClass],
     ignored: Sequence[str] = (),
     ignored_values: Sequence[int] = (),
-) -> Classes:
-    """Give ids to the classes of a file: in the order of their values, or else of their rows.
+) -> ClassMapping:
+    """Assign ids to the classes of a class file, in the order of their values or else their rows.
 
     Args:
-        rows: The classes. Rows of the same name are one class.
+        rows: Rows of the class file. Rows of the same name are one class.
         ignored: Names to ignore besides void, ignore and unlabeled.
-        ignored_values: Label values to ignore; a class without any other is none.
+        ignored_values: Label values to ignore; a class with no other value is dropped.
 
     Raises:
-        DrnError: Fewer than two are left, or more classes than an id can tell apart.
+        DrnError: Fewer than 2 or more than 255 classes remain.
     """
     where = rows[0].where.rpartition(":")[0]
     void = VOID_NAMES | {name.casefold() for name in ignored}
@@ -55,18 +55,18 @@ def named(
     if not 2 <= len(ids) <= IGNORED:
         noun = "class" if len(ids) == 1 else "classes"
         raise DrnError(
-            f"{where}: names {len(ids)} {noun} besides void; 2 to {IGNORED} can be told apart",
-            "what is not the class needs one of its own, background" if len(ids) == 1 else None,
+            f"{where}: contains {len(ids)} {noun} besides void; 2 to {IGNORED} are supported",
+            "add a background class for all other pixels" if len(ids) == 1 else None,
         )
     id_of = {row.name: ids.get(row.name, IGNORED) for row in rows}
-    given = {row.name: row.colour for _, row in reversed(pairs)}
-    made_up = _colours(len(ids))
+    colors = {row.name: row.color for _, row in reversed(pairs)}
+    generated = _colors(len(ids))
     class_set = ClassSet(
-        tuple(ids), tuple(given[name] or made_up[number] for name, number in ids.items())
+        tuple(ids), tuple(colors[name] or generated[number] for name, number in ids.items())
     )
-    return Classes(
+    return ClassMapping(
         class_set,
-        {row.colour: id_of[row.name] for row in rows if row.colour is not None},
+        {row.color: id_of[row.name] for row in rows if row.color is not None},
         {IGNORED: IGNORED}
         | {value: id_of[row.name] for value, row in pairs}
         | dict.fromkeys(ignored_values, IGNORED),
@@ -74,12 +74,12 @@ def named(
     )
 
 
-def numbered(values: Sequence[int], ignored: Sequence[int] = ()) -> Classes:
-    """Make classes of label values alone: from 0 to the highest, without those that are ignored.
+def map_numbered_classes(values: Sequence[int], ignored: Sequence[int] = ()) -> ClassMapping:
+    """Use label values as classes: from 0 to the highest value, without ignored ones.
 
     Raises:
-        DrnError: Fewer than two are left, or one of them never occurs: 0 and 128 are seldom two of
-            129 classes.
+        DrnError: Fewer than two classes remain, or one of them never occurs: labels of 0 and 128
+            rarely mean 129 classes.
     """
     highest = max((value for value in values if value not in ignored), default=0)
     kept = [value for value in range(highest + 1) if value not in ignored]
@@ -87,27 +87,27 @@ def numbered(values: Sequence[int], ignored: Sequence[int] = ()) -> Classes:
         found = ", ".join(map(str, values)) or "none"
         left_out = ", ".join(map(str, sorted({*ignored, IGNORED})))
         raise DrnError(
-            f"the labels hold fewer than two classes: values {found}; ignored are {left_out}",
-            "name every class in --classes FILE, a CSV file: name,id on the first line, then for "
+            f"the labels contain fewer than two classes: values {found}; ignored: {left_out}",
+            "list every class in a CSV file for --classes FILE: the header name,id, then for "
             "example background,0 and object,255",
         )
     gaps = [value for value in kept if value not in values]
     if gaps:
         found = ", ".join(map(str, (value for value in values if value not in ignored)))
         raise DrnError(
-            f"the labels hold the values {found}; as they stand they would make {len(kept)} "
-            f"classes, {len(gaps)} of them without a pixel ({_ranges(gaps)})",
-            "name those that are classes with --classes FILE, which --write-classes FILE begins; "
-            "--ignore VALUE ignores one",
+            f"the labels contain the values {found}; as class ids they make {len(kept)} classes, "
+            f"{len(gaps)} of them without pixels ({_ranges(gaps)})",
+            "list the classes in a file for --classes FILE (--write-classes FILE creates a "
+            "template), or ignore a value with --ignore VALUE",
         )
-    class_set = ClassSet(tuple(f"class {value}" for value in kept), _colours(len(kept)))
+    class_set = ClassSet(tuple(f"class {value}" for value in kept), _colors(len(kept)))
     ids = {value: number for number, value in enumerate(kept)}
     table = {IGNORED: IGNORED} | ids | dict.fromkeys(ignored, IGNORED)
-    return Classes(class_set, {}, table, has_values=False)
+    return ClassMapping(class_set, {}, table, has_values=False)
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Write rising numbers as people do: `0, 3, 7 to 12`."""
+    """Format ascending numbers as ranges: `0, 3, 7 to 12`."""
     parts, start = [], numbers[0]
     for number, following in zip(numbers, [*numbers[1:], None], strict=True):
         if following != number + 1:
@@ -116,16 +116,17 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(parts)
 
 
-def _colours(count: int) -> tuple[Colour, ...]:
-    """Make up colours; of few classes too, where `generic` would give those of a known set."""
+def _colors(count: int) -> tuple[Colour, ...]:
+    """Return distinct colors; `generic(19)` would return the colors of Cityscapes."""
     return generic(IGNORED + 1).colours[:count]
 
 
-def sort_out(ignored: Sequence[str], rows: Sequence[NamedClass]) -> tuple[list[str], list[int]]:
-    """Tell names of classes and label values apart in what is to be ignored.
+def parse_ignored(
+    ignored: Sequence[str], rows: Sequence[NamedClass]
+) -> tuple[list[str], list[int]]:
+    """Split the values of --ignore into class names and label values; DrnError if one is neither.
 
-    Raises:
-        DrnError: Something that is neither.
+    A number that is also a class name is that class.
     """
     names, values = [], []
     known = {row.name.casefold() for row in rows}
@@ -136,6 +137,6 @@ def sort_out(ignored: Sequence[str], rows: Sequence[NamedClass]) -> tuple[list[s
             values.append(int(word))
         else:
             raise DrnError(
-                f"--ignore {word}: neither a class of the class file nor a value from 0 to 255"
+                f"--ignore {word}: neither a class in the class file nor a value from 0 to 255"
             )
     return names, values

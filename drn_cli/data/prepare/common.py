@@ -1,4 +1,4 @@
-"""What every preparation needs: a lock, the lists, info.json, fingerprints of the sources."""
+"""Shared by all data preparations: folder lock, list files, info.json, source fingerprints."""
 
 import hashlib
 import logging
@@ -28,18 +28,19 @@ from drn_cli.files import (
 
 log = logging.getLogger(__name__)
 
-BESIDE = "prepare.lock"  # as `clear_leftovers` wants it
-INSIDE = ".prepare.lock"  # where only the data folder itself can be written
+SPLITS = ("train", "val", "test")
+LOCK_BESIDE = "prepare.lock"  # ending of the lock file's name; `clear_leftovers` relies on it
+LOCK_INSIDE = ".prepare.lock"  # used if only the data folder itself is writable
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareResult:
-    """What a preparation made, or found made already.
+    """Result of a data preparation.
 
     Attributes:
         out: The data folder.
-        counts: Images in each split.
-        unchanged: Whether it was there already, made from the same files.
+        counts: Number of images in each split.
+        unchanged: Whether the folder was up to date, so that nothing was written.
     """
 
     out: Path
@@ -48,56 +49,56 @@ class PrepareResult:
 
 
 @contextmanager
-def claimed(out: Path) -> Iterator[None]:
-    """Hold a data folder while it is prepared, and clear what killed runs left beside it.
+def locked_folder(out: Path) -> Iterator[None]:
+    """Lock a data folder against other preparations and remove leftovers of killed runs.
 
-    The lock would outlive this process in a child that inherits it, but workers are spawned, which
-    closes the file.
+    A child process that inherited the lock file would keep the lock after this process ends.
+    Workers are spawned, which closes the file.
 
     Args:
         out: The data folder, which need not exist.
 
     Raises:
-        DrnError: Another process prepares it, or the lock cannot be opened.
+        DrnError: Another process holds the lock, or the lock file cannot be opened.
     """
-    place = out.resolve() if out.is_symlink() or out.name in ("", "..") else out
+    target = out.resolve() if out.is_symlink() or out.name in ("", "..") else out
     try:
-        made = [folder for folder in place.parents if not folder.exists()]
-        place.parent.mkdir(parents=True, exist_ok=True)
+        created = [folder for folder in target.parents if not folder.exists()]
+        target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DrnError(f"{out}: cannot be written: {error.strerror or error}") from error
-    beside = hidden_beside(place, BESIDE)
-    path = next((p for p in (beside, place / INSIDE) if _may_write(p.parent)), None)
-    if path is None:  # neither can this run write there, and reading disturbs no other run
+    beside = hidden_beside(target, LOCK_BESIDE)
+    path = next((p for p in (beside, target / LOCK_INSIDE) if _is_writable(p.parent)), None)
+    if path is None:  # nothing can be written there, and reading needs no lock
         yield
         return
     busy = DrnError(
         f"{out}: another process is preparing it", "wait for it, or choose another folder"
     )
     try:
-        with locked(path, busy) as alone:
-            if alone and path == beside:
-                clear_leftovers(place)
+        with locked(path, busy) as exclusive:
+            if exclusive and path == beside:
+                clear_leftovers(target)
             yield
     finally:
-        with suppress(OSError):  # not empty, where the run went well
-            for folder in made:
+        with suppress(OSError):  # not empty after a successful run
+            for folder in created:
                 folder.rmdir()
 
 
-def _may_write(folder: Path) -> bool:
+def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK, effective_ids=True)
 
 
 def up_to_date(out: Path, made_from: str) -> bool:
-    """Tell whether a data folder was made from these very files.
+    """Return whether a data folder was made from the same sources with the same options.
 
     Args:
-        out: The data folder, made already or not.
-        made_from: `fingerprint` of its sources, with whatever else decides how it turns out.
+        out: The data folder, which need not exist.
+        made_from: `fingerprint` of the sources, combined with the options that affect the result.
 
     Raises:
-        DrnError: It holds something else, which is not ours to replace.
+        DrnError: The folder was made from something else.
     """
     if not (out / "info.json").is_file():
         return False
@@ -105,53 +106,54 @@ def up_to_date(out: Path, made_from: str) -> bool:
     if isinstance(info, dict) and info.get("made_from") == made_from:
         return True
     raise DrnError(
-        f"{out}: holds another data set, or one made from other files",
+        f"{out}: contains another data set, or was made from other files or with other options",
         "remove it or choose another folder with --out",
     )
 
 
-def is_untouched(out: Path) -> bool:
-    """Return whether a folder holds nothing but the lock of its preparation."""
-    return out.is_dir() and all(path.name == INSIDE for path in out.iterdir())
+def is_empty(out: Path) -> bool:
+    """Return whether a folder exists and contains no file besides its lock."""
+    return out.is_dir() and all(path.name == LOCK_INSIDE for path in out.iterdir())
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes the data folder, as `atomic_folder` does.
+    """Yield a temporary folder that is renamed to the data folder on success.
 
     Raises:
-        DrnError: `out` exists and holds something, or the folder it is in cannot be written.
+        DrnError: `out` is not empty, or its parent folder is not writable.
     """
-    if is_untouched(out) and not _may_write(out.parent):
+    if is_empty(out) and not _is_writable(out.parent):
         raise DrnError(
-            f"{out}: cannot be written as a whole: {out.absolute().parent} is read-only",
+            f"{out}: cannot be written: {out.absolute().parent} is read-only",
             "choose another folder",
         )
     with atomic_folder(out) as folder:
         yield folder
 
 
-def place(source: Path, target: Path) -> None:
-    """Put a file into a data folder: a hard link, which takes no space, or else a copy.
+def link_or_copy(source: Path, target: Path) -> None:
+    """Create a hard link to a file, or a copy where links are not possible.
 
     Raises:
-        OSError: `target` exists, or cannot be written.
+        OSError: `target` exists or cannot be written.
     """
     try:
+        # A hard link to a symbolic link would be a dangling symbolic link in its new folder.
         target.hardlink_to(source.resolve())
-    except FileExistsError:  # a copy would be written into whatever it is a link to
+    except FileExistsError:  # copying would write through an existing link
         raise
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
 
 
 def write_list(folder: Path, name: str, paths: Iterable[str]) -> None:
-    """Write one list of a data folder, `train_images.txt` for instance."""
+    """Write a list file of a data folder, such as `train_images.txt`."""
     write_text(folder / name, "".join(f"{path}\n" for path in paths))
 
 
 def write_info(folder: Path, statistics: ChannelStats, class_set: ClassSet, **extra: Any) -> None:
-    """Write info.json; readers of other projects look at mean and std only."""
+    """Write info.json; the original implementation reads only mean and std."""
     write_json(
         folder / "info.json",
         {
@@ -167,12 +169,12 @@ def write_info(folder: Path, statistics: ChannelStats, class_set: ClassSet, **ex
 def count_pixels(
     labels: Iterable[tuple[str, str, npt.NDArray[np.int64]]], classes: int
 ) -> dict[str, Any]:
-    """Sum up labels for `class_pixels` of info.json, which the pre-flight of training reads.
+    """Return `class_pixels` of info.json, which the pre-flight checks of training read.
 
     Args:
-        labels: Split of each label, its path as the list has it, and int64 `(256,)`, its pixels of
-            each id.
-        classes: How many there are.
+        labels: For each label its split, its path in the list, and its pixel count of each id,
+            int64 `(256,)`.
+        classes: Number of classes.
     """
     paths: dict[str, list[str]] = {}
     totals: dict[str, npt.NDArray[np.int64]] = {}
@@ -190,21 +192,20 @@ def count_pixels(
     }
 
 
-def check_occurring(names: Sequence[str], pixels: Sequence[int], hint: str) -> None:
-    """Refuse labels that show fewer than two classes, and warn of classes that never occur.
+def check_classes_occur(names: Sequence[str], pixels: Sequence[int], hint: str) -> None:
+    """Check that at least two classes occur in the labels; warn of classes without pixels.
 
     Args:
-        names: Of the classes.
-        pixels: Pixels of each class in all labels.
-        hint: What to do about too few.
+        names: Class names.
+        pixels: Pixel count of each class over all labels.
+        hint: How to fix labels of fewer than two classes.
 
     Raises:
-        DrnError: There is nothing to tell apart.
+        DrnError: Fewer than two classes occur.
     """
-    occurring = [name for name, count in zip(names, pixels, strict=True) if count]
-    require_two_classes(occurring, "the labels", hint)
-    never = [name for name, count in zip(names, pixels, strict=True) if not count]
-    if never:
+    counted = list(zip(names, pixels, strict=True))
+    require_two_classes([name for name, count in counted if count], "the labels", hint)
+    if never := [name for name, count in counted if not count]:
         log.warning(
             "%d of %d classes never occur in the labels: %s",
             *(len(never), len(names), ", ".join(never)),
@@ -212,18 +213,14 @@ def check_occurring(names: Sequence[str], pixels: Sequence[int], hint: str) -> N
 
 
 def require_two_classes(occurring: Sequence[str], subject: str, hint: str) -> None:
-    """Refuse labels or images that show fewer than two classes.
-
-    Raises:
-        DrnError: There is nothing to tell apart.
-    """
+    """Raise DrnError if fewer than two classes occur in labels or images."""
     if len(occurring) < 2:
-        found = f"one class, {occurring[0]}" if occurring else "no class, only void"
-        raise DrnError(f"{subject} hold {found}: training needs two", hint)
+        found = f"only the class {occurring[0]}" if occurring else "no class, only void"
+        raise DrnError(f"{subject} contain {found}; training needs at least two classes", hint)
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:
-    """Tell whether files are the same as before by their names, sizes and times of change."""
+    """Return a SHA-256 of the names (relative to `root`), sizes and modification times of files."""
     digest = hashlib.sha256()
     for path in files:
         stat = path.stat()

@@ -1,4 +1,4 @@
-"""Whether labels hold class ids or colours, and which ids: found by looking at all of them."""
+"""Scan all labels to find out whether they contain class ids or colors, and which."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,257 +10,254 @@ import numpy as np
 import numpy.typing as npt
 
 from drn_cli.data.classes import IGNORED, ClassSet, Colour
-from drn_cli.data.images import Pixels, read_image
+from drn_cli.data.images import Pixels, read_header, read_image
 from drn_cli.data.parallel import Progress, in_parallel
-from drn_cli.data.prepare.class_tables import Classes, numbered
+from drn_cli.data.prepare.class_tables import ClassMapping, map_numbered_classes
 from drn_cli.data.prepare.colours import (
     LOSSY,
-    colour_name,
-    ids_of_colours,
+    LOSSY_NOTE,
+    color_name,
+    ids_of_colors,
     ids_of_values,
     pack,
-    pixel_mode,
     read_values,
     unpack,
 )
-from drn_cli.data.prepare.common import check_occurring
+from drn_cli.data.prepare.common import check_classes_occur
 from drn_cli.errors import DrnError, few_of
 from drn_cli.files import write_text
 
-KEPT = 300  # of one file's colours, the most frequent: more than there can be classes
-LISTED = 40  # colours in a message
-LOSSY_NOTE = "; JPEG files change colours a little: better take PNG"
+KEPT = 300  # most frequent colors of a file that are counted; more than the possible classes
+LISTED = 40  # colors in a message
 
 
-class Shown(NamedTuple):
-    """What a pixel holds (None if it is no single value), and the colour that it shows."""
+class PixelValue(NamedTuple):
+    """Content of a label pixel: its value (None in a color image), and its RGB color."""
 
     value: int | None
-    colour: Colour
+    color: Colour
 
 
 @dataclass(frozen=True, slots=True)
 class LabelScan:
-    """What labels hold.
+    """Pixel values in all labels of a data set.
 
     Attributes:
-        pixels: How many pixels show what, over all labels.
-        lossy: A label in a format that may change colours, if there is one.
-        first: A label that shows it.
+        pixels: Number of pixels of each value, over all labels.
+        lossy: The first label in a lossy format, if there is one.
+        first: The first label that contains each value.
     """
 
-    pixels: Mapping[Shown, int]
+    pixels: Mapping[PixelValue, int]
     lossy: Path | None
-    first: Mapping[Shown, Path] = field(default_factory=dict)
+    first: Mapping[PixelValue, Path] = field(default_factory=dict)
 
-    def colours(self) -> list[tuple[Colour, int]]:
-        """List the colours with their pixels, most frequent first."""
+    def colors(self) -> list[tuple[Colour, int]]:
+        """List the colors with their number of pixels, most frequent first."""
         counts: Counter[Colour] = Counter()
-        for shown, count in self.pixels.items():
-            counts[shown.colour] += count
+        for pixel, count in self.pixels.items():
+            counts[pixel.color] += count
         return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
     def values(self) -> list[int] | None:
-        """List the values in order; None if some labels hold colours."""
-        values = {shown.value for shown in self.pixels}
+        """List the values in ascending order; None if some labels are color images."""
+        values = {pixel.value for pixel in self.pixels}
         return None if None in values else sorted(value for value in values if value is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelEncoding:
-    """How to read the labels of a data set: the ids of colours, or else of values."""
+    """How the labels of a data set encode classes: by colors, or by values if colors is None."""
 
     class_set: ClassSet
-    colours: Mapping[Colour, int] | None
+    colors: Mapping[Colour, int] | None
     values: Mapping[int, int]
     unknown_as_void: bool
 
-    def id_of(self, shown: Shown) -> int | None:
-        """Return the id of what a pixel shows, 255 if it is ignored; None if it has none."""
-        if self.colours is not None:
-            return self.colours.get(shown.colour)
-        return None if shown.value is None else self.values.get(shown.value)
+    def id_of(self, pixel: PixelValue) -> int | None:
+        """Return the class id of a pixel, 255 if it is ignored; None if it is not a class."""
+        if self.colors is not None:
+            return self.colors.get(pixel.color)
+        return None if pixel.value is None else self.values.get(pixel.value)
 
-    def ids(self, path: Path) -> Pixels:
-        """Read a label as class ids, uint8 `(H, W)`; raises DrnError as the readers do."""
-        if self.colours is not None:
-            return ids_of_colours(path, self.colours, unknown_as_void=self.unknown_as_void)
+    def read_ids(self, path: Path) -> Pixels:
+        """Read a label as class ids, uint8 `(H, W)`.
+
+        Raises:
+            DrnError: A broken file, or an unknown color or value.
+        """
+        if self.colors is not None:
+            return ids_of_colors(path, self.colors, unknown_as_void=self.unknown_as_void)
         return ids_of_values(path, self.values, unknown_as_void=self.unknown_as_void)
 
 
-def look(labels: Sequence[Path], progress: Progress | None = None) -> LabelScan:
-    """Look at all labels, with all cores.
-
-    Raises:
-        DrnError: A broken file.
-    """
-    pixels: Counter[Shown] = Counter()
-    first: dict[Shown, Path] = {}
-    for path, counts in zip(labels, in_parallel(_contents, labels, progress), strict=True):
+def scan_labels(labels: Sequence[Path], progress: Progress | None = None) -> LabelScan:
+    """Count the pixel values of all labels on all cores; raises DrnError for a broken file."""
+    pixels: Counter[PixelValue] = Counter()
+    first: dict[PixelValue, Path] = {}
+    for path, counts in zip(labels, in_parallel(_count_values, labels, progress), strict=True):
         pixels.update(counts)
-        for shown in counts:
-            first.setdefault(shown, path)
+        for pixel in counts:
+            first.setdefault(pixel, path)
     lossy = next((path for path in labels if path.suffix.lower() in LOSSY), None)
     return LabelScan(pixels, lossy, first)
 
 
-def _contents(path: Path) -> dict[Shown, int]:
-    """Count what a label shows, along runs of equal pixels: most of a label are such runs."""
+def _count_values(path: Path) -> dict[PixelValue, int]:
     values = read_values(path)
     if values is None:
         codes = pack(read_image(path)).astype(np.int64)
-    elif pixel_mode(path) in {"P", "1"}:  # values that show other colours
+    elif read_header(path).mode in {"P", "1"}:  # the displayed color is not the value
         codes = pack(read_image(path)).astype(np.int64) | ((values.astype(np.int64) + 1) << 24)
     else:
-        codes = values.astype(np.int64) * 0x1010101 + (1 << 24)  # grey
+        codes = values.astype(np.int64) * 0x1010101 + (1 << 24)  # gray
     counts = _count_runs(codes.ravel()).most_common(KEPT)
-    return {Shown((code >> 24) - 1 if code >> 24 else None, unpack(code & 0xFFFFFF)): count
+    return {PixelValue((code >> 24) - 1 if code >> 24 else None, unpack(code & 0xFFFFFF)): count
             for code, count in counts}  # fmt: skip
 
 
 def _count_runs(codes: npt.NDArray[np.int64]) -> Counter[int]:
+    """Count codes by runs of equal pixels, which is faster: labels consist of long runs."""
     starts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
     lengths = np.diff(starts, append=codes.size)
-    kinds, which = np.unique(codes[starts], return_inverse=True)
-    counts = np.bincount(which, weights=lengths).astype(np.int64)
-    return Counter(dict(zip(kinds.tolist(), counts.tolist(), strict=True)))
+    unique, inverse = np.unique(codes[starts], return_inverse=True)
+    counts = np.bincount(inverse, weights=lengths).astype(np.int64)
+    return Counter(dict(zip(unique.tolist(), counts.tolist(), strict=True)))
 
 
-def choose_reading(
-    found: LabelScan, classes: Classes | None, ignored: Sequence[int], unknown_as_void: bool
+def choose_encoding(
+    scan: LabelScan, classes: ClassMapping | None, ignored: Sequence[int], unknown_as_void: bool
 ) -> LabelEncoding:
-    """Decide how labels are read.
+    """Decide how labels encode classes.
 
     Args:
-        found: What they hold.
-        classes: What a class file says; None without one.
+        scan: The pixel values in the labels.
+        classes: The classes of the class file, if there is one.
         ignored: Label values to ignore besides 255.
-        unknown_as_void: Whether what has no class is ignored.
+        unknown_as_void: Ignore colors and values that are not classes.
 
     Raises:
-        DrnError: Colours that nothing names, values out of which no classes can be made, values in
-            a format that changes them, or labels that show fewer than two classes.
+        DrnError: Colors without a class file, values that cannot be class ids, class ids in a
+            lossy format, or labels of fewer than two classes.
     """
-    reading = _choose(found, classes, ignored, unknown_as_void)
-    pixels = [0] * len(reading.class_set)
-    unknown: Counter[Shown] = Counter()
-    for shown, count in found.pixels.items():
-        number = reading.id_of(shown)
-        if number is None:
-            unknown[shown] += count
-        elif number != IGNORED:
-            pixels[number] += count
+    encoding = _choose(scan, classes, ignored, unknown_as_void)
+    pixels = [0] * len(encoding.class_set)
+    unknown: Counter[PixelValue] = Counter()
+    for pixel, count in scan.pixels.items():
+        class_id = encoding.id_of(pixel)
+        if class_id is None:
+            unknown[pixel] += count
+        elif class_id != IGNORED:
+            pixels[class_id] += count
     if unknown and not unknown_as_void:
-        raise _unknown(found, unknown, colours=reading.colours is not None)
-    check_occurring(
-        reading.class_set.names,
+        raise _unknown(scan, unknown, colors=encoding.colors is not None)
+    check_classes_occur(
+        encoding.class_set.names,
         pixels,
         "add a background class to the class file; 255 is never a class",
     )
-    return reading
+    return encoding
 
 
 def _choose(
-    found: LabelScan, classes: Classes | None, ignored: Sequence[int], unknown_as_void: bool
+    scan: LabelScan, classes: ClassMapping | None, ignored: Sequence[int], unknown_as_void: bool
 ) -> LabelEncoding:
-    values = found.values()
-    if classes is not None and classes.colours and _are_colours(found, classes):
+    values = scan.values()
+    if classes is not None and classes.colors and _are_colors(scan, classes):
         if ignored:
             raise DrnError(
-                f"--ignore {ignored[0]}: the labels hold colours, so name a class of the class file"
+                f"--ignore {ignored[0]}: the labels contain colors, not values",
+                "use the name of a class in the class file",
             )
-        return LabelEncoding(classes.class_set, classes.colours, {}, unknown_as_void)
+        return LabelEncoding(classes.class_set, classes.colors, {}, unknown_as_void)
     if values is None:
-        raise _unnamed(found)
-    if found.lossy:
+        total = sum(scan.pixels.values())
+        listed = [f"{color_name(c)} ({count / total:.1%})" for c, count in scan.colors()]
         raise DrnError(
-            f"{found.lossy}: holds class ids in a JPEG file, which changes them a little",
-            "take labels that were saved as PNG",
+            f"the labels contain colors without class names: {few_of(listed, LISTED)}"
+            f"{LOSSY_NOTE if scan.lossy else ''}",
+            "name them in a CSV file with the header name,r,g,b for --classes FILE "
+            "(--write-classes FILE creates a template)",
+        )
+    if scan.lossy:
+        raise DrnError(
+            f"{scan.lossy}: class ids in a JPEG file, whose compression changes them",
+            "use labels saved as PNG",
         )
     if classes is None:
-        classes = numbered([value for value in values if value != IGNORED], ignored)
+        classes = map_numbered_classes([value for value in values if value != IGNORED], ignored)
     return LabelEncoding(classes.class_set, None, classes.values, unknown_as_void)
 
 
-def _are_colours(found: LabelScan, classes: Classes) -> bool:
-    """Tell whether labels are to be read by the colours that a class file gives.
+def _are_colors(scan: LabelScan, classes: ClassMapping) -> bool:
+    """Return whether to read labels by the colors of the class file instead of by value.
 
-    Colour images are. Others are if all they show are these colours, or a palette shows mostly
-    these, as where somebody saved colours with a palette; not if the file gives values.
+    True for color images. If the class file has no ids, also true for other images if all their
+    colors are classes, or if most are and a palette displays them: the colors were then saved
+    as a palette image.
     """
-    if found.values() is None:
+    if scan.values() is None:
         return True
     if classes.has_values:
         return False
-    known = sum(count for shown, count in found.pixels.items() if shown.colour in classes.colours)
-    total = sum(found.pixels.values())
+    known = sum(count for pixel, count in scan.pixels.items() if pixel.color in classes.colors)
+    total = sum(scan.pixels.values())
     if known == total:
         return True
     same = all(
-        classes.colours.get(shown.colour) == classes.values.get(shown.value or 0)
-        for shown in found.pixels
-        if shown.value != IGNORED
+        classes.colors.get(pixel.color) == classes.values.get(pixel.value or 0)
+        for pixel in scan.pixels
+        if pixel.value != IGNORED
     )
-    palette = any(len({shown.value, *shown.colour}) > 1 for shown in found.pixels)
+    palette = any(len({pixel.value, *pixel.color}) > 1 for pixel in scan.pixels)
     return palette and not same and known * 2 > total
 
 
-def _unnamed(found: LabelScan) -> DrnError:
-    total = sum(found.pixels.values())
-    listed = [f"{colour_name(colour)} ({count / total:.1%})" for colour, count in found.colours()]
-    return DrnError(
-        f"the labels hold colours that nothing names: {few_of(listed, LISTED)}"
-        f"{LOSSY_NOTE if found.lossy else ''}",
-        "name them in a CSV file with the header name,r,g,b and give it with --classes FILE; "
-        "--write-classes FILE begins one",
-    )
-
-
-def _unknown(found: LabelScan, unknown: Counter[Shown], *, colours: bool) -> DrnError:
-    """Name the colours or values that are no class, most frequent first."""
+def _unknown(scan: LabelScan, unknown: Counter[PixelValue], *, colors: bool) -> DrnError:
+    """Return the error that lists unknown colors or values, most frequent first."""
     most = unknown.most_common()
-    listed = [f"{colour_name(s.colour) if colours else s.value} ({n:,} px)" for s, n in most]
-    kind = "colour" if colours else "value"
+    listed = [f"{color_name(p.color) if colors else p.value} ({n:,} px)" for p, n in most]
+    kind = "color" if colors else "value"
     one = len(unknown) == 1
-    path = found.first.get(most[0][0])
-    problem = f"{path}: has the {kind} {listed[0]}, which is no class"
+    path = scan.first.get(most[0][0])
+    problem = f"{path}: {kind} {listed[0]} is not a class"
     if not one:
         problem = (
-            f"the labels hold {len(unknown)} {kind}s that are no class: {few_of(listed, LISTED)}; "
-            f"{path} for instance"
+            f"the labels contain {len(unknown)} {kind}s that are not classes: "
+            f"{few_of(listed, LISTED)}; for example in {path}"
         )
     return DrnError(
-        f"{problem}{LOSSY_NOTE if found.lossy else ''}",
-        f"give {'it a row' if one else 'them rows'} in the class file (void for what to ignore), "
-        "or ignore all such pixels with --unknown-as-void",
+        f"{problem}{LOSSY_NOTE if scan.lossy else ''}",
+        f"add {'a row' if one else 'rows'} to the class file (void to ignore), or use "
+        "--unknown-as-void to ignore all such pixels",
     )
 
 
-def write_class_file(path: Path, found: LabelScan) -> int:
-    """Begin a class file with what labels hold, for a person to put names into.
+def write_class_file(path: Path, scan: LabelScan) -> int:
+    """Write a class file template with the values or colors of labels and placeholder names.
 
     Returns:
-        How many classes it has.
+        The number of rows.
 
     Raises:
-        DrnError: The file exists, or there are more colours than there can be classes.
+        DrnError: The file exists, or there are more colors than possible classes.
     """
     if path.exists():
-        raise DrnError(f"{path}: exists already", "remove it or choose another name")
-    values = found.values()
+        raise DrnError(f"{path}: already exists", "remove it or choose another name")
+    values = scan.values()
     if values is not None:
-        # Where 255 is all that there is besides one value, it is no void.
+        # In a mask of two values, such as 0 and 255, both are classes.
         void = IGNORED if len(values) > 2 else None
         rows = [f"{'void' if value == void else f'class {value}'},{value}" for value in values]
         header = "name,id"
     else:
-        colours = [colour_name(colour) for colour, _ in found.colours()]
-        rows = [f"class {number},{colour}" for number, colour in enumerate(colours)]
+        colors = [color_name(color) for color, _ in scan.colors()]
+        rows = [f"class {number},{color}" for number, color in enumerate(colors)]
         header = "name,r,g,b"
     if len(rows) > IGNORED + 1:
         raise DrnError(
-            f"the labels hold {len(rows)} colours, too many to be classes",
-            "labels with smoothed edges, or saved as JPEG, do; take the originals",
+            f"the labels contain {len(rows)} colors, more than the {IGNORED + 1} possible classes",
+            "use the original labels: smoothed edges and JPEG compression add colors",
         )
     write_text(path, "\n".join([header, *rows]) + "\n")
     return len(rows)

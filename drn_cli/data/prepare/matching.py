@@ -1,22 +1,22 @@
-"""Which label belongs to which image, by their names: their suffixes are found by looking.
+"""Pair images and labels by file name, and detect the suffixes of the names.
 
-A label belongs to the image with the same folder and stem once a suffix common to all labels,
-`_mask` for instance, and one common to all images are removed. Where folders differ, a stem that
-no other image and no other label has is enough.
+An image and a label are a pair if their folder and stem are equal after the common suffix of all
+images and that of all labels, such as `_mask`, are removed. If the folders differ, equal stems are
+enough as long as no other image or label has this stem.
 """
 
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from os.path import commonprefix
 from pathlib import PurePosixPath
 
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, few_of
 
-SAMPLED = 50  # names that are looked at for suffixes
-TRIED = 30  # suffixes, the most frequent ones, that are tried on all names
-NEIGHBOURS = 20  # names that are looked at beside a name
+SAMPLED = 50  # names from which suffixes are guessed
+TRIED = 30  # most frequent suffixes that are tried on all names
+NEIGHBORS = 20  # names before and after a name, in sorted order, that are compared with it
 SEPARATORS = "_-. "
 
 Suffixes = tuple[str, str]  # of images and of labels
@@ -24,10 +24,10 @@ Suffixes = tuple[str, str]  # of images and of labels
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An image and its label, as paths below their folders.
+    """An image and its label, as paths relative to their folders.
 
     Attributes:
-        stem: The image's path without suffix and format, which tells images apart.
+        stem: The image's path without suffix and format, unique among the images.
     """
 
     stem: str
@@ -37,9 +37,9 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class PairingResult:
-    """All pairs, in the order of the images, and what belongs to nothing."""
+    """Pairs in the order of the images, and the files without a partner."""
 
-    matches: Sequence[Pair]
+    pairs: Sequence[Pair]
     image_suffix: str
     label_suffix: str
     without_label: Sequence[str]
@@ -51,7 +51,7 @@ class PairingResult:
             for kind, suffix in (("images", self.image_suffix), ("labels", self.label_suffix))
             if suffix
         ]
-        return ", ".join([*(named or ["labels: the same stem"]), f"{len(self.matches)} pairs"])
+        return ", ".join([*(named or ["labels: the same stem"]), f"{len(self.pairs)} pairs"])
 
 
 def match_names(
@@ -60,18 +60,17 @@ def match_names(
     image_suffix: str | None = None,
     label_suffix: str | None = None,
 ) -> PairingResult:
-    """Find the pairs among images and labels.
+    """Pair images and labels.
 
     Args:
-        images: Paths of the images below their folder, with `/`.
-        labels: Paths of the labels below theirs.
-        image_suffix: What stems of images end with. Names without it are passed over. None means
-            to find it.
-        label_suffix: The same for labels.
+        images: Paths of the images relative to their folder, separated by `/`.
+        labels: Paths of the labels relative to their folder.
+        image_suffix: Suffix of the image stems; names without it are skipped. None detects it.
+        label_suffix: Suffix of the label stems.
 
     Raises:
-        DrnError: No label belongs to an image, several suffixes fit equally well, or two files
-            have the same name but for their format.
+        DrnError: No pairs, several suffixes that fit equally well, or two files with the same name
+            apart from their format.
     """
     image_names = _Names.of(path for path in images if _has(path, image_suffix or ""))
     label_names = _Names.of(path for path in labels if _has(path, label_suffix or ""))
@@ -80,8 +79,8 @@ def match_names(
     ):  # fmt: skip
         if not names.paths:
             raise DrnError(
-                f"--{kind}-suffix {suffix}: ends the name of no {kind}",
-                "without it the suffix is found by itself",
+                f"--{kind}-suffix {suffix}: no {kind} name ends with it",
+                "omit it to detect the suffix",
             )
     tried = {("", "")} | set(_candidates(image_names, label_names))
     tried = {
@@ -95,25 +94,29 @@ def match_names(
     chosen = _choose(found, least=(most + 1) // 2)
     if chosen is None:
         raise DrnError(
-            "no label is named as an image is: "
-            f"images {_few(image_names.paths)}; labels {_few(label_names.paths)}",
-            "a label should be named as its image, or have a suffix that all labels have",
+            "no label name matches an image name: "
+            f"images {few_of(image_names.paths, 3)}; labels {few_of(label_names.paths, 3)}",
+            "name labels like their images, apart from one suffix that all labels have",
         )
-    _refuse_doubles(image_names.paths, chosen[0])
-    _refuse_doubles(label_names.paths, chosen[1])
+    for names, suffix in zip((image_names, label_names), chosen, strict=True):
+        first: dict[str, str] = {}
+        for path in names.paths:
+            other = first.setdefault(_key(path, suffix), path) if _has(path, suffix) else path
+            if other != path:
+                raise DrnError(f"{other} and {path} have the same name", "remove one of them")
     pairs = found[chosen]
-    taken = set(pairs.values())
+    paired_labels = set(pairs.values())
     return PairingResult(
         [Pair(_key(image, chosen[0]), image, label) for image, label in pairs.items()],
         *chosen,
         [image for image in image_names.paths if image not in pairs],
-        [label for label in label_names.paths if label not in taken],
+        [label for label in label_names.paths if label not in paired_labels],
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """Paths in order, and their stems without folders, each once, in order."""
+    """Sorted paths, and their distinct stems without folders, sorted."""
 
     paths: list[str]
     stems: list[str]
@@ -132,121 +135,103 @@ def _stem(path: str) -> str:
 
 
 def _has(path: str, suffix: str) -> bool:
-    """Tell whether a stem has a suffix, and something before it."""
+    """Return whether a stem ends with a suffix and is longer than it."""
     return _stem(path).endswith(suffix) and _stem(path) != suffix
 
 
 def _key(path: str, suffix: str) -> str:
-    """Give a path without its format and without the suffix of its stem."""
+    """Return a path without its format and without the suffix of its stem."""
     return str(PurePosixPath(path).with_suffix("")).removesuffix(suffix)
 
 
 def _candidates(image_names: _Names, label_names: _Names) -> Iterator[Suffixes]:
-    """Guess suffixes from some names: those that most of them suggest."""
+    """Guess suffixes from a sample of names; yield the most frequent guesses."""
     votes: Counter[Suffixes] = Counter()
     known = set(label_names.stems)
     for stem in image_names.sample():
-        votes.update({(suffix, "") for suffix in _beyond(stem, known)})
-        votes.update(_from_neighbours(stem, label_names.stems))
+        votes.update({(suffix, "") for suffix in _endings(stem, known)})
+        votes.update(_from_neighbors(stem, label_names.stems))
     known = set(image_names.stems)
     for stem in label_names.sample():
-        votes.update({("", suffix) for suffix in _beyond(stem, known)})
+        votes.update({("", suffix) for suffix in _endings(stem, known)})
     return (suffixes for suffixes, _ in votes.most_common(TRIED))
 
 
-def _beyond(stem: str, known: set[str]) -> Iterator[str]:
-    """Give what a stem has beyond each known stem that it begins with."""
+def _endings(stem: str, known: set[str]) -> Iterator[str]:
+    """Yield the rest of a stem after each known stem that is a prefix of it."""
     for length in range(1, len(stem)):
-        if stem[:length] in known and _may_part(stem, length):
+        if stem[:length] in known and _can_split(stem, length):
             yield stem[length:]
 
 
-def _may_part(stem: str, at: int) -> bool:
-    """Tell whether a suffix may begin here: `10` is no `1` that ends with `0`."""
+def _can_split(stem: str, at: int) -> bool:
+    """Return whether a suffix may begin here: `10` is not the stem `1` with the suffix `0`."""
     return not stem[at : at + 1].isdigit() or not stem[at - 1 : at].isdigit()
 
 
-def _from_neighbours(stem: str, others: list[str]) -> set[Suffixes]:
-    """Give the suffixes of a stem and of those that share the longest beginning with it."""
+def _from_neighbors(stem: str, others: list[str]) -> set[Suffixes]:
+    """Guess the suffixes of a stem and of the stems that share the longest prefix with it."""
     at = bisect_left(others, stem)
-    beside = [*reversed(others[max(0, at - NEIGHBOURS) : at]), *others[at : at + NEIGHBOURS]]
-    shared = {other: _shared(stem, other) for other in beside}
+    nearby = [*reversed(others[max(0, at - NEIGHBORS) : at]), *others[at : at + NEIGHBORS]]
+    shared = {other: len(commonprefix([stem, other])) for other in nearby}  # noqa: RUF071
     longest = max(shared.values(), default=0)
     found = set()
     for other in (other for other, length in shared.items() if 0 < length == longest):
         # `x_leftImg8bit` and `x_labels` share `x_l`: the suffixes may begin at the separator.
-        before = max(stem.rfind(sign, 0, longest) for sign in SEPARATORS)
-        for cut in {longest, before} - {0, -1}:
-            if _may_part(stem, cut) and _may_part(other, cut):
+        separator = max(stem.rfind(sign, 0, longest) for sign in SEPARATORS)
+        for cut in {longest, separator} - {0, -1}:
+            if _can_split(stem, cut) and _can_split(other, cut):
                 found.add((stem[cut:], other[cut:]))
     return found
 
 
-def _shared(one: str, other: str) -> int:
-    """Count the characters with which both begin."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
-
-
 def _pair(image_names: _Names, label_names: _Names, suffixes: Suffixes) -> dict[str, str]:
-    """Give the label of each image that has one, if names end like this."""
+    """Map images to labels, given the suffixes of their names."""
     images = {_key(p, suffixes[0]): p for p in image_names.paths if _has(p, suffixes[0])}
     labels = {_key(p, suffixes[1]): p for p in label_names.paths if _has(p, suffixes[1])}
     pairs = {image: labels[key] for key, image in images.items() if key in labels}
-    lone_images, lone_labels = _lone(images), _lone(labels)
-    for name, key in lone_images.items():
-        if name in lone_labels and images[key] not in pairs:
-            pairs[images[key]] = labels[lone_labels[name]]
+    image_keys, label_keys = _unique_names(images), _unique_names(labels)
+    for name, key in image_keys.items():
+        if name in label_keys and images[key] not in pairs:
+            pairs[images[key]] = labels[label_keys[name]]
     return {image: pairs[image] for image in image_names.paths if image in pairs}
 
 
-def _lone(keys: Iterable[str]) -> dict[str, str]:
-    """Give the key of each name that only one key has, folders aside."""
+def _unique_names(keys: Iterable[str]) -> dict[str, str]:
+    """Map each name without folders to its key, if no other key has this name."""
     names = [(PurePosixPath(key).name, key) for key in keys]
     counts = Counter(name for name, _ in names)
     return {name: key for name, key in names if counts[name] == 1}
 
 
 def _choose(found: Mapping[Suffixes, Mapping[str, str]], least: int) -> Suffixes | None:
-    """Choose the suffixes that pair most, and at least so many; None if there are none.
+    """Return the suffixes that give most pairs; None if they give fewer than `least`, or none.
+
+    No suffixes at all are preferred to others with as many pairs.
 
     Raises:
-        DrnError: Several pair as many, and not the same. No suffix at all goes before others.
+        DrnError: Several suffixes give equally many pairs, but different ones.
     """
     score = max(len(pairs) for pairs in found.values())
     if not score or score < least:
         return None
-    best = sorted((e for e in found if len(found[e]) == score), key=_oddity)
+    best = sorted((e for e in found if len(found[e]) == score), key=_rank)
     if best[0] == ("", ""):
         return best[0]
     different = {tuple(found[suffixes].items()): suffixes for suffixes in reversed(best)}
     if len(different) > 1:
-        fitting = different.values()
-        part = 1 if len({suffixes[1] for suffixes in fitting}) > 1 else 0
-        names = sorted({suffixes[part] or "nothing" for suffixes in fitting})
+        part = 1 if len({suffixes[1] for suffixes in different.values()}) > 1 else 0
+        kind = ("image", "label")[part]
+        names = sorted({suffixes[part] or "none" for suffixes in different.values()})
         raise DrnError(
-            f"{('images', 'labels')[part]} may end with {' or '.join(names)}: "
-            f"each gives {score} pairs",
-            f"choose one: {('--image-suffix', '--label-suffix')[part]} {names[0]}",
+            f"ambiguous {kind} suffix: {' or '.join(names)}, each gives {score} pairs",
+            f"choose one: --{kind}-suffix {names[0]}",
         )
     return best[0]
 
 
-def _oddity(suffixes: Suffixes) -> tuple[int, int, int, Suffixes]:
-    """Rank suffixes: the fewest, then those that begin with a separator, then the shortest."""
+def _rank(suffixes: Suffixes) -> tuple[int, int, int, Suffixes]:
+    """Sort key: fewest suffixes first, then those that begin with a separator, then short ones."""
     given = sum(suffix != "" for suffix in suffixes)
     odd = sum(suffix != "" and suffix[0] not in SEPARATORS for suffix in suffixes)
     return (given, odd, len("".join(suffixes)), suffixes)
-
-
-def _refuse_doubles(paths: Sequence[str], suffix: str) -> None:
-    first: dict[str, str] = {}
-    for path in paths:
-        if _has(path, suffix):
-            other = first.setdefault(_key(path, suffix), path)
-            if other != path:
-                raise DrnError(f"{other} and {path} have the same name", "keep one of them")
-
-
-def _few(paths: Sequence[str]) -> str:
-    """Name a few of many."""
-    return ", ".join(paths[:3]) + (" ..." if len(paths) > 3 else "")

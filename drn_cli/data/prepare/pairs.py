@@ -1,31 +1,30 @@
-"""Anyone's folders of images and labels, made into a data folder."""
+"""Make a data folder from a folder of images and a folder of labels."""
 
 import hashlib
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from drn_cli.data.file_search import ENDINGS, NO_PARTNER, LeftOut, search
-from drn_cli.data.parallel import Progress, in_parallel
+from drn_cli.data.parallel import Progress
 from drn_cli.data.prepare.class_files import read_class_file
-from drn_cli.data.prepare.class_tables import named, sort_out
-from drn_cli.data.prepare.common import PrepareResult, claimed, fingerprint, new_folder, up_to_date
-from drn_cli.data.prepare.given_split import ANOTHER, find_split
-from drn_cli.data.prepare.label_reading import LabelEncoding, choose_reading, look
-from drn_cli.data.prepare.matching import Pair, PairingResult, match_names
-from drn_cli.data.prepare.placing import (
+from drn_cli.data.prepare.class_tables import map_named_classes, parse_ignored
+from drn_cli.data.prepare.common import (
     SPLITS,
-    Seen,
-    WrittenPair,
-    make_folders,
-    place_pair,
-    write_lists_and_info,
+    PrepareResult,
+    fingerprint,
+    locked_folder,
+    new_folder,
+    up_to_date,
 )
+from drn_cli.data.prepare.given_split import RANDOM_HINT, find_split
+from drn_cli.data.prepare.label_reading import choose_encoding, scan_labels
+from drn_cli.data.prepare.matching import PairingResult, match_names
+from drn_cli.data.prepare.placing import PrepareTask, write_lists_and_info, write_pairs
 from drn_cli.data.prepare.splits import SplitRatios, split
-from drn_cli.errors import DrnError
+from drn_cli.errors import DrnError, few_of
 from drn_cli.files import require_folder
 
 IMAGE_FOLDERS = frozenset({"image", "images", "img", "imgs", "jpegimages", "photos", "rgb"})
@@ -37,24 +36,16 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Folders:
-    """Where images and labels are, which belong together, and what is left out."""
+class PairedFolders:
+    """The folders of images and labels, their pairs, and the files left out."""
 
     images: Path
     labels: Path
-    matching: PairingResult
+    pairing: PairingResult
     left_out: LeftOut
 
     def label_files(self) -> list[Path]:
-        return [self.labels / match.label for match in self.matching.matches]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A pair, and where it goes."""
-
-    match: Pair
-    placed: WrittenPair
+        return [self.labels / pair.label for pair in self.pairing.pairs]
 
 
 def match_folders(
@@ -64,26 +55,26 @@ def match_folders(
     image_suffix: str | None = None,
     label_suffix: str | None = None,
     skip_unmatched: bool = False,
-) -> Folders:
-    """Find images and labels below two folders, and which belong together.
+) -> PairedFolders:
+    """Find the images and labels in two folders, and pair them by name.
 
     Args:
         images: Folder of the images.
-        labels: Folder of the labels. One may lie in the other; if they are the same, labels are
-            told apart by their suffix, or by folders named `images` and `labels` or the like.
-        image_suffix: What stems of images end with; None means to find it.
-        label_suffix: The same for labels.
-        skip_unmatched: Whether images without label, and labels without image, are left out.
+        labels: Folder of the labels. One folder may contain the other. If both are the same,
+            labels are recognized by their suffix, or by folders named `images` and `labels`
+            (or a similar name).
+        image_suffix: Suffix of the image stems; None detects it.
+        label_suffix: Suffix of the label stems; None detects it.
+        skip_unmatched: Leave out images without a label and labels without an image.
 
     Raises:
-        DrnError: A folder is missing or empty, names are ambiguous, or something has no
-            counterpart.
+        DrnError: A folder is missing or empty, names are ambiguous, or a file has no partner.
     """
     left_out = LeftOut()
-    found_images = _names(images, labels, left_out)
+    found_images = _search(images, labels, left_out)
     same = images.resolve() == labels.resolve()
-    found_labels = found_images if same else _names(labels, images, left_out)
-    # Names to match, without the folders that tell images and labels apart, and the real ones.
+    found_labels = found_images if same else _search(labels, images, left_out)
+    # Maps names to pair, without the folders of IMAGE_FOLDERS and LABEL_FOLDERS, to real names.
     image_names = {name: name for name in found_images}
     label_names = {name: name for name in found_labels}
     if same and label_suffix:
@@ -93,49 +84,64 @@ def match_folders(
         label_names = _without_folder(found_images, LABEL_FOLDERS)
         if not image_names or not label_names:
             raise DrnError(
-                f"{images}: holds images and labels",
-                "tell them apart with --label-suffix _mask, or by folders images and labels",
+                f"{images}: contains both images and labels",
+                "use --label-suffix _mask, or move them to folders named images and labels",
             )
         for name in sorted(set(found_images) - {*image_names.values(), *label_names.values()}):
             left_out.add(NO_PARTNER, name)
     for folder, found in ((images, image_names), (labels, label_names)):
         if not found:
-            seen_anyway = f"; {left_out}" if left_out else ""
-            raise DrnError(f"{folder}: has no images ({', '.join(ENDINGS)}){seen_anyway}")
-    matching = match_names([*image_names], [*label_names], image_suffix, label_suffix)
-    matching = replace(
-        matching,
-        matches=[
-            replace(match, image=image_names[match.image], label=label_names[match.label])
-            for match in matching.matches
+            others = f"; {left_out}" if left_out else ""
+            raise DrnError(f"{folder}: contains no images ({', '.join(ENDINGS)}){others}")
+    pairing = match_names([*image_names], [*label_names], image_suffix, label_suffix)
+    pairing = replace(
+        pairing,
+        pairs=[
+            replace(pair, image=image_names[pair.image], label=label_names[pair.label])
+            for pair in pairing.pairs
         ],
-        without_label=[image_names[name] for name in matching.without_label],
-        without_image=[label_names[name] for name in matching.without_image],
+        without_label=[image_names[name] for name in pairing.without_label],
+        without_image=[label_names[name] for name in pairing.without_image],
     )
-    lone = [
-        f"{what}: {len(names)} ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})"
+    unmatched = [
+        f"{what}: {len(names)} ({few_of(names, 3)})"
         for what, names in (
-            ("images without a label", matching.without_label),
-            ("labels without an image", matching.without_image),
+            ("images without a label", pairing.without_label),
+            ("labels without an image", pairing.without_image),
         )
         if names
     ]
-    if lone and not skip_unmatched:
-        raise DrnError(f"{matching}; {'; '.join(lone)}", "leave these out with --skip-unmatched")
-    for name in (*matching.without_label, *matching.without_image):
+    if unmatched and not skip_unmatched:
+        problem = f"{pairing}; {'; '.join(unmatched)}"
+        raise DrnError(problem, "use --skip-unmatched to leave these out")
+    for name in (*pairing.without_label, *pairing.without_image):
         left_out.add(NO_PARTNER, name)
     left_out.log(images if images == labels else f"{images}, {labels}")
-    return Folders(images, labels, matching, left_out)
+    return PairedFolders(images, labels, pairing, left_out)
 
 
-def _names(folder: Path, other: Path, left_out: LeftOut) -> list[str]:
-    """List the images below a folder, by their paths below it, but not those of the other."""
+def _search(folder: Path, other: Path, left_out: LeftOut) -> list[str]:
+    """List the images in a folder, recursively but without those of the other folder.
+
+    Raises:
+        DrnError: The folder is missing, or a list file (one path per line) cannot hold a name.
+    """
     require_folder(folder, "images")
-    return [_listable(name, folder) for _, name in search(folder, left_out, [other])]
+    names = [name for _, name in search(folder, left_out, [other])]
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            problem = f"{folder / ascii(name)}: file name is not valid UTF-8"
+            raise DrnError(problem, "rename it") from error
+        if len(name.splitlines()) != 1:
+            problem = f"{folder / ascii(name)}: file name contains a line break"
+            raise DrnError(problem, "rename it")
+    return names
 
 
 def _without_folder(names: Sequence[str], folders: frozenset[str]) -> dict[str, str]:
-    """Find the names that have a folder of one of these names, by what they are without it."""
+    """Map names without folders of the given names to full names; skip names without such."""
     found: dict[str, str] = {}
     for name in names:
         *above, last = name.split("/")
@@ -144,135 +150,117 @@ def _without_folder(names: Sequence[str], folders: frozenset[str]) -> dict[str, 
             other = found.setdefault("/".join([*rest, last]), name)
             if other != name:
                 raise DrnError(
-                    f"{other} and {name} have the same name", "name the two folders one by one"
+                    f"{other} and {name} have the same name",
+                    "pass the two folders as --images and --labels",
                 )
     return found
 
 
-def _listable(name: str, folder: Path) -> str:
-    """Refuse a name that a list, one path a line, cannot hold."""
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise DrnError(f"{folder / ascii(name)}: the name is not UTF-8", "rename it") from error
-    if len(name.splitlines()) != 1:
-        raise DrnError(f"{folder / ascii(name)}: the name has a line break", "rename it")
-    return name
-
-
 def prepare_pairs(
-    folders: Folders,
+    folders: PairedFolders,
     out: Path,
     progress: Progress | None = None,
     *,
     classes: Path | None = None,
     ignore: Sequence[str] = (),
     unknown_as_void: bool = False,
-    shares: SplitRatios | None = None,
+    ratios: SplitRatios | None = None,
     keep_split: bool = True,
 ) -> PrepareResult:
-    """Make a data folder from images and labels, with all cores.
+    """Make a data folder from images and labels on all cores.
 
-    The sources are only read. A folder that was made from the same files in the same way is left
-    as it is; a failure leaves nothing behind.
+    The sources are only read. A folder made from the same files with the same options is left
+    unchanged; on failure no folder is created.
 
     Args:
-        folders: What `match_folders` found.
+        folders: Result of `match_folders`.
         out: The data folder to make.
-        progress: Called with files done and files in all: each label counts twice, because all
-            of them are looked at first.
-        classes: A class file; without one, labels have to hold values.
-        ignore: Names of classes, and label values, to ignore besides void and 255.
-        unknown_as_void: Whether colours and values that stand for no class are ignored.
-        shares: How to split at random; by default as `SplitRatios` has it.
-        keep_split: Whether a split that the source has is kept. Shares are refused then.
+        progress: Called with the number of files done and their total. Each label counts twice,
+            because all labels are scanned first.
+        classes: A class file; without one, labels must contain class ids.
+        ignore: Class names and label values to ignore besides void and 255.
+        unknown_as_void: Ignore colors and values that are not classes.
+        ratios: Fractions of a random split; None uses the defaults of `SplitRatios`.
+        keep_split: Use the split of the source if it has one; `ratios` must then be None.
 
     Raises:
-        DrnError: A broken file, colours or values of no class, a label of another size than its
-            image, too few images to split, a kept split without training images, shares beside a
-            split that is kept, or `out` holds something else.
+        DrnError: A broken file, colors or values that are not classes, a label of another size
+            than its image, too few images to split, a source split without training images,
+            `ratios` with a source split, or an `out` with other contents.
     """
-    _refuse_inside(out, folders)
-    matches = folders.matching.matches
-    given = find_split(folders.images, folders.labels, matches) if keep_split else None
-    if given and shares:
+    for folder in (folders.images, folders.labels):  # a second run would find its own images
+        if folder.resolve() in [out.resolve(), *out.resolve().parents]:
+            raise DrnError(
+                f"{out}: is inside the source folder {folder}", "choose another folder with --out"
+            )
+    pairs = folders.pairing.pairs
+    source_split = find_split(folders.images, folders.labels, pairs) if keep_split else None
+    if source_split and ratios:
         raise DrnError(
-            f"--val, --test, --group and --seed: the source has a split ({given})",
-            f"leave these out to keep it; {ANOTHER}",
+            f"--val, --test, --group, --seed: the source already has a split ({source_split})",
+            f"omit these options to keep it, or {RANDOM_HINT}",
         )
-    if given and "train" not in given.splits:
-        raise DrnError(f"the source has a split ({given}) without training images", ANOTHER)
-    if given:
-        log.info("split of the source kept, %s (%s)", given, ANOTHER)
-        if "val" not in given.splits:
-            log.warning("the source has no validation images, which training needs; %s", ANOTHER)
-    shares = shares or SplitRatios()
+    if source_split and "train" not in source_split.splits:
+        raise DrnError(
+            f"split of the source: contains no training images ({source_split})", RANDOM_HINT
+        )
+    if source_split:
+        log.info("using the split of the source, %s (%s)", source_split, RANDOM_HINT)
+        if "val" not in source_split.splits:
+            log.warning(
+                "the split of the source has no validation images, which training needs (%s)",
+                RANDOM_HINT,
+            )
+    ratios = ratios or SplitRatios()
     rows = read_class_file(classes) if classes else []
-    names, values = sort_out(ignore, rows)
-    table = named(rows, names, values) if rows else None
-    if given:
-        chosen = [(m, part) for m, part in zip(matches, given.splits, strict=True) if part]
-        matches, parts = [match for match, _ in chosen], [part for _, part in chosen]
+    names, values = parse_ignored(ignore, rows)
+    mapping = map_named_classes(rows, names, values) if rows else None
+    if source_split:
+        chosen = [(p, part) for p, part in zip(pairs, source_split.splits, strict=True) if part]
+        pairs, parts = [pair for pair, _ in chosen], [part for _, part in chosen]
     else:
-        parts = split([match.stem for match in matches], shares)
-    placed = [
-        WrittenPair(part, f"images/{match.image}", f"labels/{_with_format(match.image)}")
-        for part, match in zip(parts, matches, strict=True)
+        parts = split([pair.stem for pair in pairs], ratios)
+    tasks = [
+        PrepareTask(
+            part,
+            folders.images / pair.image,
+            folders.labels / pair.label,
+            f"images/{pair.image}",
+            f"labels/{Path(pair.image).with_suffix('.png').as_posix()}",
+        )
+        for part, pair in zip(parts, pairs, strict=True)
     ]
-    counts = {part: sum(one.split == part for one in placed) for part in SPLITS}
-    made_from = _digest(
-        fingerprint(folders.images, [folders.images / match.image for match in matches]),
-        fingerprint(folders.labels, label_files := [folders.labels / m.label for m in matches]),
-        *(f"{row.name} {row.colour} {row.value}" for row in rows),
-        f"{sorted(ignore)} {unknown_as_void} {parts if given else asdict(shares)}",
-        *(f"{match.image} {match.label}" for match in matches),
-    )
-    with claimed(out):
+    counts = {part: parts.count(part) for part in SPLITS}
+    label_files = [folders.labels / pair.label for pair in pairs]
+    sources = [
+        fingerprint(folders.images, [task.source_image for task in tasks]),
+        fingerprint(folders.labels, label_files),
+        *(f"{row.name} {row.color} {row.value}" for row in rows),
+        f"{sorted(ignore)} {unknown_as_void} {parts if source_split else asdict(ratios)}",
+        *(f"{pair.image} {pair.label}" for pair in pairs),
+    ]
+    made_from = hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+    with locked_folder(out):
         if up_to_date(out, made_from):
             return PrepareResult(out, counts, unchanged=True)
-        found = look(label_files, _part(progress, 0))
-        reading = choose_reading(found, table, values, unknown_as_void)
+        scan = scan_labels(label_files, _half(progress, 0))
+        encoding = choose_encoding(scan, mapping, values, unknown_as_void)
         with new_folder(out) as folder:
-            make_folders(folder, placed)
-            jobs = [Job(match, to) for match, to in zip(matches, placed, strict=True)]
-            work = partial(_convert, folders.images, folders.labels, folder, reading)
-            seen = list(in_parallel(work, jobs, _part(progress, len(jobs))))
+            stats = write_pairs(folder, tasks, encoding.read_ids, _half(progress, len(tasks)))
             write_lists_and_info(
                 folder,
-                placed,
-                seen,
-                reading.class_set,
+                tasks,
+                stats,
+                encoding.class_set,
                 dataset="pairs",
                 made_from=made_from,
-                split=given.to_json() if given else {"kind": "random", **asdict(shares)},
+                split=source_split.to_json()
+                if source_split
+                else {"kind": "random", **asdict(ratios)},
             )
         return PrepareResult(out, counts, unchanged=False)
 
 
-def _refuse_inside(out: Path, folders: Folders) -> None:
-    """Refuse a data folder whose images a second run would take for sources."""
-    for folder in (folders.images, folders.labels):
-        if folder.resolve() in [out.resolve(), *out.resolve().parents]:
-            raise DrnError(f"{out}: lies in {folder}", "choose another folder with --out")
-
-
-def _with_format(name: str) -> str:
-    return Path(name).with_suffix(".png").as_posix()
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _part(progress: Progress | None, before: int) -> Progress | None:
-    """Count one of two rounds over all files as half of the whole."""
-    if progress is None:
-        return None
-    tell = progress
-    return lambda done, total: tell(before + done, 2 * total)
-
-
-def _convert(images: Path, labels: Path, folder: Path, reading: LabelEncoding, job: Job) -> Seen:
-    """Place an image, write its label as class ids, and sum both up."""
-    label = labels / job.match.label
-    return place_pair(folder, job.placed, images / job.match.image, label, reading.ids(label))
+def _half(progress: Progress | None, before: int) -> Progress | None:
+    """Report the progress of one of two passes over all files as half of the total."""
+    return None if progress is None else lambda done, total: progress(before + done, 2 * total)

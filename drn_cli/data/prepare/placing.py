@@ -1,9 +1,10 @@
-"""An image and its label put into a data folder, and the lists and info.json over all of them."""
+"""Write image and label pairs into a data folder, with the list files and info.json."""
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,119 +14,125 @@ import numpy.typing as npt
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.images import Pixels, read_image, write_png
 from drn_cli.data.orientation import find_orientation_mismatch, first_and_count, size_error
-from drn_cli.data.parallel import RunningStats
-from drn_cli.data.prepare.common import count_pixels, place, write_info, write_list
+from drn_cli.data.parallel import Progress, RunningStats, in_parallel
+from drn_cli.data.prepare.common import (
+    SPLITS,
+    count_pixels,
+    link_or_copy,
+    write_info,
+    write_list,
+)
 from drn_cli.errors import DrnError
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test")
-
 
 @dataclass(frozen=True, slots=True)
-class WrittenPair:
-    """Where an image and its label are in a data folder; a label is an index map in PNG."""
+class PrepareTask:
+    """An image and its label to write into a data folder.
+
+    Attributes:
+        split: `train`, `val` or `test`.
+        source_image, source_label: The source files; a test image may have no label.
+        image, label: Paths to write, relative to the data folder; the label is a PNG of class ids.
+    """
 
     split: str
+    source_image: Path
+    source_label: Path | None
     image: str
     label: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What was seen of a pair on its way.
+class PairStats:
+    """Statistics of one image and its label.
 
     Attributes:
-        moments: Sums over the image.
-        pixels: int64 `(256,)`, pixels of each id.
-        turned: How the image is turned by its EXIF orientation and the label is not, if so.
+        channels: Sums over the image.
+        pixels: int64 `(256,)`, pixel count of each class id.
+        rotation: Warning that the image has an EXIF orientation and its label has none.
     """
 
-    moments: RunningStats
+    channels: RunningStats
     pixels: npt.NDArray[np.int64]
-    turned: str | None = None
+    rotation: str | None = None
 
 
-def place_pair(
-    folder: Path, placed: WrittenPair, image: Path, label: Path | None, ids: Pixels | None
-) -> Seen:
-    """Put an image and the ids of its label into a data folder.
+def write_pairs(
+    folder: Path,
+    tasks: Sequence[PrepareTask],
+    read_ids: Callable[[Path], Pixels],
+    progress: Progress | None,
+) -> list[PairStats]:
+    """Write images and labels into a data folder on all cores.
 
     Args:
-        folder: The data folder. Folders in it are there already.
-        placed: Their names in it.
-        image: Where the image comes from.
-        label: Where the label comes from.
-        ids: The class ids that the label shows, `(H, W)`.
+        folder: The data folder.
+        tasks: The pairs to write.
+        read_ids: Reads a source label as class ids, uint8 `(H, W)`; called in other processes.
+        progress: Called with the number of images done and their total.
 
     Raises:
-        DrnError: A broken image, or a label of another size.
+        DrnError: Two source files have the same target path, a file is broken, or a label has
+            another size than its image.
     """
-    decoded = read_image(image)
-    # A hard link to a symbolic link would be a symbolic link, and lead nowhere from its new place.
-    place(image, folder / placed.image)
-    pixels = np.zeros(256, np.int64)
-    if ids is not None and label is not None and placed.label is not None:
-        if ids.shape != decoded.shape[:2]:
-            sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in (ids, decoded)]
-            raise size_error(label, sizes[0], image, sizes[1])
-        pixels = np.bincount(ids.ravel(), minlength=256)
-        write_png(folder / placed.label, ids)
-    turned = find_orientation_mismatch(image, label) if label else None
-    return Seen(RunningStats.of(decoded), pixels, turned and f"{image}: {turned}")
-
-
-def make_folders(folder: Path, placed: Sequence[WrittenPair]) -> None:
-    """Make the folders that images and labels go to.
-
-    Raises:
-        DrnError: Two of them go to the same place. The second would be written over the first,
-            and through a hard link into its source.
-    """
-    paths = [path for one in placed for path in (one.image, one.label) if path]
-    twice = [path for path, count in Counter(paths).items() if count > 1]
-    if twice:
-        raise DrnError(f"{twice[0]}: two files of the source would go to this place")
+    paths = [path for task in tasks for path in (task.image, task.label) if path]
+    # The second file would overwrite the first and, through its hard link, the source.
+    if twice := [path for path, count in Counter(paths).items() if count > 1]:
+        raise DrnError(f"{twice[0]}: two source files have this path in the data folder")
     for parent in sorted({(folder / path).parent for path in paths}):
         parent.mkdir(parents=True, exist_ok=True)
+    return list(in_parallel(partial(_write_pair, folder, read_ids), tasks, progress))
+
+
+def _write_pair(folder: Path, read_ids: Callable[[Path], Pixels], task: PrepareTask) -> PairStats:
+    image, label = task.source_image, task.source_label
+    ids = read_ids(label) if label else None
+    decoded = read_image(image)
+    link_or_copy(image, folder / task.image)
+    pixels, rotation = np.zeros(256, np.int64), None
+    if ids is not None and label and task.label:
+        sizes = [(array.shape[1], array.shape[0]) for array in (ids, decoded)]
+        if sizes[0] != sizes[1]:
+            raise size_error(label, sizes[0], image, sizes[1])
+        pixels = np.bincount(ids.ravel(), minlength=256)
+        write_png(folder / task.label, ids)
+        rotation = find_orientation_mismatch(image, label)
+    return PairStats(RunningStats.of(decoded), pixels, rotation and f"{image}: {rotation}")
 
 
 def write_lists_and_info(
     folder: Path,
-    placed: Sequence[WrittenPair],
-    seen: Sequence[Seen],
+    tasks: Sequence[PrepareTask],
+    stats: Sequence[PairStats],
     class_set: ClassSet,
     **extra: Any,
 ) -> None:
-    """Write the lists of all splits that have images, and what was seen of them.
+    """Write info.json and the list files of all splits that contain images.
 
-    Labels are listed where every image of the split has one.
+    Labels are listed if every image of the split has one.
     """
-    turned = [part.turned for part in seen if part.turned]
-    if turned:
-        log.warning("%s", first_and_count(turned))
+    rotations = [part.rotation for part in stats if part.rotation]
+    if rotations:
+        log.warning("%s", first_and_count(rotations))
     for split in SPLITS:
-        chosen = [one for one in placed if one.split == split]
-        labels = [one.label for one in chosen if one.label]
+        chosen = [task for task in tasks if task.split == split]
+        labels = [task.label for task in chosen if task.label]
         if chosen:
-            write_list(folder, f"{split}_images.txt", [one.image for one in chosen])
+            write_list(folder, f"{split}_images.txt", [task.image for task in chosen])
         if labels and len(labels) == len(chosen):
             write_list(folder, f"{split}_labels.txt", labels)
-    training = [part for one, part in zip(placed, seen, strict=True) if one.split == "train"]
+    both = list(zip(tasks, stats, strict=True))
+    training = [part for task, part in both if task.split == "train"]
     pixels = np.sum([part.pixels for part in training], axis=0)
+    labels_of = ((task.split, task.label, part.pixels) for task, part in both if task.label)
     write_info(
         folder,
-        RunningStats.total(part.moments for part in training).statistics(),
+        RunningStats.total(part.channels for part in training).statistics(),
         class_set,
         training_pixels=pixels[: len(class_set)].tolist(),
         training_pixels_void=int(pixels[IGNORED]),
-        class_pixels=count_pixels(
-            (
-                (one.split, one.label, part.pixels)
-                for one, part in zip(placed, seen, strict=True)
-                if one.label
-            ),
-            len(class_set),
-        ),
+        class_pixels=count_pixels(labels_of, len(class_set)),
         **extra,
     )

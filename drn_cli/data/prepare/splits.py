@@ -1,4 +1,4 @@
-"""Splits that depend on names and a seed alone: more images do not move those that were there."""
+"""Random splits that depend only on image names and a seed: added images do not move others."""
 
 import hashlib
 import re
@@ -10,13 +10,13 @@ from drn_cli.errors import DrnError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitRatios:
-    """How to split.
+    """Options of a random split.
 
     Attributes:
-        val, test: What part of the groups to validate and to test with, 0..1; the rest trains.
-        seed: Another seed, another split.
-        group: Pattern that finds a group's name in an image's path: its first group in
-            parentheses, or all it matches. An image is a group of its own without.
+        val, test: Fractions of the groups for validation and test, 0..1; the rest is training.
+        seed: Random seed.
+        group: Regular expression that finds the group name in an image's path: its first
+            capturing group, or the whole match. Without it each image is its own group.
     """
 
     val: float = 0.1
@@ -25,61 +25,61 @@ class SplitRatios:
     group: str | None = None
 
 
-def split(stems: Sequence[str], shares: SplitRatios) -> list[str]:
-    """Give `train`, `val` or `test` for each image, by its path without suffix and format.
+def split(stems: Sequence[str], ratios: SplitRatios) -> list[str]:
+    """Return `train`, `val` or `test` for each image, given its path without suffix and format.
 
-    Each group draws a number by its name, so shares are met on average and not to the image.
-    Training, and each split that is wanted, gets one group at least.
+    Each group draws a number from its name, so the fractions are met on average, not exactly.
+    Training, and each split with a fraction above 0, gets at least one group.
 
     Raises:
-        DrnError: Shares out of range, a pattern that is none or finds nothing in a path, or
+        DrnError: Fractions out of range, an invalid pattern or one that does not match a path, or
             fewer groups than splits.
     """
-    if not (shares.val >= 0 and shares.test >= 0 and shares.val + shares.test < 1):
+    if not (ratios.val >= 0 and ratios.test >= 0 and ratios.val + ratios.test < 1):
         raise DrnError(
-            f"a share of {shares.val:g} for val and {shares.test:g} for test leaves nothing to "
-            "train on",
-            "give shares from 0 to 1, such as --val 0.1",
+            f"--val {ratios.val:g}, --test {ratios.test:g}: no images left for training",
+            "use fractions from 0 to 1 with a sum below 1, for example --val 0.1",
         )
-    groups = _groups(stems, shares.group)
-    drawn = {group: _draw(shares.seed, group) for group in groups}
+    groups = _groups(stems, ratios.group)
+    drawn = {group: _draw(ratios.seed, group) for group in groups}
     ordered = sorted(drawn, key=lambda group: (drawn[group], group))
-    wanted = [shares.val > 0, True, shares.test > 0]  # val takes the lowest, test the highest
+    wanted = [ratios.val > 0, True, ratios.test > 0]  # val takes the lowest, test the highest
     if len(ordered) < sum(wanted):
         raise DrnError(
-            f"too few images to split: groups of images {len(ordered)}, splits {sum(wanted)}",
+            f"too few images: {sum(wanted)} splits need as many groups of images, "
+            f"found {len(ordered)}",
             "use another --group, or --val 0",
         )
-    first = sum(number < shares.val for number in drawn.values())
-    last = sum(number < 1 - shares.test for number in drawn.values())
+    first = sum(number < ratios.val for number in drawn.values())
+    last = sum(number < 1 - ratios.test for number in drawn.values())
     last = min(max(last, 1 + wanted[0]), len(ordered) - wanted[2])
     first = min(max(first, int(wanted[0])), last - 1)
     chosen = {
-        group: "val" if place < first else "train" if place < last else "test"
-        for place, group in enumerate(ordered)
+        group: "val" if rank < first else "train" if rank < last else "test"
+        for rank, group in enumerate(ordered)
     }
     return [chosen[group] for group in groups]
 
 
 def _draw(seed: int, group: str) -> float:
-    """Draw a number in 0..1 that only the seed and the name decide."""
+    """Return a number in [0, 1) that depends only on the seed and the group name."""
     digest = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
     return int.from_bytes(digest[:6]) / 2**48  # exact, and below 1
 
 
 def _groups(stems: Sequence[str], pattern: str | None) -> list[str]:
-    """Give the group of each image; without a pattern, each is one of its own."""
+    """Return the group name of each image."""
     if pattern is None:
         return list(stems)
     try:
-        find = re.compile(pattern)
+        regex = re.compile(pattern)
     except re.error as error:
-        raise DrnError(f"--group {pattern}: not a pattern: {error}") from error
-    found = [find.search(stem) for stem in stems]
+        raise DrnError(f"--group {pattern}: invalid regular expression: {error}") from error
+    found = [regex.search(stem) for stem in stems]
     without = [stem for stem, match in zip(stems, found, strict=True) if not match]
     if without:
         raise DrnError(
-            f"--group {pattern}: finds nothing in {len(without)} of {len(stems)} images, "
-            f"in {without[0]} for instance"
+            f"--group {pattern}: does not match {len(without)} of {len(stems)} images, "
+            f"for example {without[0]}"
         )
-    return [match[1 if find.groups else 0] or "" for match in found if match]
+    return [match[1 if regex.groups else 0] or "" for match in found if match]

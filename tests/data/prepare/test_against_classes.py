@@ -1,4 +1,4 @@
-"""What labels show is held against what was given, before `drn data prepare pairs` writes."""
+"""`drn data prepare pairs` checks labels against the classes before it writes anything."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ def source(
 
 
 def masks(values: Sequence[float], kind: str = "png") -> None:
-    """Write labels of 6x4 pixels that show the values in turn."""
+    """Write labels of 6x4 pixels with repeating values."""
     for number in range(4):
         pixels = np.resize(np.array(values), (4, 6))
         floats = any(isinstance(value, float) for value in values)
@@ -47,21 +47,26 @@ def prepare(*words: str) -> Result:
 @pytest.mark.parametrize(
     ("values", "classes", "message", "remedy"),
     [
-        ([0, 128], None, "hold the values 0, 128; .* 129 classes, 127 of them", "--write-classes"),
-        ([1, 2], None, r"hold the values 1, 2; .* 1 of them without a pixel \(0\)", "--ignore"),
-        ([0, 255], None, "fewer than two classes: values 0; ignored are 255", "--classes FILE"),
-        ([0, 1, 7], "name,id\na,0\nb,1", r"m/0.png: has the value 7 \(32 px\), which is", "a row"),
+        (
+            [0, 128],
+            None,
+            "contain the values 0, 128; .* 129 classes, 127 of them",
+            "--write-classes",
+        ),
+        ([1, 2], None, r"contain the values 1, 2; .* 1 of them without pixels \(0\)", "--ignore"),
+        ([0, 255], None, "fewer than two classes: values 0; ignored: 255", "--classes FILE"),
+        ([0, 1, 7], "name,id\na,0\nb,1", r"m/0.png: value 7 \(32 px\) is not a class", "a row"),
         (
             [0, 1, 7, 9],
             "a\nb",
-            r"2 values that are no class: 7 \(24 px\), 9 \(24 px\); m/0",
+            r"2 values that are not classes: 7 \(24 px\), 9 \(24 px\); .* m/0",
             "rows",
         ),
-        ([0, 1], "a\nvoid", "names 1 class besides void", "background"),
-        ([0, 0], "a\nb\nc", "the labels hold one class, a: training needs two", "background"),
+        ([0, 1], "a\nvoid", "contains 1 class besides void", "background"),
+        ([0, 0], "a\nb\nc", "the labels contain only the class a; training needs", "background"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(
+def test_unsuitable_labels_raise_before_writing(
     source: Path, values: list[int], classes: str | None, message: str, remedy: str
 ) -> None:
     masks(values)
@@ -78,17 +83,17 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert sorted(source.rglob("*")) == before
 
 
-def test_one_colour_of_no_class_in_a_jpeg_file_may_be_a_changed_one() -> None:
-    for number, colour in enumerate(("black", "white", "black", "orange")):
-        Image.new("RGB", (6, 4), colour).save(f"m/{number}.jpg", quality=100)
+def test_unknown_color_in_jpeg_mentions_compression() -> None:
+    for number, color in enumerate(("black", "white", "black", "orange")):
+        Image.new("RGB", (6, 4), color).save(f"m/{number}.jpg", quality=100)
     Path("c.csv").write_text("name,r,g,b\na,0,0,0\nb,255,255,255\n")
     refused = prepare("--classes", "c.csv").exception
     assert isinstance(refused, DrnError)
-    assert refused.message.startswith("m/3.jpg: has the colour ")
-    assert "JPEG files change colours a little" in refused.message
+    assert refused.message.startswith("m/3.jpg: color ")
+    assert "JPEG compression changes colors" in refused.message
 
 
-def test_a_mask_of_0_and_255_begins_a_file_of_two_classes() -> None:
+def test_class_file_template_of_binary_mask_has_two_classes() -> None:
     masks([0, 255])
     begun = prepare("--write-classes", "c.csv")
     assert begun.stdout == "c.csv written: 2 classes\n"
@@ -97,7 +102,7 @@ def test_a_mask_of_0_and_255_begins_a_file_of_two_classes() -> None:
     assert np.unique(read_label(Path("out/labels/0.png"))).tolist() == [0, 1]
 
 
-def test_classes_that_never_occur_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_of_classes_that_never_occur(caplog: pytest.LogCaptureFixture) -> None:
     masks([0, 2, 255])
     Path("c.txt").write_text("road\ntram\ntree\nboat\n")
     done = prepare("--classes", "c.txt")
@@ -109,7 +114,7 @@ def test_classes_that_never_occur_are_named(caplog: pytest.LogCaptureFixture) ->
     assert counts == {"labels": 3, "pixels": [24, 0, 24, 0], "void": 24}
 
 
-def test_floats_are_ids_if_they_are_whole_numbers() -> None:
+def test_float_labels_need_integer_values() -> None:
     masks([0.0, 1.0, 2.0], "tiff")
     assert prepare().exit_code == 0
     assert np.unique(read_label(Path("out/labels/0.png"))).tolist() == [0, 1, 2]
@@ -131,7 +136,7 @@ def test_floats_are_ids_if_they_are_whole_numbers() -> None:
         (1, False, ""),
     ],
 )
-def test_images_that_exif_turns(
+def test_image_with_exif_orientation(
     orientation: int, refused: bool, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     masks([0, 1])

@@ -34,14 +34,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def spoil(path: Path, data: bytes) -> None:
-    """Change bytes in the middle of the first place where `data` is in a file."""
+def damage(path: Path, data: bytes) -> None:
+    """Change a byte in the middle of the first occurrence of `data` in a file."""
     whole = path.read_bytes()
     at = whole.index(data) + len(data) // 2
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
 
 
-def test_files_are_listed_with_sizes_and_folders_are_not(archive: Path) -> None:
+def test_lists_files_with_sizes_without_folders(archive: Path) -> None:
     found = list_entries(archive)
     assert found[0] == Entry(archive, "README", 7)
     assert [(e.name, e.size) for e in found[1:]] == [(n, len(d)) for n, d in FILES.items()]
@@ -50,9 +50,9 @@ def test_files_are_listed_with_sizes_and_folders_are_not(archive: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("../evil.png", "leads out"),
-        ("top/train/../../../evil.png", "leads out"),
-        ("top/..", "leads out"),
+        ("../evil.png", "points outside"),
+        ("top/train/../../../evil.png", "points outside"),
+        ("top/..", "points outside"),
         ("/etc/evil.png", "absolute"),
         ("C:/evil.png", "drive letter"),
         ("C:evil.png", "drive letter"),
@@ -60,7 +60,7 @@ def test_files_are_listed_with_sizes_and_folders_are_not(archive: Path) -> None:
         ("\\\\server\\share\\evil.png", "backslash"),
     ],
 )
-def test_entry_that_points_outside_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+def test_entry_outside_the_folder_is_refused(tmp_path: Path, name: str, reason: str) -> None:
     path = write_zip(tmp_path / "evil.zip", {**FILES, name: b"evil"})
     with pytest.raises(DrnError, match=reason) as caught:
         list_entries(path)
@@ -77,21 +77,23 @@ def test_link_is_refused(tmp_path: Path) -> None:
         list_entries(path)
 
 
-def test_size_that_no_image_has_is_refused_from_the_index(tmp_path: Path) -> None:
+def test_too_large_entry_is_refused_by_the_index(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "bomb.zip", {**FILES, "top/train/city/9.png": bytes(123456)})
     size = struct.pack("<L", 123456)
     path.write_bytes(path.read_bytes().replace(size, struct.pack("<L", 2**31)))
-    with pytest.raises(DrnError, match=r"'top/train/city/9.png' unpacks to 2.1 GB, no image does"):
+    with pytest.raises(
+        DrnError, match=r"'top/train/city/9.png' unpacks to 2.1 GB, too large for an image"
+    ):
         list_entries(path)
 
 
-def test_names_that_only_look_suspicious_are_taken(tmp_path: Path) -> None:
+def test_unusual_but_safe_names_are_accepted(tmp_path: Path) -> None:
     names = ["a..b/c...png", "..a/b..", "ab:c/d"]
     path = write_zip(tmp_path / "odd.zip", dict.fromkeys(names, b"x"))
     assert sorted(entry.name for entry in list_entries(path)) == sorted(names)
 
 
-def test_missing_and_truncated_archives_are_errors_with_their_path(archive: Path) -> None:
+def test_missing_or_damaged_archive(archive: Path) -> None:
     with pytest.raises(DrnError, match=r"absent\.zip: no such file"):
         list_entries(archive.with_name("absent.zip"))
     with pytest.raises(DrnError, match="cannot be read"):
@@ -100,12 +102,14 @@ def test_missing_and_truncated_archives_are_errors_with_their_path(archive: Path
     odd.write_bytes(odd.read_bytes().replace("\u00e9".encode(), b"\xff\xff"))
     archive.write_bytes(archive.read_bytes()[:-40])
     for broken in (odd, archive):
-        with pytest.raises(DrnError, match=rf"{broken.name}: not a whole zip archive") as caught:
+        with pytest.raises(
+            DrnError, match=rf"{broken.name}: damaged, or not a zip archive"
+        ) as caught:
             list_entries(broken)
         assert caught.value.hint == "download the archive again"
 
 
-def test_what_is_wanted_is_unpacked_and_nothing_else(archive: Path, tmp_path: Path) -> None:
+def test_unpacks_only_the_given_entries(archive: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     wanted = [entry for entry in list_entries(archive) if entry.name.endswith(("1.bin", "3.bin"))]
     out = tmp_path / "out" / "top"
@@ -117,7 +121,7 @@ def test_what_is_wanted_is_unpacked_and_nothing_else(archive: Path, tmp_path: Pa
     assert seen == [(1, 2), (2, 2)]
 
 
-def test_unpacking_goes_on_where_it_was_killed(archive: Path, tmp_path: Path) -> None:
+def test_unpacking_resumes_after_a_killed_run(archive: Path, tmp_path: Path) -> None:
     unfinished = tmp_path / "top.unpacking" / "train" / "city"
     unfinished.mkdir(parents=True)
     (unfinished / "0.bin").write_bytes(FILES["top/train/city/0.bin"])
@@ -134,9 +138,7 @@ def test_unpacking_goes_on_where_it_was_killed(archive: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("link", ["top.unpacking", "top.unpacking/train", "top.unpacking/other"])
-def test_nothing_is_written_or_removed_through_a_link(
-    archive: Path, tmp_path: Path, link: str
-) -> None:
+def test_unpacking_does_not_follow_links(archive: Path, tmp_path: Path, link: str) -> None:
     (tmp_path / "mine" / "city").mkdir(parents=True)
     (tmp_path / "mine" / "city" / "precious").touch()
     (tmp_path / link).parent.mkdir(exist_ok=True)
@@ -151,31 +153,29 @@ def test_nothing_is_written_or_removed_through_a_link(
     assert list(contents(tmp_path / "mine")) == ["city/precious"]
 
 
-def test_broken_entry_is_an_error_with_its_name_and_the_folder_is_not_there(
-    archive: Path, tmp_path: Path
-) -> None:
+def test_damaged_entry_leaves_no_folder(archive: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as stored:
         for name, data in FILES.items():
             stored.writestr(name, data)
-    spoil(archive, FILES["top/train/city/4.bin"])
+    damage(archive, FILES["top/train/city/4.bin"])
     with pytest.raises(DrnError, match="Bad CRC") as caught:
         unpack(list_entries(archive), tmp_path / "top")
-    assert f"{archive}: top/train/city/4.bin is broken" in caught.value.message
+    assert f"{archive}: entry 'top/train/city/4.bin' is damaged" in caught.value.message
     assert not (tmp_path / "top").exists()
     assert "train/city/4.bin" not in contents(tmp_path / "top.unpacking")
 
 
-def test_full_disk_is_noticed_before_anything_is_unpacked(archive: Path, tmp_path: Path) -> None:
+def test_checks_disk_space_before_unpacking(archive: Path, tmp_path: Path) -> None:
     entry = Entry(archive, "top/huge.png", 10**18)
-    with pytest.raises(DrnError, match=r"take 1000000000\.0 GB, the disk has \d+\.\d GB left"):
+    with pytest.raises(DrnError, match=r"needs 1000000000\.0 GB, \d+\.\d GB are free"):
         unpack([entry], tmp_path / "top")
     assert contents(tmp_path / "top.unpacking") == {}
 
 
-def test_folder_that_cannot_be_made_is_an_error(archive: Path, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     wanted = list_entries(archive)[1:2]
-    with pytest.raises(DrnError, match="cannot be made"):
+    with pytest.raises(DrnError, match="cannot be created"):
         unpack(wanted, tmp_path / "file" / "top")
     (tmp_path / "top").mkdir()
     (tmp_path / "top" / "mine").touch()

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drn_cli.data.classes import camvid, camvid_colours
+from drn_cli.data.classes import camvid, camvid_colours, camvid_split
 from drn_cli.data.folders import ListDataset
 from drn_cli.data.images import read_image, read_label
-from drn_cli.data.prepare import camvid_layouts
 from drn_cli.data.prepare.camvid import prepare_camvid
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json
@@ -20,7 +19,7 @@ SPLITS = {"train": 3, "val": 2, "test": 1}
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Write a small CamVid; the three lists in the three ways they are found."""
+    """Write a small CamVid in the SegNet layout, with three forms of paths in the lists."""
     folder, random = tmp_path / "SegNet", np.random.default_rng(0)
     prefixes = {"train": "/SegNet/CamVid/", "val": "/", "test": ""}
     for split, count in SPLITS.items():
@@ -51,7 +50,7 @@ def state(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def fails(source: Path, out: Path, message: str) -> DrnError:
-    """Expect an error and nothing left of the attempt."""
+    """Expect an error that leaves no files."""
     before = state(source)
     with pytest.raises(DrnError, match=message) as caught:
         prepare_camvid(source, out)
@@ -62,17 +61,15 @@ def fails(source: Path, out: Path, message: str) -> DrnError:
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(11, "hold no class, only void"), (3, "hold one class, [Rr]oad: ")],
+    [(11, "contain no class, only void"), (3, "contain only the class [Rr]oad; ")],
 )
-def test_labels_that_nothing_can_be_learned_from(
-    source: Path, tmp_path: Path, value: int, message: str
-) -> None:
+def test_labels_need_two_classes(source: Path, tmp_path: Path, value: int, message: str) -> None:
     for path in source.glob("*annot/*.png"):
         Image.fromarray(np.full((6, 8), value, np.uint8)).save(path)
     fails(source, tmp_path / "camvid", message)
 
 
-def test_folder_has_all_that_training_needs(source: Path, tmp_path: Path) -> None:
+def test_data_folder_is_complete(source: Path, tmp_path: Path) -> None:
     before = state(source)
     seen: list[tuple[int, int]] = []
     out = tmp_path / "camvid"
@@ -107,9 +104,7 @@ def test_folder_has_all_that_training_needs(source: Path, tmp_path: Path) -> Non
     assert (out / "train_images.txt").read_text() == "train/0.png\ntrain/1.png\ntrain/2.png\n"
 
 
-def test_second_run_changes_nothing_and_a_changed_source_is_refused(
-    source: Path, tmp_path: Path
-) -> None:
+def test_second_run_is_a_no_op_unless_the_source_changed(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "camvid"
     prepare_camvid(source, out)
     before = state(out)
@@ -134,7 +129,7 @@ def test_second_run_changes_nothing_and_a_changed_source_is_refused(
         ("info.json", "{", "not valid JSON"),
     ],
 )
-def test_folder_of_someone_else_is_refused_and_left_alone(
+def test_folder_with_other_contents_is_refused(
     source: Path, tmp_path: Path, name: str, text: str, message: str
 ) -> None:
     out = tmp_path / "camvid"
@@ -148,18 +143,14 @@ def test_folder_of_someone_else_is_refused_and_left_alone(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["SegNet", "camvid"]
 
 
-def test_label_value_above_void_is_an_error_with_file_and_value(
-    source: Path, tmp_path: Path
-) -> None:
+def test_unknown_label_value(source: Path, tmp_path: Path) -> None:
     path = source / "valannot" / "1.png"
     Image.fromarray(np.full((6, 8), 12, np.uint8)).save(path)
-    error = fails(source, tmp_path / "camvid", "has the value 12")
+    error = fails(source, tmp_path / "camvid", "value 12 at x 0, y 0 is not a class")
     assert str(path) in error.message
 
 
-def test_label_of_another_size_is_an_error_with_file_and_sizes(
-    source: Path, tmp_path: Path
-) -> None:
+def test_label_of_another_size(source: Path, tmp_path: Path) -> None:
     path = source / "trainannot" / "0.png"
     Image.fromarray(np.zeros((5, 8), np.uint8)).save(path)
     error = fails(source, tmp_path / "camvid", r"is 8x5, its image .*train/0.png is 8x6")
@@ -167,14 +158,14 @@ def test_label_of_another_size_is_an_error_with_file_and_sizes(
 
 
 @pytest.mark.parametrize("kind", ["train", "trainannot"])
-def test_broken_file_is_an_error_with_its_path(source: Path, tmp_path: Path, kind: str) -> None:
+def test_broken_file(source: Path, tmp_path: Path, kind: str) -> None:
     path = source / kind / "2.png"
     path.write_bytes(path.read_bytes()[:60])
     error = fails(source, tmp_path / "camvid", "broken image")
     assert str(path) in error.message
 
 
-def test_missing_file_is_an_error_with_list_and_line(source: Path, tmp_path: Path) -> None:
+def test_missing_file_names_list_and_line(source: Path, tmp_path: Path) -> None:
     (source / "valannot" / "1.png").unlink()
     error = fails(source, tmp_path / "camvid", "does not exist")
     assert error.message.startswith(f"{source / 'val.txt'}:2: ")
@@ -184,19 +175,19 @@ def test_missing_file_is_an_error_with_list_and_line(source: Path, tmp_path: Pat
     assert error.message.startswith(f"{source / 'train.txt'}:1: ")
 
 
-def test_line_of_another_form_is_an_error_with_list_and_line(source: Path, tmp_path: Path) -> None:
+def test_invalid_list_line(source: Path, tmp_path: Path) -> None:
     path = source / "val.txt"
     path.write_text(path.read_text() + "\n\nval/1.png\n")
-    error = fails(source, tmp_path / "camvid", "has 1 words")
+    error = fails(source, tmp_path / "camvid", "found 1")
     assert error.message.startswith(f"{path}:4: ")
 
 
-def test_line_that_leads_out_of_the_folder_is_an_error(source: Path, tmp_path: Path) -> None:
+def test_list_path_outside_the_folder(source: Path, tmp_path: Path) -> None:
     (source / "val.txt").write_text("../0.png valannot/0.png\n")
-    fails(source, tmp_path / "out", r"val.txt:1: .*lead out")
+    fails(source, tmp_path / "out", r"val.txt:1: .*points outside")
 
 
-def test_image_that_changes_its_split_is_a_change(source: Path, tmp_path: Path) -> None:
+def test_change_of_the_split_is_detected(source: Path, tmp_path: Path) -> None:
     prepare_camvid(source, tmp_path / "out")
     train = (source / "train.txt").read_text().splitlines()
     val = (source / "val.txt").read_text().splitlines()
@@ -206,19 +197,19 @@ def test_image_that_changes_its_split_is_a_change(source: Path, tmp_path: Path) 
         prepare_camvid(source, tmp_path / "out")
 
 
-def test_list_that_is_no_text_is_an_error_with_its_path(source: Path, tmp_path: Path) -> None:
+def test_list_that_is_not_text(source: Path, tmp_path: Path) -> None:
     (source / "val.txt").write_bytes(b"\xff\xfe")
     error = fails(source, tmp_path / "camvid", "not UTF-8 text")
     assert str(source / "val.txt") in error.message
 
 
-def test_missing_list_is_an_error_that_describes_the_layout(source: Path, tmp_path: Path) -> None:
+def test_missing_list_describes_the_layout(source: Path, tmp_path: Path) -> None:
     (source / "val.txt").unlink()
     error = fails(source, tmp_path / "camvid", "no such list")
     assert "trainannot" in str(error.hint)
 
 
-def test_missing_source_is_an_error(tmp_path: Path) -> None:
+def test_missing_source(tmp_path: Path) -> None:
     with pytest.raises(DrnError, match="no such folder") as caught:
         prepare_camvid(tmp_path / "absent", tmp_path / "camvid")
     assert str(tmp_path / "absent") in str(caught.value)
@@ -232,12 +223,12 @@ def test_test_labels_may_be_missing(source: Path, tmp_path: Path) -> None:
     assert len(ListDataset.open(out).samples("test", labels=False)) == 1
 
 
-def test_image_that_is_listed_twice_is_an_error(source: Path, tmp_path: Path) -> None:
+def test_duplicate_image_in_a_list(source: Path, tmp_path: Path) -> None:
     (source / "val.txt").write_text("train/0.png trainannot/0.png\n" * 2)
-    fails(source, tmp_path / "camvid", "two files of the source")
+    fails(source, tmp_path / "camvid", "two source files")
 
 
-def test_image_behind_a_symbolic_link_becomes_a_file(source: Path, tmp_path: Path) -> None:
+def test_linked_image_becomes_a_regular_file(source: Path, tmp_path: Path) -> None:
     link = source / "train" / "0.png"
     link.rename(source / "real.png")
     link.symlink_to("../real.png")
@@ -248,19 +239,20 @@ def test_image_behind_a_symbolic_link_becomes_a_file(source: Path, tmp_path: Pat
 
 
 def painted(label: np.ndarray) -> np.ndarray:
-    """Paint class ids with the colours of CamVid, those that share an id in turn."""
+    """Convert class ids to colors of CamVid, alternating between the colors of an id."""
     by_id = {number: [c for _, n, c in camvid_colours() if n == number] for number in range(11)}
-    colours = [by_id.get(number, [(0, 0, 0)]) for number in range(12)]
+    colors = [by_id.get(number, [(0, 0, 0)]) for number in range(12)]
     return np.array(
         [
-            [colours[value][(y + x) % len(colours[value])] for x, value in enumerate(row)]
+            [colors[value][(y + x) % len(colors[value])] for x, value in enumerate(row)]
             for y, row in enumerate(label.tolist())
         ],
         np.uint8,
     )
 
 
-NAMED = {colour: name for name, _, colour in reversed(camvid_colours())}  # each colour once
+LABEL = np.arange(48, dtype=np.uint8).reshape(6, 8) % 12
+NAMED = {color: name for name, _, color in reversed(camvid_colours())}  # each color once
 CLASS_DICT = "name, r,g,b\n" + "".join(
     f" {name} ,{red}, {green},{blue}\n" for (red, green, blue), name in NAMED.items()
 )
@@ -268,7 +260,7 @@ CLASS_DICT = "name, r,g,b\n" + "".join(
 
 @pytest.fixture
 def folders(source: Path, tmp_path: Path) -> Path:
-    """Write the same CamVid in split folders, with colour labels and without test labels."""
+    """Write the same CamVid as split folders, with color labels and no test labels."""
     top = tmp_path / "rgb"
     for split, count in SPLITS.items():
         shutil.copytree(source / split, top / split)
@@ -283,28 +275,22 @@ def folders(source: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def cambridge(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Write it as Cambridge released it, with names of its own for the split."""
-    top, split_of = tmp_path / "cambridge", {}
-    (top / "701_StillsRaw_full").mkdir(parents=True)
-    (top / "LabeledApproved_full").mkdir()
-    for split, count in SPLITS.items():
-        for n in range(count):
-            split_of[f"{split}{n}"] = split
-            image = (source / split / f"{n}.png").read_bytes()
-            (top / "701_StillsRaw_full" / f"{split}{n}.png").write_bytes(image)
-            if split != "test":
-                label = painted(np.asarray(Image.open(source / f"{split}annot" / f"{n}.png")))
-                target = top / "LabeledApproved_full" / f"{split}{n}_L.png"
-                Image.fromarray(label).save(target)
-    for path in (source / "testannot").iterdir():
-        path.unlink()
-    monkeypatch.setattr(camvid_layouts, "camvid_split", lambda: split_of)
+def cambridge(source: Path, tmp_path: Path) -> Path:
+    """The layout of the Cambridge release: all 701 names, tiny images, no test labels."""
+    top = tmp_path / "cambridge"
+    images, labels = top / "701_StillsRaw_full", top / "LabeledApproved_full"
+    images.mkdir(parents=True)
+    labels.mkdir()
+    Image.fromarray(painted(LABEL)).save(tmp_path / "label.png")
+    for stem, split in camvid_split().items():
+        shutil.copy(source / "train" / "0.png", images / f"{stem}.png")
+        if split != "test":
+            shutil.copy(tmp_path / "label.png", labels / f"{stem}_L.png")
     return top
 
 
 def content(folder: Path) -> dict[str, object]:
-    """Give all that matters in a data folder: labels by name, statistics, counts."""
+    """Return info.json without the fingerprint, label maps, and names of the lists."""
     info = read_json(folder / "info.json")
     del info["made_from"]
     labels = {
@@ -314,15 +300,15 @@ def content(folder: Path) -> dict[str, object]:
     return {"info": info, "labels": labels, "lists": sorted(p.name for p in folder.glob("*.txt"))}
 
 
-@pytest.mark.parametrize("colour_file", [None, "class_dict.csv", "label_colors.txt"])
-def test_colour_labels_in_split_folders_become_the_same_data_folder(
-    source: Path, folders: Path, tmp_path: Path, colour_file: str | None
+@pytest.mark.parametrize("color_file", [None, "class_dict.csv", "label_colors.txt"])
+def test_split_folders_with_color_labels_equal_segnet(
+    source: Path, folders: Path, tmp_path: Path, color_file: str | None
 ) -> None:
-    if colour_file == "class_dict.csv":
-        (folders / colour_file).write_text(CLASS_DICT)
-    elif colour_file:
+    if color_file == "class_dict.csv":
+        (folders / color_file).write_text(CLASS_DICT)
+    elif color_file:
         lines = [f"{r} {g} {b}\t\t{name}" for (r, g, b), name in NAMED.items()]
-        (folders / "train_labels" / colour_file).write_text("\n".join(lines))
+        (folders / "train_labels" / color_file).write_text("\n".join(lines))
     before = state(folders)
     prepare_camvid(source, tmp_path / "segnet")
     prepare_camvid(folders, tmp_path / "folders")
@@ -333,30 +319,27 @@ def test_colour_labels_in_split_folders_become_the_same_data_folder(
     assert prepare_camvid(folders, tmp_path / "folders").unchanged
 
 
-def test_cambridge_release_is_split_as_the_table_says(
-    source: Path, cambridge: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_cambridge_release_uses_the_segnet_split(
+    cambridge: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    extra = cambridge / "701_StillsRaw_full" / "another.png"
-    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(extra)
+    stills, out = cambridge / "701_StillsRaw_full", tmp_path / "out"
+    shutil.copy(stills / "0001TP_006690.png", stills / "another.png")
     with caplog.at_level(logging.INFO):
-        assert prepare_camvid(cambridge, tmp_path / "out").counts == SPLITS
-    assert "left out because they are not in it: 1" in caplog.text
-    prepare_camvid(source, tmp_path / "segnet")
-    made, expected = content(tmp_path / "out"), content(tmp_path / "segnet")
-    for found in (made, expected):
-        for counted in found["info"]["class_pixels"].values():
-            assert counted.pop("list")  # the paths differ
-    assert made["info"] == expected["info"]
-    assert list(made["labels"].values()) == list(expected["labels"].values())
-    listed = (tmp_path / "out" / "val_images.txt").read_text()
-    assert listed == "val/val0.png\nval/val1.png\n"
-    extra.unlink()
-    (cambridge / "701_StillsRaw_full" / "val1.png").unlink()
-    with pytest.raises(DrnError, match="lacks 1 of the 6 images of CamVid: val1"):
+        counts = prepare_camvid(cambridge, out).counts
+    assert counts == {"train": 367, "val": 101, "test": 233}
+    assert "images not in the split, left out: 1" in caplog.text
+    val = [stem for stem, split in camvid_split().items() if split == "val"]
+    listed = (out / "val_images.txt").read_text().splitlines()
+    assert listed == [f"val/{stem}.png" for stem in val]
+    ids = read_label(out / "valannot" / f"{val[-1]}.png")
+    assert np.array_equal(ids, np.where(LABEL == 11, 255, LABEL))
+    assert not (out / "test_labels.txt").exists()
+    (stills / f"{val[1]}.png").unlink()
+    with pytest.raises(DrnError, match=f"1 of 701 images of CamVid are missing: {val[1]}"):
         prepare_camvid(cambridge, tmp_path / "again")
 
 
-def test_class_file_goes_before_the_known_colours(folders: Path, tmp_path: Path) -> None:
+def test_class_file_overrides_known_colors(folders: Path, tmp_path: Path) -> None:
     (folders / "class_dict.csv").write_text("name,r,g,b\nSky,64,0,128\nUnlabelled,1,2,3\n")
     label = np.full((6, 8, 3), (64, 0, 128), np.uint8)  # a car elsewhere
     label[0, 0] = (1, 2, 3)
@@ -370,11 +353,11 @@ def test_class_file_goes_before_the_known_colours(folders: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,r,g,b\nSky,1,2,3\nUfo,4,5,6\n", r"class_dict.csv:3: Ufo is no class of CamVid"),
-        ("Sky\nRoad\n", r"class_dict.csv:1: Sky has no colour"),
+        ("name,r,g,b\nSky,1,2,3\nUfo,4,5,6\n", r"class_dict.csv:3: Ufo is not a class of CamVid"),
+        ("Sky\nRoad\n", r"class_dict.csv:1: Sky has no color"),
     ],
 )
-def test_class_file_with_a_strange_row_is_an_error(
+def test_class_file_with_an_unknown_class(
     folders: Path, tmp_path: Path, text: str, message: str
 ) -> None:
     (folders / "class_dict.csv").write_text(text)
@@ -382,12 +365,12 @@ def test_class_file_with_a_strange_row_is_an_error(
         prepare_camvid(folders, tmp_path / "out")
 
 
-def test_unknown_colour_is_an_error_or_void(folders: Path, tmp_path: Path) -> None:
+def test_unknown_color_raises_or_becomes_void(folders: Path, tmp_path: Path) -> None:
     path = folders / "val_labels" / "0_L.png"
     label = np.array(Image.open(path))
     label[3, 2] = (9, 9, 9)
     Image.fromarray(label).save(path)
-    with pytest.raises(DrnError, match=r"0_L.png: the colour 9,9,9 at x 2, y 3 is no class"):
+    with pytest.raises(DrnError, match=r"0_L.png: color 9,9,9 at x 2, y 3 is not a class"):
         prepare_camvid(folders, tmp_path / "out")
     prepare_camvid(folders, tmp_path / "out", unknown_as_void=True)
     assert read_label(tmp_path / "out" / "valannot" / "0.png")[3, 2] == 255
@@ -395,7 +378,7 @@ def test_unknown_colour_is_an_error_or_void(folders: Path, tmp_path: Path) -> No
         prepare_camvid(folders, tmp_path / "out")
 
 
-def test_palette_labels_are_colours_where_they_show_classes(
+def test_palette_labels_with_class_colors_are_color_labels(
     source: Path, folders: Path, tmp_path: Path
 ) -> None:
     for path in (folders / "val_labels").iterdir():
@@ -409,9 +392,9 @@ def test_palette_labels_are_colours_where_they_show_classes(
     assert content(tmp_path / "out") == content(tmp_path / "segnet")
 
 
-def test_missing_parts_of_split_folders_are_errors(folders: Path, tmp_path: Path) -> None:
+def test_incomplete_split_folders(folders: Path, tmp_path: Path) -> None:
     (folders / "train_labels" / "1_L.png").rename(folders / "val_labels" / "7_L.png")
-    with pytest.raises(DrnError, match=r"train/1.png without a label, which is named X_L.png"):
+    with pytest.raises(DrnError, match=r"train/1.png: no label .labels are named X_L.png"):
         prepare_camvid(folders, tmp_path / "out")
     shutil.copy(folders / "val_labels" / "7_L.png", folders / "train_labels" / "1.png")
     with pytest.raises(DrnError, match=r"val_labels: 7_L without an image"):
@@ -421,18 +404,18 @@ def test_missing_parts_of_split_folders_are_errors(folders: Path, tmp_path: Path
         prepare_camvid(folders, tmp_path / "out")
 
 
-def test_another_folder_is_told_what_was_looked_for(source: Path, tmp_path: Path) -> None:
+def test_unknown_layout_lists_the_known_ones(source: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DrnError, match="none of the layouts") as caught:
+    with pytest.raises(DrnError, match="no known layout") as caught:
         prepare_camvid(tmp_path / "empty", tmp_path / "out")
     for word in ("train.txt", "train_labels", "701_StillsRaw_full"):
         assert word in str(caught.value.hint)
     with pytest.raises(DrnError) as caught:
         prepare_camvid(tmp_path, tmp_path / "out")
-    assert caught.value.hint == f"is it {source}?"
+    assert caught.value.hint == f"did you mean {source}?"
 
 
-def test_real_camvid_has_the_known_numbers(camvid_source: Path, tmp_path: Path) -> None:
+def test_real_camvid_matches_known_statistics(camvid_source: Path, tmp_path: Path) -> None:
     prepared = prepare_camvid(camvid_source, tmp_path / "camvid")
     assert prepared.counts == {"train": 367, "val": 101, "test": 233}
     folder = ListDataset.open(prepared.out)

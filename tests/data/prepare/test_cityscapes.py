@@ -10,7 +10,7 @@ from PIL import Image
 from drn_cli.data.classes import cityscapes, cityscapes_train_ids
 from drn_cli.data.folders import CITYSCAPES, ListDataset
 from drn_cli.data.images import read_label
-from drn_cli.data.prepare import cityscapes as preparation
+from drn_cli.data.prepare import cityscapes as prepare_module
 from drn_cli.data.prepare import cityscapes_layout
 from drn_cli.data.prepare.cityscapes import PreparedCityscapes, png_size, prepare_cityscapes
 from drn_cli.data.prepare.scenes import make_scenes
@@ -27,7 +27,7 @@ LISTS += ["val_labels.txt"]
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give scenes as they would be distributed: label ids, and files that nobody needs."""
+    """Write scenes like the release: label ids and unused files, without train ids."""
     folder = tmp_path_factory.mktemp("release") / "cityscapes"
     make_scenes(folder, **COUNTS, width=96, height=48)
     for path in [*folder.rglob("*_trainIds.png"), *folder.glob("*.*")]:
@@ -50,8 +50,8 @@ def root(release: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let these few images be the whole release."""
+def complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect as many images as the fixture has."""
     for split, count in COUNTS.items():
         monkeypatch.setitem(cityscapes_layout.EXPECTED, split, count)
 
@@ -98,8 +98,8 @@ def fails(root: Path, message: str, **options: object) -> DrnError:
     return caught.value
 
 
-@pytest.mark.usefixtures("all_of_it")
-def test_folder_has_all_that_training_needs(root: Path) -> None:
+@pytest.mark.usefixtures("complete")
+def test_data_folder_is_complete(root: Path) -> None:
     before = state(root)
     seen: list[tuple[int, int]] = []
     made = prepare_cityscapes(root, progress=lambda done, total: seen.append((done, total)))
@@ -107,7 +107,7 @@ def test_folder_has_all_that_training_needs(root: Path) -> None:
     assert (made.unchanged, made.left_out) == (False, 0)
     assert seen == [(n, 6) for n in range(1, 7)]
     after = state(root)
-    assert before.items() <= after.items()  # the release is as it was
+    assert before.items() <= after.items()  # the release is unchanged
     labels = {name.replace("labelIds", "trainIds") for name in before if "labelIds" in name}
     labels = {name for name in labels if "/test/" not in name}
     assert set(after) - set(before) == {*labels, *LISTS, "info.json"}
@@ -141,15 +141,15 @@ def test_license_plates_and_unknown_ids_become_255(root: Path) -> None:
     assert set(np.unique(mapped).tolist()) == {*range(19), 255}
 
 
-def test_second_run_does_nothing_and_says_so(root: Path) -> None:
+def test_second_run_is_a_no_op(root: Path) -> None:
     prepare(root)
     before = state(root)
-    again = prepare(root, progress=lambda done, total: pytest.fail("there is nothing to do"))
+    again = prepare(root, progress=lambda done, total: pytest.fail("no progress expected"))
     assert (again.unchanged, again.counts, again.cities) == (True, COUNTS, CITIES)
     assert state(root) == before
 
 
-def test_only_what_is_missing_half_written_or_out_of_date_is_made_again(root: Path) -> None:
+def test_converts_only_missing_truncated_or_outdated_train_ids(root: Path) -> None:
     prepare(root)
     before = state(root)
     gone, cut = root / TRAIN.format(0, "trainIds"), root / TRAIN.format(1, "trainIds")
@@ -173,7 +173,7 @@ def test_only_what_is_missing_half_written_or_out_of_date_is_made_again(root: Pa
     assert not stray.exists()
 
 
-def test_list_that_was_lost_or_edited_is_written_again(root: Path) -> None:
+def test_rewrites_removed_or_edited_lists(root: Path) -> None:
     prepare(root)
     before = state(root)
     (root / "val_labels.txt").unlink()
@@ -186,7 +186,7 @@ def test_list_that_was_lost_or_edited_is_written_again(root: Path) -> None:
     assert after["info.json"] == before["info.json"]
 
 
-def test_changed_image_is_checked_and_noted(root: Path) -> None:
+def test_changed_image_updates_the_fingerprint(root: Path) -> None:
     prepare(root)
     before = read_json(root / "info.json")["made_from"]
     os.utime(root / IMAGE, (100, 100))
@@ -195,7 +195,7 @@ def test_changed_image_is_checked_and_noted(root: Path) -> None:
     assert prepare(root).unchanged
 
 
-def test_train_ids_of_the_official_scripts_are_used_as_they_are(root: Path) -> None:
+def test_uses_train_ids_of_the_official_scripts(root: Path) -> None:
     for path in list(root.glob("gtFine/train/*/*_labelIds.png")):
         ids = cityscapes_train_ids()[read_label(path)]
         Image.fromarray(ids).save(str(path).replace("labelIds", "labelTrainIds"))
@@ -210,7 +210,7 @@ def test_train_ids_of_the_official_scripts_are_used_as_they_are(root: Path) -> N
     assert lines(root / "train_labels.txt")[0] == TRAIN.format(0, "trainIds")
 
 
-def test_train_ids_without_label_ids_are_used(root: Path) -> None:
+def test_uses_train_ids_without_label_ids(root: Path) -> None:
     path = root / TRAIN.format(0, "labelIds")
     ids = cityscapes_train_ids()[read_label(path)]
     Image.fromarray(ids).save(str(path).replace("labelIds", "trainIds"))
@@ -220,7 +220,7 @@ def test_train_ids_without_label_ids_are_used(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "bits"), [("16-bit", np.uint16), ("palette", np.uint8)])
-def test_label_ids_of_other_kinds_are_read(root: Path, suffix: str, bits: type) -> None:
+def test_reads_16_bit_and_palette_label_ids(root: Path, suffix: str, bits: type) -> None:
     path = root / TRAIN.format(1, "labelIds")
     ids = read_label(path)
     image = Image.fromarray(ids.astype(bits))
@@ -232,16 +232,16 @@ def test_label_ids_of_other_kinds_are_read(root: Path, suffix: str, bits: type) 
     assert np.array_equal(mapped, cityscapes_train_ids()[ids])
 
 
-def test_nothing_is_unpacked_of_zips_with_too_few_images(zips: Path, tmp_path: Path) -> None:
-    with pytest.raises(DrnError, match="is not all of Cityscapes"):
+def test_incomplete_zips_are_not_unpacked(zips: Path, tmp_path: Path) -> None:
+    with pytest.raises(DrnError, match="Cityscapes is incomplete"):
         prepare_cityscapes(tmp_path / "out", zips=zips)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("all_of_it")
-def test_image_without_a_label_is_an_error_or_left_out(root: Path) -> None:
+@pytest.mark.usefixtures("complete")
+def test_image_without_a_label_raises_or_is_left_out(root: Path) -> None:
     (root / TRAIN.format(0, "labelIds")).unlink()
-    with pytest.raises(DrnError, match="its label is missing") as caught:
+    with pytest.raises(DrnError, match="label is missing") as caught:
         prepare_cityscapes(root)
     assert str(root / IMAGE) in caught.value.message
     assert TRAIN.format(0, "labelIds") in caught.value.message
@@ -277,9 +277,7 @@ def test_test_images_alone_need_no_labels(root: Path) -> None:
         ("val_labels.txt", ""),
     ],
 )
-def test_lists_of_somebody_else_are_replaced_only_by_force(
-    root: Path, name: str, text: str
-) -> None:
+def test_force_replaces_lists_of_other_origin(root: Path, name: str, text: str) -> None:
     (root / name).write_text(text)
     error = fails(root, "was not written by this command")
     assert str(root / name) in error.message
@@ -291,7 +289,7 @@ def test_lists_of_somebody_else_are_replaced_only_by_force(
     assert prepare(root).unchanged
 
 
-def test_lists_of_somebody_else_that_say_the_same_are_no_obstacle(root: Path) -> None:
+def test_equal_lists_of_other_origin_are_accepted(root: Path) -> None:
     prepare(root)
     (root / "info.json").unlink()
     before = state(root)
@@ -299,7 +297,7 @@ def test_lists_of_somebody_else_that_say_the_same_are_no_obstacle(root: Path) ->
     assert before.items() <= state(root).items()
 
 
-def test_lists_go_to_a_folder_of_their_own(root: Path, tmp_path: Path) -> None:
+def test_writes_lists_to_another_folder(root: Path, tmp_path: Path) -> None:
     (root / "info.json").write_text("{}")
     lists = tmp_path / "new" / "lists"
     prepare(root, lists=lists)
@@ -309,21 +307,21 @@ def test_lists_go_to_a_folder_of_their_own(root: Path, tmp_path: Path) -> None:
     assert prepare(root, lists=lists).unchanged
 
 
-def test_place_that_cannot_be_written_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root may write anywhere, so the system's answer is a stand-in."""
-    monkeypatch.setattr(preparation.os, "access", lambda *_, **__: False)
-    error = fails(root, "cannot be written, and the train ids of 5 labels belong there")
+def test_read_only_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """os.access is replaced, because root may write anywhere."""
+    monkeypatch.setattr(prepare_module.os, "access", lambda *_, **__: False)
+    error = fails(root, "not writable, but the train ids of 5 labels belong there")
     assert error.message.startswith(f"{root}: ")
     for path in list(root.rglob("*_labelIds.png")):
         ids = cityscapes_train_ids()[read_label(path)]
         Image.fromarray(ids).save(str(path).replace("labelIds", "labelTrainIds"))
         path.unlink()
-    error = fails(root, "cannot be written")
-    assert error.message == f"{root}: cannot be written"
+    error = fails(root, "not writable")
+    assert error.message == f"{root}: not writable"
     assert "--lists" in str(error.hint)
 
 
-def test_copy_of_links_keeps_the_train_ids_to_itself(root: Path, tmp_path: Path) -> None:
+def test_train_ids_in_a_copy_of_links(root: Path, tmp_path: Path) -> None:
     before = state(root)
     copy = tmp_path / "links"
     shutil.copytree(root, copy, copy_function=lambda source, to: Path(to).symlink_to(source))
@@ -333,7 +331,7 @@ def test_copy_of_links_keeps_the_train_ids_to_itself(root: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", [IMAGE, TRAIN.format(0, "labelIds")])
-def test_broken_file_is_an_error_with_its_path(root: Path, name: str) -> None:
+def test_broken_file(root: Path, name: str) -> None:
     (root / name).write_bytes((root / name).read_bytes()[:-30])
     with pytest.raises(DrnError, match="broken image") as caught:
         prepare(root)
@@ -342,7 +340,7 @@ def test_broken_file_is_an_error_with_its_path(root: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["labelIds", "labelTrainIds"])
-def test_label_of_another_size_is_an_error_with_file_and_sizes(root: Path, kind: str) -> None:
+def test_label_of_another_size(root: Path, kind: str) -> None:
     path = root / TRAIN.format(1, kind)
     Image.fromarray(np.zeros((47, 96), np.uint8)).save(path)
     with pytest.raises(DrnError, match=r"is 96x47, its image .* is 96x48") as caught:
@@ -353,15 +351,15 @@ def test_label_of_another_size_is_an_error_with_file_and_sizes(root: Path, kind:
 @pytest.mark.parametrize(
     ("value", "kind", "files", "message"),
     [
-        (20, "labelTrainIds", 9, "has the value 20 .4,608 px.; train ids are 0 to 18, or 255"),
-        (20, "labelTrainIds", 1, "has the value 20 .4,608 px.; train ids are 0 to 18, or 255"),
-        (255, "labelTrainIds", 9, "the labels hold no class, only void: training needs two"),
-        (0, "labelTrainIds", 9, "the labels hold one class, road: training needs two"),
-        (0, "labelIds", 9, "the labels hold no class, only void: training needs two"),
-        (7, "labelIds", 9, "the labels hold one class, road: training needs two"),
+        (20, "labelTrainIds", 9, "contains the value 20 .4,608 px.; train ids are 0 to 18, or 255"),
+        (20, "labelTrainIds", 1, "contains the value 20 .4,608 px.; train ids are 0 to 18, or 255"),
+        (255, "labelTrainIds", 9, "the labels contain no class, only void; training needs"),
+        (0, "labelTrainIds", 9, "the labels contain only the class road; training needs"),
+        (0, "labelIds", 9, "the labels contain no class, only void; training needs"),
+        (7, "labelIds", 9, "the labels contain only the class road; training needs"),
     ],
 )
-def test_labels_that_nothing_can_be_learned_from(
+def test_labels_need_two_classes(
     root: Path, value: int, kind: str, files: int, message: str
 ) -> None:
     for path in sorted(root.glob("gtFine/*/*/*_labelIds.png"))[-files:]:
@@ -370,10 +368,8 @@ def test_labels_that_nothing_can_be_learned_from(
     fails(root, message)
 
 
-@pytest.mark.usefixtures("all_of_it")
-def test_zips_give_what_the_folders_give(
-    root: Path, release: Path, zips: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("complete")
+def test_zips_equal_folders(root: Path, release: Path, zips: Path, tmp_path: Path) -> None:
     before = state(zips)
     out = tmp_path / "unpacked"
     seen: list[tuple[int, int]] = []
@@ -392,9 +388,7 @@ def test_zips_give_what_the_folders_give(
     assert prepare_cityscapes(out).unchanged
 
 
-def test_zips_in_the_folder_itself_and_a_half_that_is_unpacked_already(
-    root: Path, zips: Path
-) -> None:
+def test_one_folder_and_one_zip_in_the_data_folder(root: Path, zips: Path) -> None:
     shutil.rmtree(root / "gtFine")
     shutil.copy(zips / "gtFine_trainvaltest.zip", root)
     (root / "leftImg8bit_trainvaltest.zip").write_bytes(b"not looked at")
@@ -402,7 +396,7 @@ def test_zips_in_the_folder_itself_and_a_half_that_is_unpacked_already(
     assert prepare(root).unchanged
 
 
-def test_size_of_a_png_is_read_without_decoding(tmp_path: Path) -> None:
+def test_png_size_without_decoding(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(np.zeros((300, 70), np.uint8)).save(path)
     assert png_size(path) == (70, 300)

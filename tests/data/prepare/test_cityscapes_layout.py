@@ -1,4 +1,4 @@
-"""What is found in a copy; only names are looked at, so the files are empty."""
+"""Search of Cityscapes by file names; all files are empty."""
 
 import shutil
 import zipfile
@@ -8,7 +8,7 @@ import pytest
 
 from drn_cli.data.prepare import cityscapes_layout
 from drn_cli.data.prepare.archives import Entry
-from drn_cli.data.prepare.cityscapes_layout import CityscapesRoot, Frame, find_copy
+from drn_cli.data.prepare.cityscapes_layout import CityscapesRoot, Frame, find_root
 from drn_cli.errors import DrnError
 
 IMAGES = {
@@ -33,11 +33,11 @@ def touch(path: Path) -> None:
 
 
 def find(root: Path, zips: Path | None = None) -> CityscapesRoot:
-    return find_copy(root, zips, partial=True)
+    return find_root(root, zips, partial=True)
 
 
 def fails(root: Path, message: str, zips: Path | None = None) -> str:
-    """Expect an error, and give its hint."""
+    """Expect an error and return its hint."""
     with pytest.raises(DrnError, match=message) as caught:
         find(root, zips)
     return str(caught.value.hint)
@@ -52,7 +52,7 @@ def write_zip(folder: Path, top: str, names: list[str]) -> Path:
     return path
 
 
-def test_images_come_in_the_order_of_their_paths_with_their_labels(root: Path) -> None:
+def test_frames_are_sorted_and_paired_with_labels(root: Path) -> None:
     copy = find(root)
     names = ("test/bonn/b_1", "train/aachen/aachen_1_2", "train/ulm/ulm_1_2", "val/lindau/l_1")
     assert [frame.image for frame in copy.frames] == [IMAGES[name] for name in names]
@@ -64,9 +64,7 @@ def test_images_come_in_the_order_of_their_paths_with_their_labels(root: Path) -
     assert (copy.left_out, copy.packed) == (0, {})
 
 
-def test_linked_folders_are_followed_and_what_is_no_file_of_the_release_is_counted(
-    root: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_follows_links_and_counts_other_files(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = find(root)
     train = root / "leftImg8bit" / "train"
     shutil.move(train / "ulm", root.parent / "disk2")
@@ -80,19 +78,19 @@ def test_linked_folders_are_followed_and_what_is_no_file_of_the_release_is_count
         touch(root / "gtFine" / "test" / "bonn" / f"b_1_gtFine_{name}")
     copy = find(root)
     assert copy.frames == before.frames
-    assert copy.passed_over["leftImg8bit"].counts == {
+    assert copy.other_files["leftImg8bit"].counts == {
         "link to a folder above (cycle)": 1,
         "broken link": 1,
         "unknown file name": 1,
     }
-    assert not copy.passed_over["gtFine"]
+    assert not copy.other_files["gtFine"]
     assert "leftImg8bit: left out: link to a folder above (cycle) 1 (train/round)" in caplog.text
 
 
-def test_other_files_are_no_images(root: Path) -> None:
+def test_ignores_other_files(root: Path) -> None:
     before = find(root)
     for name in (
-        "leftImg8bit/train/ulm/._ulm_1_2_leftImg8bit.png",  # some systems leave these everywhere
+        "leftImg8bit/train/ulm/._ulm_1_2_leftImg8bit.png",  # metadata files of macOS
         "leftImg8bit/train/ulm/ulm_1_2_rightImg8bit.png",
         "leftImg8bit/train_extra/ulm/ulm_2_2_leftImg8bit.png",
         "leftImg8bit/train/ulm_3_2_leftImg8bit.png",
@@ -103,36 +101,38 @@ def test_other_files_are_no_images(root: Path) -> None:
     assert find(root) == before
 
 
-def test_part_of_it_is_an_error_that_mentions_partial(root: Path) -> None:
-    with pytest.raises(DrnError, match="is not all of Cityscapes") as caught:
-        find_copy(root, None, partial=False)
+def test_incomplete_copy_mentions_partial(root: Path) -> None:
+    with pytest.raises(DrnError, match="Cityscapes is incomplete") as caught:
+        find_root(root, None, partial=False)
     for words in ("2 train images instead of 2975", "1 val", " 500", "1 test", "1525"):
         assert words in caught.value.message
     assert "--partial" in str(caught.value.hint)
 
 
-def test_only_what_differs_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_copy_lists_only_differing_splits(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cityscapes_layout, "EXPECTED", {"train": 2, "val": 1, "test": 2})
     with pytest.raises(DrnError, match=r": 1 test images instead of 2 "):
-        find_copy(root, None, partial=False)
+        find_root(root, None, partial=False)
 
 
-def test_wrong_folders_are_explained(root: Path, tmp_path: Path) -> None:
-    assert str(root) in fails(root / "leftImg8bit", "has no folder leftImg8bit")
-    assert str(root / "leftImg8bit") in fails(tmp_path, "has no folder leftImg8bit")
+def test_wrong_folder_hints(root: Path, tmp_path: Path) -> None:
+    assert str(root) in fails(root / "leftImg8bit", "contains no folder leftImg8bit")
+    assert str(root / "leftImg8bit") in fails(tmp_path, "contains no folder leftImg8bit")
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "--zips" in fails(empty, r"no leftImg8bit_trainvaltest\.zip")
     fails(tmp_path / "absent", "absent: no such folder")
     fails(root, "absent: no such folder", tmp_path / "absent")
     (empty / "leftImg8bit" / "train").mkdir(parents=True)
-    fails(empty, "has no images")
+    fails(empty, "contains no images")
     shutil.rmtree(root / "gtFine")
-    with pytest.raises(DrnError, match="has no folder gtFine"):
-        find_copy(root, None, partial=False)
+    with pytest.raises(DrnError, match="contains no folder gtFine"):
+        find_root(root, None, partial=False)
 
 
-def test_of_the_zips_only_what_is_needed_is_chosen(root: Path, tmp_path: Path) -> None:
+def test_selects_only_needed_zip_entries(root: Path, tmp_path: Path) -> None:
     zips = tmp_path / "zips"
     images = write_zip(zips, "leftImg8bit", ["license.txt", *IMAGES.values()])
     needless = [
@@ -151,14 +151,14 @@ def test_of_the_zips_only_what_is_needed_is_chosen(root: Path, tmp_path: Path) -
     assert find(root, zips) == find(root)  # folders that exist come first
 
 
-def test_zip_of_another_layout_or_with_evil_entries_is_refused(tmp_path: Path) -> None:
+def test_zip_with_another_layout_or_unsafe_entries(tmp_path: Path) -> None:
     new, zips = tmp_path / "new", tmp_path / "zips"
     write_zip(zips, "gtFine", list(LABELS.values()))
     name = IMAGES["val/lindau/l_1"]
     for names, message in (
-        ([f"downloads/{name}"], r"should hold leftImg8bit/train.* is downloads/leftImg8bit"),
-        ([name, "leftImg8bit/../../l_1_leftImg8bit.png"], "leads out of the folder"),
-        (["readme.txt"], "it has no images"),
+        ([f"downloads/{name}"], r"expected leftImg8bit/train.* is downloads/leftImg8bit"),
+        ([name, "leftImg8bit/../../l_1_leftImg8bit.png"], "points outside the folder"),
+        (["readme.txt"], "it contains no images"),
     ):
         path = write_zip(zips, "leftImg8bit", names)
         with pytest.raises(DrnError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""Two preparations of one folder, and what a preparation that was killed leaves."""
+"""Locks of data folders, and leftovers of killed preparations."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from drn_cli.cli.app import app
-from drn_cli.data.prepare.common import claimed
+from drn_cli.data.prepare.common import locked_folder
 from drn_cli.errors import DrnError
 
 
@@ -40,18 +40,18 @@ SCENES = ("scenes", "out", "--train", "1", "--val", "0", "--test", "0")
         ("cityscapes", "i", "--lists", "out"),
     ],
 )
-def test_a_second_preparation_of_a_folder_is_refused(source: Path, words: tuple[str, ...]) -> None:
+def test_concurrent_preparation_is_refused(source: Path, words: tuple[str, ...]) -> None:
     if words[0] == "cityscapes":
         (source / "out").mkdir()
     before = sorted(source.rglob("*"))
-    with claimed(source / "out"):
+    with locked_folder(source / "out"):
         done = CliRunner().invoke(app, ["data", "prepare", *words])
     assert isinstance(done.exception, DrnError)
     assert done.exception.message == "out: another process is preparing it"
     assert sorted(source.rglob("*")) == before
 
 
-def test_a_folder_that_may_not_be_written_is_still_found_up_to_date(source: Path) -> None:
+def test_read_only_folder_can_be_up_to_date(source: Path) -> None:
     prepare = ["data", "prepare", *SCENES]
     assert CliRunner().invoke(app, prepare).exit_code == 0
     source.chmod(0o555)
@@ -68,7 +68,7 @@ def test_a_folder_that_may_not_be_written_is_still_found_up_to_date(source: Path
 
 
 def living() -> dict[int, int]:
-    """Find the parent of each process that is alive."""
+    """Map the ids of all living processes to those of their parents."""
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -80,7 +80,7 @@ def living() -> dict[int, int]:
     return found
 
 
-def test_killed_preparation_takes_its_workers_along_and_the_next_clears_up(
+def test_killed_preparation_ends_its_workers_and_the_next_cleans_up(
     drn: Any,
     source: Path,
     until: Callable[[Callable[[], Any]], Any],
@@ -91,7 +91,7 @@ def test_killed_preparation_takes_its_workers_along_and_the_next_clears_up(
     process = drn.begin("data", "prepare", *big)
     until(lambda: list(source.glob(".out.*.tmp/leftImg8bit/train/*/*.png")))
     workers = {pid for pid, parent in living().items() if parent == process.pid}
-    assert workers or len(os.sched_getaffinity(0)) == 1  # one core needs none
+    assert workers or len(os.sched_getaffinity(0)) == 1  # a single core needs none
     process.send_signal(signal.SIGKILL)
     process.communicate()
     until(lambda: not workers & living().keys())
@@ -106,7 +106,7 @@ def test_killed_preparation_takes_its_workers_along_and_the_next_clears_up(
 
 
 @pytest.mark.parametrize("mode", [0o555, 0o711])
-def test_an_empty_folder_whose_parent_may_not_be_written_is_filled(source: Path, mode: int) -> None:
+def test_fills_an_empty_folder_with_a_read_only_parent(source: Path, mode: int) -> None:
     for wnid in ("n01440764", "n01443537"):
         (source / "net" / "train" / wnid).mkdir(parents=True)
         image = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
@@ -125,14 +125,14 @@ def test_an_empty_folder_whose_parent_may_not_be_written_is_filled(source: Path,
     finally:
         os.seteuid(before)
         source.chmod(0o755)
-    assert "cannot be written" in str(scenes.exception)  # it appears as a whole, from beside
+    assert "cannot be written" in str(scenes.exception)  # needs a temporary folder in the parent
     assert filled.exit_code == 0, filled.exception
     assert not list((source / "out").glob(".*"))
 
 
-def test_what_a_killed_run_left_of_a_long_name_is_cleared(source: Path) -> None:
+def test_removes_leftovers_of_a_long_name(source: Path) -> None:
     name = "o" * 250
     left = source / f".{name[:241]}.0123abcd.tmp"
     left.mkdir()
-    with claimed(source / name):
+    with locked_folder(source / name):
         assert not left.exists()

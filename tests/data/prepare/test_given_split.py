@@ -1,4 +1,4 @@
-"""A split that a source has is kept by `drn data prepare pairs`."""
+"""`drn data prepare pairs` keeps the split of the source."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ IMAGE, MASK = "i", "m"
 
 
 def write(root: Path, files: Mapping[str, str]) -> Path:
-    """Write images and masks of 4x4 pixels, and texts."""
+    """Write images and masks of 4x4 pixels, and text files."""
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         if content == IMAGE:
@@ -62,7 +62,7 @@ ONE = ("--images", "ds", "--labels", "ds")
 
 
 def in_folders(image: str, mask: str, names: Mapping[str, str]) -> dict[str, str]:
-    """Name an image and a mask of each letter; SPLIT stands for what `names` calls the split."""
+    """Return an image and a mask for each letter; SPLIT is replaced by the names in `names`."""
     found = {}
     for letters, name in zip(NAMES.values(), names.values(), strict=True):
         for n in letters:
@@ -96,7 +96,7 @@ OTHER = {"train": "Training", "val": "valid", "test": "TESTING"}
         ),
     ],
 )
-def test_a_split_of_the_source_is_kept(
+def test_keeps_the_split_of_the_source(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     files: Mapping[str, str],
@@ -110,7 +110,7 @@ def test_a_split_of_the_source_is_kept(
     done = prepare(root, *words)
     assert done.exit_code == 0, done.exception
     assert lists(root) == {split: list(names) for split, names in NAMES.items()}
-    assert "split of the source kept" in caplog.text
+    assert "using the split of the source" in caplog.text
     assert "5 train, 3 val, 2 test" in caplog.text
     info = json.loads((tmp_path / "out" / "info.json").read_text())
     assert info["split"]["kind"] == kind
@@ -121,13 +121,13 @@ def test_a_split_of_the_source_is_kept(
     assert (said["unchanged"], said["split"]) == (True, info["split"])
 
 
-def test_another_split_has_to_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_options_need_split_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write(tmp_path / "source", in_folders("images/SPLIT/", "masks/SPLIT/", USUAL))
     monkeypatch.chdir(root)
     for words in (("--val", "0.2"), ("--seed", "1"), ("--group", "(.*)"), ("--test", "0.1")):
         refused = prepare(root, *FOLDERS, *words)
         assert isinstance(refused.exception, DrnError)
-        assert "the source has a split" in refused.exception.message
+        assert "the source already has a split" in refused.exception.message
         assert "--split random" in str(refused.exception.hint)
     assert not (tmp_path / "out").exists()
     done = prepare(root, *FOLDERS, "--split", "random", "--val", "0.2")
@@ -141,24 +141,24 @@ def test_another_split_has_to_be_asked_for(tmp_path: Path, monkeypatch: pytest.M
     ("files", "message"),
     [
         ({**pair("images/train/a.png", "masks/a.png"), **pair("images/val/b.png", "masks/b.png"),
-          **pair("images/c.png", "masks/c.png")}, r"c.png: is in no folder of a split"),
+          **pair("images/c.png", "masks/c.png")}, r"c.png: is in no split folder"),
         ({**pair("images/train/a.png", "masks/a.png"),
-          **pair("images/val/test/b.png", "masks/b.png")}, r"names two splits, val and test"),
+          **pair("images/val/test/b.png", "masks/b.png")}, r"two split names, val and test"),
         ({**pair("images/train/a.png", "masks/train/a.png"),
-          **pair("images/val/b.png", "masks/test/b.png")}, r"is in val, its label .* another"),
+          **pair("images/val/b.png", "masks/test/b.png")}, r"is in val, but its label .* another"),
         ({**pair("images/a.png", "masks/a.png"), **pair("images/b.png", "masks/b.png"),
-          "train.txt": "a\nb", "val.txt": "b"}, r"val.txt:1: b.png is in train as well"),
+          "train.txt": "a\nb", "val.txt": "b"}, r"val.txt:1: b.png is also in train"),
         ({**pair("images/a.png", "masks/a.png"), **pair("images/test/b.png", "masks/b.png")},
-         r"a.png: is in no folder of a split, and others are in one of test"),
+         r"a.png: is in no split folder, but other images are in test"),
         ({**pair("images/a.png", "masks/a.png"), **pair("images/b.png", "masks/b.png"),
-          "train.txt": "a"}, r"has 1 of 2 images, and no list says"),
+          "train.txt": "a"}, r"names 1 of 2 images, and no list names"),
         ({**pair("images/val/a.png", "masks/a.png"), **pair("images/val/b.png", "masks/b.png")},
-         r"0 train, 2 val, 0 test\) without training images"),
+         r"contains no training images .* 0 train, 2 val, 0 test\)"),
         ({**pair("images/a.png", "masks/a.png"), **pair("images/b.png", "masks/b.png"),
-          "val.txt": "a\nb"}, r"without training images"),
+          "val.txt": "a\nb"}, r"contains no training images"),
     ],
 )  # fmt: skip
-def test_a_split_that_contradicts_itself_is_refused(
+def test_inconsistent_split_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: Mapping[str, str], message: str
 ) -> None:
     root = write(tmp_path / "source", files)
@@ -193,7 +193,7 @@ def prepare_raising(root: Path) -> None:
          {"train": list("abc"), "val": ["d"]}),
     ],
 )  # fmt: skip
-def test_lists_that_mark_a_part_or_other_images(
+def test_partial_lists(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     files: Mapping[str, str],
@@ -206,7 +206,7 @@ def test_lists_that_mark_a_part_or_other_images(
     assert lists(root) == expected
 
 
-def test_lists_may_name_label_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_of_label_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"train.txt": "a_mask.png\nb_mask.png", "val.txt": "c_mask.png"}
     for name in "abc":
         files |= pair(f"images/x/{name}.png", f"masks/x/{name}_mask.png")
@@ -215,7 +215,7 @@ def test_lists_may_name_label_files_alone(tmp_path: Path, monkeypatch: pytest.Mo
     assert lists(root) == {"train": ["a", "b"], "val": ["c"]}
 
 
-def test_pairs_in_no_list_are_left_out_and_counted(
+def test_pairs_in_no_list_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "drn_cli")
@@ -228,4 +228,4 @@ def test_pairs_in_no_list_are_left_out_and_counted(
     monkeypatch.chdir(root)
     prepare(root, *FOLDERS)
     assert lists(root) == {"train": ["a", "b"], "val": ["c"]}
-    assert "pairs in no list, left out: 7; names in the lists without a pair: 1" in caplog.text
+    assert "pairs in no list, left out: 7; list entries without a pair: 1" in caplog.text

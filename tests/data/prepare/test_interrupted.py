@@ -1,4 +1,4 @@
-"""`drn data prepare` as a process that is interrupted or killed, and what the next run does."""
+"""`drn data prepare` is interrupted or killed, and resumed by the next run."""
 
 import io
 import json
@@ -18,15 +18,15 @@ from PIL import Image
 from drn_cli.data.classes import cityscapes_train_ids
 from drn_cli.data.images import read_label
 
-FRAMES = 200  # of Cityscapes: enough to be interrupted at
-MANY = 2500  # images of the second class of ImageNet: likewise
+FRAMES = 200  # of Cityscapes, enough to interrupt the run
+MANY = 2500  # images of the second class of ImageNet, enough to interrupt the run
 STEM = "train/aachen/aachen_{:06d}_000019_"
 WNIDS = ("n01440764", "n01443537")
 
 
 @pytest.fixture(scope="module")
 def segnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CamVid in the SegNet layout, with images that are slow to read."""
+    """CamVid in the SegNet layout, with large images."""
     folder, random = tmp_path_factory.mktemp("source"), np.random.default_rng(0)
     for split, count in {"train": 60, "val": 1, "test": 0}.items():
         for kind in (split, f"{split}annot"):
@@ -43,7 +43,7 @@ def segnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def zips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archives of Cityscapes: images that are slow to unpack, labels that are slow to map."""
+    """The archives of Cityscapes, with large images and labels."""
     folder, random = tmp_path_factory.mktemp("zips"), np.random.default_rng(0)
     image = random.integers(0, 256, (256, 1024), dtype=np.uint8)
     label = random.integers(0, 34, (256, 1024), dtype=np.uint8)
@@ -82,7 +82,7 @@ def tar(files: list[tuple[str, bytes]]) -> bytes:
 
 @pytest.fixture
 def ended(drn, until) -> Callable[..., str]:
-    """Start a preparation, end it by a signal at a moment, and return its stderr."""
+    """Start a preparation, send a signal when a condition is met, and return its stderr."""
 
     def end(number: signal.Signals, moment: Callable[[], object], *words: str | Path) -> str:
         process: subprocess.Popen[str] = drn.begin("data", "prepare", *words)
@@ -103,19 +103,19 @@ def states(folder: Path, end: str) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_camvid_leaves_nothing_behind(ended, segnet: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "made"  # of its own: coverage writes where a process was started
+def test_interrupted_camvid_leaves_no_files(ended, segnet: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "made"  # coverage writes to the folder in which a process was started
 
     def begun() -> bool:
         return folder.is_dir() and any(folder.iterdir())
 
     stderr = ended(signal.SIGINT, begun, "camvid", segnet, "--out", folder / "out")
     assert "interrupted" in stderr
-    assert not folder.exists()  # which it had made
+    assert not folder.exists()  # which the run had created
 
 
-def test_cityscapes_continues_after_kills(drn, ended, zips: Path, tmp_path: Path) -> None:
-    """Kill it as it unpacks and as it maps; what was finished is not written again."""
+def test_cityscapes_resumes_after_sigkill(drn, ended, zips: Path, tmp_path: Path) -> None:
+    """Kill it while unpacking and while converting; finished files are not written again."""
     root = tmp_path / "cityscapes"
     words = ("cityscapes", root, "--zips", zips, "--partial")
     unpacking = root / "leftImg8bit.unpacking" / "train" / "aachen"
@@ -139,14 +139,14 @@ def test_cityscapes_continues_after_kills(drn, ended, zips: Path, tmp_path: Path
     made = ["gtFine", "info.json", "leftImg8bit", "train_images.txt", "train_labels.txt"]
     assert sorted(path.name for path in root.iterdir()) == made
     files = [path for path in root.rglob("*") if path.is_file()]
-    assert len(files) == 3 * FRAMES + 3  # nothing half-written is left
+    assert len(files) == 3 * FRAMES + 3  # no partial files
     ids = read_label(labels / f"{STEM[13:].format(0)}gtFine_labelIds.png")
     assert len({path.read_bytes() for path in labels.glob("*_trainIds.png")}) == 1
     train_ids = read_label(next(labels.glob("*_trainIds.png")))
     assert np.array_equal(train_ids, cityscapes_train_ids()[ids])
 
 
-def test_cityscapes_leaves_nothing_half_written(ended, zips: Path, tmp_path: Path) -> None:
+def test_interrupted_cityscapes_leaves_no_partial_files(ended, zips: Path, tmp_path: Path) -> None:
     root = tmp_path / "cityscapes"
     for top in ("leftImg8bit", "gtFine"):
         shutil.unpack_archive(zips / f"{top}_trainvaltest.zip", root)
@@ -159,15 +159,13 @@ def test_cityscapes_leaves_nothing_half_written(ended, zips: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
-def test_imagenet_continues_where_it_was(
-    drn, ended, imagenet: Path, tmp_path: Path, number
-) -> None:
+def test_imagenet_resumes(drn, ended, imagenet: Path, tmp_path: Path, number) -> None:
     out = tmp_path / "made"
     words = ("imagenet", imagenet, "--out", out, "--partial")
     place = out / "train" / WNIDS[1]
     stderr = ended(number, lambda: place.is_dir() and any(place.glob("*.JPEG")), *words)
     if number == signal.SIGINT:
-        assert f"interrupted; the same command goes on with {out} where it was" in stderr
+        assert f"interrupted; the same command continues {out}" in stderr
         assert not list(out.rglob("*.tmp"))
     before = states(out, ".JPEG")
     assert 3 < len(before) < MANY + 3

@@ -1,4 +1,4 @@
-"""Whether labels are read as colours or as values, by what they hold and what a class file says."""
+"""Choice between colors and values, by the labels and the class file."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from drn_cli.data.prepare.class_files import read_class_file
-from drn_cli.data.prepare.class_tables import Classes, named
+from drn_cli.data.prepare.class_tables import ClassMapping, map_named_classes
 from drn_cli.data.prepare.label_reading import (
     LabelScan,
-    Shown,
-    choose_reading,
-    look,
+    PixelValue,
+    choose_encoding,
+    scan_labels,
     write_class_file,
 )
 from drn_cli.errors import DrnError
@@ -21,45 +21,45 @@ BLACK, GREY, GREEN, WHITE = (0, 0, 0), (1, 1, 1), (0, 128, 0), (255, 255, 255)
 
 
 def found(*shown: tuple, lossy: Path | None = None) -> LabelScan:
-    return LabelScan({Shown(value, colour): count for value, colour, count in shown}, lossy)
+    return LabelScan({PixelValue(value, color): count for value, color, count in shown}, lossy)
 
 
-def classes(text: str, tmp_path: Path) -> Classes:
+def classes(text: str, tmp_path: Path) -> ClassMapping:
     (tmp_path / "c.csv").write_text(text)
-    return named(read_class_file(tmp_path / "c.csv"))
+    return map_named_classes(read_class_file(tmp_path / "c.csv"))
 
 
-def test_all_labels_are_counted_by_value_and_colour(tmp_path: Path) -> None:
+def test_scan_counts_values_and_colors(tmp_path: Path) -> None:
     values = np.repeat(np.arange(3, dtype=np.uint8), 4).reshape(3, 4)
-    colours = np.array([BLACK, GREEN, WHITE], np.uint8)
+    colors = np.array([BLACK, GREEN, WHITE], np.uint8)
     palette = Image.fromarray(values)
-    palette.putpalette(colours.tobytes())
+    palette.putpalette(colors.tobytes())
     images = {
         "grey": Image.fromarray(values),
         "palette": palette,
-        "colours": Image.fromarray(colours[values]),
+        "colors": Image.fromarray(colors[values]),
         "two": Image.fromarray(values > 1),
     }
     paths = [tmp_path / f"{name}.png" for name in images]
     for path, image in zip(paths, images.values(), strict=True):
         image.save(path)
     seen: list[tuple[int, int]] = []
-    everything = look(paths, lambda done, total: seen.append((done, total)))
+    everything = scan_labels(paths, lambda done, total: seen.append((done, total)))
     assert everything.pixels == {
-        Shown(0, BLACK): 4 + 4 + 8,  # grey, palette and the two values of one bit
-        Shown(1, GREY): 4,
-        Shown(2, (2, 2, 2)): 4,
-        Shown(1, GREEN): 4,
-        Shown(2, WHITE): 4,
-        Shown(1, WHITE): 4,
-        Shown(None, BLACK): 4,
-        Shown(None, GREEN): 4,
-        Shown(None, WHITE): 4,
+        PixelValue(0, BLACK): 4 + 4 + 8,  # grey, palette and the two values of one bit
+        PixelValue(1, GREY): 4,
+        PixelValue(2, (2, 2, 2)): 4,
+        PixelValue(1, GREEN): 4,
+        PixelValue(2, WHITE): 4,
+        PixelValue(1, WHITE): 4,
+        PixelValue(None, BLACK): 4,
+        PixelValue(None, GREEN): 4,
+        PixelValue(None, WHITE): 4,
     }
     assert seen[-1] == (4, 4)
     assert everything.values() is None
-    assert everything.colours()[:2] == [(BLACK, 20), (WHITE, 12)]
-    assert look(paths[:2]).values() == [0, 1, 2]
+    assert everything.colors()[:2] == [(BLACK, 20), (WHITE, 12)]
+    assert scan_labels(paths[:2]).values() == [0, 1, 2]
     assert everything.lossy is None
 
 
@@ -67,7 +67,7 @@ RGB = "name,r,g,b\nvoid,0,0,0\ntree,0,128,0\nsnow,255,255,255\n"
 
 
 @pytest.mark.parametrize(
-    ("shown", "as_colours"),
+    ("shown", "as_colors"),
     [
         ([(None, GREEN, 5), (None, WHITE, 5)], True),
         ([(0, BLACK, 5), (255, WHITE, 5), (7, GREEN, 5)], True),
@@ -75,49 +75,52 @@ RGB = "name,r,g,b\nvoid,0,0,0\ntree,0,128,0\nsnow,255,255,255\n"
         ([(1, GREEN, 5), (2, WHITE, 5), (0, BLACK, 1)], True),
         ([(7, GREEN, 5), (9, WHITE, 5), (8, (9, 9, 9), 1)], True),  # mostly known
         ([(1, GREEN, 1), (2, (9, 9, 9), 5)], False),
-        ([(1, GREEN, 5), (2, WHITE, 5), (255, (224, 224, 192), 1)], False),  # the same either way
+        (
+            [(1, GREEN, 5), (2, WHITE, 5), (255, (224, 224, 192), 1)],
+            False,
+        ),  # equal by color and by value
     ],
 )
-def test_what_decides_for_colours(tmp_path: Path, shown: list, as_colours: bool) -> None:
-    reading = choose_reading(found(*shown), classes(RGB, tmp_path), [], unknown_as_void=True)
-    assert (reading.colours is not None) is as_colours
+def test_choice_between_colors_and_values(tmp_path: Path, shown: list, as_colors: bool) -> None:
+    reading = choose_encoding(found(*shown), classes(RGB, tmp_path), [], unknown_as_void=True)
+    assert (reading.colors is not None) is as_colors
     assert reading.class_set.names == ("tree", "snow")
 
 
-def test_given_values_decide_for_values(tmp_path: Path) -> None:
+def test_class_file_ids_choose_values(tmp_path: Path) -> None:
     with_ids = classes("name,r,g,b,id\nbackground,0,0,0,0\nobject,255,255,255,255\n", tmp_path)
-    reading = choose_reading(found((0, BLACK, 5), (255, WHITE, 5)), with_ids, [], False)
-    assert reading.colours is None
+    reading = choose_encoding(found((0, BLACK, 5), (255, WHITE, 5)), with_ids, [], False)
+    assert reading.colors is None
     assert reading.values == {0: 0, 255: 1}
 
 
-def test_colours_that_nothing_names_are_listed_most_frequent_first(tmp_path: Path) -> None:
+def test_unnamed_colors_are_listed_by_frequency(tmp_path: Path) -> None:
     many = found(*((None, (n, 0, 1), 100 - n) for n in range(45)), lossy=Path("a.jpg"))
     with pytest.raises(
-        DrnError, match=r"names: 0,0,1 \(.*%\), 1,0,1 .* and 5 more; JPEG"
+        DrnError, match=r"without class names: 0,0,1 \(.*%\), 1,0,1 .* and 5 more; JPEG"
     ) as caught:
-        choose_reading(many, None, [], False)
+        choose_encoding(many, None, [], False)
     assert "--write-classes" in str(caught.value.hint)
-    with pytest.raises(DrnError, match="colours that nothing names"):
-        choose_reading(many, classes("name\na\nb\n", tmp_path), [], False)
+    with pytest.raises(DrnError, match="colors without class names"):
+        choose_encoding(many, classes("name\na\nb\n", tmp_path), [], False)
 
 
-def test_values_in_a_jpeg_are_refused() -> None:
-    with pytest.raises(DrnError, match=r"a.jpg: holds class ids in a JPEG"):
-        choose_reading(found((0, BLACK, 5), (1, GREY, 5), lossy=Path("a.jpg")), None, [], False)
+def test_class_ids_in_jpeg_are_refused() -> None:
+    with pytest.raises(DrnError, match=r"a.jpg: class ids in a JPEG"):
+        choose_encoding(found((0, BLACK, 5), (1, GREY, 5), lossy=Path("a.jpg")), None, [], False)
 
 
-def test_a_value_to_ignore_says_nothing_about_colours(tmp_path: Path) -> None:
-    with pytest.raises(DrnError, match=r"--ignore 3: the labels hold colours"):
-        choose_reading(found((None, GREEN, 5)), classes(RGB, tmp_path), [3], False)
+def test_ignoring_a_value_of_color_labels_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DrnError, match=r"--ignore 3: the labels contain colors"):
+        choose_encoding(found((None, GREEN, 5)), classes(RGB, tmp_path), [3], False)
 
 
-def test_a_class_file_is_begun_and_never_overwritten(tmp_path: Path) -> None:
+def test_class_file_template_is_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "new.csv"
     assert write_class_file(path, found((None, GREEN, 5), (None, WHITE, 9))) == 2
     assert path.read_text() == "name,r,g,b\nclass 0,255,255,255\nclass 1,0,128,0\n"
-    assert [row.colour for row in read_class_file(path)] == [WHITE, GREEN]
-    with pytest.raises(DrnError, match=r"new.csv: exists already"):
+    assert [row.color for row in read_class_file(path)] == [WHITE, GREEN]
+    with pytest.raises(DrnError, match=r"new.csv: already exists"):
         write_class_file(path, found((None, GREEN, 5)))
     path.unlink()
     assert write_class_file(path, found((0, BLACK, 5), (1, GREY, 5), (255, WHITE, 9))) == 3
@@ -126,6 +129,6 @@ def test_a_class_file_is_begun_and_never_overwritten(tmp_path: Path) -> None:
     assert write_class_file(path, found((0, BLACK, 5), (255, WHITE, 9))) == 2
     assert path.read_text() == "name,id\nclass 0,0\nclass 255,255\n"
     path.unlink()
-    with pytest.raises(DrnError, match="300 colours, too many"):
+    with pytest.raises(DrnError, match="300 colors, more than"):
         write_class_file(path, found(*((None, (n % 256, n // 256, 0), 1) for n in range(300))))
     assert not path.exists()

@@ -1,4 +1,4 @@
-"""Which label belongs to which image: suffixes found by looking, and what is ambiguous."""
+"""Pairs of images and labels, detected suffixes, and ambiguous names."""
 
 import pytest
 
@@ -9,7 +9,7 @@ CITIES = [f"{city}/{city}_{n:06}_000019" for city in ("aachen", "bonn") for n in
 
 
 def pairs(matching) -> list[tuple[str, str]]:
-    return [(match.image, match.label) for match in matching.matches]
+    return [(match.image, match.label) for match in matching.pairs]
 
 
 @pytest.mark.parametrize(
@@ -25,40 +25,40 @@ def pairs(matching) -> list[tuple[str, str]]:
         ("", "gt"),
     ],
 )
-def test_suffixes_are_found(image: str, label: str) -> None:
+def test_detects_suffixes(image: str, label: str) -> None:
     images = [f"{name}{image}.jpg" for name in CITIES]
     labels = [f"{name}{label}.png" for name in CITIES]
     found = match_names(images[::-1], labels)
     assert pairs(found) == list(zip(images, labels, strict=True))
-    assert [match.stem for match in found.matches] == CITIES
+    assert [match.stem for match in found.pairs] == CITIES
     assert (found.image_suffix, found.label_suffix) == (image, label)
     assert not found.without_label
     assert not found.without_image
 
 
-def test_what_was_found_in_words() -> None:
+def test_summary() -> None:
     assert str(match_names(["a.jpg"], ["a_mask.png"])) == "labels: stem + _mask, 1 pairs"
     assert str(match_names(["a.jpg"], ["a.png"])) == "labels: the same stem, 1 pairs"
     both = str(match_names(["a_x.jpg", "b_x.jpg"], ["a_y.png", "b_y.png"]))
     assert both == "images: stem + _x, labels: stem + _y, 2 pairs"
 
 
-def test_numbers_are_not_torn_apart() -> None:
+def test_suffix_does_not_split_numbers() -> None:
     names = [str(n) for n in range(1, 120)]
     found = match_names([f"{n}.jpg" for n in names], [f"{n}_m.png" for n in names])
     assert all(label == image.replace(".jpg", "_m.png") for image, label in pairs(found))
-    with pytest.raises(DrnError, match="no label is named as an image"):
+    with pytest.raises(DrnError, match="no label name matches an image name"):
         match_names(["1.jpg"], ["10.png"])
 
 
-def test_what_has_no_counterpart_is_told() -> None:
+def test_reports_files_without_a_partner() -> None:
     found = match_names(["a.jpg", "b.jpg", "c.jpg"], ["b_m.png", "c_m.png", "d_m.png"])
     assert pairs(found) == [("b.jpg", "b_m.png"), ("c.jpg", "c_m.png")]
     assert found.without_label == ["a.jpg"]
     assert found.without_image == ["d_m.png"]
 
 
-def test_folders_may_differ_where_the_stem_is_the_only_one() -> None:
+def test_folders_may_differ_for_unique_stems() -> None:
     found = match_names(["x/a.jpg", "y/b.jpg"], ["a_m.png", "b_m.png"])
     assert pairs(found) == [("x/a.jpg", "a_m.png"), ("y/b.jpg", "b_m.png")]
     found = match_names(["x/a.jpg", "y/a.jpg"], ["x/a.png", "y/a.png"])
@@ -68,42 +68,42 @@ def test_folders_may_differ_where_the_stem_is_the_only_one() -> None:
     assert found.without_label == ["x/a.jpg", "y/a.jpg"]
 
 
-def test_several_kinds_of_labels_are_ambiguous_until_one_is_chosen() -> None:
+def test_ambiguous_label_suffix() -> None:
     images = [f"{name}_leftImg8bit.png" for name in CITIES]
     labels = [f"{n}_gtFine_{kind}.png" for n in CITIES for kind in ("color", "labelIds")]
     with pytest.raises(DrnError) as caught:
         match_names(images, labels)
     assert caught.value.message == (
-        "labels may end with _gtFine_color or _gtFine_labelIds: each gives 16 pairs"
+        "ambiguous label suffix: _gtFine_color or _gtFine_labelIds, each gives 16 pairs"
     )
     assert "--label-suffix" in str(caught.value.hint)
     found = match_names(images, labels, label_suffix="_gtFine_labelIds")
     assert pairs(found)[0] == (images[0], f"{CITIES[0]}_gtFine_labelIds.png")
-    assert len(found.matches) == 16
+    assert len(found.pairs) == 16
     assert not found.without_image
 
 
-def test_several_kinds_of_images_are_ambiguous_until_one_is_chosen() -> None:
+def test_ambiguous_image_suffix() -> None:
     images = [f"{name}_{kind}.png" for name in CITIES for kind in ("left", "right")]
     labels = [f"{name}.png" for name in CITIES]
-    with pytest.raises(DrnError, match="images may end with _left or _right"):
+    with pytest.raises(DrnError, match="ambiguous image suffix: _left or _right"):
         match_names(images, labels)
-    assert len(match_names(images, labels, image_suffix="_right").matches) == 16
+    assert len(match_names(images, labels, image_suffix="_right").pairs) == 16
 
 
-def test_the_same_stem_goes_before_other_files_beside_it() -> None:
+def test_equal_stems_are_preferred() -> None:
     found = match_names(["a.jpg", "b.jpg"], ["a.png", "a_c.png", "b.png", "b_c.png"])
     assert pairs(found) == [("a.jpg", "a.png"), ("b.jpg", "b.png")]
     assert found.without_image == ["a_c.png", "b_c.png"]
 
 
-def test_two_files_of_one_name_are_an_error() -> None:
+def test_duplicate_names() -> None:
     with pytest.raises(DrnError, match=r"x/a.jpg and x/a.png have the same name"):
         match_names(["x/a.png", "x/a.jpg"], ["x/a_m.png"])
 
 
-def test_nothing_alike_is_an_error_with_examples() -> None:
+def test_no_matching_names() -> None:
     with pytest.raises(DrnError, match=r"images cat.jpg; labels dog.png"):
         match_names(["cat.jpg"], ["dog.png"])
-    with pytest.raises(DrnError, match="--label-suffix _x: ends the name of no label"):
+    with pytest.raises(DrnError, match="--label-suffix _x: no label name ends with it"):
         match_names(["a.jpg"], ["a.png"], label_suffix="_x")

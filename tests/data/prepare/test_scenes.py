@@ -32,7 +32,7 @@ def lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def test_seed_and_size_decide_everything(sixty: list[Scene]) -> None:
+def test_scene_depends_only_on_seed_and_size(sixty: list[Scene]) -> None:
     image, labels = draw_scene(7)
     assert image.shape == (128, 256, 3)
     assert labels.shape == (128, 256)
@@ -43,18 +43,18 @@ def test_seed_and_size_decide_everything(sixty: list[Scene]) -> None:
     assert len({image.tobytes() for image, _ in sixty}) == 60
 
 
-def test_every_class_is_there_often_enough_to_be_learnt(sixty: list[Scene]) -> None:
+def test_all_classes_are_frequent_enough(sixty: list[Scene]) -> None:
     to_train_ids = cityscapes_train_ids()
     counts = np.stack(
         [np.bincount(to_train_ids[labels].ravel(), minlength=256) for _, labels in sixty]
     )
     names = cityscapes().names
-    shares = dict(zip(names, counts.sum(0) / counts.sum(), strict=False))
+    ratios = dict(zip(names, counts.sum(0) / counts.sum(), strict=False))
     scenes_with = dict(zip(names, (counts > 20).sum(0), strict=False))
-    assert 0.1 < shares["road"] < 0.5
-    assert 0.05 < shares["building"] < 0.5
-    assert 0.03 < shares["sky"] < 0.3
-    assert all(shares[name] > 0.002 for name in names), shares
+    assert 0.1 < ratios["road"] < 0.5
+    assert 0.05 < ratios["building"] < 0.5
+    assert 0.03 < ratios["sky"] < 0.3
+    assert all(ratios[name] > 0.002 for name in names), ratios
     rare = ("rider", "truck", "bus", "train", "motorcycle")
     assert all(scenes_with[name] >= 15 for name in rare), scenes_with
     assert all(count >= 10 for count in scenes_with.values()), scenes_with
@@ -63,8 +63,8 @@ def test_every_class_is_there_often_enough_to_be_learnt(sixty: list[Scene]) -> N
     assert counts[:, 19:255].sum() == 0
 
 
-def test_colour_alone_does_not_tell_the_class(sixty: list[Scene]) -> None:
-    """The average colours of cars in many scenes spread over those of houses."""
+def test_colors_of_classes_overlap(sixty: list[Scene]) -> None:
+    """The distributions of mean colors of cars and of houses overlap."""
     means: dict[int, list[NDArray[np.float64]]] = {11: [], 26: []}
     for image, labels in sixty:
         for label, found in means.items():
@@ -74,8 +74,8 @@ def test_colour_alone_does_not_tell_the_class(sixty: list[Scene]) -> None:
     assert (np.abs(houses.mean(0) - cars.mean(0)) < 2 * (houses.std(0) + cars.std(0))).all()
 
 
-def test_labels_lie_on_what_is_drawn(sixty: list[Scene]) -> None:
-    """Borders of the labels meet edges of the image, and not when moved by three pixels."""
+def test_labels_are_aligned_with_the_image(sixty: list[Scene]) -> None:
+    """Label borders are on edges of the image, but not if shifted by three pixels."""
     contrast = dict.fromkeys([(0, 0), (3, 0), (-3, 0), (0, 3), (0, -3)], 0.0)
     for image, labels in sixty[:20]:
         grey = image.mean(2)
@@ -91,7 +91,7 @@ def test_labels_lie_on_what_is_drawn(sixty: list[Scene]) -> None:
     assert all(aligned > 1.4 * moved for moved in contrast.values()), (aligned, contrast)
 
 
-def test_table_uses_what_it_defines_and_defines_what_it_uses() -> None:
+def test_table_has_no_unused_or_undefined_names() -> None:
     table = load_table()
     ground = {"grass", "sidewalk", "road", "wheel track", "patch", "edge line", "lane line"}
     used = ground | {"zebra crossing", "rails"}
@@ -117,7 +117,7 @@ def test_any_size(size: tuple[int, int]) -> None:
         assert (labels == 7).mean() > 0.05
 
 
-def test_layout_is_that_of_cityscapes(folder: Path) -> None:
+def test_layout_of_cityscapes(folder: Path) -> None:
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stems = {
         "train": ["dilaton_000000", "dilaton_000001", "residua_000000"],
@@ -138,7 +138,7 @@ def test_layout_is_that_of_cityscapes(folder: Path) -> None:
     assert files == expected
 
 
-def test_files_hold_images_and_both_kinds_of_labels(folder: Path) -> None:
+def test_images_and_labels(folder: Path) -> None:
     to_train_ids = cityscapes_train_ids()
     for split in ("train", "val"):
         images, labels = (lines(folder / f"{split}_{kind}.txt") for kind in ("images", "labels"))
@@ -151,37 +151,37 @@ def test_files_hold_images_and_both_kinds_of_labels(folder: Path) -> None:
             assert train_ids.shape == (48, 96)
 
 
-def test_info_describes_the_training_images(folder: Path) -> None:
+def test_info_statistics(folder: Path) -> None:
     info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
     images = [np.asarray(Image.open(folder / name)) for name in lines(folder / "train_images.txt")]
     pixels = np.concatenate([image.reshape(-1, 3) for image in images]) / 255
     assert info["mean"] == pytest.approx(pixels.mean(0).tolist(), abs=1e-6)
     assert info["std"] == pytest.approx(pixels.std(0).tolist(), abs=1e-6)
     assert info["classes"] == list(cityscapes().names)
-    assert info["colours"] == [list(colour) for colour in cityscapes().colours]
+    assert info["colours"] == [list(color) for color in cityscapes().colours]
     assert SMALL.items() <= info["scenes"].items()
 
 
-def test_no_two_images_of_a_folder_are_equal(folder: Path) -> None:
+def test_images_differ(folder: Path) -> None:
     contents = [path.read_bytes() for path in folder.glob("leftImg8bit/**/*.png")]
     assert len(contents) == len(set(contents)) == 6
 
 
-def test_again_with_the_same_settings_does_nothing(folder: Path) -> None:
+def test_second_run_is_a_no_op(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     made = make_scenes(folder, **SMALL)
     assert (made.unchanged, made.counts) == (True, {"train": 3, "val": 2, "test": 1})
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_the_same_settings_give_the_same_files(folder: Path, tmp_path: Path) -> None:
+def test_drawing_is_reproducible(folder: Path, tmp_path: Path) -> None:
     make_scenes(tmp_path / "again", **SMALL)
     for path in folder.rglob("*"):
         if path.is_file():
             assert (tmp_path / "again" / path.relative_to(folder)).read_bytes() == path.read_bytes()
 
 
-def test_many_scenes_are_drawn_on_all_cores_and_are_the_same(
+def test_parallel_drawing_gives_equal_files(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scenes, "PIXELS_TO_SHARE", 0)
@@ -198,12 +198,12 @@ def test_many_scenes_are_drawn_on_all_cores_and_are_the_same(
 
 
 def test_other_settings_are_refused(folder: Path) -> None:
-    with pytest.raises(DrnError, match=r"scenes of other settings.*choose another folder"):
+    with pytest.raises(DrnError, match=r"scenes with other settings.*choose another folder"):
         make_scenes(folder, **{**SMALL, "seed": 1})
 
 
 @pytest.mark.parametrize("content", [None, "[]", '{"mean": [0, 0, 0], "std": [1, 1, 1]}'])
-def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path, content: str | None) -> None:
+def test_folder_with_other_contents_is_refused(tmp_path: Path, content: str | None) -> None:
     out = tmp_path / "mine"
     out.mkdir()
     kept = out / ("notes.txt" if content is None else "info.json")
@@ -214,7 +214,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path, content: str
     assert list(tmp_path.rglob("*")) == [out, kept]
 
 
-def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+def test_existing_file_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "mine"
     out.touch()
     with pytest.raises(DrnError, match="exists"):
@@ -223,7 +223,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
         make_scenes(out / "below", **SMALL)
 
 
-def test_an_empty_folder_is_filled_and_has_the_usual_permissions(tmp_path: Path) -> None:
+def test_fills_an_empty_folder(tmp_path: Path) -> None:
     out = tmp_path / "empty"
     out.mkdir()
     usual = out.stat().st_mode
@@ -234,7 +234,7 @@ def test_an_empty_folder_is_filled_and_has_the_usual_permissions(tmp_path: Path)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
-def test_nothing_is_left_when_it_fails_half_way(tmp_path: Path, error: type[BaseException]) -> None:
+def test_failure_leaves_no_files(tmp_path: Path, error: type[BaseException]) -> None:
     def fail(done: int, total: int) -> None:
         if done == 2:
             raise error("in the middle")
@@ -257,10 +257,10 @@ def test_progress_counts_every_image(tmp_path: Path) -> None:
         ({"val": -1}, "-1 val scenes"),
         ({"width": 32}, "32x48 pixels"),
         ({"height": 4096}, "96x4096 pixels"),
-        ({"width": 388}, "388x48 pixels cannot be drawn.*8 times as wide"),
-        ({"width": 64, "height": 257}, "64x257 pixels cannot be drawn.*4 times as high"),
-        ({"width": 8193, "height": 4096}, "8193x4096 pixels cannot be drawn.*to 8192x4096"),
-        ({"seed": -1}, "-1 cannot be a seed"),
+        ({"width": 388}, "388x48 pixels: size out of range.*8 times as wide"),
+        ({"width": 64, "height": 257}, "64x257 pixels: size out of range.*4 times as high"),
+        ({"width": 8193, "height": 4096}, "8193x4096 pixels: size out of range.*to 8192x4096"),
+        ({"seed": -1}, "seed -1: is negative"),
     ],
 )
 def test_numbers_out_of_range(tmp_path: Path, wrong: dict[str, int], message: str) -> None:

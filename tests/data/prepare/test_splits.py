@@ -1,4 +1,4 @@
-"""Splits by names and seed."""
+"""Random splits by names and seed."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from drn_cli.errors import DrnError
 STEMS = [f"drive_{n // 10}/{n:04}" for n in range(1000)]
 
 
-def test_shares_are_met_about_and_the_seed_decides() -> None:
+def test_ratios_and_seed() -> None:
     parts = split(STEMS, SplitRatios(val=0.2, test=0.1))
     assert 150 < parts.count("val") < 250
     assert 60 < parts.count("test") < 140
@@ -16,12 +16,12 @@ def test_shares_are_met_about_and_the_seed_decides() -> None:
     assert parts != split(STEMS, SplitRatios(val=0.2, test=0.1, seed=1))
 
 
-def test_more_images_do_not_move_those_that_were_there() -> None:
+def test_added_images_do_not_move_others() -> None:
     assert split(STEMS[:400], SplitRatios()) == split(STEMS, SplitRatios())[:400]
     assert split(STEMS[::-1], SplitRatios()) == split(STEMS, SplitRatios())[::-1]
 
 
-def test_another_share_of_val_does_not_move_the_test_images() -> None:
+def test_val_ratio_does_not_move_test_images() -> None:
     few, many = (split(STEMS, SplitRatios(val=val, test=0.2)) for val in (0.1, 0.3))
     assert [part == "test" for part in few] == [part == "test" for part in many]
 
@@ -35,7 +35,7 @@ def test_groups_stay_together(pattern: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_each_split_that_is_wanted_gets_one_at_least(seed: int) -> None:
+def test_each_split_gets_at_least_one_group(seed: int) -> None:
     for count in (2, 3):
         assert split(STEMS[:count], SplitRatios(val=0.01, seed=seed)).count("val") == 1
         assert "train" in split(STEMS[:count], SplitRatios(val=0.99, seed=seed))
@@ -45,17 +45,20 @@ def test_each_split_that_is_wanted_gets_one_at_least(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shares", "message"),
+    ("ratios", "message"),
     [
-        (SplitRatios(val=1.5), "leaves nothing to train on"),
-        (SplitRatios(val=-0.1), "leaves nothing to train on"),
-        (SplitRatios(val=0.5, test=0.5), "leaves nothing to train on"),
-        (SplitRatios(val=float("nan")), "leaves nothing to train on"),
-        (SplitRatios(group="("), r"--group \(: not a pattern"),
-        (SplitRatios(group="drive_0"), "finds nothing in 990 of 1000 images, in drive_1/0010"),
-        (SplitRatios(group="drive"), "groups of images 1, splits 2"),
+        (SplitRatios(val=1.5), "no images left for training"),
+        (SplitRatios(val=-0.1), "no images left for training"),
+        (SplitRatios(val=0.5, test=0.5), "no images left for training"),
+        (SplitRatios(val=float("nan")), "no images left for training"),
+        (SplitRatios(group="("), r"--group \(: invalid regular expression"),
+        (
+            SplitRatios(group="drive_0"),
+            "does not match 990 of 1000 images, for example drive_1/0010",
+        ),
+        (SplitRatios(group="drive"), "2 splits need as many groups of images, found 1"),
     ],
 )
-def test_mistakes(shares: SplitRatios, message: str) -> None:
+def test_invalid_ratios(ratios: SplitRatios, message: str) -> None:
     with pytest.raises(DrnError, match=message):
-        split(STEMS, shares)
+        split(STEMS, ratios)

@@ -1,8 +1,7 @@
-"""Images of ImageNet straight from its tar archives, each written to the folder of its class.
+"""Extract the images of ImageNet from its tar archives to class folders.
 
-An archive is read once, from its start to its end, and never unpacked as a whole: the thousand
-archives inside the one of the training set are read where they are. Images that are there
-already are stepped over, so that an interrupted run goes on where it was.
+An archive is read once from start to end, without unpacking the 1000 archives in that of the
+training set first. Images that already exist are skipped, so an interrupted run is resumed.
 """
 
 import re
@@ -14,76 +13,82 @@ from pathlib import Path, PurePosixPath
 from drn_cli.data.prepare.imagenet.images import (
     LARGEST,
     Advance,
-    Corrupt,
-    Taken,
-    fault,
+    CorruptImage,
+    SplitResult,
+    image_error,
+    is_complete,
     is_image,
-    is_there,
-    write_image,
 )
-from drn_cli.data.prepare.imagenet.tar import DamagedError, content, inside, members, opened
+from drn_cli.data.prepare.imagenet.tar import (
+    CorruptArchiveError,
+    members,
+    open_inner,
+    open_tar,
+    read_member,
+)
 from drn_cli.data.prepare.imagenet.truth import Truth, class_of
+from drn_cli.files import atomic
 
 CLASS_ARCHIVE = re.compile(r"(n\d{8})\.tar")
 
 
-def extract_train(path: Path, out: Path, advance: Advance) -> Taken:
-    """Take the training images from an archive of archives, one a class.
+def extract_train(path: Path, out: Path, advance: Advance) -> SplitResult:
+    """Extract the training images from an archive with one archive for each class.
 
     Args:
-        path: `ILSVRC2012_img_train.tar`, which holds `n01440764.tar` and the like.
-        out: Gets a folder for each class.
-        advance: Told how far it is.
+        path: `ILSVRC2012_img_train.tar`, which contains `n01440764.tar` and so on.
+        out: Folder of the class folders.
+        advance: Called with the number of bytes done.
 
     Raises:
-        DrnError: An archive breaks off, holds links or paths that lead out of it, or an image
+        DrnError: An archive is truncated, contains links or paths that point outside, or an image
             cannot be written.
     """
     images, corrupt = 0, []
-    with opened(str(path), path) as outer:
+    with open_tar(str(path), path) as outer:
         for member in members(outer, str(path)):
-            named = CLASS_ARCHIVE.fullmatch(PurePosixPath(member.name).name)
-            if named is None:
-                corrupt.append(Corrupt(member.name, "not the archive of a class"))
+            match = CLASS_ARCHIVE.fullmatch(PurePosixPath(member.name).name)
+            if match is None:
+                corrupt.append(CorruptImage(member.name, "not the archive of a class"))
                 continue
             where = f"{path}: {member.name}"
-            with inside(outer, member, where) as inner:
+            with open_inner(outer, member, where) as inner:
                 found = members(inner, where, member.offset_data + member.size)
-                taken = _extract(inner, found, where, (out / named[1]).joinpath, advance)
-            images += taken.images
-            corrupt += [Corrupt(f"{member.name}/{each.name}", each.fault) for each in taken.corrupt]
-    return Taken(images, tuple(corrupt))
+                result = _extract(inner, found, where, (out / match[1]).joinpath, advance)
+            images += result.images
+            corrupt += [CorruptImage(f"{member.name}/{c.name}", c.error) for c in result.corrupt]
+    return SplitResult(images, tuple(corrupt))
 
 
 def first_classes(path: Path, count: int) -> frozenset[str]:
-    """Return the first classes of a training archive; fewer if it ends or breaks off before."""
+    """Return the first classes of a training archive; fewer if the archive has fewer intact."""
     found: set[str] = set()
-    with suppress(DamagedError), opened(str(path), path) as outer:
+    with suppress(CorruptArchiveError), open_tar(str(path), path) as outer:
         for member in members(outer, str(path)):
-            if named := CLASS_ARCHIVE.fullmatch(PurePosixPath(member.name).name):
-                found.add(named[1])
+            if match := CLASS_ARCHIVE.fullmatch(PurePosixPath(member.name).name):
+                found.add(match[1])
             if len(found) == count:
                 break
     return frozenset(found)
 
 
-def extract_val(path: Path, out: Path, truth: Truth, advance: Advance) -> Taken:
-    """Take the validation images from their archive into the folders of their classes.
+def extract_val(path: Path, out: Path, truth: Truth, advance: Advance) -> SplitResult:
+    """Extract the validation images from `ILSVRC2012_img_val.tar`, which has no class folders.
 
     Args:
-        path: `ILSVRC2012_img_val.tar`, which is flat.
-        out: Gets a folder for each class.
-        truth: The class (WNID) of each image, by its name without suffix.
-        advance: Told how far it is.
+        path: The archive.
+        out: Folder of the class folders.
+        truth: Class (WNID) of each image, by its name without suffix.
+        advance: Called with the number of bytes done.
 
     Raises:
-        DrnError: As for `extract_train`, or the truth does not know an image.
+        DrnError: As for `extract_train`, or an image is missing in the ground truth.
     """
 
     def target_of(name: str) -> Path:
         return out / class_of(name, truth, str(path)) / name
 
-    with opened(str(path), path) as archive:
+    with open_tar(str(path), path) as archive:
         return _extract(archive, members(archive, str(path)), str(path), target_of, advance)
 
 
@@ -93,27 +98,28 @@ def _extract(
     where: str,
     target_of: Callable[[str], Path],
     advance: Advance,
-) -> Taken:
-    """Write each image that is found in an archive to where `target_of` puts its name."""
+) -> SplitResult:
+    """Write the images of an archive to the paths that `target_of` returns for their names."""
     names: set[str] = set()
     corrupt = []
     for member in found:
         name = PurePosixPath(member.name).name
-        wrong = None
+        error = None
         if not is_image(name):
-            wrong = "not named like an image"
+            error = "no image suffix"
         elif name in names:
-            wrong = "a second image of this name"
+            error = "duplicate image name"
         elif member.size > LARGEST:
-            wrong = "larger than any image"
-        elif not is_there(target := target_of(name), member.size) or not member.size:
-            data = content(archive, member, where)
-            wrong = fault(data)
-            if wrong is None:
-                write_image(target, data)
-        if wrong is None:
+            error = "too large for an image"
+        elif not is_complete(target := target_of(name), member.size) or not member.size:
+            data = read_member(archive, member, where)
+            error = image_error(data)
+            if error is None:
+                with atomic(target, durable=False) as temporary:
+                    temporary.write_bytes(data)
+        if error is None:
             names.add(name)
         else:
-            corrupt.append(Corrupt(member.name, wrong))
+            corrupt.append(CorruptImage(member.name, error))
         advance(member.offset_data + member.size)
-    return Taken(len(names), tuple(corrupt))
+    return SplitResult(len(names), tuple(corrupt))

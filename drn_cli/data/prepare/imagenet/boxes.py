@@ -1,15 +1,15 @@
-"""The true boxes of the validation images, from Kaggle's CSV or from XML files."""
+"""Read the ground truth boxes of the validation images from Kaggle's CSV or XML files."""
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from drn_cli.data.prepare.imagenet.images import is_wnid
-from drn_cli.data.prepare.imagenet.sources import VAL_IMAGES, Sources
-from drn_cli.data.prepare.imagenet.tar import read_small
+from drn_cli.data.prepare.imagenet.sources import VAL_IMAGES, ImageNetSources
+from drn_cli.data.prepare.imagenet.tar import read_members
 from drn_cli.errors import DrnError
 from drn_cli.files import read_bytes, read_text, write_csv
 
@@ -21,38 +21,43 @@ HEADER = ["ImageId", "PredictionString"]
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box around an object, in pixels, as the source writes it.
+    """A bounding box, with the coordinates as text to copy them unchanged.
 
     Attributes:
         wnid: Class of the object.
-        corners: xmin, ymin, xmax, ymax.
+        corners: xmin, ymin, xmax, ymax in pixels.
     """
 
     wnid: str
     corners: tuple[str, ...]
 
 
-Boxes = Mapping[str, list[Box]]  # of each image, by its name without suffix
+Boxes = Mapping[str, list[Box]]  # boxes of each image, by its name without suffix
 
 
-def read_boxes(sources: Sources) -> Boxes | None:
-    """Read the boxes of the validation set from where they are; None if they are nowhere.
+def read_boxes(sources: ImageNetSources) -> Boxes | None:
+    """Read the boxes of the validation set; None if the source has none.
 
     Raises:
-        DrnError: A file is broken, or a box is none.
+        DrnError: A file is broken, or a box is invalid.
     """
     if sources.solution is not None:
         return read_solution(sources.solution)
     if sources.boxes is None:
         return None
+    files: Iterable[tuple[str, bytes]]
+    if sources.boxes.is_file():
+        files = read_members(sources.boxes, lambda name: name.endswith(".xml"))
+    else:
+        files = ((path.name, read_bytes(path, LARGEST)) for path in box_files(sources))
     return {
         PurePosixPath(name).stem: parse_xml(data, f"{sources.boxes}: {name}")
-        for name, data in _xml_files(sources.boxes)
+        for name, data in files
     }
 
 
-def box_files(sources: Sources) -> list[Path]:
-    """Give the files that `read_boxes` reads."""
+def box_files(sources: ImageNetSources) -> list[Path]:
+    """List the files that `read_boxes` reads."""
     if sources.solution is not None:
         return [sources.solution]
     if sources.boxes is None or sources.boxes.is_file():
@@ -60,18 +65,10 @@ def box_files(sources: Sources) -> list[Path]:
     return sorted(sources.boxes.glob(f"{VAL_IMAGES}*.xml"))
 
 
-def _xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    if path.is_file():
-        yield from read_small(path, lambda name: name.endswith(".xml"))
-        return
-    for file in sorted(path.glob(f"{VAL_IMAGES}*.xml")):
-        yield file.name, read_bytes(file, LARGEST)
-
-
 def parse_xml(data: bytes, where: str) -> list[Box]:
-    """Read the boxes of an annotation file, as ImageNet has them; raises DrnError if it is none."""
+    """Parse the boxes of an annotation file of ImageNet; raises DrnError if it is invalid."""
     if len(data) > LARGEST:
-        raise DrnError(f"{where}: is larger than {LARGEST // 1000} KB, no file of boxes is")
+        raise DrnError(f"{where}: larger than {LARGEST // 1000} KB, too large for annotations")
     try:
         parser = ElementTree.XMLParser(target=_WithoutEntities(where))
         root = ElementTree.fromstring(data, parser)
@@ -87,59 +84,56 @@ def parse_xml(data: bytes, where: str) -> list[Box]:
 
 
 class _WithoutEntities(ElementTree.TreeBuilder):
-    """Refuses a document type, in which alone entities are declared: they can grow without end."""
+    """Refuses a document type declaration: the entities in it can expand without limit."""
 
     def __init__(self, where: str) -> None:
         super().__init__()
         self.where = where
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise DrnError(f"{self.where}: has a document type, no file of boxes has", "remove it")
+        raise DrnError(f"{self.where}: refused: contains a document type declaration", "remove it")
 
 
 def _box(words: list[str], where: str) -> Box:
     wnid, *corners = (word.strip() for word in words)
     if is_wnid(wnid) and len(corners) == 4 and all(map(NUMBER.fullmatch, corners)):
         return Box(wnid, tuple(corners))
-    raise DrnError(f"{where}: should be a WNID and four numbers, is `{' '.join(words)[:60]}`")
+    raise DrnError(f"{where}: expected a WNID and four numbers, got `{' '.join(words)[:60]}`")
 
 
 def read_solution(path: Path) -> dict[str, list[Box]]:
-    """Read `LOC_val_solution.csv`: of each image, its boxes, which tell its class as well.
+    """Read `LOC_val_solution.csv`: the boxes of each image, at least one, with its class.
 
     Raises:
-        DrnError: The file is missing or broken, or names an image twice.
+        DrnError: The file is missing or broken, or has two rows for an image.
     """
     boxes: dict[str, list[Box]] = {}
     rows = csv.reader(read_text(path).splitlines())
     try:
         if next(rows, None) != HEADER:
-            raise DrnError(f"{path}:1: should be the header {','.join(HEADER)}")
+            raise DrnError(f"{path}:1: expected the header {','.join(HEADER)}")
         for row in rows:
             where = f"{path}:{rows.line_num}"
-            name, words = _solution_row(row, where)
+            if len(row) != 2 or not row[1].strip():
+                problem = f"expected an image and its boxes, got `{','.join(row)[:60]}`"
+                raise DrnError(f"{where}: {problem}")
+            name, words = row[0], row[1].split()
             if name in boxes:
-                raise DrnError(f"{where}: names {name} a second time")
+                raise DrnError(f"{where}: duplicate entry for {name}")
             boxes[name] = [_box(words[n : n + 5], where) for n in range(0, len(words), 5)]
     except csv.Error as error:
         raise DrnError(f"{path}: cannot be read: {error}") from error
     return boxes
 
 
-def _solution_row(row: list[str], where: str) -> tuple[str, list[str]]:
-    if len(row) != 2 or not row[1].strip():
-        raise DrnError(f"{where}: should be an image and its boxes, is `{','.join(row)[:60]}`")
-    return row[0], row[1].split()
-
-
 def write_boxes(path: Path, boxes: Boxes, images: Mapping[str, str]) -> int:
-    """Write boxes as CSV, one a line, and give their number.
+    """Write boxes as CSV, one per line, and return their number.
 
     Args:
         path: The file to write.
-        boxes: What was read.
-        images: Path below the data folder of each image that is there, by its name without
-            suffix. Boxes of others are left out.
+        boxes: The boxes of `read_boxes`.
+        images: Path of each image in the data folder, by its name without suffix. Boxes of other
+            images are left out.
 
     Raises:
         DrnError: The file cannot be written.

@@ -1,6 +1,5 @@
-"""Images of ImageNet from folders that are unpacked already: listed, checked and placed."""
+"""List the images in unpacked folders of ImageNet, check them, and link them to class folders."""
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,29 +16,29 @@ from drn_cli.data.file_search import (
     list_files,
     list_folders,
 )
-from drn_cli.data.prepare.common import place
+from drn_cli.data.prepare.common import link_or_copy
 from drn_cli.data.prepare.imagenet.images import (
     Advance,
-    Corrupt,
-    Taken,
-    file_fault,
-    is_there,
+    CorruptImage,
+    SplitResult,
+    file_error,
+    is_complete,
     is_wnid,
 )
 from drn_cli.data.prepare.imagenet.truth import Truth, class_of
 from drn_cli.files import atomic
 
-THREADS = 4  # the work is waiting for the disk
+THREADS = 4  # enough, because the work is bound by the disk
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """An image file of the source, and the class it belongs to."""
+class ImageFile:
+    """An image file of the source and its class."""
 
     folder: Path
     name: str
     size: int
-    changed: int  # nanoseconds
+    mtime: int  # nanoseconds
     wnid: str
 
     @property
@@ -47,21 +46,11 @@ class Image:
         return self.folder / self.name
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What there is to take: what tells it apart from anything else, and its classes."""
+def class_folders(folder: Path, left_out: LeftOut) -> Iterator[list[ImageFile]]:
+    """Yield the images in `folder/WNID/`, one list per class, sorted by name.
 
-    fingerprint: str
-    images: int
-    size: int  # bytes
-    classes: frozenset[str]
-
-
-def class_folders(folder: Path, left_out: LeftOut) -> Iterator[list[Image]]:
-    """Yield the images of `folder/WNID/`, one list a class, in the order of their names.
-
-    A broken link is listed, and found broken when it is placed. `left_out` collects what is
-    passed over.
+    Dangling links are included and found to be corrupt by `link_images`. Other files that are
+    skipped are added to `left_out`.
 
     Raises:
         DrnError: A folder cannot be read.
@@ -77,11 +66,12 @@ def class_folders(folder: Path, left_out: LeftOut) -> Iterator[list[Image]]:
         yield [_image(below, entry, wnid) for entry in found]
 
 
-def flat_folder(folder: Path, truth: Truth, left_out: LeftOut) -> Iterator[list[Image]]:
-    """Yield the images of a flat folder as one list, as `class_folders` does.
+def flat_folder(folder: Path, truth: Truth, left_out: LeftOut) -> Iterator[list[ImageFile]]:
+    """Yield the images in a flat folder as one list, like `class_folders`.
 
     Raises:
-        DrnError: The truth does not name an image's class, or the folder cannot be read.
+        DrnError: The class of an image is missing in the ground truth, or the folder cannot be
+            read.
     """
     yield [
         _image(folder, entry, class_of(entry.name, truth, str(folder)))
@@ -89,37 +79,21 @@ def flat_folder(folder: Path, truth: Truth, left_out: LeftOut) -> Iterator[list[
     ]
 
 
-def _image(folder: Path, entry: os.DirEntry[str], wnid: str) -> Image:
+def _image(folder: Path, entry: os.DirEntry[str], wnid: str) -> ImageFile:
     try:
         stat = entry.stat()
     except OSError:
-        return Image(folder, entry.name, 0, 0, wnid)
-    return Image(folder, entry.name, stat.st_size, stat.st_mtime_ns, wnid)
+        return ImageFile(folder, entry.name, 0, 0, wnid)
+    return ImageFile(folder, entry.name, stat.st_size, stat.st_mtime_ns, wnid)
 
 
-def list_images(batches: Iterable[list[Image]]) -> Listing:
-    """Sum up images; names, sizes and times of change decide the fingerprint."""
-    digest, images, size = hashlib.sha256(), 0, 0
-    classes: set[str] = set()
-    for batch in batches:
-        for image in batch:
-            line = f"{image.wnid}/{image.name}\0{image.size}\0{image.changed}\n"
-            digest.update(line.encode(errors="surrogateescape"))
-            size += image.size
-        images += len(batch)
-        classes.update(image.wnid for image in batch)
-    return Listing(digest.hexdigest(), images, size, frozenset(classes))
-
-
-def place_images(batches: Iterable[list[Image]], out: Path, advance: Advance) -> Taken:
-    """Put images into the folders of their classes: hard links, or else copies.
-
-    Those that are there already stay as they are.
+def link_images(batches: Iterable[list[ImageFile]], out: Path, advance: Advance) -> SplitResult:
+    """Create hard links to images, or else copies, in class folders; skip those that exist.
 
     Args:
-        batches: Lists of images; each is worked on by several threads.
-        out: Gets a folder for each class.
-        advance: Told how many bytes of images are done.
+        batches: Lists of images; the images of a list are processed in several threads.
+        out: Folder of the class folders.
+        advance: Called with the number of bytes of images done.
 
     Raises:
         DrnError: An image cannot be written.
@@ -129,27 +103,27 @@ def place_images(batches: Iterable[list[Image]], out: Path, advance: Advance) ->
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             for batch in batches:
-                for image, wrong in zip(batch, pool.map(partial(_place, out), batch), strict=True):
-                    if wrong is None:
+                for image, error in zip(batch, pool.map(partial(_link, out), batch), strict=True):
+                    if error is None:
                         images += 1
                     else:
-                        corrupt.append(Corrupt(str(image.path), wrong))
+                        corrupt.append(CorruptImage(str(image.path), error))
                     done += image.size
                     advance(done)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return Taken(images, tuple(corrupt))
+    return SplitResult(images, tuple(corrupt))
 
 
-def _place(out: Path, image: Image) -> str | None:
-    """Place one image, or tell what is wrong with it."""
+def _link(out: Path, image: ImageFile) -> str | None:
+    """Link one image; return what is wrong with it, or None."""
     target = out / image.wnid / image.name
-    if image.size and is_there(target, image.size):
+    if image.size and is_complete(target, image.size):
         return None
-    wrong = file_fault(image.path)
-    if wrong is None:
+    error = file_error(image.path)
+    if error is None:
         with atomic(target, durable=False) as temporary:
-            temporary.unlink()  # a hard link needs a name that is free
-            place(image.path, temporary)
-    return wrong
+            temporary.unlink()  # a hard link needs an unused name
+            link_or_copy(image.path, temporary)
+    return error

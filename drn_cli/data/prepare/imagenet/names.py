@@ -1,4 +1,4 @@
-"""What people call the classes of ImageNet: Kaggle's list, the devkit's meta.mat, or our table."""
+"""Read the names of the ImageNet classes from Kaggle's list or the devkit's meta.mat."""
 
 import importlib
 import io
@@ -8,20 +8,20 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from drn_cli.data.prepare.imagenet.images import is_wnid
-from drn_cli.data.prepare.imagenet.sources import DEVKIT, META, SOLUTION, Sources
-from drn_cli.data.prepare.imagenet.tar import LARGEST, read_small
+from drn_cli.data.prepare.imagenet.sources import DEVKIT, META, SOLUTION, ImageNetSources
+from drn_cli.data.prepare.imagenet.tar import LARGEST, read_members
 from drn_cli.errors import DrnError
 from drn_cli.files import read_bytes, read_text
 
 
 @dataclass(frozen=True, slots=True)
 class Synset:
-    """A class as the devkit knows it.
+    """A class in the devkit.
 
     Attributes:
-        number: ILSVRC2012_ID, from 1; not the place in any sorted order.
-        wnid: Its name in WordNet, by which its folder is called.
-        words: What people call it.
+        number: ILSVRC2012_ID, from 1; not an index in any sorted order.
+        wnid: WordNet id, which is the name of the class folder.
+        words: Readable name.
     """
 
     number: int
@@ -29,19 +29,19 @@ class Synset:
     words: str
 
 
-def names_file(sources: Sources) -> Path | None:
-    """Give the file that `read_names` reads, if there is one."""
+def names_file(sources: ImageNetSources) -> Path | None:
+    """Return the file that `read_names` reads, if there is one."""
     if sources.synsets is not None:
         return sources.synsets
-    # Names alone are no reason to ask for another package.
+    # Names are optional, so a missing scipy is not an error.
     return (sources.meta or sources.devkit) if find_spec("scipy") else None
 
 
-def read_names(sources: Sources) -> Mapping[str, str]:
-    """Read the names that the source has for its classes, by WNID; there may be none.
+def read_names(sources: ImageNetSources) -> Mapping[str, str]:
+    """Read the class names of the source, by WNID; empty if it has none.
 
     Raises:
-        DrnError: The file with the names is broken.
+        DrnError: The file of the names is broken.
     """
     if sources.synsets is not None:
         return _read_list(sources.synsets)
@@ -55,14 +55,14 @@ def _read_list(path: Path) -> dict[str, str]:
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         wnid, _, name = line.strip().partition(" ")
         if wnid and not (is_wnid(wnid) and name):
-            raise DrnError(f"{path}:{number}: should be a WNID and a name, is `{line[:60]}`")
+            raise DrnError(f"{path}:{number}: expected a WNID and a name, got `{line[:60]}`")
         if wnid:
             names[wnid] = name.strip()
     return names
 
 
-def read_synsets(sources: Sources) -> list[Synset]:
-    """Read the classes from meta.mat, in its folder or in the devkit's archive.
+def read_synsets(sources: ImageNetSources) -> list[Synset]:
+    """Read the classes from meta.mat, unpacked or in the archive of the devkit.
 
     Raises:
         DrnError: There is no meta.mat, it is broken, or scipy is not installed.
@@ -71,23 +71,22 @@ def read_synsets(sources: Sources) -> list[Synset]:
         return _parse(read_bytes(sources.meta, LARGEST), str(sources.meta))
     if sources.devkit is None:
         raise DrnError(
-            f"{sources.truth}: holds numbers, which only {META} of the devkit explains",
+            f"{sources.truth}: contains class numbers, which need {META} of the devkit",
             f"put {DEVKIT} or {META} beside it, or use {SOLUTION}",
         )
-    for name, data in read_small(sources.devkit, lambda name: name.endswith(f"data/{META}")):
+    for name, data in read_members(sources.devkit, lambda name: name.endswith(f"data/{META}")):
         return _parse(data, f"{sources.devkit}: {name}")
-    raise DrnError(f"{sources.devkit}: has no data/{META}")
+    raise DrnError(f"{sources.devkit}: contains no data/{META}")
 
 
 def _parse(data: bytes, where: str) -> list[Synset]:
-    """Read the struct array `synsets`; only those without children are classes."""
+    """Read the struct array `synsets`; only synsets without children are classes."""
     try:
-        # scipy is an extra, and is asked for only here.
-        loadmat = importlib.import_module("scipy.io").loadmat
+        loadmat = importlib.import_module("scipy.io").loadmat  # scipy is an optional dependency
     except ImportError as error:
         raise DrnError(
-            f"{where}: is a MATLAB file, and scipy, which can read it, is not installed",
-            f"pip install 'drn-cli[imagenet]', or use {SOLUTION}, which needs nothing",
+            f"{where}: reading a MATLAB file needs scipy, which is not installed",
+            f"pip install 'drn-cli[imagenet]', or use {SOLUTION}, which needs no package",
         ) from error
     try:
         synsets = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"].reshape(-1)
@@ -96,5 +95,5 @@ def _parse(data: bytes, where: str) -> list[Synset]:
             for each in synsets
             if int(each["num_children"]) == 0
         ]
-    except Exception as error:  # a broken file makes scipy raise whatever comes to it
-        raise DrnError(f"{where}: cannot be read as the devkit's {META}: {error}") from error
+    except Exception as error:  # scipy raises errors of any type for a broken file
+        raise DrnError(f"{where}: cannot be read as {META} of the devkit: {error}") from error

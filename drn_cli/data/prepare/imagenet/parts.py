@@ -1,9 +1,10 @@
-"""The parts of ImageNet that a source gives: what each is made from, and how it is made."""
+"""The splits of ImageNet in a source, and fingerprints of everything a data folder is made from."""
 
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from drn_cli.data.file_search import LeftOut
@@ -11,108 +12,103 @@ from drn_cli.data.prepare.common import fingerprint
 from drn_cli.data.prepare.imagenet.archives import extract_train, extract_val, first_classes
 from drn_cli.data.prepare.imagenet.boxes import box_files
 from drn_cli.data.prepare.imagenet.folders import (
-    Image,
+    ImageFile,
     class_folders,
     flat_folder,
-    list_images,
-    place_images,
+    link_images,
 )
-from drn_cli.data.prepare.imagenet.images import Advance, Taken
+from drn_cli.data.prepare.imagenet.images import Advance, SplitResult
 from drn_cli.data.prepare.imagenet.names import names_file
-from drn_cli.data.prepare.imagenet.sources import OF_IMAGENET, Sources
+from drn_cli.data.prepare.imagenet.sources import OF_IMAGENET, ImageNetSources
 from drn_cli.data.prepare.imagenet.truth import Truth
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A split that is to be made.
+class SplitSource:
+    """Source of a split, an archive or a folder.
 
     Attributes:
-        made_from: Tells its source apart from others.
-        size: Bytes to go through.
-        images: How many it has, if that is known before.
-        classes: Of its images; of an archive, a few of them.
-        take: Does it, in a folder, and tells how far it is.
-        left_out: What lies in its folders and is not taken.
+        made_from: Fingerprint of the source.
+        size: Bytes to read.
+        images: Number of images, if it is known without reading an archive.
+        classes: WNIDs of the images; of an archive, at least two.
+        write: Writes the images to class folders in a folder.
+        left_out: Files in the folders of the source that are not images of the split.
     """
 
     made_from: str
     size: int
     images: int | None
     classes: frozenset[str]
-    take: Callable[[Path, Advance], Taken]
+    write: Callable[[Path, Advance], SplitResult]
     left_out: LeftOut = field(default_factory=LeftOut)
 
 
-def split_parts(sources: Sources, truth: Truth) -> Iterator[tuple[str, Part]]:
-    """Tell how to make each split that the source has."""
-    if sources.train is not None and sources.train.is_file():
-        yield (
-            "train",
-            _archive(
-                sources.train,
-                {},
-                first_classes(sources.train, 2),
-                partial(extract_train, sources.train),
-            ),
+def split_sources(sources: ImageNetSources, truth: Truth) -> dict[str, SplitSource]:
+    """Return the source of each split that is available."""
+    found = {}
+    if (train := sources.train) and train.is_file():
+        extract = partial(extract_train, train)
+        found["train"] = _archive(train, {}, first_classes(train, 2), extract)
+    elif train:
+        found["train"] = _folder(train, partial(class_folders, train))
+    val = sources.val
+    if val and not sources.flat:
+        found["val"] = _folder(val, partial(class_folders, val))
+    elif val and val.is_file():
+        found["val"] = _archive(
+            val,
+            truth,
+            frozenset(truth.values()),
+            lambda out, advance: extract_val(val, out, truth, advance),
         )
-    elif sources.train is not None:
-        yield "train", _folder(sources.train, partial(class_folders, sources.train))
-    if sources.val is None:
-        return
-    if not sources.flat:
-        yield "val", _folder(sources.val, partial(class_folders, sources.val))
-        return
-    if sources.val.is_file():
-        path = sources.val
-        yield (
-            "val",
-            _archive(
-                path,
-                truth,
-                frozenset(truth.values()),
-                lambda out, done: extract_val(path, out, truth, done),
-            ),
-        )
-    else:
-        yield "val", _folder(sources.val, partial(flat_folder, sources.val, truth))
+    elif val:
+        found["val"] = _folder(val, partial(flat_folder, val, truth))
+    return found
 
 
 def _archive(
-    path: Path, truth: Truth, classes: frozenset[str], take: Callable[[Path, Advance], Taken]
-) -> Part:
-    # What the truth says counts, not its file: the same is to be had from several.
-    says = "".join(f"{name} {wnid}\n" for name, wnid in sorted(truth.items()))
-    mark = hashlib.sha256(f"{fingerprint(path.parent, [path])}\n{says}".encode()).hexdigest()
-    return Part(mark, path.stat().st_size, None, classes, take)
+    path: Path,
+    truth: Truth,
+    classes: frozenset[str],
+    write: Callable[[Path, Advance], SplitResult],
+) -> SplitSource:
+    # The content of the ground truth, not its file: several files contain the same ground truth.
+    lines = "".join(f"{name} {wnid}\n" for name, wnid in sorted(truth.items()))
+    digest = hashlib.sha256(f"{fingerprint(path.parent, [path])}\n{lines}".encode()).hexdigest()
+    return SplitSource(digest, path.stat().st_size, None, classes, write)
 
 
-def _folder(folder: Path, batches: Callable[[LeftOut], Iterator[list[Image]]]) -> Part:
-    # The files are listed twice rather than held: there are more than a million.
+def _folder(folder: Path, batches: Callable[[LeftOut], Iterator[list[ImageFile]]]) -> SplitSource:
+    # More than a million files: they are listed twice instead of being kept in memory.
     left_out = LeftOut(lambda _, name: not OF_IMAGENET.fullmatch(name))
-    listing = list_images(batches(left_out))
+    digest, images, size = hashlib.sha256(), 0, 0
+    classes: set[str] = set()
+    for image in chain.from_iterable(batches(left_out)):
+        line = f"{image.wnid}/{image.name}\0{image.size}\0{image.mtime}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+        images += 1
+        size += image.size
+        classes.add(image.wnid)
     left_out.log(folder)
-    return Part(
-        listing.fingerprint,
-        listing.size,
-        listing.images,
-        listing.classes,
-        lambda out, advance: place_images(batches(LeftOut()), out, advance),
+    return SplitSource(
+        digest.hexdigest(),
+        size,
+        images,
+        frozenset(classes),
+        lambda out, advance: link_images(batches(LeftOut()), out, advance),
         left_out,
     )
 
 
-def _fingerprints(files: list[Path]) -> str:
-    """Tell files of any folders apart from others; no files give no words."""
-    each = [fingerprint(path.parent, [path]) for path in files]
-    return hashlib.sha256("".join(each).encode()).hexdigest() if each else ""
-
-
-def extra_parts(sources: Sources) -> dict[str, str]:
-    """Give fingerprints for what is quickly made again: the boxes and the names."""
+def extra_fingerprints(sources: ImageNetSources) -> dict[str, str]:
+    """Return fingerprints of the files of boxes and names, if there are any."""
     names = names_file(sources)
-    made = {
-        "boxes": _fingerprints(box_files(sources)),
-        "names": _fingerprints([names] if names else []),
+    files = {"boxes": box_files(sources), "names": [names] if names else []}
+    return {
+        extra: hashlib.sha256(
+            "".join(fingerprint(path.parent, [path]) for path in paths).encode()
+        ).hexdigest()
+        for extra, paths in files.items()
+        if paths
     }
-    return {extra: mark for extra, mark in made.items() if mark}

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC2012), made into class folders from its archives or from what was unpacked."""
+"""Make class folders from the archives or unpacked folders of ImageNet (ILSVRC2012)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,62 +7,60 @@ from pathlib import Path
 from drn_cli.data.classes import imagenet
 from drn_cli.data.file_search import LeftOut
 from drn_cli.data.parallel import Progress
-from drn_cli.data.prepare.common import claimed, require_two_classes
+from drn_cli.data.prepare.common import locked_folder, require_two_classes
 from drn_cli.data.prepare.imagenet.boxes import read_boxes, write_boxes
 from drn_cli.data.prepare.imagenet.names import read_names
-from drn_cli.data.prepare.imagenet.parts import Part, extra_parts, split_parts
+from drn_cli.data.prepare.imagenet.parts import SplitSource, extra_fingerprints, split_sources
 from drn_cli.data.prepare.imagenet.sources import (
     BOX_ARCHIVE,
     DEVKIT,
     SOLUTION,
     TRAIN_ARCHIVE,
     VAL_ARCHIVE,
-    Sources,
+    ImageNetSources,
     find_sources,
 )
 from drn_cli.data.prepare.imagenet.state import (
     BOX_TABLE,
     SPLITS,
-    State,
+    PrepareState,
     begin,
     classes_of,
     finish,
     read_corrupt,
     read_state,
     val_images,
-    with_names,
     write_corrupt,
     write_unfinished,
 )
-from drn_cli.data.prepare.imagenet.tar import DamagedError
-from drn_cli.data.prepare.imagenet.truth import Truth, read_truth, truth_file
+from drn_cli.data.prepare.imagenet.tar import CorruptArchiveError
+from drn_cli.data.prepare.imagenet.truth import read_truth, truth_file
 from drn_cli.errors import DrnError
 
 CLASSES = 1000
 EXPECTED = {"train": 1_281_167, "val": 50_000}
-GIVES = {
+FILES = {  # files from which each part can be made
     "train": TRAIN_ARCHIVE,
     "val": f"{VAL_ARCHIVE} with {DEVKIT} or {SOLUTION}",
     "boxes": f"{BOX_ARCHIVE} or {SOLUTION}",
 }
 MEGABYTE = 10**6
-# Made from an archive that was damaged: what it gave is kept for another copy to complete.
-ANY_COPY = "any copy"
+ANY_COPY = "any copy"  # fingerprint of a damaged archive: another copy may complete the split
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedImageNet:
-    """What was made, or found made already.
+    """Result of the preparation of ImageNet.
 
     Attributes:
         out: The data folder.
-        counts: Images in each split.
-        classes: Class folders in each split.
-        corrupt: What was left out, one line each: split, name and fault, with tabs between them.
-        boxes: Number of boxes of validation images, or None if there are none to be had.
-        left_out: What lies in the folders of each split and was not taken.
-        missing: For `train`, `val` and `boxes`, where they are not there: the files to get.
-        unchanged: Whether all was there already, made from the same files.
+        counts: Number of images in each split.
+        classes: Number of class folders in each split.
+        corrupt: Lines of corrupt.txt: split, name and error of each file left out, tab-separated.
+        boxes: Number of boxes of validation images; None if the source has no boxes.
+        left_out: Files in the folders of each split that are not its images.
+        missing: For each of `train`, `val` and `boxes` that is missing, the files to download.
+        unchanged: Whether the folder was up to date, so that nothing was written.
     """
 
     out: Path
@@ -85,33 +83,49 @@ def prepare_imagenet(
 ) -> PreparedImageNet:
     """Make class folders, a class index and a table of boxes from ImageNet.
 
-    The source is only read. What is done stays done: an interrupted run goes on where it was, a
-    split that the source has gained is added, and one that it has lost is kept.
+    The source is only read. An interrupted run is resumed. A split that was added to the source is
+    added to the data folder, and one that was removed from the source is kept.
 
     Args:
-        source: Folder below which the archives, or the unpacked images, are.
+        source: Folder with the archives or the unpacked images, also in subfolders.
         out: The data folder to make.
-        partial_copy: Whether fewer classes or images than the 1000 classes have are fine.
-        truth: File with the classes of the validation images, if it is not to be found.
-        progress: Called with megabytes done and megabytes in all.
+        partial_copy: Allow fewer than 1000 classes and fewer images.
+        truth: File with the classes of the validation images; None searches for it.
+        progress: Called with the number of megabytes done and their total.
 
     Raises:
-        DrnError: There is nothing, too little or something broken in the source, or `out` holds
-            something else.
+        DrnError: The source is missing, incomplete or broken, or `out` has other contents.
     """
-    _apart(source, out)
+    if source.resolve() == out.resolve() or out.resolve() in source.resolve().parents:
+        raise DrnError(
+            f"{out}: data folder is or contains the source folder",
+            "choose another folder with --out",
+        )
     sources = find_sources(source, out, truth)
-    with claimed(out):
+    with locked_folder(out):
         state = read_state(out)
-        _present(source, sources, state, partial_copy)
-        labels: Truth = read_truth(sources) if sources.flat else {}
-        parts = dict(split_parts(sources, labels))
-        _same_as_before(out, state, parts)
-        if not partial_copy:
-            _enough_to_begin(source, sources, parts, labels)
-        _two_classes(source, out, state, parts)
-        extras = extra_parts(sources)
-        todo = {split: part for split, part in parts.items() if split not in state.counts}
+        _check_available(source, sources, state, partial_copy)
+        labels = read_truth(sources) if sources.flat else {}
+        splits = split_sources(sources, labels)
+        _check_same_sources(out, state, splits)
+        if not partial_copy:  # what is known before archives are read
+            if sources.flat and len(labels) != EXPECTED["val"]:
+                raise DrnError(
+                    f"{truth_file(sources)}: has the classes of {len(labels)} images, "
+                    f"the validation set has {EXPECTED['val']}",
+                    "use --partial for a part of the validation set",
+                )
+            for split, part in splits.items():
+                if part.images is not None:
+                    _check_count(source, split, part.images)
+        classes = {wnid for part in splits.values() for wnid in part.classes}
+        classes.update(wnid for split in state.counts for wnid in classes_of(out, split))
+        if classes:  # a source without any class is an error later
+            require_two_classes(
+                sorted(classes), f"{source}: the images", "add a folder or archive of another class"
+            )
+        extras = extra_fingerprints(sources)
+        todo = {split: part for split, part in splits.items() if split not in state.counts}
         stale = any(state.made_from.get(extra) != extras[extra] for extra in extras)
         unchanged = state.finished and not todo and not stale
         if not unchanged:
@@ -119,20 +133,20 @@ def prepare_imagenet(
             state.made_from |= extras
         if not partial_copy:
             for split in state.counts:
-                _complete(out, state, split)
+                _check_complete(out, state, split)
         if not unchanged:
             finish(out, state)
-        left_out = {split: part.left_out for split, part in parts.items()}
+        left_out = {split: part.left_out for split, part in splits.items()}
         return _result(out, state, left_out, unchanged)
 
 
 def _result(
-    out: Path, state: State, left_out: Mapping[str, LeftOut], unchanged: bool
+    out: Path, state: PrepareState, left_out: Mapping[str, LeftOut], unchanged: bool
 ) -> PreparedImageNet:
     splits = [split for split in SPLITS if split in state.counts]
-    missing = {split: GIVES[split] for split in SPLITS if split not in splits}
+    missing = {split: FILES[split] for split in SPLITS if split not in splits}
     if "val" in splits and state.boxes is None:
-        missing["boxes"] = GIVES["boxes"]
+        missing["boxes"] = FILES["boxes"]
     return PreparedImageNet(
         out,
         {split: state.counts[split] for split in splits},
@@ -145,93 +159,64 @@ def _result(
     )
 
 
-def _apart(source: Path, out: Path) -> None:
-    if source.resolve() == out.resolve() or out.resolve() in source.resolve().parents:
+def _check_available(
+    source: Path, sources: ImageNetSources, state: PrepareState, partial_copy: bool
+) -> None:
+    """Check that the source has all splits that earlier runs have not completed."""
+    found = {"train": sources.train, "val": sources.val}
+    if not any(found.values()):
         raise DrnError(
-            f"{out}: the data folder cannot be where the source is",
-            "choose another folder with --out",
-        )
-
-
-def _present(source: Path, sources: Sources, state: State, partial_copy: bool) -> None:
-    """Refuse a source that lacks a split, unless an earlier run has taken it."""
-    there = {"train": sources.train, "val": sources.val}
-    if not any(there.values()):
-        raise DrnError(
-            f"{source}: has no images of ImageNet",
-            f"it should hold {TRAIN_ARCHIVE} and {VAL_ARCHIVE}, or what was unpacked from them: "
+            f"{source}: contains no images of ImageNet",
+            f"expected {TRAIN_ARCHIVE} and {VAL_ARCHIVE}, or their unpacked images: "
             "train/WNID/*.JPEG, val/WNID/*.JPEG or val/*.JPEG",
         )
-    for split, path in there.items():
+    for split, path in found.items():
         if path is None and split not in state.counts and not partial_copy:
             raise DrnError(
-                f"{source}: has no {split} images",
-                f"get {GIVES[split]}, or say --partial to do without",
+                f"{source}: contains no {split} images",
+                f"download {FILES[split]}, or use --partial to continue without them",
             )
 
 
-def _enough_to_begin(
-    source: Path, sources: Sources, parts: Mapping[str, Part], truth: Truth
-) -> None:
-    """Refuse a source of which it is known beforehand that it is not complete."""
-    if sources.flat and len(truth) != EXPECTED["val"]:
-        raise DrnError(
-            f"{truth_file(sources)}: tells the classes of {len(truth)} images, the "
-            f"validation set has {EXPECTED['val']}",
-            "say --partial if yours is a part of it",
-        )
-    for split, part in parts.items():
-        if part.images is not None:
-            _enough(source, split, part.images)
-
-
-def _two_classes(source: Path, out: Path, state: State, parts: Mapping[str, Part]) -> None:
-    """Refuse images of one class; that there are none at all is found later."""
-    classes = {wnid for part in parts.values() for wnid in part.classes}
-    classes.update(wnid for split in state.counts for wnid in classes_of(out, split))
-    if classes:
-        require_two_classes(
-            sorted(classes), f"{source}: the images", "add a folder or archive of another class"
-        )
-
-
-def _same_as_before(out: Path, state: State, parts: Mapping[str, Part]) -> None:
-    """Refuse to mix a split with another one, or to leave half of one behind."""
+def _check_same_sources(out: Path, state: PrepareState, splits: Mapping[str, SplitSource]) -> None:
+    """Check that no split would be mixed with other images, or stay incomplete."""
     for split in SPLITS:
         before = state.made_from.get(split)
         if before is None:
             continue
-        if split in parts and before not in (parts[split].made_from, ANY_COPY):
+        if split in splits and before not in (splits[split].made_from, ANY_COPY):
             raise DrnError(
-                f"{out / split}: was made from other files than the source has now",
-                "remove it to have it made again, or choose another folder with --out",
+                f"{out / split}: was made from other source files",
+                "remove it, or choose another folder with --out",
             )
-        if split not in parts and split not in state.counts:
+        if split not in splits and split not in state.counts:
             raise DrnError(
-                f"{out / split}: is unfinished, and the source has no {split} images any more",
-                "remove it, or bring the source back",
+                f"{out / split}: is incomplete, and the source no longer has {split} images",
+                "remove it, or restore the source",
             )
 
 
 def _make(
     out: Path,
-    state: State,
-    sources: Sources,
-    todo: Mapping[str, Part],
+    state: PrepareState,
+    sources: ImageNetSources,
+    todo: Mapping[str, SplitSource],
     progress: Progress | None,
 ) -> None:
-    """Make what is to be made; what can be found wrong early is read first."""
+    """Make the missing splits and the boxes. Small files are read first, to find errors early."""
     boxes = read_boxes(sources)
-    with_names(state, read_names(sources), imagenet())
+    state.names = {**imagenet(), **state.names, **read_names(sources)}
     state.made_from |= {split: part.made_from for split, part in todo.items()}
     begin(out, state)
-    _take(out, state, todo, progress)
+    _write_splits(out, state, todo, progress)
     if boxes is not None and "val" in state.counts:
         state.boxes = write_boxes(out / BOX_TABLE, boxes, val_images(out))
 
 
-def _take(out: Path, state: State, todo: Mapping[str, Part], progress: Progress | None) -> None:
-    """Make the splits, one after the other; each counts as soon as it is complete."""
+def _write_splits(
+    out: Path, state: PrepareState, todo: Mapping[str, SplitSource], progress: Progress | None
+) -> None:
+    """Write the splits one after the other, and record each when it is complete."""
     total, before = sum(part.size for part in todo.values()), 0
     for split, part in todo.items():
 
@@ -240,34 +225,36 @@ def _take(out: Path, state: State, todo: Mapping[str, Part], progress: Progress 
                 progress((start + done) // MEGABYTE, total // MEGABYTE)
 
         try:
-            taken = part.take(out / split, advance)
-        except DamagedError:
+            result = part.write(out / split, advance)
+        except CorruptArchiveError:
             state.made_from[split] = ANY_COPY
             write_unfinished(out, state)
             raise
-        write_corrupt(out, split, taken.corrupt)
-        if not taken.images:
-            worst = f", {taken.corrupt[0].name}: {taken.corrupt[0].fault}" if taken.corrupt else ""
-            raise DrnError(f"{out / split}: the source has not one whole image{worst}")
-        state.counts[split], state.corrupt[split] = taken.images, len(taken.corrupt)
+        write_corrupt(out, split, result.corrupt)
+        if not result.images:
+            first = (
+                f": {result.corrupt[0].name}: {result.corrupt[0].error}" if result.corrupt else ""
+            )
+            raise DrnError(f"{out / split}: no valid image in the source{first}")
+        state.counts[split], state.corrupt[split] = result.images, len(result.corrupt)
         write_unfinished(out, state)
         before += part.size
 
 
-def _complete(out: Path, state: State, split: str) -> None:
-    """Refuse to call a split complete that is not."""
+def _check_complete(out: Path, state: PrepareState, split: str) -> None:
+    """Check that a split has all images and classes of ImageNet."""
     classes = len(classes_of(out, split))
-    _enough(out / split, split, state.counts[split] + state.corrupt[split])
+    _check_count(out / split, split, state.counts[split] + state.corrupt[split])
     if classes != CLASSES:
         raise DrnError(
             f"{out / split}: has {classes} classes, the {split} set of ImageNet has {CLASSES}",
-            f"complete the source ({GIVES[split]}), or say --partial to take it as it is",
+            f"complete the source ({FILES[split]}), or use --partial for a part of it",
         )
 
 
-def _enough(where: Path, split: str, images: int) -> None:
+def _check_count(where: Path, split: str, images: int) -> None:
     if images != EXPECTED[split]:
         raise DrnError(
             f"{where}: has {images} {split} images, ImageNet has {EXPECTED[split]}",
-            f"complete the source ({GIVES[split]}), or say --partial to take it as it is",
+            f"complete the source ({FILES[split]}), or use --partial for a part of it",
         )

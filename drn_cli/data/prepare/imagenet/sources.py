@@ -1,4 +1,4 @@
-"""What there is of ImageNet below a folder: archives, unpacked images, ground truths, boxes."""
+"""Find the files of ImageNet in a folder: archives, unpacked images, ground truth, boxes."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from drn_cli.data.prepare.imagenet.images import is_image, is_wnid
 from drn_cli.errors import DrnError
 from drn_cli.files import require_folder
 
-DEPTH = 4  # folders below the source; Kaggle has the images in ILSVRC/Data/CLS-LOC/train
+DEPTH = 4  # levels of folders that are searched; Kaggle uses ILSVRC/Data/CLS-LOC/train
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
@@ -22,29 +22,29 @@ BOX_ARCHIVE = "ILSVRC2012_bbox_val_v3.tgz"
 SOLUTION = "LOC_val_solution.csv"
 SYNSETS = "LOC_synset_mapping.txt"
 META = "meta.mat"
-# Files with one class a line, as the devkit and others name them.
+# Ground truth files with one class per line, of the devkit and of other projects.
 TRUTHS = ("*ground_truth*.txt", "*synset_labels.txt")
-VAL_IMAGES = "ILSVRC2012_val_"  # how the names of all validation images begin
-# Files that may lie beside flat images and are used, or belong there.
+VAL_IMAGES = "ILSVRC2012_val_"  # prefix of the names of all validation images
+# Files of ImageNet beside flat images: not reported as left out.
 OF_IMAGENET = re.compile(
     r"(.*/)?(ILSVRC2012_.*|LOC_.*|meta\.mat|.*(ground_truth|synset_labels).*\.txt)"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """Where each thing is; None for what is not there.
+class ImageNetSources:
+    """Files and folders of ImageNet; None for what was not found.
 
     Attributes:
         train: The archive, or the folder of class folders.
-        val: The archive, the folder of class folders, or the flat folder.
-        flat: Whether `val` does not say the classes of its images itself.
+        val: The archive, the folder of class folders, or a flat folder of images.
+        flat: Whether `val` is flat, so that its classes need a ground truth.
         solution: Classes and boxes of the validation images, as CSV.
-        truth: Classes of the validation images, one a line.
+        truth: Classes of the validation images, one per line.
         devkit: Archive with a ground truth and meta.mat.
         meta: Names and numbers of the classes, unpacked from the devkit.
-        boxes: Boxes of the validation images: the archive, or the folder of XML files.
-        synsets: Names of the classes, one a line.
+        boxes: Boxes of the validation images: an archive or a folder of XML files.
+        synsets: Names of the classes, one per line.
     """
 
     train: Path | None
@@ -58,19 +58,18 @@ class Sources:
     synsets: Path | None
 
 
-def find_sources(root: Path, out: Path, truth: Path | None = None) -> Sources:
-    """Look for all that belongs to ImageNet in a folder and a few levels below it.
+def find_sources(root: Path, out: Path, truth: Path | None = None) -> ImageNetSources:
+    """Search a folder and a few levels of subfolders for the files of ImageNet.
 
-    An archive is taken before folders that were unpacked from it, and of two things of a kind the
-    one that lies higher.
+    An archive is preferred to unpacked folders, and of two equal files the one at a higher level.
 
     Args:
-        root: The folder to look in.
-        out: The data folder; what is in there is no source.
-        truth: A ground truth to take instead of one that is found.
+        root: The folder to search.
+        out: The data folder, which is not searched.
+        truth: A ground truth file to use instead of one that is found.
 
     Raises:
-        DrnError: The folder or `truth` is missing, or a validation folder is half sorted.
+        DrnError: The folder or `truth` is missing, or a validation folder is sorted only partly.
     """
     require_folder(root, "ImageNet archives or images")
     if truth is not None and not truth.is_file():
@@ -80,7 +79,8 @@ def find_sources(root: Path, out: Path, truth: Path | None = None) -> Sources:
     left_out = LeftOut()
     for folder, names, below in _walk(root, out.resolve(), left_out):
         for name in names:
-            files.setdefault(_kind_of_file(name), folder / name)
+            kind = "truth" if any(fnmatch(name, pattern) for pattern in TRUTHS) else name
+            files.setdefault(kind, folder / name)
         for kind in _kinds_of_folder(folder, names, below):
             folders.setdefault(kind, folder)
     left_out.log(root)
@@ -90,7 +90,7 @@ def find_sources(root: Path, out: Path, truth: Path | None = None) -> Sources:
     elif truth is not None:
         files.pop(SOLUTION, None)
         files["truth"] = truth
-    return Sources(
+    return ImageNetSources(
         train=files.get(TRAIN_ARCHIVE) or folders.get("train"),
         val=val,
         flat=val is not None and val != folders.get("val"),
@@ -104,10 +104,10 @@ def find_sources(root: Path, out: Path, truth: Path | None = None) -> Sources:
 
 
 def _walk(root: Path, out: Path, left_out: LeftOut) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Yield folders with the names of their files and folders, level by level.
+    """Yield folders with the names of their files and subfolders, level by level.
 
-    Linked folders are entered, each folder once. Hidden folders, class folders and the data folder
-    are not entered; what may not be read, and links that lead in a circle, are left out.
+    Links are followed, but each folder is entered once. Hidden folders, class folders and `out`
+    are skipped; unreadable folders and links to a folder above are added to `left_out`.
     """
     level, searched = [root], {root.resolve(), out}
     for depth in range(DEPTH + 1):
@@ -136,31 +136,26 @@ def _walk(root: Path, out: Path, left_out: LeftOut) -> Iterator[tuple[Path, list
         level = following
 
 
-def _kind_of_file(name: str) -> str:
-    return "truth" if any(fnmatch(name, pattern) for pattern in TRUTHS) else name
-
-
 def _kinds_of_folder(folder: Path, names: list[str], below: list[str]) -> Iterator[str]:
-    """Tell what a folder is by its name and what lies in it."""
-    # A link is called what it stands for, `.` what the folder is called.
+    """Yield what a folder contains: `train`, `val`, `flat` images, or `boxes`."""
+    # A link named train or val counts under this name; `.` has the name of the real folder.
     name = folder.name if folder.name in ("train", "val") else folder.resolve().name
-    classes = [each for each in below if is_wnid(each)]
-    sorted_ = any(_has_images(folder / each) for each in classes)
-    if name in ("train", "val") and sorted_:
+    by_class = any(_has_images(folder / wnid) for wnid in below if is_wnid(wnid))
+    if name in ("train", "val") and by_class:
         yield name
-    if any(is_image(each) and (name == "val" or each.startswith(VAL_IMAGES)) for each in names):
-        if name == "val" and sorted_:
+    if any(is_image(file) and (name == "val" or file.startswith(VAL_IMAGES)) for file in names):
+        if name == "val" and by_class:
             raise DrnError(
                 f"{folder}: some images are in class folders and some are not",
-                "finish sorting them, or start from all in one place",
+                "move all of them into class folders, or none",
             )
         yield "flat"
-    if any(each.startswith(VAL_IMAGES) and each.endswith(".xml") for each in names):
+    if any(file.startswith(VAL_IMAGES) and file.endswith(".xml") for file in names):
         yield "boxes"
 
 
 def _has_images(folder: Path) -> bool:
-    """Tell images from the annotations of the training set, which lie in such folders too."""
+    """Return whether a class folder contains images, and not the annotations of images."""
     with suppress(OSError), os.scandir(folder) as found:
         return any(is_image(entry.name) for entry in found)
     return False

@@ -1,17 +1,17 @@
-"""What a data folder of ImageNet holds so far; it grows over hours, and survives an interrupt.
+"""Progress of an ImageNet data folder, which is written over hours and resumed when interrupted.
 
-While it is made, `unfinished.json` says how far it is. `info.json` is written at the very end.
+`unfinished.json` records it; at the end `info.json` replaces that file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from drn_cli.data.folders import IMAGENET
-from drn_cli.data.prepare.common import INSIDE
-from drn_cli.data.prepare.imagenet.images import Corrupt, is_image, is_wnid
+from drn_cli.data.prepare.common import LOCK_INSIDE
+from drn_cli.data.prepare.imagenet.images import CorruptImage, is_image, is_wnid
 from drn_cli.errors import DrnError
 from drn_cli.files import read_json, write_json, write_text
 
@@ -19,20 +19,20 @@ DATASET = "imagenet"
 SPLITS = ("train", "val")
 INFO, UNFINISHED = "info.json", "unfinished.json"
 CORRUPT, BOX_TABLE = "corrupt.txt", "val_boxes.csv"
-LEFTOVER = ".*.tmp"  # what drn_cli.files calls a file until it is whole
+LEFTOVER = ".*.tmp"  # temporary names of drn_cli.files
 
 
 @dataclass(slots=True)
-class State:
-    """What is there, and from what.
+class PrepareState:
+    """Contents of a data folder and their sources.
 
     Attributes:
-        made_from: Fingerprint of the source of each part: a split, `boxes`, or `names`.
-        counts: Images of each split that is complete.
-        corrupt: Files of each complete split that were left out.
-        boxes: Number of boxes in the table of boxes, or None if there is no table.
-        names: What people call the classes, by WNID.
-        finished: Whether info.json says all this.
+        made_from: Fingerprint of the source of each split, of `boxes` and of `names`.
+        counts: Number of images of each complete split.
+        corrupt: Number of files left out of each complete split.
+        boxes: Number of boxes in the table of boxes; None without a table.
+        names: Class names by WNID.
+        finished: Whether info.json records all this.
     """
 
     made_from: dict[str, str] = field(default_factory=dict)
@@ -43,36 +43,37 @@ class State:
     finished: bool = False
 
 
-def read_state(out: Path) -> State:
-    """Find out what an earlier run left in the data folder.
+def read_state(out: Path) -> PrepareState:
+    """Read the state that earlier runs left in a data folder.
 
     Raises:
-        DrnError: It holds something else, which is not ours to touch.
+        DrnError: The folder has other contents.
     """
     if not out.exists():
-        return State()
+        return PrepareState()
     for name in (INFO, UNFINISHED):
         if (out / name).is_file():
             state = _parse(read_json(out / name), finished=name == INFO)
             if state is None:
                 break
-            return _what_is_still_there(out, state)
+            _forget_removed(out, state)
+            return state
     else:
         if out.is_dir() and all(
-            path.name == INSIDE or path.match(LEFTOVER) for path in out.iterdir()
+            path.name == LOCK_INSIDE or path.match(LEFTOVER) for path in out.iterdir()
         ):
-            return State()
+            return PrepareState()
     raise DrnError(
-        f"{out}: holds something else than ImageNet as this command makes it",
+        f"{out}: contains something other than an ImageNet data folder",
         "remove it or choose another folder with --out",
     )
 
 
-def _parse(found: Any, *, finished: bool) -> State | None:
+def _parse(found: Any, *, finished: bool) -> PrepareState | None:
     if not isinstance(found, dict) or found.get("dataset") != DATASET:
         return None
     try:
-        return State(
+        return PrepareState(
             made_from={str(part): str(mark) for part, mark in found["made_from"].items()},
             counts={split: int(found["counts"][split]) for split in found["counts"]},
             corrupt={split: int(found["corrupt"][split]) for split in found["counts"]},
@@ -84,8 +85,8 @@ def _parse(found: Any, *, finished: bool) -> State | None:
         return None
 
 
-def _what_is_still_there(out: Path, state: State) -> State:
-    """Forget what somebody removed since, so that it is made again."""
+def _forget_removed(out: Path, state: PrepareState) -> None:
+    """Drop splits and boxes that were removed from the folder, so that they are made again."""
     for split in SPLITS:
         if split in state.made_from and not (out / split).is_dir():
             del state.made_from[split]
@@ -96,25 +97,23 @@ def _what_is_still_there(out: Path, state: State) -> State:
         state.boxes = None
         state.made_from.pop("boxes", None)
         state.finished = False
-    return state
 
 
-def begin(out: Path, state: State) -> None:
-    """Mark the folder as one that is being made."""
+def begin(out: Path, state: PrepareState) -> None:
+    """Mark a data folder as unfinished and remove temporary files of a killed run."""
     write_unfinished(out, state)
     (out / INFO).unlink(missing_ok=True)
-    # A process that was killed could not tidy up.
-    for place in (".", *(f"{split}/*" for split in SPLITS)):
-        for leftover in out.glob(f"{place}/{LEFTOVER}"):
+    for folder in (".", *(f"{split}/*" for split in SPLITS)):
+        for leftover in out.glob(f"{folder}/{LEFTOVER}"):
             leftover.unlink()
 
 
-def write_unfinished(out: Path, state: State) -> None:
+def write_unfinished(out: Path, state: PrepareState) -> None:
     write_json(out / UNFINISHED, {"dataset": DATASET, **_as_json(state)})
 
 
-def finish(out: Path, state: State) -> None:
-    """Write info.json: the folder is complete."""
+def finish(out: Path, state: PrepareState) -> None:
+    """Write info.json, which marks a data folder as complete."""
     found = sorted({wnid for split in SPLITS for wnid in classes_of(out, split)})
     state.names = {wnid: state.names.get(wnid, wnid) for wnid in found}
     statistics = {"mean": IMAGENET.mean, "std": IMAGENET.std}
@@ -123,7 +122,7 @@ def finish(out: Path, state: State) -> None:
     state.finished = True
 
 
-def _as_json(state: State) -> dict[str, Any]:
+def _as_json(state: PrepareState) -> dict[str, Any]:
     fields = asdict(state)
     del fields["finished"]
     names = fields.pop("names")
@@ -131,14 +130,14 @@ def _as_json(state: State) -> dict[str, Any]:
 
 
 def classes_of(out: Path, split: str) -> list[str]:
-    """List the class folders of a split that is there."""
+    """List the class folders of a split; empty if the split does not exist."""
     with suppress(FileNotFoundError):
         return sorted(path.name for path in (out / split).iterdir() if is_wnid(path.name))
     return []
 
 
 def val_images(out: Path) -> dict[str, str]:
-    """Give the path below the data folder of each validation image, by name without suffix."""
+    """Map names of validation images without suffix to their paths in the data folder."""
     return {
         path.stem: path.relative_to(out).as_posix()
         for wnid in classes_of(out, "val")
@@ -147,12 +146,12 @@ def val_images(out: Path) -> dict[str, str]:
     }
 
 
-def write_corrupt(out: Path, split: str, corrupt: Sequence[Corrupt]) -> None:
-    """List what was left out of a split: split, name and fault, with tabs between them."""
+def write_corrupt(out: Path, split: str, corrupt: Sequence[CorruptImage]) -> None:
+    """Add the files left out of a split to corrupt.txt: split, name and error, tab-separated."""
     lines = [line for line in read_corrupt(out) if not line.startswith(f"{split}\t")]
-    for each in corrupt:
-        # A name may hold any byte; the file is to have one line for each.
-        words = (split, each.name, each.fault)
+    for image in corrupt:
+        # A name may contain any byte, including line breaks.
+        words = (split, image.name, image.error)
         lines.append("\t".join(word.encode("unicode_escape").decode() for word in words))
     if lines:
         write_text(out / CORRUPT, "".join(f"{line}\n" for line in lines))
@@ -161,15 +160,10 @@ def write_corrupt(out: Path, split: str, corrupt: Sequence[Corrupt]) -> None:
 
 
 def read_corrupt(out: Path) -> list[str]:
-    """Read the lines that `write_corrupt` wrote."""
+    """Read the lines of corrupt.txt; empty if the file does not exist."""
     try:
         return (out / CORRUPT).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise DrnError(f"{out / CORRUPT}: cannot be read: {error}") from error
-
-
-def with_names(state: State, names: Mapping[str, str], otherwise: Mapping[str, str]) -> None:
-    """Take over names: those of the source, or those it had before, or those we know."""
-    state.names = {**otherwise, **state.names, **names}

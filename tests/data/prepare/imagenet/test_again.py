@@ -1,4 +1,4 @@
-"""A data folder of ImageNet that is there already: in part, whole, or of somebody else."""
+"""An existing data folder of ImageNet: complete, partial, or with other contents."""
 
 import io
 import os
@@ -20,7 +20,7 @@ OF_VAL = (CRANE, TENCH, GOLDFISH, GOLDFISH, CRANE)
 
 
 def image(seed: int) -> bytes:
-    """Make what is a whole image as far as its two ends tell."""
+    """Return bytes with the start and end markers of a JPEG."""
     return b"\xff\xd8\xff" + bytes([seed]) * (100 + seed) + b"\xff\xd9"
 
 
@@ -82,7 +82,7 @@ def archives(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def unpacked(tmp_path: Path) -> Path:
-    """The same, in class folders."""
+    """The same images in class folders."""
     train = {f"train/{path}": data for path, data in EXPECTED_TRAIN.items()}
     val = {f"val/{path}": data for path, data in EXPECTED_VAL.items()}
     return write(tmp_path / "unpacked", {**train, **val})
@@ -104,7 +104,7 @@ def images_in(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.JPEG")}
 
 
-def test_second_run_touches_nothing(archives: Path, tmp_path: Path) -> None:
+def test_second_run_is_a_no_op(archives: Path, tmp_path: Path) -> None:
     out = tmp_path / "imagenet"
     first = prepare_imagenet(archives, out, partial_copy=True)
     before = state(out)
@@ -114,9 +114,7 @@ def test_second_run_touches_nothing(archives: Path, tmp_path: Path) -> None:
     assert state(out) == before
 
 
-def test_a_split_that_came_later_is_added_and_one_that_went_is_kept(
-    archives: Path, tmp_path: Path
-) -> None:
+def test_adds_new_splits_and_keeps_removed_ones(archives: Path, tmp_path: Path) -> None:
     val, out = archives / "ILSVRC2012_img_val.tar", tmp_path / "imagenet"
     shutil.move(val, tmp_path)
     made = prepare_imagenet(archives, out, partial_copy=True)
@@ -131,23 +129,21 @@ def test_a_split_that_came_later_is_added_and_one_that_went_is_kept(
     assert images_in(out / "val") == EXPECTED_VAL
 
 
-def test_archive_that_is_cut_off_names_the_place_and_keeps_what_was_taken(
-    archives: Path, tmp_path: Path
-) -> None:
+def test_truncated_archive_keeps_finished_images(archives: Path, tmp_path: Path) -> None:
     path, out = archives / "ILSVRC2012_img_train.tar", tmp_path / "imagenet"
     whole = path.read_bytes()
     start = whole.index(EXPECTED_TRAIN[f"{GOLDFISH}/{GOLDFISH}_2.JPEG"])
     path.write_bytes(whole[: start + 20])
     with pytest.raises(DrnError) as caught:
         prepare_imagenet(archives, out, partial_copy=True)
-    message = f"{path}: {GOLDFISH}.tar: is cut off or damaged in {GOLDFISH}_2.JPEG"
+    message = f"{path}: {GOLDFISH}.tar: truncated or damaged in {GOLDFISH}_2.JPEG"
     assert caught.value.message == message
     kept = {p: d for p, d in EXPECTED_TRAIN.items() if TENCH in p or f"{GOLDFISH}_1." in p}
     assert images_in(out / "train") == kept
     assert not (out / "info.json").exists()
     before = state(out / "train")
     path.rename(tmp_path / path.name)
-    with pytest.raises(DrnError, match="train: is unfinished"):
+    with pytest.raises(DrnError, match="train: is incomplete"):
         prepare_imagenet(archives, out, partial_copy=True)
     path.write_bytes(whole)
     assert prepare_imagenet(archives, out, partial_copy=True).counts == {"train": 9, "val": 5}
@@ -156,7 +152,7 @@ def test_archive_that_is_cut_off_names_the_place_and_keeps_what_was_taken(
     assert {name: after[name] for name in before} == before
 
 
-def test_interrupted_run_goes_on_where_it_was(archives: Path, tmp_path: Path) -> None:
+def test_resumes_an_interrupted_run(archives: Path, tmp_path: Path) -> None:
     out, steps = tmp_path / "imagenet", iter(range(100))
 
     def interrupt(done: int, total: int) -> None:
@@ -171,7 +167,7 @@ def test_interrupted_run_goes_on_where_it_was(archives: Path, tmp_path: Path) ->
     before = {name: found for name, found in state(out).items() if name.endswith(".JPEG")}
     assert len(before) == 11
     broken = out / "val" / CRANE / f"{val_name(1)}.JPEG"
-    broken.write_bytes(b"")  # as a machine that lost power may leave it
+    broken.write_bytes(b"")  # as after a power failure
     (out / "train" / TENCH / ".x.JPEG.0123abcd.tmp").touch()
     made = prepare_imagenet(archives, out, partial_copy=True)
     assert (made.counts, made.unchanged) == ({"train": 9, "val": 5}, False)
@@ -182,7 +178,7 @@ def test_interrupted_run_goes_on_where_it_was(archives: Path, tmp_path: Path) ->
     assert not [name for name in after if name.endswith(".tmp") or "unfinished" in name]
 
 
-def test_interrupted_while_placing_goes_on_where_it_was(unpacked: Path, tmp_path: Path) -> None:
+def test_resumes_interrupted_linking(unpacked: Path, tmp_path: Path) -> None:
     out, steps = tmp_path / "imagenet", iter(range(100))
 
     def interrupt(done: int, total: int) -> None:
@@ -196,7 +192,7 @@ def test_interrupted_while_placing_goes_on_where_it_was(unpacked: Path, tmp_path
     assert images_in(out / "train") == EXPECTED_TRAIN
 
 
-def test_folder_is_unfinished_while_a_split_is_added(archives: Path, tmp_path: Path) -> None:
+def test_folder_is_incomplete_while_a_split_is_added(archives: Path, tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -210,7 +206,7 @@ def test_folder_is_unfinished_while_a_split_is_added(archives: Path, tmp_path: P
     assert prepare_imagenet(archives, out, partial_copy=True).counts == {"train": 9, "val": 5}
 
 
-def test_unfinished_split_without_its_source_is_refused(archives: Path, tmp_path: Path) -> None:
+def test_incomplete_split_without_its_source(archives: Path, tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -218,11 +214,11 @@ def test_unfinished_split_without_its_source_is_refused(archives: Path, tmp_path
     with pytest.raises(KeyboardInterrupt):
         prepare_imagenet(archives, out, partial_copy=True, progress=interrupt)
     (archives / "ILSVRC2012_img_train.tar").unlink()
-    with pytest.raises(DrnError, match="train: is unfinished"):
+    with pytest.raises(DrnError, match="train: is incomplete"):
         prepare_imagenet(archives, out, partial_copy=True)
 
 
-def test_what_was_removed_is_made_again(archives: Path, tmp_path: Path) -> None:
+def test_restores_removed_parts(archives: Path, tmp_path: Path) -> None:
     out = tmp_path / "imagenet"
     prepare_imagenet(archives, out, partial_copy=True)
     before = state(out / "train")
@@ -249,13 +245,13 @@ def test_changed_source_is_refused(
         changed.with_name(f"{TENCH}_1.JPEG").rename(changed)
     else:
         os.utime(changed, (1, 1))
-    with pytest.raises(DrnError, match="made from other files") as caught:
+    with pytest.raises(DrnError, match="made from other source files") as caught:
         prepare_imagenet(source, out, partial_copy=True)
     assert caught.value.message.startswith(str(out / "train"))
     assert state(out) == before
 
 
-def test_new_names_and_boxes_replace_the_old(archives: Path, tmp_path: Path) -> None:
+def test_updates_names_and_boxes(archives: Path, tmp_path: Path) -> None:
     out = tmp_path / "imagenet"
     prepare_imagenet(archives, out, partial_copy=True)
     before = state(out / "val")
@@ -267,12 +263,12 @@ def test_new_names_and_boxes_replace_the_old(archives: Path, tmp_path: Path) -> 
     assert state(out / "val") == before
 
 
-def test_classes_that_changed_are_refused(archives: Path, tmp_path: Path) -> None:
+def test_changed_classes_are_refused(archives: Path, tmp_path: Path) -> None:
     out = tmp_path / "imagenet"
     prepare_imagenet(archives, out, partial_copy=True)
     text = solution(1, 2, 3, 4, 5).replace(TENCH, CRANE)
     write(archives, {"LOC_val_solution.csv": text})
-    with pytest.raises(DrnError, match="val: was made from other files"):
+    with pytest.raises(DrnError, match="val: was made from other source files"):
         prepare_imagenet(archives, out, partial_copy=True)
 
 
@@ -285,24 +281,24 @@ def test_classes_that_changed_are_refused(archives: Path, tmp_path: Path) -> Non
         ("info.json", "[1]"),
     ],
 )
-def test_folder_of_someone_else_is_refused_and_left_alone(
+def test_folder_with_other_contents_is_refused(
     archives: Path, tmp_path: Path, name: str, text: str
 ) -> None:
     out = write(tmp_path / "out", {name: text})
-    with pytest.raises(DrnError, match="something else than ImageNet"):
+    with pytest.raises(DrnError, match="something other than an ImageNet"):
         prepare_imagenet(archives, out, partial_copy=True)
     assert {path.name: path.read_text() for path in out.iterdir()} == {name: text}
 
 
-def test_a_file_is_no_data_folder(archives: Path, tmp_path: Path) -> None:
+def test_file_as_data_folder(archives: Path, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(DrnError, match="something else"):
+    with pytest.raises(DrnError, match="something other"):
         prepare_imagenet(archives, tmp_path / "out", partial_copy=True)
 
 
-def test_data_folder_apart_from_the_source(archives: Path) -> None:
+def test_data_folder_and_source_overlap(archives: Path) -> None:
     for out in (archives, archives.parent):
-        with pytest.raises(DrnError, match="cannot be where the source is"):
+        with pytest.raises(DrnError, match="is or contains the source folder"):
             prepare_imagenet(archives, out, partial_copy=True)
     # Below it is fine, and what is made there is not taken for a source.
     (archives / "ILSVRC2012_img_train.tar").unlink()
@@ -312,7 +308,7 @@ def test_data_folder_apart_from_the_source(archives: Path) -> None:
     assert prepare_imagenet(archives, out, partial_copy=True).unchanged
 
 
-def test_empty_folder_is_filled(archives: Path, tmp_path: Path) -> None:
+def test_fills_an_empty_folder(archives: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     assert prepare_imagenet(archives, out, partial_copy=True).counts == {"train": 9, "val": 5}

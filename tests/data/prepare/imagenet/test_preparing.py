@@ -1,4 +1,4 @@
-"""ImageNet from archives and folders of a few tiny images, made the way the real ones are."""
+"""Preparation of ImageNet from archives and folders with a few tiny images."""
 
 import gzip
 import io
@@ -20,7 +20,7 @@ from drn_cli.files import read_json
 
 TENCH, GOLDFISH, CRANE = "n01440764", "n01443537", "n02012849"
 WNIDS = (TENCH, GOLDFISH, CRANE)
-# What the devkit's numbers 1, 2 and 3 mean; not the sorted order.
+# Classes of the devkit's numbers 1, 2 and 3; not in sorted order.
 NUMBERED = (CRANE, TENCH, GOLDFISH)
 TRUTH = (1, 2, 3, 3, 1)
 XML = (
@@ -30,7 +30,7 @@ XML = (
 
 
 def image(seed: int, kind: str = "JPEG", mode: str = "RGB") -> bytes:
-    """Encode noise, 12x8."""
+    """Encode an image of noise, 12x8."""
     noise = np.random.default_rng(seed).integers(0, 256, (8, 12, 3)).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).convert(mode).save(file, kind)
@@ -47,7 +47,7 @@ def tar(files: Iterable[tuple[str, bytes]]) -> bytes:
     return made.getvalue()
 
 
-def train_pictures(wnid: str) -> dict[str, bytes]:
+def train_images(wnid: str) -> dict[str, bytes]:
     seed = WNIDS.index(wnid) * 10
     return {
         f"{wnid}_1.JPEG": image(seed),
@@ -65,13 +65,12 @@ VAL = {f"{val_name(n)}.JPEG": image(100 + n) for n in range(1, len(TRUTH) + 1)}
 
 def train_tar(**more: dict[str, bytes]) -> bytes:
     return tar(
-        (f"{wnid}.tar", tar({**train_pictures(wnid), **more.get(wnid, {})}.items()))
-        for wnid in WNIDS
+        (f"{wnid}.tar", tar({**train_images(wnid), **more.get(wnid, {})}.items())) for wnid in WNIDS
     )
 
 
 def meta() -> bytes:
-    """Write meta.mat: the classes, and one node above them, which is none."""
+    """Write meta.mat with the classes and one parent node, which is not a class."""
     from scipy.io import savemat
 
     fields = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children")
@@ -113,7 +112,7 @@ def write(root: Path, files: dict[str, bytes | str]) -> Path:
 
 @pytest.fixture
 def archives(tmp_path: Path) -> Path:
-    """Everything as it is distributed."""
+    """All archives, as distributed."""
     return write(
         tmp_path / "downloads",
         {
@@ -127,14 +126,14 @@ def archives(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def kaggle(tmp_path: Path) -> Path:
-    """Everything in Kaggle's layout; of boxes, two in one image."""
+    """The layout of Kaggle, with two boxes in one image."""
     rows = [f"{val_name(n)},{wnid_of(n)} 1 2 20 10 \n" for n in range(2, len(TRUTH) + 1)]
     first = f"{wnid_of(1)} 1 2 20 10 {wnid_of(1)} 3 3 5 6"
     data = "ILSVRC/Data/CLS-LOC"
     train = {
         f"{data}/train/{wnid}/{name}": content
         for wnid in WNIDS
-        for name, content in train_pictures(wnid).items()
+        for name, content in train_images(wnid).items()
     }
     return write(
         tmp_path / "kaggle",
@@ -156,7 +155,7 @@ def kaggle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def complete(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let three classes be all there are."""
+    """Expect as many classes and images as the fixture has."""
     monkeypatch.setattr(imagenet, "CLASSES", 3)
     monkeypatch.setattr(imagenet, "EXPECTED", {"train": 9, "val": 5})
 
@@ -178,13 +177,13 @@ def images_in(folder: Path) -> dict[str, bytes]:
 
 
 EXPECTED_TRAIN = {
-    f"{wnid}/{name}": data for wnid in WNIDS for name, data in train_pictures(wnid).items()
+    f"{wnid}/{name}": data for wnid in WNIDS for name, data in train_images(wnid).items()
 }
 EXPECTED_VAL = {f"{wnid_of(int(name[15:23]))}/{name}": data for name, data in VAL.items()}
 
 
 @pytest.mark.usefixtures("complete")
-def test_archives_become_class_folders_with_index_and_boxes(archives: Path, tmp_path: Path) -> None:
+def test_prepares_archives(archives: Path, tmp_path: Path) -> None:
     before, out = state(archives), tmp_path / "made" / "imagenet"
     seen: list[tuple[int, int]] = []
     made = prepare_imagenet(archives, out, progress=lambda *done: seen.append(done))
@@ -214,9 +213,7 @@ def test_archives_become_class_folders_with_index_and_boxes(archives: Path, tmp_
 
 
 @pytest.mark.usefixtures("complete")
-def test_kaggle_layout_is_linked_and_the_csv_tells_classes_and_boxes(
-    kaggle: Path, tmp_path: Path
-) -> None:
+def test_prepares_kaggle_layout(kaggle: Path, tmp_path: Path) -> None:
     before, out = state(kaggle), tmp_path / "imagenet"
     made = prepare_imagenet(kaggle, out)
     assert (made.counts, made.boxes, made.missing) == ({"train": 9, "val": 5}, 6, {})
@@ -235,7 +232,7 @@ def test_kaggle_layout_is_linked_and_the_csv_tells_classes_and_boxes(
     assert prepare_imagenet(kaggle, out).unchanged
 
 
-def test_boxes_are_read_from_a_folder_of_xml_too(kaggle: Path, tmp_path: Path) -> None:
+def test_reads_boxes_of_unpacked_xml(kaggle: Path, tmp_path: Path) -> None:
     (kaggle / "LOC_val_solution.csv").unlink()
     truth = tmp_path / "list.txt"
     truth.write_text("".join(f"{wnid_of(n)}\n" for n in range(1, 6)))
@@ -251,19 +248,17 @@ def test_boxes_are_read_from_a_folder_of_xml_too(kaggle: Path, tmp_path: Path) -
     [
         (f"train/{TENCH}/1.JPEG", image(1)),
         (f"val/{TENCH}/1.JPEG", image(1)),
-        ("ILSVRC2012_img_train.tar", tar([(f"{TENCH}.tar", tar(train_pictures(TENCH).items()))])),
+        ("ILSVRC2012_img_train.tar", tar([(f"{TENCH}.tar", tar(train_images(TENCH).items()))])),
     ],
 )
-def test_one_class_is_refused_before_anything_is_written(
-    tmp_path: Path, name: str, content: bytes
-) -> None:
+def test_single_class_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     source = write(tmp_path / "src", {name: content})
-    with pytest.raises(DrnError, match=f"hold one class, {TENCH}: training needs two"):
+    with pytest.raises(DrnError, match=f"contain only the class {TENCH}; training needs"):
         prepare_imagenet(source, tmp_path / "out", partial_copy=True)
     assert not (tmp_path / "out").exists()
 
 
-def test_sorted_validation_folders_need_no_truth(tmp_path: Path) -> None:
+def test_val_class_folders_need_no_ground_truth(tmp_path: Path) -> None:
     source = write(
         tmp_path / "sorted", {f"val/{path}": data for path, data in EXPECTED_VAL.items()}
     )
@@ -273,11 +268,11 @@ def test_sorted_validation_folders_need_no_truth(tmp_path: Path) -> None:
     assert images_in(out) == {f"val/{path}": data for path, data in EXPECTED_VAL.items()}
     assert made.counts == {"val": 5}
     assert set(made.missing) == {"train", "boxes"}
-    # Without names in the source, those that everyone knows.
+    # Without names in the source, the shipped ones.
     assert FolderDataset.open(out).names == ("tench", "goldfish", "crane bird")
 
 
-def test_corrupt_files_are_listed_and_left_out(tmp_path: Path) -> None:
+def test_corrupt_files_in_archives_are_left_out(tmp_path: Path) -> None:
     whole = image(7)
     more = {
         "cut.JPEG": whole[: len(whole) // 2],
@@ -321,7 +316,7 @@ def test_corrupt_files_are_listed_and_left_out(tmp_path: Path) -> None:
     assert (again.unchanged, again.corrupt) == (True, made.corrupt)
 
 
-def test_corrupt_files_of_a_folder_are_listed_too(tmp_path: Path) -> None:
+def test_corrupt_files_in_folders_are_left_out(tmp_path: Path) -> None:
     place = f"train/{TENCH}"
     source = write(
         tmp_path / "src",
@@ -343,7 +338,7 @@ def test_corrupt_files_of_a_folder_are_listed_too(tmp_path: Path) -> None:
     assert not (out / place / "other.JPEG").is_symlink()
 
 
-def test_linked_folders_are_followed_and_what_is_left_out_of_folders_is_counted(
+def test_follows_links_and_counts_files_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = write(tmp_path / "disk2", {f"old/{TENCH}/1.JPEG": image(1), "more/2.JPEG": image(2)})
@@ -372,38 +367,36 @@ def test_linked_folders_are_followed_and_what_is_left_out_of_folders_is_counted(
         assert f"{source / 'train'}: left out: " in caplog.text
 
 
-def test_nothing_but_corrupt_files_is_an_error(tmp_path: Path) -> None:
+def test_only_corrupt_files(tmp_path: Path) -> None:
     source = write(tmp_path / "src", {f"train/{wnid}/1.JPEG": b"x" for wnid in (TENCH, CRANE)})
-    with pytest.raises(DrnError, match=r"not one whole image.*1\.JPEG: not an image"):
+    with pytest.raises(DrnError, match=r"no valid image in the source: .*1\.JPEG: not an image"):
         prepare_imagenet(source, tmp_path / "out", partial_copy=True)
     assert not (tmp_path / "out" / "info.json").exists()
 
 
 @pytest.mark.usefixtures("complete")
 @pytest.mark.parametrize(
-    ("spoil", "message", "gives"),
+    ("missing", "message", "hint"),
     [
-        ("ILSVRC2012_img_train.tar", "has no train images", "ILSVRC2012_img_train.tar"),
-        ("ILSVRC2012_img_val.tar", "has no val images", "ILSVRC2012_img_val.tar"),
-        ("ILSVRC2012_devkit_t12.tar.gz", "nothing says the classes", "LOC_val_solution.csv"),
+        ("ILSVRC2012_img_train.tar", "contains no train images", "ILSVRC2012_img_train.tar"),
+        ("ILSVRC2012_img_val.tar", "contains no val images", "ILSVRC2012_img_val.tar"),
+        ("ILSVRC2012_devkit_t12.tar.gz", "no ground truth found", "LOC_val_solution.csv"),
     ],
 )
-def test_missing_archive_is_named(
-    archives: Path, tmp_path: Path, spoil: str, message: str, gives: str
+def test_missing_archive(
+    archives: Path, tmp_path: Path, missing: str, message: str, hint: str
 ) -> None:
-    (archives / spoil).unlink()
+    (archives / missing).unlink()
     with pytest.raises(DrnError, match=message) as caught:
         prepare_imagenet(archives, tmp_path / "out")
-    assert gives in (caught.value.hint or "")
+    assert hint in (caught.value.hint or "")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("complete")
-def test_too_few_images_or_classes_are_an_error_unless_partial(
-    archives: Path, kaggle: Path, tmp_path: Path
-) -> None:
+def test_incomplete_source_needs_partial(archives: Path, kaggle: Path, tmp_path: Path) -> None:
     path, out = archives / "ILSVRC2012_img_train.tar", tmp_path / "out"
-    path.write_bytes(tar([(f"{TENCH}.tar", tar(train_pictures(TENCH).items()))]))
+    path.write_bytes(tar([(f"{TENCH}.tar", tar(train_images(TENCH).items()))]))
     with pytest.raises(DrnError, match="has 3 train images, ImageNet has 9") as caught:
         prepare_imagenet(archives, out)
     assert "--partial" in (caught.value.hint or "")
@@ -413,7 +406,7 @@ def test_too_few_images_or_classes_are_an_error_unless_partial(
     assert state(out / "train") == before
     with pytest.raises(DrnError, match="has 3 train images"):
         prepare_imagenet(archives, out)
-    # Of a folder it is known before anything is done.
+    # The images of a folder are counted before anything is written.
     shutil.rmtree(kaggle / "ILSVRC/Data/CLS-LOC/train" / TENCH)
     with pytest.raises(DrnError, match="has 6 train images"):
         prepare_imagenet(kaggle, tmp_path / "other")
@@ -421,23 +414,21 @@ def test_too_few_images_or_classes_are_an_error_unless_partial(
 
 
 @pytest.mark.usefixtures("complete")
-def test_right_number_of_images_in_too_few_classes(
-    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_few_classes(archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imagenet, "CLASSES", 4)
     with pytest.raises(DrnError, match="has 3 classes, the train set of ImageNet has 4"):
         prepare_imagenet(archives, tmp_path / "out")
 
 
 @pytest.mark.usefixtures("complete")
-def test_truth_of_another_length_is_an_error(archives: Path, tmp_path: Path) -> None:
+def test_ground_truth_of_another_length(archives: Path, tmp_path: Path) -> None:
     write(archives, {"ILSVRC2012_devkit_t12.tar.gz": devkit("1\n2\n3\n")})
-    with pytest.raises(DrnError, match=r"tells the classes of 3 images.* 5"):
+    with pytest.raises(DrnError, match=r"has the classes of 3 images.* 5"):
         prepare_imagenet(archives, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_partial_images_are_matched_by_their_numbers(archives: Path, tmp_path: Path) -> None:
+def test_partial_val_images_are_matched_by_name(archives: Path, tmp_path: Path) -> None:
     (archives / "ILSVRC2012_img_train.tar").unlink()
     few = {name: VAL[name] for name in (f"{val_name(5)}.JPEG", f"{val_name(2)}.JPEG")}
     write(archives, {"ILSVRC2012_img_val.tar": tar(few.items())})
@@ -447,10 +438,10 @@ def test_partial_images_are_matched_by_their_numbers(archives: Path, tmp_path: P
     assert made.boxes == 1
 
 
-def test_nothing_to_be_found(tmp_path: Path) -> None:
+def test_empty_or_missing_source(tmp_path: Path) -> None:
     with pytest.raises(DrnError, match="nowhere: no such folder"):
         prepare_imagenet(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DrnError, match="has no images of ImageNet") as caught:
+    with pytest.raises(DrnError, match="contains no images of ImageNet") as caught:
         prepare_imagenet(tmp_path / "empty", tmp_path / "out", partial_copy=True)
     assert "ILSVRC2012_img_train.tar" in (caught.value.hint or "")

@@ -1,4 +1,4 @@
-"""Archives that are cut off, damaged or hostile."""
+"""Truncated, damaged and malicious archives."""
 
 import gzip
 import io
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from drn_cli.data.prepare.imagenet.archives import extract_train, extract_val
-from drn_cli.data.prepare.imagenet.tar import DamagedError, read_small
+from drn_cli.data.prepare.imagenet.tar import CorruptArchiveError, read_members
 from drn_cli.errors import DrnError
 
 WNID = "n01440764"
-IMAGE = b"\xff\xd8\xff" + bytes(2000) + b"\xff\xd9"  # whole, as far as its ends tell
+IMAGE = b"\xff\xd8\xff" + bytes(2000) + b"\xff\xd9"  # start and end markers of a JPEG
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
@@ -41,38 +41,36 @@ def tar_in_tar(inner: bytes, name: str = f"{WNID}.tar") -> bytes:
     return file.getvalue()
 
 
-def nothing(done: int) -> None:
+def ignore(done: int) -> None:
     pass
 
 
 @pytest.mark.parametrize(
     ("evil", "message"),
     [
-        (member("../../evil.JPEG"), "leads out"),
-        (member("a/../../evil.JPEG"), "leads out"),
-        (member("/tmp/evil.JPEG"), "leads out"),
+        (member("../../evil.JPEG"), "points outside"),
+        (member("a/../../evil.JPEG"), "points outside"),
+        (member("/tmp/evil.JPEG"), "points outside"),
         (member("evil.JPEG", tarfile.SYMTYPE, "/etc/passwd"), "neither a file nor a folder"),
         (member("evil.JPEG", tarfile.LNKTYPE, "1.JPEG"), "neither a file nor a folder"),
         (member("evil.JPEG", tarfile.CHRTYPE), "neither a file nor a folder"),
         (member("evil.JPEG", tarfile.FIFOTYPE), "neither a file nor a folder"),
     ],
 )
-def test_what_leads_out_or_is_no_file_is_refused(
-    tmp_path: Path, evil: tarfile.TarInfo, message: str
-) -> None:
+def test_unsafe_members_are_refused(tmp_path: Path, evil: tarfile.TarInfo, message: str) -> None:
     path, out = tmp_path / "a.tar", tmp_path / "out"
     flat = tar(member("1.JPEG"), evil, member("2.JPEG"))
     truth = dict.fromkeys(("1", "2", "evil"), WNID)
     path.write_bytes(flat)
     with pytest.raises(DrnError, match=rf"{evil.name}: refused: .*{message}") as caught:
-        extract_val(path, out / "val", truth, nothing)
+        extract_val(path, out / "val", truth, ignore)
     assert str(path) in caught.value.message
     path.write_bytes(tar_in_tar(flat))
     with pytest.raises(DrnError, match=message) as caught:
-        extract_train(path, out / "train", nothing)
+        extract_train(path, out / "train", ignore)
     assert f"{path}: {WNID}.tar: {evil.name}" in caught.value.message
     with pytest.raises(DrnError, match=message):
-        list(read_small(path.with_suffix(".gz"), lambda _: True) if gz(path, flat) else ())
+        list(read_members(path.with_suffix(".gz"), lambda _: True) if gz(path, flat) else ())
     kept = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     assert kept == ["a.gz", "a.tar", f"out/train/{WNID}/1.JPEG", f"out/val/{WNID}/1.JPEG"]
 
@@ -96,59 +94,61 @@ TRUTH = {str(n): WNID for n in range(1, 4)}
         (FLAT[: STEP - 100], "in 1.JPEG", 0),
         (FLAT[: STEP - 20], "after 1.JPEG", 1),
         (FLAT[:STEP] + b"x" * 512 + FLAT[STEP + 512 :], "after 1.JPEG", 1),
-        (FLAT[:300], "no tar archive", 0),
-        (b"x" * 5000, "no tar archive", 0),
-        (b"", "no tar archive", 0),
+        (FLAT[:300], "not a tar archive", 0),
+        (b"x" * 5000, "not a tar archive", 0),
+        (b"", "not a tar archive", 0),
     ],
 )
-def test_archive_that_breaks_off_says_where(
+def test_truncated_archive_names_the_position(
     tmp_path: Path, data: bytes, message: str, kept: int
 ) -> None:
     path, out = tmp_path / "a.tar", tmp_path / "out"
     path.write_bytes(data)
-    with pytest.raises(DamagedError, match=message) as caught:
-        extract_val(path, out, TRUTH, nothing)
-    assert caught.value.message.startswith(f"{path}: is ")
+    with pytest.raises(CorruptArchiveError, match=message) as caught:
+        extract_val(path, out, TRUTH, ignore)
+    assert caught.value.message.startswith(f"{path}: ")
     assert "\n" not in caught.value.message
-    assert "get the file again" in (caught.value.hint or "")
+    assert "download the file again" in (caught.value.hint or "")
     assert len(list(out.rglob("*.JPEG"))) == kept
 
 
-def test_inner_archive_that_breaks_off_does_not_run_into_the_next(tmp_path: Path) -> None:
+def test_truncated_inner_archive_ends_before_the_next(tmp_path: Path) -> None:
     path, out = tmp_path / "a.tar", tmp_path / "out"
-    path.write_bytes(tar_in_tar(FLAT[: 3 * STEP]))  # without the blocks that mark its end
-    with pytest.raises(DamagedError, match=rf"{WNID}\.tar: is cut off or damaged after 3\.JPEG"):
-        extract_train(path, out, nothing)
+    path.write_bytes(tar_in_tar(FLAT[: 3 * STEP]))  # without the end-of-archive blocks
+    with pytest.raises(
+        CorruptArchiveError, match=rf"{WNID}\.tar: truncated or damaged after 3\.JPEG"
+    ):
+        extract_train(path, out, ignore)
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.JPEG"))
     assert names == [f"{WNID}/{n}.JPEG" for n in (1, 2, 3)]
 
 
-def test_archives_may_be_packed_with_folders(tmp_path: Path) -> None:
+def test_archives_with_folders(tmp_path: Path) -> None:
     path, out = tmp_path / "a.tar", tmp_path / "out"
     inner = tar(member(f"./{WNID}", tarfile.DIRTYPE), member(f"./{WNID}/1.JPEG"))
     path.write_bytes(tar_in_tar(inner, f"train/{WNID}.tar"))
-    assert extract_train(path, out, nothing).images == 2
+    assert extract_train(path, out, ignore).images == 2
     assert (out / WNID / "1.JPEG").read_bytes() == IMAGE
 
 
-def test_a_name_twice_in_an_archive_is_taken_once(tmp_path: Path) -> None:
+def test_duplicate_names(tmp_path: Path) -> None:
     path, out = tmp_path / "a.tar", tmp_path / "out"
     path.write_bytes(tar(member("a/1.JPEG"), member("b/1.JPEG")))
-    taken = extract_val(path, out, TRUTH, nothing)
+    taken = extract_val(path, out, TRUTH, ignore)
     assert taken.images == len(list(out.rglob("*.JPEG"))) == 1
-    assert [(each.name, each.fault) for each in taken.corrupt] == [
-        ("b/1.JPEG", "a second image of this name")
+    assert [(each.name, each.error) for each in taken.corrupt] == [
+        ("b/1.JPEG", "duplicate image name")
     ]
 
 
-def test_image_that_the_truth_does_not_know(tmp_path: Path) -> None:
+def test_image_missing_in_the_ground_truth(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(FLAT)
-    with pytest.raises(DrnError, match=r"a\.tar: 2\.JPEG: the ground truth does not name"):
-        extract_val(path, tmp_path / "out", {"1": WNID}, nothing)
+    with pytest.raises(DrnError, match=r"a\.tar: 2\.JPEG: class is missing in the ground truth"):
+        extract_val(path, tmp_path / "out", {"1": WNID}, ignore)
 
 
-def test_progress_is_the_place_in_the_outer_archive(tmp_path: Path) -> None:
+def test_progress_is_the_offset_in_the_outer_archive(tmp_path: Path) -> None:
     path, seen = tmp_path / "a.tar", []
     path.write_bytes(tar_in_tar(FLAT))
     extract_train(path, tmp_path / "out", seen.append)
@@ -160,23 +160,23 @@ def test_progress_is_the_place_in_the_outer_archive(tmp_path: Path) -> None:
     assert seen == ends
 
 
-def test_a_size_that_no_image_has_is_not_read(tmp_path: Path) -> None:
+def test_too_large_member_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     huge = tarfile.TarInfo("1.JPEG")
     huge.size = 2**40
     with path.open("wb") as file:
         file.write(huge.tobuf())
-        file.truncate(2**40 + 512 + 10240)  # a hole, which takes no space
-    taken = extract_val(path, tmp_path / "out", TRUTH, nothing)
-    assert [(each.name, each.fault) for each in taken.corrupt] == [
-        ("1.JPEG", "larger than any image")
+        file.truncate(2**40 + 512 + 10240)  # a sparse file
+    taken = extract_val(path, tmp_path / "out", TRUTH, ignore)
+    assert [(each.name, each.error) for each in taken.corrupt] == [
+        ("1.JPEG", "too large for an image")
     ]
-    with pytest.raises(DrnError, match=r"1\.JPEG: is too large"):
-        list(read_small(path, lambda _: True))
+    with pytest.raises(DrnError, match=r"1\.JPEG: too large: "):
+        list(read_members(path, lambda _: True))
 
 
 def bomb(*, name: str) -> bytes:
-    """Compress an archive of one file whose header says that it has a terabyte."""
+    """Compress an archive of one file whose header claims a terabyte."""
     header = tarfile.TarInfo(name)
     header.size = 2**40
     header.type = tarfile.XHDTYPE if name == "header" else tarfile.REGTYPE
@@ -185,32 +185,32 @@ def bomb(*, name: str) -> bytes:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("skipped.txt", "unpacks to more than 1.1 GB"), ("header", "says that it has 1099.5 GB")],
+    [("skipped.txt", "unpacks to more than 1.1 GB"), ("header", "claims to have 1099.5 GB")],
 )
-def test_compressed_archive_stops_at_a_limit(tmp_path: Path, name: str, message: str) -> None:
+def test_compressed_archive_has_a_size_limit(tmp_path: Path, name: str, message: str) -> None:
     path = tmp_path / "a.tgz"
     path.write_bytes(bomb(name=name))
     with pytest.raises(DrnError, match=rf"a\.tgz: .*{message}"):
-        list(read_small(path, lambda name: name.endswith(".xml")))
+        list(read_members(path, lambda name: name.endswith(".xml")))
 
 
 @pytest.mark.parametrize("spoil", [slice(0, -60), slice(4, None)])
-def test_compressed_archive_that_is_broken(tmp_path: Path, spoil: slice) -> None:
+def test_damaged_compressed_archive(tmp_path: Path, spoil: slice) -> None:
     path = tmp_path / "a.tgz"
     path.write_bytes(gzip.compress(FLAT)[spoil])
-    with pytest.raises(DamagedError, match=r"a\.tgz: is "):
-        list(read_small(path, lambda _: True))
+    with pytest.raises(CorruptArchiveError, match=r"a\.tgz: (truncated or )?damaged"):
+        list(read_members(path, lambda _: True))
 
 
 def test_missing_archive(tmp_path: Path) -> None:
     with pytest.raises(DrnError, match=r"a\.tgz: no such file"):
-        list(read_small(tmp_path / "a.tgz", lambda _: True))
+        list(read_members(tmp_path / "a.tgz", lambda _: True))
 
 
-def test_a_image_that_cannot_be_written(tmp_path: Path) -> None:
+def test_image_that_cannot_be_written(tmp_path: Path) -> None:
     path, out = tmp_path / "a.tar", tmp_path / "out"
     path.write_bytes(FLAT)
     out.mkdir()
     (out / WNID).touch()  # a file where the folder should be
     with pytest.raises(DrnError, match=r"1\.JPEG: cannot be written"):
-        extract_val(path, out, TRUTH, nothing)
+        extract_val(path, out, TRUTH, ignore)

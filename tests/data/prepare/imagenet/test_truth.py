@@ -1,4 +1,4 @@
-"""Ground truths, names and boxes, and what is wrong with those of which something is."""
+"""Ground truth, class names and boxes of ImageNet, and errors in them."""
 
 import gzip
 import io
@@ -65,7 +65,7 @@ def truth(root: Path, files: dict[str, bytes | str]) -> dict[str, str]:
         {"LOC_val_solution.csv": f"{HEADER}{NAMES[1]},{CRANE} 1 2 3 4\n{NAMES[0]},{TENCH} 1 2 3 4"},
     ],
 )
-def test_every_kind_of_truth(tmp_path: Path, files: dict[str, bytes | str]) -> None:
+def test_ground_truth_formats(tmp_path: Path, files: dict[str, bytes | str]) -> None:
     data = "ILSVRC2012_devkit_t12/data"
     devkit = {
         f"{data}/meta.mat": meta(),
@@ -74,12 +74,12 @@ def test_every_kind_of_truth(tmp_path: Path, files: dict[str, bytes | str]) -> N
     special: dict[bytes | str, bytes] = {"META": meta(), "DEVKIT": tgz(devkit)}
     found = truth(tmp_path, {name: special.get(text, text) for name, text in files.items()})
     expected = {NAMES[0]: TENCH, NAMES[1]: CRANE}
-    if "val_ground_truth.txt" in files:  # a list of its own is taken before the devkit's
+    if "val_ground_truth.txt" in files:  # a separate list is preferred to that of the devkit
         expected = {NAMES[0]: CRANE, NAMES[1]: TENCH}
     assert found == expected
 
 
-def test_truth_that_is_named_comes_before_all_others(tmp_path: Path) -> None:
+def test_truth_option_is_preferred(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
@@ -102,14 +102,14 @@ def test_truth_that_is_named_comes_before_all_others(tmp_path: Path) -> None:
         (f"{TENCH}\nfish\n", r":2: `fish` is neither a WNID nor"),
         (f"{TENCH}\na.JPEG {TENCH}\n", r":2: .* is neither"),
         (f"a.JPEG {TENCH} {TENCH}\n", r":1: .* is neither"),
-        ("a.JPEG 65\n", r":1: .*counted in several ways; give the WNID"),
-        (f"a.JPEG {TENCH}\na.JPEG {TENCH}\n", r":2: names a a second time"),
-        ("2\n3\n", r":2: 3 is no number of a class in meta.mat"),
-        ("2\n0\n", r":2: 0 is no number of a class"),
+        ("a.JPEG 65\n", r":1: .*is ambiguous; use the WNID"),
+        (f"a.JPEG {TENCH}\na.JPEG {TENCH}\n", r":2: duplicate entry for a"),
+        ("2\n3\n", r":2: 3 is not a class number of meta.mat"),
+        ("2\n0\n", r":2: 0 is not a class number"),
         (b"\xff\xfe\x00", "not UTF-8 text"),
     ],
 )
-def test_truth_that_is_wrong_is_named_with_its_line(
+def test_invalid_ground_truth_names_the_line(
     tmp_path: Path, text: str | bytes, message: str
 ) -> None:
     with pytest.raises(DrnError, match=message) as caught:
@@ -117,20 +117,18 @@ def test_truth_that_is_wrong_is_named_with_its_line(
     assert str(tmp_path / "ground_truth.txt") in caught.value.message
 
 
-def test_blank_lines_do_not_shift_the_number_of_a_wrong_one(tmp_path: Path) -> None:
+def test_blank_lines_count_in_line_numbers(tmp_path: Path) -> None:
     with pytest.raises(DrnError, match=r"ground_truth\.txt:4: `fish`"):
         truth(tmp_path, {"ground_truth.txt": f"{TENCH}\n\n\nfish\n"})
 
 
-def test_numbers_need_the_devkit(tmp_path: Path) -> None:
-    with pytest.raises(DrnError, match=r"which only meta\.mat") as caught:
+def test_class_numbers_need_the_devkit(tmp_path: Path) -> None:
+    with pytest.raises(DrnError, match=r"which need meta\.mat") as caught:
         truth(tmp_path, {"ground_truth.txt": "1\n"})
     assert "LOC_val_solution.csv" in (caught.value.hint or "")
 
 
-def test_without_scipy_the_extra_is_named_and_the_way_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_scipy_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(DrnError, match="scipy") as caught:
         truth(tmp_path, {"ground_truth.txt": "1\n", "meta.mat": meta_without_import()})
@@ -143,9 +141,7 @@ def meta_without_import() -> bytes:
     return b"is never read"
 
 
-def test_without_scipy_names_are_those_we_know(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_scipy_uses_shipped_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drn_cli.data.prepare.imagenet.names.find_spec", lambda _: None)
     assert read_names(find_sources(write(tmp_path, {"meta.mat": b"x"}), tmp_path / "out")) == {}
 
@@ -153,16 +149,19 @@ def test_without_scipy_names_are_those_we_know(
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"meta.mat": b"no MATLAB file at all"}, r"meta\.mat: cannot be read as the devkit's"),
-        ({"meta.mat": "OTHER"}, r"meta\.mat: cannot be read as the devkit's"),
-        ({"ILSVRC2012_devkit_t12.tar.gz": tgz({"a": b""})}, "has no ILSVRC2012_validation"),
+        (
+            {"meta.mat": b"no MATLAB file at all"},
+            r"meta\.mat: cannot be read as meta\.mat of the devkit",
+        ),
+        ({"meta.mat": "OTHER"}, r"meta\.mat: cannot be read as meta\.mat of the devkit"),
+        ({"ILSVRC2012_devkit_t12.tar.gz": tgz({"a": b""})}, "contains no ILSVRC2012_validation"),
         (
             {"ILSVRC2012_devkit_t12.tar.gz": tgz({"ILSVRC2012_validation_ground_truth.txt": b"1"})},
-            r"has no data/meta\.mat",
+            r"contains no data/meta\.mat",
         ),
     ],
 )
-def test_devkit_that_is_wrong(tmp_path: Path, files: dict[str, bytes | str], message: str) -> None:
+def test_invalid_devkit(tmp_path: Path, files: dict[str, bytes | str], message: str) -> None:
     if files.get("meta.mat") == "OTHER":
         files = {"meta.mat": meta(other=1)}
     if "meta.mat" in files:
@@ -171,7 +170,7 @@ def test_devkit_that_is_wrong(tmp_path: Path, files: dict[str, bytes | str], mes
         truth(tmp_path, files)
 
 
-def test_classes_of_the_devkit_are_those_without_children(tmp_path: Path) -> None:
+def test_devkit_classes_have_no_children(tmp_path: Path) -> None:
     sources = find_sources(write(tmp_path, {"meta.mat": meta()}), tmp_path / "out")
     found = [(synset.number, synset.wnid, synset.words) for synset in read_synsets(sources)]
     assert found == [(1, CRANE, "crane"), (2, TENCH, "tench, fish")]
@@ -181,14 +180,14 @@ def test_classes_of_the_devkit_are_those_without_children(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "text", ["tench\n", f"{TENCH}\n", f"\n{TENCH} a\n\nb", f"{TENCH} a\n{TENCH}_1 b\n"]
 )
-def test_list_of_names_that_is_wrong(tmp_path: Path, text: str) -> None:
+def test_invalid_list_of_names(tmp_path: Path, text: str) -> None:
     sources = find_sources(write(tmp_path, {"LOC_synset_mapping.txt": text}), tmp_path / "out")
     line = len(text.splitlines())
-    with pytest.raises(DrnError, match=rf"LOC_synset_mapping\.txt:{line}: should be a WNID"):
+    with pytest.raises(DrnError, match=rf"LOC_synset_mapping\.txt:{line}: expected a WNID"):
         read_names(sources)
 
 
-def test_the_shipped_table_has_a_name_of_its_own_for_each_class() -> None:
+def test_shipped_names_are_unique() -> None:
     names = imagenet()
     assert len(names) == len(set(names.values())) == 1000
     assert list(names) == sorted(names)
@@ -216,7 +215,7 @@ XML = (
 BOXES = [Box(TENCH, ("1", "2", "3", "4")), Box(TENCH, ("5.5", "6", "7", "8"))]
 
 
-def test_list_of_names_that_cannot_be_read(tmp_path: Path) -> None:
+def test_list_of_names_that_is_not_text(tmp_path: Path) -> None:
     sources = find_sources(write(tmp_path, {"LOC_synset_mapping.txt": b"\xff"}), tmp_path / "out")
     with pytest.raises(DrnError, match="not UTF-8 text"):
         read_names(sources)
@@ -230,7 +229,7 @@ def test_list_of_names_that_cannot_be_read(tmp_path: Path) -> None:
         {"LOC_val_solution.csv": f"{HEADER}{NAMES[0]},{TENCH} 1 2 3 4 {TENCH} 5.5 6 7 8 \n"},
     ],
 )
-def test_every_kind_of_boxes(tmp_path: Path, files: dict[str, bytes | str]) -> None:
+def test_box_formats(tmp_path: Path, files: dict[str, bytes | str]) -> None:
     sources = find_sources(write(tmp_path, files), tmp_path / "out")
     assert read_boxes(sources) == {NAMES[0]: BOXES}
 
@@ -243,41 +242,43 @@ def test_no_boxes(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         (f"{NAMES[0]}.xml", "<annotation>", r"xml: not valid XML"),
-        (f"{NAMES[0]}.xml", f"<!DOCTYPE a [<!ENTITY a 'aa'>]>{XML}", "has a document type"),
-        (f"{NAMES[0]}.xml", f"<!DOCTYPE a SYSTEM 'file:///etc/passwd'>{XML}", "has a document"),
+        (f"{NAMES[0]}.xml", f"<!DOCTYPE a [<!ENTITY a 'aa'>]>{XML}", "contains a document type"),
+        (
+            f"{NAMES[0]}.xml",
+            f"<!DOCTYPE a SYSTEM 'file:///etc/passwd'>{XML}",
+            "contains a document",
+        ),
         (f"{NAMES[0]}.xml", f"{XML}<!--{'x' * 10**6}-->", "more than 1,000,000"),
-        (f"{NAMES[0]}.xml", XML.replace("5.5", "left"), "should be a WNID and four numbers"),
-        (f"{NAMES[0]}.xml", XML.replace("<xmin>1</xmin>", ""), "should be a WNID and four"),
-        (f"{NAMES[0]}.xml", XML.replace(TENCH, "tench"), "should be a WNID and four numbers"),
-        ("LOC_val_solution.csv", "", r"csv:1: should be the header"),
-        ("LOC_val_solution.csv", f"a,{TENCH} 1 2 3 4\n", r"csv:1: should be the header"),
-        ("LOC_val_solution.csv", f"{HEADER}a,{TENCH} 1 2 3\n", r"csv:2: should be a WNID and four"),
-        ("LOC_val_solution.csv", f"{HEADER}a,{TENCH} 1 2 3 x\n", r"csv:2: should be a WNID"),
-        ("LOC_val_solution.csv", f"{HEADER}a\n", r"csv:2: should be an image and its boxes"),
-        ("LOC_val_solution.csv", f"{HEADER}a, \n", r"csv:2: should be an image and its boxes"),
+        (f"{NAMES[0]}.xml", XML.replace("5.5", "left"), "expected a WNID and four numbers"),
+        (f"{NAMES[0]}.xml", XML.replace("<xmin>1</xmin>", ""), "expected a WNID and four"),
+        (f"{NAMES[0]}.xml", XML.replace(TENCH, "tench"), "expected a WNID and four numbers"),
+        ("LOC_val_solution.csv", "", r"csv:1: expected the header"),
+        ("LOC_val_solution.csv", f"a,{TENCH} 1 2 3 4\n", r"csv:1: expected the header"),
+        ("LOC_val_solution.csv", f"{HEADER}a,{TENCH} 1 2 3\n", r"csv:2: expected a WNID and four"),
+        ("LOC_val_solution.csv", f"{HEADER}a,{TENCH} 1 2 3 x\n", r"csv:2: expected a WNID"),
+        ("LOC_val_solution.csv", f"{HEADER}a\n", r"csv:2: expected an image and its boxes"),
+        ("LOC_val_solution.csv", f"{HEADER}a, \n", r"csv:2: expected an image and its boxes"),
         (
             "LOC_val_solution.csv",
             f"{HEADER}a,{TENCH} 1 2 3 4\na,{TENCH} 1 2 3 4\n",
-            r"csv:3: names a a second time",
+            r"csv:3: duplicate entry for a",
         ),
         ("LOC_val_solution.csv", b"\xff\xfe\x00", "csv:1: not UTF-8 text"),
     ],
 )
-def test_boxes_that_are_wrong_are_named(
-    tmp_path: Path, name: str, text: str | bytes, message: str
-) -> None:
+def test_invalid_boxes(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
     sources = find_sources(write(tmp_path, {name: text}), tmp_path / "out")
     with pytest.raises(DrnError, match=message):
         read_boxes(sources)
 
 
-def test_a_folder_that_is_half_sorted_is_refused(tmp_path: Path) -> None:
+def test_partly_sorted_val_folder(tmp_path: Path) -> None:
     write(tmp_path, {f"val/{TENCH}/{NAMES[0]}.JPEG": "x", f"val/{NAMES[1]}.JPEG": "x"})
     with pytest.raises(DrnError, match="some images are in class folders and some are not"):
         find_sources(tmp_path, tmp_path / "out")
 
 
-def test_sources_are_found_where_they_lie_and_archives_come_first(tmp_path: Path) -> None:
+def test_finds_sources_and_prefers_archives(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
@@ -299,9 +300,7 @@ def test_sources_are_found_where_they_lie_and_archives_come_first(tmp_path: Path
     assert (sources.val, sources.flat) == (tmp_path / "val", False)
 
 
-def test_folder_that_may_not_be_read_is_passed_over_unless_it_is_the_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_skips_unreadable_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"lost+found/x": "x", f"train/{TENCH}/1.JPEG": "x"})
     scandir = os.scandir
 
