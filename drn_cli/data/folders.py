@@ -17,7 +17,7 @@ from drn_cli.files import read_json, read_text, require_folder
 
 Split = Literal["train", "val", "test"]
 
-PREPARE_ONE = "prepare one with `drn data prepare`, or set data.root=DIR"
+PREPARE_ONE = "prepare one with `drn data prepare`; a recipe names it with data.root=DIR"
 
 
 @dataclass(frozen=True, slots=True)
