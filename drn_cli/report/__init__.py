@@ -1,1 +1,1 @@
-"""What a run folder tells: a page of it, and a line in a list of runs."""
+"""Reports on runs and evaluations: HTML pages, figures, and the summary of a run."""

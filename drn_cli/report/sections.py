@@ -104,7 +104,7 @@ def score_facts(scores: Record) -> Facts:
 
 
 def run_facts(run: RunSummary) -> Facts:
-    """Return what tells a run from others; empty texts for what is not known."""
+    """Return the facts that runs are compared by; unknown ones are empty texts."""
     best = run.best
     return {
         "Network": label(run.network, run.width),
@@ -169,7 +169,7 @@ def _text(value: Any) -> str:
 
 
 def reproduction(run: RunSummary, recipe: str) -> Section:
-    """Return the shell commands that repeat a run, as far as its files know them."""
+    """Return the shell commands that repeat a run, from what its files record."""
     found, lines = run.environment, []
     versions = [f"{name}=={found[name]}" for name in ("torch", "torchvision") if found.get(name)]
     if versions:
