@@ -20,17 +20,11 @@ LARGEST = 2**28  # bytes of an unpacked image; a larger size in the index would 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file in a zip archive.
-
-    Attributes:
-        archive: The archive.
-        name: Path in the archive, `leftImg8bit/train/aachen/...`.
-        size: Uncompressed size in bytes.
-    """
+    """A file in a zip archive."""
 
     archive: Path
-    name: str
-    size: int
+    name: str  # path in the archive, `leftImg8bit/train/aachen/...`
+    size: int  # uncompressed size in bytes
 
 
 def list_entries(archive: Path) -> list[Entry]:

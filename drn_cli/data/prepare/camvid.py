@@ -37,11 +37,7 @@ VOID_NAMES = ("void", "unlabelled", "unlabeled", "ignore")
 
 
 def prepare_camvid(
-    source: Path,
-    out: Path,
-    progress: Progress | None = None,
-    *,
-    unknown_as_void: bool = False,
+    source: Path, out: Path, progress: Progress | None = None, *, unknown_as_void: bool = False
 ) -> PrepareResult:
     """Make a data folder from CamVid on all cores.
 

@@ -36,19 +36,12 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class CamVidLayout:
-    """The files of a copy of CamVid.
-
-    Attributes:
-        name: Description of the layout.
-        pairs: All images of the three splits, in order.
-        lists: List files that define the splits.
-        colors: Class file with the colors of the labels, if there is one.
-    """
+    """The files of a copy of CamVid."""
 
     name: str
-    pairs: Sequence[Pair]
-    lists: Sequence[Path]
-    colors: Path | None
+    pairs: Sequence[Pair]  # all images of the three splits, in order
+    lists: Sequence[Path]  # list files that define the splits
+    colors: Path | None  # class file with the colors of the labels, if there is one
 
 
 def find_layout(source: Path) -> CamVidLayout:

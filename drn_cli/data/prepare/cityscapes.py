@@ -45,16 +45,11 @@ Task = tuple[Frame, bool]  # an image to check, and whether to convert its label
 
 @dataclass(frozen=True, slots=True)
 class PreparedCityscapes(PrepareResult):
-    """Result of the preparation of Cityscapes.
+    """Result of the preparation of Cityscapes."""
 
-    Attributes:
-        cities: Number of images of each city in each split.
-        left_out: Number of train and val images left out of the lists because they have no label.
-        other_files: Files in `leftImg8bit` and `gtFine` that are not part of the release.
-    """
-
-    cities: Mapping[str, Mapping[str, int]]
-    left_out: int
+    cities: Mapping[str, Mapping[str, int]]  # number of images of each city in each split
+    left_out: int  # number of train and val images left out of the lists because they have no label
+    # Files in `leftImg8bit` and `gtFine` that are not part of the release
     other_files: Mapping[str, LeftOut]
 
 

@@ -38,37 +38,24 @@ _RELEASED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """An image and its label, as paths relative to the data folder.
+    """An image and its label, as paths relative to the data folder."""
 
-    Attributes:
-        split: `train`, `val` or `test`.
-        city: Name of the city, and of the folder.
-        image: The image.
-        label: Train ids of the image; None for a test image.
-        label_ids: Label ids to convert to `label`; None if the copy has train ids only.
-    """
-
-    split: str
+    split: str  # `train`, `val` or `test`
     city: str
     image: str
-    label: str | None
-    label_ids: str | None
+    label: str | None  # train ids of the image; None for a test image
+    label_ids: str | None  # label ids to convert to `label`; None if the copy has train ids only
 
 
 @dataclass(frozen=True, slots=True)
 class CityscapesRoot:
-    """The files of a copy of Cityscapes.
+    """The files of a copy of Cityscapes."""
 
-    Attributes:
-        frames: Images, sorted by path.
-        left_out: Number of train and val images left out because they have no label.
-        packed: Archive entries to unpack to `leftImg8bit` and `gtFine`, if a folder is missing.
-        other_files: Files in the two folders that are not part of the release.
-    """
-
-    frames: list[Frame]
-    left_out: int
+    frames: list[Frame]  # images, sorted by path
+    left_out: int  # number of train and val images left out because they have no label
+    # Archive entries to unpack to `leftImg8bit` and `gtFine`, if a folder is missing
     packed: Mapping[str, list[Entry]]
+    # Files in the two folders that are not part of the release
     other_files: Mapping[str, LeftOut] = field(compare=False)
 
     def cities(self) -> dict[str, dict[str, int]]:

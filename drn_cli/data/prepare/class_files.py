@@ -26,19 +26,12 @@ COLOR_LINE = re.compile(r"(\d+)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\S.*)")
 
 @dataclass(frozen=True, slots=True)
 class NamedClass:
-    """One row of a class file.
+    """One row of a class file."""
 
-    Attributes:
-        name: Class name, stripped.
-        color: RGB color of the class in color labels, if the file has colors.
-        value: Label value of the class, if the file has ids.
-        where: File and line, for messages.
-    """
-
-    name: str
-    color: Colour | None
-    value: int | None
-    where: str
+    name: str  # class name, stripped
+    color: Colour | None  # RGB color of the class in color labels, if the file has colors
+    value: int | None  # label value of the class, if the file has ids
+    where: str  # file and line, for messages
 
 
 def read_class_file(path: Path) -> list[NamedClass]:

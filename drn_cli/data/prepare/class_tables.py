@@ -12,25 +12,16 @@ VOID_NAMES = frozenset({"void", "ignore", "ignored", "unlabeled", "unlabelled"})
 
 @dataclass(frozen=True, slots=True)
 class ClassMapping:
-    """Class ids of the colors and values in labels; ignored ones map to 255.
+    """Class ids of the colors and values in labels; ignored ones map to 255."""
 
-    Attributes:
-        class_set: Names and colors of the classes, without ignored ones.
-        colors: Class id of each color; empty if the class file has no colors.
-        values: Class id of each label value.
-        has_values: Whether the class file has label values; otherwise they count from 0.
-    """
-
-    class_set: ClassSet
-    colors: Mapping[Colour, int]
-    values: Mapping[int, int]
-    has_values: bool
+    class_set: ClassSet  # names and colors of the classes, without ignored ones
+    colors: Mapping[Colour, int]  # class id of each color; empty if the class file has no colors
+    values: Mapping[int, int]  # class id of each label value
+    has_values: bool  # whether the class file has label values; otherwise they count from 0
 
 
 def map_named_classes(
-    rows: Sequence[NamedClass],
-    ignored: Sequence[str] = (),
-    ignored_values: Sequence[int] = (),
+    rows: Sequence[NamedClass], ignored: Sequence[str] = (), ignored_values: Sequence[int] = ()
 ) -> ClassMapping:
     """Assign ids to the classes of a class file, in the order of their values or else their rows.
 

@@ -35,17 +35,11 @@ LOCK_INSIDE = ".prepare.lock"  # used if only the data folder itself is writable
 
 @dataclass(frozen=True, slots=True)
 class PrepareResult:
-    """Result of a data preparation.
-
-    Attributes:
-        out: The data folder.
-        counts: Number of images in each split.
-        unchanged: Whether the folder was up to date, so that nothing was written.
-    """
+    """Result of a data preparation."""
 
     out: Path
-    counts: Mapping[str, int]
-    unchanged: bool
+    counts: Mapping[str, int]  # number of images in each split
+    unchanged: bool  # whether the folder was up to date, so that nothing was written
 
 
 @contextmanager

@@ -26,19 +26,13 @@ RANDOM_HINT = "use --split random for a random split"
 
 @dataclass(frozen=True, slots=True)
 class SourceSplit:
-    """The split of a source data set.
+    """The split of a source data set."""
 
-    Attributes:
-        kind: Its format: `voc`, `folders` or `lists`.
-        source: Description of the folders or list files, for messages.
-        splits: `train`, `val` or `test` of each pair, in order; None for pairs in no list.
-        absent: Number of list entries without a pair.
-    """
-
-    kind: str
-    source: str
+    kind: str  # its format: `voc`, `folders` or `lists`
+    source: str  # description of the folders or list files, for messages
+    # `train`, `val` or `test` of each pair, in order; None for pairs in no list
     splits: Sequence[str | None]
-    absent: int = 0
+    absent: int = 0  # number of list entries without a pair
 
     def __str__(self) -> str:
         counts = Counter(self.splits)
@@ -199,21 +193,18 @@ class _PairIndex:
         names = [text.replace("\\", "/") for text in dict.fromkeys(texts)]
         for base in dict.fromkeys((folder, *self._bases)):
             for name in names:
-                if file := self._existing(base / name):
-                    return self._files.get(file)
+                path = base / name
+                real, existing = self._folder(path.parent)
+                for ending in ("", *ENDINGS):
+                    file = path.name + ending
+                    if file in existing and file.lower().endswith(ENDINGS):
+                        return self._files.get(real / file)
         for name in names:
             stem = name.rpartition(".")[0] if name.lower().endswith(ENDINGS) else name
             for tail in _tails(stem):
                 if (number := self._tails.get(tail)) is not None:
                     return number
         return None
-
-    def _existing(self, path: Path) -> Path | None:
-        """Return the image file with this path, or with this path and an image suffix."""
-        folder, names = self._folder(path.parent)
-        candidates = (path.name + ending for ending in ("", *ENDINGS))
-        found = (n for n in candidates if n in names and n.lower().endswith(ENDINGS))
-        return next((folder / name for name in found), None)
 
     def _folder(self, path: Path) -> tuple[Path, frozenset[str]]:
         """Return the real path of a folder and the names in it, cached."""

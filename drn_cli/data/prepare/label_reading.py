@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from drn_cli.data.classes import IGNORED, ClassSet, Colour
 from drn_cli.data.images import Pixels, read_header, read_image
@@ -40,16 +39,11 @@ class PixelValue(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LabelScan:
-    """Pixel values in all labels of a data set.
+    """Pixel values in all labels of a data set."""
 
-    Attributes:
-        pixels: Number of pixels of each value, over all labels.
-        lossy: The first label in a lossy format, if there is one.
-        first: The first label that contains each value.
-    """
-
-    pixels: Mapping[PixelValue, int]
-    lossy: Path | None
+    pixels: Mapping[PixelValue, int]  # number of pixels of each value, over all labels
+    lossy: Path | None  # the first label in a lossy format, if there is one
+    # The first label that contains each value
     first: Mapping[PixelValue, Path] = field(default_factory=dict)
 
     def colors(self) -> list[tuple[Colour, int]]:
@@ -111,18 +105,15 @@ def _count_values(path: Path) -> dict[PixelValue, int]:
         codes = pack(read_image(path)).astype(np.int64) | ((values.astype(np.int64) + 1) << 24)
     else:
         codes = values.astype(np.int64) * 0x1010101 + (1 << 24)  # gray
-    counts = _count_runs(codes.ravel()).most_common(KEPT)
-    return {PixelValue((code >> 24) - 1 if code >> 24 else None, unpack(code & 0xFFFFFF)): count
-            for code, count in counts}  # fmt: skip
-
-
-def _count_runs(codes: npt.NDArray[np.int64]) -> Counter[int]:
-    """Count codes by runs of equal pixels, which is faster: labels consist of long runs."""
+    # Count runs of equal pixels, which is faster: labels consist of long runs.
+    codes = codes.ravel()
     starts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
     lengths = np.diff(starts, append=codes.size)
     unique, inverse = np.unique(codes[starts], return_inverse=True)
     counts = np.bincount(inverse, weights=lengths).astype(np.int64)
-    return Counter(dict(zip(unique.tolist(), counts.tolist(), strict=True)))
+    most = Counter(dict(zip(unique.tolist(), counts.tolist(), strict=True))).most_common(KEPT)
+    return {PixelValue((code >> 24) - 1 if code >> 24 else None, unpack(code & 0xFFFFFF)): count
+            for code, count in most}  # fmt: skip
 
 
 def choose_encoding(

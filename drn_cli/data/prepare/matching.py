@@ -24,13 +24,9 @@ Suffixes = tuple[str, str]  # of images and of labels
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An image and its label, as paths relative to their folders.
+    """An image and its label, as paths relative to their folders."""
 
-    Attributes:
-        stem: The image's path without suffix and format, unique among the images.
-    """
-
-    stem: str
+    stem: str  # the image's path without suffix and format, unique among the images
     image: str
     label: str
 

@@ -15,13 +15,7 @@ from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.images import Pixels, read_image, write_png
 from drn_cli.data.orientation import find_orientation_mismatch, first_and_count, size_error
 from drn_cli.data.parallel import Progress, RunningStats, in_parallel
-from drn_cli.data.prepare.common import (
-    SPLITS,
-    count_pixels,
-    link_or_copy,
-    write_info,
-    write_list,
-)
+from drn_cli.data.prepare.common import SPLITS, count_pixels, link_or_copy, write_info, write_list
 from drn_cli.errors import DrnError
 
 log = logging.getLogger(__name__)
@@ -29,33 +23,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PrepareTask:
-    """An image and its label to write into a data folder.
+    """An image and its label to write into a data folder."""
 
-    Attributes:
-        split: `train`, `val` or `test`.
-        source_image, source_label: The source files; a test image may have no label.
-        image, label: Paths to write, relative to the data folder; the label is a PNG of class ids.
-    """
-
-    split: str
+    split: str  # `train`, `val` or `test`
     source_image: Path
-    source_label: Path | None
-    image: str
-    label: str | None
+    source_label: Path | None  # a test image may have no label
+    image: str  # path to write, relative to the data folder
+    label: str | None  # path to write, a PNG of class ids
 
 
 @dataclass(frozen=True, slots=True)
 class PairStats:
-    """Statistics of one image and its label.
+    """Statistics of one image and its label."""
 
-    Attributes:
-        channels: Sums over the image.
-        pixels: int64 `(256,)`, pixel count of each class id.
-        rotation: Warning that the image has an EXIF orientation and its label has none.
-    """
-
-    channels: RunningStats
-    pixels: npt.NDArray[np.int64]
+    channels: RunningStats  # sums over the image
+    pixels: npt.NDArray[np.int64]  # int64 `(256,)`, pixel count of each class id
+    # Warning that the image has an EXIF orientation and its label has none
     rotation: str | None = None
 
 

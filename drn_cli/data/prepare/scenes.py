@@ -77,7 +77,13 @@ def make_scenes(
         if _is_up_to_date(out, settings):
             return PrepareResult(out, counts, unchanged=True)
         scenes = [(split, index) for split, count in counts.items() for index in range(count)]
-        few = 0 if _is_faster_in_parallel(len(scenes), width * height) else len(scenes)
+        # On all cores if that is faster and needs at most half of the memory.
+        processes = min(len(scenes), len(os.sched_getaffinity(0)))
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        pixels = width * height
+        fits = processes * pixels * BYTES_PER_PIXEL <= memory / 2
+        share = fits and len(scenes) * (pixels + PIXELS_OF_A_SCENE) > PIXELS_TO_SHARE
+        few = 0 if processes > 1 and share else len(scenes)
         with new_folder(out) as folder:
             draw = partial(_draw, folder, counts, (width, height), seed)
             drawn = list(in_parallel(draw, scenes, progress, few=few))
@@ -90,8 +96,8 @@ def make_scenes(
             results = list(zip(scenes, drawn, strict=True))
             training = (stats for (split, _), (stats, _) in results if split == "train")
             labels = (
-                (split, _label_path(_stem(split, index, counts[split]), "trainIds"), pixels)
-                for (split, index), (_, pixels) in results
+                (split, _label_path(_stem(split, index, counts[split]), "trainIds"), train_ids)
+                for (split, index), (_, train_ids) in results
                 if split != "test"
             )
             write_info(
@@ -119,14 +125,6 @@ def _check(counts: dict[str, int], width: int, height: int, seed: int) -> None:
         )
     if seed < 0:
         raise DrnError(f"seed {seed}: is negative", "choose 0 or more")
-
-
-def _is_faster_in_parallel(count: int, pixels: int) -> bool:
-    """Whether drawing on all cores is faster and needs at most half of the memory."""
-    processes = min(count, len(os.sched_getaffinity(0)))
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    fits = processes * pixels * BYTES_PER_PIXEL <= memory / 2
-    return processes > 1 and fits and count * (pixels + PIXELS_OF_A_SCENE) > PIXELS_TO_SHARE
 
 
 def _draw(

@@ -12,15 +12,12 @@ from drn_cli.errors import DrnError
 class SplitRatios:
     """Options of a random split.
 
-    Attributes:
-        val, test: Fractions of the groups for validation and test, 0..1; the rest is training.
-        seed: Random seed.
-        group: Regular expression that finds the group name in an image's path: its first
-            capturing group, or the whole match. Without it each image is its own group.
+    `group` is a regular expression that finds the group name in an image's path: its first
+    capturing group, or the whole match. Without it each image is its own group.
     """
 
-    val: float = 0.1
-    test: float = 0.0
+    val: float = 0.1  # fraction of the groups for validation, 0..1
+    test: float = 0.0  # fraction of the groups for test, 0..1; the rest is training
     seed: int = 0
     group: str | None = None
 
@@ -41,7 +38,10 @@ def split(stems: Sequence[str], ratios: SplitRatios) -> list[str]:
             "use fractions from 0 to 1 with a sum below 1, for example --val 0.1",
         )
     groups = _groups(stems, ratios.group)
-    drawn = {group: _draw(ratios.seed, group) for group in groups}
+    drawn = {}  # a number in [0, 1) that depends only on the seed and the group name
+    for group in groups:
+        digest = hashlib.sha256(f"{ratios.seed}\0{group}".encode()).digest()
+        drawn[group] = int.from_bytes(digest[:6]) / 2**48  # exact, and below 1
     ordered = sorted(drawn, key=lambda group: (drawn[group], group))
     wanted = [ratios.val > 0, True, ratios.test > 0]  # val takes the lowest, test the highest
     if len(ordered) < sum(wanted):
@@ -61,14 +61,7 @@ def split(stems: Sequence[str], ratios: SplitRatios) -> list[str]:
     return [chosen[group] for group in groups]
 
 
-def _draw(seed: int, group: str) -> float:
-    """Return a number in [0, 1) that depends only on the seed and the group name."""
-    digest = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
-    return int.from_bytes(digest[:6]) / 2**48  # exact, and below 1
-
-
 def _groups(stems: Sequence[str], pattern: str | None) -> list[str]:
-    """Return the group name of each image."""
     if pattern is None:
         return list(stems)
     try:

@@ -21,15 +21,10 @@ HEADER = ["ImageId", "PredictionString"]
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A bounding box, with the coordinates as text to copy them unchanged.
+    """A bounding box, with the coordinates as text to copy them unchanged."""
 
-    Attributes:
-        wnid: Class of the object.
-        corners: xmin, ymin, xmax, ymax in pixels.
-    """
-
-    wnid: str
-    corners: tuple[str, ...]
+    wnid: str  # class of the object
+    corners: tuple[str, ...]  # xmin, ymin, xmax, ymax in pixels
 
 
 Boxes = Mapping[str, list[Box]]  # boxes of each image, by its name without suffix

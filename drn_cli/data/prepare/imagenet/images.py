@@ -16,14 +16,9 @@ Advance = Callable[[int], None]  # called with the number of bytes of the source
 
 @dataclass(frozen=True, slots=True)
 class CorruptImage:
-    """A file of the source that is not a complete image and was left out.
+    """A file of the source that is not a complete image and was left out."""
 
-    Attributes:
-        name: Name in the archive, or path.
-        error: Description of the problem.
-    """
-
-    name: str
+    name: str  # name in the archive, or path
     error: str
 
 

@@ -16,17 +16,11 @@ from drn_cli.files import read_bytes, read_text
 
 @dataclass(frozen=True, slots=True)
 class Synset:
-    """A class in the devkit.
+    """A class in the devkit."""
 
-    Attributes:
-        number: ILSVRC2012_ID, from 1; not an index in any sorted order.
-        wnid: WordNet id, which is the name of the class folder.
-        words: Readable name.
-    """
-
-    number: int
-    wnid: str
-    words: str
+    number: int  # ILSVRC2012_ID, from 1; not an index in any sorted order
+    wnid: str  # WordNet id, which is the name of the class folder
+    words: str  # readable name
 
 
 def names_file(sources: ImageNetSources) -> Path | None:

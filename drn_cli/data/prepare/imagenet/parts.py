@@ -11,12 +11,7 @@ from drn_cli.data.file_search import LeftOut
 from drn_cli.data.prepare.common import fingerprint
 from drn_cli.data.prepare.imagenet.archives import extract_train, extract_val, first_classes
 from drn_cli.data.prepare.imagenet.boxes import box_files
-from drn_cli.data.prepare.imagenet.folders import (
-    ImageFile,
-    class_folders,
-    flat_folder,
-    link_images,
-)
+from drn_cli.data.prepare.imagenet.folders import ImageFile, class_folders, flat_folder, link_images
 from drn_cli.data.prepare.imagenet.images import Advance, SplitResult
 from drn_cli.data.prepare.imagenet.names import names_file
 from drn_cli.data.prepare.imagenet.sources import OF_IMAGENET, ImageNetSources
@@ -25,22 +20,14 @@ from drn_cli.data.prepare.imagenet.truth import Truth
 
 @dataclass(frozen=True, slots=True)
 class SplitSource:
-    """Source of a split, an archive or a folder.
+    """Source of a split, an archive or a folder."""
 
-    Attributes:
-        made_from: Fingerprint of the source.
-        size: Bytes to read.
-        images: Number of images, if it is known without reading an archive.
-        classes: WNIDs of the images; of an archive, at least two.
-        write: Writes the images to class folders in a folder.
-        left_out: Files in the folders of the source that are not images of the split.
-    """
-
-    made_from: str
-    size: int
-    images: int | None
-    classes: frozenset[str]
-    write: Callable[[Path, Advance], SplitResult]
+    made_from: str  # fingerprint of the source
+    size: int  # bytes to read
+    images: int | None  # number of images, if it is known without reading an archive
+    classes: frozenset[str]  # WNIDs of the images; of an archive, at least two
+    write: Callable[[Path, Advance], SplitResult]  # writes the images to class folders in a folder
+    # Files in the folders of the source that are not images of the split
     left_out: LeftOut = field(default_factory=LeftOut)
 
 
@@ -68,10 +55,7 @@ def split_sources(sources: ImageNetSources, truth: Truth) -> dict[str, SplitSour
 
 
 def _archive(
-    path: Path,
-    truth: Truth,
-    classes: frozenset[str],
-    write: Callable[[Path, Advance], SplitResult],
+    path: Path, truth: Truth, classes: frozenset[str], write: Callable[[Path, Advance], SplitResult]
 ) -> SplitSource:
     # The content of the ground truth, not its file: several files contain the same ground truth.
     lines = "".join(f"{name} {wnid}\n" for name, wnid in sorted(truth.items()))

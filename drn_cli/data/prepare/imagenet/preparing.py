@@ -50,27 +50,18 @@ ANY_COPY = "any copy"  # fingerprint of a damaged archive: another copy may comp
 
 @dataclass(frozen=True, slots=True)
 class PreparedImageNet:
-    """Result of the preparation of ImageNet.
-
-    Attributes:
-        out: The data folder.
-        counts: Number of images in each split.
-        classes: Number of class folders in each split.
-        corrupt: Lines of corrupt.txt: split, name and error of each file left out, tab-separated.
-        boxes: Number of boxes of validation images; None if the source has no boxes.
-        left_out: Files in the folders of each split that are not its images.
-        missing: For each of `train`, `val` and `boxes` that is missing, the files to download.
-        unchanged: Whether the folder was up to date, so that nothing was written.
-    """
+    """Result of the preparation of ImageNet."""
 
     out: Path
-    counts: Mapping[str, int]
-    classes: Mapping[str, int]
+    counts: Mapping[str, int]  # number of images in each split
+    classes: Mapping[str, int]  # number of class folders in each split
+    # Lines of corrupt.txt: split, name and error of each file left out, tab-separated
     corrupt: tuple[str, ...]
-    boxes: int | None
-    left_out: Mapping[str, LeftOut]
+    boxes: int | None  # number of boxes of validation images; None if the source has no boxes
+    left_out: Mapping[str, LeftOut]  # files in the folders of each split that are not its images
+    # For each of `train`, `val` and `boxes` that is missing, the files to download
     missing: Mapping[str, str]
-    unchanged: bool
+    unchanged: bool  # whether the folder was up to date, so that nothing was written
 
 
 def prepare_imagenet(

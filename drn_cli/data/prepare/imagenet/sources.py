@@ -33,29 +33,17 @@ OF_IMAGENET = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ImageNetSources:
-    """Files and folders of ImageNet; None for what was not found.
+    """Files and folders of ImageNet; None for what was not found."""
 
-    Attributes:
-        train: The archive, or the folder of class folders.
-        val: The archive, the folder of class folders, or a flat folder of images.
-        flat: Whether `val` is flat, so that its classes need a ground truth.
-        solution: Classes and boxes of the validation images, as CSV.
-        truth: Classes of the validation images, one per line.
-        devkit: Archive with a ground truth and meta.mat.
-        meta: Names and numbers of the classes, unpacked from the devkit.
-        boxes: Boxes of the validation images: an archive or a folder of XML files.
-        synsets: Names of the classes, one per line.
-    """
-
-    train: Path | None
-    val: Path | None
-    flat: bool
-    solution: Path | None
-    truth: Path | None
-    devkit: Path | None
-    meta: Path | None
-    boxes: Path | None
-    synsets: Path | None
+    train: Path | None  # the archive, or the folder of class folders
+    val: Path | None  # the archive, the folder of class folders, or a flat folder of images
+    flat: bool  # whether `val` is flat, so that its classes need a ground truth
+    solution: Path | None  # classes and boxes of the validation images, as CSV
+    truth: Path | None  # classes of the validation images, one per line
+    devkit: Path | None  # archive with a ground truth and meta.mat
+    meta: Path | None  # names and numbers of the classes, unpacked from the devkit
+    boxes: Path | None  # boxes of the validation images: an archive or a folder of XML files
+    synsets: Path | None  # names of the classes, one per line
 
 
 def find_sources(root: Path, out: Path, truth: Path | None = None) -> ImageNetSources:

@@ -24,23 +24,16 @@ LEFTOVER = ".*.tmp"  # temporary names of drn_cli.files
 
 @dataclass(slots=True)
 class PrepareState:
-    """Contents of a data folder and their sources.
+    """Contents of a data folder and their sources."""
 
-    Attributes:
-        made_from: Fingerprint of the source of each split, of `boxes` and of `names`.
-        counts: Number of images of each complete split.
-        corrupt: Number of files left out of each complete split.
-        boxes: Number of boxes in the table of boxes; None without a table.
-        names: Class names by WNID.
-        finished: Whether info.json records all this.
-    """
-
+    # Fingerprint of the source of each split, of `boxes` and of `names`
     made_from: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)  # number of images of each complete split
+    # Number of files left out of each complete split
     corrupt: dict[str, int] = field(default_factory=dict)
-    boxes: int | None = None
-    names: dict[str, str] = field(default_factory=dict)
-    finished: bool = False
+    boxes: int | None = None  # number of boxes in the table of boxes; None without a table
+    names: dict[str, str] = field(default_factory=dict)  # class names by WNID
+    finished: bool = False  # whether info.json records all this
 
 
 def read_state(out: Path) -> PrepareState:

@@ -64,17 +64,15 @@ def _parse(text: str, where: str, synsets: Callable[[], list[Synset]]) -> Truth:
         name = f"{VAL_IMAGES}{number:08d}" if len(words) == 1 else PurePosixPath(words[0]).stem
         wnid = wnids.get(words[-1], words[-1])
         if len(words) > 2 or len(words) != len(first) or not is_wnid(wnid):
-            raise DrnError(f"{where}:{at}: {_line_error(words, bool(wnids))}")
+            line = " ".join(words)[:60]
+            error = f"`{line}` is neither a WNID nor an image and its WNID"
+            error += ", in the format of the first line"
+            if wnids and len(words) == 1:
+                error = f"{line} is not a class number of meta.mat"
+            elif len(words) == 2 and words[1].isdigit():
+                error = f"`{line}`: a class number after a name is ambiguous; use the WNID"
+            raise DrnError(f"{where}:{at}: {error}")
         if name in truth:
             raise DrnError(f"{where}:{at}: duplicate entry for {name}")
         truth[name] = wnid
     return truth
-
-
-def _line_error(words: list[str], numbers: bool) -> str:
-    line = " ".join(words)[:60]
-    if numbers and len(words) == 1:
-        return f"{line} is not a class number of meta.mat"
-    if len(words) == 2 and words[1].isdigit():
-        return f"`{line}`: a class number after a name is ambiguous; use the WNID"
-    return f"`{line}` is neither a WNID nor an image and its WNID, in the format of the first line"
