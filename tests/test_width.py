@@ -54,7 +54,7 @@ def test_exports_record_the_width(thin: Run, tmp_path: Path, format_: str) -> No
     assert (report["arch"], report["width"]) == ("drn_a_18", WIDTH)
     found = open_network(Path(report["out"]))
     assert found.architecture.label == f"drn_a_18 (width {WIDTH})"
-    file = Path(f"{report['file']}.parity.json")
+    file = Path(f"{report['out']}.parity.json")
     assert json.loads(file.read_text())["width"] == WIDTH
 
 
