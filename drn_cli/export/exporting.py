@@ -84,7 +84,7 @@ def export(
             missing, or the file cannot be written or fails the parity check. No file is left then.
     """
     network = read_network(source.checkpoint)
-    config.check(network.task)
+    config.check(network.architecture, network.task)
     out = out or Path(network.arch + ENDINGS[config.format])
     files = _output_files(out, config)
     if not force:

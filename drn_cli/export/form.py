@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from drn_cli.errors import DrnError
-from drn_cli.networks.catalog import Task
+from drn_cli.networks.catalog import Architecture, Task
 
 Format = Literal["onnx", "pt2", "openvino", "fyu", "safetensors"]
 Precision = Literal["float32", "float16", "int8"]
@@ -38,8 +38,8 @@ class ExportConfig:
     precision: Precision = "float32"
     size: tuple[int, int] | None = None
 
-    def check(self, task: Task) -> None:
-        """Check that format and task support the options.
+    def check(self, architecture: Architecture, task: Task) -> None:
+        """Check that the format can contain the network, and that both support the options.
 
         Raises:
             DrnError: They do not.
@@ -56,6 +56,15 @@ class ExportConfig:
             raise DrnError(f"--int8: not supported by {self.format}", f"use {' or '.join(INT8)}")
         if self.argmax and task == "classification":
             raise DrnError("--argmax: only for segmentation, and this is a classifier")
+        if self.format == "fyu" and architecture.width != 1:
+            raise DrnError(
+                f"{architecture.label}: the original code has width 1.0 only",
+                "use --format safetensors",
+            )
+        if self.format == "fyu" and architecture.family == "B":
+            raise DrnError(
+                f"{architecture.label}: the original code has no DRN-B", "use another format"
+            )
 
     @property
     def outputs(self) -> list[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from drn_cli.errors import DrnError
 from drn_cli.networks.checkpoints import ATTACHED, CHECKSUM, VERSIONS, checksum, encode
 from drn_cli.networks.conversion import to_original_keys
 from drn_cli.networks.metadata import check_metadata
@@ -22,18 +21,7 @@ def write_safetensors(path: Path, model: DRN, metadata: Mapping[str, str], *, ha
 
 
 def write_original(path: Path, model: DRN, metadata: Mapping[str, str], *, half: bool) -> None:
-    """Write a state dict with the original's keys, in the legacy format that old PyTorch reads.
-
-    Raises:
-        DrnError: The original code does not have the architecture.
-    """
-    if model.width != 1:
-        raise DrnError(
-            f"{model.architecture.label}: the original code has width 1.0 only",
-            "use --format safetensors",
-        )
-    if model.architecture.family == "B":
-        raise DrnError(f"{model.arch}: the original code has no DRN-B", "use another format")
+    """Write a state dict with the original's keys, in the legacy format that old PyTorch reads."""
     tensors = to_original_keys(model)
     state = OrderedDict(_halved(tensors) if half else tensors)
     strings = check_metadata(metadata, path, writing=True)

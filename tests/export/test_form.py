@@ -6,6 +6,7 @@ import pytest
 
 from drn_cli.errors import DrnError
 from drn_cli.export.form import ENDINGS, ExportConfig
+from drn_cli.networks.catalog import ARCHITECTURES
 
 
 @pytest.mark.parametrize(
@@ -21,14 +22,14 @@ from drn_cli.export.form import ENDINGS, ExportConfig
 )
 def test_rejects_unsupported_options(config: dict[str, Any], task: Any, message: str) -> None:
     with pytest.raises(DrnError, match=message):
-        ExportConfig(**config).check(task)
+        ExportConfig(**config).check(ARCHITECTURES["drn_d_22"], task)
 
 
 @pytest.mark.parametrize("format_", ["onnx", "pt2", "openvino"])
 def test_formats_with_a_graph_support_all_options(format_: Any) -> None:
     options = {"format": format_, "normalize": True, "size": (8, 9), "precision": "float16"}
-    ExportConfig(**options, argmax=True).check("segmentation")
-    ExportConfig(**options).check("classification")
+    ExportConfig(**options, argmax=True).check(ARCHITECTURES["drn_d_22"], "segmentation")
+    ExportConfig(**options).check(ARCHITECTURES["drn_d_22"], "classification")
 
 
 def test_outputs_are_scores_or_classes() -> None:
