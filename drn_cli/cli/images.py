@@ -79,6 +79,11 @@ def with_progress(
             bar.update()
 
 
+def count_images(number: int) -> str:
+    """Format a number of images: `1 image`, `12 images`."""
+    return f"{number} image{'' if number == 1 else 's'}"
+
+
 def merge_in_order(parts: Iterable[Iterable[tuple[int, Result]]]) -> list[Result]:
     """Merge the numbered results of all processes in the order of the images."""
     numbered = (one for part in parts for one in part)

@@ -129,7 +129,7 @@ def predict(
     from drn_cli.inference.normalization import user_normalization
     from drn_cli.inference.source import find_source
 
-    check_inputs(inputs)
+    check_inputs(inputs, stdin=True)
     source = find_source(weights)
     given = user_normalization(stats, mean, std)
     view = (multi_scale, scales, flip, tile)

@@ -45,8 +45,19 @@ class InputImage:
     name: str
 
 
-def check_inputs(inputs: Sequence[str]) -> None:
-    """Raise DrnError if the name of an input shows that it is a URL, a video or a camera."""
+def check_inputs(inputs: Sequence[str], *, stdin: bool = False) -> None:
+    """Check that no input is a URL, a video or a camera, as far as its name shows.
+
+    Args:
+        inputs: Files, folders and globs.
+        stdin: Whether `-` for stdin is allowed, for the message.
+
+    Raises:
+        DrnError: One is.
+    """
+    accepted = "image files, folders and quoted globs"
+    if stdin:
+        accepted = "image files, folders, quoted globs and - for stdin"
     for entry in inputs:
         kind, device = None, entry
         scheme, separator, _ = entry.partition("://")
@@ -63,8 +74,7 @@ def check_inputs(inputs: Sequence[str]) -> None:
         remedy = f"save its frames first, for example with ffmpeg -i {device} frames/%06d.png"
         if scheme in ("http", "https") and not entry.lower().endswith(VIDEO_ENDINGS):
             remedy = f"download it first, for example with curl -O {entry}"
-        accepted = "only image files, folders, quoted globs and - for stdin are read"
-        raise DrnError(f"{entry}: is a {kind}; {accepted}", remedy)
+        raise DrnError(f"{entry}: is a {kind}; only {accepted} are read", remedy)
 
 
 def find_images(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[InputImage]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drn_cli.cli import console
-from drn_cli.cli.images import merge_in_order, read_input, with_progress
+from drn_cli.cli.images import count_images, merge_in_order, read_input, with_progress
 from drn_cli.cli.predicting.record import begin_table, finish_table, provenance_of
 from drn_cli.cli.predicting.segmentation import PredictionSummary, PredictOptions, report
 from drn_cli.cli.source import InferenceOptions, describe
@@ -56,7 +56,7 @@ def classify(
     images = [InputImage("-", "stdin")] if list(inputs) == ["-"] else find_images(inputs)
     with join() as group, ExitStack() as stack:
         if group.is_main:
-            console.note(f"{source.checkpoint} on {len(images)} images")
+            console.note(f"{source.checkpoint} on {count_images(len(images))}")
         classifier = inference.classifier(network, group.device, **source.crop_settings())
         top = min(top_k, len(classifier.names))
         table, provenance = None, {}

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drn_cli.cli import console
-from drn_cli.cli.images import display_name, merge_in_order, read_input, with_progress
+from drn_cli.cli.images import (
+    count_images,
+    display_name,
+    merge_in_order,
+    read_input,
+    with_progress,
+)
 from drn_cli.cli.predicting.record import open_manifest, provenance_of, unfinished_images
 from drn_cli.cli.source import InferenceOptions, describe
 from drn_cli.errors import DrnError, few_of
@@ -101,7 +107,7 @@ def segment(
         if options.submission is not None:
             _check_submission(network, files, options)
         if group.is_main:
-            console.note(f"{source.checkpoint} on {len(files)} images")
+            console.note(f"{source.checkpoint} on {count_images(len(files))}")
         concurrency = default_concurrency(group.device, len(files))
         predictor = inference.segmenter(network, group.device, concurrency=concurrency)
         with ExitStack() as stack:
@@ -267,9 +273,9 @@ def report(
         )
     else:
         existing = f", {skipped} skipped (already exist)" if skipped else ""
-        images, where = "image" if done == 1 else "images", where if done or skipped else ""
+        where = where if done or skipped else ""
         console.out.print(
-            f"{done} {images} {verb}, {done / seconds:.1f} images/s{existing}{where}",
+            f"{count_images(done)} {verb}, {done / seconds:.1f} images/s{existing}{where}",
             soft_wrap=True,
         )
     if failed:
