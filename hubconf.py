@@ -14,7 +14,7 @@ dependencies += ["safetensors"]
 
 
 def _entry(arch: str) -> _partial[object]:
-    """Give the entry point of an architecture: `create_model` with its name filled in."""
+    """Return the entry point of an architecture: `create_model` with its name filled in."""
     entry = _partial(_create_model, arch)
     entry.__doc__ = f"""Build {arch}.
 

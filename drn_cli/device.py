@@ -102,14 +102,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> int:
-    """Return the free main memory of the machine or container, in bytes."""
+    """Return the free main memory of the machine or of the control groups, in bytes."""
     limits = []
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             limits.append(int(line.split()[1]) * 1024)
-    with suppress(OSError, ValueError):  # no control group, or one without a limit
-        limit = int((CGROUP / "memory.max").read_text())
-        limits.append(limit - int((CGROUP / "memory.current").read_text()))
+    for folder in _control_groups(CGROUP, OWN_CGROUP):
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            used = int((folder / "memory.current").read_text())
+            limits.append(int((folder / "memory.max").read_text()) - used)
     return max(0, min(limits))
 
 
@@ -139,10 +140,10 @@ def core_limit(root: Path = CGROUP, process: Path = OWN_CGROUP) -> float | None:
     return min(limits, default=None)
 
 
-def memory_limit(root: Path = CGROUP, process: Path = OWN_CGROUP) -> int | None:
+def memory_limit(root: Path | None = None, process: Path = OWN_CGROUP) -> int | None:
     """Return the memory limit of the control groups, in bytes; None is no limit."""
     limits = []
-    for folder in _control_groups(root, process):
+    for folder in _control_groups(root or CGROUP, process):
         with suppress(OSError, ValueError):
             limits.append(int((folder / "memory.max").read_text()))
     return min(limits, default=None)

@@ -156,5 +156,13 @@ def test_free_bytes_of_shared_memory_are_limited_by_free_memory(
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("2000\n")
     assert free_bytes(tmp_path) == 3000
-    (tmp_path / "memory.max").write_text("max\n")
+    job = tmp_path / "job" / "step"  # a batch system limits the group of the job
+    job.mkdir(parents=True)
+    (tmp_path / "own").write_text("0::/job/step\n")
+    monkeypatch.setattr(device, "OWN_CGROUP", tmp_path / "own")
+    (job.parent / "memory.max").write_text("2500\n")
+    (job.parent / "memory.current").write_text("1500\n")
+    assert free_bytes(tmp_path) == 1000
+    for folder in (tmp_path, job.parent):
+        (folder / "memory.max").write_text("max\n")
     assert free_bytes(tmp_path) > 3000

@@ -320,21 +320,34 @@ def test_cores(
     assert result.found.startswith(found)
 
 
-def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drn_cli.device.free_memory", lambda: 3_000_000_000)
-    monkeypatch.setattr("drn_cli.device.memory_limit", lambda: 4_000_000_000)
-    assert result_of(checks.check_memory)[1:3] == ("ok", "3.0 GB of 4.0 GB free")
-    monkeypatch.setattr("drn_cli.device.free_memory", lambda: 500_000_000)
+@pytest.fixture
+def memory_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Limit this process to so much more memory, by the files of a control group."""
+    monkeypatch.setattr("drn_cli.device.CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("4000000000")
+
+    def leave(size: int) -> None:
+        (tmp_path / "memory.current").write_text(str(4_000_000_000 - size))
+
+    return leave
+
+
+def test_memory(memory_left: Callable[[int], None]) -> None:
+    memory_left(2_500_000_000)
+    assert result_of(checks.check_memory)[1:3] == ("ok", "2.5 GB of 4.0 GB free")
+    memory_left(500_000_000)
     assert result_of(checks.check_memory)[1:3] == ("warning", "500.0 MB of 4.0 GB free")
 
 
-def test_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_left: Callable[[int], None]
+) -> None:
     place = "drn_cli.device.SHARED_MEMORY"
     for path, status in ((Path("/proc"), "failure"), (tmp_path / "none", "failure")):
         monkeypatch.setattr(place, path)
         assert result_of(checks.check_shared_memory).status == status
     monkeypatch.setattr(place, tmp_path)
-    monkeypatch.setattr("drn_cli.device.free_memory", lambda: 64_000_000)
+    memory_left(64_000_000)
     status, found, remedy = result_of(checks.check_shared_memory)[1:]
     assert status == "warning"
     assert found.startswith("64.0 MB of ")
