@@ -17,37 +17,23 @@ from drn_cli.data.window import AxisSpan, CropWindow, crop, scaled_length
 
 @dataclass(frozen=True, slots=True)
 class AugmentParams:
-    """Random parameters of one sample.
+    """Random parameters of one sample."""
 
-    Attributes:
-        angle: Degrees, counterclockwise.
-        ratio: Size after scaling, relative to the image.
-        down, across: Position of the crop, in 0..1 (exclusive) from top and left.
-        mirrored: Whether to flip horizontally.
-    """
-
-    angle: int
-    ratio: float
-    down: float
-    across: float
-    mirrored: bool
+    angle: int  # degrees, counterclockwise
+    ratio: float  # size after scaling, relative to the image
+    down: float  # position of the crop from the top, in 0..1 (exclusive)
+    across: float  # likewise from the left
+    mirrored: bool  # flipped horizontally
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Rotate, scale, crop and flip, in this order, as in the paper's code.
+    """Rotate, scale, crop and flip, in this order, as in the paper's code."""
 
-    Attributes:
-        crop: Side of the square crop, in pixels.
-        scale: The ratio is uniform in [1/scale, scale].
-        rotate: The angle is an integer in degrees, uniform in [-rotate, rotate].
-        flip: Whether to flip horizontally with probability 0.5.
-    """
-
-    crop: int
-    scale: float = 1.0
-    rotate: int = 0
-    flip: bool = True
+    crop: int  # side of the square crop, in pixels
+    scale: float = 1.0  # largest ratio, which is uniform in [1/scale, scale]
+    rotate: int = 0  # largest angle, an integer in degrees, uniform in [-rotate, rotate]
+    flip: bool = True  # horizontally, with probability 0.5
 
     def draw(self, seed: int, epoch: int, index: int) -> AugmentParams:
         """Draw the parameters of a sample in an epoch, a pure function of the arguments.

@@ -23,15 +23,10 @@ from drn_cli.errors import DrnError
 
 
 class Batch(NamedTuple):
-    """A batch of images and labels.
+    """A batch of images and labels."""
 
-    Attributes:
-        images: uint8 `(N, H, W, 3)`.
-        labels: uint8 `(N, H, W)`, where 255 is ignored; for classification int64 `(N,)`.
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # uint8 (N, H, W, 3)
+    labels: Tensor  # uint8 (N, H, W), where 255 is ignored; for classification int64 (N,)
 
 
 class TrainDataset(Dataset[Any]):

@@ -21,13 +21,9 @@ TINY_VAL, TINY_TRAIN = "val_annotations.txt", "_boxes.txt"
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A bounding box in pixels from the upper left corner of the image, inclusive.
+    """A bounding box in pixels from the upper left corner of the image, inclusive."""
 
-    Attributes:
-        name: Name of the class folder.
-    """
-
-    name: str
+    name: str  # of the class folder
     xmin: float
     ymin: float
     xmax: float

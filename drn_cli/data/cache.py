@@ -49,17 +49,11 @@ ABANDONED = 3600  # seconds after which a temporary file is no longer being writ
 
 @dataclass(slots=True)
 class DecodedCache:
-    """A folder of decoded samples, on disk or in shared memory.
-
-    Attributes:
-        folder: Folder of the cache files.
-        root: Data folder; samples are identified by their paths relative to it.
-        writable: Whether new samples are added; False after the first failure to write.
-    """
+    """A folder of decoded samples, on disk or in shared memory."""
 
     folder: Path
-    root: Path
-    writable: bool = True
+    root: Path  # data folder: samples are identified by their paths relative to it
+    writable: bool = True  # False after the first failure to write: no samples are added
     _verified: set[str] = field(default_factory=set, repr=False)  # files with verified pixels
     _damaged: set[str] = field(default_factory=set, repr=False)  # files with a warning logged
 
@@ -195,17 +189,11 @@ def _find_damage(data: mmap.mmap, name: str, *, rows: bool) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
-    """Samples that a cache lacks, and the space that they need.
-
-    Attributes:
-        samples: Samples not cached yet.
-        bytes: Their size, decoded.
-        free: Free space in bytes.
-    """
+    """Samples that a cache lacks, and the space that they need."""
 
     samples: Sequence[Sample]
-    bytes: int
-    free: int
+    bytes: int  # size of the samples, decoded
+    free: int  # bytes
 
     @property
     def fits(self) -> bool:
@@ -225,17 +213,11 @@ def cache_plan(cache: DecodedCache, samples: Sequence[Sample]) -> CachePlan:
 
 @dataclass(frozen=True, slots=True)
 class CacheHandle:
-    """The result of opening a cache.
+    """The result of opening a cache."""
 
-    Attributes:
-        cache: The cache; None if it cannot be used.
-        message: A message for the user, in one sentence.
-        refused: Whether the requested cache cannot be used.
-    """
-
-    cache: DecodedCache | None
-    message: str
-    refused: bool = False
+    cache: DecodedCache | None  # None if it cannot be used
+    message: str  # for the user, in one sentence
+    refused: bool = False  # the requested cache cannot be used
 
 
 def open_cache(kind: Kind, root: Path, folder: Path, samples: Sequence[Sample]) -> CacheHandle:

@@ -10,14 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from drn_cli.data.file_search import (
-    OUTSIDE,
-    SUBFOLDER,
-    LeftOut,
-    entries,
-    list_files,
-    list_folders,
-)
+from drn_cli.data.file_search import OUTSIDE, SUBFOLDER, LeftOut, entries, list_files, list_folders
 from drn_cli.data.folders import IMAGENET, PREPARE_ONE, ChannelStats, ListDataset, read_info
 from drn_cli.errors import DrnError
 from drn_cli.files import require_folder
@@ -35,17 +28,11 @@ class ClassSample:
 
 @dataclass(frozen=True, slots=True)
 class FolderDataset:
-    """A folder of class folders.
+    """A folder of class folders."""
 
-    Attributes:
-        root: Folder of `train/` and `val/`.
-        folders: Folder name of each class, by class id.
-        names: Display name of each class.
-    """
-
-    root: Path
-    folders: tuple[str, ...]
-    names: tuple[str, ...]
+    root: Path  # folder of train/ and val/
+    folders: tuple[str, ...]  # names of the class folders, by class id
+    names: tuple[str, ...]  # display names of the classes
 
     @classmethod
     def open(cls, root: str | Path) -> "FolderDataset":

@@ -15,15 +15,10 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class ClassSet:
-    """Classes in the order of their train ids.
-
-    Attributes:
-        names: One name per class.
-        colours: One RGB color per class, 0 to 255.
-    """
+    """Classes in the order of their train ids."""
 
     names: tuple[str, ...]
-    colours: tuple[Colour, ...]
+    colours: tuple[Colour, ...]  # RGB, 0 to 255
 
     def __len__(self) -> int:
         return len(self.names)

@@ -279,11 +279,16 @@ def _folder_skip_reason(
         return HIDDEN
     if identity is None:
         return UNREADABLE
-    if entry.is_symlink() and _leads_above(entry.path, above, top):
-        return CYCLE
-    if identity in searched or (entry.is_symlink() and _is_below(entry.path, top)):
-        return REPEATED
-    return None
+    if entry.is_symlink():
+        end = os.path.realpath(entry.path)
+        places = (os.path.realpath(above), top)
+        if any(f"{place}/".startswith(f"{end.rstrip('/')}/") for place in places):
+            return CYCLE
+        parts = end.removeprefix(f"{top}/").split("/")
+        hidden = any(part.startswith(".") or _is_debris(part) for part in parts)
+        if end.startswith(f"{top}/") and not hidden:  # it is also searched by its own path
+            return REPEATED
+    return REPEATED if identity in searched else None
 
 
 def _identity(path: str | Path) -> Identity | None:
@@ -292,18 +297,3 @@ def _identity(path: str | Path) -> Identity | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _leads_above(link: str, folder: str, top: str) -> bool:
-    """Whether a link leads to the folder that contains it, the top folder, or one above either."""
-    end = os.path.realpath(link).rstrip("/")
-    return any(f"{place}/".startswith(f"{end}/") for place in (os.path.realpath(folder), top))
-
-
-def _is_below(link: str, top: str) -> bool:
-    """Whether a link leads to a folder that the search also reaches by its own path."""
-    end = os.path.realpath(link)
-    parts = end.removeprefix(f"{top}/").split("/")
-    return end.startswith(f"{top}/") and not any(
-        part.startswith(".") or _is_debris(part) for part in parts
-    )

@@ -45,15 +45,10 @@ CITYSCAPES = ChannelStats((0.290101, 0.328081, 0.286964), (0.182954, 0.186566, 0
 
 @dataclass(frozen=True, slots=True)
 class ListDataset:
-    """A list folder.
+    """A list folder."""
 
-    Attributes:
-        root: Folder that the paths in the lists are relative to.
-        lists: Folder of the lists and info.json.
-    """
-
-    root: Path
-    lists: Path
+    root: Path  # folder that the paths in the lists are relative to
+    lists: Path  # folder of the lists and info.json
 
     @classmethod
     def open(cls, root: str | Path, lists: str | Path | None = None) -> "ListDataset":

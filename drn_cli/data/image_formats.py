@@ -6,10 +6,9 @@ import threading
 import warnings
 from io import BytesIO
 from types import TracebackType
-from typing import IO
 
 import imagecodecs
-from PIL import Image, PngImagePlugin, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 from drn_cli.data.file_ends import PNG_MAGIC
 from drn_cli.errors import DrnError
@@ -78,14 +77,6 @@ def set_pixel_limit(pixels: int) -> None:
     os.environ[LIMIT_VARIABLE] = str(pixels)
 
 
-def too_large_error(size: str, pixels: int) -> DrnError:
-    """Return the error for an image above the limit; the message does not name the file."""
-    return DrnError(
-        f"{size}{pixels / 1e6:.1f} million pixels; the limit is {pixel_limit() / 1e6:g} million",
-        f"use --max-pixels {pixels}, or {LIMIT_VARIABLE}={pixels} in commands without it",
-    )
-
-
 class _WithoutPillowLimits:
     """A context without Pillow's warnings and size limit; `pixel_limit` is checked instead.
 
@@ -99,6 +90,10 @@ class _WithoutPillowLimits:
         self._inside = 0
         self._before = warnings.catch_warnings()
         self._limit: int | None = None
+        lock = self._lock  # no fork while another thread enters or leaves
+        os.register_at_fork(
+            before=lock.acquire, after_in_parent=lock.release, after_in_child=self._in_child
+        )
 
     def __enter__(self) -> None:
         with self._lock:
@@ -115,12 +110,6 @@ class _WithoutPillowLimits:
                 Image.MAX_IMAGE_PIXELS = self._limit
                 self._before.__exit__(None, None, None)
 
-    def _before_fork(self) -> None:
-        self._lock.acquire()  # not while another thread enters or leaves
-
-    def _in_parent(self) -> None:
-        self._lock.release()
-
     def _in_child(self) -> None:
         """Leave the context for threads that do not exist in the child."""
         if self._inside:
@@ -131,11 +120,6 @@ class _WithoutPillowLimits:
 
 
 without_pillow_limits = _WithoutPillowLimits()
-os.register_at_fork(
-    before=without_pillow_limits._before_fork,
-    after_in_parent=without_pillow_limits._in_parent,
-    after_in_child=without_pillow_limits._in_child,
-)
 
 
 def unsupported_format(data: bytes) -> DrnError:
@@ -208,10 +192,3 @@ def check_png(data: bytes) -> None:
             return
         place = end
     raise ValueError("the file ends before the image does")
-
-
-def undecoded_png(image: Image.Image) -> IO[bytes] | None:
-    """Return the file of a PNG image opened by Pillow whose pixels are not decoded yet."""
-    if isinstance(image, PngImagePlugin.PngImageFile) and image.tile:
-        return image.fp
-    return None

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,16 +14,16 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.file_ends import PNG_MAGIC
 from drn_cli.data.image_formats import (
     FORMATS,
+    LIMIT_VARIABLE,
     check_png,
     pixel_limit,
-    too_large_error,
-    undecoded_png,
     unsupported_format,
     without_pillow_limits,
 )
@@ -50,18 +51,11 @@ SUFFIXES = frozenset(
 
 
 class Header(NamedTuple):
-    """Header of an image file.
+    """Header of an image file."""
 
-    Attributes:
-        size: Width and height as stored.
-        mode: Pillow mode.
-        orientation: EXIF orientation, 1 (upright) to 8. In PNG files, only if it comes before the
-            pixels.
-    """
-
-    size: tuple[int, int]
-    mode: str
-    orientation: int
+    size: tuple[int, int]  # width and height as stored
+    mode: str  # Pillow mode
+    orientation: int  # EXIF, 1 (upright) to 8; in PNG files, only if it precedes the pixels
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -250,7 +244,8 @@ def _open(source: Source, frames: Literal["one", "first"]) -> Image.Image | Pixe
 def _upright(image: Image.Image) -> Image.Image:
     """Check a Pillow image as a file is checked, and return a copy with its orientation applied."""
     _check_size(image)
-    if (file := undecoded_png(image)) is not None:
+    file = image.fp if isinstance(image, PngImageFile) and image.tile else None
+    if file is not None:  # its pixels are not decoded yet
         position = file.tell()
         file.seek(0)
         check_png(file.read())
@@ -259,11 +254,14 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _check_size(image: Image.Image) -> None:
-    width, height = image.size
-    if not width * height:
-        raise DrnError(f"has no pixels: {width}x{height}")
-    if width * height > pixel_limit():
-        raise too_large_error(f"{width}x{height}, ", width * height)
+    pixels, size = math.prod(image.size), "{}x{}".format(*image.size)
+    if not pixels:
+        raise DrnError(f"has no pixels: {size}")
+    if pixels > (limit := pixel_limit()):
+        raise DrnError(
+            f"{size}, {pixels / 1e6:.1f} million pixels; the limit is {limit / 1e6:g} million",
+            f"use --max-pixels {pixels}, or {LIMIT_VARIABLE}={pixels} in commands without it",
+        )
 
 
 def _check_frames(image: Image.Image, name: str, frames: Literal["one", "first"]) -> None:

@@ -47,8 +47,12 @@ def claim(folder: Path, *, private: bool = False) -> None:
         found = part.lstat()
         if not stat.S_ISLNK(found.st_mode) and not part.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(part))
-        if (shared or own) and (problem := _unsafe(found, own=own)):
-            raise DrnError(f"{part}: {problem}", "remove it, or choose another folder")
+        hint = "remove it, or choose another folder"
+        if (shared or own) and stat.S_ISLNK(found.st_mode):
+            raise DrnError(f"{part}: is a link in a world-writable folder", hint)
+        owners = {os.geteuid()} if own else {os.geteuid(), 0}  # its parents may be root's
+        if (shared or own) and found.st_uid not in owners:
+            raise DrnError(f"{part}: belongs to another user (uid {found.st_uid})", hint)
         if own and found.st_mode & 0o022:
             raise DrnError(
                 f"{part}: is writable by other users", f"chmod go-w {part}, or choose another"
@@ -79,15 +83,6 @@ def _resolve(folder: Path) -> Iterator[tuple[Path, bool]]:
         if target.is_absolute():
             place = Path("/")
         names += reversed(target.parts[1:] if target.is_absolute() else target.parts)
-
-
-def _unsafe(found: os.stat_result, *, own: bool) -> str | None:
-    """Return why others could replace a folder; parents of one's own folder may be root's."""
-    if stat.S_ISLNK(found.st_mode):
-        return "is a link in a world-writable folder"
-    if found.st_uid != os.geteuid() and (own or found.st_uid != 0):
-        return f"belongs to another user (uid {found.st_uid})"
-    return None
 
 
 def memory_folder(name: str, place: Path = SHARED_MEMORY) -> Path:

@@ -83,16 +83,11 @@ def _end_with_parent() -> None:
 
 @dataclass(slots=True)
 class RunningStats:
-    """Sums over pixels of images as exact integers, so that the order does not matter.
-
-    Attributes:
-        pixels: Number of pixels.
-        sums, squares: int64 `(3,)`, sums per channel of values 0 to 255 and of their squares.
-    """
+    """Sums over pixels of images as exact integers, so that the order does not matter."""
 
     pixels: int
-    sums: npt.NDArray[np.int64]
-    squares: npt.NDArray[np.int64]
+    sums: npt.NDArray[np.int64]  # (3,), per channel, of values 0 to 255
+    squares: npt.NDArray[np.int64]  # (3,), likewise of their squares
 
     @classmethod
     def of(cls, image: Pixels) -> "RunningStats":

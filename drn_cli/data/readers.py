@@ -35,8 +35,9 @@ def wrap_worker_errors(loader: DataLoader[Any] | None = None) -> Iterator[None]:
     Raises:
         DrnError: A worker died.
     """
-    if loader is not None:
-        _restore_handlers()
+    if loader is not None and threading.current_thread() is threading.main_thread():
+        while _undo:
+            _undo.pop()()
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
@@ -44,7 +45,9 @@ def wrap_worker_errors(loader: DataLoader[Any] | None = None) -> Iterator[None]:
         failure = _worker_death_in(error)
         if loader is not None and (limit := _limit_error(failure)) is not None:
             # PyTorch cannot stop half-started workers then, and would print tracebacks about it.
-            _ignore_tracebacks()
+            for module, name in ((sys, "unraisablehook"), (threading, "excepthook")):
+                _undo.append(partial(_restore, module, name, getattr(module, name)))
+                setattr(module, name, _ignore)
             raise limit from None
         if not isinstance(failure, RuntimeError) and (
             loader is None or not isinstance(failure, ConnectionError | EOFError)
@@ -73,20 +76,9 @@ def _ignore_further_deaths() -> None:
         )
 
 
-def _ignore_tracebacks() -> None:
-    for module, name in ((sys, "unraisablehook"), (threading, "excepthook")):
-        _undo.append(partial(_restore, module, name, getattr(module, name)))
-        setattr(module, name, _ignore)
-
-
 def _restore(module: ModuleType, name: str, hook: object) -> None:
     if getattr(module, name) is _ignore:
         setattr(module, name, hook)
-
-
-def _restore_handlers() -> None:
-    while _undo and threading.current_thread() is threading.main_thread():
-        _undo.pop()()
 
 
 def _worker_death_in(failure: Exception) -> Exception:

@@ -27,32 +27,21 @@ TRIES = 10
 
 @dataclass(frozen=True, slots=True)
 class CropParams:
-    """Random parameters of one sample: the part of the image that is resized, in pixels.
-
-    Attributes:
-        top, left: Its upper left corner.
-        height, width: Its size.
-        mirrored: Whether to flip horizontally.
-    """
+    """Random parameters of one sample: the part of the image that is resized, in pixels."""
 
     top: int
     left: int
     height: int
     width: int
-    mirrored: bool
+    mirrored: bool  # flipped horizontally
 
 
 @dataclass(frozen=True, slots=True)
 class ResizedCrop:
-    """Crop a window of random area, aspect ratio and position, resize it to a square, and flip it.
+    """Crop a window of random area, aspect ratio and position, resize it to a square, flip it."""
 
-    Attributes:
-        crop: Side of the output, in pixels.
-        flip: Whether to flip horizontally with probability 0.5.
-    """
-
-    crop: int = 224
-    flip: bool = True
+    crop: int = 224  # side of the output, in pixels
+    flip: bool = True  # horizontally, with probability 0.5
 
     def draw(self, seed: int, epoch: int, index: int, height: int, width: int) -> CropParams:
         """Draw the parameters of a sample in an epoch, a pure function of the arguments.

@@ -9,18 +9,11 @@ from drn_cli.data.audit.findings import CheckFinding, ListLine
 
 @dataclass(frozen=True, slots=True)
 class ImageDigest:
-    """An image of a split and the hash of its pixels.
+    """An image of a split and the hash of its pixels."""
 
-    Attributes:
-        split: `train`, `val` or `test`.
-        file: The image.
-        digest: Hash of its size and pixels; empty if it could not be read.
-        listed: The list and line that contain it.
-    """
-
-    split: str
+    split: str  # train, val or test
     file: Path
-    digest: bytes
+    digest: bytes  # hash of its size and pixels; empty if it could not be read
     listed: ListLine | None = None
 
 

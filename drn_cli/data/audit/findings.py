@@ -45,25 +45,15 @@ class ListLine:
 
 @dataclass(frozen=True, slots=True)
 class CheckFinding:
-    """A problem of a data folder.
+    """A problem of a data folder."""
 
-    Attributes:
-        severity: `error` if training would fail or learn something wrong, otherwise `warning`.
-        kind: One of `KINDS`.
-        message: The problem, without the file.
-        file: The file or folder.
-        hint: What to do about it, if that is not obvious.
-        listed: The list and line that contain the file.
-        values: Number of pixels of each label value concerned.
-    """
-
-    severity: Severity
-    kind: str
-    message: str
-    file: Path
-    hint: str | None = None
+    severity: Severity  # error if training would fail or learn something wrong
+    kind: str  # one of KINDS
+    message: str  # without the file
+    file: Path  # file or folder
+    hint: str | None = None  # what to do about it, if that is not obvious
     listed: ListLine | None = None
-    values: Mapping[int, int] = field(default_factory=dict)
+    values: Mapping[int, int] = field(default_factory=dict)  # pixels of each label value concerned
 
     @classmethod
     def of(cls, kind: str, error: DrnError, file: Path) -> "CheckFinding":

@@ -18,17 +18,11 @@ def _zeros() -> npt.NDArray[np.int64]:
 
 @dataclass(slots=True)
 class Frequencies:
-    """Counts over label maps, each int64 `(255,)`, by label value.
-
-    Attributes:
-        pixels: Number of pixels of the value.
-        images: Number of label maps that contain it.
-        areas: Number of pixels of these label maps, including void.
-    """
+    """Counts over label maps, each int64 `(255,)`, by label value."""
 
     pixels: npt.NDArray[np.int64] = field(default_factory=_zeros)
-    images: npt.NDArray[np.int64] = field(default_factory=_zeros)
-    areas: npt.NDArray[np.int64] = field(default_factory=_zeros)
+    images: npt.NDArray[np.int64] = field(default_factory=_zeros)  # label maps that contain it
+    areas: npt.NDArray[np.int64] = field(default_factory=_zeros)  # pixels of these, including void
 
     def add(self, pixels: Mapping[int, int]) -> None:
         """Add a label map, given by the number of pixels of each value; 255 is ignored."""
@@ -46,10 +40,7 @@ class Frequencies:
 
     def weights(self, classes: int) -> dict[str, list[float]]:
         """Return class weights by name of the formula."""
-        return {
-            "median_frequency": self.median_frequency(classes),
-            "enet": self.enet(classes),
-        }
+        return {"median_frequency": self.median_frequency(classes), "enet": self.enet(classes)}
 
     def shares(self, classes: int) -> list[float]:
         """Return the share of each class in the pixels that have a class."""

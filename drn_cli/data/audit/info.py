@@ -13,16 +13,10 @@ TOLERANCE = 0.01  # of mean and std in 0..1: rounding, or a few added images
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """Content of info.json.
+    """Content of info.json."""
 
-    Attributes:
-        statistics: Mean and std; None if they are missing or invalid.
-        class_set: None if the number of classes is unknown.
-        findings: Problems.
-    """
-
-    statistics: ChannelStats | None
-    class_set: ClassSet | None
+    statistics: ChannelStats | None  # None if they are missing or invalid
+    class_set: ClassSet | None  # None if the number of classes is unknown
     findings: Sequence[CheckFinding]
 
 

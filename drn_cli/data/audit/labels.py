@@ -7,7 +7,7 @@ import numpy as np
 
 from drn_cli.data.audit.findings import CheckFinding
 from drn_cli.data.classes import IGNORED, cityscapes_train_ids
-from drn_cli.data.orientation import find_orientation_mismatch, size_problem
+from drn_cli.data.orientation import size_problem
 
 LABEL_ID = range(34)  # label ids of Cityscapes; the license plate has -1, which PNG cannot store
 TRAIN_IDS = 19
@@ -40,12 +40,6 @@ def size_finding(
     """Return the finding for a label whose size `(width, height)` differs from its image's."""
     message, hint = size_problem(label_size, image, image_size)
     return CheckFinding("error", "size", message, label, hint)
-
-
-def orientation_finding(image: Path, label: Path) -> CheckFinding | None:
-    """Warn of an image that EXIF rotates without changing its size, if the label lacks the tag."""
-    problem = find_orientation_mismatch(image, label)
-    return CheckFinding("warning", "orientation", problem, image) if problem else None
 
 
 def class_count_findings(

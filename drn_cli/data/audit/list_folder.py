@@ -11,7 +11,6 @@ from drn_cli.data.audit.info import check_info, compare_statistics
 from drn_cli.data.audit.labels import (
     class_count_findings,
     lossy_findings,
-    orientation_finding,
     size_finding,
     too_few_classes,
     value_findings,
@@ -21,18 +20,13 @@ from drn_cli.data.audit.reading import DataFile, FileInfo, read_file_infos
 from drn_cli.data.audit.report import CheckReport, ClassPixels, SplitStats, extremes, in_order
 from drn_cli.data.classes import IGNORED, ClassSet
 from drn_cli.data.folders import ListDataset
+from drn_cli.data.orientation import find_orientation_mismatch
 from drn_cli.data.parallel import Progress, RunningStats
 
 
 @dataclass(slots=True)
 class Files:
-    """Information on existing files.
-
-    Attributes:
-        images: By path.
-        labels: By path.
-        training: Sums over the training images.
-    """
+    """Information on existing files by path, and sums over the training images."""
 
     images: dict[Path, FileInfo] = field(default_factory=dict)
     labels: dict[Path, FileInfo] = field(default_factory=dict)
@@ -61,7 +55,11 @@ def check_list_folder(
         lists[split], wrong = read_lists(folder, split)
         findings += wrong
     files = _read(lists, progress)
+    stats = {}
     for split in splits:
+        images, labels = lists[split].images, lists[split].labels
+        sizes = [files.images[entry.file].size for entry in images if entry.file in files.images]
+        stats[split] = SplitStats(len(images), len(labels), *extremes(sizes))
         findings += _check_split(lists[split], files, info.class_set)
     findings += find_duplicates(
         ImageDigest(split, entry.file, files.images[entry.file].digest, entry.listed)
@@ -77,19 +75,17 @@ def check_list_folder(
     for path in {entry.file for entry in lists["train"].labels} & files.labels.keys():
         frequencies.add(files.labels[path].pixels or {})
     table = _table(frequencies, info.class_set)
+    train_labels = folder.lists / "train_labels.txt"
     if info.class_set:
-        findings += class_count_findings(
-            info.class_set.names,
-            [entry.pixels for entry in table],
-            folder.lists / "train_labels.txt",
-        )
+        pixels = [entry.pixels for entry in table]
+        findings += class_count_findings(info.class_set.names, pixels, train_labels)
     elif table and sum(entry.pixels > 0 for entry in table) < 2:
         found = f"the training labels contain only {table[-1].name}"
-        findings.append(too_few_classes(found, folder.lists / "train_labels.txt"))
+        findings.append(too_few_classes(found, train_labels))
     values = (value for file in files.labels.values() for value in file.pixels or ())
     return CheckReport(
         root=folder.root,
-        splits={split: _summary(lists[split], files) for split in splits},
+        splits=stats,
         statistics=measured,
         recorded=info.statistics,
         classes=table,
@@ -130,8 +126,9 @@ def _check_split(lists: Lists, files: Files, class_set: ClassSet | None) -> Iter
         if sizes[0] and sizes[1] and sizes[0] != sizes[1]:
             finding = size_finding(label.file, sizes[0], image.file, sizes[1])
             yield replace(finding, listed=label.listed)
-        elif mismatch := orientation_finding(image.file, label.file):
-            yield replace(mismatch, listed=image.listed)
+        elif problem := find_orientation_mismatch(image.file, label.file):
+            kind = "orientation"
+            yield CheckFinding("warning", kind, problem, image.file, listed=image.listed)
 
 
 def _check_files(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterator[CheckFinding]:
@@ -156,9 +153,3 @@ def _table(frequencies: Frequencies, class_set: ClassSet | None) -> list[ClassPi
         ClassPixels(name, int(frequencies.pixels[n]), shares[n], int(frequencies.images[n]))
         for n, name in enumerate(names)
     ]
-
-
-def _summary(lists: Lists, files: Files) -> SplitStats:
-    infos = [files.images.get(entry.file) for entry in lists.images]
-    smallest, largest = extremes(info.size for info in infos if info)
-    return SplitStats(len(lists.images), len(lists.labels), smallest, largest)

@@ -25,15 +25,10 @@ class ListEntry:
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """The two lists of a split.
+    """The two lists of a split."""
 
-    Attributes:
-        images: Lines of `{split}_images.txt`.
-        labels: Lines of `{split}_labels.txt`; empty if it does not exist.
-    """
-
-    images: Sequence[ListEntry]
-    labels: Sequence[ListEntry]
+    images: Sequence[ListEntry]  # lines of {split}_images.txt
+    labels: Sequence[ListEntry]  # lines of {split}_labels.txt; empty if it does not exist
 
     def pairs(self) -> list[tuple[ListEntry, ListEntry]]:
         """Return images with their labels; an empty list if the lists differ in length."""
@@ -96,8 +91,14 @@ def _entries(folder: ListDataset, name: str, findings: list[CheckFinding]) -> li
 
 def _check_pairing(lists: Lists, labels_list: Path) -> list[CheckFinding]:
     images, labels = lists.images, lists.labels
-    pairs = zip(images, labels, strict=False)
-    endings = [_endings(image.file.stem, label.file.stem) for image, label in pairs]
+    # The names without their common prefix are the same for all matching pairs: for example
+    # `_leftImg8bit` and `_gtFine_labelTrainIds`, or two empty strings.
+    endings: list[Endings] = []
+    for pair in zip(images, labels, strict=False):
+        image, label = (entry.file.stem for entry in pair)
+        unequal = (n for n, (a, b) in enumerate(zip(image, label, strict=False)) if a != b)
+        shared = next(unequal, min(len(image), len(label)))
+        endings.append((image[shared:], label[shared:]))
     if len(images) != len(labels):
         message = (
             f"lists {len(labels)} files, {images[0].listed.name} {len(images)}; "
@@ -107,10 +108,9 @@ def _check_pairing(lists: Lists, labels_list: Path) -> list[CheckFinding]:
         if len(set(endings[:2])) == 1:
             different = (n for n, pair in enumerate(endings) if pair != endings[0])
             if (first := next(different, None)) is not None:
-                image, label = images[first], labels[first]
                 hint = (
-                    f"the names stop matching at line {label.listed.line}: "
-                    f"{image.file.name} and {label.file.name}"
+                    f"the names stop matching at line {labels[first].listed.line}: "
+                    f"{images[first].file.name} and {labels[first].file.name}"
                 )
         return [CheckFinding("error", "list", message, labels_list, hint)]
     return [
@@ -137,14 +137,3 @@ def _unusual_pairs(endings: Sequence[Endings]) -> list[int]:
     # A data set may be composed of two that are named differently.
     rare = max(2, len(endings) // 20)
     return [n for n, pair in enumerate(endings) if pair != common and counts[pair] <= rare]
-
-
-def _endings(image: str, label: str) -> Endings:
-    """Return two names without their common prefix.
-
-    These endings are the same for all matching pairs: for example `_leftImg8bit` and
-    `_gtFine_labelTrainIds`, or two empty strings.
-    """
-    letters = enumerate(zip(image, label, strict=False))
-    shared = next((n for n, (a, b) in letters if a != b), min(len(image), len(label)))
-    return image[shared:], label[shared:]

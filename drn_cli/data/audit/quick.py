@@ -95,14 +95,11 @@ def find_truncated(paths: Sequence[Path]) -> list[CheckFinding]:
 def _find_truncated(files: Sequence[DataFile], pool: Executor) -> list[CheckFinding]:
     chosen = spaced(files, ENDS)
     parts = [chosen[start :: THREADS * 4] for start in range(THREADS * 4)]  # few, large tasks
-    suspects = [file for part in pool.map(_suspects, parts) for file in part]
+    tasks = pool.map(lambda part: [file for file in part if may_be_truncated(file.path)], parts)
+    suspects = [file for found in tasks for file in found]
     # Programs that append private data do so to all images, so only some suspects are decoded.
     infos = pool.map(read_file_info, spaced(suspects, SUSPECTS))
     return [info.fault for info in infos if info.fault]
-
-
-def _suspects(files: Sequence[DataFile]) -> list[DataFile]:
-    return [file for file in files if may_be_truncated(file.path)]
 
 
 def spaced(items: Sequence[Item], count: int) -> list[Item]:

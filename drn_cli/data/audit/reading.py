@@ -18,36 +18,22 @@ Size = tuple[int, int]  # width and height, upright
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A file to read.
-
-    Attributes:
-        path: The file.
-        label: Whether to read it as a label map.
-        sums: Whether to sum its pixels for statistics, as of training images.
-    """
+    """A file to read."""
 
     path: Path
-    label: bool = False
-    sums: bool = False
+    label: bool = False  # whether to read it as a label map
+    sums: bool = False  # whether to sum its pixels for statistics, as of training images
 
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """Content of a file, as far as checks need it.
+    """Content of a file, as far as checks need it."""
 
-    Attributes:
-        size: None if it cannot be read.
-        digest: Hash of an image's size and pixels; empty for labels and unreadable files.
-        sums: Sums over an image's pixels, if requested.
-        pixels: Number of pixels of each value of a label map, by ascending value.
-        fault: Why it cannot be used.
-    """
-
-    size: Size | None = None
-    digest: bytes = b""
-    sums: RunningStats | None = None
-    pixels: Mapping[int, int] | None = None
-    fault: CheckFinding | None = None
+    size: Size | None = None  # None if it cannot be read
+    digest: bytes = b""  # hash of an image's size and pixels; empty for labels and unreadable files
+    sums: RunningStats | None = None  # if requested
+    pixels: Mapping[int, int] | None = None  # of each value of a label map, by ascending value
+    fault: CheckFinding | None = None  # why it cannot be used
 
 
 def read_file_infos(

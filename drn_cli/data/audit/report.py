@@ -13,34 +13,21 @@ from drn_cli.data.folders import ChannelStats
 
 @dataclass(frozen=True, slots=True)
 class ClassPixels:
-    """Frequency of a class in the training labels.
-
-    Attributes:
-        name: Class name.
-        pixels: Number of its pixels.
-        share: Share of all training pixels with a class.
-        images: Number of label maps that contain it.
-    """
+    """Frequency of a class in the training labels."""
 
     name: str
     pixels: int
-    share: float
-    images: int
+    share: float  # of all training pixels with a class
+    images: int  # label maps that contain it
 
 
 @dataclass(frozen=True, slots=True)
 class ClassImages:
-    """Number of images of a class.
-
-    Attributes:
-        name: Class name.
-        folder: Name of its folder.
-        images: Number of images by split.
-    """
+    """Number of images of a class."""
 
     name: str
     folder: str
-    images: Mapping[str, int]
+    images: Mapping[str, int]  # by split
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +45,13 @@ class ClassStats:
 
 @dataclass(frozen=True, slots=True)
 class SplitStats:
-    """Files of a split.
+    """Files of a split."""
 
-    Attributes:
-        images: Number of images, including missing and unreadable ones.
-        labels: Number of label maps, likewise.
-        smallest: Size of the smallest readable image by area; None without one.
-        largest: Size of the largest, likewise.
-        per_class: Images per class; None in list folders.
-    """
-
-    images: int
-    labels: int
-    smallest: Size | None
+    images: int  # including missing and unreadable ones
+    labels: int  # likewise
+    smallest: Size | None  # readable image by area; None without one
     largest: Size | None
-    per_class: ClassStats | None = None
+    per_class: ClassStats | None = None  # None in list folders
 
 
 def extremes(sizes: Iterable[Size | None]) -> tuple[Size | None, Size | None]:
@@ -92,29 +71,17 @@ def in_order(findings: Iterable[CheckFinding]) -> list[CheckFinding]:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """Result of a check.
-
-    Attributes:
-        root: The data folder.
-        splits: Statistics of each split by name.
-        statistics: Mean and std measured on the training images; None without any.
-        recorded: Mean and std in info.json; None if missing or unused.
-        classes: One entry per class; empty without training labels.
-        class_weights: One weight per class, by name of the formula.
-        highest_label: Highest label value except 255; None without labels.
-        class_count: Number of classes that labels are checked against, if known.
-        findings: Problems, sorted by `in_order`.
-    """
+    """Result of a check."""
 
     root: Path
     splits: Mapping[str, SplitStats]
-    statistics: ChannelStats | None
-    recorded: ChannelStats | None
-    classes: Sequence[ClassPixels] | Sequence[ClassImages]
-    class_weights: Mapping[str, Sequence[float]]
-    highest_label: int | None
-    class_count: int | None
-    findings: Sequence[CheckFinding]
+    statistics: ChannelStats | None  # measured on the training images; None without any
+    recorded: ChannelStats | None  # from info.json; None if missing or unused
+    classes: Sequence[ClassPixels] | Sequence[ClassImages]  # empty without training labels
+    class_weights: Mapping[str, Sequence[float]]  # one weight per class, by name of the formula
+    highest_label: int | None  # except 255; None without labels
+    class_count: int | None  # classes that labels are checked against, if known
+    findings: Sequence[CheckFinding]  # sorted by in_order
 
     @property
     def errors(self) -> int:

@@ -22,8 +22,6 @@ SWATCH = 14  # side of a color in the legend
 
 INK, PAPER = (32, 32, 32), (255, 255, 255)
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -108,7 +106,7 @@ def _in_lines(keys: Sequence[LegendEntry], width: int) -> list[list[tuple[int, L
     lines: list[list[tuple[int, LegendEntry]]] = []
     left = width
     for key in keys:
-        wide = SWATCH + 2 * GAP + round(_font(TEXT).getlength(key.name))
+        wide = SWATCH + 2 * GAP + round(ImageFont.load_default(TEXT).getlength(key.name))
         if left + wide > width:
             lines.append([])
             left = 0
@@ -118,13 +116,9 @@ def _in_lines(keys: Sequence[LegendEntry], width: int) -> list[list[tuple[int, L
 
 
 def _write(sheet: Image.Image, at: tuple[int, int], text: str, width: int, size: int) -> None:
-    font = _font(size)
+    font = ImageFont.load_default(size)
     line = ellipsize(" ".join(text.split()), width, font.getlength)
     ImageDraw.Draw(sheet).text(at, line, fill=INK, font=font)
-
-
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size)
 
 
 def ellipsize(text: str, width: float, length: Callable[[str], float]) -> str:

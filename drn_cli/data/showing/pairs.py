@@ -15,13 +15,7 @@ from drn_cli.data.decoding import read_pair
 from drn_cli.data.folders import ListDataset, Sample, Split
 from drn_cli.data.images import read_image, read_label
 from drn_cli.data.parallel import Progress
-from drn_cli.data.showing.contact_sheet import (
-    SWATCH,
-    Cell,
-    LegendEntry,
-    label_thumbnail,
-    thumbnail,
-)
+from drn_cli.data.showing.contact_sheet import SWATCH, Cell, LegendEntry, label_thumbnail, thumbnail
 from drn_cli.data.showing.label_paint import colorize, outline, overlay
 from drn_cli.data.showing.samples import (
     ContactSheet,
@@ -77,13 +71,16 @@ def list_folder_sheet(
     shown = render_each(
         numbers, lambda n: _show_pair(samples[n], n, class_set, augmentation, choice), progress
     )
+    present = {name for row in shown for name in row.facts["class_names"]}
+    many = len(class_set) > MANY
+    legend = [(n, name) for n, name in enumerate(class_set.names) if not many or name in present]
+    keys = [
+        LegendEntry(name, colorize(np.full((SWATCH, SWATCH), n, np.uint8), class_set))
+        for n, name in (*legend, (IGNORED, "ignored"))
+    ]
+    settings = asdict(augmentation) if augmentation else None
     return make_sheet(
-        where,
-        len(samples),
-        shown,
-        classes=class_set.names,
-        settings=asdict(augmentation) if augmentation else None,
-        keys=_legend(class_set, {name for row in shown for name in row.facts["class_names"]}),
+        where, len(samples), shown, classes=class_set.names, settings=settings, keys=keys
     )
 
 
@@ -134,11 +131,3 @@ def _show_pair(
             row.cells.append(Cell(pixels, caption))
             row.facts["crops"].append({"epoch": epoch, **asdict(params)})
     return row
-
-
-def _legend(classes: ClassSet, shown: set[str]) -> list[LegendEntry]:
-    """Return legend entries of the classes and of ignored pixels."""
-    flat = np.zeros((SWATCH, SWATCH), np.uint8)
-    numbers = [n for n, name in enumerate(classes.names) if len(classes) <= MANY or name in shown]
-    keys = [LegendEntry(classes.names[n], colorize(flat + np.uint8(n), classes)) for n in numbers]
-    return [*keys, LegendEntry("ignored", colorize(flat + np.uint8(IGNORED), classes))]

@@ -14,17 +14,11 @@ CROPS = 3  # epochs of which crops are shown
 
 @dataclass(frozen=True, slots=True)
 class SampleSelection:
-    """Samples and epochs to show.
+    """Samples and epochs to show."""
 
-    Attributes:
-        count: Number of samples, evenly spaced over the split.
-        seed: Seed of the run whose crops are shown.
-        epoch: First epoch shown.
-    """
-
-    count: int = 6
-    seed: int = 0
-    epoch: int = 0
+    count: int = 6  # samples, evenly spaced over the split
+    seed: int = 0  # of the run whose crops are shown
+    epoch: int = 0  # first epoch shown
 
     @property
     def epochs(self) -> range:
@@ -38,34 +32,21 @@ class SampleSelection:
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """The cells of one sample.
-
-    Attributes:
-        cells: Its images.
-        facts: Description of the sample for JSON.
-    """
+    """The cells of one sample."""
 
     cells: list[Cell]
-    facts: dict[str, Any]
+    facts: dict[str, Any]  # description of the sample for JSON
 
 
 @dataclass(frozen=True, slots=True)
 class ContactSheet:
-    """A contact sheet and its description.
+    """A contact sheet and its description."""
 
-    Attributes:
-        pixels: uint8 `(H, W, 3)`.
-        images: Number of images in the split.
-        classes: Names of all classes; empty without labels.
-        settings: Augmentation of the crops; None without crops.
-        samples: Facts of each sample shown.
-    """
-
-    pixels: Pixels
-    images: int
-    classes: tuple[str, ...]
-    settings: dict[str, Any] | None
-    samples: list[dict[str, Any]]
+    pixels: Pixels  # uint8 (H, W, 3)
+    images: int  # in the split
+    classes: tuple[str, ...]  # all names; empty without labels
+    settings: dict[str, Any] | None  # of the augmentation; None without crops
+    samples: list[dict[str, Any]]  # facts of each sample shown
 
 
 def image_row(
