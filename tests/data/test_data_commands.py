@@ -108,7 +108,7 @@ def test_show_does_not_write_through_a_link_into_the_data_folder(
     (tmp_path / "link.png").symlink_to(image)
     code, _, stderr = drn_here("data", "show", own_data_folder, "--out", "link.png")
     assert code == 1
-    assert "link.png: exists in the data folder" in stderr
+    assert "link.png: already exists in the data folder" in stderr
     assert image.read_bytes() == before
     code, _, _ = drn_here("data", "show", own_data_folder, "--count", "1")
     with Image.open("contact-sheet.png") as sheet:
