@@ -6,6 +6,7 @@ degrees shows in the sizes, one by 180 degrees only in the tags.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from drn_cli.data.images import Header, read_header
@@ -37,17 +38,14 @@ def size_problem(label_size: Size, image: Path, image_size: Size) -> tuple[str, 
         The problem, to follow the label's name, and what to do.
     """
     problem = "is {}x{}, its image {} is {}x{}".format(*label_size, image, *image_size)
-    header: Header | None
-    try:
+    with suppress(DrnError):
         header = read_header(image)
-    except DrnError:
-        header = None
-    if header and header.orientation in EFFECTS and header.size == label_size:
-        return (
-            f"{problem} after its EXIF orientation {header.orientation}, which "
-            f"{EFFECTS[header.orientation]}",
-            "rotate the label as well, or remove the tag from the image",
-        )
+        if header.orientation in EFFECTS and header.size == label_size:
+            effect = EFFECTS[header.orientation]
+            return (
+                f"{problem} after its EXIF orientation {header.orientation}, which {effect}",
+                "rotate the label as well, or remove the tag from the image",
+            )
     return problem, "replace the label, or resize it with nearest-neighbor interpolation"
 
 

@@ -52,14 +52,10 @@ def quick_check(
         Findings, at most a few more than `ENOUGH`.
     """
     labelled = [(sample.image, sample.label) for sample in samples if sample.label]
+    files = [DataFile(sample.image) for sample in samples]
+    files += [DataFile(label, label=True) for _, label in labelled]
     with ThreadPoolExecutor(THREADS) as pool:
-        findings = _find_truncated(
-            [
-                *(DataFile(sample.image) for sample in samples),
-                *(DataFile(label, label=True) for _, label in labelled),
-            ],
-            pool,
-        )
+        findings = _find_truncated(files, pool)
         rotated = []
         known = {finding.file for finding in findings}
         intact = [pair for pair in labelled if known.isdisjoint(pair)]
