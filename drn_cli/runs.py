@@ -25,6 +25,13 @@ class Run:
     folder: Path
 
     @property
+    def name(self) -> str:
+        """Path below the folder `runs`, as `drn runs` lists it; elsewhere the folder's name."""
+        folder = self.folder.resolve()
+        root = next((above for above in folder.parents if above.name == RUNS.name), folder.parent)
+        return str(folder.relative_to(root))
+
+    @property
     def recipe(self) -> Path:
         """The resolved recipe."""
         return self.folder / "recipe.yaml"

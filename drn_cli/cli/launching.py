@@ -83,25 +83,6 @@ MasterPort = Annotated[
 ]
 
 
-def launch_options(
-    gpus: int | Literal["auto"] = 1,
-    nnodes: str | None = None,
-    node_rank: int | None = None,
-    rdzv_endpoint: str | None = None,
-    rdzv_id: str | None = None,
-    max_restarts: int = 0,
-    master_port: int | None = None,
-) -> "LaunchOptions":
-    """Return the launch options of a verb.
-
-    Raises:
-        DrnError: Two options contradict each other.
-    """
-    from drn_cli.distributed.launch import LaunchOptions
-
-    return LaunchOptions(gpus, nnodes, node_rank, rdzv_endpoint, rdzv_id, max_restarts, master_port)
-
-
 def should_launch(options: "LaunchOptions") -> bool:
     """Whether this process has to start the worker processes, and is not a worker itself.
 

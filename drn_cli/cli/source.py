@@ -11,7 +11,7 @@ import typer
 
 from drn_cli.cli import console
 from drn_cli.cli.completion import complete_weights
-from drn_cli.cli.launching import launch_options, should_launch
+from drn_cli.cli.launching import should_launch
 from drn_cli.errors import DrnError, reports_for_all
 
 if TYPE_CHECKING:
@@ -233,9 +233,9 @@ def inference_options(
 
 def launch_processes(gpus: int | Literal["auto"]) -> None:
     """Run this command line in several processes and exit, unless this is one of them."""
-    from drn_cli.distributed.launch import launch
+    from drn_cli.distributed.launch import LaunchOptions, launch
 
-    options = launch_options(gpus)
+    options = LaunchOptions(gpus)
     if should_launch(options):
         raise typer.Exit(launch(sys.argv[1:], options))
 

@@ -3,6 +3,7 @@
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from drn_cli.cli import console
 from drn_cli.cli.completion import complete_key, complete_recipe, complete_resume
-from drn_cli.cli.images import MaxPixels
+from drn_cli.cli.images import MaxPixels, count_images
 from drn_cli.cli.launching import (
     Gpus,
     MasterPort,
@@ -19,7 +20,6 @@ from drn_cli.cli.launching import (
     Nodes,
     RdzvEndpoint,
     RdzvId,
-    launch_options,
     should_launch,
 )
 from drn_cli.errors import DrnError
@@ -107,7 +107,7 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a network from a recipe."""
-    from drn_cli.distributed.launch import worker_exit_code
+    from drn_cli.distributed.launch import LaunchOptions, worker_exit_code
     from drn_cli.recipe.loading import load_recipe
 
     overrides = overrides or []
@@ -115,7 +115,7 @@ def train(
         overrides, recipe = [recipe, *overrides], None  # they change the recipe of the run
     if resume is None and recipe is None:
         raise typer.BadParameter("no recipe given (`drn recipes list` shows the shipped ones)")
-    options = launch_options(
+    options = LaunchOptions(
         gpus, nnodes, node_rank, rdzv_endpoint, rdzv_id, max_restarts, master_port
     )
     if recipe is not None:
@@ -126,7 +126,7 @@ def train(
     if dry_run:
         raise typer.Exit(_show_plan(request, options, as_json))
     if should_launch(options):
-        raise typer.Exit(_launch(request, options))
+        raise typer.Exit(_launch(request, options, as_json))
     ended_by = _work(request, as_json, report=not no_report)
     if ended_by is not None:
         raise typer.Exit(worker_exit_code(128 + ended_by))
@@ -139,62 +139,68 @@ def _show_plan(request: "TrainRequest", options: "LaunchOptions", as_json: bool)
     from drn_cli.training.plan import make_plan
     from drn_cli.training.resuming import resolve_run
 
-    beginning = resolve_run(request)
-    plan = make_plan(
-        beginning.recipe,
+    plan = resolve_run(request)
+    preview = make_plan(
+        plan.recipe,
         processes=options.processes,
         nodes=options.node_range[1],
-        folder=beginning.run.folder,
+        folder=plan.run.folder,
     )
-    start = str(beginning.start) if beginning.start else None
+    start = str(plan.start) if plan.start else None
     expected = expected_processes()
     if expected is not None and expected.by_agent:
         expected = None
-    obstacles = [*plan.missing, *_changed_data(beginning, found=plan.train_images is not None)]
+    obstacles = [*preview.missing, *_changed_data(plan, found=preview.train_images is not None)]
     if expected is not None:
         console.warn(f"the run would start by {expected.text}; {expected.remedy}")
     if as_json:
         waits = expected.text if expected else None
         resumed = {"checkpoint": start, "missing": obstacles, "waits_for": waits}
-        console.emit_json(plan.to_json() | resumed)
+        console.emit_json(preview.to_json() | resumed)
         return 1 if obstacles else 0
-    console.echo(f"# {beginning.name}\n{resolved_yaml(beginning.recipe)}")
-    console.print_facts([*plan.rows(), *([("resuming from", start)] if start else [])])
-    for warning in plan.warnings:
+    console.echo(f"# {plan.name}\n{resolved_yaml(plan.recipe)}")
+    console.print_facts([*preview.rows(), *([("resuming from", start)] if start else [])])
+    for warning in preview.warnings:
         console.warn(warning)
     for obstacle in obstacles:
         console.out.print(console.styled(("missing:", "bold red"), f" {obstacle}"), soft_wrap=True)
+    if plan.finished:
+        _note_finished(plan)
     if not obstacles:
         console.out.print("nothing is missing; nothing was started (dry run)")
     return 1 if obstacles else 0
 
 
-def _changed_data(beginning: "RunPlan", *, found: bool) -> list[str]:
+def _changed_data(plan: "RunPlan", *, found: bool) -> list[str]:
     """Return why a resumed run would refuse its data, if it would."""
     from drn_cli.training.resuming import check_data_unchanged
     from drn_cli.training.tasks import task_of
 
-    if beginning.start is None or not found:
+    if plan.start is None or not found:
         return []
     try:
-        check_data_unchanged(beginning, task_of(beginning.recipe).load_data(beginning.recipe))
+        check_data_unchanged(plan, task_of(plan.recipe).load_data(plan.recipe))
     except DrnError as error:
         return [str(error)]
     return []
 
 
-def _launch(request: "TrainRequest", options: "LaunchOptions") -> int:
+def _launch(request: "TrainRequest", options: "LaunchOptions", as_json: bool) -> int:
     """Check the run once, then start its processes; return the exit code."""
     from drn_cli.distributed.launch import launch
     from drn_cli.training.resuming import resolve_run
 
-    beginning = resolve_run(request)
-    material = _find(beginning, options.processes)
-    beginning = _look_over(beginning, material, warn=True).claim()
+    plan = resolve_run(request)
+    data = _load_data(plan, options.processes)
+    plan = _check_data(plan, data, warn=True)
+    if plan.finished:
+        _report_finished(plan, as_json)
+        return 0
+    plan = plan.claim()
     words = sys.argv[1:]
     if request.run_dir is None and request.resume in (None, "auto"):
         # The same folder in all processes, and after a restart.
-        words += ["--run-dir", str(beginning.run.folder)]
+        words += ["--run-dir", str(plan.run.folder)]
     return launch(words, options)
 
 
@@ -209,26 +215,28 @@ def _work(request: "TrainRequest", as_json: bool, *, report: bool) -> signal.Sig
     with join() as group:
         group.watch(LONG)
         # Rank 0 decides: the name of a new run directory contains the time.
-        beginning = RunPlan.of(
+        plan = RunPlan.of(
             group.broadcast_object(resolve_run(request).to_json() if group.is_main else "")
         )
-        group.watch(beginning.recipe.train.timeout)
-        material = _find(beginning, group.world)
+        group.watch(plan.recipe.train.timeout)
+        data = _load_data(plan, group.world)
         if group.is_main:
-            beginning = _look_over(beginning, material, warn=group.world == 1)
-        training = build_train_state(beginning.recipe, material, group)
+            plan = _check_data(plan, data, warn=group.world == 1)
+        if plan.finished:
+            if group.is_main:
+                _report_finished(plan, as_json)
+            return None
+        training = build_train_state(plan.recipe, data, group)
         if group.is_main:
-            beginning = beginning.claim()
-        run = group.broadcast_object(str(beginning.run.folder))
-        beginning = replace(beginning, run=Run(Path(run)))
-        if group.is_main:
-            _introduce(beginning, training)
-        ended_by = train_run(training, beginning)
+            plan = plan.claim()
+        run = group.broadcast_object(str(plan.run.folder))
+        plan = replace(plan, run=Run(Path(run)))
+        ended_by = train_run(training, plan, partial(_note_start, plan, training))
         group.watch(None)  # the report of rank 0 has no time limit
         del training
     if group.is_main:
-        page = _write_report(beginning.run) if report and ended_by is None else None
-        _report(beginning.run, ended_by, page, as_json)
+        page = _write_report(plan.run) if report and ended_by is None else None
+        _report(plan.run, ended_by, page, as_json)
     return ended_by
 
 
@@ -247,17 +255,17 @@ def _write_report(run: Run) -> Path | None:
     return made.page
 
 
-def _find(beginning: "RunPlan", processes: int) -> "DataBundle":
+def _load_data(plan: "RunPlan", processes: int) -> "DataBundle":
     """Load the data sets; check the batch size against the data and the number of processes."""
     from drn_cli.training.setup import check_batch_size
     from drn_cli.training.tasks import task_of
 
-    material = task_of(beginning.recipe).load_data(beginning.recipe)
-    check_batch_size(beginning.recipe, len(material.train), processes)
-    return material
+    data = task_of(plan.recipe).load_data(plan.recipe)
+    check_batch_size(plan.recipe, len(data.train), processes)
+    return data
 
 
-def _look_over(beginning: "RunPlan", material: "DataBundle", *, warn: bool) -> "RunPlan":
+def _check_data(plan: "RunPlan", data: "DataBundle", *, warn: bool) -> "RunPlan":
     """Check a sample of the files, and that a resumed run has the data it started with.
 
     Workers skip the files: the launcher has checked them just before.
@@ -267,22 +275,37 @@ def _look_over(beginning: "RunPlan", material: "DataBundle", *, warn: bool) -> "
     from drn_cli.training.tasks import task_of
 
     if not started_by_launch():
-        warnings = task_of(beginning.recipe).check_samples(material)
+        warnings = task_of(plan.recipe).check_samples(data)
         for warning in warnings if warn else ():
             console.warn(warning)
-    return check_data_unchanged(beginning, material)
+    return check_data_unchanged(plan, data)
 
 
-def _introduce(beginning: "RunPlan", training: "TrainState") -> None:
-    material, group = training.data, training.group
-    start = f", resuming from {beginning.start}" if beginning.start else ""
+def _note_start(plan: "RunPlan", training: "TrainState") -> None:
+    data, group = training.data, training.group
+    start = f", resuming from {plan.start}" if plan.start else ""
     processes = f", {group.world} processes" if group.world > 1 else ""
     compiled = ", compiled" if training.compiled else ""
     console.note(
-        f"{beginning.name}: {training.model.architecture.label} on {len(material.train)} images, "
-        f"validated on {len(material.val)}, {group.device.type} in {training.precision}{compiled}"
-        f"{processes}; run directory {beginning.run.folder}{start}"
+        f"{plan.name}: {training.model.architecture.label} on {count_images(len(data.train))}, "
+        f"validated on {len(data.val)}, {group.device.type} in {training.precision}{compiled}"
+        f"{processes}; run directory {plan.run.folder}{start}"
     )
+
+
+def _note_finished(plan: "RunPlan") -> None:
+    epochs = plan.recipe.train.epochs
+    console.note(
+        f"{plan.run.folder}: already finished, {epochs} epoch{'' if epochs == 1 else 's'} "
+        "(train.epochs=N --allow-changes continues it)"
+    )
+
+
+def _report_finished(plan: "RunPlan", as_json: bool) -> None:
+    """Print the result of a run that needs no training; nothing is written."""
+    _note_finished(plan)
+    page = plan.run.folder / "report.html"
+    _report(plan.run, None, page if page.is_file() else None, as_json)
 
 
 def _report(run: Run, ended_by: signal.Signals | None, page: Path | None, as_json: bool) -> None:

@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -49,10 +49,17 @@ LONG_SCORES = frozenset(
 CONTINUE, SAVE = -1, 0
 
 
-def train(training: TrainState, plan: RunPlan) -> signal.Signals | None:
+def train(
+    training: TrainState, plan: RunPlan, on_start: Callable[[], object] = lambda: None
+) -> signal.Signals | None:
     """Train from the start or from a checkpoint, until the last epoch or a signal.
 
     SIGINT, SIGTERM, SIGUSR1 and SIGHUP end the current step, write a checkpoint and return.
+
+    Args:
+        training: The state of the run.
+        plan: The run, and the checkpoint to resume from.
+        on_start: Called by rank 0 once the run directory is created and locked.
 
     Returns:
         The signal that ended training; None if it finished.
@@ -66,6 +73,7 @@ def train(training: TrainState, plan: RunPlan) -> signal.Signals | None:
         if training.group.is_main:
             stack.enter_context(plan.run.claimed())
             clear_leftovers(plan.run)
+            on_start()
         stack.enter_context(wrap_worker_errors())
         stop = stack.enter_context(stop_on_signals(verbose=training.group.is_main))
         trainer = Trainer(training, plan, stop)

@@ -44,11 +44,12 @@ class RunPlan:
     """Which run is trained, with which recipe, and from which checkpoint.
 
     Attributes:
-        name: The recipe's name.
+        name: Name in messages: the recipe's, or the run's if it is resumed with its own recipe.
         start: The checkpoint to resume from; None starts a new run.
         changes: Old and new value of each setting that differs from the run so far, by key.
         allow_changes: Whether such settings are allowed.
         named: Whether the run directory only has a name and is not created yet.
+        finished: Whether all epochs are trained, so that nothing is left to do.
     """
 
     run: Run
@@ -58,6 +59,7 @@ class RunPlan:
     changes: Changes = field(default_factory=dict)
     allow_changes: bool = False
     named: bool = False
+    finished: bool = False
 
     def claim(self) -> "RunPlan":
         """Create the directory of a new run, under a name that no other process has.
@@ -152,9 +154,15 @@ def _resume(run: Run, start: Path, request: TrainRequest) -> RunPlan:
     loaded = load_recipe(name, request.overrides)
     changes = _changes(run, loaded.recipe)
     _check_allowed(run, changes, allowed=request.allow_changes)
-    # The recipe file in a run directory does not contain the recipe's name; its parent's name does.
-    name = loaded.name if request.recipe else run.folder.resolve().parent.name
-    return RunPlan(run, name, loaded.recipe, start, changes, request.allow_changes)
+    return RunPlan(
+        run,
+        loaded.name if request.recipe else run.name,  # recipe.yaml does not contain its name
+        loaded.recipe,
+        start,
+        changes,
+        request.allow_changes,
+        finished=start == run.last and "train.epochs" not in changes and _is_finished(run),
+    )
 
 
 def check_data_unchanged(plan: RunPlan, data: DataBundle) -> RunPlan:

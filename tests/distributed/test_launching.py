@@ -10,7 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from drn_cli.cli.app import app
-from drn_cli.cli.launching import launch_options, should_launch
+from drn_cli.cli.launching import should_launch
+from drn_cli.distributed.launch import LaunchOptions
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SLURM = {
@@ -35,26 +36,26 @@ def variables(monkeypatch):
 
 
 def test_a_single_process_launches_nothing(variables):
-    assert not should_launch(launch_options())
+    assert not should_launch(LaunchOptions())
     assert "RANK" not in os.environ
 
 
 def test_options_that_launch_processes(variables):
-    assert should_launch(launch_options(2))
-    assert should_launch(launch_options(max_restarts=1))
-    assert should_launch(launch_options(nnodes="2", rdzv_endpoint="head"))
+    assert should_launch(LaunchOptions(2))
+    assert should_launch(LaunchOptions(max_restarts=1))
+    assert should_launch(LaunchOptions(nnodes="2", rdzv_endpoint="head"))
 
 
 def test_a_process_of_the_job_launches_nothing(variables):
     variables("RANK", "0")
     variables("WORLD_SIZE", "2")
-    assert not should_launch(launch_options(2, max_restarts=1))
+    assert not should_launch(LaunchOptions(2, max_restarts=1))
 
 
 def test_a_task_of_srun_becomes_a_rank(variables):
     for name, value in SLURM.items():
         variables(name, value)
-    assert not should_launch(launch_options("auto" if torch.cuda.device_count() < 2 else 1))
+    assert not should_launch(LaunchOptions("auto" if torch.cuda.device_count() < 2 else 1))
     assert (os.environ["RANK"], os.environ["WORLD_SIZE"]) == ("1", "2")
 
 

@@ -83,7 +83,7 @@ def test_resumes_a_run_or_checkpoint_with_its_own_recipe(make_run, name):
     plan = resolve_run(request_of(resume=name))
     assert plan.run == run
     assert plan.start == (run.last if name == "runs/mine/1" else run.checkpoint(2))
-    assert (plan.name, plan.changes) == ("mine", {})
+    assert (plan.name, plan.changes) == ("mine/1", {})
     assert plan.recipe.train.lr == 0.5
 
 
@@ -204,7 +204,7 @@ def test_auto_without_a_recipe_resumes_the_newest_unfinished_run(make_run):
     newest = make_run("runs/another/2", "train.lr=0.5")
     make_run("runs/another/3", ending="finished")
     plan = resolve_run(auto)
-    assert (plan.run, plan.name) == (newest, "another")
+    assert (plan.run, plan.name) == (newest, "another/2")
     assert plan.recipe.train.lr == 0.5
 
 
