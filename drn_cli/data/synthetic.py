@@ -250,6 +250,7 @@ class Painter:
         darkness = 0.25 + 0.3 * abs(self.sun)
         soft = self.shadows.crop((0, top // 2, self.width // 2, self.height // 2))
         soft = soft.point([int(value * darkness) for value in range(256)])
+        soft = soft.filter(ImageFilter.GaussianBlur(self.height / 200))
         self.image.paste((16, 18, 26), (0, top), soft.resize(size, Image.Resampling.BILINEAR))
         rows = np.arange(top, self.height) + 0.5 - self.horizon
         veil = 1 - np.exp(-self.focal * self.eye / np.maximum(rows, 0.5) / self.visibility)
