@@ -82,9 +82,10 @@ def test_help_lists_all_verbs_and_first_steps():
 
 
 @pytest.mark.parametrize("path", [p for p in verbs() if p != ("demo",)], ids=" ".join)
-def test_every_verb_has_examples(path):
-    result = CliRunner().invoke(app, [*path, "--help"])
+def test_every_verb_has_examples_and_no_word_is_cut(path):
+    result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"})
     assert result.exit_code == 0
+    assert "…" not in result.stdout
     assert "Example" in result.stdout
     examples = result.stdout.partition("Example")[2]
     assert f"drn {' '.join(path)}" in examples

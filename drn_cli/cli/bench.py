@@ -64,7 +64,7 @@ def _list_option(
             raise typer.BadParameter(f"{wrong[0]!r}: choose from {','.join(choices)}")
         return tuple(dict.fromkeys(map(convert, words)))
 
-    text = f"{text}: one or more of {','.join(choices)}." if choices else text
+    text = f"{text}: one or more of {', '.join(choices)}." if choices else text
     return typer.Option(parser=parse, metavar=metavar, help=text)
 
 

@@ -78,7 +78,9 @@ def localize(
     ),
     save: Annotated[
         Any,
-        typer.Option(parser=_saved, metavar="KIND,...", help=f"Kinds of files: {','.join(SAVED)}."),
+        typer.Option(
+            parser=_saved, metavar="KIND,...", help=f"Kinds of files: {', '.join(SAVED)}."
+        ),
     ] = "heatmap",
     top_k: Annotated[
         int, typer.Option(min=1, help="Number of classes per image, most probable first.")

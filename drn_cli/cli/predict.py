@@ -72,7 +72,7 @@ def predict(
         typer.Option(
             parser=_kinds,
             metavar="KIND,...",
-            help=f"Kinds of files: {','.join(KINDS)}. Default: the first three.",
+            help=f"Kinds of files: {', '.join(KINDS)}. Default: the first three.",
         ),
     ] = None,
     skip_existing: Annotated[
