@@ -98,12 +98,10 @@ def _version(requested: bool) -> None:
 )
 def _drn(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[
-        bool,
-        typer.Option("--debug", help="Show tracebacks; also accepted after a command."),
+        bool, typer.Option("--debug", help="Show tracebacks; also accepted after a command.")
     ] = False,
 ) -> None:
     """Dilated Residual Networks: prepare data, train, evaluate, predict and export."""

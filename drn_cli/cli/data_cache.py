@@ -30,8 +30,7 @@ run continues where it stopped.
 def cache(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder.")],
     folder: Annotated[
-        Path | None,
-        typer.Option(help="Cache folder. Default: drn-cache, beside the lists."),
+        Path | None, typer.Option(help="Cache folder. Default: drn-cache, beside the lists.")
     ] = None,
     lists: Annotated[Path | None, typer.Option(help="Folder of the lists, if not DIR.")] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the cache.")] = False,

@@ -43,8 +43,7 @@ up to 1.5 and rotated by up to 5 degrees; crops of class folders are 224 wide.
 def show(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder, of lists or classes.")],
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Override keys of the recipe."),
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys of the recipe.")
     ] = None,
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path(SHEET),
     split: Annotated[Split, typer.Option(help="Split to show.")] = "train",
@@ -63,7 +62,11 @@ def show(
     """Draw a contact sheet: images, labels, and crops as the network sees them."""
     if out.suffix.lower() != ".png":
         raise typer.BadParameter(f"--out {out}: not a .png file")
-    _refuse_to_overwrite_data(out, root)
+    if out.name != SHEET and out.exists() and out.resolve().is_relative_to(root.resolve()):
+        raise DrnError(
+            f"{out}: already exists in the data folder, whose files are not overwritten",
+            "remove it or use another --out",
+        )
     settings = _recipe(root, recipe, overrides or [])
     from drn_cli.data.class_folders import is_class_folder
     from drn_cli.data.images import write_png
@@ -162,12 +165,3 @@ def _class_folder(
             )
         crop = ResizedCrop(recipe.augment.crop, recipe.augment.flip)
     return class_folder_sheet(folder, split, choice, crop, progress)
-
-
-def _refuse_to_overwrite_data(out: Path, root: Path) -> None:
-    """Raise if --out is a file of the data folder, other than an earlier contact sheet."""
-    if out.name != SHEET and out.exists() and out.resolve().is_relative_to(root.resolve()):
-        raise DrnError(
-            f"{out}: already exists in the data folder, whose files are not overwritten",
-            "remove it or use another --out",
-        )

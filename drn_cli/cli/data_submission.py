@@ -64,6 +64,5 @@ def _print(path: Path, found: "Submission", limit: int) -> None:
         console.out.print(f"and {len(found.findings) - limit:,} more")
     verdict = "the server should take it" if not found.errors else "the server would refuse it"
     console.out.print(
-        f"{path}: {found.images:,} maps, {found.bytes / 1e6:.1f} MB: {verdict}",
-        soft_wrap=True,
+        f"{path}: {found.images:,} maps, {found.bytes / 1e6:.1f} MB: {verdict}", soft_wrap=True
     )

@@ -61,9 +61,7 @@ RdzvEndpoint = Annotated[
 RdzvId = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME",
-        help="Unique job id, identical on all nodes.",
-        rich_help_panel=PANEL,
+        metavar="NAME", help="Unique job id, identical on all nodes.", rich_help_panel=PANEL
     ),
 ]
 MaxRestarts = Annotated[

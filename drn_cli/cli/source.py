@@ -129,23 +129,14 @@ Std = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class InferenceOptions:
-    """Options of inference.
+    """Options of inference."""
 
-    Attributes:
-        view: Scales, flip and tile size (segmenters).
-        ten_crop: Whether to average ten crops (classifiers).
-        precision: Value of `--precision`.
-        compiled: Whether to use torch.compile.
-        changed: Whether an option changed the view.
-        given: Mean and standard deviation, if options state them.
-    """
-
-    view: "Eval"
-    ten_crop: bool
-    precision: Literal["auto", "fp32", "bf16", "fp16"]
-    compiled: bool
-    changed: bool = False
-    given: "Normalization | None" = None
+    view: "Eval"  # scales, flip and tile size (segmenters)
+    ten_crop: bool  # whether to average ten crops (classifiers)
+    precision: Literal["auto", "fp32", "bf16", "fp16"]  # value of `--precision`
+    compiled: bool  # whether to use torch.compile
+    changed: bool = False  # whether an option changed the view
+    given: "Normalization | None" = None  # mean and standard deviation, if options state them
 
     def open(self, source: "Source", task: "Task | None" = None) -> "OpenedNetwork":
         """Open a network; raises DrnError if it is for another task or an option does not apply."""
@@ -201,8 +192,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return the network and the normalization of its inputs as fields for JSON."""
     assert ready.normalization is not None  # set for networks that were loaded from a file
-    verified = {"verified": network.verified}
-    return source.to_json() | verified | ready.normalization.to_json()
+    return source.to_json() | {"verified": network.verified} | ready.normalization.to_json()
 
 
 def inference_options(

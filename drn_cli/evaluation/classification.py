@@ -30,23 +30,14 @@ MAX_READERS = 16
 
 @dataclass(frozen=True, slots=True)
 class ImageRanking:
-    """Ranking of the classes of one image.
+    """Ranking of the classes of one image."""
 
-    Attributes:
-        number: Index in the list of images.
-        image: Path of the image.
-        target: True class.
-        rank: Rank of the true class, from 1.
-        best: The most probable classes, at most five, best first.
-        probabilities: Their probabilities.
-    """
-
-    number: int
-    image: str
-    target: int
-    rank: int
-    best: tuple[int, ...]
-    probabilities: tuple[float, ...]
+    number: int  # index in the list of images
+    image: str  # path of the image
+    target: int  # true class
+    rank: int  # rank of the true class, from 1
+    best: tuple[int, ...]  # the most probable classes, at most five, best first
+    probabilities: tuple[float, ...]  # their probabilities
 
 
 def worst_images(images: Sequence[ImageRanking]) -> list[ImageRanking]:
@@ -64,23 +55,15 @@ def worst_images(images: Sequence[ImageRanking]) -> list[ImageRanking]:
 
 @dataclass(frozen=True, slots=True)
 class TopKScores:
-    """Accuracy of a classifier over a set of images.
+    """Accuracy of a classifier over a set of images."""
 
-    Attributes:
-        top1: Fraction of the images whose true class ranks first; the top-1 error is 1 - top1.
-        top5: Fraction of the images whose true class is among the first five.
-        images: Number of images scored.
-        per_image: Ranking of each image in the order of the list, if requested.
-        failed: Images that could not be scored, with their errors.
-        loss: Mean cross-entropy, if requested.
-    """
-
-    top1: float
-    top5: float
-    images: int
+    top1: float  # fraction of the images whose true class ranks first; the top-1 error is 1 - top1
+    top5: float  # fraction of the images whose true class is among the first five
+    images: int  # number of images scored
+    # Ranking of each image in the order of the list, if requested
     per_image: tuple[ImageRanking, ...] = ()
-    failed: tuple[Mapping[str, str], ...] = ()
-    loss: float | None = None
+    failed: tuple[Mapping[str, str], ...] = ()  # images that could not be scored, with their errors
+    loss: float | None = None  # mean cross-entropy, if requested
 
     def to_json(self) -> dict[str, Any]:
         loss = {} if self.loss is None else {"loss": self.loss}

@@ -64,23 +64,15 @@ class NothingToScoreError(DrnError):
 
 @dataclass(frozen=True, slots=True)
 class ImageScores:
-    """Segmentation scores of one image, as fractions of 1; None if its label map is all void.
+    """Segmentation scores of one image, as fractions of 1; None if its label map is all void."""
 
-    Attributes:
-        number: Index in the list of images.
-        image: Path of the image, or of the saved prediction.
-        label: Path of the label map.
-        iou: IoU of each class; None for a class in neither label nor prediction.
-        miou: Mean IoU over the classes that are not None.
-        pixel_accuracy: Fraction of the valid pixels that are correct.
-    """
-
-    number: int
-    image: str
-    label: str
+    number: int  # index in the list of images
+    image: str  # path of the image, or of the saved prediction
+    label: str  # path of the label map
+    # IoU of each class; None for a class in neither label nor prediction
     iou: tuple[float | None, ...]
-    miou: float | None
-    pixel_accuracy: float | None
+    miou: float | None  # mean IoU over the classes that are not None
+    pixel_accuracy: float | None  # fraction of the valid pixels that are correct
 
     @classmethod
     def of(cls, matrix: Matrix, number: int, image: str, label: str) -> "ImageScores":
@@ -102,32 +94,21 @@ def worst_first(images: Sequence[ImageScores]) -> list[ImageScores]:
 
 @dataclass(frozen=True, slots=True)
 class SegmentationScores:
-    """Segmentation scores over a set of images, as fractions of 1.
-
-    Attributes:
-        matrix: The confusion matrix.
-        iou: TP / (TP + FP + FN) of each class; None for a class in neither labels nor predictions.
-        miou: Mean IoU over the classes that are not None.
-        pixel_accuracy: Fraction of the valid pixels that are correct.
-        mean_accuracy: Mean recall over the classes in the labels.
-        frequency_weighted_iou: Mean IoU over the classes in the labels, weighted by their number of
-            pixels.
-        images: Number of images scored.
-        per_image: Scores of each image in the order of the list, if requested.
-        failed: Images that could not be scored, with their errors.
-        loss: Mean cross-entropy of the labeled pixels at scale 1, if requested.
-    """
+    """Segmentation scores over a set of images, as fractions of 1."""
 
     matrix: Matrix
+    # TP / (TP + FP + FN) of each class; None for a class in neither labels nor predictions
     iou: tuple[float | None, ...]
-    miou: float
-    pixel_accuracy: float
-    mean_accuracy: float
+    miou: float  # mean IoU over the classes that are not None
+    pixel_accuracy: float  # fraction of the valid pixels that are correct
+    mean_accuracy: float  # mean recall over the classes in the labels
+    # Mean IoU over the classes in the labels, weighted by their number of pixels
     frequency_weighted_iou: float
-    images: int
+    images: int  # number of images scored
+    # Scores of each image in the order of the list, if requested
     per_image: tuple[ImageScores, ...] = ()
-    failed: tuple[Mapping[str, str], ...] = ()
-    loss: float | None = None
+    failed: tuple[Mapping[str, str], ...] = ()  # images that could not be scored, with their errors
+    loss: float | None = None  # mean cross-entropy of the labeled pixels at scale 1, if requested
 
     @classmethod
     def of(

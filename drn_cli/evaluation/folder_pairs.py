@@ -21,22 +21,14 @@ PREFERRED = ("_labelTrainIds", "_trainIds", "_labelIds")
 
 @dataclass(frozen=True, slots=True)
 class FolderPairs:
-    """Images or predictions, paired with label maps.
+    """Images or predictions, paired with label maps."""
 
-    Attributes:
-        samples: The pairs, in the order of the images' paths.
-        matched_by: Description of how names were matched.
-        unpaired_images: Images without a label map.
-        unpaired_labels: Label maps without an image.
-        lost: Number of pairs of which neither file can be read (broken links).
-        left_out: Description of the files left out of a folder, one for each such folder.
-    """
-
-    samples: Sequence[Sample]
-    matched_by: str
-    unpaired_images: Sequence[Path]
-    unpaired_labels: Sequence[Path]
-    lost: int = 0
+    samples: Sequence[Sample]  # the pairs, in the order of the images' paths
+    matched_by: str  # description of how names were matched
+    unpaired_images: Sequence[Path]  # images without a label map
+    unpaired_labels: Sequence[Path]  # label maps without an image
+    lost: int = 0  # number of pairs of which neither file can be read (broken links)
+    # Description of the files left out of a folder, one for each such folder
     left_out: Sequence[str] = ()
 
     @property

@@ -77,17 +77,12 @@ def read_map(path: Path, ids: Ids, classes: int) -> Pixels:
 
 @dataclass(frozen=True, slots=True)
 class PairReader:
-    """Reader of an image and its label map, resized to one size.
+    """Reader of an image and its label map, resized to one size."""
 
-    Attributes:
-        classes: Number of classes.
-        labels: Which ids the label maps hold.
-        size: `label` resizes the image to its label map (bicubic), `none` the label map to its
-            image (nearest), a width and height both.
-    """
-
-    classes: int
-    labels: Ids
+    classes: int  # number of classes
+    labels: Ids  # which ids the label maps hold
+    # `label` resizes the image to its label map (bicubic), `none` the label map to its image
+    # (nearest), a width and height both.
     size: Size = "label"
 
     def __call__(self, sample: Sample) -> tuple[Pixels, Pixels]:
@@ -100,18 +95,12 @@ class PairReader:
 
 @dataclass(frozen=True, slots=True)
 class MapReader:
-    """Reader of a predicted map and its label map, resized to one size.
+    """Reader of a predicted map and its label map, resized to one size."""
 
-    Attributes:
-        classes: Number of classes.
-        labels: Which ids the label maps hold.
-        predictions: Which ids the predicted maps hold.
-        size: As for `PairReader`, but all resized by nearest neighbor; None requires equal sizes.
-    """
-
-    classes: int
-    labels: Ids
-    predictions: Ids
+    classes: int  # number of classes
+    labels: Ids  # which ids the label maps hold
+    predictions: Ids  # which ids the predicted maps hold
+    # As for `PairReader`, but all resized by nearest neighbor; None requires equal sizes
     size: Size | None = None
 
     def __call__(self, sample: Sample) -> tuple[Pixels, Pixels]:

@@ -30,61 +30,40 @@ OVERLAP = 0.5  # a box is correct above this IoU
 
 @dataclass(frozen=True, slots=True)
 class Localization:
-    """True boxes of an image.
-
-    Attributes:
-        image: Path of the image.
-        boxes: The true boxes.
-        classes: Class of each box in the network.
-    """
+    """True boxes of an image."""
 
     image: Path
     boxes: tuple[Box, ...]
-    classes: tuple[int, ...]
+    classes: tuple[int, ...]  # class of each box in the network
 
 
 @dataclass(frozen=True, slots=True)
 class ImageBoxes:
-    """Boxes found in one image.
+    """Boxes found in one image."""
 
-    Attributes:
-        number: Index in the list of images.
-        classes: The most probable classes, at most five, best first.
-        probabilities: Their probabilities.
-        boxes: Boxes in pixels, float64 `(classes, thresholds, 4)`; NaN for no box.
-        iou: Highest IoU of each box with a true box of its class, 0 without one, float64
-            `(classes, thresholds)`.
-    """
-
-    number: int
-    classes: tuple[int, ...]
-    probabilities: tuple[float, ...]
+    number: int  # index in the list of images
+    classes: tuple[int, ...]  # the most probable classes, at most five, best first
+    probabilities: tuple[float, ...]  # their probabilities
+    # Boxes in pixels, float64 `(classes, thresholds, 4)`; NaN for no box
     boxes: npt.NDArray[np.float64]
+    # Highest IoU of each box with a true box of its class, 0 without one: `(classes, thresholds)`
     iou: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class LocalizationScores:
-    """Localization errors over a set of images, as fractions of 1.
+    """Localization errors over a set of images, as fractions of 1."""
 
-    Attributes:
-        thresholds: Thresholds of the sweep; minus infinity is no threshold.
-        top1, top5: Localization error at each threshold.
-        top1_classification, top5_classification: Classification errors, lower bounds of the
-            localization errors.
-        images: Number of images scored.
-        per_image: Boxes of each image in the order of the list, if requested.
-        failed: Images that could not be scored, with their errors.
-    """
-
-    thresholds: tuple[float, ...]
-    top1: tuple[float, ...]
+    thresholds: tuple[float, ...]  # thresholds of the sweep; minus infinity is no threshold
+    top1: tuple[float, ...]  # localization error at each threshold
     top5: tuple[float, ...]
+    # Classification errors, lower bounds of the localization errors
     top1_classification: float
     top5_classification: float
-    images: int
+    images: int  # number of images scored
+    # Boxes of each image in the order of the list, if requested
     per_image: tuple[ImageBoxes, ...] = ()
-    failed: tuple[Mapping[str, str], ...] = ()
+    failed: tuple[Mapping[str, str], ...] = ()  # images that could not be scored, with their errors
 
     @property
     def best(self) -> int:

@@ -24,21 +24,13 @@ IDS = {
 
 @dataclass(frozen=True, slots=True)
 class InferenceSettings:
-    """Settings that a network predicted with.
-
-    Attributes:
-        network: Architecture.
-        weights: File of the weights.
-        view: Scales, flip and tile size.
-        autocast: Autocast type; None is float32 throughout.
-        normalization: Mean and standard deviation of the inputs, and their source.
-    """
+    """Settings that a network predicted with."""
 
     network: Architecture
-    weights: Path
-    view: Eval
-    autocast: torch.dtype | None
-    normalization: Normalization
+    weights: Path  # file of the weights
+    view: Eval  # scales, flip and tile size
+    autocast: torch.dtype | None  # None is float32 throughout
+    normalization: Normalization  # mean and standard deviation of the inputs, and their source
 
     @property
     def precision(self) -> str:
@@ -77,22 +69,14 @@ class InferenceSettings:
 
 @dataclass(frozen=True, slots=True)
 class EvalProtocol:
-    """Protocol of an evaluation of a folder of images or predictions.
+    """Protocol of an evaluation of a folder of images or predictions."""
 
-    Attributes:
-        images: Folder of the images or predictions.
-        labels: Folder of the label maps.
-        pairs: The pairs found.
-        label_ids: Which ids the label maps hold.
-        size: What was resized to which size; None if sizes had to be equal.
-        predicted_by: Settings of the network, or which ids saved predictions hold.
-    """
-
-    images: Path
-    labels: Path
-    pairs: FolderPairs
-    label_ids: Ids
-    size: Size | None
+    images: Path  # folder of the images or predictions
+    labels: Path  # folder of the label maps
+    pairs: FolderPairs  # the pairs found
+    label_ids: Ids  # which ids the label maps hold
+    size: Size | None  # what was resized to which size; None if sizes had to be equal
+    # Settings of the network, or which ids saved predictions hold
     predicted_by: InferenceSettings | Ids
 
     def to_json(self, scores: SegmentationScores) -> dict[str, Any]:

@@ -51,17 +51,11 @@ class SubmissionFinding:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """Result of checking a zip file.
+    """Result of checking a zip file."""
 
-    Attributes:
-        images: Number of label maps.
-        bytes: Size of the file.
-        findings: Errors and warnings.
-    """
-
-    images: int
-    bytes: int
-    findings: tuple[SubmissionFinding, ...]
+    images: int  # number of label maps
+    bytes: int  # size of the file
+    findings: tuple[SubmissionFinding, ...]  # errors and warnings
 
     @property
     def errors(self) -> list[SubmissionFinding]:

@@ -31,21 +31,14 @@ Boxes = npt.NDArray[np.float64]  # (classes, thresholds, 4): xmin, ymin, xmax, y
 
 @dataclass(frozen=True, slots=True)
 class ClassActivationMap:
-    """Scores of each class at each position of an image.
+    """Scores of each class at each position of an image."""
 
-    Attributes:
-        maps: Scores or probabilities, float32 `(classes, h, w)`, on the CPU.
-        probabilities: Class probabilities of the whole region, float64 `(classes,)`.
-        size: Height and width of the image, in pixels.
-        region: The part of the image that the maps cover: top, left, height, width, in pixels.
-        input_size: Height and width of that part as the network's input, in pixels.
-    """
-
-    maps: Tensor
-    probabilities: Tensor
-    size: tuple[int, int]
+    maps: Tensor  # scores or probabilities, float32 `(classes, h, w)`, on the CPU
+    probabilities: Tensor  # class probabilities of the whole region, float64 `(classes,)`
+    size: tuple[int, int]  # height and width of the image, in pixels
+    # The part of the image that the maps cover: top, left, height, width, in pixels
     region: tuple[float, float, float, float]
-    input_size: tuple[int, int]
+    input_size: tuple[int, int]  # height and width of that part as the network's input, in pixels
 
     def topk(self, k: int) -> list[int]:
         """Return the k most probable classes, ties in order of the class ids."""

@@ -20,36 +20,24 @@ Network = Callable[[Tensor], Tensor]  # (N, 3, S, S) to logits (N, classes)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassificationPredictor:
-    """A classifier with its preprocessing.
+    """A classifier with its preprocessing."""
 
-    Attributes:
-        network: Normalized crops to logits, in evaluation mode.
-        maps: The network without global pooling: normalized images of any size to scores of each
-            class at each position, `(N, classes, ceil(H / 8), ceil(W / 8))`.
-        statistics: Mean and standard deviation of the training data.
-        names: Display name of each class.
-        folders: Folder name of each class in the training data, which identifies the class; None
-            if unknown.
-        named: Whether `names` are known, not generated.
-        device: Device of the network.
-        crop: Side of the crops, in pixels.
-        resize: Length that the shorter side of an image is resized to before cropping, in pixels.
-        view: `1-crop` (center), or `10-crop` (mean of the probabilities).
-        autocast: Autocast type; None is float32 throughout.
-        normalization: Mean and standard deviation with their source, if loaded from a file.
-    """
-
-    network: Network
+    network: Network  # normalized crops to logits, in evaluation mode
+    # The network without global pooling: normalized images of any size to scores of each class at
+    # each position, `(N, classes, ceil(H / 8), ceil(W / 8))`
     maps: Network
-    statistics: ChannelStats
-    names: tuple[str, ...]
+    statistics: ChannelStats  # mean and standard deviation of the training data
+    names: tuple[str, ...]  # display name of each class
+    # Folder name of each class in the training data, which identifies the class; None if unknown
     folders: tuple[str, ...] | None
-    named: bool = True
-    device: torch.device
-    crop: int = 224
+    named: bool = True  # whether `names` are known, not generated
+    device: torch.device  # device of the network
+    crop: int = 224  # side of the crops, in pixels
+    # Length that the shorter side of an image is resized to before cropping, in pixels
     resize: int = 256
-    view: View = "1-crop"
-    autocast: torch.dtype | None = None
+    view: View = "1-crop"  # `1-crop` (center), or `10-crop` (mean of the probabilities)
+    autocast: torch.dtype | None = None  # None is float32 throughout
+    # Mean and standard deviation with their source, if loaded from a file
     normalization: Normalization | None = None
 
     def crops(self, image: Pixels) -> Pixels:

@@ -34,15 +34,10 @@ NOT_ENTERED = frozenset({CYCLE, REPEATED, UNREADABLE, PREDICTIONS})  # reasons t
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
-    """An image to predict. Strings instead of Paths, as there may be a million.
-
-    Attributes:
-        path: The file.
-        name: Path of its predictions below an output folder, without a file extension.
-    """
+    """An image to predict. Strings instead of Paths, as there may be a million."""
 
     path: str
-    name: str
+    name: str  # path of its predictions below an output folder, without a file extension
 
 
 def check_inputs(inputs: Sequence[str], *, stdin: bool = False) -> None:

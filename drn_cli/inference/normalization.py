@@ -11,14 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drn_cli.data.classes import cityscapes
-from drn_cli.data.folders import (
-    CITYSCAPES,
-    DEVIATIONS,
-    IMAGENET,
-    MEANS,
-    ChannelStats,
-    ListDataset,
-)
+from drn_cli.data.folders import CITYSCAPES, DEVIATIONS, IMAGENET, MEANS, ChannelStats, ListDataset
 from drn_cli.errors import DrnError, warn_for_all
 from drn_cli.inference.metadata import read_channel_stats
 from drn_cli.inference.opening import OpenedNetwork
@@ -34,18 +27,13 @@ GUESS = "mean_std_guess"  # metadata key of an export: the source, if it is a gu
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """Normalization of a network's input images.
+    """Normalization of a network's input images."""
 
-    Attributes:
-        statistics: Mean and standard deviation of each channel.
-        source: Their origin: `file`, `stats folder`, `option`, `data folder`, `imagenet (published
-            weights)`, or a guess, marked as such.
-        guessed: Whether they are a guess.
-    """
-
-    statistics: ChannelStats
+    statistics: ChannelStats  # mean and standard deviation of each channel
+    # Their origin: `file`, `stats folder`, `option`, `data folder`, `imagenet (published weights)`,
+    # or a guess, marked as such
     source: str
-    guessed: bool = False
+    guessed: bool = False  # whether they are a guess
 
     def text(self) -> str:
         """Return `mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225`."""
@@ -135,10 +123,7 @@ def resolve_normalization(
                 f"{network.path}: its {own.text()} are part of the network and cannot be changed",
                 "export it without --normalize",
             )
-        warn_for_all(
-            log,
-            f"{network.path}: its {own.text()} are overridden by {given.text()}",
-        )
+        warn_for_all(log, f"{network.path}: its {own.text()} are overridden by {given.text()}")
     if given is not None:
         return given
     if read_statistics is not None and (own is None or (own.guessed and not inside)):

@@ -17,19 +17,12 @@ from drn_cli.networks.weights import load_converted
 
 @dataclass(frozen=True, slots=True)
 class TrainedNetwork:
-    """A network loaded from a checkpoint.
-
-    Attributes:
-        path: The file.
-        model: In evaluation mode, on the CPU.
-        metadata: Metadata of the file; empty if another program wrote it.
-        verified: Whether the file has a checksum, which matches.
-    """
+    """A network loaded from a checkpoint."""
 
     path: Path
-    model: DRN
-    metadata: Mapping[str, str]
-    verified: bool
+    model: DRN  # in evaluation mode, on the CPU
+    metadata: Mapping[str, str]  # metadata of the file; empty if another program wrote it
+    verified: bool  # whether the file has a checksum, which matches
 
     @property
     def architecture(self) -> Architecture:

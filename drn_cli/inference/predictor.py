@@ -38,33 +38,24 @@ class SegmentationPredictor:
 
     Images that do not fit into memory are predicted in tiles. If memory runs out nevertheless, the
     tiles of this image and of all later ones get smaller.
-
-    Attributes:
-        network: Normalized images `(N, 3, H, W)` to class scores `(N, classes, h, w)`, in
-            evaluation mode.
-        statistics: Mean and standard deviation of the training data.
-        class_set: Names and colors of the classes.
-        device: Device of the network.
-        stride: Output stride: `h` is `ceil(H / stride)`.
-        view: Scales, flip and tiling.
-        autocast: Autocast type; None is float32 throughout.
-        tiles: Tile size that fits into memory; predictors of one network may share it.
-        outputs_classes: Whether the network returns class ids, uint8 `(N, H, W)`, instead of
-            scores; such a network takes whole images at their size.
-        normalization: Mean and standard deviation with their source, if loaded from a file.
     """
 
+    # Normalized images `(N, 3, H, W)` to class scores `(N, classes, h, w)`, in evaluation mode
     network: Network
-    statistics: ChannelStats
-    class_set: ClassSet
-    device: torch.device
-    stride: int = OUTPUT_STRIDE
-    view: Eval = PLAIN
-    autocast: torch.dtype | None = None
+    statistics: ChannelStats  # mean and standard deviation of the training data
+    class_set: ClassSet  # names and colors of the classes
+    device: torch.device  # device of the network
+    stride: int = OUTPUT_STRIDE  # output stride: `h` is `ceil(H / stride)`
+    view: Eval = PLAIN  # scales, flip and tiling
+    autocast: torch.dtype | None = None  # None is float32 throughout
+    # Tile size that fits into memory; predictors of one network may share it
     tiles: TileSizer = field(
         default_factory=lambda: TileSizer(None, torch.device("cpu")), repr=False
     )
+    # Whether the network returns class ids, uint8 `(N, H, W)`, instead of scores; such a network
+    # takes whole images at their size
     outputs_classes: bool = False
+    # Mean and standard deviation with their source, if loaded from a file
     normalization: Normalization | None = None
 
     @property
@@ -84,9 +75,12 @@ class SegmentationPredictor:
 
     def batch(self, images: Sequence[Pixels]) -> list[Tensor]:
         """Return the class ids of images of equal size, as one batch; errors as `__call__`."""
-        if self.outputs_classes:
-            return self._class_ids(images)
-        return self._predict(images, argmax_classes)
+        if not self.outputs_classes:
+            return self._predict(images, argmax_classes)
+        with torch.inference_mode():
+            classes = self.network(normalize(self._to_device(images), self.statistics))
+            check_classes(classes, self.classes)
+            return list(classes)
 
     def with_probabilities(self, image: Pixels) -> tuple[Tensor, Tensor]:
         """Return class ids and probabilities, float32 `(C, H, W)`; errors as `__call__`."""
@@ -142,12 +136,6 @@ class SegmentationPredictor:
                     f"{input_side} pixels",
                     "use fewer or smaller eval.scales, or stop other programs",
                 )
-
-    @torch.inference_mode()
-    def _class_ids(self, images: Sequence[Pixels]) -> list[Tensor]:
-        classes = self.network(normalize(self._to_device(images), self.statistics))
-        check_classes(classes, self.classes)
-        return list(classes)
 
     def _predict_once(
         self, images: Sequence[Pixels], view: Eval, reduce: Reduce[Result]

@@ -38,9 +38,8 @@ SessionFactory = Callable[[torch.device, int, int], Session]  # threads per imag
 
 INPUT = "images"  # name of the input in every format; "pictures" in older exports
 UINT8 = "uint8"  # metadata "input" where normalization is part of the network
-UINT8_STATISTICS = ChannelStats(
-    (0.0,) * 3, (1 / 255,) * 3
-)  # identity normalization of uint8 pixels
+# Identity normalization of uint8 pixels.
+UINT8_STATISTICS = ChannelStats((0.0,) * 3, (1 / 255,) * 3)
 METADATA_KEY = "drn"  # OpenVINO rt_info entry; in a .pt2, the file drn.json
 REQUIRED = ("arch", "task", "classes", "input", "outputs")  # metadata keys
 MAX_BYTES = 2 << 30  # limit of protobuf; the largest export has 0.25 GB
@@ -55,18 +54,13 @@ class ExportedNetwork:
     `logits` `(N, classes, H, W)` and `scores` at an eighth of the size, or `classes`, uint8
     `(N, H, W)`; classifiers return `logits` `(N, classes)` and `scores` per position, whose mean
     the logits are.
-
-    Attributes:
-        metadata: Metadata written by `drn export`.
-        runtime: Name and version of the runtime.
-        verified: Whether a checksum shows that the file is as it was written.
     """
 
     path: Path
-    metadata: Mapping[str, str]
-    runtime: str
+    metadata: Mapping[str, str]  # metadata written by `drn export`
+    runtime: str  # name and version of the runtime
     start: SessionFactory
-    verified: bool = False
+    verified: bool = False  # whether a checksum shows that the file is as it was written
 
     @property
     def architecture(self) -> Architecture:

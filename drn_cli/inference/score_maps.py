@@ -31,20 +31,13 @@ Block = tuple[int, Tensor]  # first cell, and weights (pixels, cells)
 
 @dataclass(frozen=True, slots=True)
 class ViewScores:
-    """Scores of one view of an image: the image at a scale, possibly flipped.
+    """Scores of one view of an image: the image at a scale, possibly flipped."""
 
-    Attributes:
-        scores: Logits or log-probabilities, float32 `(h, C, w)`: a row of cells is contiguous.
-        height, width: Size of the view, in pixels.
-        stride: Output stride of the network; `h` is `ceil(height / stride)`.
-        mirrored: Whether the view is flipped horizontally.
-    """
-
-    scores: Tensor
-    height: int
+    scores: Tensor  # logits or log-probabilities, float32 `(h, C, w)`: a row of cells is contiguous
+    height: int  # size of the view, in pixels
     width: int
-    stride: int
-    mirrored: bool = False
+    stride: int  # output stride of the network; `h` is `ceil(height / stride)`
+    mirrored: bool = False  # whether the view is flipped horizontally
 
 
 class NonFiniteScoresError(DrnError):

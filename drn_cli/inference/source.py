@@ -13,19 +13,12 @@ from drn_cli.runs import Run, checkpoint_of, newest_run
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The file of a network, and its run if the file is in a run folder.
+    """The file of a network, and its run if the file is in a run folder."""
 
-    Attributes:
-        checkpoint: The file, a checkpoint or an exported network.
-        recipe: Recipe of the run.
-        run: The run folder.
-        choice: Why this file was chosen, if it was not given by name.
-    """
-
-    checkpoint: Path
-    recipe: Recipe | None
+    checkpoint: Path  # or an exported network
+    recipe: Recipe | None  # of the run
     run: Path | None = None
-    choice: str | None = None
+    choice: str | None = None  # why this file was chosen, if it was not given by name
 
     def to_json(self) -> dict[str, str | None]:
         """Return the JSON keys checkpoint and run."""

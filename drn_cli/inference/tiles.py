@@ -23,19 +23,13 @@ DISCARDED = 0.4  # share of the overlap, at either end, where a tile has no weig
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """The extent of a tile along one axis.
+    """The extent of a tile along one axis."""
 
-    Attributes:
-        start, stop: Range of pixels.
-        fades_in, fades_out: Whether another tile precedes, and follows.
-        overlap: Minimum overlap with them, in pixels.
-    """
-
-    start: int
+    start: int  # range of pixels
     stop: int
-    fades_in: bool
+    fades_in: bool  # whether another tile precedes, and follows
     fades_out: bool
-    overlap: int
+    overlap: int  # minimum overlap with them, in pixels
 
     def cells(self, stride: int) -> slice:
         return slice(self.start // stride, -(-self.stop // stride))

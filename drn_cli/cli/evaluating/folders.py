@@ -31,24 +31,15 @@ ABOVE = 2  # parents of the folder of label maps that are searched for info.json
 
 @dataclass(frozen=True, slots=True)
 class FolderEvaluation:
-    """Options of an evaluation of two folders.
+    """Options of an evaluation of two folders."""
 
-    Attributes:
-        images: Folder of images or predictions.
-        labels: Folder of label maps.
-        size: Value of `--resize-to`.
-        labels_hold: Which ids the label maps hold.
-        image_suffix, label_suffix: Suffixes of the names.
-        partial: Whether to leave out unpaired files and those that fail.
-    """
-
-    images: Path
-    labels: Path
-    size: "Size | None"
-    labels_hold: Ids
-    image_suffix: str | None
+    images: Path  # folder of images or predictions
+    labels: Path  # folder of label maps
+    size: "Size | None"  # value of `--resize-to`
+    labels_hold: Ids  # which ids the label maps hold
+    image_suffix: str | None  # suffixes of the names
     label_suffix: str | None
-    partial: bool
+    partial: bool  # whether to leave out unpaired files and those that fail
 
     def pairs(self) -> "FolderPairs":
         """Pair the files of both folders.

@@ -26,21 +26,13 @@ NAMED = 3  # files that a message names
 
 @dataclass(frozen=True, slots=True)
 class ScoreWriter:
-    """Print and write scores as the options of a command line ask.
+    """Print and write scores as the options of a command line ask."""
 
-    Attributes:
-        csv: File for the scores of each image.
-        worst: Number of worst images to list.
-        report: File for the HTML page.
-        images: Number of images on the page.
-        as_json: Whether to print JSON instead of tables.
-    """
-
-    csv: Path | None
-    worst: int
-    report: Path | None
-    images: int
-    as_json: bool
+    csv: Path | None  # file for the scores of each image
+    worst: int  # number of worst images to list
+    report: Path | None  # file for the HTML page
+    images: int  # number of images on the page
+    as_json: bool  # whether to print JSON instead of tables
 
     @property
     def per_image(self) -> bool:
@@ -159,8 +151,4 @@ def report_partial(
         parts.append(f"{len(failed)} of {expected} failed")
     if parts:
         console.warn(f"partial: {scored} of {expected} scored: {'; '.join(parts)}")
-    return {
-        "partial": scored < expected,
-        "expected": expected,
-        "failed": list(failed),
-    }
+    return {"partial": scored < expected, "expected": expected, "failed": list(failed)}

@@ -20,28 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LocalizeOptions:
-    """Options of `drn localize`.
+    """Options of `drn localize`."""
 
-    Attributes:
-        thresholds: Thresholds of boxes; minus infinity is none.
-        of: Kind of scores that thresholds apply to.
-        see: Region of an image that the classifier sees.
-        side: Pixels that the shorter side is resized to, if given.
-        csv: CSV file with a row per box, or per image when evaluating.
-        report: File for the HTML page.
-        images: Number of images on the page.
-        as_json: Whether to print JSON.
-        partial: Whether to leave out images without boxes, boxes without an image, and failures.
-    """
-
-    thresholds: tuple[float, ...]
-    of: Literal["score", "probability"]
-    see: Literal["whole", "centre"]
-    side: int | None
-    csv: Path | None
-    report: Path | None
-    images: int
-    as_json: bool
+    thresholds: tuple[float, ...]  # thresholds of boxes; minus infinity is none
+    of: Literal["score", "probability"]  # kind of scores that thresholds apply to
+    see: Literal["whole", "centre"]  # region of an image that the classifier sees
+    side: int | None  # pixels that the shorter side is resized to, if given
+    csv: Path | None  # CSV file with a row per box, or per image when evaluating
+    report: Path | None  # file for the HTML page
+    images: int  # number of images on the page
+    as_json: bool  # whether to print JSON
+    # Whether to leave out images without boxes, boxes without an image, and failures
     partial: bool = False
 
     def crops(self, source: "Source") -> dict[str, Any]:

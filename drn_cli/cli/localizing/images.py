@@ -59,7 +59,11 @@ def find_boxes(
         network = inference.open(source, "classification")
         classifier = inference.classifier(network, group.device, **options.crops(source))
         numbers = class_numbers(classifier)
-        classes = [_number(name, numbers) for name in names]
+        if unknown := [name for name in names if name not in numbers]:
+            close = get_close_matches(unknown[0], numbers, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else None
+            raise DrnError(f"--class {unknown[0]}: unknown class", hint)
+        classes = [numbers[name] for name in names]
 
         def predict(images: "Sequence[Pixels]") -> "list[ClassActivationMap]":
             return [
@@ -85,14 +89,6 @@ def find_boxes(
             about = describe(source, network, classifier)
             _report(found, failed, about, out, save, options)
     console.exit_if_failed(failed)
-
-
-def _number(name: str, numbers: dict[str, int]) -> int:
-    if name in numbers:
-        return numbers[name]
-    close = get_close_matches(name, numbers, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else None
-    raise DrnError(f"--class {name}: unknown class", hint)
 
 
 def _write(
@@ -177,19 +173,15 @@ def _report(
         console.emit_json(document | {"results": list(found), "failed": list(failed)})
     else:
         if 0 < len(rows) <= SHOWN:
-            _print(rows)
+            numbers = ("probability", "threshold")
+            table = console.table("image", "class", *numbers, "box", right=numbers, fold=True)
+            for image, name, share, limit, box in rows:
+                corners = "none" if box is None else " ".join(f"{number:.0f}" for number in box)
+                table.add_row(image, name, f"{100 * share:.1f} %", format_threshold(limit), corners)
+            console.out.print(table)
         folders = ", ".join(str(out / kind) for kind in save)
         images = "1 image" if len(found) == 1 else f"{len(found)} images"
         where = f": {folders}" if found else ""
         console.out.print(f"{images} localized{where}", soft_wrap=True)
     if failed:
         console.note(f"{len(failed)} of {len(found) + len(failed)} images failed")
-
-
-def _print(rows: Sequence[tuple[str, str, float, float | None, list[float] | None]]) -> None:
-    numbers = ("probability", "threshold")
-    table = console.table("image", "class", *numbers, "box", right=numbers, fold=True)
-    for image, name, share, limit, box in rows:
-        corners = "none" if box is None else " ".join(f"{number:.0f}" for number in box)
-        table.add_row(image, name, f"{100 * share:.1f} %", format_threshold(limit), corners)
-    console.out.print(table)

@@ -65,12 +65,11 @@ def differences(row: Row, provenance: Row) -> list[str]:
     """Name the compared fields that differ; fields that an older manifest lacks do not."""
     if row.get("network") is None:
         return ["weights"]
-    keys = [
-        key
-        for key in COMPARED
+    return [
+        name
+        for key, name in COMPARED.items()
         if key in provenance and row.get(key, provenance[key]) != provenance[key]
     ]
-    return [COMPARED[key] for key in keys]
 
 
 def begin_table(table: Path, provenance: Row, earlier_rows: int, *, resume: bool) -> None:
@@ -286,6 +285,8 @@ def _files(out: Path, name: str, kinds: Iterable[str]) -> list[Path]:
 
 def _read(out: Path) -> dict[str, Row]:
     """Return the row of each image; images share row objects."""
+    from drn_cli.inference.outputs import KINDS
+
     path = out / MANIFEST
     if not path.is_file():
         return {}
@@ -296,7 +297,8 @@ def _read(out: Path) -> dict[str, Row]:
     if (
         isinstance(table, list)
         and isinstance(images, dict)
-        and all(isinstance(row, dict) and _are_kinds(row.get("files")) for row in table)
+        and all(isinstance(row, dict) and isinstance(row.get("files"), list) for row in table)
+        and all(set(map(str, row["files"])) <= set(KINDS) for row in table)
         and all(type(number) is int and 0 <= number < len(table) for number in images.values())
         and all(map(_is_below, images))
     ):
@@ -321,12 +323,6 @@ def _is_below(name: str) -> bool:
     """Whether a name in the manifest stays below the output folder."""
     path = PurePath(name)
     return not path.is_absolute() and ".." not in path.parts and "\0" not in name
-
-
-def _are_kinds(value: Any) -> bool:
-    from drn_cli.inference.outputs import KINDS
-
-    return isinstance(value, list) and set(map(str, value)) <= set(KINDS)
 
 
 def _write(path: Path, images: Mapping[str, Row]) -> None:

@@ -34,27 +34,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PredictOptions:
-    """Output options of `drn predict`.
+    """Output options of `drn predict`."""
 
-    Attributes:
-        out: Folder for the predictions, or `-` for stdout.
-        save: Kinds of files to write, if given.
-        skip_existing: Whether to skip images whose predictions exist.
-        submission: Zip file for the Cityscapes server.
-        partial: Whether the submission may lack images.
-        batch: Batch size of images of one size on a GPU.
-        as_json: Whether to print JSON.
-        force: Whether to delete maps of another network that would remain.
-    """
-
-    out: Path
-    save: "tuple[Kind, ...] | None"
-    skip_existing: bool
-    submission: Path | None
-    partial: bool
-    batch: int | None
-    as_json: bool
-    force: bool = False
+    out: Path  # folder for the predictions, or `-` for stdout
+    save: "tuple[Kind, ...] | None"  # kinds of files to write, if given
+    skip_existing: bool  # whether to skip images whose predictions exist
+    submission: Path | None  # zip file for the Cityscapes server
+    partial: bool  # whether the submission may lack images
+    batch: int | None  # batch size of images of one size on a GPU
+    as_json: bool  # whether to print JSON
+    force: bool = False  # whether to delete maps of another network that would remain
 
     @property
     def kinds(self) -> "tuple[Kind, ...]":
@@ -68,17 +57,13 @@ class PredictOptions:
 
 @dataclass(slots=True)
 class PredictionSummary:
-    """Results of the images of one process.
+    """Results of the images of one process."""
 
-    Attributes:
-        done, skipped: Number of images.
-        failed: Number and JSON entry of each image that failed.
-        entries: Number and JSON entry of each other image, if they are printed.
-    """
-
-    done: int = 0
+    done: int = 0  # images
     skipped: int = 0
+    # Number and JSON entry of each image that failed
     failed: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    # Number and JSON entry of each other image, if they are printed
     entries: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
 
@@ -169,7 +154,6 @@ def _segment_shard(
     options: PredictOptions,
     group: "Group",
 ) -> PredictionSummary:
-    """Write the predictions of the images of this process."""
     from drn_cli.inference.outputs import is_written, write_prediction
     from drn_cli.inference.stream import stream
 

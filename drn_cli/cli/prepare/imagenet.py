@@ -1,7 +1,8 @@
 """`drn data prepare imagenet`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -58,7 +59,7 @@ def imagenet(
     as_json: AsJson = False,
 ) -> None:
     """ImageNet (ILSVRC2012): 1000 classes, 1281167/50000 images."""
-    from drn_cli.data.prepare.imagenet.preparing import CLASSES, prepare_imagenet
+    from drn_cli.data.prepare.imagenet.preparing import CLASSES, EXPECTED, prepare_imagenet
 
     try:
         with progress_bar("MB") as progress:
@@ -70,41 +71,36 @@ def imagenet(
         raise typer.Exit(console.INTERRUPTED) from None
     _report_incomplete(made)
     if as_json:
-        console.emit_json(_as_json(made))
+        names = ("split", "image", "error")
+        corrupt = (line.split("\t") for line in made.corrupt)
+        console.emit_json(
+            {
+                "out": str(made.out),
+                "images": dict(made.counts),
+                "classes": dict(made.classes),
+                "expected": {"images": EXPECTED, "classes": CLASSES},
+                "corrupt": [dict(zip(names, cells, strict=False)) for cells in corrupt],
+                "boxes": made.boxes,
+                "left_out": files_left_out(made.left_out),
+                "missing": dict(made.missing),
+                "unchanged": made.unchanged,
+            }
+        )
         return
-    _show(made)
+    _show(made, EXPECTED)
     if set(made.counts) == {"train", "val"}:
         classes = made.classes["train"]
         own = "" if classes == CLASSES else f" data.classes={classes}"
         console.note(f"train with: drn train drn_d_22_imagenet data.root={made.out}{own}")
 
 
-def _as_json(made: "PreparedImageNet") -> dict[str, Any]:
-    from drn_cli.data.prepare.imagenet.preparing import CLASSES, EXPECTED
-
-    names = ("split", "image", "error")
-    return {
-        "out": str(made.out),
-        "images": dict(made.counts),
-        "classes": dict(made.classes),
-        "expected": {"images": EXPECTED, "classes": CLASSES},
-        "corrupt": [dict(zip(names, line.split("\t"), strict=False)) for line in made.corrupt],
-        "boxes": made.boxes,
-        "left_out": files_left_out(made.left_out),
-        "missing": dict(made.missing),
-        "unchanged": made.unchanged,
-    }
-
-
-def _show(made: "PreparedImageNet") -> None:
-    from drn_cli.data.prepare.imagenet.preparing import EXPECTED
-
+def _show(made: "PreparedImageNet", expected: Mapping[str, int]) -> None:
     numbers = ("classes", "images", "expected", "corrupt", "boxes")
     table = console.table("split", *numbers, right=numbers)
     for split, images in made.counts.items():
         corrupt = sum(line.startswith(f"{split}\t") for line in made.corrupt)
         boxes = made.boxes if split == "val" else None
-        row = (made.classes[split], images, EXPECTED[split], corrupt, boxes)
+        row = (made.classes[split], images, expected[split], corrupt, boxes)
         table.add_row(split, *("-" if number is None else f"{number:,}" for number in row))
     console.out.print(table)
     verb = "is up to date" if made.unchanged else "made"

@@ -108,7 +108,12 @@ def pairs(
     if write_classes is not None:
         with progress_bar("label") as progress:
             count = write_class_file(write_classes, scan_labels(folders.label_files(), progress))
-        _report_classes(write_classes, count, as_json)
+        if as_json:
+            console.emit_json({"out": str(write_classes), "classes": count})
+            return
+        noun = "class" if count == 1 else "classes"
+        console.out.print(f"{write_classes} written: {count} {noun}", soft_wrap=True)
+        console.note(f"add names (void: ignored), then use it with --classes {write_classes}")
         return
     given = {"val": val, "test": test, "seed": seed, "group": group}
     ratios: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -128,12 +133,3 @@ def pairs(
     then = f"drn train drn_d_22_camvid data.root={made.out} data.classes={number}"
     about = {"split": info.get("split"), "left_out": folders.left_out.to_json()}
     report(made, as_json, f"train with: {then}", **about)
-
-
-def _report_classes(path: Path, count: int, as_json: bool) -> None:
-    if as_json:
-        console.emit_json({"out": str(path), "classes": count})
-        return
-    classes = "1 class" if count == 1 else f"{count} classes"
-    console.out.print(f"{path} written: {classes}", soft_wrap=True)
-    console.note(f"add names (void: ignored), then use it with --classes {path}")
