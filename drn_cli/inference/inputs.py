@@ -83,7 +83,8 @@ def find_images(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[Inp
         outputs: Folders that are not searched: they hold predictions of an earlier run.
 
     Raises:
-        DrnError: An input does not exist, or there is no image in any of them.
+        DrnError: An input does not exist or is a file in an output folder, or there is no image in
+            any of them.
     """
     excluded = [os.path.realpath(folder) for folder in outputs]
     left_out = LeftOut()
@@ -96,7 +97,13 @@ def find_images(inputs: Sequence[str], outputs: Iterable[Path] = ()) -> list[Inp
         for path, relative, is_entry in _expand(entry, excluded, left_out):
             folder, name = os.path.split(path)
             resolved = real(folder)
-            if not is_entry and any(f"{resolved}/".startswith(f"{one}/") for one in excluded):
+            if any(f"{resolved}/".startswith(f"{one}/") for one in excluded):
+                if is_entry:
+                    raise DrnError(
+                        f"{path}: is in a folder that predictions are written to, which could "
+                        "replace it",
+                        "choose another --out",
+                    )
                 left_out.add(PREDICTIONS, relative)
                 continue
             any_image = True
