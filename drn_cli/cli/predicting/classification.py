@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,14 +134,15 @@ def _classify_shard(
 
     results = stream(todo, read, predict, finish, classifier.device, options.batch)
     found = with_progress(results, len(todo), summary.failed, shown=group.is_main)
-    for number, image, best in found:
-        summary.done += 1
-        if table is not None:
-            cells = (cell for name, probability in best for cell in (name, f"{probability:.6f}"))
-            table.add((image.path, *cells))
-        if keep:
-            classes = [{"class": name, "probability": value} for name, value in best]
-            summary.entries.append((number, {"image": image.path, "classes": classes}))
+    with summary.note_if_interrupted(len(todo)) if table else nullcontext():
+        for number, image, best in found:
+            summary.done += 1
+            if table is not None:
+                cells = (cell for name, value in best for cell in (name, f"{value:.6f}"))
+                table.add((image.path, *cells))
+            if keep:
+                classes = [{"class": name, "probability": value} for name, value in best]
+                summary.entries.append((number, {"image": image.path, "classes": classes}))
     if table is not None:
         table.end()
     return summary

@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,18 @@ class PredictionSummary:
     failed: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     # Number and JSON entry of each other image, if they are printed
     entries: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+
+    @contextmanager
+    def note_if_interrupted(self, total: int) -> Iterator[None]:
+        """On Ctrl-C, print how many images are done, and how to continue."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            console.note(
+                f"at least {self.done} of {count_images(total)} predicted "
+                "(the same command with --skip-existing predicts the others)"
+            )
+            raise
 
 
 def segment(
@@ -182,10 +194,11 @@ def _segment_shard(
 
     results = stream(todo, read_input, predict, finish, predictor.device, options.batch)
     found = with_progress(results, len(todo), summary.failed, shown=group.is_main)
-    for number, file, written in found:
-        summary.done += 1
-        if options.as_json:
-            summary.entries.append((number, {"image": file.path} | written))
+    with summary.note_if_interrupted(len(todo)):
+        for number, file, written in found:
+            summary.done += 1
+            if options.as_json:
+                summary.entries.append((number, {"image": file.path} | written))
     return summary
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -347,10 +348,16 @@ def test_ctrl_c_leaves_complete_files(drn, segmenter, many, until):
     stdout, stderr = process.communicate()
     assert process.returncode == 130
     assert stdout == ""
-    assert stderr.splitlines()[-1] == "interrupted"
+    *_, note, last = stderr.splitlines()
+    assert last == "interrupted"
+    done = re.fullmatch(
+        rf"at least (\d+) of {SOME} images predicted \(.* --skip-existing .*\)", note
+    )
+    assert done
     assert "Traceback" not in stderr
     written = list(out.rglob("*.png"))
     assert 15 <= len(written) < 3 * SOME
+    assert 3 * int(done[1]) <= len(written)
     assert half_written(out) == []
     for path in written:
         with Image.open(path) as image:
