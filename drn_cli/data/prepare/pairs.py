@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from drn_cli.data.classes import IGNORED
 from drn_cli.data.file_search import ENDINGS, NO_PARTNER, LeftOut, search
+from drn_cli.data.images import read_image
 from drn_cli.data.parallel import Progress
 from drn_cli.data.prepare.class_files import read_class_file
 from drn_cli.data.prepare.class_tables import map_named_classes, parse_ignored
+from drn_cli.data.prepare.colours import pack, read_values
 from drn_cli.data.prepare.common import (
     SPLITS,
     PrepareResult,
@@ -31,6 +36,9 @@ IMAGE_FOLDERS = frozenset({"image", "images", "img", "imgs", "jpegimages", "phot
 LABEL_FOLDERS = frozenset(
     {"annotation", "annotations", "gt", "label", "labels", "mask", "masks", "segmentationclass"}
 )
+
+SAMPLE = 3  # files that are read to find out whether images and labels are swapped
+MAX_LABEL_VALUES = 64  # a photograph in gray has more
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +252,16 @@ def prepare_pairs(
         if up_to_date(out, made_from):
             return PrepareResult(out, counts, unchanged=True)
         scan = scan_labels(label_files, _half(progress, 0))
-        encoding = choose_encoding(scan, mapping, values, unknown_as_void)
+        try:
+            encoding = choose_encoding(scan, mapping, values, unknown_as_void)
+        except DrnError as error:
+            images = [folders.images / pair.image for pair in pairs[:SAMPLE]]
+            if not _are_swapped(images, label_files[:SAMPLE]):
+                raise
+            raise DrnError(
+                f"{folders.labels}: contains photographs, and {folders.images} label maps",
+                "swap --images and --labels",
+            ) from error
         with new_folder(out) as folder:
             stats = write_pairs(folder, tasks, encoding.read_ids, _half(progress, len(tasks)))
             write_lists_and_info(
@@ -259,6 +276,14 @@ def prepare_pairs(
                 else {"kind": "random", **asdict(ratios)},
             )
         return PrepareResult(out, counts, unchanged=False)
+
+
+def _are_swapped(images: Sequence[Path], labels: Sequence[Path]) -> bool:
+    """Whether all images have a channel of few values, and all labels more colors than classes."""
+    if any(len(np.unique(pack(read_image(path)))) <= IGNORED + 1 for path in labels):
+        return False
+    found = [read_values(path) for path in images]
+    return all(ids is not None and len(np.unique(ids)) <= MAX_LABEL_VALUES for ids in found)
 
 
 def _half(progress: Progress | None, before: int) -> Progress | None:

@@ -207,3 +207,18 @@ def test_names_unsuitable_for_lists(source: Path, name: str, message: str) -> No
     with pytest.raises(DrnError, match=message) as caught:
         match_folders(source / "photos", source / "masks")
     assert str(caught.value).isascii()
+
+
+def test_names_swapped_folders(drn_here, tmp_path):
+    draw = np.random.default_rng(0)
+    for number in range(4):
+        for folder, shape in (("photos", (32, 32, 3)), ("masks", (32, 32))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            pixels = draw.integers(0, 256 if folder == "photos" else 3, shape, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
+    folders = ("--images", "masks", "--labels", "photos")
+    code, _, stderr = drn_here("data", "prepare", "pairs", *folders, "--out", "data")
+    assert code == 1
+    assert stderr.splitlines()[-1] == (
+        "error: photos: contains photographs, and masks label maps -> swap --images and --labels"
+    )
