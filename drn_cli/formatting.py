@@ -67,7 +67,7 @@ def size(count: float) -> str:
 def four_digits(value: float) -> str:
     """Format a number with four significant digits: `0.4123`, `3.921`, `1200`, `5.2e-5`."""
     if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
+        return f"{value + 0.0:g}"  # -0.0 is 0
     if 1000 <= abs(value) < 1e7:
         return f"{value:.0f}"
     mantissa, _, exponent = f"{value:.4g}".partition("e")

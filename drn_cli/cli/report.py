@@ -31,7 +31,7 @@ def report(
         list[Path] | None,
         typer.Argument(
             metavar="RUN",
-            help="Run folders; by default the one that measured last.",
+            help="Run folders; by default the one with the newest metrics.",
             autocompletion=complete_run,
         ),
     ] = None,
@@ -71,7 +71,7 @@ def report(
         raise typer.BadParameter("--data goes with one run: a comparison shows no images")
     found = [Run(folder) for folder in runs] if runs else [last_written()]
     if not runs:
-        console.note(f"run: {found[0].folder} (the one that measured last)")
+        console.note(f"run: {found[0].folder} (the one with the newest metrics)")
 
     from tqdm import tqdm
 

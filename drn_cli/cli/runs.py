@@ -162,6 +162,7 @@ def _changed(run: Run) -> datetime:
 
 def _print(found: list[_RunRow], differences: list[dict[str, Any]], root: Path) -> None:
     from drn_cli.formatting import duration, four_digits
+    from drn_cli.report.run_history import SCORE
 
     numbers = ("best %", "epochs", "time")
     table = console.table("run", "state", "score", *numbers, right=numbers, fold=True)
@@ -177,7 +178,7 @@ def _print(found: list[_RunRow], differences: list[dict[str, Any]], root: Path) 
         table.add_row(
             name,
             one.summary.state,
-            one.summary.score_name,
+            SCORE[one.summary.task][1],
             "" if score is None else f"{100 * score:.2f}",
             f"{four_digits(one.summary.epoch)}/{four_digits(one.summary.epochs)}",
             "" if seconds is None else duration(seconds),

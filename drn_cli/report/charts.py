@@ -1,7 +1,6 @@
 """Curves and per-class figures by matplotlib: inline SVG for pages, PDF and SVG for papers."""
 
 import io
-import json
 import logging
 import re
 import warnings
@@ -35,10 +34,9 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "drn",
     "pdf.fonttype": 42,
     "text.parse_math": False,  # names of runs and classes are not formulas
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.axisbelow": True,
-    "legend.frameon": False,
+    "lines.markersize": 3,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
 }
 
 # Name, title, unit and factor of each chart, then its curves: name, kind of record, key.
@@ -85,15 +83,12 @@ def charts(runs: Mapping[str, RunSummary]) -> list[Chart]:
         for position, (run_name, run) in enumerate(runs.items()):
             wanted = series or SCORES[run.task]
             for dash, (label, kind, key) in enumerate(wanted):
-                measured = [
-                    (epoch, factor * value)
-                    for record in (run.train if kind == "train" else run.val)
-                    if (epoch := number(record, "epoch")) is not None
-                    and (value := number(record, key)) is not None
-                ]
-                if not measured:
+                records = run.train if kind == "train" else run.val
+                pairs = [(number(record, "epoch"), number(record, key)) for record in records]
+                measured = np.array([pair for pair in pairs if None not in pair], np.float64)
+                if not len(measured):
                     continue
-                parts = np.array_split(np.array(measured), min(POINTS, len(measured)))
+                parts = np.array_split(measured * (1, factor), min(POINTS, len(measured)))
                 points = np.array([(part[-1, 0], part[:, 1].mean()) for part in parts])
                 if len(runs) == 1:
                     curves.append(Curve(label, points, dash, dash))
@@ -106,22 +101,23 @@ def charts(runs: Mapping[str, RunSummary]) -> list[Chart]:
 
 
 def page_charts(runs: Mapping[str, RunSummary]) -> list[Record]:
-    """Draw the charts of a page: inline SVG, and in `points` what the tooltips show, as JSON.
+    """Draw the charts of a page: content of an SVG element of size PAGE, and tooltips.
 
-    Each curve is its name, color and points: x and y in the drawing, epoch and value as text.
+    The tooltips of a curve are its name, color and points: x and y in the drawing, epoch and value
+    as text.
     """
     made = []
     for chart in charts(runs):
         with _figure(PAGE, 11) as (figure, axes):
             _draw(chart, axes)
-            svg = _inline(figure, chart)
+            svg = _inline(figure, chart.name)
             tooltips = []
             for curve in chart.curves:
                 places = axes.transData.transform(curve.points) * (1, -1) + (0, PAGE[1])
                 rows = zip(places.round(1).tolist(), curve.points.tolist(), strict=True)
                 points = [(*place, *map(four_digits, texts)) for place, texts in rows]
                 tooltips.append((curve.name, curve.color, points))
-        made.append(chart._asdict() | {"svg": svg, "points": json.dumps(tooltips)})
+        made.append(chart._asdict() | {"svg": svg, "size": PAGE, "tooltips": tooltips})
     return made
 
 
@@ -135,28 +131,36 @@ def write_figures(
     Raises:
         DrnError: A file cannot be written.
     """
-    written = []
+    written: list[Path] = []
+
+    @contextmanager
+    def saved(name: str, height: float, font: float) -> Iterator[Axes]:
+        with _figure((COLUMN[0], height), font) as (figure, axes):
+            yield axes
+            # Without a date, equal figures are equal files.
+            for kind, date in (("pdf", "CreationDate"), ("svg", "Date")):
+                written.append(folder / f"{name}.{kind}")
+                with atomic(written[-1]) as temporary:
+                    figure.savefig(temporary, format=kind, metadata={date: None})
+
     for chart in charts(runs):
-        with _figure(COLUMN, 8) as (figure, axes):
+        with saved(chart.name, COLUMN[1], 8) as axes:
             _draw(chart, axes)
             axes.set_ylabel(chart.title)
             if len(chart.curves) > 1:
                 axes.legend(fontsize=7)
-            written += _save(figure, folder / chart.name)
     by_class = {name: iou for name, found in scores.items() if (iou := class_scores(found))}
     if by_class:
         classes = list(dict.fromkeys(kind for iou in by_class.values() for kind in iou))
         height = 54 + 8 * min(len(classes), 60) * (1 + 0.4 * (len(by_class) - 1))
-        with _figure((COLUMN[0], height), 7) as (figure, axes):
+        with saved("class_iou", height, 7) as axes:
             _draw_bars(axes, by_class, classes)
-            written += _save(figure, folder / "class_iou")
     for name, iou in by_class.items():
         if (matrix := confusion_matrix(scores[name])) is not None:
-            with _figure((COLUMN[0], COLUMN[0]), 6) as (figure, axes):
+            end = "" if len(runs) == 1 else f"_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}"
+            with saved(f"confusion{end}", COLUMN[0], 6) as axes:
                 shares = matrix[:, :-1] / np.maximum(1, matrix.sum(1, keepdims=True))
                 _draw_confusion(axes, shares, list(iou))
-                end = "" if len(runs) == 1 else f"_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}"
-                written += _save(figure, folder / f"confusion{end}")
     return written
 
 
@@ -173,24 +177,18 @@ def _figure(size: tuple[float, float], font: float) -> Iterator[tuple[Figure, Ax
 
 def _draw(chart: Chart, axes: Axes) -> None:
     for curve in chart.curves:
-        axes.plot(
-            *curve.points.T,
-            label=curve.name,
-            color=LINES[curve.color],
-            linestyle=DASHES[curve.dash],
-            marker="o" if len(curve.points) <= 40 else None,
-            markersize=3,
-        )
+        line, marker = DASHES[curve.dash], "o" if len(curve.points) <= 40 else None
+        color = LINES[curve.color]
+        axes.plot(*curve.points.T, label=curve.name, color=color, linestyle=line, marker=marker)
     epochs, measured = np.concatenate([curve.points for curve in chart.curves]).T
     top, usual = measured.max(), np.percentile(measured, 95)
     highest = 1.5 * usual if 0 < PEAK * usual < top else top
-    axes.set_xlim(0, 1.02 * epochs.max() or 1)
-    axes.set_ylim(min(0.0, *measured), 1.05 * highest or 1)
+    bottom = min(0.0, *measured)
+    axes.set(xlabel="epoch", xlim=(0, 1.02 * epochs.max() or 1), ylim=(bottom, 1.05 * highest or 1))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: four_digits(value))
     axes.locator_params(axis="y", nbins=5)
     axes.grid(axis="y")
-    axes.set_xlabel("epoch")
 
 
 def _draw_bars(axes: Axes, by_class: Mapping[str, ClassScores], classes: Sequence[str]) -> None:
@@ -203,8 +201,7 @@ def _draw_bars(axes: Axes, by_class: Mapping[str, ClassScores], classes: Sequenc
         axes.barh(places + position * thick, lengths, thick, color=color, label=name)
     axes.set_yticks(places + 0.4 - thick / 2, classes)
     axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("IoU, %")
+    axes.set(xlabel="IoU, %", xlim=(0, 100))
     axes.grid(axis="x")
     if len(by_class) > 1:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0))
@@ -217,8 +214,7 @@ def _draw_confusion(axes: Axes, shares: Any, names: Sequence[str]) -> None:
         names = []
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("Prediction")
-    axes.set_ylabel("Label")
+    axes.set(xlabel="Prediction", ylabel="Label")
     if len(shares) <= MANY_CLASSES // 2:
         for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
             color = "white" if shares[row, column] > 0.6 else "black"
@@ -226,30 +222,14 @@ def _draw_confusion(axes: Axes, shares: Any, names: Sequence[str]) -> None:
             axes.text(column, row, text, color=color, ha="center", va="center", fontsize=5)
 
 
-def _save(figure: Figure, path: Path) -> list[Path]:
-    """Write PDF and SVG files without a date, so that equal figures are equal files."""
-    written = []
-    for kind, date in (("pdf", "CreationDate"), ("svg", "Date")):
-        written.append(path.with_name(f"{path.name}.{kind}"))
-        with atomic(written[-1]) as temporary:
-            figure.savefig(temporary, format=kind, metadata={date: None})
-    return written
-
-
-def _inline(figure: Figure, chart: Chart) -> Markup:
-    """Return a figure as an SVG element with unique ids, the page's font and its colors."""
+def _inline(figure: Figure, name: str) -> Markup:
+    """Return the content of a figure's SVG element, with unique ids, and font and colors by CSS."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True)
     text = file.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)
-    text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{chart.name}-", text).replace("xlink:", "")
+    text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", text).replace("xlink:", "")
     lines = ((color, f"line{n}") for n, color in enumerate(LINES))
-    for color, name in (("#000000", "ink"), ("#b0b0b0", "rule"), *lines):
-        text = text.replace(color, f"var(--{name})")
-    ends = (
-        f"{curve.name} from {four_digits(curve.points[0, 1])} to {four_digits(curve.points[-1, 1])}"
-        for curve in chart.curves
-    )
-    alt = Markup.escape(f"{chart.title}: {'; '.join(ends)}")
-    head = f'<svg viewBox="0 0 {PAGE[0]} {PAGE[1]}" role="img" aria-label="{alt}">'
-    return Markup(head + text[text.index(">", text.index("<svg")) + 1 :])
+    for color, variable in (("#000000", "ink"), ("#b0b0b0", "rule"), *lines):
+        text = text.replace(color, f"var(--{variable})")
+    return Markup(text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")])

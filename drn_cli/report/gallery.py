@@ -23,23 +23,16 @@ from drn_cli.data.resized_crop import ResizedCrop
 from drn_cli.data.showing.label_paint import outline
 from drn_cli.data.showing.samples import SampleSelection
 from drn_cli.errors import DrnError
+from drn_cli.evaluation import localization
 from drn_cli.evaluation.class_index import class_index, remap
 from drn_cli.evaluation.classification import ImageRanking, TopKScores, worst_images
 from drn_cli.evaluation.confusion import ImageScores, SegmentationScores, confusion, worst_first
-from drn_cli.evaluation.localization import (
-    ImageBoxes,
-    Localization,
-    LocalizationScores,
-    is_correct,
-    worst_boxes,
-)
 from drn_cli.formatting import percent
 from drn_cli.inference.activation import Region, Values, class_activation_map
 from drn_cli.inference.classifier import ClassificationPredictor, topk
 from drn_cli.inference.heat_maps import heat_map_overlay
 from drn_cli.inference.loading import load_classifier, load_predictor
 from drn_cli.recipe.loading import load_recipe
-from drn_cli.recipe.schema import Recipe
 from drn_cli.runs import Run
 
 LONGEST, CROP = 560, 224  # longest side of an image and of a training crop on the page, in pixels
@@ -90,9 +83,8 @@ def _ranked_gallery(
     count: int,
     show: Callable[[Item], Tile],
     score: str,
-    *,
-    images: str = "images",
     class_set: ClassSet | None = None,
+    images: str = "images",
 ) -> Gallery:
     """Show the first and the last images of a ranking, half of each."""
     best = count // 2 if count < len(ranked) else 0
@@ -102,11 +94,7 @@ def _ranked_gallery(
 
 
 def run_gallery(
-    run: Run,
-    scores: Mapping[str, Any],
-    count: int,
-    data: Path | None = None,
-    step: Step = lambda: None,
+    run: Run, scores: Mapping[str, Any], count: int, data: Path | None, step: Step
 ) -> Gallery:
     """Predict the worst and the best images of a run's best validation.
 
@@ -122,55 +110,44 @@ def run_gallery(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         if recipe.task == "segmentation":
-            lists = _list_dataset(recipe, data)
+            lists = ListDataset.open(data or recipe.data.root, None if data else recipe.data.lists)
             pairs, score = lists.samples("val"), "mIoU"
             predictor = load_predictor(run.best, device, data=lists, view=recipe.eval)
             total, class_set = len(pairs), predictor.class_set
 
-            def predict(number: int) -> Tile:
+            def show(number: int) -> Tile:
                 image, label = read_pair(pairs[number], predictor.classes)
-                name = name_below(pairs[number].image, lists.root)
                 prediction = predictor(image).cpu().numpy()
+                step()
+                name = name_below(pairs[number].image, lists.root)
                 return segmentation_tile(name, image, label, prediction, predictor.class_set)
 
         else:
             folder = FolderDataset.open(data or recipe.data.root)
+            read, crop = folder.recorded_statistics, recipe.augment.crop
             classifier = load_classifier(
-                run.best,
-                device,
-                read_statistics=folder.recorded_statistics,
-                crop=recipe.augment.crop,
-                resize=recipe.eval.resize,
+                run.best, device, read_statistics=read, crop=crop, resize=recipe.eval.resize
             )
             samples = remap(folder.samples("val"), class_index(folder, classifier))
             total, class_set, score = len(samples), None, RANK
 
-            def predict(number: int) -> Tile:
+            def show(number: int) -> Tile:
                 path, target = samples[number].image, samples[number].target
                 name = name_below(path, folder.root)
-                return classification_tile(name, read_image(path), target, classifier)
-
-        def show(number: int) -> Tile:
-            tile = predict(number)
-            step()
-            return tile
+                tile = classification_tile(name, path, target, classifier)
+                step()
+                return tile
 
         recorded = scores.get("images_worst_first")
         if scores.get("images") == total and isinstance(recorded, list):
             ranked, images = [n for n in recorded if n in range(total)], "validation images"
-            return _ranked_gallery(
-                recipe.task, ranked, count, show, score, images=images, class_set=class_set
-            )
+            return _ranked_gallery(recipe.task, ranked, count, show, score, class_set, images)
         tiles = [show(number) for number in SampleSelection(count).of(total)]
     except torch.OutOfMemoryError as error:
         raise DrnError(f"{device}: out of memory") from error
     tiles.sort(key=lambda tile: (tile.score is None, tile.score or 0))
     intro = f"{len(tiles)} of {total} validation images, evenly spaced, the worst first."
     return Gallery(recipe.task, intro, tiles, None, class_set)
-
-
-def _list_dataset(recipe: Recipe, data: Path | None) -> ListDataset:
-    return ListDataset.open(data or recipe.data.root, None if data else recipe.data.lists)
 
 
 def training_crops(run: Run, data: Path | None = None) -> Gallery:
@@ -186,7 +163,7 @@ def training_crops(run: Run, data: Path | None = None) -> Gallery:
     intro = "Crops as the network saw them in the first epochs, augmented by the recipe."
     if recipe.task == "segmentation":
         intro += " Lines are borders of classes in their colors, stripes are pixels without label."
-        lists = _list_dataset(recipe, data)
+        lists = ListDataset.open(data or recipe.data.root, None if data else recipe.data.lists)
         samples, class_set = lists.samples("train"), lists.class_set(recipe.data.classes)
         augmentation = Augmentation(augment.crop, augment.scale, augment.rotate, augment.flip)
         total = len(samples)
@@ -194,7 +171,7 @@ def training_crops(run: Run, data: Path | None = None) -> Gallery:
         def crop(number: int, epoch: int) -> tuple[Pixels, str, str]:
             draw = augmentation.draw(seed, epoch, number)
             pair = augmentation.apply(*read_pair(samples[number], len(class_set)), draw)
-            shown = outline(_shrunk(pair[0], CROP), _shrunk(pair[1], CROP, nearest=True), class_set)
+            shown = outline(_shrunk(pair[0], CROP), _shrunk(pair[1], CROP), class_set)
             name = name_below(samples[number].image, lists.root)
             how = f"{draw.angle}°, {draw.ratio:.2f}x{', flipped' if draw.mirrored else ''}"
             return shown, name, how
@@ -217,9 +194,8 @@ def training_crops(run: Run, data: Path | None = None) -> Gallery:
         for epoch in range(EPOCHS):
             shown, name, how = crop(number, epoch)
             text = f"epoch {epoch + 1}: {how}"
-            tiles.append(
-                Tile(name, [_view("crop", shown, f"Training crop of {name}, {text}")], text)
-            )
+            view = _view("crop", shown, f"Training crop of {name}, {text}")
+            tiles.append(Tile(name, [view], text))
     return Gallery("crops", intro, tiles)
 
 
@@ -228,7 +204,7 @@ def segmentation_gallery(
 ) -> Gallery:
     """Show the worst and the best images of an evaluation; `show` takes an image's number."""
     scored = [one.number for one in worst_first(scores.per_image) if one.miou is not None]
-    gallery = _ranked_gallery("segmentation", scored, count, show, "mIoU", class_set=class_set)
+    gallery = _ranked_gallery("segmentation", scored, count, show, "mIoU", class_set)
     if void := len(scores.per_image) - len(scored):
         return replace(gallery, intro=f"{gallery.intro} Not scored, all void: {void}.")
     return gallery
@@ -240,14 +216,14 @@ def classification_gallery(
     """Show the worst and the best images of an evaluation."""
 
     def show(one: ImageRanking) -> Tile:
-        return classification_tile(one.image, read_image(Path(one.image)), one.target, classifier)
+        return classification_tile(one.image, Path(one.image), one.target, classifier)
 
     return _ranked_gallery("classification", worst_images(scores.per_image), count, show, RANK)
 
 
 def localization_gallery(
-    scores: LocalizationScores,
-    located: Sequence[Localization],
+    scores: localization.LocalizationScores,
+    located: Sequence[localization.Localization],
     classifier: ClassificationPredictor,
     see: Region,
     kind: Values,
@@ -255,7 +231,7 @@ def localization_gallery(
 ) -> Gallery:
     """Show the worst and the best images of an evaluation, with boxes at the best threshold."""
 
-    def show(found: ImageBoxes) -> Tile:
+    def show(found: localization.ImageBoxes) -> Tile:
         truth, first = located[found.number], found.classes[0]
         image = read_image(truth.image)
         heat = heat_map_overlay(image, class_activation_map(classifier, image, see, kind), first)
@@ -270,31 +246,22 @@ def localization_gallery(
         if not np.isnan(corners := found.boxes[0, scores.best]).any():
             boxes.append(("found", Box("", *corners.tolist())))
         text = f"{label}, {len(names)} true {'box' if len(names) == 1 else 'boxes'}, {overlap}"
-        return Tile(
-            str(truth.image),
-            [
-                _view("image", _shrunk(image, LONGEST), text),
-                _view("heat", _shrunk(heat, LONGEST), f"Activation of {guess}"),
-            ],
-            overlap,
-            {"label": [label], "prediction": [f"{guess} {percent(found.probabilities[0], 0)}"]},
-            bool(is_correct(found)[0, scores.best]),
-            boxes=boxes,
-            frame=(image.shape[1], image.shape[0]),
-        )
+        views = [_view("image", image, text), _view("heat", heat, f"Activation of {guess}")]
+        facts = {"label": [label], "prediction": [f"{guess} {percent(found.probabilities[0], 0)}"]}
+        right = bool(localization.is_correct(found)[0, scores.best])
+        size = image.shape[1], image.shape[0]
+        return Tile(str(truth.image), views, overlap, facts, right, boxes=boxes, frame=size)
 
-    score = "overlap of the top-1 box"
-    return _ranked_gallery("localization", worst_boxes(scores), count, show, score)
+    ranked, score = localization.worst_boxes(scores), "overlap of the top-1 box"
+    return _ranked_gallery("localization", ranked, count, show, score)
 
 
 def segmentation_tile(
     name: str, image: Pixels | None, label: Pixels, prediction: Pixels, class_set: ClassSet
 ) -> Tile:
     """Make the tile of an image `(H, W, 3)`, if there is one, and of its maps `(H, W)`."""
-    predicted, labels = (
-        torch.from_numpy(np.require(ids, requirements=["C", "W"])) for ids in (prediction, label)
-    )
-    scores = ImageScores.of(confusion(predicted, labels, len(class_set)).numpy(), 0, name, name)
+    counted = confusion(torch.tensor(prediction), torch.tensor(label), len(class_set))
+    scores = ImageScores.of(counted.numpy(), 0, name, name)
 
     def largest(ids: Pixels) -> str:
         counts = np.bincount(ids.ravel(), minlength=len(class_set))[: len(class_set)]
@@ -302,9 +269,7 @@ def segmentation_tile(
         texts = (f"{class_set.names[k]} {percent(counts[k] / ids.size, 0)}" for k in order)
         return ", ".join(texts) or "all void"
 
-    small_label, small_prediction = (
-        _shrunk(ids, LONGEST, nearest=True) for ids in (label, prediction)
-    )
+    small_label, small_prediction = _shrunk(label, LONGEST), _shrunk(prediction, LONGEST)
     height, width = small_label.shape
     base = np.full((height, width, 3), BACKGROUND, np.uint8)
     views = []
@@ -331,23 +296,19 @@ def segmentation_tile(
 
 
 def classification_tile(
-    name: str, image: Pixels, target: int, classifier: ClassificationPredictor
+    name: str, path: Path, target: int, classifier: ClassificationPredictor
 ) -> Tile:
-    """Make the tile of an image `(H, W, 3)`: its center crop, label and most likely classes."""
-    crops = classifier.crops(image)
+    """Make the tile of an image file: its center crop, label and most likely classes."""
+    crops = classifier.crops(read_image(path))
     batch = torch.from_numpy(crops)[None].to(classifier.device)
     [scores] = classifier.log_probabilities(batch).cpu()
     top = topk(scores[None], TOP)[0].tolist()
     guesses = [f"{classifier.names[k]} {percent(float(scores[k].exp()), 0)}" for k in top]
-    shown = _shrunk(crops[CENTER if len(crops) > 1 else 0], LONGEST)
     label = classifier.names[target]
-    return Tile(
-        name,
-        [_view("image", shown, f"Image of: {label}")],
-        facts={"label": [label], "prediction": guesses},
-        correct=top[0] == target,
-        score=float(scores[target].exp()),
-    )
+    view = _view("image", crops[CENTER if len(crops) > 1 else 0], f"Image of: {label}")
+    facts = {"label": [label], "prediction": guesses}
+    right, score = top[0] == target, float(scores[target].exp())
+    return Tile(name, [view], facts=facts, correct=right, score=score)
 
 
 def name_below(path: Path, root: Path) -> str:
@@ -355,18 +316,21 @@ def name_below(path: Path, root: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-def _shrunk(image: Pixels, longest: int, *, nearest: bool = False) -> Pixels:
+def _shrunk(image: Pixels, longest: int) -> Pixels:
     """Shrink an image `(H, W, 3)` or a label map `(H, W)` until it fits on the page."""
     height, width = image.shape[:2]
     ratio = min(1.0, longest / max(height, width))
     size = max(1, round(ratio * width)), max(1, round(ratio * height))
-    kind = cv2.INTER_NEAREST_EXACT if nearest else cv2.INTER_AREA
+    kind = cv2.INTER_AREA if image.ndim == 3 else cv2.INTER_NEAREST_EXACT
     return np.asarray(cv2.resize(image, size, interpolation=kind), np.uint8)
 
 
 def _view(kind: str, pixels: Pixels, alt: str, class_set: ClassSet | None = None) -> View:
-    """Encode an image `(H, W, 3)` as JPEG, or class ids `(H, W)` as PNG with transparent void."""
-    image, file, encoding = Image.fromarray(pixels), io.BytesIO(), "jpeg"
+    """Encode an image `(H, W, 3)` as JPEG, or class ids `(H, W)` as PNG with transparent void.
+
+    Both are shrunk to fit on the page.
+    """
+    image, file, encoding = Image.fromarray(_shrunk(pixels, LONGEST)), io.BytesIO(), "jpeg"
     if class_set is None:
         image.save(file, "JPEG", quality=QUALITY, optimize=True)
     else:

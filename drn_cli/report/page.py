@@ -68,10 +68,8 @@ def write_report(
     first, *others = summaries.values()
     for other in others:
         if other.task != first.task:
-            raise DrnError(
-                f"{other.run.folder}: trains {other.task}, {first.run.folder} {first.task}",
-                "compare runs of one task",
-            )
+            tasks = f"trains {other.task}, {first.run.folder} {first.task}"
+            raise DrnError(f"{other.run.folder}: {tasks}", "compare runs of one task")
     found = {name: read_scores(run) for name, run in summaries.items()}
     scores = {name: best for name, (best, _) in found.items()}
     missing = [line for _, lines in found.values() for line in lines]
@@ -110,13 +108,7 @@ def write_report(
 
 
 def write_evaluation(path: Path, document: Record, gallery: Gallery) -> None:
-    """Write the page of an evaluation atomically.
-
-    Args:
-        path: The HTML file.
-        document: JSON of `drn eval` or `drn localize --eval`.
-        gallery: The images to show.
-    """
+    """Write the page of an evaluation from the JSON of `drn eval` or `drn localize --eval`."""
     command = shlex.join(["drn", *sys.argv[1:]])
     head: list[Block] = [("name", command), ("tiles", sections.evaluation_facts(document))]
     parts = [
@@ -148,20 +140,13 @@ def _colors(gallery: Gallery | None) -> sections.Colors:
 def _write(path: Path, title: str, head: Sequence[Block], parts: Sequence[Section]) -> None:
     """Render a page, whose policy lets a browser run its one script and load nothing."""
     templates = Environment(
-        loader=PackageLoader("drn_cli.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    templates.loader = PackageLoader("drn_cli.report")
     templates.filters["percent"] = percent
     script = templates.get_template("script.js").render()
-    page = templates.get_template("page.html.j2").render(
-        title=title,
-        head=head,
-        sections=parts,
-        version=__version__,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        digest=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
-    write_text(path, page)
+    page = templates.get_template("page.html.j2")
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    facts = {"version": __version__, "made": now, "digest": digest}
+    write_text(path, page.render(title=title, head=head, sections=parts, **facts))

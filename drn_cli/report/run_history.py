@@ -4,6 +4,7 @@ import math
 import os
 import reprlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -52,10 +53,6 @@ class RunSummary:
         """Best mIoU or top-1 accuracy, a fraction of 1."""
         return number(self.best, SCORE[self.task][0])
 
-    @property
-    def score_name(self) -> str:
-        return SCORE[self.task][1]
-
     def to_json(self) -> Record:
         """Return the summary for JSON: times in seconds, scores as fractions of 1."""
         same = ("width", "task", "state", "step", "epoch", "epochs")
@@ -101,8 +98,9 @@ def run_summary(run: Run) -> RunSummary:
         raise DrnError(f"{run.folder}: not a run directory: {run.recipe.name} is missing")
     recipe, _ = parse_recipe(read_text(run.recipe, MAX_BYTES), str(run.recipe))
     settings = dict(_flat(recipe))
-    task, arch = settings.get("task"), settings.get("model.arch")
-    epochs = number(settings, "train.epochs")
+    task: Any = settings.get("task")
+    arch: Any = settings.get("model.arch")
+    epochs: Any = number(settings, "train.epochs")
     for key, valid, expected in (
         ("task", task in [*SCORE], " or ".join(SCORE)),
         ("model.arch", isinstance(arch, str), "a name"),
@@ -111,9 +109,6 @@ def run_summary(run: Run) -> RunSummary:
         if not valid:
             found = reprlib.repr(settings[key]) if key in settings else "nothing"
             raise DrnError(f"{run.recipe}: {key}: expected {expected}, found {found}")
-    assert isinstance(task, str)
-    assert isinstance(arch, str)
-    assert epochs is not None
     environment = read_json(run.environment) if os.path.lexists(run.environment) else {}
     if not isinstance(environment, dict):
         raise DrnError(f"{run.environment}: expected an object")
@@ -125,14 +120,18 @@ def run_summary(run: Run) -> RunSummary:
     text = read_bytes(run.metrics).decode(errors="replace") if os.path.lexists(run.metrics) else ""
     whole, _, _ = text.rpartition("\n")  # the rest is still being written, or ends in a crash
     lines = [line for line in whole.splitlines() if line.strip()]
-    records = [record for line in lines if (record := _record(line)) is not None]
+    records: list[Record] = []
+    for line in lines:
+        with suppress(DrnError):
+            match record := parse_json(line, ""):
+                case {"kind": _, "step": int()}:
+                    records.append(record)
     train, val = ([one for one in records if one["kind"] == kind] for kind in ("train", "val"))
     damage = None
     if count := len(lines) - len(records):
-        what, they = ("line", "it is") if count == 1 else ("lines", "they are")
         damage = (
-            f"{run.metrics}: {count:,} {what} cannot be read ({they} left out; the file is "
-            "damaged: restore it, if there is a copy)"
+            f"{run.metrics}: {count:,} of {len(lines):,} lines cannot be read (left out; the "
+            "file is damaged: restore it, if there is a copy)"
         )
     # A resumed run has earlier end markers; only one that is the last line counts.
     end = records[-1] if records and records[-1]["kind"] == "end" else {}
@@ -143,9 +142,8 @@ def run_summary(run: Run) -> RunSummary:
         state = "interrupted" if end.get("ending") == "interrupted" else "finished"
     elif max(values(val, "epoch"), default=0.0) >= epochs:  # the first version wrote no end marker
         state = "finished"
-    score = SCORE[task][0]
+    score, width = SCORE[task][0], number(settings, "model.width")
     scored = [record for record in val if number(record, score) is not None]
-    width = number(settings, "model.width")
     return RunSummary(
         run=run,
         network=arch,
@@ -169,11 +167,9 @@ def run_summary(run: Run) -> RunSummary:
 
 
 def read_scores(run: RunSummary) -> tuple[Record, list[str]]:
-    """Read all scores of the best validation.
+    """Return all scores of the best validation, and warnings about damaged files.
 
-    Returns:
-        The scores, and warnings about damaged files. Without a readable best.json the scores are
-        those of the validation record, which has no confusion matrix.
+    Without a readable best.json they are those of its record, which has no confusion matrix.
     """
     path, damage = run.run.scores, [run.damage] if run.damage else []
     try:
@@ -193,15 +189,6 @@ def recipe_differences(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     columns = {key: [run.settings.get(key) for run in runs] for key in keys}
     return {key: row for key, row in columns.items() if any(value != row[0] for value in row)}
-
-
-def _record(line: str) -> Record | None:
-    try:
-        record = parse_json(line, "")
-    except DrnError:
-        return None
-    known = isinstance(record, dict) and "kind" in record and isinstance(record.get("step"), int)
-    return record if known else None
 
 
 def _flat(tree: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -18,16 +18,10 @@ from markupsafe import Markup
 
 from drn_cli.formatting import duration, four_digits, percent, size
 from drn_cli.networks.catalog import label
-from drn_cli.report.run_history import (
-    SCORE,
-    Record,
-    RunSummary,
-    number,
-    recipe_differences,
-    values,
-)
+from drn_cli.report.run_history import SCORE, Record, RunSummary, number, recipe_differences, values
 
 Block = tuple[str, Any]
+Rows = Sequence[Sequence[Any]]
 Facts = dict[str, str]
 Colors = Mapping[str, tuple[int, int, int]]
 ClassScores = dict[str, float | None]  # None for a class in neither labels nor predictions
@@ -56,6 +50,7 @@ FORMATS: dict[str, Callable[[float], str]] = {
     "memory": size,
     "seconds": duration,
     "waiting": percent,
+    "threshold": "{:g}".format,
 }
 # Throughput is the median, because a record may include a validation or a pause.
 THROUGHPUT = (
@@ -64,6 +59,7 @@ THROUGHPUT = (
     ("GPU memory, peak", "memory", max),
     ("Steps", "step", max),
     ("Steps skipped, loss or gradient not finite", "skipped", max),
+    ("One validation, median", "seconds", median),
 )
 STATES = {
     "finished": "✓ finished",
@@ -82,11 +78,7 @@ class Section(NamedTuple):
 
 
 def table(
-    caption: str,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    text: int = 1,
-    kind: str = "list",
+    caption: str, columns: Sequence[str], rows: Rows, text: int = 1, kind: str = "list"
 ) -> Block:
     """Lay out a table, whose first `text` columns hold text and the others numbers."""
     content = {"caption": caption, "columns": columns, "rows": rows, "text": text, "kind": kind}
@@ -105,11 +97,11 @@ def score_facts(scores: Record) -> Facts:
 
 def run_facts(run: RunSummary) -> Facts:
     """Return the facts that runs are compared by; unknown ones are empty texts."""
-    best = run.best
+    score = SCORE[run.task][0]
     return {
         "Network": label(run.network, run.width),
-        SCORES[SCORE[run.task][0]]: shown(best, SCORE[run.task][0]) or "not validated yet",
-        "Best at epoch": shown(best, "epoch"),
+        SCORES[score]: shown(run.best, score) or "not validated yet",
+        "Best at epoch": shown(run.best, "epoch"),
         "Epochs": f"{four_digits(run.epoch)} of {four_digits(run.epochs)}",
         "Training loss": shown({"loss": run.loss}, "loss"),
         "Images per second": throughput(run).get(THROUGHPUT[0][0], ""),
@@ -145,13 +137,11 @@ def validations(run: RunSummary) -> list[Block]:
 
 
 def throughput(run: RunSummary) -> Facts:
-    facts = {}
-    for name, key, statistic in THROUGHPUT:
-        if any(found := values([*run.train, *run.val], key)):
-            facts[name] = shown({key: statistic(found)}, key)
-    if seconds := values(run.val, "seconds"):
-        facts["One validation, median"] = duration(median(seconds))
-    return facts
+    return {
+        name: shown({key: statistic(found)}, key)
+        for name, key, statistic in THROUGHPUT
+        if any(found := values([*run.train, *run.val], key))
+    }
 
 
 def environment(found: Record) -> Section:
@@ -197,30 +187,25 @@ def class_sections(scores: Record, colors: Colors) -> list[Section]:
     iou, categories = class_scores(scores), class_scores(scores, "category_iou")
     if not iou:
         return []
-    matrix, shares = confusion_matrix(scores), None
+    matrix, shares = confusion_matrix(scores), []
     if matrix is not None:
         shares = [percent(share) for share in matrix.sum(axis=1) / max(1, matrix.sum())]
 
-    def bars(caption: str, by_name: ClassScores, shares: Sequence[str] | None = None) -> Block:
+    def bars(caption: str, by_name: ClassScores, shares: Sequence[str] = ()) -> Block:
         rows: list[list[Any]] = []
-        for name, value in by_name.items():
+        for n, (name, value) in enumerate(by_name.items()):
             cells = ["", "absent"] if value is None else [{"bar": value}, percent(value)]
-            rows.append([{"name": name, "color": colors.get(name)}, *cells])
-        columns = ["class", "", "IoU"]
-        if shares is not None:
-            columns.append("of labels")
-            rows = [[*row, share] for row, share in zip(rows, shares, strict=True)]
+            rows.append([{"name": name, "color": colors.get(name)}, *cells, *shares[n : n + 1]])
+        columns = ["class", "", "IoU", *(["of labels"] if shares else [])]
         return table(caption, columns, rows, 2, "bars")
 
     blocks = [bars("Intersection over union of each class", iou, shares)]
     if categories:
         blocks.append(bars("IoU of each category", categories))
     lost = Markup("No confusion matrix was saved. <code>drn eval RUN --json</code> computes it.")
-    confusion: list[Block] = [("text", lost)] if matrix is None else _confusion(iou, matrix)
-    return [
-        Section("classes", "Classes", blocks),
-        Section("confusion", "Confusion matrix", confusion),
-    ]
+    confusion = [("text", lost)] if matrix is None else _confusion(iou, matrix)
+    last = Section("confusion", "Confusion matrix", confusion)
+    return [Section("classes", "Classes", blocks), last]
 
 
 def class_scores(scores: Record, key: str = "iou") -> ClassScores:
@@ -251,10 +236,10 @@ def _confusion(iou: ClassScores, matrix: Matrix) -> list[Block]:
         places = sorted(sorted(known, key=lambda place: iou[names[place]] or 0)[:MOST_ROWS])
         caption += f" ({len(places)} of {len(names)} classes, those with the lowest IoU)"
     shares = matrix / np.maximum(1, matrix.sum(axis=1))[:, None]
-    rows: list[list[Any]] = []
-    for row in places:
-        cells = [{"share": shares[row, place], "pixels": matrix[row, place]} for place in places]
-        rows.append([names[row], *cells])
+    rows = [
+        [names[row], *({"share": shares[row, at], "pixels": matrix[row, at]} for at in places)]
+        for row in places
+    ]
     columns = ["label ↓ prediction →", *(names[place] for place in places)]
     kind = "heat" if len(places) <= WITH_NUMBERS else "heat small"
     wrong = matrix[:, :-1] * (1 - np.eye(len(names), dtype=np.int64))
@@ -264,13 +249,11 @@ def _confusion(iou: ClassScores, matrix: Matrix) -> list[Block]:
         for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)
         if wrong[row, column]
     ]
-    head = ["label", "predicted as", "of the label", "pixels"]
-    return [
-        table(caption, columns, rows, kind=kind),
-        table("Most frequent confusions", head, confused, 2)
-        if confused
-        else ("text", "No pixel was predicted as another class."),
-    ]
+    frequent: Block = ("text", "No pixel was predicted as another class.")
+    if confused:
+        head = ["label", "predicted as", "of the label", "pixels"]
+        frequent = table("Most frequent confusions", head, confused, 2)
+    return [table(caption, columns, rows, kind=kind), frequent]
 
 
 def evaluation_facts(document: Record) -> Facts:
@@ -279,10 +262,9 @@ def evaluation_facts(document: Record) -> Facts:
     if document.get("partial"):
         facts["Images"] = f"{document['images']:,} of {document['expected']:,} (partial)"
     if "threshold" in document:
-        facts["Best threshold"] = _threshold(document["threshold"])
-    for key, name in (("of", "Threshold of"), ("view", "View")):
-        if key in document:
-            facts[name] = str(document[key])
+        facts["Best threshold"] = shown(document, "threshold") or "none"
+    named = (("of", "Threshold of"), ("view", "View"))
+    facts |= {name: str(document[key]) for key, name in named if key in document}
     if "scales" in document:
         scales = ", ".join(f"{scale:g}" for scale in document["scales"])
         facts["Scales"] = f"{scales}{', flipped too' if document['flip'] else ''}"
@@ -295,15 +277,10 @@ def thresholds(sweep: Sequence[Record], best: float | None) -> Section:
     """Return the localization errors at each threshold."""
     rows = []
     for one in sweep:
-        marked = " (best)" if one["threshold"] == best else ""
-        errors = shown(one, "top1_error"), shown(one, "top5_error")
-        rows.append((_threshold(one["threshold"]) + marked, *errors))
+        cells = [shown(one, key) for key in ("threshold", "top1_error", "top5_error")]
+        rows.append([cells[0] + (" (best)" if one["threshold"] == best else ""), *cells[1:]])
     columns = ["threshold", "top-1 error", "top-5 error"]
     return Section("thresholds", "Thresholds", [table("Errors at each threshold", columns, rows)])
-
-
-def _threshold(threshold: float | None) -> str:
-    return "none" if threshold is None else f"{threshold:g}"
 
 
 def differences(runs: Mapping[str, RunSummary], scores: Mapping[str, Record]) -> list[Section]:
@@ -318,18 +295,15 @@ def differences(runs: Mapping[str, RunSummary], scores: Mapping[str, Record]) ->
         recipe = table("Recipe keys that differ", ["key", *runs], rows, 1 + len(runs))
     sections = [Section("recipe", "Recipe differences", [recipe])]
     by_run = [class_scores(scores[name]) for name in runs]
-    html = Markup('{} <span class="change {}">{:+.1f}</span>')
     by_class = []
     for name in dict.fromkeys(name for iou in by_run for name in iou):
         first, *others = (iou.get(name) for iou in by_run)
-        cells = [name, "" if first is None else percent(first)]
+        cells: list[Any] = [name, "" if first is None else percent(first)]
         for iou in others:
-            cell = "" if iou is None else percent(iou)
+            cells.append("" if iou is None else percent(iou))
             if iou is not None and first is not None:
                 points = round(100 * (iou - first), 1) + 0.0  # -0.0 is 0.0
-                kind = "better" if points > 0 else "worse" if points < 0 else ""
-                cell = html.format(cell, kind, points)
-            cells.append(cell)
+                cells[-1] = {"name": cells[-1], "points": points}
         by_class.append(cells)
     if by_class:
         caption = f"IoU, and its difference to {next(iter(runs))} in points"

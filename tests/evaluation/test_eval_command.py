@@ -117,7 +117,7 @@ def test_untrained_run_is_used_only_if_named(
     # The report shows the newest run, even while it trains.
     reported = CliRunner().invoke(app, ["report", "--images", "0", "--json"])
     assert json.loads(reported.stdout)["runs"] == [str(newer)]
-    assert f"run: {newer} (the one that measured last)" in reported.stderr
+    assert f"run: {newer} (the one with the newest metrics)" in reported.stderr
 
 
 def test_no_run_with_a_best_network_is_an_error_of_all_verbs(evaluate, untrained_run, data_folder):

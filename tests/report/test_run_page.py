@@ -228,7 +228,7 @@ def test_damaged_files_are_named_on_the_page(own_run: Run, drn_report: Command) 
     assert "mIoU 25.00 %" in page.text
     for text in (
         "best.json:1: not valid JSON",
-        "metrics.jsonl: 1 line cannot be read (it is left out; ",
+        "metrics.jsonl: 1 of 3 lines cannot be read (left out; ",
         "no predictions: absent: no such data folder",
         "no training crops: absent: no such data folder",
     ):
