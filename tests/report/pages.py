@@ -17,12 +17,7 @@ CLOSED = {"path", "rect", "use"}  # of SVG, closed by themselves
 class Page(HTMLParser):
     """Parses a page and fails on tags out of order, equal ids, or anything that would be loaded.
 
-    Attributes:
-        html: The source.
-        text: All text but style and script, single spaced.
-        tables: Rows of cells by the id of the table's section.
-        images: Alternative texts by the class of the image.
-        curves: Name, color and points of each curve, by the name of the chart.
+    `text` is all text but style and script, single spaced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,9 +26,9 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.ids: list[str] = []
         self.links: list[str] = []
-        self.images: dict[str, list[str]] = {}
-        self.curves: dict[str, list] = {}
-        self.tables: dict[str, list[list[str]]] = {}
+        self.images: dict[str, list[str]] = {}  # alternative texts by class
+        self.curves: dict[str, list] = {}  # name, color and points of each, by chart
+        self.tables: dict[str, list[list[str]]] = {}  # rows of cells, by section
         self._text: list[str] = []
         self._section = ""
         self.feed(self.html)

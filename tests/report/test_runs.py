@@ -76,16 +76,6 @@ def test_finished_run(run: Run) -> None:
     }
 
 
-def test_run_without_measurements(run: Run) -> None:
-    run.metrics.unlink()
-    run.environment.unlink()
-    found = listed(run)
-    assert found["state"] == "unfinished"
-    for key in ("best", "best_epoch", "started", "loss", "seconds"):
-        assert found[key] is None
-    assert (found["step"], found["epoch"]) == (0, 0)
-
-
 @pytest.mark.parametrize(
     ("lines", "state"),
     [
@@ -223,11 +213,17 @@ def test_damaged_lines_give_one_warning_everywhere(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("written", "started"),
-    [("yesterday", None), ("2026-01-31T12:00:00", "2026-01-31T12:00:00+00:00")],
+    [("", None), ("yesterday", None), ("2026-01-31T12:00:00", "2026-01-31T12:00:00+00:00")],
 )
-def test_start_is_a_time_or_unknown(run: Run, written: str, started: str | None) -> None:
-    run.environment.write_text(json.dumps({"started": written}))
-    assert listed(run)["started"] == started
+def test_unmeasured_run_and_its_start(run: Run, written: str, started: str | None) -> None:
+    run.metrics.unlink()
+    run.environment.unlink()
+    if written:
+        run.environment.write_text(json.dumps({"started": written}))
+    found = listed(run)
+    assert found["state"] == "unfinished"
+    assert (found["step"], found["epoch"], found["started"]) == (0, 0, started)
+    assert [found[key] for key in ("best", "best_epoch", "loss", "seconds")] == [None] * 4
 
 
 @pytest.mark.parametrize(
