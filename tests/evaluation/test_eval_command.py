@@ -87,7 +87,7 @@ def untrained_run(trained, recipe_file, tmp_path) -> Path:
     return run.folder
 
 
-UNTRAINED = "last.pt: checkpoint of step 0: this network has not been trained"
+UNTRAINED = "last.pt: checkpoint of step 0: the network has not been trained"
 
 
 def test_untrained_run_is_used_only_if_named(
