@@ -105,8 +105,8 @@ class Predictor:
     """Segments or classifies images with a network from a file of any supported format.
 
     Args:
-        source: A run folder, a checkpoint of any known format, an exported network (.onnx, .xml,
-            .pt2), or the name of a network with published weights; None is the newest run
+        source: A run directory, a checkpoint of any known format, an exported network (.onnx,
+            .xml, .pt2), or the name of a network with published weights; None is the newest run
             that has a best network.
         device: `cuda`, `cuda:1`, `cpu`; by default a GPU if there is one.
         scales: Scales for multi-scale segmentation, for instance `drn_cli.MULTI_SCALE`, those of

@@ -13,7 +13,7 @@ PACKAGE = Path(drn_cli.__file__).parent
 # From top to bottom. A name with a dot is a module in another layer than its package.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("api", "serve"),
+    ("api",),
     ("doctor", "bench", "report"),
     ("export",),
     ("training",),

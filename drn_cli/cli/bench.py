@@ -89,7 +89,7 @@ def bench(
         str,
         typer.Argument(
             metavar="ARCH|RUN|FILE",
-            help="Architecture (random weights), run folder, checkpoint or exported file.",
+            help="Architecture (random weights), run directory, checkpoint or exported file.",
         ),
     ],
     what: Annotated[Any, _list_option("WHAT,...", "What to time", choices=WHATS)] = "forward",

@@ -153,7 +153,7 @@ def predict(
 def _check_stream(inputs: list[str], options: PredictOptions) -> None:
     """Check that stdin or stdout is used for a single image."""
     if len(inputs) > 1:
-        raise typer.BadParameter("- and --out - take a single image")
+        raise typer.BadParameter("INPUT: - and --out - take a single image")
     folder_only = options.as_json or options.submission or options.skip_existing or options.force
     if str(options.out) == "-" and folder_only:
         raise typer.BadParameter(

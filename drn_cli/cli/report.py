@@ -66,7 +66,7 @@ def report(
     from drn_cli.runs import Run, last_written
 
     for folder in runs or []:
-        require_folder(folder, "a run", "`drn runs` lists those below ./runs", noun="run folder")
+        require_folder(folder, "a run", "`drn runs` lists those below ./runs", noun="run directory")
     if runs and len(runs) > 1 and data is not None:
         raise typer.BadParameter("--data goes with one run: a comparison shows no images")
     found = [Run(folder) for folder in runs] if runs else [last_written()]

@@ -57,7 +57,7 @@ class TrainDataset(Dataset[Any]):
             return error
 
 
-class BatchSampler(Sampler[list[SampleKey]]):
+class EpochBatchSampler(Sampler[list[SampleKey]]):
     """Sampler whose batches are set before each epoch, so that workers can persist."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class TrainLoader:
         world: World size.
         workers: Data loader workers; 0 loads in this process.
         pin: Whether to pin the memory of batches, so that GPUs copy them asynchronously.
-        start: Start method of the workers: `fork`, `spawn` or `forkserver`.
+        start_method: Start method of the workers: `fork`, `spawn` or `forkserver`.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class TrainLoader:
         world: int,
         workers: int,
         pin: bool,
-        start: str = "fork",
+        start_method: str = "fork",
     ) -> None:
         self.order, self.rank, self.world = order, rank, world
-        self._sampler = BatchSampler()
+        self._sampler = EpochBatchSampler()
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=self._sampler,
@@ -103,21 +103,21 @@ class TrainLoader:
             collate_fn=_collate,
             pin_memory=pin,
             worker_init_fn=ignore_signals_in_worker,
-            multiprocessing_context=start if workers > 0 else None,
+            multiprocessing_context=start_method if workers > 0 else None,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers > 0 else None,
             # It draws a number per epoch, which must not advance the global generator.
             generator=torch.Generator(),
         )
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield this rank's part of each micro-batch of an epoch, from step `start` on.
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Yield this rank's part of each micro-batch of an epoch, from `first_step` on.
 
         Raises:
             DrnError: An image or label of the batch cannot be used, or a worker died.
         """
         raise_open_file_limit(self._loader.num_workers)
-        self._sampler.batches = list(self.order.parts(epoch, self.rank, self.world, start))
+        self._sampler.batches = list(self.order.parts(epoch, self.rank, self.world, first_step))
         with wrap_worker_errors(self._loader):
             for batch in self._loader:
                 if isinstance(batch, DrnError):
@@ -145,7 +145,7 @@ def _stack(parts: Sequence[Pixels | int]) -> Tensor:
     first = np.asarray(parts[0])
     whole = torch.empty((len(parts), *first.shape), dtype=torch.uint8 if first.ndim else torch.long)
     if get_worker_info() is not None:
-        # Moved here, because in the sending thread a lack of shared memory would not raise.
+        # Share memory here: in the sending thread, running out of it would not raise.
         whole.share_memory_()
     np.stack(parts, out=whole.numpy())
     return whole

@@ -41,7 +41,7 @@ UNCACHED = "images are decoded each time they are read"
 FOLDER = "drn-cache"  # default name, in the folder of the lists
 # MAGIC, height, width, highest label except 255, checksum of the rows, checksum of the header.
 HEAD = struct.Struct("<4s4I4x")
-OWN = struct.Struct("<I")  # checksum of the header: the last 4 bytes of HEAD
+HEADER_CHECKSUM = struct.Struct("<I")  # checksum of the header: the last 4 bytes of HEAD
 MAGIC = b"drn2"
 ENTRY = f"{'[0-9a-f]' * 24}-{'[0-9a-f]' * 16}.raw"  # glob pattern of cache files
 ABANDONED = 3600  # seconds after which a temporary file is no longer being written
@@ -158,7 +158,10 @@ class DecodedCache:
             with atomic(path, durable=False) as temporary, temporary.open("wb") as file:
                 rows = np.hstack([image.reshape(height, 3 * width), label]).data
                 header = HEAD.pack(MAGIC, height, width, highest, zlib.crc32(rows))
-                file.write(header[: -OWN.size] + OWN.pack(_header_checksum(header, path.name)))
+                file.write(
+                    header[: -HEADER_CHECKSUM.size]
+                    + HEADER_CHECKSUM.pack(_header_checksum(header, path.name))
+                )
                 file.write(rows)
             for old in self.folder.glob(f"{path.name.partition('-')[0]}-*"):
                 if old != path:
@@ -170,7 +173,7 @@ class DecodedCache:
 
 def _header_checksum(header: bytes, name: str) -> int:
     """Return the checksum of a header and its file's name, so that renamed files are invalid."""
-    return zlib.crc32(name.encode(), zlib.crc32(header[: -OWN.size]))
+    return zlib.crc32(name.encode(), zlib.crc32(header[: -HEADER_CHECKSUM.size]))
 
 
 def _find_damage(data: mmap.mmap, name: str, *, rows: bool) -> str | None:
@@ -178,7 +181,9 @@ def _find_damage(data: mmap.mmap, name: str, *, rows: bool) -> str | None:
     if len(data) < HEAD.size:
         return f"only {len(data)} bytes"
     _, height, width, _, checksum = HEAD.unpack_from(data)
-    if OWN.unpack_from(data, HEAD.size - OWN.size)[0] != _header_checksum(data[: HEAD.size], name):
+    if HEADER_CHECKSUM.unpack_from(data, HEAD.size - HEADER_CHECKSUM.size)[0] != _header_checksum(
+        data[: HEAD.size], name
+    ):
         return "wrong checksum of its header"
     if len(data) != HEAD.size + 4 * height * width:
         return f"{len(data)} bytes instead of {HEAD.size + 4 * height * width}"
@@ -212,7 +217,7 @@ def cache_plan(cache: DecodedCache, samples: Sequence[Sample]) -> CachePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheHandle:
+class OpenedCache:
     """The result of opening a cache."""
 
     cache: DecodedCache | None  # None if it cannot be used
@@ -220,7 +225,7 @@ class CacheHandle:
     refused: bool = False  # the requested cache cannot be used
 
 
-def open_cache(kind: Kind, root: Path, folder: Path, samples: Sequence[Sample]) -> CacheHandle:
+def open_cache(kind: Kind, root: Path, folder: Path, samples: Sequence[Sample]) -> OpenedCache:
     """Open or create a cache for samples, which are added when they are first read.
 
     Args:
@@ -238,16 +243,16 @@ def open_cache(kind: Kind, root: Path, folder: Path, samples: Sequence[Sample]) 
         reason = explained(error)
         hint = f"; {reason.hint}" if reason.hint else ""
         message = f"data.cache={kind}: {reason.message}; {UNCACHED}{hint}"
-        return CacheHandle(None, message, refused=True)
+        return OpenedCache(None, message, refused=True)
     if not os.access(folder, os.W_OK):
         message = f"data.cache={kind}: {folder} cannot be written; {UNCACHED}"
-        return CacheHandle(None, message, refused=True)
+        return OpenedCache(None, message, refused=True)
     cache = DecodedCache(folder, root)
     plan = cache_plan(cache, samples)
     if not plan.samples:
-        return CacheHandle(cache, f"all {len(samples)} samples are cached in {folder}")
+        return OpenedCache(cache, f"all {len(samples)} samples are cached in {folder}")
     message = f"{len(plan.samples)} samples take {size(plan.bytes)} decoded in {folder}"
     if not plan.fits:
-        message = f"{message}, but {size(plan.free)} are free; {UNCACHED}"
-        return CacheHandle(None, message, refused=True)
-    return CacheHandle(cache, f"{message}; they are cached when first read")
+        message = f"{message}, but only {size(plan.free)} are free; {UNCACHED}"
+        return OpenedCache(None, message, refused=True)
+    return OpenedCache(cache, f"{message}; they are cached when first read")

@@ -21,14 +21,14 @@ class SampleKey(NamedTuple):
 class EpochSampler:
     """Sample order as a function of (seed, epoch), independent of ranks and workers.
 
-    Each global batch is split into contiguous micro-batches (`passes`), and each of these into one
-    contiguous part per rank. The incomplete last batch is dropped.
+    Each global batch is split into `accumulate` contiguous micro-batches, and each of these into
+    one contiguous part per rank. The incomplete last batch is dropped.
     """
 
     samples: int
     batch_size: int
     seed: int
-    passes: int = 1
+    accumulate: int = 1
 
     @property
     def steps(self) -> int:
@@ -39,12 +39,14 @@ class EpochSampler:
         """Return the sample numbers of one global batch."""
         return [int(index) for index in self._batch(self._permutation(epoch), step)]
 
-    def parts(self, epoch: int, rank: int, world: int, start: int = 0) -> Iterator[list[SampleKey]]:
-        """Yield a rank's part of each micro-batch of each global batch, from step `start` on."""
+    def parts(
+        self, epoch: int, rank: int, world: int, first_step: int = 0
+    ) -> Iterator[list[SampleKey]]:
+        """Yield a rank's part of each micro-batch of each global batch, from `first_step` on."""
         permutation = self._permutation(epoch)
-        for step in range(start, self.steps):
-            for together in np.array_split(self._batch(permutation, step), self.passes):
-                part = np.array_split(together, world)[rank]
+        for step in range(first_step, self.steps):
+            for micro_batch in np.array_split(self._batch(permutation, step), self.accumulate):
+                part = np.array_split(micro_batch, world)[rank]
                 yield [SampleKey(epoch, index) for index in part.tolist()]
 
     def _permutation(self, epoch: int) -> Indices:

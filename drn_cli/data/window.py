@@ -172,7 +172,7 @@ def _rotate(pixels: Pixels, angle: float, window: CropWindow, filter_: int, bord
 def _reflected_span(low: int, high: int, length: int) -> AxisSpan:
     """Return the part of 0..length read by positions low to high, reflected at both ends.
 
-    Nothing is read beyond a side that is excluded.
+    An end that is cut off lies beyond all positions read, so OpenCV's reflection is not affected.
     """
     low, high = low - 1, high + 1  # neighbors that the filter reads, and rounding
     start, stop = max(0, low), min(length, high + 1)

@@ -106,8 +106,7 @@ def load_predictor(
     network = open_network(source, "segmentation") if isinstance(source, Path) else source
     if network.classes > MAX_CLASSES:
         raise DrnError(
-            f"{network.path}: {network.classes} classes, more than the {MAX_CLASSES} of an index "
-            "map",
+            f"{network.path}: {network.classes} classes; index maps hold at most {MAX_CLASSES}",
             "use a segmenter with fewer classes",
         )
     normalization, class_set = normalization_and_classes(network, data, given)
@@ -152,7 +151,7 @@ def load_classifier(
     autocast: torch.dtype | None = None,
     compiled: bool = False,
 ) -> ClassificationPredictor:
-    """Load a classifier; arguments as for `load_predictor`.
+    """Load a classifier.
 
     Args:
         source: A checkpoint, an exported network, or an opened one.

@@ -1,7 +1,7 @@
 """Mean and standard deviation of a network's inputs: given, read from a file, or guessed.
 
-Checkpoints of the original code do not contain those that they were trained with, and wrong ones
-cost a third of the mIoU without any other sign. So their source is always reported.
+Checkpoints of the original code do not contain the values they were trained with, and wrong values
+silently cost a third of the mIoU. So their source is always reported.
 """
 
 import logging
@@ -20,7 +20,7 @@ from drn_cli.networks.published import published_as
 
 log = logging.getLogger(__name__)
 
-# Parameters of the Python API and options of the command line.
+# These names are parameters of the Python API and options of the command line.
 REMEDY = "the mean and std of its training data, or its data folder as stats"
 GUESS = "mean_std_guess"  # metadata key of an export: the source, if it is a guess
 
@@ -55,7 +55,7 @@ class Normalization:
 def user_normalization(
     stats: Path | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Normalization | None:
-    """Return the normalization that a user gives, None without any.
+    """Return the normalization from the user's options; None if there are none.
 
     Args:
         stats: A data folder, whose info.json contains mean and std.
@@ -81,9 +81,9 @@ def user_normalization(
         return None
     for name, values, (low, high) in (("mean", mean, MEANS), ("std", std, DEVIATIONS)):
         if len(values) != 3 or not all(low <= value <= high for value in values):
-            given = ",".join(f"{value:g}" for value in values)
+            text = ",".join(f"{value:g}" for value in values)
             raise DrnError(
-                f"{name} {given}: should be three numbers in {low:g}..{high:g} (red, green, blue)",
+                f"{name} {text}: should be three numbers in {low:g}..{high:g} (red, green, blue)",
                 "they apply to pixel values in 0..1, as in info.json of a data folder",
             )
     r, g, b = mean
@@ -96,11 +96,10 @@ def resolve_normalization(
     read_statistics: Callable[[], ChannelStats | None] | None = None,
     given: Normalization | None = None,
 ) -> Normalization:
-    """Return the normalization of a network: the given one, else the file's, else the data's.
+    """Return a network's normalization: from the user, else the file, else the data folder.
 
-    If the file has a guess made at export, the data's has priority, unless the guess is part of
-    the network. Without any of them the result is a guess with a warning, except for published
-    classifiers.
+    A data folder takes priority over a guess in the file, unless the guess is embedded in the
+    network. If all are missing, log a warning and guess; published classifiers need no guess.
 
     Args:
         network: The network.
@@ -111,14 +110,14 @@ def resolve_normalization(
         DrnError: A normalization is given for a network that contains another one, or that of the
             data folder cannot be read.
     """
-    inside = isinstance(network, ExportedNetwork) and network.takes_uint8
+    embedded = isinstance(network, ExportedNetwork) and network.takes_uint8
     own, guess = None, network.metadata.get(GUESS, "")
     if {"mean", "std"} <= network.metadata.keys():
         own = Normalization(
             read_channel_stats(network.metadata, IMAGENET), guess or "file", bool(guess)
         )
     if given is not None and own is not None and given.statistics != own.statistics:
-        if inside:
+        if embedded:
             raise DrnError(
                 f"{network.path}: its {own.text()} are part of the network and cannot be changed",
                 "export it without --normalize",
@@ -126,7 +125,7 @@ def resolve_normalization(
         warn_for_all(log, f"{network.path}: its {own.text()} are overridden by {given.text()}")
     if given is not None:
         return given
-    if read_statistics is not None and (own is None or (own.guessed and not inside)):
+    if read_statistics is not None and (own is None or (own.guessed and not embedded)):
         known = read_statistics()
         if known is not None:
             return Normalization(known, "data folder")

@@ -95,9 +95,10 @@ class SegmentationPredictor:
         return self._predict([image], both)[0]
 
     def with_loss(self, image: Pixels, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return class ids, and the sum of the cross-entropy and the number of labeled pixels.
+        """Return class ids, and float64 `(2,)`: sum of cross-entropy and number of labeled pixels.
 
-        See `argmax_and_loss`; errors as `__call__`. Requires a network that returns scores.
+        None replaces the latter without a view at scale 1; errors as `__call__`. Requires a
+        network that returns scores.
         """
         return self._predict([image], lambda maps, _, __: argmax_and_loss(maps, labels))[0]
 
@@ -107,7 +108,7 @@ class SegmentationPredictor:
 
     @torch.inference_mode()
     def _predict(self, images: Sequence[Pixels], reduce: Reduce[Result]) -> list[Result]:
-        """Predict images of equal size, in smaller batches and tiles while memory runs out."""
+        """Predict images of equal size, with smaller batches and tiles if memory runs out."""
         height, width, _ = images[0].shape
         while True:
             reduced_side = self.tiles.side
@@ -145,10 +146,11 @@ class SegmentationPredictor:
                 return self.network(x)
 
         height, width, _ = images[0].shape
-        maps = predict_views(network, self.stride, self._to_device(images), self.statistics, view)
-        results = [reduce(of_image, height, width) for of_image in maps]
-        views = zip(*maps, strict=True)
-        check_finite(torch.stack([one.scores for one in of_view]) for of_view in views)
+        batch = self._to_device(images)
+        scores_by_image = predict_views(network, self.stride, batch, self.statistics, view)
+        results = [reduce(views, height, width) for views in scores_by_image]
+        for_each_view = zip(*scores_by_image, strict=True)
+        check_finite(torch.stack([one.scores for one in scores]) for scores in for_each_view)
         return results
 
     def _to_device(self, images: Sequence[Pixels]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Finds the checkpoint of a run folder, a file, published weights, or the newest run."""
+"""Finds the checkpoint of a run directory, a file, published weights, or the newest run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from drn_cli.runs import Run, checkpoint_of, newest_run
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The file of a network, and its run if the file is in a run folder."""
+    """The file of a network, and its run if the file is in a run directory."""
 
     checkpoint: Path  # or an exported network
     recipe: Recipe | None  # of the run
@@ -44,8 +44,8 @@ def find_source(named: Path | None) -> Source:
     """Find the file of a network; published weights are downloaded.
 
     Args:
-        named: A run folder, a file, or the name of a network with published weights; None is the
-            newest run that has a best network.
+        named: A run directory, a file, or the name of a network with published weights; None is
+            the newest run that has a best network.
 
     Raises:
         DrnError: There is no such network.

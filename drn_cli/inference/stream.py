@@ -55,7 +55,7 @@ def stream(
 
     Yields:
         Each item with its result, or with the error if its image cannot be read or its scores are
-        not finite; on a GPU in any order.
+        not finite; on a GPU out of order.
 
     Raises:
         DrnError: Another error of `predict` or `finish`.
@@ -70,21 +70,21 @@ def stream(
     def finish_item(
         predicted: tuple[DecodedImage[Item], Output | None],
     ) -> tuple[Item, Result | DrnError]:
-        decoded, output = predicted
-        if isinstance(decoded.image, DrnError):
-            return decoded.item, decoded.image
+        one, output = predicted
+        if isinstance(one.image, DrnError):
+            return one.item, one.image
         assert output is not None
-        return decoded.item, finish(decoded.item, decoded.image, output)
+        return one.item, finish(one.item, one.image, output)
 
-    images = (result() for _, result in prefetch(read_item, items, READERS))
+    decoded = (result() for _, result in prefetch(read_item, items, READERS))
     if device.type == "cpu":
         threads = default_concurrency(device, len(items))
         inner = torch.get_num_threads() // threads if len(items) < torch.get_num_threads() else 1
         outputs = map_in_threads(
-            lambda image: next(_predict([image], predict)), images, threads, inner
+            lambda one: next(_predict([one], predict)), decoded, threads, inner
         )
     else:
-        batches = group_by_size(images, batch_size)
+        batches = group_by_size(decoded, batch_size)
         outputs = (pair for batch in batches for pair in _predict(batch, predict))
     for _, result in prefetch(finish_item, outputs, WRITERS):
         yield result()
@@ -125,15 +125,15 @@ def group_by_size(
         if isinstance(one.image, DrnError):
             yield [one]
             continue
-        size, area = one.image.shape, one.image.size
-        waiting[size].append(one)
-        waiting_bytes += area
-        full = batch_size or max(1, min(MAX_BATCH, GPU_BYTES // area))
-        if len(waiting[size]) < full and waiting_bytes > WAITING_BYTES:
-            size = max(waiting, key=lambda each: len(waiting[each]) * math.prod(each))
-        elif len(waiting[size]) < full:
+        shape, size = one.image.shape, one.image.nbytes
+        waiting[shape].append(one)
+        waiting_bytes += size
+        full = batch_size or max(1, min(MAX_BATCH, GPU_BYTES // size))
+        if len(waiting[shape]) < full and waiting_bytes > WAITING_BYTES:
+            shape = max(waiting, key=lambda each: len(waiting[each]) * math.prod(each))
+        elif len(waiting[shape]) < full:
             continue
-        batch = waiting.pop(size)
-        waiting_bytes -= len(batch) * math.prod(size)
+        batch = waiting.pop(shape)
+        waiting_bytes -= len(batch) * math.prod(shape)
         yield batch
     yield from waiting.values()

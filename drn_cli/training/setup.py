@@ -193,7 +193,7 @@ def build_train_state(recipe: Recipe, data: DataBundle, group: Group) -> TrainSt
             world=group.world,
             workers=_workers(recipe, group),
             pin=group.device.type == "cuda",
-            start=recipe.data.start_method,
+            start_method=recipe.data.start_method,
         ),
         tiles=TileSizer(model.architecture, group.device, default_concurrency(group.device)),
     )

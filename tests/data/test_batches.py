@@ -57,7 +57,7 @@ def batches_of(
     dataset = TrainDataset(samples, CLASSES, AUGMENTATION, 5, cache)
     order = EpochSampler(len(samples), batch_size, seed=5)
     return TrainLoader(
-        dataset, order, rank=rank, world=world, workers=workers, pin=False, start=start
+        dataset, order, rank=rank, world=world, workers=workers, pin=False, start_method=start
     )
 
 
@@ -92,7 +92,7 @@ def test_batches_are_the_same_with_workers(samples: list[Sample], workers: int, 
     alone, together = batches_of(samples, 0), batches_of(samples, workers, start=start)
     for epoch in (0, 1):
         assert same(alone.epoch(epoch), together.epoch(epoch))
-    assert same(alone.epoch(2, start=1), together.epoch(2, start=1))
+    assert same(alone.epoch(2, first_step=1), together.epoch(2, first_step=1))
     assert not same(alone.epoch(0), together.epoch(1))
 
 
@@ -114,7 +114,7 @@ def test_batches_are_the_same_with_cache(
 def test_starting_at_a_step_gives_the_same_batches(samples: list[Sample]) -> None:
     whole = list(batches_of(samples, 0, batch_size=2).epoch(1))
     for start in range(4):
-        rest = batches_of(samples, 0, batch_size=2).epoch(1, start=start)
+        rest = batches_of(samples, 0, batch_size=2).epoch(1, first_step=start)
         assert same(iter(whole[start:]), rest)
 
 

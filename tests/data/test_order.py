@@ -55,9 +55,9 @@ def test_starting_in_the_middle_gives_the_rest_of_the_epoch() -> None:
 @pytest.mark.parametrize("world", [1, 2])
 def test_micro_batches_are_split_before_ranks(world: int) -> None:
     """Batch norm then sees the same images together for any number of processes."""
-    plain, split = EpochSampler(30, 8, seed=1), EpochSampler(30, 8, seed=1, passes=2)
-    parts = [list(split.parts(2, rank, world, start=1)) for rank in range(world)]
+    plain, split = EpochSampler(30, 8, seed=1), EpochSampler(30, 8, seed=1, accumulate=2)
+    parts = [list(split.parts(2, rank, world, first_step=1)) for rank in range(world)]
     together = [list(itertools.chain(*pieces)) for pieces in zip(*parts, strict=True)]
-    whole = list(plain.parts(2, 0, 1, start=1))
+    whole = list(plain.parts(2, 0, 1, first_step=1))
     assert together == [half for batch in whole for half in (batch[:4], batch[4:])]
     assert [turn.sample for turn in whole[0]] == plain.batch(2, 1) == split.batch(2, 1)

@@ -82,7 +82,7 @@ def check_list_folder(
     elif table and sum(entry.pixels > 0 for entry in table) < 2:
         found = f"the training labels contain only {table[-1].name}"
         findings.append(too_few_classes(found, train_labels))
-    values = (value for file in files.labels.values() for value in file.pixels or ())
+    values = (value for found in files.labels.values() for value in found.pixels or ())
     return CheckReport(
         root=folder.root,
         splits=stats,
@@ -107,16 +107,16 @@ def _read(lists: Mapping[str, Lists], progress: Progress | None) -> Files:
         if entry.file.is_file()
     }
     files = Files()
-    for file, info in read_file_infos(list(unique), progress):
-        if info.sums:
-            files.training = RunningStats.total([files.training, info.sums])
-        infos = files.labels if file.label else files.images
-        infos[file.path] = replace(info, sums=None)
+    for data_file, file_info in read_file_infos(list(unique), progress):
+        if file_info.sums:
+            files.training = RunningStats.total([files.training, file_info.sums])
+        infos = files.labels if data_file.label else files.images
+        infos[data_file.path] = replace(file_info, sums=None)
     return files
 
 
 def _check_split(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterator[CheckFinding]:
-    """Find the problems of the files of a split, and of each pair."""
+    """Yield the findings of a split: for each file, and for each pair."""
     lines = {entry.file: entry.listed for entry in reversed([*lists.images, *lists.labels])}
     for finding in _check_files(lists, files, class_set):
         yield replace(finding, listed=lines[finding.file])
@@ -132,14 +132,16 @@ def _check_split(lists: Lists, files: Files, class_set: ClassSet | None) -> Iter
 
 
 def _check_files(lists: Lists, files: Files, class_set: ClassSet | None) -> Iterator[CheckFinding]:
-    images = {entry.file: files.images.get(entry.file) for entry in lists.images}
-    labels = {entry.file: files.labels.get(entry.file) for entry in lists.labels}
-    for info in (*images.values(), *labels.values()):
-        if info and info.fault:
-            yield info.fault
-    values = [(path, info.pixels) for path, info in labels.items() if info and info.pixels]
-    yield from lossy_findings(labels)
-    yield from value_findings(values, len(class_set) if class_set else None)
+    image_infos = {entry.file: files.images.get(entry.file) for entry in lists.images}
+    label_infos = {entry.file: files.labels.get(entry.file) for entry in lists.labels}
+    for file_info in (*image_infos.values(), *label_infos.values()):
+        if file_info and file_info.fault:
+            yield file_info.fault
+    pixel_counts = [
+        (path, each.pixels) for path, each in label_infos.items() if each and each.pixels
+    ]
+    yield from lossy_findings(label_infos)
+    yield from value_findings(pixel_counts, len(class_set) if class_set else None)
 
 
 def _table(frequencies: Frequencies, class_set: ClassSet | None) -> list[ClassPixels]:
