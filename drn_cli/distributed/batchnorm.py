@@ -37,11 +37,7 @@ class SyncBatchNormCPU(nn.BatchNorm2d):
     def of(cls, plain: nn.BatchNorm2d) -> "SyncBatchNormCPU":
         """Create a layer that shares the weights and statistics of a plain batch norm."""
         made = cls(
-            plain.num_features,
-            plain.eps,
-            plain.momentum,
-            plain.affine,
-            plain.track_running_stats,
+            plain.num_features, plain.eps, plain.momentum, plain.affine, plain.track_running_stats
         )
         made.weight, made.bias = plain.weight, plain.bias
         made.running_mean, made.running_var = plain.running_mean, plain.running_var

@@ -109,17 +109,11 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 
 @dataclass(frozen=True, slots=True)
 class ExpectedProcesses:
-    """The processes that the environment variables of this one make it wait for.
+    """The processes that the environment variables of this one make it wait for."""
 
-    Attributes:
-        text: Number of processes, address, and the variable that is the reason.
-        remedy: How to run without them.
-        by_agent: Whether torchrun's variables are set, too: its agent has started the others.
-    """
-
-    text: str
-    remedy: str
-    by_agent: bool
+    text: str  # number of processes, address, and the variable that is the reason
+    remedy: str  # how to run without them
+    by_agent: bool  # whether torchrun's variables are set, too: its agent has started the others
 
 
 def expected_processes() -> ExpectedProcesses | None:

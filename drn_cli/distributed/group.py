@@ -31,18 +31,12 @@ ATTEMPT = "DRN_ATTEMPT"  # set by `drn_cli.distributed.agent`: id of this attemp
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The processes of a job, as seen by one of them.
-
-    Attributes:
-        rank: Rank of this process.
-        world: World size.
-        device: Device of this process.
-        progress: Progress reports for `ElasticAgent`; None if no such agent watches this process.
-    """
+    """The processes of a job, as seen by one of them."""
 
     rank: int
     world: int
     device: torch.device
+    # Progress reports for `ElasticAgent`; None if no such agent watches this process
     progress: Progress | None = None
 
     @property

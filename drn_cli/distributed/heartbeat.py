@@ -68,17 +68,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """Ranks that block the job.
-
-    Attributes:
-        ranks: The hanging ranks.
-        text: Message about them, one line.
-        overdue: Seconds beyond the limit.
-    """
+    """Ranks that block the job."""
 
     ranks: tuple[int, ...]
-    text: str
-    overdue: float
+    text: str  # message about them, one line
+    overdue: float  # seconds beyond the limit
 
 
 class Watch:

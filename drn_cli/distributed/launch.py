@@ -45,27 +45,18 @@ def stop_signals() -> list[signal.Signals]:
 class LaunchOptions:
     """Options of the launcher, most of them named as in torchrun.
 
-    Attributes:
-        gpus: Number of processes on this node, one per GPU, or CPU processes if there is no GPU;
-            "auto" is one per visible GPU.
-        nnodes: Number of nodes, "2", or a range for elastic training, "1:4"; None is this node.
-        node_rank: Rank of this node; 0 is the rendezvous host. None assigns ranks at rendezvous.
-        rdzv_endpoint: Rendezvous endpoint, "HOST[:PORT]"; HOST is one of the nodes.
-        rdzv_id: Job id, identical on all nodes.
-        max_restarts: Number of times all processes are restarted after a failure.
-        master_port: Rendezvous port of a single-node job; None chooses a free one.
-
     Raises:
         DrnError: Options that exclude each other, or a value out of range.
     """
 
+    # Processes on this node, one per GPU, or CPU processes if there is no GPU; "auto": all GPUs
     gpus: int | Literal["auto"] = 1
-    nnodes: str | None = None
-    node_rank: int | None = None
-    rdzv_endpoint: str | None = None
-    rdzv_id: str | None = None
-    max_restarts: int = 0
-    master_port: int | None = None
+    nnodes: str | None = None  # "2", or a range for elastic training, "1:4"; None is this node
+    node_rank: int | None = None  # 0 is the rendezvous host; None assigns ranks at rendezvous
+    rdzv_endpoint: str | None = None  # "HOST[:PORT]"; HOST is one of the nodes
+    rdzv_id: str | None = None  # job id, identical on all nodes
+    max_restarts: int = 0  # number of times all processes are restarted after a failure
+    master_port: int | None = None  # for rendezvous in a single-node job; None chooses a free one
 
     def __post_init__(self) -> None:
         least, most = self.node_range

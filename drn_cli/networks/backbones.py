@@ -68,13 +68,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        stride: int = 1,
-        dilation: int = 1,
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         out_channels = channels * self.expansion
         self.conv1 = convolution(in_channels, channels, kernel=1)

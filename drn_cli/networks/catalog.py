@@ -25,29 +25,21 @@ class PublishedErrors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """An architecture of the paper, or one with other channels.
+    """An architecture of the paper, or one with other channels."""
 
-    Attributes:
-        name: Name as in the original code, `drn_d_22`.
-        width: Channel multiplier. The paper has 1.0 only; other widths are an extension.
-        family: A: a dilated ResNet. B: no max-pool, eight levels. C: B without the last
-            shortcuts ("degridding"). D: C with plain convolutions at both ends.
-        bottleneck: Whether the residual blocks of the middle levels are bottlenecks.
-        blocks: Number of blocks (or plain convolutions) per level: levels 1 to 4 in family A, as in
-            ResNet, and 1 to 8 in the others.
-        one_crop: Published errors for one 224x224 centre crop.
-        ten_crop: Published errors over ten crops.
-        miou: Published mIoU of the segmenter on the Cityscapes validation set, in percent.
-    """
-
-    name: str
+    name: str  # name as in the original code, `drn_d_22`
+    # A: a dilated ResNet. B: no max-pool, eight levels. C: B without the last shortcuts
+    # ("degridding"). D: C with plain convolutions at both ends.
     family: Family
-    bottleneck: bool
+    bottleneck: bool  # whether the residual blocks of the middle levels are bottlenecks
+    # Number of blocks (or plain convolutions) per level: levels 1 to 4 in family A, as in ResNet,
+    # and 1 to 8 in the others.
     blocks: tuple[int, ...]
-    one_crop: PublishedErrors | None = None
-    ten_crop: PublishedErrors | None = None
+    one_crop: PublishedErrors | None = None  # published errors for one 224x224 centre crop
+    ten_crop: PublishedErrors | None = None  # published errors over ten crops
+    # Published mIoU of the segmenter on the Cityscapes validation set, in percent
     miou: float | None = None
-    width: float = 1.0
+    width: float = 1.0  # channel multiplier; widths other than 1.0 are not in the paper
 
     def channels(self, stock: int) -> int:
         """Return the paper's number of channels times `width`, rounded to a multiple of 8.

@@ -50,17 +50,11 @@ VERSIONS, ATTACHED = "_metadata", "drn"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Content of a weight file.
+    """Content of a weight file."""
 
-    Attributes:
-        tensors: Tensors by the keys of the file.
-        metadata: Metadata of the file.
-        verified: Whether a checksum confirms that the file is as it was written.
-    """
-
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor]  # tensors by the keys of the file
     metadata: dict[str, str]
-    verified: bool = False
+    verified: bool = False  # whether a checksum confirms that the file is as it was written
 
 
 def read_checkpoint(path: str | Path, *, quiet: bool = False) -> Checkpoint:
@@ -85,8 +79,7 @@ def read_checkpoint(path: str | Path, *, quiet: bool = False) -> Checkpoint:
     metadata = check_metadata(found.metadata, path)
     if not (verified or quiet):
         warn_for_all(
-            logger,
-            f"{path}: not verified: the file has no checksum (`drn models import` adds one)",
+            logger, f"{path}: not verified: the file has no checksum (`drn models import` adds one)"
         )
     if metadata.get("steps") == "0" and not quiet:
         warn_for_all(logger, f"{path}: checkpoint of step 0: the network has not been trained")

@@ -27,26 +27,18 @@ SHOWN = 5  # keys in a message
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """Weights under our keys.
+    """Weights under our keys."""
 
-    Attributes:
-        format: `drn`, `original`, `original segmentation`, `pytorchcv` or `torchvision`.
-        archs: Architectures that the tensors fit, the most likely first. More than one only for
-            B-26 and C-26, which differ in their shortcuts and not in their weights.
-        width: Channel multiplier; 1.0 if the file does not state one.
-        task: Task; None if the file does not state it.
-        classes: Number of classes; None if the file has no head.
-        tensors: `backbone.*`, and `head.weight` `(classes, C, 1, 1)` and `head.bias` if present.
-        verified: As in `Checkpoint.verified`.
-    """
-
-    format: str
+    format: str  # `drn`, `original`, `original segmentation`, `pytorchcv` or `torchvision`
+    # Architectures that the tensors fit, the most likely first. More than one only for B-26 and
+    # C-26, which differ in their shortcuts and not in their weights.
     archs: tuple[str, ...]
-    width: float
-    task: Task | None
-    classes: int | None
+    width: float  # channel multiplier; 1.0 if the file does not state one
+    task: Task | None  # None if the file does not state it
+    classes: int | None  # None if the file has no head
+    # `backbone.*`, and `head.weight` `(classes, C, 1, 1)` and `head.bias` if present
     tensors: dict[str, Tensor]
-    verified: bool
+    verified: bool  # as in `Checkpoint.verified`
 
 
 @dataclass(frozen=True, slots=True)

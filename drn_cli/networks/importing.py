@@ -21,11 +21,7 @@ PROBE = (1, 3, 40, 56)  # small, but with more than one position in the last map
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """Content of the source, and the file that was written.
-
-    Attributes:
-        verified: Whether a checksum confirms that the source is as it was written.
-    """
+    """Content of the source, and the file that was written."""
 
     format: str
     arch: str
@@ -34,7 +30,7 @@ class ImportResult:
     parameters: int
     path: Path
     sha256: str
-    verified: bool
+    verified: bool  # whether a checksum confirms that the source is as it was written
 
 
 def import_weights(

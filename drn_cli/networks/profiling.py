@@ -100,15 +100,10 @@ class MemoryTracker(TorchDispatchMode):
 
 
 class ActivationBytes(NamedTuple):
-    """Memory of a forward (and backward) pass in bytes, without weights and gradients.
+    """Memory of a forward (and backward) pass in bytes, without weights and gradients."""
 
-    Attributes:
-        peak: Peak memory of inputs, activations, outputs and temporary tensors.
-        saved: Tensors that are kept for the backward pass; 0 in inference.
-    """
-
-    peak: int
-    saved: int
+    peak: int  # peak memory of inputs, activations, outputs and temporary tensors
+    saved: int  # tensors that are kept for the backward pass; 0 in inference
 
 
 def activation_bytes(

@@ -13,40 +13,27 @@ from drn_cli.networks.catalog import ARCHITECTURES, KEYWORDS, Kind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFile:
-    """One file of ImageNet weights.
-
-    Attributes:
-        arch: The architecture.
-        kind: `original`: the weights of the paper's authors (in family A, of the ResNet that it is
-            based on). `retrained`: retrained by others.
-        name: File name in the cache folder.
-        urls: Download URLs.
-        archived: Whether the URLs serve a zip archive that contains the file.
-        algorithm: Algorithm of the checksum.
-        checksum: Leading hexadecimal digits of the checksum of the unpacked file. They detect
-            damage, but can be forged within an hour.
-        digest: Full digest of the unpacked file, `sha256:...` or `sha384:...`, if several sources
-            confirm it.
-        size: Size of the unpacked file in bytes, if known.
-        top1: ImageNet validation error in percent for one center crop, as stated by the source.
-        top5: Likewise.
-        source: Publisher of the file.
-        licence: License of the publisher's code; the terms of ImageNet apply besides.
-    """
+    """One file of ImageNet weights."""
 
     arch: str
+    # `original`: the weights of the paper's authors (in family A, of the ResNet that it is based
+    # on). `retrained`: retrained by others.
     kind: Kind
-    name: str
+    name: str  # file name in the cache folder
     urls: tuple[str, ...]
-    archived: bool = False
-    algorithm: Literal["sha256", "sha1"]
+    archived: bool = False  # whether the URLs serve a zip archive that contains the file
+    algorithm: Literal["sha256", "sha1"]  # algorithm of the checksum
+    # Leading hexadecimal digits of the checksum of the unpacked file. They detect damage, but can
+    # be forged within an hour.
     checksum: str
+    # Full digest of the unpacked file, `sha256:...` or `sha384:...`, if several sources confirm it
     digest: str | None = None
-    size: int | None = None
+    size: int | None = None  # size of the unpacked file in bytes, if known
+    # ImageNet validation errors in percent for one center crop, as stated by the source
     top1: float | None = None
     top5: float | None = None
-    source: str
-    licence: str
+    source: str  # publisher of the file
+    licence: str  # license of the publisher's code; the terms of ImageNet apply besides
 
     @property
     def download_names(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Activation checkpointing: recompute activations in the backward pass instead of keeping them."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import MethodType
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from drn_cli.networks.backbones import Backbone, BasicBlock, Bottleneck
+from drn_cli.networks.backbones import BasicBlock, Bottleneck
 from drn_cli.networks.models import DRN
 
 
@@ -25,18 +25,12 @@ def enable_activation_checkpointing(model: DRN) -> None:
     Call this after batch norm has been converted to synchronized batch norm, if at all, and before
     the network is wrapped in DDP.
     """
-    for unit in _units(model.backbone):
-        # A bound method, not a closure, so that a deep copy of the network runs its own units.
-        unit.forward = MethodType(_forward, unit)
-
-
-def _units(backbone: Backbone) -> Iterator[nn.Module]:
-    for name in backbone.level_names:
-        level = backbone.get_submodule(name)
-        if any(isinstance(part, BasicBlock | Bottleneck) for part in level.children()):
-            yield from level.children()
-        else:
-            yield level
+    for name in model.backbone.level_names:
+        level = model.backbone.get_submodule(name)
+        residual = any(isinstance(part, BasicBlock | Bottleneck) for part in level.children())
+        for unit in level.children() if residual else (level,):
+            # A bound method, not a closure, so that a deep copy of the network runs its own units.
+            unit.forward = MethodType(_forward, unit)
 
 
 def _forward(self: nn.Module, x: Tensor) -> Tensor:
@@ -49,13 +43,8 @@ def _forward(self: nn.Module, x: Tensor) -> Tensor:
         x,
         use_reentrant=False,
         preserve_rng_state=False,  # nothing here is random
-        context_fn=partial(_contexts, self),
+        context_fn=lambda: (nullcontext(), _frozen_statistics(self)),  # first and second run
     )
-
-
-def _contexts(unit: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return the contexts of the first and the second run."""
-    return nullcontext(), _frozen_statistics(unit)
 
 
 @contextmanager

@@ -18,27 +18,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """Result of loading a weight file.
-
-    Attributes:
-        path: The file.
-        format: As in `Conversion.format`.
-        arch: The network's architecture.
-        task: Task of the file, if it states one.
-        classes: Number of classes of the file's head, if it has one.
-        new_head: Whether the head was not loaded.
-        verified: Whether a checksum confirms that the file is as it was written.
-        message: Summary in one line.
-    """
+    """Result of loading a weight file."""
 
     path: Path
-    format: str
-    arch: str
-    task: Task | None
-    classes: int | None
-    new_head: bool
-    verified: bool
-    message: str
+    format: str  # as in `Conversion.format`
+    arch: str  # the network's architecture
+    task: Task | None  # task of the file, if it states one
+    classes: int | None  # number of classes of the file's head, if it has one
+    new_head: bool  # whether the head was not loaded
+    verified: bool  # whether a checksum confirms that the file is as it was written
+    message: str  # summary in one line
 
     def __str__(self) -> str:
         return self.message

@@ -24,40 +24,25 @@ FORMAT = 2  # of this file; raised when older versions cannot read it
 
 @dataclass(slots=True)
 class TrainProgress:
-    """Position of a run.
+    """Position of a run."""
 
-    Attributes:
-        epoch: The current epoch, from 0.
-        step_in_epoch: Steps done in this epoch.
-        steps: Steps done in total.
-        best: Best validation score so far; None before the first validation.
-        meter: Numbers of `StepStats` since the last line of metrics.
-    """
-
-    epoch: int = 0
-    step_in_epoch: int = 0
-    steps: int = 0
-    best: float | None = None
+    epoch: int = 0  # the current epoch, from 0
+    step_in_epoch: int = 0  # steps done in this epoch
+    steps: int = 0  # steps done in total
+    best: float | None = None  # best validation score so far; None before the first validation
+    # Numbers of `StepStats` since the last line of metrics
     meter: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedCheckpoint:
-    """Values of a checkpoint that are not loaded into the training state.
-
-    Attributes:
-        progress: Position of the run.
-        seconds: Training time.
-        processes: Number of processes.
-        batch_size: Images per step.
-        verified: Whether the file had checksums, which were verified.
-    """
+    """Values of a checkpoint that are not loaded into the training state."""
 
     progress: TrainProgress
-    seconds: float
+    seconds: float  # training time
     processes: int
-    batch_size: int
-    verified: bool
+    batch_size: int  # images per step
+    verified: bool  # whether the file had checksums, which were verified
 
 
 def save_checkpoint(

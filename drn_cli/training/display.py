@@ -33,22 +33,14 @@ LINE_SECONDS, LINE_SHARE, SILENCE_SECONDS = 60, 0.05, 600
 
 @dataclass(slots=True)
 class Throughput:
-    """Loss and throughput of consecutive training steps.
+    """Loss and throughput of consecutive training steps."""
 
-    Attributes:
-        loss: Sum of the weighted losses.
-        weight: Sum of the weights.
-        images: Number of training images, over all ranks.
-        waiting: Seconds spent waiting for data, of `seconds` in total.
-        taken: Number of steps that were not skipped.
-    """
-
-    loss: float = 0.0
-    weight: float = 0.0
-    images: int = 0
-    waiting: float = 0.0
+    loss: float = 0.0  # sum of the weighted losses
+    weight: float = 0.0  # sum of the weights
+    images: int = 0  # number of training images, over all ranks
+    waiting: float = 0.0  # seconds spent waiting for data, of `seconds` in total
     seconds: float = 0.0
-    taken: int = 0
+    taken: int = 0  # number of steps that were not skipped
     since: float = field(default_factory=time.perf_counter)
 
     @property

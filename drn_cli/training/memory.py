@@ -29,23 +29,14 @@ MIN_CROP = 64  # smaller crops are useless for training
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes of a training step in one process: GPU memory, or memory beside the program itself.
+    """Bytes of a training step in one process: GPU memory, or memory beside the program itself."""
 
-    Attributes:
-        weights: Parameters and batch norm statistics, in float32.
-        gradients: As large as the parameters.
-        optimiser: Momentum, or the two averages of AdamW.
-        average: EMA of the weights; 0 without train.ema.
-        activations: Peak of a micro-batch beside these; see `micro_batch_bytes`.
-        workspace: Allowance for memory outside of tensors.
-    """
-
-    weights: int
-    gradients: int
-    optimiser: int
-    average: int
-    activations: int
-    workspace: int
+    weights: int  # parameters and batch norm statistics, in float32
+    gradients: int  # as large as the parameters
+    optimiser: int  # momentum, or the two averages of AdamW
+    average: int  # EMA of the weights; 0 without train.ema
+    activations: int  # peak of a micro-batch beside these; see `micro_batch_bytes`
+    workspace: int  # allowance for memory outside of tensors
 
     @property
     def total(self) -> int:
@@ -123,21 +114,23 @@ def advice(
     budget = total_memory
     if budget is None or needed.total <= budget:
         budget = needed.total - int(MARGIN * needed.activations)
-    count, side = micro_batch(recipe, world), recipe.augment.crop
+    count, side, train = micro_batch(recipe, world), recipe.augment.crop, recipe.train
     crops = f"1 crop of {side} needs" if count == 1 else f"{count} crops of {side} need"
     message = f"{what}: {crops} about {needed.total / GIB:.1f} GiB per process (estimate)"
     if total_memory is not None:
         message += f"; the device has {total_memory / GIB:.1f} GiB"
     for changes, changed, bits in _savings(recipe, precision, on_gpu):
         largest = max_micro_batch(changed, world, budget, precision=bits, on_gpu=on_gpu)
-        accumulate = _min_accumulate(changed, world, largest)
-        if accumulate is not None:
-            return DrnError(message, _hint(recipe, accumulate, changes))
+        # The least accumulation with equal micro-batches that fit.
+        for accumulate in range(train.accumulate, train.batch_size // world + 1):
+            images, rest = divmod(train.batch_size, accumulate * world)
+            if rest == 0 and images <= largest:
+                return DrnError(message, _hint(recipe, accumulate, changes))
     # All savings, micro-batches of one crop, and smaller crops.
     smaller = _largest_crop(changed, budget, bits, on_gpu)
     if smaller is None:
         return DrnError(message, "use a smaller network, or a device with more memory")
-    accumulate = recipe.train.batch_size // world
+    accumulate = train.batch_size // world
     return DrnError(message, _hint(recipe, accumulate, [*changes, f"augment.crop={smaller}"]))
 
 
@@ -227,15 +220,6 @@ def _savings(
     if on_gpu and precision == "fp32":
         changes.append("train.precision=bf16")
         yield list(changes), recipe, "bf16"
-
-
-def _min_accumulate(recipe: Recipe, world: int, largest: int) -> int | None:
-    """Return the smallest `train.accumulate` with equal micro-batches that fit, None if none."""
-    batch = recipe.train.batch_size
-    for count in range(recipe.train.accumulate, batch // world + 1):
-        if batch % (count * world) == 0 and batch // (count * world) <= largest:
-            return count
-    return None
 
 
 def _largest_crop(recipe: Recipe, budget: int, precision: Precision, on_gpu: bool) -> int | None:

@@ -24,19 +24,12 @@ MAX_RATES = 4  # changes of the learning rate in a table row
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """The device of the training processes.
+    """The device of the training processes."""
 
-    Attributes:
-        kind: Device type of torch.
-        name: Product name of the GPU, or CPU.
-        count: Number of GPUs.
-        memory: Memory of one GPU in bytes; None on CPUs.
-    """
-
-    kind: Literal["cuda", "cpu"]
-    name: str
+    kind: Literal["cuda", "cpu"]  # device type of torch
+    name: str  # product name of the GPU, or CPU
     count: int = 0
-    memory: int | None = None
+    memory: int | None = None  # memory of one GPU in bytes; None on CPUs
 
 
 def this_device() -> DeviceInfo:
@@ -57,49 +50,27 @@ class StepRate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
-    """What a run will do and need; values that depend on the data are None if they are missing.
-
-    Attributes:
-        nodes: Number of nodes.
-        processes: Number of processes on all nodes.
-        device: Device of each process.
-        precision: Resolved `train.precision`.
-        compiled: Whether torch.compile is used.
-        recipe: The settings.
-        micro_batch: Crops per micro-batch and process.
-        train_images: Number of training images.
-        val_images: Number of validation images.
-        steps_per_epoch: Number of steps in an epoch.
-        dropped: Images that each epoch drops, since they do not fill a batch.
-        rates: Learning rates at the start, at each change, and at the end.
-        validations: Number of validations in the whole run.
-        memory: Memory of a step in each process.
-        checkpoint: Size of a checkpoint in bytes.
-        disk_space: Bytes that the run directory needs at most.
-        folder: The run directory.
-        missing: Reasons why the run cannot start or finish, one line each.
-        warnings: Warnings about the data, one line each.
-    """
+    """What a run will do and need; values that depend on the data are None if they are missing."""
 
     nodes: int
-    processes: int
-    device: DeviceInfo
-    precision: Precision
-    compiled: bool | None
+    processes: int  # number of processes on all nodes
+    device: DeviceInfo  # device of each process
+    precision: Precision  # resolved `train.precision`
+    compiled: bool | None  # whether torch.compile is used
     recipe: Recipe
-    micro_batch: int
+    micro_batch: int  # crops per micro-batch and process
     train_images: int | None
     val_images: int | None
-    steps_per_epoch: int | None
-    dropped: int | None
-    rates: tuple[StepRate, ...]
-    validations: int
-    memory: MemoryEstimate
-    checkpoint: int
-    disk_space: int
+    steps_per_epoch: int | None  # number of steps in an epoch
+    dropped: int | None  # images that each epoch drops, since they do not fill a batch
+    rates: tuple[StepRate, ...]  # learning rates at the start, at each change, and at the end
+    validations: int  # number of validations in the whole run
+    memory: MemoryEstimate  # memory of a step in each process
+    checkpoint: int  # size of a checkpoint in bytes
+    disk_space: int  # bytes that the run directory needs at most
     folder: Path
-    missing: tuple[str, ...]
-    warnings: tuple[str, ...]
+    missing: tuple[str, ...]  # reasons why the run cannot start or finish, one line each
+    warnings: tuple[str, ...]  # warnings about the data, one line each
 
     def rows(self) -> list[tuple[str, str]]:
         """Return label and text of each table row, without `missing` and `warnings`."""
@@ -118,6 +89,11 @@ class DryRun:
             epoch = f"{_count(steps, 'step')}; {dropped}"
             length = f"{epochs}, {_count(train.epochs * steps, 'step')}"
             images = f" of {self.val_images:,} images"
+        parts = {name: value for name, value in self.memory.to_json().items() if value}
+        total = parts.pop("total")
+        memory = ", ".join(f"{name} {value / GIB:.2f}" for name, value in parts.items())
+        available = "" if self.device.memory is None else f" of {self.device.memory / GIB:.1f}"
+        per_process = f"about {total / GIB:.1f}{available} GiB per process (estimate)"
         return [
             ("run directory", str(self.folder)),
             ("processes", f"{self.processes} on {nodes}; {self.device.name}"),
@@ -131,7 +107,7 @@ class DryRun:
                 "checkpoint",
                 f"{size(self.checkpoint)}{kept}; {size(self.disk_space)} on disk at most",
             ),
-            ("memory", self._memory()),
+            ("memory", f"{per_process}: {memory}"),
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -168,13 +144,6 @@ class DryRun:
             texts[-1] = f"{changes[-1].rate:.3g} at the end"
         kind = self.recipe.train.schedule.kind
         return f"{'; '.join([f'{first.rate:.3g}', *texts])}{more} ({kind})"
-
-    def _memory(self) -> str:
-        parts = {name: value for name, value in self.memory.to_json().items() if value}
-        total = parts.pop("total")
-        text = ", ".join(f"{name} {value / GIB:.2f}" for name, value in parts.items())
-        available = "" if self.device.memory is None else f" of {self.device.memory / GIB:.1f}"
-        return f"about {total / GIB:.1f}{available} GiB per process (estimate): {text}"
 
 
 def make_plan(

@@ -66,18 +66,15 @@ class CheckpointManager:
                             shutil.copyfile(path, temporary)
                 _remove_old(run, progress.steps, keep)
         except DrnError as error:
-            raise self._explained(error) from error
+            if not run.last.is_file():
+                raise
+            step = "" if self.saved_step is None else f" of step {self.saved_step}"
+            raise DrnError(
+                f"{error.message}; the earlier checkpoint{step} is intact",
+                f"fix this, then resume: drn train --resume {run.folder}",
+            ) from error
         self._training.group.barrier()  # no rank exits before the file is complete
         self._saved_at, self.saved_step = time.monotonic(), progress.steps
-
-    def _explained(self, error: DrnError) -> DrnError:
-        if not self._run.last.is_file():
-            return error
-        step = "" if self.saved_step is None else f" of step {self.saved_step}"
-        return DrnError(
-            f"{error.message}; the earlier checkpoint{step} is intact",
-            f"fix this, then resume: drn train --resume {self._run.folder}",
-        )
 
 
 def clear_leftovers(run: Run) -> None:

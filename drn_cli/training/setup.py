@@ -36,35 +36,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class TrainState:
-    """What the training loop works with.
-
-    Attributes:
-        model: The network.
-        start: The initial weights; None if they are random.
-        runner: The network as called in training: compiled, and wrapped for data parallelism.
-        parallel: Averages gradients over ranks; None in a single process.
-        averaged: EMA of the weights; None without train.ema.
-        tiles: Tile sizes that fit in memory, learned in validation.
-        scaler: Gradient scaling in fp16; in other precisions it only skips non-finite steps.
-    """
+    """What the training loop works with."""
 
     recipe: Recipe
     group: Group
     task: Task
     data: DataBundle
     model: DRN
-    start: LoadReport | None
+    start: LoadReport | None  # the initial weights; None if they are random
+    # The network as called in training: compiled, and wrapped for data parallelism
     runner: Callable[[Tensor], Tensor]
+    # Averages gradients over ranks; None in a single process
     parallel: DistributedDataParallel | None
-    averaged: EMA | None
+    averaged: EMA | None  # EMA of the weights; None without train.ema
     loss: Loss
     optimiser: torch.optim.Optimizer
+    # Gradient scaling in fp16; in other precisions it only skips non-finite steps
     scaler: torch.amp.GradScaler
     precision: Precision
     compiled: bool
     order: EpochSampler
     batches: TrainLoader
-    tiles: TileSizer
+    tiles: TileSizer  # tile sizes that fit in memory, learned in validation
 
     @property
     def steps(self) -> int:

@@ -85,7 +85,11 @@ def take_step(
         group.advance()
     group.sum(totals)
     gradients = [p.grad for p in training.model.parameters() if p.grad is not None]
-    torch._foreach_mul_(gradients, _factor(totals, expected))
+    # From the gradient of `sum / expected` to that of the mean: 0 if all pixels are void, NaN for a
+    # non-finite loss, so that the optimizer skips the step.
+    loss, weight = totals
+    factor = torch.where(weight > 0, expected / weight, 0.0)
+    torch._foreach_mul_(gradients, torch.where(loss.isfinite(), factor, torch.nan).float())
     scaler.unscale_(optimizer)
     norm = nn.utils.get_total_norm(gradients)
     bad = ~totals[0].isfinite()
@@ -110,17 +114,6 @@ def _loss(training: TrainState, batch: Batch) -> tuple[Tensor, Tensor]:
     with autocast(training.group.device, training.precision):
         logits = training.runner(images)
     return training.loss(logits, batch.labels.long())
-
-
-def _factor(totals: Tensor, expected: int) -> Tensor:
-    """Return the factor from the gradient of `sum / expected` to that of the mean.
-
-    It is 0 if all pixels are void, and NaN for a non-finite loss, so that the optimizer skips the
-    step.
-    """
-    loss, weight = totals
-    factor = torch.where(weight > 0, expected / weight, 0.0)
-    return torch.where(loss.isfinite(), factor, torch.nan).float()
 
 
 def _remember_statistics(model: nn.Module) -> Callable[[Tensor], None]:

@@ -45,28 +45,17 @@ MAX_CHECKED = 32  # images of class folders that are read before training
 
 @dataclass(frozen=True, slots=True)
 class DataBundle:
-    """The dataset of a run: samples and their metadata.
+    """The dataset of a run: samples and their metadata."""
 
-    Attributes:
-        train, val: Samples of type `Sample` or `ClassSample`.
-        statistics: Mean and standard deviation of the training images.
-        class_set: Names and colors of the classes.
-        root: Folder that paths are relative to.
-        folders: Folder of each class; classification only.
-        left_out: Warnings about files in the folders that are not used, one line each.
-        lists: Folder of the lists and info.json; segmentation only.
-        class_pixels: Pixels of each class in the training labels; None if not counted.
-    """
-
-    train: Sequence[Any]
+    train: Sequence[Any]  # of type `Sample` or `ClassSample`
     val: Sequence[Any]
-    statistics: ChannelStats
+    statistics: ChannelStats  # mean and standard deviation of the training images
     class_set: ClassSet
-    root: Path
-    folders: tuple[str, ...] | None = None
-    left_out: tuple[str, ...] = ()
-    lists: Path | None = None
-    class_pixels: tuple[int, ...] | None = None
+    root: Path  # folder that paths are relative to
+    folders: tuple[str, ...] | None = None  # folder of each class; classification only
+    left_out: tuple[str, ...] = ()  # warnings about files in the folders that are not used
+    lists: Path | None = None  # folder of the lists and info.json; segmentation only
+    class_pixels: tuple[int, ...] | None = None  # in the training labels; None if not counted
 
     def fingerprints(self) -> dict[str, str]:
         """Return SHA-256 digests that identify the samples and their order.
@@ -90,15 +79,10 @@ class DataBundle:
 
 @dataclass(frozen=True, slots=True)
 class ValidationResult:
-    """Scores of a validation.
+    """Scores of a validation."""
 
-    Attributes:
-        value: The score that selects the best weights: mIoU or top-1 accuracy.
-        scores: All scores, as JSON.
-    """
-
-    value: float
-    scores: dict[str, Any]
+    value: float  # the score that selects the best weights: mIoU or top-1 accuracy
+    scores: dict[str, Any]  # all scores, as JSON
 
 
 class Evaluable(Protocol):

@@ -152,7 +152,7 @@ def test_finds_cached_weights_without_downloading(
     assert line.startswith(f"model.weights: drn_d_22-4bd2f8ea.pth is not cached in {folder}")
     assert not folder.exists()
     (line,) = missing("drn_d_24")
-    assert line.startswith("model.weights: ") and "weights for drn_d_24" in line
+    assert line.startswith("model.weights: ") and "weights are published for drn_d_24" in line
     folder.mkdir()
     (folder / "drn_d_22-4bd2f8ea.pth").write_bytes(b"another content")
     assert len(missing("drn_d_22")) == 1
