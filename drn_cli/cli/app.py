@@ -197,9 +197,9 @@ def _flushed(code: int | str | None) -> int | str | None:
 def _report(error: DrnError) -> None:
     """Print an error; in a distributed job, only the first process that fails prints."""
     if started_by_torchrun():
-        from drn_cli.distributed.group import is_first_failure
+        from drn_cli.distributed.group import register_failure
 
-        if not is_first_failure():
+        if not register_failure():
             return
     try:
         console.fail(error)

@@ -31,7 +31,7 @@ def report(
         list[Path] | None,
         typer.Argument(
             metavar="RUN",
-            help="Run folders; by default the one with the newest metrics.",
+            help="Run directories; by default the one with the newest metrics.",
             autocompletion=complete_run,
         ),
     ] = None,

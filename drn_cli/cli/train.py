@@ -102,7 +102,7 @@ def train(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print the plan and what is missing, without starting."),
+        typer.Option("--dry-run", help="Print the plan and what is missing; do not start."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -150,7 +150,8 @@ def _show_plan(request: "TrainRequest", options: "LaunchOptions", as_json: bool)
     expected = expected_processes()
     if expected is not None and expected.by_agent:
         expected = None
-    obstacles = [*preview.missing, *_changed_data(plan, found=preview.train_images is not None)]
+    changed = _changed_data(plan, found=preview.train_images is not None)
+    obstacles = [*preview.missing, *changed]
     if expected is not None:
         console.warn(f"the run would start by {expected.text}; {expected.remedy}")
     if as_json:
@@ -162,12 +163,13 @@ def _show_plan(request: "TrainRequest", options: "LaunchOptions", as_json: bool)
     console.print_facts([*preview.rows(), *([("resuming from", start)] if start else [])])
     for warning in preview.warnings:
         console.warn(warning)
-    for obstacle in obstacles:
-        console.out.print(console.styled(("missing:", "bold red"), f" {obstacle}"), soft_wrap=True)
+    for title, lines in (("missing:", preview.missing), ("changed:", changed)):
+        for line in lines:
+            console.out.print(console.styled((title, "bold red"), f" {line}"), soft_wrap=True)
     if plan.finished:
         _note_finished(plan)
     if not obstacles:
-        console.out.print("nothing is missing; nothing was started (dry run)")
+        console.out.print("ready to start (dry run)")
     return 1 if obstacles else 0
 
 

@@ -115,7 +115,7 @@ class Group:
 
 
 @cache
-def is_first_failure() -> bool:
+def register_failure() -> bool:
     """Count this process as failed, and return whether it is the first of the job.
 
     An error usually fails every rank; only the first one prints it. Later calls return the same.
@@ -161,7 +161,7 @@ def join() -> Iterator[Group]:
             yield group
             group.barrier()  # `srun --kill-on-bad-exit` kills all tasks at the first exit code > 0
         except Exception:
-            is_first_failure()
+            register_failure()
             raise
         finally:
             dist.destroy_process_group()

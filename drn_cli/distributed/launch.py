@@ -62,7 +62,8 @@ class LaunchOptions:
         least, most = self.node_range
         if not 1 <= least <= most:
             raise DrnError(
-                f"--nnodes {self.nnodes}: not a number of nodes", "use a number, 2, or a range, 1:4"
+                f"--nnodes {self.nnodes}: not a number of nodes",
+                "use a number such as 2, or a range such as 1:4",
             )
         if self.nnodes is None:
             for name in ("node_rank", "rdzv_endpoint", "rdzv_id"):
@@ -89,7 +90,7 @@ class LaunchOptions:
             return
         if least < most:
             raise DrnError(
-                f"{nnodes}: elastic training assigns the node ranks itself", "leave out --node-rank"
+                f"{nnodes}: elastic training assigns the node ranks itself", "omit --node-rank"
             )
         if self.node_rank >= most:
             raise DrnError(
@@ -98,7 +99,7 @@ class LaunchOptions:
         if self.max_restarts:
             raise DrnError(
                 "--max-restarts: nodes with a fixed rank cannot rejoin the rendezvous",
-                "leave out --node-rank",
+                "omit --node-rank",
             )
 
     @property
@@ -126,7 +127,10 @@ def host_and_port(endpoint: str) -> tuple[str, int]:
     """
     found = re.fullmatch(r"(\[[^\]]+\]|[^:\s]+)(?::(\d{1,5}))?", endpoint)
     if found is None:
-        raise DrnError(f"--rdzv-endpoint {endpoint}: not HOST:PORT")
+        raise DrnError(
+            f"--rdzv-endpoint {endpoint}: not HOST:PORT",
+            "use HOST or HOST:PORT; put IPv6 addresses in brackets",
+        )
     return found[1], int(found[2] or PORT)
 
 
@@ -154,10 +158,10 @@ def rendezvous_config(options: LaunchOptions) -> "RendezvousParameters":
 
 
 def local_address_for(host: str, port: int) -> str:
-    """Return the address at which a host, and all nodes that reach it, reach this node.
+    """Return the address of this node as the rendezvous host sees it.
 
-    torch would use this node's own name, which other nodes often cannot resolve, or resolve to
-    themselves: `localhost`. Nothing is sent.
+    torch would use this node's host name, which other nodes often cannot resolve or, as with
+    `localhost`, resolve to themselves. No packet is sent.
 
     Raises:
         DrnError: The host name cannot be resolved, or the host cannot be reached from here.
@@ -219,7 +223,7 @@ def check_nproc(processes: int) -> None:
 
 
 def started_by_launch() -> bool:
-    """Return whether `launch` started this process; its command has printed the warnings."""
+    """Return whether `launch` started this process; it has printed the warnings already."""
     return EXIT_CODE_FILE in os.environ
 
 
@@ -232,7 +236,7 @@ def report_exit_code(code: int) -> None:
 def worker_exit_code(code: int) -> int:
     """Return the code with which a process that was asked to stop must exit.
 
-    torchrun's agent restarts processes that exit with another code than 0. Below `launch`, the
+    torchrun's agent restarts processes that exit with a nonzero code. Below `launch`, the
     code is therefore written to a file, and the process exits with 0.
     """
     if not started_by_launch():
@@ -252,8 +256,8 @@ def launch(arguments: Sequence[str], options: LaunchOptions) -> int:
         options: Number of processes and nodes.
 
     Returns:
-        The exit code: 0, what a process reported with `report_exit_code`, 128 + the signal that
-        ended the job, or the code of the process that failed first.
+        The exit code: 0, the code that a process passed to `report_exit_code`, 128 + the signal
+        that ended the job, or the code of the process that failed first.
 
     Raises:
         DrnError: A process was killed by a signal, the rendezvous failed, or each task of an `srun`

@@ -1,7 +1,7 @@
 """Read weight files of any format without executing code, and write our own.
 
-Read are safetensors, PyTorch's zip and legacy formats, and zip archives that hold one `.pth`.
-Written are safetensors with metadata that describe the tensors, including a checksum.
+Reads safetensors, PyTorch's zip and legacy formats, and zip archives with one `.pth`. Writes
+safetensors with metadata that describe the tensors and include a checksum.
 """
 
 import io
@@ -219,10 +219,10 @@ def _verified(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) 
     written = metadata.pop(CHECKSUM, "")
     if not re.fullmatch("crc32:[0-9a-f]{8}", written):
         if written and (metadata.get("format") == OURS or written.startswith("crc32")):
-            raise damaged(path, f"its checksum is {written[:20]!a}, which is not a checksum")
+            raise damaged(path, f"invalid checksum in its metadata: {written[:20]!a}")
         return Checkpoint(tensors, metadata)  # none, or that of another program
     if (found := checksum(tensors, metadata)) != written:
-        raise damaged(path, f"its checksum is {found}, not {written}")
+        raise damaged(path, f"checksum mismatch: {found}, expected {written}")
     return Checkpoint(tensors, metadata, verified=True)
 
 

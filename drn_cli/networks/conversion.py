@@ -43,7 +43,7 @@ class Conversion:
 
 @dataclass(frozen=True, slots=True)
 class _KeyMap:
-    """A naming scheme: prefixes that identify it, its task, and the key that it has for ours."""
+    """A naming scheme: its prefixes and task, and the function from our keys to its keys."""
 
     format: str
     prefixes: tuple[str, ...]
@@ -69,7 +69,7 @@ def _original_segmentation(key: str, arch: Architecture) -> str:
         return f"base.{level}.{rest}"
     if level == 0:
         return f"base.{rest}"
-    # Before level 1 are a convolution, batch norm and ReLU, in family A also a max-pool.
+    # Level 1 follows a convolution, batch norm and ReLU, and in family A also a max-pool.
     return f"base.{level + (3 if arch.family == 'A' else 2)}.{rest}"
 
 
@@ -124,7 +124,7 @@ def convert(checkpoint: Checkpoint, path: Path) -> Conversion:
     key_map = next((m for m in KEY_MAPS if any(k.startswith(m.prefixes) for k in keys)), None)
     if key_map is None:
         raise _not_drn(keys, path)
-    # The architectures that the file may hold. A file of ours states its own.
+    # Candidate architectures. Our own files name theirs.
     if checkpoint.metadata.get("format") == "drn":
         width = float(checkpoint.metadata.get("width", 1.0))
         candidates = [architecture(checkpoint.metadata["arch"], width)]
@@ -134,7 +134,7 @@ def convert(checkpoint: Checkpoint, path: Path) -> Conversion:
             candidates = [arch for arch in candidates if arch.family != "A"]
     matches = sorted(
         (_match(key_map, arch, keys) for arch in candidates),
-        # Files of others that fit both B and C are C: there are no published weights for B.
+        # For third-party files that fit both B and C, choose C: no weights of B are published.
         key=lambda match: (len(match.missing) + len(match.unknown), match.arch.family == "B"),
     )
     best = matches[0]
@@ -142,11 +142,11 @@ def convert(checkpoint: Checkpoint, path: Path) -> Conversion:
         if len(best.missing) * 2 > len(best.names):
             raise _not_drn(keys, path)
         problems = [
-            f"{len(names)} keys are {kind}: {_list(names)}"
+            f"{kind} keys ({len(names)}): {_list(names)}"
             for kind, names in (("missing", best.missing), ("unknown", best.unknown))
             if names
         ]
-        raise DrnError(f"{path}: nearly a {best.arch.name}, but {' and '.join(problems)}")
+        raise DrnError(f"{path}: resembles {best.arch.name}, but with {' and '.join(problems)}")
     tensors = {
         ours: checkpoint.tensors[theirs]
         for theirs, ours in best.names.items()
@@ -177,7 +177,7 @@ def convert(checkpoint: Checkpoint, path: Path) -> Conversion:
 def to_original_keys(model: DRN) -> dict[str, Tensor]:
     """Return the state dict of a network with the keys and shapes of the original code.
 
-    It has what our networks omit: the fixed upsampling of a segmenter, and (as zeros) a shortcut of
+    Adds what our networks omit: the fixed upsampling of a segmenter, and (as zeros) a shortcut of
     C-58 that the original computes and does not use. Tensors share the network's memory.
     """
     arch = model.architecture

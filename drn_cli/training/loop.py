@@ -83,7 +83,7 @@ def train(
 
 
 class Trainer:
-    """The state of a run between its steps."""
+    """Runs the training loop: steps, validations and checkpoints."""
 
     def __init__(self, training: TrainState, plan: RunPlan, stop: StopRequest) -> None:
         self.training, self.plan, self.stop = training, plan, stop
@@ -146,11 +146,11 @@ class Trainer:
         """Train; return the signal that ended it, None at the end."""
         for epoch in range(self.progress.epoch, self.settings.epochs):
             self.display.epoch(epoch)
-            whole = Throughput()
-            number = self._steps(whole) or self._end_epoch(whole)
-            if number:
+            epoch_throughput = Throughput()
+            signal_number = self._steps(epoch_throughput) or self._end_epoch(epoch_throughput)
+            if signal_number:
                 self._save()
-                return self._log_end(signal.Signals(number))
+                return self._log_end(signal.Signals(signal_number))
         return self._log_end(None)
 
     def _log_end(self, ended_by: signal.Signals | None) -> signal.Signals | None:
@@ -158,7 +158,7 @@ class Trainer:
         self._write(END, ending=ending, seconds=self.saver.seconds)
         return ended_by
 
-    def _steps(self, whole: Throughput) -> int:
+    def _steps(self, epoch_throughput: Throughput) -> int:
         """Take the remaining steps of an epoch; return the number of a received signal, or 0."""
         progress, settings = self.progress, self.settings
         self.throughput = Throughput()
@@ -176,14 +176,14 @@ class Trainer:
             epoch_is_over = progress.step_in_epoch == self.order.steps
             if progress.steps % settings.log_every == 0 or epoch_is_over:
                 self._log()
-                whole.add(self.throughput)
+                epoch_throughput.add(self.throughput)
                 self.throughput = Throughput()
-            wanted = self.group.all_reduce_max(
+            request = self.group.all_reduce_max(
                 self.stop.number or (SAVE if self.saver.due(progress.steps) else CONTINUE)
             )
-            if wanted > SAVE:
-                return wanted
-            if wanted == SAVE:
+            if request > SAVE:
+                return request
+            if request == SAVE:
                 self._save()
         return 0
 
@@ -251,7 +251,7 @@ class Trainer:
             names = few_of([os.path.relpath(image, data.root) for image in images], MAX_NAMED)
             raise DrnError(
                 f"train: non-finite loss in {consecutive} consecutive steps up to step {step}; "
-                f"images of the last: {names}",
+                f"images of the last step: {names}",
                 f"try a train.lr below {lr:g}, a warm-up or train.clip_grad_norm; last checkpoint: "
                 f"{self.run.last}",
             )
@@ -278,7 +278,7 @@ class Trainer:
             total_memory=total,
         )
 
-    def _end_epoch(self, whole: Throughput) -> int:
+    def _end_epoch(self, epoch_throughput: Throughput) -> int:
         """Validate if due, and write a checkpoint; return the number of a received signal, or 0."""
         progress, epoch = self.progress, self.progress.epoch + 1
         validation, best = None, False
@@ -302,7 +302,7 @@ class Trainer:
             if validation is None:
                 return self.group.all_reduce_max(self.stop.number)
             best = self._record(validation, epoch, time.perf_counter() - start)
-        self.display.epoch_done(epoch, whole, self.lr, validation, best)
+        self.display.epoch_done(epoch, epoch_throughput, self.lr, validation, best)
         progress.epoch, progress.step_in_epoch = epoch, 0
         self._save()
         return 0

@@ -88,8 +88,12 @@ class DryRun:
             dropped = f"{self.dropped} of {_count(self.train_images or 0, 'image')} dropped"
             epoch = f"{_count(steps, 'step')}; {dropped}"
             length = f"{epochs}, {_count(train.epochs * steps, 'step')}"
-            images = f" of {self.val_images:,} images"
-        parts = {name: value for name, value in self.memory.to_json().items() if value}
+            images = f" of {_count(self.val_images or 0, 'image')}"
+        parts = {
+            name.replace("optimiser", "optimizer"): value
+            for name, value in self.memory.to_json().items()
+            if value
+        }
         total = parts.pop("total")
         memory = ", ".join(f"{name} {value / GIB:.2f}" for name, value in parts.items())
         available = "" if self.device.memory is None else f" of {self.device.memory / GIB:.1f}"

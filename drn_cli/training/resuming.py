@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from drn_cli import environment
 from drn_cli.distributed.launch import started_by_launch
+from drn_cli.environment import now as utc_now
 from drn_cli.errors import DrnError
 from drn_cli.files import parse_json, read_json, write_json
 from drn_cli.recipe.loading import diff_recipes, load_recipe
@@ -30,7 +30,7 @@ Changes = dict[str, tuple[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class TrainRequest:
-    """What the command line asks for."""
+    """Options of `drn train` that select the run."""
 
     recipe: str | None = None
     overrides: Sequence[str] = ()
@@ -107,7 +107,7 @@ def resolve_run(request: TrainRequest) -> RunPlan:
         if request.run_dir is not None:
             raise DrnError(
                 "--run-dir: not allowed with --resume, which continues in the run's own directory",
-                "leave it out",
+                "omit it",
             )
         return _resume(*_find_checkpoint(Path(request.resume)), request)
     assert request.recipe is not None
@@ -195,12 +195,12 @@ def log_world_size_change(loaded: LoadedCheckpoint, training: TrainState) -> Non
         "stay the same"
     )
     if train.sync_bn:
-        text += ", sums are rounded in another order"
+        text += "; sums are rounded differently"
     else:
-        images = train.batch_size // train.accumulate
+        micro_batch = train.batch_size // train.accumulate
         text += (
-            f"; without train.sync_bn, batch norm sees {images // world} images at a time "
-            f"instead of {images // loaded.processes}"
+            f"; without train.sync_bn, the batch size of batch norm is {micro_batch // world} "
+            f"instead of {micro_batch // loaded.processes}"
         )
     log.info("%s", text)
 
@@ -221,7 +221,7 @@ def record_resume(
     record["data"] = training.data.fingerprints()
     record.setdefault("resumed", []).append(
         {
-            "at": environment.now(),
+            "at": utc_now(),
             "step": step,
             "processes": training.group.world,
             "verified": verified,
@@ -252,14 +252,20 @@ def _find_checkpoint(source: Path) -> tuple[Run, Path]:
     run = Run(source.parent.parent if source.is_file() else source)
     start = source if source.is_file() else run.last
     if not start.is_file():
-        raise DrnError(f"{start}: no such checkpoint")
+        raise DrnError(
+            f"{start}: no such checkpoint",
+            "use a run directory of `drn runs`, or one of its checkpoints/*.pt",
+        )
     if not run.recipe.is_file():
-        raise DrnError(f"{start}: not in a run directory: {run.recipe} is missing")
+        raise DrnError(
+            f"{start}: not in a run directory: {run.recipe} is missing",
+            "use RUN/checkpoints/FILE of a run directory with recipe.yaml",
+        )
     return run, start
 
 
 def _unfinished_runs(recipe: str) -> Iterator[Run]:
-    """Return runs that are neither finished nor in use, newest first."""
+    """Yield runs that are neither finished nor in use, newest first."""
     runs = [Run(path.parent.parent) for path in RUNS.glob(f"{recipe}/*/checkpoints/last.pt")]
     for run in sorted(runs, key=lambda run: run.last.stat().st_mtime, reverse=True):
         if run.recipe.is_file() and not run.in_use() and not _is_finished(run):
@@ -284,7 +290,7 @@ def _is_restart() -> bool:
 def _run_of_this_job(recipe: str) -> Run | None:
     """Return the newest run that this job started before torchrun restarted its processes.
 
-    Jobs without an id of their own all have the id `none`.
+    Jobs started without a job id share the id `none`, so this may be the run of another job.
     """
     job = os.environ.get("TORCHELASTIC_RUN_ID")
     for run in _unfinished_runs(recipe):

@@ -36,14 +36,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class TrainState:
-    """What the training loop works with."""
+    """Components of a training run, built from its recipe."""
 
     recipe: Recipe
     group: Group
     task: Task
     data: DataBundle
     model: DRN
-    start: LoadReport | None  # the initial weights; None if they are random
+    initial_weights: LoadReport | None  # None if they are random
     # The network as called in training: compiled, and wrapped for data parallelism
     runner: Callable[[Tensor], Tensor]
     # Averages gradients over ranks; None in a single process
@@ -71,14 +71,14 @@ class TrainState:
 
     def environment(self) -> dict[str, Any]:
         """Return the content of environment.json: versions, hardware, data and weights."""
-        start = self.start
+        loaded = self.initial_weights
         return run_environment(self.group.device) | {
             "processes": self.group.world,
             "precision": self.precision,
             "compiled": self.compiled,
             "seed": self.recipe.train.seed,
             "data": self.data.fingerprints(),
-            "weights": start and {"file": str(start.path), "verified": start.verified},
+            "weights": loaded and {"file": str(loaded.path), "verified": loaded.verified},
             "train_pictures": len(self.data.train),
             "val_pictures": len(self.data.val),
             "parameters": sum(weight.numel() for weight in self.model.parameters()),
@@ -91,18 +91,18 @@ class TrainState:
         return to_metadata(self.model, data.statistics, data.class_set, data.folders)
 
 
-def check_batch_size(recipe: Recipe, images: int, processes: int) -> None:
+def check_batch_size(recipe: Recipe, image_count: int, processes: int) -> None:
     """Check that a batch is no larger than the training set and divisible by the world size.
 
     Raises:
-        DrnError: It is not.
+        DrnError: The batch is larger than the training set, or not divisible.
     """
     train = recipe.train
     batch = train.batch_size
-    if batch > images:
+    if batch > image_count:
         raise DrnError(
-            f"train.batch_size: {batch} is more than the {images} training images",
-            f"use at most train.batch_size={images}",
+            f"train.batch_size: {batch} is more than the {image_count} training images",
+            f"use at most train.batch_size={image_count}",
         )
     micro_batch = batch // train.accumulate
     if micro_batch % processes == 0:
@@ -141,7 +141,9 @@ def build_train_state(recipe: Recipe, data: DataBundle, group: Group) -> TrainSt
     random.seed(train.seed)
     model = build(recipe.model.architecture, recipe.task, recipe.data.classes)
     weights = recipe.model.weights
-    start = load_weights(model, weights_file(model.architecture, weights)) if weights else None
+    initial_weights = (
+        load_weights(model, weights_file(model.architecture, weights)) if weights else None
+    )
     if train.sync_bn and group.world > 1:
         convert_sync_batchnorm(model, group.device)
     model.to(group.device)
@@ -166,7 +168,7 @@ def build_train_state(recipe: Recipe, data: DataBundle, group: Group) -> TrainSt
         task=task,
         data=data,
         model=model,
-        start=start,
+        initial_weights=initial_weights,
         runner=runner,
         parallel=parallel,
         averaged=averaged,
@@ -197,8 +199,8 @@ def _warn(recipe: Recipe, group: Group, precision: Precision) -> None:
     train = recipe.train
     if train.precision == "bf16" and precision != "bf16":
         log.warning("train.precision=bf16: no bfloat16 on this GPU; using %s", precision)
-    images = train.batch_size // train.accumulate // group.world
-    if images == 1 and (group.world == 1 or not train.sync_bn):
+    images_per_rank = train.batch_size // train.accumulate // group.world
+    if images_per_rank == 1 and (group.world == 1 or not train.sync_bn):
         log.warning(
             "batch norm sees one image at a time, which trains badly (raise train.batch_size, "
             "lower train.accumulate%s)",
@@ -209,7 +211,7 @@ def _warn(recipe: Recipe, group: Group, precision: Precision) -> None:
 def _workers(recipe: Recipe, group: Group) -> int:
     """Return the number of data loader workers; auto: the rank's share of the cores, at most 16.
 
-    On CPUs one, since training itself uses the cores.
+    On CPUs at most one, since training itself uses the cores.
     """
     if isinstance(recipe.data.workers, int):
         return recipe.data.workers

@@ -12,7 +12,7 @@ from drn_cli.training.setup import TrainState
 
 
 class StepStats:
-    """Loss and skipped steps since the last reset.
+    """Loss since the last reset, and skipped steps since the start of the run.
 
     The numbers stay on the device until they are read, which synchronizes with it.
     """
@@ -56,9 +56,10 @@ def take_step(
     """Take an optimizer step on one batch, which is on the device.
 
     The loss is the mean over the valid pixels of all micro-batches and ranks, so that they take the
-    same step as one process with the whole batch. A step with a non-finite loss or gradient leaves
-    weights and batch norm statistics unchanged. Only the device knows whether it is one: testing it
-    here would wait for the device.
+    same step as one process with the whole batch. A step with a non-finite loss or gradient is
+    skipped: it leaves weights and batch norm statistics unchanged. In fp16, a gradient overflow
+    only skips the weight update and is not counted. Only the device knows whether a step is
+    skipped: testing it here would wait for the device.
 
     Args:
         training: The run.
@@ -69,10 +70,10 @@ def take_step(
     """
     group, settings = training.group, training.recipe.train
     optimizer, scaler = training.optimiser, training.scaler
-    for parameters in optimizer.param_groups:
-        parameters["lr"] = lr
+    for param_group in optimizer.param_groups:
+        param_group["lr"] = lr
     totals = torch.zeros(2, dtype=torch.double, device=group.device)
-    # The sum of the weights is known after the last micro-batch; until then, that without void.
+    # The sum of the weights is known after the last micro-batch; until then, assume no void.
     expected = group.world * sum(batch.labels.numel() for batch in micro_batches)
     restore, parallel = _remember_statistics(training.model), training.parallel
     for number, batch in enumerate(micro_batches, start=1):
@@ -93,7 +94,7 @@ def take_step(
     scaler.unscale_(optimizer)
     norm = nn.utils.get_total_norm(gradients)
     bad = ~totals[0].isfinite()
-    if training.precision != "fp16":  # whose gradients overflow until the scale has adapted
+    if training.precision != "fp16":  # in fp16, gradients overflow until the loss scale has adapted
         bad = bad | ~norm.isfinite()
     if settings.clip_grad_norm is not None:
         nn.utils.clip_grads_with_norm_(training.model.parameters(), settings.clip_grad_norm, norm)

@@ -1,4 +1,4 @@
-"""What differs between segmentation and classification in training."""
+"""Segmentation and classification in training: data, checks, validation."""
 
 import hashlib
 import logging
@@ -202,14 +202,14 @@ def raise_first_error(findings: Sequence[CheckFinding]) -> list[str]:
 
 def segmentation_predictor(training: Evaluable) -> SegmentationPredictor:
     """Return a predictor of the current weights, prepared as in `drn eval`."""
-    device, kind = training.group.device, autocast_type(training.precision)
+    device, dtype = training.group.device, autocast_type(training.precision)
     return SegmentationPredictor(
-        network=for_inference(training.eval_model, device, exact=kind is None).scores,
+        network=for_inference(training.eval_model, device, exact=dtype is None).scores,
         statistics=training.data.statistics,
         class_set=training.data.class_set,
         device=device,
         view=training.recipe.eval,
-        autocast=kind,
+        autocast=dtype,
         tiles=training.tiles,
     )
 
@@ -223,7 +223,7 @@ class Classification:
         if found != recipe.data.classes:
             raise DrnError(
                 f"data.classes: {recipe.data.classes}, but {folder.root} has {found} classes",
-                f"data.classes={found}",
+                f"set data.classes={found}",
             )
         left_out = {split: LeftOut() for split in ("train", "val")}
         return DataBundle(
@@ -251,7 +251,11 @@ class Classification:
         named = few_of(absent, MAX_NAMED)
         return [
             *data.left_out,
-            *([f"{data.root / 'train'}: no image of {named}: cannot be learned"] if absent else []),
+            *(
+                [f"{data.root / 'train'}: no images of {named} (add some, or remove the class)"]
+                if absent
+                else []
+            ),
         ]
 
     def dataset(self, recipe: Recipe, data: DataBundle, *, verbose: bool) -> Dataset[Any]:
@@ -292,8 +296,8 @@ def task_of(recipe: Recipe) -> Task:
 
 def classification_predictor(training: Evaluable) -> ClassificationPredictor:
     """Return a predictor of the current weights, prepared as in `drn eval`."""
-    device, kind = training.group.device, autocast_type(training.precision)
-    model = for_inference(training.eval_model, device, exact=kind is None)
+    device, dtype = training.group.device, autocast_type(training.precision)
+    model = for_inference(training.eval_model, device, exact=dtype is None)
     return ClassificationPredictor(
         network=model,
         maps=model.scores,
@@ -303,7 +307,7 @@ def classification_predictor(training: Evaluable) -> ClassificationPredictor:
         device=device,
         crop=training.recipe.augment.crop,
         resize=training.recipe.eval.resize,
-        autocast=kind,
+        autocast=dtype,
     )
 
 

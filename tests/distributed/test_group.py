@@ -16,8 +16,8 @@ from drn_cli.distributed.group import (
     Group,
     attempt_store,
     gpu_index,
-    is_first_failure,
     join,
+    register_failure,
 )
 from drn_cli.distributed.heartbeat import LONG, Progress, Watch
 from drn_cli.errors import DrnError, started_by_torchrun
@@ -91,11 +91,11 @@ def broadcast_and_fail(group: Group) -> dict:
     own = torch.tensor([group.rank + 1.0])
     group.broadcast_tensors([own, torch.zeros(0)])
     if group.rank == 1:
-        failed_first = is_first_failure()
+        failed_first = register_failure()
         group.barrier()
     else:
         group.barrier()
-        failed_first = is_first_failure()
+        failed_first = register_failure()
     return {
         "broadcast": own.item(),
         "max": [
@@ -103,7 +103,7 @@ def broadcast_and_fail(group: Group) -> dict:
             group.all_reduce_max(5 - group.rank),
             group.all_reduce_max(-3),
         ],
-        "failed_first": [failed_first, is_first_failure()],
+        "failed_first": [failed_first, register_failure()],
     }
 
 
@@ -119,8 +119,8 @@ def test_rank_1_fails_first(spawn, world):
 
 def test_a_single_process_exchanges_nothing(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    is_first_failure.cache_clear()
-    assert is_first_failure()
+    register_failure.cache_clear()
+    assert register_failure()
     group, tensor = Group(0, 1, CPU), torch.ones(1)
     group.broadcast_tensors([tensor])
     assert (group.all_reduce_max(7), tensor.item()) == (7, 1)
@@ -146,11 +146,11 @@ def test_store_keys_are_prefixed_by_attempt(monkeypatch, variables, prefixes):
         monkeypatch.delenv(name, raising=False)
     for name, value in (known | variables | {"MASTER_PORT": str(store.port)}).items():
         monkeypatch.setenv(name, value)
-    is_first_failure.cache_clear()
+    register_failure.cache_clear()
     with join() as group:
-        assert is_first_failure()
+        assert register_failure()
         group.watch(5.0)
-    is_first_failure.cache_clear()
+    register_failure.cache_clear()
     keys = store.list_keys()
     assert {key.partition("/")[0] for key in keys} == prefixes
     # Only our own agent, which sets an id, watches progress.
@@ -195,9 +195,9 @@ def second_of_two(monkeypatch):
     known = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     for name, value in (known | {"MASTER_PORT": str(store.port)}).items():
         monkeypatch.setenv(name, value)
-    is_first_failure.cache_clear()
+    register_failure.cache_clear()
     yield store.port
-    is_first_failure.cache_clear()
+    register_failure.cache_clear()
 
 
 def failing_init(monkeypatch, error: Exception) -> None:
@@ -253,7 +253,7 @@ def test_missing_processes_are_an_error(monkeypatch, second_of_two, by_agent, pr
 
 def test_without_a_store_every_failure_is_the_first(monkeypatch, second_of_two):
     monkeypatch.delenv("MASTER_ADDR")
-    assert is_first_failure()
+    assert register_failure()
 
 
 # Shortened messages of gloo, the store and NCCL.

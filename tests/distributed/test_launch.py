@@ -315,7 +315,7 @@ def test_options_that_need_the_launcher(options, needs_launcher, processes):
     [
         (
             {"nnodes": "two"},
-            "--nnodes two: not a number of nodes (use a number, 2, or a range",
+            "--nnodes two: not a number of nodes (use a number such as 2, or a range",
         ),
         ({"nnodes": "0"}, "--nnodes 0: not a number of nodes"),
         ({"nnodes": "3:2"}, "--nnodes 3:2: not a number of nodes"),
@@ -333,7 +333,7 @@ def test_options_that_need_the_launcher(options, needs_launcher, processes):
         ),
         (
             {"nnodes": "1:2", "rdzv_endpoint": "head", "node_rank": 1},
-            "--nnodes 1:2: elastic training assigns the node ranks itself (leave out",
+            "--nnodes 1:2: elastic training assigns the node ranks itself (omit",
         ),
         (
             {"nnodes": "2", "rdzv_endpoint": "head", "node_rank": 0, "max_restarts": 1},

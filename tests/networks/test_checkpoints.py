@@ -237,7 +237,7 @@ def test_refuses_malformed_checksums(tmp_path: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
     content[content.index(b"crc32:") + place] = ord("x")
     path.write_bytes(content)
-    with pytest.raises(DrnError, match=r"damaged or .*: its checksum is '.*', which is not"):
+    with pytest.raises(DrnError, match=r"damaged or .*: invalid checksum in its metadata: '.*'"):
         read_checkpoint(path)
 
 

@@ -106,7 +106,7 @@ def test_errors_leave_the_network_unchanged(tmp_path: Path, damage: str) -> None
     elif damage == "a missing key":
         del tensors["layer8.1.bias"]
         torch.save(tensors, path)
-        expected = r"1 keys are missing: layer8\.1\.bias$"
+        expected = r"missing keys \(1\): layer8\.1\.bias$"
     else:
         tensors["layer8.0.weight"] = torch.zeros(512, 512, 1, 1)
         torch.save(tensors, path)

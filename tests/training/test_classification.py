@@ -108,7 +108,7 @@ def test_the_command_trains_classifiers(drn, recipe_of_classes):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.classes=4", r"data.classes: 4, but .* has 3 classes \(data.classes=3\)"),
+        ("data.classes=4", r"data.classes: 4, but .* has 3 classes \(set data.classes=3\)"),
         ("data.root=nowhere", "nowhere: no such data folder"),
     ],
 )

@@ -131,7 +131,7 @@ def test_segmentation(
     [
         ("ab", None, None, None),
         ("ab", "train/b/3.png", "train/b/3.png: broken", None),
-        ("abc", None, None, "train: no image of c: cannot be learned"),
+        ("abc", None, None, "train: no images of c (add some, or remove the class)"),
         ("a", None, "data.classes: 1; at least 2 classes", None),
     ],
 )

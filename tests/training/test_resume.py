@@ -134,8 +134,8 @@ def test_another_world_size_keeps_the_samples_and_their_order(
     with caplog.at_level("INFO", "drn_cli"):
         go(prepare(*overrides), run, start=run.last)
     assert (
-        "number of processes changed from 2 to 1: sample order and crops stay the same, sums are "
-        "rounded in another order"
+        "number of processes changed from 2 to 1: sample order and crops stay the same; sums are "
+        "rounded differently"
     ) in caplog.text
 
 

@@ -99,7 +99,10 @@ def match_names(
         for path in names.paths:
             other = first.setdefault(_key(path, suffix), path) if _has(path, suffix) else path
             if other != path:
-                raise DrnError(f"{other} and {path} have the same name", "remove one of them")
+                raise DrnError(
+                    f"{path}: has the same name as {other} apart from the format",
+                    "remove one of them",
+                )
     pairs = found[chosen]
     paired_labels = set(pairs.values())
     return PairingResult(
@@ -201,12 +204,12 @@ def _unique_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _choose(found: Mapping[Suffixes, Mapping[str, str]], least: int) -> Suffixes | None:
-    """Return the suffixes that give most pairs; None if they give fewer than `least`, or none.
+    """Return the suffixes with the most pairs; None if below `least` or without pairs.
 
     No suffixes at all are preferred to others with as many pairs.
 
     Raises:
-        DrnError: Several suffixes give equally many pairs, but different ones.
+        DrnError: Several suffixes have the same number of pairs, but different pairs.
     """
     score = max(len(pairs) for pairs in found.values())
     if not score or score < least:
@@ -218,7 +221,7 @@ def _choose(found: Mapping[Suffixes, Mapping[str, str]], least: int) -> Suffixes
     if len(different) > 1:
         part = 1 if len({suffixes[1] for suffixes in different.values()}) > 1 else 0
         kind = ("image", "label")[part]
-        names = sorted({suffixes[part] or "none" for suffixes in different.values()})
+        names = sorted({suffixes[part] or "''" for suffixes in different.values()})
         raise DrnError(
             f"ambiguous {kind} suffix: {' or '.join(names)}, each gives {score} pairs",
             f"choose one: --{kind}-suffix {names[0]}",

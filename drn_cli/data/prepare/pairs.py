@@ -82,7 +82,7 @@ def match_folders(
     found_images = _search(images, labels, left_out)
     same = images.resolve() == labels.resolve()
     found_labels = found_images if same else _search(labels, images, left_out)
-    # Maps names to pair, without the folders of IMAGE_FOLDERS and LABEL_FOLDERS, to real names.
+    # From names for pairing (without IMAGE_FOLDERS and LABEL_FOLDERS) to full names.
     image_names = {name: name for name in found_images}
     label_names = {name: name for name in found_labels}
     if same and label_suffix:
@@ -132,7 +132,7 @@ def _search(folder: Path, other: Path, left_out: LeftOut) -> list[str]:
     """List the images in a folder, recursively but without those of the other folder.
 
     Raises:
-        DrnError: The folder is missing, or a list file (one path per line) cannot hold a name.
+        DrnError: The folder is missing, or a name cannot be an entry of a list file.
     """
     require_folder(folder, "images")
     names = [name for _, name in search(folder, left_out, [other])]
@@ -149,7 +149,7 @@ def _search(folder: Path, other: Path, left_out: LeftOut) -> list[str]:
 
 
 def _without_folder(names: Sequence[str], folders: frozenset[str]) -> dict[str, str]:
-    """Map names without folders of the given names to full names; skip names without such."""
+    """Map names to full names, with path components in `folders` removed; skip other names."""
     found: dict[str, str] = {}
     for name in names:
         *above, last = name.split("/")
@@ -158,7 +158,7 @@ def _without_folder(names: Sequence[str], folders: frozenset[str]) -> dict[str, 
             other = found.setdefault("/".join([*rest, last]), name)
             if other != name:
                 raise DrnError(
-                    f"{other} and {name} have the same name",
+                    f"{name}: has the same name as {other} without its image or label folder",
                     "pass the two folders as --images and --labels",
                 )
     return found
@@ -192,9 +192,9 @@ def prepare_pairs(
         keep_split: Use the split of the source if it has one; `ratios` must then be None.
 
     Raises:
-        DrnError: A broken file, colors or values that are not classes, a label of another size
-            than its image, too few images to split, a source split without training images,
-            `ratios` with a source split, or an `out` with other contents.
+        DrnError: A broken file, colors or values that are not classes, a label whose size
+            differs from its image's, too few images to split, a source split without training
+            images, `ratios` with a source split, or an `out` with other contents.
     """
     for folder in (folders.images, folders.labels):  # a second run would find its own images
         if folder.resolve() in [out.resolve(), *out.resolve().parents]:

@@ -28,8 +28,8 @@ class PrepareTask:
     split: str  # `train`, `val` or `test`
     source_image: Path
     source_label: Path | None  # a test image may have no label
-    image: str  # path to write, relative to the data folder
-    label: str | None  # path to write, a PNG of class ids
+    target_image: str  # path to write, relative to the data folder
+    target_label: str | None  # path to write, a PNG of class ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class PairStats:
     channels: RunningStats  # sums over the image
     pixels: npt.NDArray[np.int64]  # int64 `(256,)`, pixel count of each class id
     # Warning that the image has an EXIF orientation and its label has none
-    rotation: str | None = None
+    warning: str | None = None
 
 
 def write_pairs(
@@ -57,32 +57,33 @@ def write_pairs(
         progress: Called with the number of images done and their total.
 
     Raises:
-        DrnError: Two source files have the same target path, a file is broken, or a label has
-            another size than its image.
+        DrnError: Two source files have the same target path, a file is broken, or a label
+            whose size differs from its image's.
     """
-    paths = [path for task in tasks for path in (task.image, task.label) if path]
+    paths = [path for task in tasks for path in (task.target_image, task.target_label) if path]
     # The second file would overwrite the first and, through its hard link, the source.
-    if twice := [path for path, count in Counter(paths).items() if count > 1]:
-        raise DrnError(f"{twice[0]}: two source files have this path in the data folder")
+    if duplicates := [path for path, count in Counter(paths).items() if count > 1]:
+        raise DrnError(f"{duplicates[0]}: two source files have this path in the data folder")
     for parent in sorted({(folder / path).parent for path in paths}):
         parent.mkdir(parents=True, exist_ok=True)
     return list(in_parallel(partial(_write_pair, folder, read_ids), tasks, progress))
 
 
 def _write_pair(folder: Path, read_ids: Callable[[Path], Pixels], task: PrepareTask) -> PairStats:
-    image, label = task.source_image, task.source_label
-    ids = read_ids(label) if label else None
-    decoded = read_image(image)
-    link_or_copy(image, folder / task.image)
-    pixels, rotation = np.zeros(256, np.int64), None
-    if ids is not None and label and task.label:
+    source_image, source_label = task.source_image, task.source_label
+    ids = read_ids(source_label) if source_label else None
+    decoded = read_image(source_image)
+    link_or_copy(source_image, folder / task.target_image)
+    pixels, mismatch = np.zeros(256, np.int64), None
+    if ids is not None and source_label and task.target_label:
         sizes = [(array.shape[1], array.shape[0]) for array in (ids, decoded)]
         if sizes[0] != sizes[1]:
-            raise size_error(label, sizes[0], image, sizes[1])
+            raise size_error(source_label, sizes[0], source_image, sizes[1])
         pixels = np.bincount(ids.ravel(), minlength=256)
-        write_png(folder / task.label, ids)
-        rotation = find_orientation_mismatch(image, label)
-    return PairStats(RunningStats.of(decoded), pixels, rotation and f"{image}: {rotation}")
+        write_png(folder / task.target_label, ids)
+        mismatch = find_orientation_mismatch(source_image, source_label)
+    warning = mismatch and f"{source_image}: {mismatch}"
+    return PairStats(RunningStats.of(decoded), pixels, warning)
 
 
 def write_lists_and_info(
@@ -96,26 +97,28 @@ def write_lists_and_info(
 
     Labels are listed if every image of the split has one.
     """
-    rotations = [part.rotation for part in stats if part.rotation]
-    if rotations:
-        log.warning("%s", first_and_count(rotations))
+    warnings = [part.warning for part in stats if part.warning]
+    if warnings:
+        log.warning("%s", first_and_count(warnings))
     for split in SPLITS:
         chosen = [task for task in tasks if task.split == split]
-        labels = [task.label for task in chosen if task.label]
+        labels = [task.target_label for task in chosen if task.target_label]
         if chosen:
-            write_list(folder, f"{split}_images.txt", [task.image for task in chosen])
+            write_list(folder, f"{split}_images.txt", [task.target_image for task in chosen])
         if labels and len(labels) == len(chosen):
             write_list(folder, f"{split}_labels.txt", labels)
-    both = list(zip(tasks, stats, strict=True))
-    training = [part for task, part in both if task.split == "train"]
+    done = list(zip(tasks, stats, strict=True))
+    training = [part for task, part in done if task.split == "train"]
     pixels = np.sum([part.pixels for part in training], axis=0)
-    labels_of = ((task.split, task.label, part.pixels) for task, part in both if task.label)
+    label_pixels = (
+        (task.split, task.target_label, part.pixels) for task, part in done if task.target_label
+    )
     write_info(
         folder,
         RunningStats.total(part.channels for part in training).statistics(),
         class_set,
         training_pixels=pixels[: len(class_set)].tolist(),
         training_pixels_void=int(pixels[IGNORED]),
-        class_pixels=count_pixels(labels_of, len(class_set)),
+        class_pixels=count_pixels(label_pixels, len(class_set)),
         **extra,
     )

@@ -98,7 +98,9 @@ def test_equal_stems_are_preferred() -> None:
 
 
 def test_duplicate_names() -> None:
-    with pytest.raises(DrnError, match=r"x/a.jpg and x/a.png have the same name"):
+    with pytest.raises(
+        DrnError, match=r"x/a.png: has the same name as x/a.jpg apart from the format"
+    ):
         match_names(["x/a.png", "x/a.jpg"], ["x/a_m.png"])
 
 
