@@ -133,7 +133,7 @@ def test_user_errors_exit_with_1_and_one_line(drn):
     done = drn("data", "prepare", "pairs", *words)
     assert (done.returncode, done.stdout) == (1, "")
     assert "\nerror: c.csv:3: 'xxx" in done.stderr and len(done.stderr) < 5_000
-    assert " characters ...] " in done.stderr and "has 1 cells, the header 2" in done.stderr
+    assert " characters ...] " in done.stderr and "has 1 columns, the header has 2" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["--debug", "eval", "x"], ["eval", "x", "--debug"]], ids=str)

@@ -148,9 +148,9 @@ def activation_bytes(
                 saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
             return tensor
 
-        if loss is None and dtype is not None:
-            for module in convolutions:
-                module.to(dtype)
+        for module in convolutions if loss is None else ():
+            for name, weight in list(module.named_parameters()):  # Module.to fails on fake tensors
+                setattr(module, name, nn.Parameter(weight.detach().to(dtype)))
         if folded:
             _remove_batch_norm(model)
         if checkpointing:

@@ -179,5 +179,5 @@ def test_network_name_means_published_weights(evaluate, data_folder, unreachable
     error = evaluate(*words, "--data", data_folder).exception
     assert isinstance(error, DrnError)
     assert "the weights of drn_d_22 could not be downloaded" in str(error)
-    assert "put drn_d_22-4bd2f8ea.pth or drnd22-0823-5c2c6a0c.pth or " in error.hint
+    assert "copy drn_d_22-4bd2f8ea.pth or drnd22-0823-5c2c6a0c.pth or " in error.hint
     assert str(unreachable) in error.hint

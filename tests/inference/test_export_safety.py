@@ -365,7 +365,7 @@ def test_foreign_networks_are_refused(tmp_path: Path, ending: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("arch", "drn_z_1", "holds an architecture that this drn does not know: 'drn_z_1'"),
+        ("arch", "drn_z_1", "unknown architecture 'drn_z_1'"),
         ("task", "poetry", "metadata task: expected "),
         ("classes", None, "no metadata classes"),
         ("outputs", None, "no metadata outputs"),
