@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 LONGEST_FILE = 500  # lines; aim at 400
 TESTS_PER_LINE = 1.25  # lines of test for a line of code
 
-# Words that nobody searches for, and what to write instead. The first of each pattern's
-# alternatives are whole words; "picture" is replaced inside identifiers too.
+# Patterns of words that are not terms of the field, and what to write instead. "picture" counts
+# inside identifiers too.
 WORDS = {
     r"picture": "image",
     r"\btold\b|(?<![a-z])told_|_told(?![a-z])": "metadata",

@@ -17,7 +17,8 @@ def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     A single process should keep plain batch norm, which is faster.
     """
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return]
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return converted
     for name, child in list(model.named_children()):
         if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncBatchNormCPU):
             setattr(model, name, SyncBatchNormCPU.of(child))
@@ -47,9 +48,10 @@ class SyncBatchNormCPU(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
+        out: Tensor
         out, mean, variance, count = _Normalize.apply(x, self.weight, self.bias, self.eps)
         self._update_running_statistics(mean, variance, int(count))
-        return out  # type: ignore[no-any-return]
+        return out
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
